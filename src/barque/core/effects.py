@@ -1,0 +1,123 @@
+"""What a server asks for. Effects are values; their order in the list is the contract.
+
+Nothing that follows a `PersistTermAndVote` may leave the node before that record is on
+disk: the executor holds the rest of the list, and every later effect of the same server,
+until the meta store has synced. docs/explanation/ordering.md has the counter-examples.
+"""
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from barque.core.messages import Message, PreVoteRpc, RemoteMessage, RequestVoteRpc
+from barque.machine.effects import MachineEffect
+from barque.types import ClientRef, IndexTerm, ServerId, Term
+
+
+class PersistTermAndVote(msgspec.Struct, frozen=True, gc=False):
+    """Make (term, vote) durable, as one record, before anything later in this list."""
+
+    term: Term
+    voted_for: ServerId | None
+
+
+class SendRpc(msgspec.Struct, frozen=True, gc=False):
+    """Send an RPC to a member, without waiting; it may be dropped (REPL-21)."""
+
+    to: ServerId
+    message: RemoteMessage
+
+
+class Cast(msgspec.Struct, frozen=True, gc=False):
+    """Send an answer to a member, without waiting; it may be dropped."""
+
+    to: ServerId
+    message: RemoteMessage
+
+
+class SendVoteRequests(msgspec.Struct, frozen=True, gc=False):
+    """Ask other members for their (pre-)votes."""
+
+    requests: tuple[tuple[ServerId, RequestVoteRpc | PreVoteRpc], ...]
+
+
+class NextEvent(msgspec.Struct, frozen=True, gc=False):
+    """Handle this message next, in whatever state the server then is."""
+
+    message: Message
+
+
+class Applied(msgspec.Struct, frozen=True, gc=False):
+    """Answers to consecutive correlations of one origin (CMD-09, CMD-10).
+
+    `replies` are the machine's values, or (index, term) pairs for `after_log_append`.
+    An entry in `errors` (offset → text) says that this command was refused by the machine's decoder.
+    """
+
+    to: ClientRef
+    first_correlation: int
+    replies: list[Any]
+    errors: dict[int, str] | None = None
+
+
+class Rejected(msgspec.Struct, frozen=True, gc=False):
+    """These commands or queries did not happen and will not (CMD-12, CMD-14, L-8).
+
+    `reason` is one of the names in `Rejection`; `leader` is the member to ask instead.
+    """
+
+    to: ClientRef
+    first_correlation: int
+    count: int
+    reason: str
+    leader: ServerId | None = None
+
+
+class RecordLeaderMsg(msgspec.Struct, frozen=True, gc=False):
+    """A valid leader was heard from: cancel the election timer (ELEC-19)."""
+
+    leader: ServerId
+
+
+class StartElectionTimeout(msgspec.Struct, frozen=True, gc=False):
+    """Arm the long election timer, unless one is armed (ELEC-16)."""
+
+
+class AppliedTo(msgspec.Struct, frozen=True, gc=False):
+    """The machine has moved up to this entry: conditional readers may look again."""
+
+    position: IndexTerm
+
+
+class AuxEval(msgspec.Struct, frozen=True, gc=False):
+    """Commit or apply moved on; the aux machine may want to know (COMMIT-06)."""
+
+
+Effect: TypeAlias = (
+    PersistTermAndVote
+    | SendRpc
+    | Cast
+    | SendVoteRequests
+    | NextEvent
+    | Applied
+    | Rejected
+    | RecordLeaderMsg
+    | StartElectionTimeout
+    | AppliedTo
+    | AuxEval
+    | MachineEffect
+)
+
+
+class Rejection:
+    """The names of refusals, as they travel."""
+
+    NOT_LEADER = "not_leader"
+    WAL_DOWN = "wal_down"
+    UNKNOWN_MEMBER = "unknown_member"
+    NOT_UP_TO_DATE = "not_up_to_date"
+    NON_VOTER = "non_voter"
+    UNKNOWN_CLUSTER = "unknown_cluster"
+    OVERLOADED = "overloaded"
+    INVALID = "invalid"
+    STOPPED = "stopped"

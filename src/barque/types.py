@@ -1,0 +1,62 @@
+"""The vocabulary that every layer shares: indexes, terms and the names of things."""
+
+import enum
+from typing import NewType
+
+import msgspec
+
+Term = NewType("Term", int)
+"""A Raft term; 0 before the first election."""
+
+Index = NewType("Index", int)
+"""A log index; 0 is the empty log, the first real entry has index 1."""
+
+Uid = NewType("Uid", str)
+"""Names the files of one server, unique for ever: base64url characters only."""
+
+TERM_MAX = 2**62
+"""A term above this bound in a message is an attack or a bug, never an election."""
+
+
+class ReplyMode(enum.IntEnum):
+    """When, and how, the sender of a command hears of it (CMD-04)."""
+
+    NOREPLY = 0
+    AFTER_LOG_APPEND = 1
+    AWAIT_CONSENSUS = 2
+    NOTIFY = 3
+
+
+class ServerId(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
+    """The stable address of one member: its registered name on a node."""
+
+    name: str
+    node: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.node}"
+
+
+class IndexTerm(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The position of one log entry. Index and term travel together."""
+
+    index: Index
+    term: Term
+
+
+class ClientRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Who waits for replies: one incarnation of one node's front.
+
+    The incarnation is drawn when the process starts, so that answers to commands of a
+    former process can never reach the wrong caller.
+    """
+
+    node: str
+    incarnation: int
+
+
+NOWHERE = IndexTerm(Index(0), Term(0))
+"""The position before the first entry."""
+
+NOBODY = ClientRef("", 0)
+"""The origin of entries for which nobody waits."""
