@@ -5,6 +5,7 @@ disk: the executor holds the rest of the list, and every later effect of the sam
 until the meta store has synced. docs/explanation/ordering.md has the counter-examples.
 """
 
+import enum
 from typing import Any, TypeAlias
 
 import msgspec
@@ -12,6 +13,15 @@ import msgspec
 from barque.core.messages import Message, PreVoteRpc, RemoteMessage, RequestVoteRpc
 from barque.machine.effects import MachineEffect
 from barque.types import ClientRef, IndexTerm, ServerId, Term
+
+
+class TimerSpan(enum.Enum):
+    """How long an election timer runs; the runtime draws the exact time (ELEC-17)."""
+
+    REALLY_SHORT = "really_short"
+    SHORT = "short"
+    MEDIUM = "medium"
+    LONG = "long"
 
 
 class PersistTermAndVote(msgspec.Struct, frozen=True, gc=False):
@@ -80,7 +90,28 @@ class RecordLeaderMsg(msgspec.Struct, frozen=True, gc=False):
 
 
 class StartElectionTimeout(msgspec.Struct, frozen=True, gc=False):
-    """Arm the long election timer, unless one is armed (ELEC-16)."""
+    """Arm the election timer, unless one is armed (ELEC-16 to ELEC-18)."""
+
+    span: TimerSpan = TimerSpan.LONG
+
+
+class CancelElectionTimeout(msgspec.Struct, frozen=True, gc=False):
+    """The suspicion was unfounded: disarm the election timer (FD-03)."""
+
+
+class StartConditionTimeout(msgspec.Struct, frozen=True, gc=False):
+    """Send `AwaitConditionTimeout` after so long in this state (TIME-02)."""
+
+    after_ms: int
+
+
+class LeaderEstablished(msgspec.Struct, frozen=True, gc=False):
+    """This leader has applied the noop of its term.
+
+    Every entry of earlier terms that will ever be committed has been applied before it.
+    """
+
+    term: Term
 
 
 class AppliedTo(msgspec.Struct, frozen=True, gc=False):
@@ -103,6 +134,9 @@ Effect: TypeAlias = (
     | Rejected
     | RecordLeaderMsg
     | StartElectionTimeout
+    | CancelElectionTimeout
+    | StartConditionTimeout
+    | LeaderEstablished
     | AppliedTo
     | AuxEval
     | MachineEffect

@@ -26,7 +26,8 @@ class Log(Protocol):
     def append(self, batch: EntryBatch) -> None:
         """Leader: add a batch that starts at `next_index()`.
 
-        Raises `WalDown`, having changed nothing, while `can_write()` is false. Any other first index is our bug (assert).
+        Raises `WalDown`, having changed nothing, while `can_write()` is false. Any other
+        first index is our bug (assert).
         """
 
     def write(self, batches: Sequence[EntryBatch]) -> None:

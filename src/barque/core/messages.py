@@ -219,6 +219,12 @@ class AwaitConditionTimeout(msgspec.Struct, frozen=True, gc=False):
     """The condition that this server awaits did not come true in time."""
 
 
+class AppendNoop(msgspec.Struct, frozen=True, gc=False):
+    """A new leader's first entry; it carries the machine version to use from here on (ELEC-23)."""
+
+    machine_version: int
+
+
 class FlushCommands(msgspec.Struct, frozen=True, gc=False):
     """Append the next few low-priority commands (CMD-06)."""
 
@@ -257,6 +263,7 @@ LocalMessage: TypeAlias = (
     LogEvent
     | ElectionTimeout
     | AwaitConditionTimeout
+    | AppendNoop
     | FlushCommands
     | PipelineRpcs
     | Tick

@@ -1,0 +1,185 @@
+"""Applying committed entries to the machine, a batch at a time (§3.5; COMMIT-05).
+
+A batch is decoded once, here. The answers to all its entries leave in one effect. What a
+follower's machine asks for is returned as well; the executor performs it only on a leader.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from barque.core.effects import Applied, AppliedTo, Effect, LeaderEstablished
+from barque.core.entries import BodyHead, EntryBatch, EntryKind, blob_of, decode_head, payloads_of
+from barque.core.server import RaftState, Server
+from barque.errors import MachineFault
+from barque.machine.effects import Append, Aux, SendMsg, Timer
+from barque.machine.machine import Builtin, CommandMeta, MachineVersion
+from barque.types import NOBODY, Index, IndexTerm, ReplyMode
+
+_APPLY_ENTRIES_MAX = 65_536
+_APPLY_BYTES_MAX = 64 * 1024 * 1024
+_MACHINE_EFFECTS = (Timer, SendMsg, Append, Aux)
+_encode = msgspec.msgpack.encode
+_decode_version = msgspec.msgpack.Decoder(int).decode
+_decode_builtin: Callable[[bytes], Builtin] = msgspec.msgpack.Decoder(Builtin).decode
+
+
+def apply_to(server: Server, target: Index) -> list[Effect]:
+    """Apply entries up to `target`, or to the end of the log if that is nearer.
+
+    Raises `MachineFault` if the user's machine raises; the server must stop then.
+    """
+    effects: list[Effect] = []
+    last = min(target, server.log.last_index_term().index)
+    before = server.last_applied
+    while server.last_applied < last and not _frozen(server):
+        first = Index(server.last_applied + 1)
+        batches = server.log.read(first, Index(last), _APPLY_ENTRIES_MAX, _APPLY_BYTES_MAX)
+        assert batches, f"entry {first} is committed but not in the log"
+        for batch in batches:
+            if not _apply_batch(server, batch, effects):
+                break
+    if server.last_applied > before:
+        term = server.log.fetch_term(server.last_applied)
+        assert term is not None
+        effects.append(AppliedTo(IndexTerm(server.last_applied, term)))
+    return effects
+
+
+def _frozen(server: Server) -> bool:
+    """VER-02: a version that we do not have is in force; replicate, but apply nothing."""
+    return server.cfg.machine.version < server.effective_machine_version
+
+
+def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bool:
+    """Apply one batch; False if it could not be applied here and now (VER-02)."""
+    head = decode_head(batch.body)
+    server.machine_time_ms = max(server.machine_time_ms, batch.timestamp_ms)
+    match head.kind:
+        case EntryKind.USER:
+            _apply_user(server, batch, head, effects)
+        case EntryKind.NOOP:
+            if not _apply_noop(server, batch, head, effects):
+                return False
+        case EntryKind.BUILTIN:
+            [payload] = payloads_of(batch.body, 1, head)
+            _apply_builtin(server, batch, _decode_builtin(payload), effects)
+        case EntryKind.CLUSTER_CHANGE | EntryKind.CLUSTER_DELETE:
+            raise MachineFault(f"{head.kind.name} at {batch.first_index}: written by a newer release")
+    server.last_applied = batch.last_index
+    server.commit_latency_ms = max(0, server.environment.now_ms() - batch.timestamp_ms)
+    return True
+
+
+def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list[Effect]) -> None:
+    commands, errors = _decode_user(server, batch, head)
+    replies: list[Any] = []
+    machine_apply, state = server.cfg.machine.apply, server.machine_state
+    term, version, time_ms = batch.term, server.effective_machine_version, server.machine_time_ms
+    origin, mode = head.origin, head.reply_mode
+    index = batch.first_index
+    try:
+        for command in commands:
+            if errors and index - batch.first_index in errors:
+                replies.append(None)
+            else:
+                result = machine_apply(
+                    CommandMeta(index, term, version, time_ms, origin, mode), command, state
+                )
+                state = result[0]
+                replies.append(result[1])
+                if len(result) == 3:
+                    _take_effects(result[2], effects)
+            index = Index(index + 1)
+    except Exception as error:
+        raise MachineFault(
+            f"{type(server.cfg.machine).__name__}.apply raised at index {index}: {error!r}"
+        ) from error
+    server.machine_state = state
+    if mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and server.raft_state is RaftState.LEADER:
+        effects.append(Applied(origin, head.first_correlation, replies, errors))
+
+
+def _decode_user(
+    server: Server, batch: EntryBatch, head: BodyHead
+) -> tuple[list[Any], dict[int, str] | None]:
+    """All commands of a batch in one call, by making its blob one msgpack array.
+
+    A command that is no command of this machine is refused, the same way on every member.
+    """
+    array = b"\xdd" + batch.count.to_bytes(4, "big") + blob_of(batch.body, batch.count, head)
+    try:
+        return server.decode_commands(array), None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    commands: list[Any] = []
+    errors: dict[int, str] = {}
+    for offset, payload in enumerate(payloads_of(batch.body, batch.count, head)):
+        try:
+            commands.extend(server.decode_commands(b"\x91" + payload))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            commands.append(None)
+            errors[offset] = f"not a command of {type(server.cfg.machine).__name__}: {error}"
+    return commands, errors
+
+
+def _apply_builtin(server: Server, batch: EntryBatch, command: Builtin, effects: list[Effect]) -> None:
+    """Hand a built-in command to the machine; nobody is answered."""
+    meta = CommandMeta(
+        batch.first_index,
+        batch.term,
+        server.effective_machine_version,
+        server.machine_time_ms,
+        NOBODY,
+        ReplyMode.NOREPLY,
+    )
+    try:
+        result = server.cfg.machine.apply(meta, command, server.machine_state)
+    except Exception as error:
+        raise MachineFault(
+            f"{type(server.cfg.machine).__name__}.apply raised on {command!r}, "
+            f"index {batch.first_index}: {error!r}"
+        ) from error
+    server.machine_state = result[0]
+    if len(result) == 3:
+        _take_effects(result[2], effects)
+
+
+def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list[Effect]) -> bool:
+    """A leader's first entry: permits changes and reads, and may raise the version (VER-01)."""
+    [payload] = payloads_of(batch.body, 1, head)
+    version, old = _decode_version(payload), server.effective_machine_version
+    if version > old:
+        server.effective_machine_version = version
+        if _frozen(server):
+            return False
+        _apply_builtin(server, batch, MachineVersion(old, version), effects)
+    if batch.term == server.current_term:
+        server.cluster_change_permitted = True
+        if server.raft_state is RaftState.LEADER:
+            effects.append(LeaderEstablished(batch.term))
+    return True
+
+
+def _take_effects(wanted: Any, effects: list[Effect]) -> None:
+    """Machine effects, one or nested lists of them (EFF-31), in the machine's order."""
+    if isinstance(wanted, _MACHINE_EFFECTS):
+        effects.append(wanted)
+    elif isinstance(wanted, (list, tuple)):
+        for effect in wanted:
+            _take_effects(effect, effects)
+    elif wanted is not None:
+        raise MachineFault(f"not an effect: {type(wanted).__name__}; see barque.machine.effects")
+
+
+def take_callback_effects(wanted: Any) -> list[Effect]:
+    """The effects that a machine's `state_enter` or `tick` returned, checked and flat."""
+    effects: list[Effect] = []
+    _take_effects(wanted, effects)
+    return effects
+
+
+def encode_builtin(command: Builtin) -> bytes:
+    """The payload of a built-in command's entry."""
+    return _encode(command)

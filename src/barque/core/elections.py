@@ -1,0 +1,187 @@
+"""Elections: pre-votes, votes and what a winner does first (§3.4, §9.6; ELEC-01 to ELEC-27)."""
+
+from barque.core.effects import Cast, Effect, NextEvent, SendVoteRequests, StartElectionTimeout
+from barque.core.messages import (
+    PROTOCOL_VERSION,
+    AppendNoop,
+    Message,
+    PreVoteResult,
+    PreVoteRpc,
+    RequestVoteResult,
+    RequestVoteRpc,
+)
+from barque.core.server import CandidateRole, LeaderRole, PreVoteRole, RaftState, Server, Transition
+from barque.types import Index, Term
+
+# --- asking --------------------------------------------------------------------------------
+
+
+def call_for_pre_vote(server: Server) -> Transition:
+    """§9.6: would a majority vote for us? Disturbs no term until it would (ELEC-01).
+
+    Our vote of the present term becomes our own, durably: having lost faith in its leader
+    we shall elect nobody else in it.
+    """
+    effects = server.adopt_term_and_vote(server.current_term, server.id)
+    effects += server.become_follower()
+    server.leader_id = None
+    token = server.environment.token()
+    server.role = PreVoteRole(token)
+    last = server.log.last_index_term()
+    rpc = PreVoteRpc(
+        PROTOCOL_VERSION,
+        server.cfg.machine.version,
+        server.current_term,
+        token,
+        server.id,
+        last.index,
+        last.term,
+    )
+    own = NextEvent(PreVoteResult(server.id, server.current_term, token, True))
+    return Transition(RaftState.PRE_VOTE, [*effects, own, _to_all_others(server, rpc)])
+
+
+def call_for_election(server: Server) -> Transition:
+    """Figure 2, Candidates 1: a new term, our own vote, and a question to all others (§3.4)."""
+    effects = server.adopt_term_and_vote(Term(server.current_term + 1), server.id)
+    server.leader_id = None
+    server.role = CandidateRole()
+    last = server.log.last_index_term()
+    rpc = RequestVoteRpc(server.current_term, server.id, last.index, last.term)
+    own = NextEvent(RequestVoteResult(server.id, server.current_term, True))
+    return Transition(RaftState.CANDIDATE, [*effects, own, _to_all_others(server, rpc)])
+
+
+def _to_all_others(server: Server, rpc: RequestVoteRpc | PreVoteRpc) -> Effect:
+    return SendVoteRequests(tuple((member, rpc) for member, _ in server.peers()))
+
+
+def on_election_timeout(server: Server) -> Transition:
+    """F-17, P-9, W-3: nobody leads, as far as we can tell. Those without a vote stay (ELEC-21)."""
+    if not server.is_voter(server.id):
+        return server.stay()
+    return call_for_pre_vote(server)
+
+
+# --- being asked ---------------------------------------------------------------------------
+
+
+def on_request_vote(server: Server, rpc: RequestVoteRpc) -> Transition:
+    """Figure 2, RequestVote receiver (§3.4, §3.6.1); F-7 to F-10."""
+    if not server.is_voter(server.id):
+        return server.stay()  # F-7: who has no vote does not answer
+    if rpc.term < server.current_term:
+        return server.stay(vote_result(server, rpc, granted=False))
+    effects = server.adopt_term(rpc.term)
+    granted = (
+        server.voted_for in (None, rpc.candidate_id)  # one vote per term
+        and server.is_up_to_date(rpc.last_log_index, rpc.last_log_term)
+    )
+    if granted:
+        effects += server.adopt_term_and_vote(rpc.term, rpc.candidate_id)
+    return server.stay(*_merge_persists(effects), vote_result(server, rpc, granted=granted))
+
+
+def _merge_persists(effects: list[Effect]) -> list[Effect]:
+    """The last (term, vote) of one message says it all; one record, one sync."""
+    return effects[-1:]
+
+
+def refuse_vote(server: Server, rpc: RequestVoteRpc) -> Transition:
+    """L-29, C-10, S-11: not in this term, or not now."""
+    return server.stay(vote_result(server, rpc, granted=False))
+
+
+def vote_result(server: Server, rpc: RequestVoteRpc, *, granted: bool) -> Effect:
+    """Our answer to a candidate, in our term."""
+    return Cast(rpc.candidate_id, RequestVoteResult(server.id, server.current_term, granted))
+
+
+def on_pre_vote(server: Server, rpc: PreVoteRpc) -> Transition:
+    """Ra's `process_pre_vote` (§5); F-6, C-11, P-8, S-12, W-2. Binds us to nothing but the term."""
+    if rpc.term < server.current_term:
+        return server.stay(_pre_vote_result(server, rpc, granted=False))
+    if server.raft_state is RaftState.FOLLOWER and not server.is_voter(server.id):
+        return server.stay()  # ELEC-21
+    effects = server.adopt_term(rpc.term)
+    if not server.is_up_to_date(rpc.last_log_index, rpc.last_log_term):
+        if server.raft_state is RaftState.FOLLOWER:
+            # ELEC-07: silence, and a candidacy of our own, since our log is the better one.
+            return server.stay(*effects, StartElectionTimeout())
+        return server.stay(*effects, _pre_vote_result(server, rpc, granted=False))
+    if rpc.version > PROTOCOL_VERSION:
+        return server.stay(*effects, _pre_vote_result(server, rpc, granted=False))
+    if version_permits(server.cfg.machine.version, server.effective_machine_version, rpc.machine_version):
+        return server.stay(*effects, _pre_vote_result(server, rpc, granted=True))
+    return server.stay(*effects, _pre_vote_result(server, rpc, granted=False), StartElectionTimeout())
+
+
+def version_permits(own: int, effective: int, theirs: int) -> bool:
+    """ELEC-06: the candidate runs the version in force, or a newer one that we have too."""
+    return theirs == effective or effective <= theirs <= own
+
+
+def _pre_vote_result(server: Server, rpc: PreVoteRpc, *, granted: bool) -> Effect:
+    return Cast(rpc.candidate_id, PreVoteResult(server.id, server.current_term, rpc.token, granted))
+
+
+# --- counting ------------------------------------------------------------------------------
+
+
+def on_pre_vote_result(server: Server, result: PreVoteResult) -> Transition:
+    """P-3, P-6, P-7: only answers to *this* round count (a round changes no term)."""
+    role = server.role
+    assert isinstance(role, PreVoteRole)
+    if result.term > server.current_term:
+        return Transition(RaftState.FOLLOWER, server.step_down(result.term))
+    current = result.term == server.current_term and result.token == role.token
+    if not (current and result.vote_granted and server.is_voter(server.id)):
+        return server.stay()
+    role.votes.add(result.sender)
+    return call_for_election(server) if server.has_quorum(role.votes) else server.stay()
+
+
+def on_request_vote_result(server: Server, result: RequestVoteResult) -> Transition:
+    """Figure 2, Candidates 2: votes of a majority make a leader; C-1 to C-3."""
+    role = server.role
+    assert isinstance(role, CandidateRole)
+    if result.term > server.current_term:
+        return Transition(RaftState.FOLLOWER, server.step_down(result.term))
+    if result.term < server.current_term or not result.vote_granted:
+        return server.stay()
+    role.votes.add(result.sender)
+    return become_leader(server) if server.has_quorum(role.votes) else server.stay()
+
+
+def become_leader(server: Server) -> Transition:
+    """Figure 2, Leaders; C-1: know nothing of the others, and commit a noop (§3.6.2)."""
+    next_index = server.log.next_index()
+    for peer in server.cluster.values():
+        peer.next_index = next_index
+        peer.match_index = peer.commit_index_sent = Index(0)
+        peer.query_index = 0
+    server.role = LeaderRole()
+    server.leader_id = server.id
+    version = max(server.cfg.machine.version, server.effective_machine_version)
+    return Transition(RaftState.LEADER, [NextEvent(AppendNoop(version))])
+
+
+# --- giving way ----------------------------------------------------------------------------
+
+
+def yield_to(server: Server, term: Term, message: Message) -> Transition:
+    """§3.3, §3.4: someone leads, or asks, in a term at least ours: take it as a follower.
+
+    The message is handled again in that state (CORE-20). An equal term keeps its vote.
+    """
+    effects = server.adopt_term(term)
+    effects += server.become_follower()
+    return Transition(RaftState.FOLLOWER, [*effects, NextEvent(message)])
+
+
+def yield_to_member(server: Server, term: Term, sender: object, message: Message) -> Transition:
+    """L-28, L-30: as `yield_to`, but a stranger cannot depose a leader (ELEC-11)."""
+    if sender not in server.cluster:
+        return server.stay()
+    effects = server.step_down(term)
+    return Transition(RaftState.FOLLOWER, [*effects, NextEvent(message)])

@@ -1,0 +1,146 @@
+"""Reads: consistent ones by a numbered heartbeat round, others at once (§6.4; QRY-01 to QRY-16)."""
+
+from collections import deque
+from typing import Any
+
+from barque.core.effects import Applied, Cast, Effect, Rejected, Rejection, SendRpc
+from barque.core.messages import HeartbeatReply, HeartbeatRpc, Queries
+from barque.core.quorum import agreed
+from barque.core.server import RaftState, Server, Transition, WaitingQueries
+from barque.errors import BarqueError
+from barque.types import ClientRef, IndexTerm
+
+# --- the leader ----------------------------------------------------------------------------
+
+
+def on_queries(server: Server, queries: Queries) -> Transition:
+    """L-22, L-23: a consistent read must first prove that we still lead."""
+    if not queries.consistent:
+        return server.stay(_answer(server, queries.origin, queries.first_correlation, queries.payloads))
+    role = server.leader_role()
+    waiting = WaitingQueries(
+        0, queries.origin, queries.first_correlation, queries.payloads, server.commit_index
+    )
+    if not server.cluster_change_permitted:
+        # §6.4 step 1: before this term's noop is applied our commit index may be behind.
+        role.pending_queries.append(waiting)
+        return server.stay()
+    return server.stay(*_start_round(server, [waiting]))
+
+
+def process_pending(server: Server) -> list[Effect]:
+    """QRY-10: this term's noop is applied; the reads that waited for it start their round."""
+    role = server.leader_role()
+    if not role.pending_queries or not server.cluster_change_permitted:
+        return []
+    pending, role.pending_queries = role.pending_queries, []
+    return _start_round(server, pending)
+
+
+def _start_round(server: Server, pending: list[WaitingQueries]) -> list[Effect]:
+    """Number a new round and ask everybody; with no other voter there is nobody to ask.
+
+    A round is never older than its reads: an answer to an earlier heartbeat proves nothing
+    about them.
+    """
+    role = server.leader_role()
+    if server.quorum() == 1 and server.is_voter(server.id):
+        return [_answer(server, w.origin, w.first_correlation, w.payloads) for w in pending]
+    server.query_index += 1
+    if role.waiting_queries is None:
+        role.waiting_queries = deque()
+    role.waiting_queries.extend(w._replace(query_index=server.query_index) for w in pending)
+    return heartbeats_due(server)
+
+
+def heartbeats_due(server: Server) -> list[Effect]:
+    """A heartbeat for each peer that has not answered the newest round, if one is open."""
+    role = server.leader_role()
+    if not role.waiting_queries:
+        return []
+    heartbeat = HeartbeatRpc(server.query_index, server.current_term, server.id)
+    return [
+        SendRpc(member, heartbeat) for member, peer in server.peers() if peer.query_index < server.query_index
+    ]
+
+
+def on_heartbeat_reply(server: Server, reply: HeartbeatReply) -> Transition:
+    """L-26, L-27: a majority answered a round: all reads up to it may be answered (QRY-09)."""
+    if reply.term < server.current_term:
+        return server.stay()  # of another term; it proves nothing now (QRY-08)
+    peer = server.cluster.get(reply.sender)
+    if peer is None:
+        return server.stay()  # no member cannot vouch for us, nor depose us
+    if reply.term > server.current_term:
+        return Transition(RaftState.FOLLOWER, server.step_down(reply.term))
+    peer.query_index = max(peer.query_index, min(reply.query_index, server.query_index))
+    return server.stay(*answer_proven(server))
+
+
+def answer_proven(server: Server) -> list[Effect]:
+    """Answer every waiting read whose round a majority has answered, oldest first."""
+    waiting = server.leader_role().waiting_queries
+    if not waiting:
+        return []
+    rounds = [server.query_index] + [peer.query_index for _, peer in server.peers() if peer.voter]
+    proven = agreed(rounds)
+    effects: list[Effect] = []
+    while waiting and waiting[0].query_index <= proven:
+        query = waiting.popleft()
+        assert server.last_applied >= query.read_index, "a leader applies what it commits at once"
+        effects.append(_answer(server, query.origin, query.first_correlation, query.payloads))
+    return effects
+
+
+def _answer(server: Server, origin: ClientRef, first_correlation: int, payloads: tuple[bytes, ...]) -> Effect:
+    """Run queries; one that raises is answered with its error and harms nothing (QRY-17)."""
+    replies: list[Any] = []
+    errors: dict[int, str] = {}
+    for offset, payload in enumerate(payloads):
+        try:
+            replies.append(run_query(server, payload))
+        except Exception as error:
+            replies.append(None)
+            errors[offset] = describe(error)
+    return Applied(origin, first_correlation, replies, errors or None)
+
+
+def run_query(server: Server, payload: bytes) -> Any:
+    """Ask the machine, on the state as of `last_applied`. Raises what the machine raises."""
+    return server.cfg.machine.query(server.decode_query(payload), server.machine_state)
+
+
+def machine_query(server: Server, payload: bytes) -> tuple[IndexTerm, Any]:
+    """A local query (QRY-01, QRY-02): how far the machine is, and its answer."""
+    return IndexTerm(server.last_applied, server.current_term), run_query(server, payload)
+
+
+def describe(error: Exception) -> str:
+    """An error as text for the asker; ours speak for themselves."""
+    return str(error) if isinstance(error, BarqueError) else f"{type(error).__name__}: {error}"
+
+
+# --- everybody else ------------------------------------------------------------------------
+
+
+def on_heartbeat(server: Server, rpc: HeartbeatRpc) -> Transition:
+    """F-3, F-4: say in which term we are. The answer carries the question's number (QRY-08)."""
+    effects: list[Effect] = []
+    if rpc.term >= server.current_term:
+        effects += server.adopt_term(rpc.term)
+        server.leader_id = rpc.leader_id
+    return server.stay(*effects, heartbeat_reply(server, rpc))
+
+
+def heartbeat_reply(server: Server, rpc: HeartbeatRpc) -> Effect:
+    """The echo of a heartbeat, in our term."""
+    return Cast(rpc.leader_id, HeartbeatReply(server.id, rpc.query_index, server.current_term))
+
+
+def refuse_queries(server: Server, queries: Queries) -> Transition:
+    """CMD-14: not here; ask the leader, if we know it. A read did nothing."""
+    leader = server.leader_id if server.leader_id != server.id else None
+    refusal = Rejected(
+        queries.origin, queries.first_correlation, len(queries.payloads), Rejection.NOT_LEADER, leader
+    )
+    return server.stay(refusal)

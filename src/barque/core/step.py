@@ -1,0 +1,97 @@
+"""One step of a server: the handler of its state, then what entering a new state brings.
+
+Same server, same message, same effects. An exception leaves the server unusable; whoever
+runs it must stop it and say why.
+"""
+
+from collections.abc import Callable
+
+from barque.core.applying import apply_to, take_callback_effects
+from barque.core.await_condition import handle_await_condition
+from barque.core.candidate import handle_candidate
+from barque.core.commitment import evaluate_quorum
+from barque.core.effects import Effect, NextEvent, StartElectionTimeout, TimerSpan
+from barque.core.follower import handle_follower
+from barque.core.leader import handle_leader
+from barque.core.messages import Message, PipelineRpcs
+from barque.core.pre_vote import handle_pre_vote
+from barque.core.queries import process_pending
+from barque.core.replication import is_stale
+from barque.core.server import RaftState, Server, Transition
+from barque.errors import InvariantViolation
+from barque.machine.machine import Machine
+
+Handler = Callable[[Server, Message], Transition]
+
+HANDLERS: dict[RaftState, Handler] = {
+    RaftState.LEADER: handle_leader,
+    RaftState.FOLLOWER: handle_follower,
+    RaftState.CANDIDATE: handle_candidate,
+    RaftState.PRE_VOTE: handle_pre_vote,
+    RaftState.AWAIT_CONDITION: handle_await_condition,
+}
+"""The states that take messages. Snapshot and termination states follow with their features."""
+
+
+def step(server: Server, message: Message) -> list[Effect]:
+    """Handle one message. The effects are to be performed in their order."""
+    old = server.raft_state
+    handler = HANDLERS.get(old)
+    if handler is None:
+        raise InvariantViolation(f"{server.id}: no messages are handled in state {old}")
+    new, effects = handler(server, message)
+    if new is not old:
+        server.raft_state = new
+        effects = effects + _enter(server, old)
+    return effects
+
+
+def recover(server: Server) -> list[Effect]:
+    """Ra's `recover` (§1): apply what was known to be applied, quietly, and become a follower.
+
+    Machine effects and replies of that time were performed then; they are dropped (CORE-04).
+    """
+    assert server.raft_state is RaftState.RECOVER
+    apply_to(server, server.commit_index)
+    server.commit_latency_ms = 0
+    server.raft_state = RaftState.RECOVERED
+    effects = _machine_enters(server)
+    server.raft_state = RaftState.FOLLOWER
+    return effects + _enter(server, RaftState.RECOVERED)
+
+
+def _enter(server: Server, old: RaftState) -> list[Effect]:
+    """Ra's `handle_state_enter`: timers of the new state, then the machine's wishes (ELEC-18)."""
+    effects: list[Effect] = []
+    match server.raft_state:
+        case RaftState.FOLLOWER:
+            if server.log.next_index() > 1:  # ELEC-20: an empty log waits to be asked
+                span = TimerSpan.SHORT if old is RaftState.RECOVERED else TimerSpan.LONG
+                effects.append(StartElectionTimeout(span))
+        case RaftState.PRE_VOTE:
+            effects.append(StartElectionTimeout())
+        case RaftState.CANDIDATE:
+            effects.append(StartElectionTimeout(TimerSpan.SHORT))
+        case RaftState.LEADER if old is RaftState.AWAIT_CONDITION:
+            # Back from waiting: what became durable meanwhile counts now.
+            effects += [*evaluate_quorum(server), *process_pending(server), NextEvent(PipelineRpcs())]
+        case RaftState.LEADER:
+            server.cluster_change_permitted = False  # until this term's noop is applied
+        case _:
+            pass
+    return effects + _machine_enters(server)
+
+
+def _machine_enters(server: Server) -> list[Effect]:
+    return take_callback_effects(server.cfg.machine.state_enter(str(server.raft_state), server.machine_state))
+
+
+def has_unfinished_business(server: Server) -> bool:
+    """Whether a tick could do anything: an idle server needs none (design: idle costs nothing)."""
+    if server.raft_state is not RaftState.LEADER:
+        return False
+    role = server.leader_role()
+    if type(server.cfg.machine).tick is not Machine.tick:
+        return True
+    waiting = bool(role.waiting_queries or role.pending_queries or role.low_priority)
+    return waiting or any(is_stale(server, peer) for _, peer in server.peers())
