@@ -6,12 +6,38 @@ for clients. Decoding is closed and typed: an unknown tag or a wrong type is a `
 Page: docs/protocol/wire.md.
 """
 
-from typing import Any, TypeAlias
+import struct
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
-from barque.core.messages import RemoteMessage
-from barque.types import ReplyMode, ServerId, Term
+from barque.core.entries import BATCH_ENTRIES_MAX, EntryKind, check_body, decode_head
+from barque.core.messages import (
+    AppendEntriesReply,
+    AppendEntriesRpc,
+    Commands,
+    HeartbeatReply,
+    HeartbeatRpc,
+    InstallSnapshotResult,
+    InstallSnapshotRpc,
+    PreVoteResult,
+    PreVoteRpc,
+    Queries,
+    RemoteMessage,
+    RequestVoteResult,
+    RequestVoteRpc,
+    TransferLeadership,
+    claimed_node,
+)
+from barque.errors import ProtocolError
+from barque.types import TERM_MAX, ReplyMode, ServerId, Term
+
+MESSAGES_MAX = 65_536
+"""Messages in one frame. Bounds what small messages cost once they are decoded."""
+CORRELATION_MAX = 2**64 - 1
+TIMEOUT_MS_MAX = 2**31 - 1
+QUERY_LEVELS = frozenset(("local", "leader", "consistent"))
 
 # --- between nodes -------------------------------------------------------------------------
 
@@ -167,3 +193,207 @@ class ClientEvent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=70
 
 ClientRequest: TypeAlias = ClientCommands | ClientQueries | ClientCall
 ClientAnswer: TypeAlias = ClientReplies | ClientFailed | ClientCallReply | ClientEvent
+
+
+# --- codec ---------------------------------------------------------------------------------
+
+_Message = TypeVar("_Message")
+_encoder = msgspec.msgpack.Encoder()
+_Bounded = msgspec.Meta(max_length=MESSAGES_MAX)
+_envelopes = msgspec.msgpack.Decoder(Annotated[list[Envelope], _Bounded])
+_requests = msgspec.msgpack.Decoder(Annotated[list[ClientRequest], _Bounded])
+_answers = msgspec.msgpack.Decoder(Annotated[list[ClientAnswer], _Bounded])
+
+
+def encode_envelopes(envelopes: Sequence[Envelope]) -> bytes:
+    """The payload of an `ENVELOPES` frame."""
+    return _encoder.encode(envelopes)
+
+
+def encode_requests(requests: Sequence[ClientRequest]) -> bytes:
+    """The payload of a `REQUESTS` frame."""
+    return _encoder.encode(requests)
+
+
+def encode_answers(answers: Sequence[ClientAnswer]) -> bytes:
+    """The payload of an `ANSWERS` frame."""
+    return _encoder.encode(answers)
+
+
+def encode_behind(messages: Sequence[Any], frame: bytearray, offset: int) -> None:
+    """Encode any of the three at `offset` of a frame, which becomes as long as it must."""
+    _encoder.encode_into(messages, frame, offset)
+
+
+def decode_envelopes(payload: bytes) -> list[Envelope]:
+    """Read and check an `ENVELOPES` payload. Raises `ProtocolError`, and nothing else."""
+    envelopes = _decode(_envelopes, payload)
+    for envelope in envelopes:
+        message = envelope.message
+        check = _CHECKS.get(type(message))
+        if check is not None:
+            check(message)
+    return envelopes
+
+
+def decode_requests(payload: bytes) -> list[ClientRequest]:
+    """Read and check a `REQUESTS` payload. Raises `ProtocolError`, and nothing else."""
+    return _checked(_decode(_requests, payload))
+
+
+def decode_answers(payload: bytes) -> list[ClientAnswer]:
+    """Read and check an `ANSWERS` payload. Raises `ProtocolError`, and nothing else."""
+    return _checked(_decode(_answers, payload))
+
+
+def may_come_from(message: PeerMessage, node: str) -> bool:
+    """Whether `node` may send this: a message never claims to come from elsewhere."""
+    if type(message) in _NODE_MESSAGES:
+        return True
+    if type(message) is Commands:
+        return decode_head(message.body).origin.node in (node, "")
+    claimed = claimed_node(message)  # type: ignore[arg-type]  # node messages returned above
+    return claimed is None or claimed == node
+
+
+def weight(message: Any) -> int:
+    """About how many bytes a message will take; exact where it matters, which is in large ones."""
+    kind = type(message)
+    if kind is AppendEntriesRpc:
+        return 128 + sum([len(batch.body) for batch in message.entries])
+    if kind is Commands:
+        return 64 + len(message.body)
+    if kind is FrontReplies:
+        return 64 + 32 * len(message.replies)
+    if kind is Queries:
+        return 128 + sum(map(len, message.payloads))
+    return 64
+
+
+def _decode(decoder: "msgspec.msgpack.Decoder[list[_Message]]", payload: bytes) -> list[_Message]:
+    try:
+        return decoder.decode(payload)
+    except (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise ProtocolError(f"malformed messages: {error}") from error
+
+
+def _checked(messages: list[_Message]) -> list[_Message]:
+    for message in messages:
+        check = _CHECKS.get(type(message))
+        if check is not None:
+            check(message)
+    return messages
+
+
+def _bounds(message: object, *numbers: int) -> None:
+    """Terms, indexes and counts: a number out of bounds is an attack or a bug (reliability S16)."""
+    if min(numbers) < 0 or max(numbers) > TERM_MAX:
+        raise ProtocolError(f"{type(message).__name__}: a term or an index is out of bounds")
+
+
+def _correlated(message: object, first_correlation: int, count: int) -> None:
+    if first_correlation < 0 or not 0 <= count <= BATCH_ENTRIES_MAX:
+        raise ProtocolError(f"{type(message).__name__}: {count} correlations from {first_correlation} on")
+    if first_correlation + count > CORRELATION_MAX:
+        raise ProtocolError(f"{type(message).__name__}: correlations run out")
+
+
+def _check_append_entries(rpc: AppendEntriesRpc) -> None:
+    """Consecutive batches that start behind `prev`, of terms that never fall."""
+    index, term = rpc.prev_log_index, rpc.prev_log_term
+    _bounds(rpc, rpc.term, rpc.leader_commit, index, term)
+    for batch in rpc.entries:
+        if batch.first_index != index + 1 or not term <= batch.term <= rpc.term:
+            raise ProtocolError(
+                f"AppendEntriesRpc: a batch at ({batch.first_index}, {batch.term}) "
+                f"does not follow ({index}, {term})"
+            )
+        if not 0 <= batch.timestamp_ms <= TERM_MAX:
+            raise ProtocolError("AppendEntriesRpc: timestamp is out of bounds")
+        check_body(batch.body, batch.count)
+        index, term = batch.last_index, batch.term
+    if index > TERM_MAX:
+        raise ProtocolError("AppendEntriesRpc: indexes run out")
+
+
+def _check_commands(commands: Commands) -> None:
+    head = check_body(commands.body, commands.count)
+    if head.kind is not EntryKind.USER:
+        raise ProtocolError(f"Commands: {head.kind.name} is no user command")
+    _correlated(commands, head.first_correlation, commands.count)
+
+
+def _check_queries(queries: Queries) -> None:
+    _bounds(queries, queries.origin.incarnation >> 2)
+    _correlated(queries, queries.first_correlation, len(queries.payloads))
+
+
+def _check_pre_vote(rpc: PreVoteRpc) -> None:
+    _bounds(rpc, rpc.version, rpc.machine_version, rpc.term, rpc.last_log_index, rpc.last_log_term)
+    _bounds(rpc, rpc.token >> 2)
+
+
+def _check_replies(message: FrontReplies | ClientReplies) -> None:
+    _correlated(message, message.first_correlation, len(message.replies))
+    if message.errors and not all(0 <= at < len(message.replies) for at in message.errors):
+        raise ProtocolError(f"{type(message).__name__}: an error stands at no reply")
+
+
+def _check_client_commands(request: ClientCommands) -> None:
+    count = request.count
+    if not 1 <= count <= BATCH_ENTRIES_MAX or 4 * count > len(request.columns):
+        raise ProtocolError(f"ClientCommands: {count} commands in {len(request.columns)} bytes")
+    lengths = struct.unpack_from(f"<{count}I", request.columns)
+    if 4 * count + sum(lengths) != len(request.columns):
+        raise ProtocolError("ClientCommands: lengths and bytes disagree")
+    _correlated(request, request.first_correlation, count)
+    _check_timeout(request)
+
+
+def _check_client_queries(request: ClientQueries) -> None:
+    if request.level not in QUERY_LEVELS:
+        raise ProtocolError(f"ClientQueries: no such level: {request.level[:32]!r}")
+    _correlated(request, request.first_correlation, len(request.payloads))
+    _check_timeout(request)
+
+
+def _check_client_call(request: ClientCall) -> None:
+    _correlated(request, request.correlation, 0)
+    _check_timeout(request)
+
+
+def _check_timeout(request: ClientCommands | ClientQueries | ClientCall) -> None:
+    if not 0 <= request.timeout_ms <= TIMEOUT_MS_MAX:
+        raise ProtocolError(f"{type(request).__name__}: timeout of {request.timeout_ms} ms is out of bounds")
+
+
+_NODE_MESSAGES = frozenset(
+    (Alive, FrontReplies, FrontRejected, LeaderIs, NodeCall, NodeCallReply, FrontEvent)
+)
+_CHECKS: dict[type, Callable[[Any], None]] = {
+    AppendEntriesRpc: _check_append_entries,
+    AppendEntriesReply: lambda m: _bounds(m, m.term, m.next_index, m.last_index, m.last_term),
+    RequestVoteRpc: lambda m: _bounds(m, m.term, m.last_log_index, m.last_log_term),
+    RequestVoteResult: lambda m: _bounds(m, m.term),
+    PreVoteRpc: _check_pre_vote,
+    PreVoteResult: lambda m: _bounds(m, m.term, m.token >> 2),
+    HeartbeatRpc: lambda m: _bounds(m, m.term, m.query_index),
+    HeartbeatReply: lambda m: _bounds(m, m.term, m.query_index),
+    InstallSnapshotRpc: lambda m: _bounds(m, m.term, m.last_included.index, m.last_included.term),
+    InstallSnapshotResult: lambda m: _bounds(m, m.term, m.last_index, m.last_term),
+    Commands: _check_commands,
+    Queries: _check_queries,
+    TransferLeadership: lambda m: _correlated(m, m.correlation, 0),
+    FrontReplies: _check_replies,
+    FrontRejected: lambda m: _correlated(m, m.first_correlation, m.count),
+    LeaderIs: lambda m: _bounds(m, m.term),
+    NodeCall: lambda m: _correlated(m, m.correlation, 0),
+    NodeCallReply: lambda m: _correlated(m, m.correlation, 0),
+    ClientCommands: _check_client_commands,
+    ClientQueries: _check_client_queries,
+    ClientCall: _check_client_call,
+    ClientReplies: _check_replies,
+    ClientFailed: lambda m: _correlated(m, m.first_correlation, m.count),
+    ClientCallReply: lambda m: _correlated(m, m.correlation, 0),
+}
+"""What types alone cannot say. A message that is not here has nothing to check."""

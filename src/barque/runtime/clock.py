@@ -1,0 +1,30 @@
+"""The only place that reads the time (design §3: everything impure has a seam)."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What time it is. The simulator has another one."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+        ...
+
+    def wall_ms(self) -> int:
+        """Unix time in milliseconds; may jump, and nothing that must be safe depends on it."""
+        ...
+
+
+class SystemClock:
+    """The operating system's clocks."""
+
+    __slots__ = ()
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        """Unix time in milliseconds."""
+        return time.time_ns() // 1_000_000

@@ -1,0 +1,126 @@
+"""Which nodes are up? The accrual rule of Ra's failure detector, aten (FD-01 to FD-03).
+
+Every node sends `Alive` to its peers each 100 ms. For each node we keep the last 1,000 intervals between
+arrivals. The estimate that a node is down is the share of those intervals that, times 1.5, are not
+longer than the silence now. Each second the estimates are looked at: 0.99 and more is down, less is up.
+A node never heard of is down. Pure: times come in as arguments, in seconds of a monotonic clock.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter, deque
+
+HEARTBEAT_INTERVAL_S = 0.1
+POLL_INTERVAL_S = 1.0
+
+
+class _History:
+    """What was heard from one node: intervals, scaled, in order of arrival and in order of size."""
+
+    __slots__ = ("arrivals", "last", "sizes", "up")
+
+    def __init__(self, now: float) -> None:
+        self.arrivals: deque[float] = deque()
+        self.sizes: list[float] = []
+        self.last = now
+        self.up = False
+
+
+class FailureDetector:
+    """Judges nodes by the rhythm of their heartbeats.
+
+    With fewer than `samples_min` intervals there is no rhythm yet; then a node is down after a silence of
+    `poll_interval_s` × `scaling`. A poll that comes far too late judges nobody: this process was stopped or
+    busy, and the heartbeats that it missed are still waiting to be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        window: int = 1000,
+        scaling: float = 1.5,
+        threshold: float = 0.99,
+        poll_interval_s: float = POLL_INTERVAL_S,
+        samples_min: int = 10,
+    ) -> None:
+        self._window = window
+        self._scaling = scaling
+        self._threshold = threshold
+        self._poll_interval_s = poll_interval_s
+        self._samples_min = samples_min
+        self._histories: dict[str, _History] = {}
+        self._watchers: Counter[str] = Counter()
+        self._last_poll: float | None = None
+
+    def register(self, node: str) -> bool:
+        """Report this node's transitions from now on; returns whether it is up now (FD-02).
+
+        Registrations are counted: many servers may watch one node.
+        """
+        self._watchers[node] += 1
+        return self.is_up(node)
+
+    def unregister(self, node: str) -> None:
+        """Undo one `register`. What is known about the node is kept."""
+        if self._watchers[node] > 1:
+            self._watchers[node] -= 1
+        else:
+            del self._watchers[node]
+
+    def forget(self, node: str) -> None:
+        """Drop what is known about a node; it is down until it is heard from again."""
+        self._histories.pop(node, None)
+
+    def is_up(self, node: str) -> bool:
+        """The opinion of the last poll; an unknown node is down."""
+        history = self._histories.get(node)
+        return history is not None and history.up
+
+    def heartbeat(self, node: str, now: float) -> None:
+        """`Alive` has come from a node."""
+        history = self._histories.get(node)
+        if history is None:
+            self._histories[node] = _History(now)
+            return
+        interval = max(0.0, now - history.last) * self._scaling
+        history.last = max(now, history.last)
+        history.arrivals.append(interval)
+        insort(history.sizes, interval)
+        if len(history.arrivals) > self._window:
+            oldest = history.arrivals.popleft()
+            del history.sizes[bisect_left(history.sizes, oldest)]
+
+    def estimate(self, node: str, now: float) -> float:
+        """How likely the node is down, 0 to 1; 1 for a node never heard of."""
+        history = self._histories.get(node)
+        if history is None:
+            return 1.0
+        silence = now - history.last
+        if len(history.sizes) < self._samples_min:
+            return 1.0 if silence >= self._poll_interval_s * self._scaling else 0.0
+        return bisect_right(history.sizes, silence) / len(history.sizes)
+
+    def poll(self, now: float) -> list[tuple[str, bool]]:
+        """Judge all nodes; returns (node, is up) for registered ones whose state has changed (FD-03)."""
+        previous, self._last_poll = self._last_poll, now
+        if previous is not None and now - previous > 3 * self._poll_interval_s:
+            return []
+        changes = []
+        for node, history in self._histories.items():
+            up = self.estimate(node, now) < self._threshold
+            if up != history.up:
+                history.up = up
+                if node in self._watchers:
+                    changes.append((node, up))
+        return changes
+
+    def overview(self, now: float) -> dict[str, dict[str, float | bool | int]]:
+        """What is known about each node."""
+        return {
+            node: {
+                "up": history.up,
+                "estimate": self.estimate(node, now),
+                "silence_ms": max(0, int((now - history.last) * 1000)),
+                "samples": len(history.sizes),
+            }
+            for node, history in self._histories.items()
+        }

@@ -1,0 +1,233 @@
+"""One socket: frames in, frames out, and how it ends. Both ends of every connection build on this."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from barque.errors import ConfigurationError, ProtocolError, Unauthenticated
+from barque.transport import wire
+from barque.transport.contract import Limits, TransportCounters, logger
+from barque.transport.framing import HEADER, HELLO_BYTES_MAX, Frame, FrameKind, FrameReader, seal_frame
+from barque.transport.handshake import DialerHandshake, Established, ListenerHandshake, refusal
+
+
+class FramedConnection(asyncio.BufferedProtocol):
+    """A connection that begins with a handshake and then carries frames.
+
+    Subclasses say what happens `established`, on each `frame_received` and when it is `lost`; each of the
+    first two may raise `ProtocolError`, which cuts the other side off. Nobody else is affected.
+    """
+
+    def __init__(
+        self, handshake: DialerHandshake | ListenerHandshake, limits: Limits, counters: TransportCounters
+    ) -> None:
+        self.limits = limits
+        self.counters = counters
+        self.over = False  # nothing is read or written any more
+        self.reason = ""  # why; empty while open
+        self.is_established = False
+        self._handshake = handshake
+        self._reader = FrameReader(HELLO_BYTES_MAX)
+        self._transport: asyncio.Transport | None = None
+        self._timeout: asyncio.TimerHandle | None = None
+        self._has_input = False
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    # --- for subclasses ---
+
+    def established(self, other: Established) -> None:
+        """The other side has proved who it is."""
+        raise NotImplementedError
+
+    def frame_received(self, frame: Frame) -> None:
+        """A frame has arrived after the handshake."""
+        raise NotImplementedError
+
+    def turn_ended(self) -> None:
+        """All frames of one read were handed over."""
+
+    def refused(self, error: Unauthenticated) -> None:
+        """The handshake has failed: the secret, a name or the version is wrong."""
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone; called once, also if it was never established."""
+
+    # --- what the loop calls ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is open: say hello, and start the clock against those who do not."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self.over:  # given up while it was being opened
+            transport.abort()
+            return
+        self._set_options(transport.get_extra_info("socket"))
+        loop = asyncio.get_running_loop()
+        self._timeout = loop.call_later(self.limits.handshake_timeout_s, self._on_handshake_timeout)
+        if isinstance(self._handshake, DialerHandshake):
+            transport.write(self._handshake.start())
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the loop puts the next bytes."""
+        return self._reader.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes have arrived: handle every frame that is now complete."""
+        reader = self._reader
+        reader.received(nbytes)
+        self._has_input = False
+        try:
+            while not self.over and (frame := reader.next_frame()) is not None:
+                if self.is_established:
+                    self._has_input = True
+                    self.frame_received(frame)
+                else:
+                    self._shake_hands(frame)
+        except ProtocolError as error:
+            self.counters.malformed_frames += 1
+            self.cut_off(str(error))
+        if self._has_input:
+            self.turn_ended()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self.over = True
+        if self._timeout is not None:
+            self._timeout.cancel()
+        self.reason = self.reason or (str(exc) if exc else "closed by the other side")
+        if not self.closed.done():
+            self.closed.set_result(self.reason)
+        self.lost(self.reason)
+
+    # --- what owners call ---
+
+    def write(self, frames: Sequence[bytes | bytearray]) -> None:
+        """Hand frames to the loop, in one write. They must not be changed afterwards."""
+        if self.over or self._transport is None:
+            return
+        if len(frames) == 1:
+            self._transport.write(frames[0])
+        elif frames:
+            self._transport.writelines(frames)
+        self.counters.frames_sent += len(frames)
+        self.counters.bytes_sent += sum(map(len, frames))
+
+    def bytes_queued(self) -> int:
+        """What the socket has not taken yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def close(self, reason: str, farewell: bytes = b"") -> None:
+        """Send what is queued, and a last frame, then end. Nothing more is read."""
+        if not self.over and self._transport is not None:
+            self.over, self.reason = True, reason
+            if farewell:
+                self._transport.write(farewell)
+            self._transport.close()
+
+    def cut_off(self, reason: str) -> None:
+        """End at once; what is queued is lost."""
+        self.reason = self.reason or reason
+        self.over = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def remote_address(self) -> str:
+        """The other end's address, for people."""
+        found = None if self._transport is None else self._transport.get_extra_info("peername")
+        return join_address(found[0], found[1]) if isinstance(found, tuple) else "unknown"
+
+    # --- inside ---
+
+    def _shake_hands(self, frame: Frame) -> None:
+        try:
+            step = self._handshake.receive(frame.kind, frame.payload)
+        except Unauthenticated as error:
+            self.counters.handshakes_refused += 1
+            self.refused(error)
+            self.close(str(error), b"" if frame.kind is FrameKind.REFUSED else refusal(str(error)))
+            return
+        if step.send and self._transport is not None:
+            self._transport.write(step.send)
+        if step.established is not None:
+            self.is_established = self._has_input = True
+            self._reader.limit = self.limits.frame_bytes_max
+            if self._timeout is not None:
+                self._timeout.cancel()
+            self.established(step.established)
+
+    def raise_limit(self, limit: int) -> None:
+        """How large a frame this side accepts from now on."""
+        self._reader.limit = limit
+
+    def _on_handshake_timeout(self) -> None:
+        self.cut_off(f"no handshake within {self.limits.handshake_timeout_s:g} s")
+
+    def _set_options(self, sock: Any) -> None:
+        """No delay for small frames, and a peer that vanished without a word is noticed."""
+        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        silence_s = max(3, int(self.limits.silence_max_s))
+        for option, value in (
+            ("TCP_KEEPIDLE", silence_s // 3),
+            ("TCP_KEEPINTVL", silence_s // 3),
+            ("TCP_KEEPCNT", 2),
+            ("TCP_USER_TIMEOUT", silence_s * 1000),
+        ):
+            if hasattr(socket, option):  # not on every system; without them it only takes longer
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def encode_frames(
+    kind: FrameKind, messages: Sequence[Any], limit: int, counters: TransportCounters, whom: str
+) -> list[bytearray]:
+    """As few frames as the limit allows, in order; nearly always one.
+
+    A message that is too large alone, or that has no encoding, is dropped, counted and logged: it must
+    not take the link down with it, and nobody may wonder where it went.
+    """
+    cause: object = "too many messages for one frame"
+    if len(messages) <= wire.MESSAGES_MAX:
+        frame = bytearray(HEADER.size)
+        try:
+            wire.encode_behind(messages, frame, HEADER.size)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            cause = error
+        else:
+            size = len(frame) - HEADER.size
+            if size <= limit:
+                seal_frame(kind, frame)
+                counters.messages_sent += len(messages)
+                return [frame]
+            cause = f"{size} bytes are above the frame limit of {limit}"
+    if len(messages) == 1:
+        if isinstance(cause, Exception):
+            counters.unencodable_messages += 1
+        else:
+            counters.oversize_messages += 1
+        message = getattr(messages[0], "message", messages[0])
+        logger.error("dropped one %s for %s: %s", type(message).__name__, whom, cause)
+        return []
+    middle = len(messages) // 2
+    return [
+        *encode_frames(kind, messages[:middle], limit, counters, whom),
+        *encode_frames(kind, messages[middle:], limit, counters, whom),
+    ]
+
+
+def split_address(address: str, setting: str) -> tuple[str, int]:
+    """`host:port` or `[v6 address]:port`, apart. Raises `ConfigurationError` that names the setting."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigurationError(f"{setting} is {address!r}, but must be host:port, such as 127.0.0.1:7400")
+    return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Host and port as one text."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

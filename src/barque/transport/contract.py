@@ -1,0 +1,190 @@
+"""What the transport promises to the node above it, and what it asks of it.
+
+`TcpTransport` and `MemoryTransport` are the two implementations. Both work on one event loop, and
+every method below is called on that loop.
+"""
+
+import logging
+from typing import Protocol
+
+import msgspec
+
+from barque.transport import wire
+from barque.transport.framing import FRAME_BYTES_MAX
+from barque.transport.wire import ClientAnswer, ClientRequest, Envelope, PeerMessage
+
+logger = logging.getLogger("barque.transport")
+
+
+class Limits(msgspec.Struct, frozen=True, gc=False):
+    """What one transport may use up. Sizes in bytes, times in seconds.
+
+    `peer_output_max` bounds what waits for one peer: beyond it messages are dropped and counted, but
+    for `alive_reserve` bytes that only heartbeats may use. `client_output_max` bounds what waits for
+    one client: beyond it the client is disconnected.
+    """
+
+    frame_bytes_max: int = FRAME_BYTES_MAX
+    client_frame_bytes_max: int = FRAME_BYTES_MAX
+    peer_output_max: int = 8 * 1024 * 1024
+    alive_reserve: int = 64 * 1024
+    client_output_max: int = 64 * 1024 * 1024
+    unauthenticated_max: int = 1000
+    clients_max: int = 20_000
+    handshake_timeout_s: float = 5.0
+    connect_timeout_s: float = 5.0
+    backoff_min_s: float = 0.05
+    backoff_max_s: float = 2.0
+    silence_max_s: float = 30.0
+    linger_s: float = 1.0
+
+
+class TransportCounters:
+    """What one transport did since it was made. Plain integers; read them at any time."""
+
+    __slots__ = (
+        "bytes_received",
+        "bytes_sent",
+        "connects",
+        "dropped_sends",
+        "forged_messages",
+        "frames_received",
+        "frames_sent",
+        "handshakes_refused",
+        "malformed_frames",
+        "messages_received",
+        "messages_sent",
+        "oversize_messages",
+        "slow_clients",
+        "unauthenticated_refused",
+        "unencodable_messages",
+    )
+    bytes_received: int
+    bytes_sent: int
+    connects: int
+    dropped_sends: int
+    forged_messages: int
+    frames_received: int
+    frames_sent: int
+    handshakes_refused: int
+    malformed_frames: int
+    messages_received: int
+    messages_sent: int
+    oversize_messages: int
+    slow_clients: int
+    unauthenticated_refused: int
+    unencodable_messages: int
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    def overview(self) -> dict[str, int]:
+        """All counters by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class PeerStatus(msgspec.Struct, frozen=True, gc=False):
+    """One line of `status()`: our outbound link to a peer. `incarnation` is 0 until it was connected."""
+
+    address: str
+    connected: bool
+    incarnation: int
+    last_error: str
+    dropped: int
+    bytes_queued: int
+
+
+class ClientSink(Protocol):
+    """The node's end of one client connection."""
+
+    def on_requests(self, requests: list[ClientRequest]) -> None:
+        """Requests of one frame have arrived, in the client's order."""
+
+    def on_closed(self) -> None:
+        """The connection is gone; called exactly once."""
+
+
+class ClientConnectionHandle(Protocol):
+    """What a node does to one client."""
+
+    @property
+    def peer(self) -> str:
+        """Where the client connected from, for people."""
+        ...
+
+    def send(self, answers: list[ClientAnswer]) -> bool:
+        """Queue answers for this turn's `flush`; False if the connection is gone."""
+        ...
+
+    def close(self, reason: str) -> None:
+        """End the connection after what is queued was sent."""
+
+
+class TransportHandler(Protocol):
+    """What a transport calls; the node implements it. All calls come on the event loop."""
+
+    def on_envelopes(self, node: str, envelopes: list[Envelope]) -> None:
+        """Messages of one frame from `node`; none of them claims to come from elsewhere."""
+
+    def on_peer_connected(self, node: str, incarnation: int) -> None:
+        """Our outbound link to this incarnation of the node is up."""
+
+    def on_peer_disconnected(self, node: str, reason: str) -> None:
+        """Our outbound link to the node, once up, is gone."""
+
+    def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
+        """A client has proved that it knows the secret."""
+        ...
+
+    def on_turn(self) -> None:
+        """Input has arrived and was handed over: schedule one flush for this turn."""
+
+
+class Transport(Protocol):
+    """What the node uses to reach its peers; never blocks."""
+
+    name: str
+    advertise: str
+    counters: TransportCounters
+
+    async def start(self) -> None:
+        """Start to listen and to connect. Raises `ConfigurationError` if the address cannot be bound."""
+
+    async def stop(self) -> None:
+        """Flush what is queued, then end every connection."""
+
+    def send(self, node: str, to: str, message: PeerMessage) -> bool:
+        """Queue a message for the server `to` on `node`; False if it was dropped (REPL-21)."""
+        ...
+
+    def flush(self) -> None:
+        """Write what this turn has queued: one write for each connection."""
+
+    def nudge(self, node: str) -> None:
+        """Try to connect at once instead of waiting for the back-off."""
+
+    def set_peer(self, name: str, address: str) -> None:
+        """Add a peer, or change its address."""
+
+    def remove_peer(self, name: str) -> None:
+        """Disconnect a peer and forget it."""
+
+    def status(self) -> dict[str, PeerStatus]:
+        """Our links, by peer."""
+        ...
+
+
+def receive_envelopes(payload: bytes, node: str, counters: TransportCounters) -> list[Envelope]:
+    """Decode a frame from `node`, and drop what claims to come from another (reliability S6).
+
+    Raises `ProtocolError` for a frame that no correct node sends.
+    """
+    envelopes = wire.decode_envelopes(payload)
+    counters.frames_received += 1
+    counters.bytes_received += len(payload)
+    counters.messages_received += len(envelopes)
+    genuine = [envelope for envelope in envelopes if wire.may_come_from(envelope.message, node)]
+    if len(genuine) != len(envelopes):
+        counters.forged_messages += len(envelopes) - len(genuine)
+    return genuine

@@ -1,0 +1,168 @@
+"""Frames: how a stream of bytes becomes messages again (docs/protocol/wire.md, "Frames").
+
+A frame is a header of 8 bytes (payload length u32, frame version u8, kind u8, reserved u16 = 0; little
+endian) and a payload. The length is checked against the limit before a byte of memory is taken for
+it, and memory then grows with what has really arrived: a header alone buys nothing.
+"""
+
+import enum
+import struct
+from typing import NamedTuple
+
+from barque.errors import ProtocolError
+
+FRAME_VERSION = 1
+HEADER = struct.Struct("<IBBH")  # payload length, frame version, kind, reserved
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+"""The default limit of a payload between sides that have proved who they are."""
+HELLO_BYTES_MAX = 4096
+"""The limit of a payload before that."""
+
+_BUFFER_MIN = 2048  # ten thousand idle connections keep this much each
+_BUFFER_KEPT = 256 * 1024  # a connection that once got a large frame gives memory above this back
+_ROOM_MIN = 1024  # never offer the kernel less than this
+
+
+class FrameKind(enum.IntEnum):
+    """What a payload is. Below 16: the handshake; from 16 on: only after it."""
+
+    HELLO = 1
+    CHALLENGE = 2
+    PROOF = 3
+    WELCOME = 4
+    REFUSED = 5
+    ENVELOPES = 16
+    REQUESTS = 17
+    ANSWERS = 18
+
+
+_KINDS = {int(kind): kind for kind in FrameKind}
+
+
+class Frame(NamedTuple):
+    """One complete frame. The payload is a copy of its own and may be kept."""
+
+    kind: FrameKind
+    payload: bytes
+
+
+def encode_frame(kind: FrameKind, payload: bytes) -> bytes:
+    """Header and payload as one block of bytes."""
+    return HEADER.pack(len(payload), FRAME_VERSION, kind, 0) + payload
+
+
+def seal_frame(kind: FrameKind, frame: bytearray) -> None:
+    """Write the header in front of a payload that was encoded behind 8 free bytes.
+
+    This spares the copy that `encode_frame` makes: a batch of entries is large.
+    """
+    HEADER.pack_into(frame, 0, len(frame) - HEADER.size, FRAME_VERSION, kind, 0)
+
+
+def decode_header(header: bytes | bytearray | memoryview, offset: int, limit: int) -> tuple[FrameKind, int]:
+    """The kind and the payload length that a header announces.
+
+    Raises `ProtocolError` for a foreign version, an unknown kind, reserved bits that are set, and
+    a length above `limit` bytes.
+    """
+    length, version, kind, reserved = HEADER.unpack_from(header, offset)
+    if version != FRAME_VERSION:
+        raise ProtocolError(
+            f"frame version {version}, expected {FRAME_VERSION}: the other side does not speak this protocol"
+        )
+    if length > limit:
+        raise ProtocolError(f"frame of {length} bytes is above the limit of {limit}")
+    known = _KINDS.get(kind)
+    if known is None or reserved:
+        raise ProtocolError(f"malformed frame header: kind {kind}, reserved {reserved}")
+    return known, length
+
+
+class FrameReader:
+    """Turns what a socket delivers into frames, sans-IO.
+
+    `buffer()` is where the next bytes go, `received(n)` says how many came, and `next_frame()` hands
+    out what is complete. `limit` may change between two frames: it rises after the handshake.
+    """
+
+    __slots__ = ("_buffer", "_end", "_start", "_wanted", "limit")
+
+    def __init__(self, limit: int = FRAME_BYTES_MAX) -> None:
+        self.limit = limit
+        self._buffer = bytearray(_BUFFER_MIN)
+        self._start = 0  # the first byte that no frame has claimed
+        self._end = 0  # behind the last byte received
+        self._wanted = 0  # bytes of the frame at _start, header included; 0 while unknown
+
+    def buffer(self) -> memoryview:
+        """Room for the next bytes; valid until `received` is called."""
+        if len(self._buffer) - self._end < _ROOM_MIN:
+            self._make_room()
+        return memoryview(self._buffer)[self._end :]
+
+    def received(self, count: int) -> None:
+        """`count` bytes were written to the start of the last `buffer()`."""
+        assert 0 <= count <= len(self._buffer) - self._end, count
+        self._end += count
+
+    def feed(self, data: bytes) -> None:
+        """Copy `data` in, as if a socket had delivered it."""
+        view = memoryview(data)
+        while view:
+            room = self.buffer()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            self.received(count)
+            view = view[count:]
+
+    def next_frame(self) -> Frame | None:
+        """The next complete frame, or None until more bytes come.
+
+        Raises `ProtocolError` for a header that no correct peer sends; the stream is then of no use.
+        """
+        available = self._end - self._start
+        if available < HEADER.size:
+            self._settle(available)
+            return None
+        kind, length = decode_header(self._buffer, self._start, self.limit)
+        self._wanted = HEADER.size + length
+        if available < self._wanted:
+            return None
+        begin = self._start + HEADER.size
+        self._start = begin + length
+        self._wanted = 0
+        with memoryview(self._buffer) as view:  # one copy; a slice of the bytearray would make two
+            return Frame(kind, bytes(view[begin : self._start]))
+
+    @property
+    def pending(self) -> int:
+        """Bytes received and not yet handed out."""
+        return self._end - self._start
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of memory held."""
+        return len(self._buffer)
+
+    def _settle(self, available: int) -> None:
+        """Between frames: start again at the front, and give a large buffer back."""
+        if available == 0:
+            self._start = self._end = 0
+            if len(self._buffer) > _BUFFER_KEPT:
+                self._buffer = bytearray(_BUFFER_MIN)
+
+    def _make_room(self) -> None:
+        """Move what is pending to the front; double the buffer if that is not enough.
+
+        A new object replaces the old one, because a reader may still hold a view of that.
+        """
+        pending = self._end - self._start
+        size = len(self._buffer)
+        if size - pending < max(_ROOM_MIN, size // 2):
+            size = max(2 * size, _BUFFER_MIN)
+            if self._wanted > pending:  # no more than this frame and a little of the next
+                size = max(min(size, self._wanted + _ROOM_MIN), pending + _ROOM_MIN)
+        replacement = bytearray(size)
+        with memoryview(self._buffer) as view:
+            replacement[:pending] = view[self._start : self._end]
+        self._buffer, self._start, self._end = replacement, 0, pending

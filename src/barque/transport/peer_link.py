@@ -1,0 +1,233 @@
+"""Our outbound link to one peer: connects, comes back by itself, and bounds what waits for it."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from barque.errors import ProtocolError
+from barque.transport import wire
+from barque.transport.connection import FramedConnection, encode_frames, split_address
+from barque.transport.contract import (
+    Limits,
+    PeerStatus,
+    TransportCounters,
+    TransportHandler,
+    logger,
+)
+from barque.transport.framing import Frame, FrameKind
+from barque.transport.handshake import DialerHandshake, Established
+from barque.transport.wire import Alive, Envelope, PeerMessage
+
+
+class PeerLink:
+    """One peer. Messages are queued for a turn, written at its end, and dropped when they cannot leave."""
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        handler: TransportHandler,
+        limits: Limits,
+        counters: TransportCounters,
+        rng: random.Random,
+        dial: Callable[[str], DialerHandshake],
+    ) -> None:
+        split_address(address, f"the address of peer {name}")
+        self.name = name
+        self.address = address
+        self._handler = handler
+        self._limits = limits
+        self._counters = counters
+        self._rng = rng
+        self._dial = dial
+        self._outbox: list[Envelope] = []
+        self._queued = (
+            0  # about how many bytes wait, here and in the socket; fresh while the outbox is not empty
+        )
+        self._up: _OutboundConnection | None = None
+        self._current: _OutboundConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._nudged = asyncio.Event()
+        self._incarnation = 0
+        self._dropped = 0
+        self._last_error = "not connected yet"
+
+    def start(self) -> None:
+        """Begin to connect, and never give up."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), name=f"barque link to {self.name}"
+            )
+
+    def stop(self) -> None:
+        """Connect no more; what is in the socket may still leave."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._current is not None:
+            self._current.close("the link is stopped")
+
+    def nudge(self) -> None:
+        """If the link waits before its next attempt, it need not wait any longer."""
+        self._nudged.set()
+
+    def move(self, address: str) -> None:
+        """The peer has another address from now on."""
+        split_address(address, f"the address of peer {self.name}")
+        if address != self.address:
+            self.address = address
+            if self._current is not None:
+                self._current.cut_off("the peer's address has changed")
+            self.nudge()
+
+    def send(self, to: str, message: PeerMessage) -> int:
+        """Queue a message: 0 if it was dropped, otherwise how many now wait for this turn's flush."""
+        connection = self._up
+        outbox = self._outbox
+        if connection is None or connection.over:
+            return self._drop(1)
+        if not outbox:
+            self._queued = connection.bytes_queued()
+        if self._queued > self._limits.peer_output_max:
+            bound = self._limits.peer_output_max + self._limits.alive_reserve
+            if type(message) is not Alive or self._queued > bound:
+                return self._drop(1)
+        self._queued += wire.weight(message)
+        outbox.append(Envelope(to, message))
+        return len(outbox)
+
+    def flush(self) -> None:
+        """Write the outbox, as one frame wherever that fits."""
+        outbox, self._outbox = self._outbox, []
+        connection = self._up
+        if connection is None or connection.over:
+            self._drop(len(outbox))
+        elif outbox:
+            limit = self._limits.frame_bytes_max
+            connection.write(encode_frames(FrameKind.ENVELOPES, outbox, limit, self._counters, self.name))
+
+    def status(self) -> PeerStatus:
+        """How the link is."""
+        up = self._up
+        return PeerStatus(
+            address=self.address,
+            connected=up is not None,
+            incarnation=self._incarnation,
+            last_error=self._last_error,
+            dropped=self._dropped,
+            bytes_queued=0 if up is None else up.bytes_queued(),
+        )
+
+    @property
+    def connections(self) -> list[FramedConnection]:
+        """The socket, if there is one."""
+        return [] if self._current is None else [self._current]
+
+    # --- called by the connection ---
+
+    def opened(self, connection: "_OutboundConnection") -> None:
+        """A socket is open; the handshake has yet to come."""
+        self._current = connection
+
+    def went_up(self, connection: "_OutboundConnection", other: Established) -> None:
+        """The handshake is over: messages can leave."""
+        self._up = connection
+        self._incarnation = other.incarnation
+        self._last_error = ""
+        self._counters.connects += 1
+        logger.info("connected to %s at %s", self.name, self.address)
+        self._handler.on_peer_connected(self.name, other.incarnation)
+
+    def went_down(self, connection: "_OutboundConnection", reason: str) -> None:
+        """The socket is gone."""
+        if self._current is connection:
+            self._current = None
+        if self._up is connection:
+            self._up = None
+            self._drop(len(self._outbox))
+            self._outbox.clear()
+            self._handler.on_peer_disconnected(self.name, reason)
+            self._handler.on_turn()
+
+    def turn_ended(self) -> None:
+        """The node may have something to send now."""
+        self._handler.on_turn()
+
+    # --- inside ---
+
+    def _drop(self, count: int) -> int:
+        self._dropped += count
+        self._counters.dropped_sends += count
+        return 0
+
+    async def _run(self) -> None:
+        """Connect, wait for the end, wait a little longer each time; a link that lasted starts afresh."""
+        loop = asyncio.get_running_loop()
+        attempts = 0
+        while True:
+            started = loop.time()
+            error = await self._connect_once()
+            if error != self._last_error:  # once for each cause, not once for each attempt
+                self._last_error = error
+                logger.warning("link to %s at %s: %s", self.name, self.address, error)
+            if loop.time() - started > 2 * self._limits.backoff_max_s:
+                attempts = 0
+            delay = backoff_s(attempts, self._limits, self._rng)
+            attempts += 1
+            self._nudged.clear()
+            try:
+                async with asyncio.timeout(delay):
+                    await self._nudged.wait()
+                attempts = 0
+            except TimeoutError:
+                pass
+
+    async def _connect_once(self) -> str:
+        """One connection from its beginning to its end; returns why it ended."""
+        loop = asyncio.get_running_loop()
+        host, port = split_address(self.address, f"the address of peer {self.name}")
+        try:
+            async with asyncio.timeout(self._limits.connect_timeout_s):
+                # the name is looked up again for each attempt: addresses change
+                _, connection = await loop.create_connection(
+                    lambda: _OutboundConnection(self, self._dial(self.name), self._limits, self._counters),
+                    host,
+                    port,
+                )
+        except TimeoutError:
+            return f"cannot connect: no answer within {self._limits.connect_timeout_s:g} s"
+        except (OSError, UnicodeError) as error:
+            return f"cannot connect: {error}"
+        return await asyncio.shield(connection.closed)
+
+
+class _OutboundConnection(FramedConnection):
+    """The dialer's end between nodes: it only sends, so anything that arrives is an error."""
+
+    def __init__(
+        self, link: PeerLink, handshake: DialerHandshake, limits: Limits, counters: TransportCounters
+    ) -> None:
+        super().__init__(handshake, limits, counters)
+        self._link = link
+        link.opened(self)
+
+    def established(self, other: Established) -> None:
+        """The peer is who we expected."""
+        self._link.went_up(self, other)
+
+    def frame_received(self, frame: Frame) -> None:
+        """Nothing may come this way."""
+        raise ProtocolError(f"{frame.kind.name} on a link that only carries messages the other way")
+
+    def turn_ended(self) -> None:
+        """The handshake has ended well."""
+        self._link.turn_ended()
+
+    def lost(self, reason: str) -> None:
+        """Tell the link."""
+        self._link.went_down(self, reason)
+
+
+def backoff_s(attempts: int, limits: Limits, rng: random.Random) -> float:
+    """How long to wait after so many failed attempts: doubling, bounded, and between half and all of it."""
+    longest = min(limits.backoff_max_s, limits.backoff_min_s * 2.0 ** min(attempts, 32))
+    return longest * rng.uniform(0.5, 1.0)

@@ -1,0 +1,244 @@
+"""All connections of one node over TCP (docs/protocol/wire.md, "Connections").
+
+For each peer there is one connection that we opened and only send on, and one that it opened and we
+only receive on. Nothing here waits for anything: what cannot be sent is dropped and counted.
+"""
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable, Mapping
+
+from barque.errors import ConfigurationError
+from barque.transport.accepted import AcceptedConnection, ClientHandle
+from barque.transport.connection import FramedConnection, join_address, split_address
+from barque.transport.contract import Limits, PeerStatus, TransportCounters, TransportHandler, logger
+from barque.transport.handshake import (
+    NONCE_BYTES,
+    DialerHandshake,
+    ListenerHandshake,
+    Role,
+    is_valid_name,
+)
+from barque.transport.peer_link import PeerLink
+from barque.transport.secret import check_secret
+from barque.transport.wire import PeerMessage
+
+
+class TcpTransport:
+    """Listens on `bind`, tells others `advertise`, and keeps a link to each of `peers` (name → address).
+
+    `name` and `incarnation` are this node's; `cluster` and `secret` must be the same on all nodes and
+    clients. `rng` spreads reconnects; `nonces` makes the random bytes of handshakes. An `advertise` with
+    port 0, or an empty one, follows the port that was bound.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        incarnation: int,
+        cluster: str,
+        secret: bytes,
+        bind: str,
+        advertise: str,
+        peers: Mapping[str, str],
+        handler: TransportHandler,
+        rng: random.Random,
+        counters: TransportCounters | None = None,
+        limits: Limits | None = None,
+        nonces: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        for setting, value in (("node name", name), ("cluster name", cluster)):
+            if not is_valid_name(value):
+                raise ConfigurationError(
+                    f"the {setting} {value!r} must be 1 to 64 of A-Z a-z 0-9 . _ - and not begin with . or -"
+                )
+        self.name = name
+        self.advertise = advertise
+        self.handler = handler
+        self.counters = TransportCounters() if counters is None else counters
+        self.limits = Limits() if limits is None else limits
+        self._incarnation = incarnation
+        self._cluster = cluster
+        self._secret = check_secret(secret)
+        self._bind = split_address(bind, "the bind address")
+        self._rng = rng
+        self._nonces = nonces
+        self._server: asyncio.Server | None = None
+        self._links: dict[str, PeerLink] = {}
+        self._dirty: list[PeerLink | ClientHandle] = []
+        self._inbound: dict[str, AcceptedConnection] = {}
+        self._accepted: set[AcceptedConnection] = set()
+        self._unauthenticated = 0
+        self._clients = 0
+        self._stopping = False
+        for peer, address in peers.items():
+            self.set_peer(peer, address)
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Listen, and start to connect. Raises `ConfigurationError` if the address cannot be bound."""
+        host, port = self._bind
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(self._accept, host, port, backlog=1024)
+        except (OSError, UnicodeError) as error:
+            raise ConfigurationError(
+                f"cannot listen on {join_address(host, port)}: {error}; "
+                "choose another bind address, or end the program that uses this one"
+            ) from error
+        bound = self._server.sockets[0].getsockname()
+        advertised = split_address(self.advertise, "the advertised address") if self.advertise else (host, 0)
+        if not advertised[1]:
+            self.advertise = join_address(advertised[0], bound[1])
+        self._bind = (host, bound[1])
+        logger.info("node %s listens on %s", self.name, self.address)
+        for link in self._links.values():
+            link.start()
+
+    async def stop(self) -> None:
+        """Flush, end every connection, and cut off those that have not ended after `linger_s`."""
+        self.flush()
+        self._stopping = True
+        open_now: list[FramedConnection] = list(self._accepted)
+        for link in self._links.values():
+            open_now += link.connections
+            link.stop()
+        if self._server is not None:
+            self._server.close()
+        for connection in open_now:
+            connection.close("this node is stopping")
+        if open_now:
+            waiting = [connection.closed for connection in open_now]
+            await asyncio.wait(waiting, timeout=self.limits.linger_s)
+            for connection in open_now:
+                if not connection.closed.done():
+                    connection.cut_off("this node is stopping")
+            await asyncio.wait(waiting, timeout=self.limits.linger_s)
+
+    @property
+    def address(self) -> str:
+        """Where this node listens; with its real port once it was started."""
+        return join_address(*self._bind)
+
+    # --- sending ---
+
+    def send(self, node: str, to: str, message: PeerMessage) -> bool:
+        """Queue a message for the server `to` on `node` until `flush`; False if it was dropped (REPL-21).
+
+        It is dropped, and counted, if there is no link to that node or too much waits for it already.
+        """
+        link = self._links.get(node)
+        if link is None:
+            self.counters.dropped_sends += 1
+            return False
+        waiting = link.send(to, message)
+        if waiting == 1:
+            self._dirty.append(link)
+        return waiting > 0
+
+    def flush(self) -> None:
+        """Write what this turn has queued: one write for each connection that has something."""
+        if self._dirty:
+            dirty, self._dirty = self._dirty, []
+            for output in dirty:
+                output.flush()
+
+    def has_output(self, client: ClientHandle) -> None:
+        """This client wants to be part of the next flush."""
+        self._dirty.append(client)
+
+    # --- peers ---
+
+    def set_peer(self, name: str, address: str) -> None:
+        """Add a peer, or change its address. Raises `ConfigurationError` for a bad name or address."""
+        if not is_valid_name(name) or name == self.name:
+            raise ConfigurationError(f"a peer of node {self.name!r} cannot be called {name!r}")
+        link = self._links.get(name)
+        if link is not None:
+            link.move(address)
+            return
+        link = PeerLink(name, address, self.handler, self.limits, self.counters, self._rng, self._dial)
+        self._links[name] = link
+        if self._server is not None and not self._stopping:
+            link.start()
+
+    def remove_peer(self, name: str) -> None:
+        """Disconnect a peer, both ways, and connect to it no more."""
+        link = self._links.pop(name, None)
+        if link is not None:
+            link.stop()
+        inbound = self._inbound.get(name)
+        if inbound is not None:
+            inbound.close("no longer a peer")
+
+    def nudge(self, node: str) -> None:
+        """Try to connect at once instead of waiting for the back-off."""
+        link = self._links.get(node)
+        if link is not None:
+            link.nudge()
+
+    def status(self) -> dict[str, PeerStatus]:
+        """Our links, by peer."""
+        return {name: link.status() for name, link in self._links.items()}
+
+    # --- called by accepted connections ---
+
+    def accepted(self, connection: AcceptedConnection) -> None:
+        """Somebody connected and has yet to prove anything."""
+        self._accepted.add(connection)
+        self._unauthenticated += 1
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether no more strangers are let in."""
+        return self._stopping or self._unauthenticated > self.limits.unauthenticated_max
+
+    def admit_peer(self, node: str, connection: AcceptedConnection) -> None:
+        """A peer has proved who it is. Its older connection, if any, is from before a restart."""
+        self._unauthenticated -= 1
+        older = self._inbound.get(node)
+        self._inbound[node] = connection
+        if older is not None:
+            older.cut_off(f"replaced by a newer connection of {node}")
+
+    def admit_client(self, connection: AcceptedConnection) -> bool:
+        """A client has proved that it knows the secret; False if there are too many."""
+        self._unauthenticated -= 1
+        self._clients += 1
+        return self._clients <= self.limits.clients_max
+
+    def lost(self, connection: AcceptedConnection, node: str) -> None:
+        """A connection that others opened is gone."""
+        self._accepted.discard(connection)
+        if not connection.is_established:
+            self._unauthenticated -= 1
+        elif not node:
+            self._clients -= 1
+        elif self._inbound.get(node) is connection:
+            del self._inbound[node]
+
+    # --- inside ---
+
+    def _accept(self) -> AcceptedConnection:
+        handshake = ListenerHandshake(
+            name=self.name,
+            cluster=self._cluster,
+            incarnation=self._incarnation,
+            secret=self._secret,
+            nonce=self._nonces(NONCE_BYTES),
+        )
+        return AcceptedConnection(self, handshake)
+
+    def _dial(self, node: str) -> DialerHandshake:
+        return DialerHandshake(
+            role=Role.PEER,
+            name=self.name,
+            expected=node,
+            cluster=self._cluster,
+            incarnation=self._incarnation,
+            secret=self._secret,
+            nonce=self._nonces(NONCE_BYTES),
+        )
