@@ -1,0 +1,260 @@
+"""The seam to the operating system's files: no other code in Barque opens one.
+
+`OsDisk` is the one production implementation; the simulator's is `barque.testing.disk`.
+Both raise `OSError` as the system does: what a failure means is for their callers to say.
+"""
+
+import fcntl
+import os
+import stat
+from collections.abc import Sequence
+from typing import Protocol
+
+from barque.errors import StorageError
+
+IOV_MAX = 1024
+"""How many buffers Linux takes in one vectored write."""
+
+_DSYNC = getattr(os, "RWF_DSYNC", 0)
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class DiskFile(Protocol):
+    """One open file. Offsets and sizes are in bytes."""
+
+    def size(self) -> int:
+        """How long the file is now."""
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """At most `length` bytes at `offset`; fewer only at the end of the file."""
+
+    def pwritev(self, buffers: Sequence[bytes], offset: int, sync: bool) -> None:
+        """Write all buffers one behind the other, from `offset` on.
+
+        With `sync` they are on disk when this returns. Raises `OSError` when not all could
+        be written (and synced); how much was is then unknown.
+        """
+
+    def datasync(self) -> None:
+        """Make everything written so far durable."""
+
+    def truncate(self, size: int) -> None:
+        """Make the file exactly `size` bytes long."""
+
+    def close(self) -> None:
+        """Give the file back. A lock on it ends too."""
+
+
+class Disk(Protocol):
+    """A file system. Paths are absolute; created files and directories are private."""
+
+    def open(self, path: str) -> DiskFile:
+        """Open an existing file to read and write."""
+
+    def create(self, path: str) -> DiskFile:
+        """Open an empty file; what had that name before is emptied."""
+
+    def lock(self, path: str) -> DiskFile:
+        """Hold `path` for this process until it is closed. Raises `StorageError` if another does."""
+
+    def read_file(self, path: str) -> bytes:
+        """All bytes of a (small) file."""
+
+    def rename(self, source: str, target: str) -> None:
+        """Give a file another name, replacing what had it; durable after `fsync_dir`."""
+
+    def unlink(self, path: str) -> None:
+        """Remove a name; durable after `fsync_dir`."""
+
+    def mkdir(self, path: str) -> None:
+        """Make a directory, with its parents; one that exists already is fine."""
+
+    def listdir(self, path: str) -> list[str]:
+        """The names in a directory, sorted."""
+
+    def exists(self, path: str) -> bool:
+        """Whether something has that name."""
+
+    def fsync_dir(self, path: str) -> None:
+        """Make the names in a directory durable."""
+
+    def salt(self) -> int:
+        """32 unpredictable bits, to tell this file's records from copies of them in user data."""
+
+
+class OsFile:
+    """A file of the operating system."""
+
+    __slots__ = ("_fd", "_path", "_sync_flag")
+
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
+        self._path = path
+        self._sync_flag = _DSYNC
+
+    def size(self) -> int:
+        """How long the file is now."""
+        return os.fstat(self._fd).st_size
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """At most `length` bytes at `offset`; fewer only at the end of the file."""
+        data = os.pread(self._fd, length, offset)
+        if len(data) == length or not data:
+            return data
+        parts = [data]  # a signal or the 2 GiB limit of a call may cut a read short
+        got = len(data)
+        while got < length and (data := os.pread(self._fd, length - got, offset + got)):
+            parts.append(data)
+            got += len(data)
+        return b"".join(parts)
+
+    def pwritev(self, buffers: Sequence[bytes], offset: int, sync: bool) -> None:
+        """One system call where possible; then the sync is part of it (`RWF_DSYNC`)."""
+        total = sum(map(len, buffers))
+        done = 0
+        if len(buffers) <= IOV_MAX and (self._sync_flag or not sync):
+            try:
+                done = os.pwritev(self._fd, buffers, offset, self._sync_flag if sync else 0)
+            except NotImplementedError:
+                self._sync_flag = 0
+            except OSError as error:
+                if not sync or error.errno not in (getattr(os, "EOPNOTSUPP", 95), 95, 22):
+                    raise
+                self._sync_flag = 0  # a file system without RWF_DSYNC: sync by a call of its own
+            if done == total:
+                return
+        self._pwritev_in_pieces(buffers, offset, done)
+        if sync:
+            # Also after pieces that were DSYNC: only a sync at the end covers them all.
+            os.fdatasync(self._fd)
+
+    def _pwritev_in_pieces(self, buffers: Sequence[bytes], offset: int, done: int) -> None:
+        """Write what is left after the first `done` bytes, however short the writes are."""
+        views = [memoryview(buffer) for buffer in buffers]
+        position = 0
+        while position < len(views):
+            if done >= len(views[position]):
+                done -= len(views[position])
+                offset += len(views[position])
+                position += 1
+                continue
+            piece = views[position : position + IOV_MAX]
+            piece[0] = piece[0][done:]
+            written = os.pwritev(self._fd, piece, offset + done)
+            if written == 0:
+                raise OSError(5, "the system wrote nothing", self._path)
+            done += written
+
+    def datasync(self) -> None:
+        """Make everything written so far durable."""
+        os.fdatasync(self._fd)
+
+    def truncate(self, size: int) -> None:
+        """Make the file exactly `size` bytes long."""
+        os.ftruncate(self._fd, size)
+
+    def close(self) -> None:
+        """Give the descriptor back; closing twice is harmless."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class OsDisk:
+    """The real file system. Files are 0600, directories 0700, links are not followed."""
+
+    def open(self, path: str) -> DiskFile:
+        """Open an existing regular file to read and write."""
+        return self._regular(os.open(path, _FLAGS), path)
+
+    def create(self, path: str) -> DiskFile:
+        """Open an empty file; what had that name before is emptied."""
+        return self._regular(os.open(path, _FLAGS | os.O_CREAT | os.O_TRUNC, 0o600), path)
+
+    @staticmethod
+    def _regular(fd: int, path: str) -> OsFile:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(22, "not a regular file", path)
+        return OsFile(fd, path)
+
+    def lock(self, path: str) -> DiskFile:
+        """Hold `path` by `flock`; the system lets go of it when the process ends."""
+        fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise StorageError(
+                f"{path}: another process uses this data directory. Stop it, or give this node its own"
+            ) from error
+        except OSError:
+            os.close(fd)
+            raise
+        return OsFile(fd, path)
+
+    def read_file(self, path: str) -> bytes:
+        """All bytes of a (small) file."""
+        file = self.open(path)
+        try:
+            return file.pread(file.size(), 0)
+        finally:
+            file.close()
+
+    def rename(self, source: str, target: str) -> None:
+        """Give a file another name, replacing what had it."""
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove a name."""
+        os.unlink(path)
+
+    def mkdir(self, path: str) -> None:
+        """Make a directory, with its parents; one that exists already is fine."""
+        if os.path.isdir(path):
+            return
+        parent = os.path.dirname(path)
+        if parent and parent != path:
+            self.mkdir(parent)
+        os.mkdir(path, 0o700)
+        self.fsync_dir(parent)
+
+    def listdir(self, path: str) -> list[str]:
+        """The names in a directory, sorted: nothing may depend on the file system's order."""
+        return sorted(os.listdir(path))
+
+    def exists(self, path: str) -> bool:
+        """Whether something has that name."""
+        return os.path.lexists(path)
+
+    def fsync_dir(self, path: str) -> None:
+        """Make the names in a directory durable."""
+        fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def salt(self) -> int:
+        """32 bits from the system's source of randomness."""
+        return int.from_bytes(os.urandom(4), "little")
+
+
+def join(directory: str, name: str) -> str:
+    """The path of `name` in `directory`."""
+    return f"{directory}/{name}"
+
+
+def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
+    """Let `name` hold exactly `data`, durably, or still what it held before (ALICE).
+
+    Content first, then the name, then the directory: no crash shows a name without content.
+    """
+    temporary = join(directory, name + ".tmp")
+    file = disk.create(temporary)
+    try:
+        file.pwritev([data], 0, sync=True)
+    finally:
+        file.close()
+    disk.rename(temporary, join(directory, name))
+    disk.fsync_dir(directory)

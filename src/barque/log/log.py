@@ -1,0 +1,163 @@
+"""One server's log: a memtable, and its confirmed part (`barque.core.log_contract.Log`).
+
+Entries count as written only by a `Written` event that names their term, and only as far as
+that still is what the memtable holds (historical bugs 21 and 22 of Ra: a truncation that
+leaves `last_written` high, and a late event that confirms what was overwritten).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from barque.core.entries import EntryBatch
+from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
+from barque.errors import WalDown
+from barque.log.memtable import Memtable
+from barque.log.wal import Wal
+from barque.types import NOWHERE, Index, IndexTerm, Term, Uid
+
+_UNBOUNDED = 1 << 62
+
+
+class WalLog:
+    """The production log. Everything above `_last_written` is pending: submitted, not confirmed.
+
+    Invariant: `_last_written` is a position of the memtable, or (0, 0).
+    """
+
+    __slots__ = ("_last_written", "_memtable", "_uid", "_wal")
+
+    def __init__(self, uid: Uid, wal: Wal, memtable: Memtable) -> None:
+        self._uid = uid
+        self._wal = wal
+        self._memtable = memtable
+        self._last_written = memtable.last()
+        wal.register(uid, self._last_written.index)
+
+    @property
+    def uid(self) -> Uid:
+        """The server whose log this is."""
+        return self._uid
+
+    def append(self, batch: EntryBatch) -> None:
+        """Leader: add a batch that starts at `next_index()`. Raises `WalDown`."""
+        if not self._wal.accepting:
+            raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
+        self._memtable.append(batch)
+        self._wal.submit(self._uid, batch.first_index - 1, batch)
+
+    def write(self, batches: Sequence[EntryBatch]) -> None:
+        """Follower: add consecutive batches, replacing what they overlap (REPL-20). Raises `WalDown`."""
+        if not self._wal.accepting:
+            raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
+        if not batches:
+            return
+        first = batches[0].first_index
+        assert 1 <= first <= self._memtable.next_index(), (first, self._memtable.next_index())
+        self._truncate(first - 1)
+        for batch in batches:
+            self._memtable.append(batch)
+            self._wal.submit(self._uid, batch.first_index - 1, batch)
+
+    def set_last_index(self, index: Index) -> None:
+        """Forget every entry above `index` (LOG-07).
+
+        Nothing is written: until the next append, a restart brings the forgotten entries
+        back. That is safe. The server then is in a state in which it was before, except that
+        its term and vote are newer; the entries were made by the leaders of their terms, so
+        log matching holds; no leader counts them, as only what is reported after the restart
+        is counted, and they conflict with a newer leader's log only until that leader
+        overwrites them, as it would have done had its message come after the crash. An append
+        that follows, in this process, is recorded behind `index` and truncates at recovery.
+        """
+        assert 0 <= index < self._memtable.next_index(), (index, self._memtable.next_index())
+        self._truncate(index)
+
+    def _truncate(self, last: int) -> None:
+        self._memtable.truncate(last)
+        if last < self._last_written.index:  # at once: nobody may count what is gone
+            self._last_written = self._position(last)
+
+    def _position(self, index: int) -> IndexTerm:
+        term = self._memtable.fetch_term(index)
+        assert term is not None, index
+        return IndexTerm(Index(index), term)
+
+    def last_index_term(self) -> IndexTerm:
+        """The last entry in memory; (0, 0) for an empty log."""
+        return self._memtable.last()
+
+    def last_written(self) -> IndexTerm:
+        """The last entry known to be on disk, with everything before it."""
+        return self._last_written
+
+    def next_index(self) -> Index:
+        """The index that the next appended entry will have."""
+        return Index(self._memtable.next_index())
+
+    def snapshot_index_term(self) -> IndexTerm:
+        """(0, 0): this release keeps all entries and takes no snapshots."""
+        return NOWHERE
+
+    def fetch_term(self, index: Index) -> Term | None:
+        """The term of the entry at `index`; None outside the log (position 0 has term 0)."""
+        return self._memtable.fetch_term(index)
+
+    def read(self, first: Index, last: Index, max_entries: int, max_bytes: int) -> list[EntryBatch]:
+        """Consecutive batches from `first` on, within the bounds that the contract names."""
+        return self._memtable.read(first, last, max_entries, max_bytes)
+
+    def handle_event(self, event: LogEvent) -> None:
+        """Take what the disk reports. A report about entries that are no more is dropped."""
+        match event:
+            case Written():
+                if event.uid == self._uid:
+                    self._on_written(event)
+            case ResendWrite():
+                if event.uid == self._uid:
+                    self._submit_from(event.index)
+            case WalUp() | WalFailed():
+                pass  # the storage has all pending entries written again before it reports `WalUp`
+
+    def _on_written(self, event: Written) -> None:
+        """Confirm the part of the event that still is what the memtable holds (§11)."""
+        confirmed = self._last_written.index
+        if event.first > confirmed + 1:
+            # Events come in the order of the entries, so what is between was lost on the way.
+            self.resubmit()
+            return
+        last = min(event.last, self._memtable.next_index() - 1)
+        # Terms never decrease along a log, so one term at both ends means one term throughout.
+        if last <= confirmed or self._memtable.fetch_term(confirmed + 1) != event.term:
+            return
+        while self._memtable.fetch_term(last) != event.term:
+            last -= 1  # rare: the tail was overwritten while it was being synced
+        self._last_written = IndexTerm(Index(last), event.term)
+
+    def resubmit(self) -> None:
+        """Hand every pending entry to the write-ahead log again, from the memtable."""
+        confirmed = self._last_written.index
+        self._wal.register(self._uid, confirmed)
+        self._submit_from(confirmed + 1)
+
+    def _submit_from(self, first: int) -> None:
+        last = self._memtable.next_index() - 1
+        for batch in self._memtable.read(first, last, _UNBOUNDED, _UNBOUNDED):
+            self._wal.submit(self._uid, batch.first_index - 1, batch)
+
+    def can_write(self) -> bool:
+        """Whether the write-ahead log accepts writes."""
+        return self._wal.accepting
+
+    def overview(self) -> dict[str, Any]:
+        """Facts for people: positions, and sizes in bytes."""
+        last = self.last_index_term()
+        return {
+            "last_index": last.index,
+            "last_term": last.term,
+            "last_written_index": self._last_written.index,
+            "last_written_term": self._last_written.term,
+            "first_index": 1 if last.index else 0,
+            "batches": len(self._memtable),
+            "size_bytes": self._memtable.size_bytes(),
+            "can_write": self.can_write(),
+        }

@@ -1,0 +1,290 @@
+"""What the runtime uses: the data directory of one system, opened, recovered and kept.
+
+Each turn of the loop: `sync_meta` if `meta.pending`, then `flush` if `pending`; each second
+or so: `tick`. Events name what they complete and go where `on_event` sends them.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from barque.core.messages import LogEvent
+from barque.errors import Damaged, StorageError
+from barque.log import meta_format, wal_format
+from barque.log.disk import Disk, DiskFile, join, replace_file
+from barque.log.log import WalLog
+from barque.log.memtable import Memtable
+from barque.log.meta import META, MetaStore
+from barque.log.wal import FLUSH_BYTES_MAX, Wal
+from barque.log.wal_files import MANIFEST, SPARES_MAX, SparePreparer, WalFiles, file_number
+from barque.log.wal_recovery import ADVICE, RecoveredWal, recover_wal
+from barque.log.wal_writer import Clock, Wake, WriterKind, choose_writer, measure_sync
+from barque.types import Uid
+
+IDENTITY = "identity"
+_IDENTITY_TEXT = b"barque data directory, format 1\n"
+_WAL = "wal"
+_LOCK = "lock"
+
+
+class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How one system keeps its log.
+
+    `wal_max_size_bytes`: when the next file begins (a larger record gets a file of its own).
+    `wal_writer`: where syncs run; `auto` measures the disk. `wal_flush_bytes_max`: the most
+    that one write takes. `wal_prefill`: whether a thread zero-fills the next file in advance;
+    the simulator says no.
+    """
+
+    wal_max_size_bytes: int = 64 * 1024 * 1024
+    wal_writer: WriterKind = "auto"
+    wal_flush_bytes_max: int = FLUSH_BYTES_MAX
+    wal_prefill: bool = True
+
+
+class Storage:
+    """The durable state of all servers of one system. Make one with `Storage.open`."""
+
+    def __init__(
+        self, disk: Disk, data_dir: str, lock: DiskFile, meta: MetaStore, wal: Wal, files: WalFiles
+    ) -> None:
+        self.meta = meta
+        self._disk = disk
+        self._data_dir = data_dir
+        self._lock = lock
+        self._wal = wal
+        self._files = files
+        self._logs: dict[Uid, WalLog] = {}
+        self._recovered: set[Uid] = set()
+        self._notes: list[str] = []
+        self._sync_seconds = 0.0
+        self._births = False
+        self._retirable = True
+        self._preparer: SparePreparer | None = None
+        wal.continue_flush = self.flush
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        data_dir: str,
+        config: StorageConfig,
+        on_event: Callable[[LogEvent], None],
+        wake: Wake,
+        clock: Clock = time.perf_counter,
+    ) -> "Storage":
+        """Lock the directory, make it if it is new, else recover all that is in it.
+
+        `on_event` is called on the loop; `wake(fn)` must run `fn` there soon, from any thread;
+        `clock` gives seconds and only measures. Raises `Damaged` where starting would lose
+        data, and `StorageError` when the disk fails or another process holds the directory.
+        """
+        lock: DiskFile | None = None
+        try:
+            disk.mkdir(data_dir)
+            lock = disk.lock(join(data_dir, _LOCK))
+            return cls._open_locked(disk, data_dir, lock, config, on_event, wake, clock)
+        except BaseException as error:
+            if lock is not None:
+                lock.close()
+            if isinstance(error, OSError):
+                raise StorageError(f"{data_dir}: cannot be opened: {error}") from error
+            raise
+
+    @classmethod
+    def _open_locked(
+        cls,
+        disk: Disk,
+        data_dir: str,
+        lock: DiskFile,
+        config: StorageConfig,
+        on_event: Callable[[LogEvent], None],
+        wake: Wake,
+        clock: Clock,
+    ) -> "Storage":
+        wal_dir = join(data_dir, _WAL)
+        if not disk.exists(join(data_dir, IDENTITY)):
+            _create(disk, data_dir, wal_dir)
+        elif disk.read_file(join(data_dir, IDENTITY)) != _IDENTITY_TEXT:
+            raise Damaged(f"{join(data_dir, IDENTITY)}: not the identity of a Barque directory. {ADVICE}")
+        meta = MetaStore.open(disk, data_dir)
+        recovered = recover_wal(disk, wal_dir, meta.tombstones)
+        _check_births(data_dir, meta, recovered)
+        files = WalFiles(
+            disk,
+            wal_dir,
+            config.wal_max_size_bytes,
+            recovered.closed,
+            recovered.uids,
+            recovered.next_number,
+        )
+        # Names that are spares already may be used for the new file; others only when the
+        # manifest that `start_next` writes no longer lists them.
+        spares = [name for name in recovered.blank if file_number(name) is None]
+        for name in spares:
+            files.recycle(name)
+        files.start_next()
+        for name in recovered.blank:
+            if file_number(name) is not None:
+                files.recycle(name)
+        sync_seconds = measure_sync(disk, wal_dir, clock)
+        writer = choose_writer(config.wal_writer, sync_seconds, wake)
+        wal = Wal(files, writer, on_event, clock, config.wal_flush_bytes_max)
+        storage = cls(disk, data_dir, lock, meta, wal, files)
+        storage._sync_seconds = sync_seconds
+        storage._notes = recovered.torn
+        for uid, memtable in recovered.memtables.items():
+            storage._logs[uid] = WalLog(uid, wal, memtable)
+        storage._recovered = set(recovered.memtables) | meta.uids()
+        if config.wal_prefill:
+            storage._preparer = SparePreparer(disk, wal_dir, config.wal_max_size_bytes)
+            storage._look_after_spares()
+        return storage
+
+    def log(self, uid: Uid) -> WalLog:
+        """The log of this server, recovered or new. Raises `StorageError` for a deleted one."""
+        log = self._logs.get(uid)
+        if log is None:
+            if self.meta.is_deleted(uid):
+                raise StorageError(f"server {uid} was deleted, and a uid is never used again")
+            if self.meta.read(uid) is None:
+                self.meta.register(uid)
+                self._births = True
+            log = self._logs[uid] = WalLog(uid, self._wal, Memtable())
+        return log
+
+    def recovered_uids(self) -> set[Uid]:
+        """The servers that were found in the directory when it was opened, less those deleted since."""
+        return self._recovered
+
+    def delete(self, uid: Uid) -> None:
+        """Forget a server for ever; durable when this returns. Raises `StorageError`."""
+        self.meta.delete(uid)
+        self.meta.sync()
+        self._wal.forget(uid)
+        self._logs.pop(uid, None)
+        self._recovered.discard(uid)
+        self._retirable = True
+
+    @property
+    def pending(self) -> bool:
+        """Whether `flush` or `sync_meta` has something to do."""
+        return self._wal.pending or self.meta.pending
+
+    def flush(self) -> None:
+        """Write and sync the log, or start to; reports through `on_event`. Never raises.
+
+        Up to `wal_flush_bytes_max` at a time: look at `pending` again each turn.
+        """
+        if self._births and not self._wal.busy:
+            # Entries of a server without a meta record would look like a lost meta file.
+            try:
+                self.meta.sync()
+                self._births = False
+            except StorageError as error:
+                self._wal.fail(error)
+                return
+        self._wal.flush()
+
+    def sync_meta(self) -> None:
+        """Make terms and votes durable. Raises `StorageError`: then nothing may speak of them."""
+        self.meta.sync()
+        self._births = False
+
+    def loop_yield(self) -> None:
+        """Call once each turn of a loop that never sleeps, so that a sync thread gets on."""
+        self._wal.yield_if_pending()
+
+    def tick(self, now_monotonic: float) -> None:
+        """Look after unfinished business; about once a second. `now_monotonic` is in seconds."""
+        with contextlib.suppress(StorageError):  # tried again by the next `sync_meta` or tick
+            self.meta.tick(now_monotonic)
+        if self._wal.busy:
+            return
+        if not self._wal.accepting:
+            with contextlib.suppress(StorageError):
+                if self.meta.pending:
+                    self.sync_meta()
+                self._wal.try_reopen(self._resubmit)
+            return
+        self._wal.mark()
+        if self._retirable and not self._wal.busy:
+            with contextlib.suppress(OSError):  # tried again by the next tick
+                self._files.retire(self.meta.is_deleted)
+                self._retirable = False
+        if not self._wal.busy:
+            self._look_after_spares()
+
+    def _look_after_spares(self) -> None:
+        if self._preparer is None:
+            return
+        ready = self._preparer.poll()
+        if ready is not None:
+            self._files.spares.append(ready)
+        if self._preparer.idle and not self._files.spares and len(self._files.spares) < SPARES_MAX:
+            self._preparer.prepare(self._files.take_number())
+
+    def _resubmit(self) -> None:
+        for log in self._logs.values():
+            log.resubmit()
+
+    def overview(self) -> dict[str, Any]:
+        """Facts for people. Sizes in bytes, times in seconds."""
+        return {
+            "data_dir": self._data_dir,
+            "sync_seconds_measured": self._sync_seconds,
+            **self._wal.overview(),
+            "recovery_notes": list(self._notes),
+            "servers": len(self._logs),
+            "meta": self.meta.overview(),
+        }
+
+    def close(self) -> None:
+        """Stop, and leave files in which any damage can be told from a torn tail.
+
+        What was not flushed was not acknowledged, and is not written. Raises `StorageError`;
+        the directory is unlocked in any case.
+        """
+        try:
+            if self._preparer is not None:
+                self._preparer.close()
+            self._wal.close()
+            self.meta.close()
+        except OSError as error:
+            raise StorageError(f"{self._data_dir}: cannot be closed properly: {error}") from error
+        finally:
+            self._lock.close()
+
+
+def _create(disk: Disk, data_dir: str, wal_dir: str) -> None:
+    """Make a new data directory. `identity` comes last: with it, everything else must exist.
+
+    A crash on the way leaves only empty files, which are made anew; anything that holds data
+    without an identity has lost it, and is not taken for new.
+    """
+    meta_path = join(data_dir, META)
+    names = disk.listdir(wal_dir) if disk.exists(wal_dir) else []
+    has_files = any(file_number(name) is not None for name in names)
+    has_meta = disk.exists(meta_path) and len(disk.read_file(meta_path)) > meta_format.HEAD_SIZE
+    if has_files or has_meta:
+        raise Damaged(
+            f"{join(data_dir, IDENTITY)}: missing, in a directory that holds data. Servers concerned: all in "
+            f"this directory. {ADVICE}"
+        )
+    disk.mkdir(wal_dir)
+    replace_file(disk, wal_dir, MANIFEST, wal_format.encode_manifest(()))
+    MetaStore.create(disk, data_dir)
+    replace_file(disk, data_dir, IDENTITY, _IDENTITY_TEXT)
+
+
+def _check_births(data_dir: str, meta: MetaStore, recovered: RecoveredWal) -> None:
+    """Every server with entries had a durable meta record before its first one."""
+    lost = sorted(uid for uid in recovered.memtables if meta.read(uid) is None)
+    if lost:
+        raise Damaged(
+            f"{join(data_dir, META)}: holds no term and vote for servers that have entries: it is an older "
+            f"file, or records are lost. Servers concerned: {', '.join(lost[:20])}. {ADVICE}"
+        )

@@ -1,0 +1,374 @@
+"""The write-ahead log of a system: group commit for all its servers.
+
+Whatever servers submit between two flushes becomes one vectored write and one sync. A record
+is reported only after that sync. When a write or sync fails, pages may be gone: the file is
+abandoned, nothing more is acknowledged, and only a new file, with every server's pending
+entries written again from its memtable, ends the failure.
+
+Ownership: while the writer is busy, the files and `_perform` belong to it; all else belongs
+to the loop at all times.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from barque.core.entries import EntryBatch
+from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
+from barque.log.wal_files import WalFiles
+from barque.log.wal_format import (
+    FILE_HEAD_SIZE,
+    TERMINATOR,
+    UID_BYTES_MAX,
+    encode_record,
+    record_size,
+)
+from barque.log.wal_writer import Clock, Writer
+from barque.types import Index, Uid
+
+FLUSH_BYTES_MAX = 16 * 1024 * 1024
+"""What one flush takes at most (at least one batch): bounds how long the loop or thread is away."""
+
+
+class _Stream:
+    """What the log knows of one server's writes.
+
+    `last` is the last index submitted. `queued` are the consecutive batches that wait for the
+    next flush, behind the entry `previous`; None when there are none. `clip` is the lowest
+    index overwritten since the flush under way began: that flush may no longer confirm it.
+    """
+
+    __slots__ = ("clip", "gap_reported", "gone", "last", "name", "previous", "queued", "uid")
+
+    def __init__(self, uid: Uid, last: int) -> None:
+        self.uid = uid
+        self.name = uid.encode()
+        assert 0 < len(self.name) <= UID_BYTES_MAX, uid
+        self.last = last
+        self.previous = 0
+        self.queued: list[EntryBatch] | None = None
+        self.clip: int | None = None
+        self.gap_reported = False
+        self.gone = False
+
+    def overwrite(self, first: int) -> None:
+        """Queued entries from `first` on are no more (the last writer wins)."""
+        if self.clip is None or first < self.clip:
+            self.clip = first
+        queued = self.queued
+        while queued and queued[-1].first_index >= first:
+            queued.pop()
+        if queued and queued[-1].last_index >= first:
+            queued[-1] = queued[-1].cut(queued[-1].first_index, first - 1)
+
+
+_Item = tuple[_Stream, int, list[EntryBatch], int]
+"""One record to write: its stream, previous index, batches and size in bytes."""
+
+
+class Wal:
+    """Takes batches of any number of servers and reports what is on disk.
+
+    `report` is called from `flush`, `try_reopen` or a completion of the writer, always on
+    the loop, with exact events; it may call `submit`.
+    """
+
+    def __init__(
+        self,
+        files: WalFiles,
+        writer: Writer,
+        report: Callable[[LogEvent], None],
+        clock: Clock,
+        flush_bytes_max: int = FLUSH_BYTES_MAX,
+    ) -> None:
+        self._files = files
+        self._writer = writer
+        self._report = report
+        self._clock = clock
+        self._flush_bytes_max = flush_bytes_max
+        self._streams: dict[Uid, _Stream] = {}
+        self._dirty: list[_Stream] = []
+        self._gaps: list[_Stream] = []
+        self._reopening = False
+        self._marked_to = 0
+        self.failed_reason: str | None = None
+        self.continue_flush: Callable[[], None] = self.flush
+        """What a completion calls when more was queued meanwhile (the threaded writer only)."""
+        self._flushes = 0
+        self._batches = 0
+        self._bytes = 0
+        self._longest_sync_seconds = 0.0
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new entries may be submitted."""
+        return self.failed_reason is None
+
+    @property
+    def pending(self) -> bool:
+        """Whether `flush` has something to do."""
+        return bool(self._gaps) or (bool(self._dirty) and not self._writer.busy)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is under way in a thread."""
+        return self._writer.busy
+
+    def yield_if_pending(self) -> None:
+        """The loop calls this each turn, so that it cannot starve a syncing thread."""
+        self._writer.yield_if_busy()
+
+    def register(self, uid: Uid, last: int) -> None:
+        """Say that a server's entries up to `last` are on disk already.
+
+        The base of gap detection: a server that never registered starts from index 0.
+        """
+        stream = self._streams.get(uid)
+        if stream is None:
+            self._streams[uid] = _Stream(uid, last)
+        else:
+            stream.last = last
+            stream.gap_reported = False
+
+    def forget(self, uid: Uid) -> None:
+        """The server is deleted: nothing of it is written or reported any more."""
+        stream = self._streams.pop(uid, None)
+        if stream is not None:
+            stream.gone = True
+            stream.queued = None
+
+    def submit(self, uid: Uid, previous: int, batch: EntryBatch) -> None:
+        """Queue a batch that follows the entry at index `previous` of its server's log.
+
+        A batch at or below earlier ones replaces them. One that leaves a gap is dropped, and
+        asked for again once. While the log has failed everything is dropped: it will be
+        written again from the memtables.
+        """
+        stream = self._streams.get(uid)
+        if stream is None:
+            stream = self._streams[uid] = _Stream(uid, 0)
+        if previous != stream.last:
+            if previous > stream.last:
+                self._on_gap(stream)
+                return
+            stream.overwrite(previous + 1)
+        if self.failed_reason is not None and not self._reopening:
+            return
+        if stream.queued:
+            stream.queued.append(batch)
+        else:
+            if stream.queued is None:
+                self._dirty.append(stream)
+            stream.queued = [batch]
+            stream.previous = previous
+        stream.last = batch.first_index + batch.count - 1
+        stream.gap_reported = False
+
+    def _on_gap(self, stream: _Stream) -> None:
+        if not stream.gap_reported and self.failed_reason is None:
+            stream.gap_reported = True
+            self._gaps.append(stream)
+
+    def flush(self) -> None:
+        """Write and sync what is queued, up to the bound; more stays `pending`.
+
+        With the inline writer everything written has been reported when this returns. Never
+        raises: a failure is reported as `WalFailed`.
+        """
+        if self._gaps:
+            gaps, self._gaps = self._gaps, []
+            for stream in gaps:
+                if not stream.gone:
+                    self._report(ResendWrite(stream.uid, Index(stream.last + 1)))
+        if self._dirty and not self._writer.busy:
+            self._launch(self._collect())
+
+    def mark(self) -> None:
+        """Write down how far the file is synced, if that is not known from the file itself.
+
+        Called when there is time: it shortens the span in which a damaged last record could
+        be taken for a torn tail.
+        """
+        if self._writer.busy or self._dirty or self.failed_reason is not None:
+            return
+        current = self._files.current
+        if current.end > FILE_HEAD_SIZE and current.end != self._marked_to:
+            self._launch([])
+
+    def _collect(self) -> list[_Item]:
+        """Take from the queues what the next write shall hold."""
+        items: list[_Item] = []
+        room = self._flush_bytes_max
+        taken = 0
+        for stream in self._dirty:
+            batches = stream.queued
+            if not batches:
+                stream.queued = None
+                taken += 1
+                continue
+            size = record_size(stream.name, batches)
+            if size > room:
+                if items:
+                    break
+                batches = self._first_part(batches, room)
+                size = record_size(stream.name, batches)
+            items.append((stream, stream.previous, batches, size))
+            stream.clip = None
+            room -= size
+            assert stream.queued is not None
+            if len(batches) < len(stream.queued):
+                stream.queued = stream.queued[len(batches) :]
+                stream.previous = batches[-1].last_index
+                break
+            stream.queued = None
+            taken += 1
+        del self._dirty[:taken]
+        return items
+
+    @staticmethod
+    def _first_part(batches: list[EntryBatch], room: int) -> list[EntryBatch]:
+        """As many batches as the bound allows, but at least one."""
+        size = 0
+        for count, batch in enumerate(batches):
+            size += len(batch.body)
+            if size > room and count:
+                return batches[:count]
+        return batches
+
+    def _launch(self, items: list[_Item]) -> None:
+        self._writer.run(lambda: self._perform(items), lambda error: self._on_done(items, error))
+
+    def _perform(self, items: list[_Item]) -> None:
+        """Write and sync these records; no items make a mark. Runs where the writer runs."""
+        files = self._files
+        if files.current.growing and files.spares and files.current.end > FILE_HEAD_SIZE:
+            files.start_next()  # a zero-filled file has become ready
+        current = files.current
+        buffers: list[bytes] = []
+        offset = synced_to = current.end
+        limit = files.max_size_bytes - len(TERMINATOR)
+        for stream, previous, batches, size in items:
+            if offset + size > limit and offset > FILE_HEAD_SIZE:
+                self._write(buffers, offset)
+                files.start_next()
+                current = files.current
+                buffers = []
+                offset = synced_to = current.end
+            current.uids.add(stream.uid)
+            offset = encode_record(buffers, current.head, offset, synced_to, stream.name, previous, batches)
+            self._batches += len(batches)
+        if not items:
+            offset = encode_record(buffers, current.head, offset, synced_to, b"", 0, ())
+            self._marked_to = offset
+        self._write(buffers, offset)
+
+    def _write(self, buffers: list[bytes], end: int) -> None:
+        if not buffers:
+            return
+        start = self._clock()
+        current = self._files.current
+        self._bytes += end - current.end
+        current.write(buffers, end)
+        self._flushes += 1
+        self._longest_sync_seconds = max(self._longest_sync_seconds, self._clock() - start)
+
+    def _on_done(self, items: list[_Item], error: Exception | None) -> None:
+        if error is not None:
+            self._fail(error)
+            return
+        for stream, _, batches, _ in items:
+            if not stream.gone:
+                self._report_written(stream, batches)
+        if self._reopening and not self._dirty:
+            self._end_reopening()
+        elif self._dirty and self._writer.kind != "inline" and not self._writer.busy:
+            self.continue_flush()  # inline, whoever called the writer goes on by itself
+
+    def _report_written(self, stream: _Stream, batches: list[EntryBatch]) -> None:
+        """One event for each run of one term, without what was overwritten meanwhile.
+
+        An entry that is written, overwritten and written again while the first write is under
+        way must not be confirmed by that first write: the middle one may be what survives.
+        """
+        first = batches[0].first_index
+        term = batches[0].term
+        last = first - 1
+        clip = stream.clip
+        for batch in batches:
+            if batch.term != term:
+                self._report(Written(stream.uid, term, first, Index(last)))
+                first = batch.first_index
+                term = batch.term
+            if clip is not None and batch.first_index + batch.count > clip:
+                last = max(last, clip - 1) if clip > batch.first_index else last
+                break
+            last = batch.first_index + batch.count - 1
+        if last >= first:
+            self._report(Written(stream.uid, term, first, Index(last)))
+
+    def fail(self, error: Exception) -> None:
+        """Stop because of an error outside the log that forbids its writes."""
+        self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Stop: the file may hold anything behind its last synced byte."""
+        was_accepting = self.failed_reason is None
+        self.failed_reason = f"{type(error).__name__}: {error}"
+        self._reopening = False
+        for stream in self._dirty:
+            stream.queued = None
+        self._dirty.clear()
+        self._gaps.clear()
+        if was_accepting:
+            self._report(WalFailed(self.failed_reason))
+
+    def try_reopen(self, resubmit: Callable[[], None]) -> None:
+        """After a failure: begin a new file; `resubmit` queues all pending entries again.
+
+        `WalUp` is reported when those are on disk. If the disk still refuses, the log stays
+        failed, and the next call tries again.
+        """
+        if self.failed_reason is None or self._reopening or self._writer.busy:
+            return
+
+        def opened(error: Exception | None) -> None:
+            if error is not None:
+                self.failed_reason = f"{type(error).__name__}: {error}"
+                return
+            self._reopening = True
+            resubmit()
+            if not self._dirty:
+                self._end_reopening()
+            elif not self._writer.busy:
+                self._launch(self._collect())
+
+        self._writer.run(lambda: self._files.start_next(abandon=True), opened)
+        self._finish_inline()
+
+    def _finish_inline(self) -> None:
+        """With the inline writer, write all that was queued again, now."""
+        while self._reopening and self._dirty and not self._writer.busy:
+            self._launch(self._collect())
+
+    def _end_reopening(self) -> None:
+        self._reopening = False
+        self.failed_reason = None
+        self._report(WalUp())
+
+    def overview(self) -> dict[str, Any]:
+        """Facts for people. Sizes in bytes, times in seconds."""
+        return {
+            "writer": self._writer.kind,
+            "failed_reason": self.failed_reason,
+            "files": self._files.count(),
+            "size_bytes": self._files.size_bytes(),
+            "spare_files": len(self._files.spares),
+            "batches": self._batches,
+            "bytes_written": self._bytes,
+            "syncs": self._flushes,
+            "longest_sync_seconds": self._longest_sync_seconds,
+        }
+
+    def close(self) -> None:
+        """Stop writing. What was never flushed was never acknowledged, and is not written."""
+        self._writer.close()
+        self._files.close(sealed=self.failed_reason is None and not self._writer.busy)
