@@ -1,1 +1,12 @@
-"""TODO layer."""
+"""Doors for clients that do not speak Barque's own protocol.
+
+May import: `barque.types`, `barque.errors`, `barque.machine`, `barque.client` and, of the runtime,
+`barque.runtime.submitter` alone: a gateway reaches clusters through a `Submitter` and nothing else.
+
+Read in this order:
+
+- `resp`: the Redis protocol, for the key-value machine
+
+Never does: decide anything about Raft, keep state that a restart would miss, or answer for the
+cluster. An outcome that is unknown is reported as unknown.
+"""

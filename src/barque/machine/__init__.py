@@ -1,1 +1,15 @@
-"""TODO layer."""
+"""What users implement: a deterministic state machine, and the effects it may ask for.
+
+May import: `barque.types` and `barque.errors`.
+
+Read in this order:
+
+- `machine`: the contract, `Machine.apply` above all
+- `effects`: what `apply` may ask for beside its reply
+- `simple`: a machine from one function
+- `kv_commands`, `kv`: the key-value store that the node ships with; its patterns (`kv_glob`)
+  and the order of its scans (`kv_scan`)
+
+Never does: read a clock, draw a random number, iterate over a set, or touch a file or a socket. What a
+machine computes depends on its commands alone, or members would disagree.
+"""
