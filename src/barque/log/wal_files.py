@@ -179,12 +179,12 @@ class WalFiles:
         return len(done)
 
     def recycle(self, name: str) -> None:
-        """Keep a file that nobody needs as a spare if it is whole and wanted, else remove it."""
+        """Keep a file that nobody needs as a spare if it is big enough and wanted, else remove it."""
         path = join(self._directory, name)
         file = self._disk.open(path)
         size = file.size()
         file.close()
-        if size >= self.max_size_bytes and len(self.spares) < SPARES_MAX:
+        if 2 * size >= self.max_size_bytes and len(self.spares) < SPARES_MAX:
             spare = name if is_spare(name) else f"spare-{name}"
             if spare != name:
                 self._disk.rename(path, join(self._directory, spare))

@@ -1,0 +1,129 @@
+"""Golden bytes and endings of the write-ahead log (docs/formats/wal.md)."""
+
+import pytest
+
+from barque.core.entries import EntryBatch
+from barque.log import wal_format
+from barque.log.wal_format import (
+    FILE_HEAD_SIZE,
+    CleanEnd,
+    FileEntry,
+    FileHead,
+    MalformedHead,
+    NoRecord,
+    Record,
+)
+from barque.types import Index, Term
+
+HEAD = FileHead(epoch=7, salt=0x01020304)
+HEAD_BYTES = bytes.fromhex(
+    "424152515557414c010100000403020107000000000000000fe8fd2600000000"
+    "0000000000000000000000000000000000000000000000000000000000000000"
+)
+RECORD_BYTES = bytes.fromhex(
+    "b55265633b80e72407000000000000004000000000000000a000000000000000"
+    "4000000000000000050000000000000002000000000000000400000000000000"
+    "02000000030000000500000000000000616c7068610500000000000000020000"
+    "000000000001000000050000000068e5cf8b0100000600000000000000030000"
+    "000000000002000000060000000168e5cf8b01000066697273747365636f6e64"
+)
+MARK_BYTES = bytes.fromhex(
+    "b552656395456a0c070000000000000000010000000000005000000000000000"
+    "0001000000000000000000000000000000000000000000000000000000000000"
+    "00000000000000000000010000000000"
+)
+MANIFEST_BYTES = bytes.fromhex(
+    "42415251554d414e0101000068934c44020000000100000000000000001000000000000003000000000000000000000000000000"
+)
+BATCHES = (
+    EntryBatch(Index(5), Term(2), 1, 1_700_000_000_000, b"first"),
+    EntryBatch(Index(6), Term(3), 2, 1_700_000_000_001, b"second"),
+)
+FILES = [FileEntry(1, 4096), FileEntry(3, 0)]
+
+
+def record() -> bytes:
+    """The golden record."""
+    buffers: list[bytes] = []
+    end = wal_format.encode_record(buffers, HEAD, 64, 64, b"alpha", 4, BATCHES)
+    assert buffers[1] is BATCHES[0].body, "bodies are never copied"
+    data = b"".join(buffers)
+    assert end == 64 + len(data)
+    assert len(data) == wal_format.record_size(b"alpha", BATCHES)
+    return data
+
+
+def test_the_file_head_is_as_it_always_was() -> None:
+    """Golden bytes, both ways."""
+    assert wal_format.encode_file_head(HEAD) == HEAD_BYTES
+    assert len(HEAD_BYTES) == FILE_HEAD_SIZE
+    assert wal_format.decode_file_head(HEAD_BYTES) == HEAD
+
+
+def test_a_record_is_as_it_always_was() -> None:
+    """Golden bytes, both ways."""
+    assert record() == RECORD_BYTES
+    found = wal_format.decode_record(RECORD_BYTES, HEAD, 64)
+    assert found == Record(64, 64 + len(RECORD_BYTES), 64, "alpha", Index(4), Term(2), BATCHES)  # type: ignore[arg-type]
+
+
+def test_a_mark_is_as_it_always_was() -> None:
+    """A record without batches."""
+    buffers: list[bytes] = []
+    wal_format.encode_record(buffers, HEAD, 256, 256, b"", 0, ())
+    assert b"".join(buffers) == MARK_BYTES
+    found = wal_format.decode_record(MARK_BYTES, HEAD, 256)
+    assert isinstance(found, Record)
+    assert found.batches == ()
+    assert found.synced_to == 256
+
+
+def test_the_manifest_is_as_it_always_was() -> None:
+    """Golden bytes, both ways."""
+    assert wal_format.encode_manifest(FILES) == MANIFEST_BYTES
+    assert wal_format.decode_manifest(MANIFEST_BYTES) == FILES
+
+
+@pytest.mark.parametrize("offset", range(len(HEAD_BYTES)))
+def test_every_byte_of_a_file_head_counts(offset: int) -> None:
+    """Each flipped byte is noticed."""
+    data = bytearray(HEAD_BYTES)
+    data[offset] ^= 0x20
+    with pytest.raises(MalformedHead):
+        wal_format.decode_file_head(bytes(data))
+
+
+def test_every_byte_of_a_manifest_counts() -> None:
+    """Each flipped byte and each other length is noticed."""
+    for offset in range(len(MANIFEST_BYTES)):
+        data = bytearray(MANIFEST_BYTES)
+        data[offset] ^= 0x20
+        with pytest.raises(MalformedHead):
+            wal_format.decode_manifest(bytes(data))
+        with pytest.raises(MalformedHead):
+            wal_format.decode_manifest(MANIFEST_BYTES[:offset])
+
+
+def test_every_byte_of_a_record_counts() -> None:
+    """Each flipped byte, padding included, makes it no record of this place."""
+    for offset in range(len(RECORD_BYTES)):
+        data = bytearray(RECORD_BYTES)
+        data[offset] ^= 0x01
+        length = wal_format.record_length(bytes(data[:80]), HEAD, 64)
+        if length == len(data):
+            assert isinstance(wal_format.decode_record(bytes(data), HEAD, 64), NoRecord)
+        else:
+            assert not isinstance(length, int) or length != len(RECORD_BYTES)
+
+
+def test_endings() -> None:
+    """Zeros and older records are clean ends; what claims another place or a later file is none."""
+    head = RECORD_BYTES[:80]
+    assert wal_format.record_length(b"", HEAD, 64) == CleanEnd(64)
+    assert wal_format.record_length(bytes(80), HEAD, 64) == CleanEnd(64)
+    assert wal_format.record_length(head, FileHead(8, 1), 64) == CleanEnd(64, stale=True)
+    assert isinstance(wal_format.record_length(head, FileHead(6, 1), 64), NoRecord)
+    assert isinstance(wal_format.record_length(head, HEAD, 72), NoRecord)
+    assert isinstance(wal_format.record_length(head[:79], HEAD, 64), NoRecord)
+    assert isinstance(wal_format.record_length(b"x" * 80, HEAD, 64), NoRecord)
+    assert isinstance(wal_format.decode_record(RECORD_BYTES, FileHead(7, 9), 64), NoRecord)

@@ -1,0 +1,133 @@
+"""The seam: the real file system keeps its promises, and the simulated one breaks the right ones."""
+
+import os
+import random
+import stat
+from pathlib import Path
+
+import pytest
+
+from barque.errors import StorageError
+from barque.log import disk as disk_module
+from barque.log.disk import OsDisk, replace_file
+from barque.log.storage import Storage, StorageConfig
+from barque.testing.disk import SimDisk
+from barque.testing.storage import UID, batch, content
+
+
+def test_more_buffers_than_one_call_takes_are_all_written(tmp_path: Path) -> None:
+    """IOV_MAX is no limit for callers."""
+    file = OsDisk().create(str(tmp_path / "f"))
+    buffers = [bytes([i % 256]) * (i % 7) for i in range(3000)]
+    file.pwritev(buffers, 10, sync=True)
+    assert file.pread(1 << 20, 10) == b"".join(buffers)
+    assert file.size() == 10 + sum(map(len, buffers))
+    file.close()
+
+
+@pytest.mark.parametrize("sync_flag", [disk_module._DSYNC, 0])
+def test_short_writes_are_continued_and_then_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync_flag: int
+) -> None:
+    """The system may write less than asked; then a sync of its own covers all pieces."""
+    real = os.pwritev
+    syncs: list[int] = []
+
+    def short(fd: int, buffers: list[bytes], offset: int, flags: int = 0) -> int:
+        return real(fd, [b"".join(buffers)[:5]], offset, flags)
+
+    monkeypatch.setattr(os, "pwritev", short)
+    monkeypatch.setattr(os, "fdatasync", syncs.append)
+    monkeypatch.setattr(disk_module, "_DSYNC", sync_flag)
+    file = OsDisk().create(str(tmp_path / "f"))
+    file.pwritev([b"abc", b"", b"defghij", b"k" * 20], 3, sync=True)
+    assert file.pread(100, 3) == b"abcdefghij" + b"k" * 20
+    assert len(syncs) == 1
+    file.close()
+
+
+def test_files_are_private_and_links_are_not_followed(tmp_path: Path) -> None:
+    """Nobody else reads the log, and nobody leads us elsewhere."""
+    disk = OsDisk()
+    disk.mkdir(str(tmp_path / "a" / "b"))
+    disk.create(str(tmp_path / "a" / "b" / "f")).close()
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "a" / "b" / "f").stat().st_mode) == 0o600
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b" / "f")
+    with pytest.raises(OSError, match="link"):
+        disk.open(str(tmp_path / "link"))
+    with pytest.raises(OSError, match=r"regular|directory"):
+        disk.open(str(tmp_path / "a"))
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    """The lock names the directory and says what to do; it ends with its holder."""
+    disk = OsDisk()
+    held = disk.lock(str(tmp_path / "lock"))
+    with pytest.raises(StorageError, match="another process uses this data directory"):
+        disk.lock(str(tmp_path / "lock"))
+    held.close()
+    disk.lock(str(tmp_path / "lock")).close()
+
+
+def test_a_storage_on_the_real_disk(tmp_path: Path) -> None:
+    """Written, stopped, started: the entries and the spare file are there."""
+    config = StorageConfig(wal_max_size_bytes=1 << 16)
+
+    def start() -> Storage:
+        return Storage.open(OsDisk(), str(tmp_path / "data"), config, lambda event: None, lambda fn: fn())
+
+    storage = start()
+    log = storage.log(UID)
+    for index in range(1, 200):
+        log.append(batch(index, payload=b"x" * 1000))
+        storage.flush()
+        storage.tick(float(index))
+    with pytest.raises(StorageError, match="another process"):
+        start()
+    while storage._wal.busy:
+        storage.loop_yield()
+    storage.close()
+    storage = start()
+    assert [entry[0] for entry in content(storage)] == list(range(1, 200))
+    assert storage.overview()["sync_seconds_measured"] > 0
+    storage.close()
+
+
+def test_replacing_a_file_is_atomic_on_a_disk_that_loses_things() -> None:
+    """After a crash at any point the old content is there, or the new, whole."""
+    for seed in range(200):
+        disk = SimDisk(random.Random(seed))
+        disk.mkdir("/d")
+        replace_file(disk, "/d", "f", b"old" * 500)
+        target = disk.operations + seed % 5 + 1
+        disk.fault = lambda op, path, disk=disk, target=target: (  # type: ignore[misc]
+            OSError(5, "EIO") if disk.operations == target else None
+        )
+        try:
+            replace_file(disk, "/d", "f", b"new" * 500)
+            complete = True
+        except OSError:
+            complete = False
+        disk.fault = None
+        disk.crash()
+        assert disk.read_file("/d/f") in ((b"new" * 500,) if complete else (b"old" * 500, b"new" * 500))
+
+
+def test_the_simulated_disk_loses_unsynced_sectors_and_names() -> None:
+    """The model is worth something only if it does lose what was not synced."""
+    lost_names = lost_sectors = 0
+    for seed in range(50):
+        disk = SimDisk(random.Random(seed))
+        disk.mkdir("/d")
+        disk.create("/d/kept").pwritev([b"a" * 2048], 0, sync=True)
+        disk.fsync_dir("/d")
+        disk.open("/d/kept").pwritev([b"b" * 2048], 0, sync=False)
+        disk.create("/d/unnamed").pwritev([b"c"], 0, sync=True)
+        disk.crash()
+        lost_names += not disk.exists("/d/unnamed")
+        kept = disk.read_file("/d/kept")
+        assert all(kept[i : i + 512] in (b"a" * 512, b"b" * 512) for i in range(0, 2048, 512))
+        lost_sectors += kept not in (b"a" * 2048, b"b" * 2048)
+    assert lost_names > 10
+    assert lost_sectors > 10

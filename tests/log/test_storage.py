@@ -1,0 +1,124 @@
+"""The data directory as a whole: made, opened, refused, deleted from and closed."""
+
+import random
+
+import pytest
+
+from barque.core.messages import WalFailed, WalUp
+from barque.errors import Damaged, StorageError
+from barque.testing.disk import SimDisk
+from barque.testing.storage import DATA, INLINE, OTHER, UID, WAL, Node, batch, content
+from barque.types import ServerId, Term
+
+
+def test_a_crash_at_any_point_of_the_first_start_leaves_a_directory_that_starts() -> None:
+    """Half-made directories hold nothing, and are made again."""
+    for seed in range(4):
+        for nth in range(1, 60):
+            disk = SimDisk(random.Random(seed))
+            disk.fault = lambda op, path, disk=disk, nth=nth: (  # type: ignore[misc]
+                OSError(5, "EIO") if disk.operations >= nth else None
+            )
+            try:
+                Node(disk)
+            except StorageError as error:
+                assert not isinstance(error, Damaged)  # noqa: PT017
+            disk.fault = None
+            disk.crash()
+            node = Node(disk)
+            node.storage.log(UID).append(batch(1))
+            node.sync()
+            node.crash()
+            assert [entry[0] for entry in content(node.storage)] == [1]
+
+
+def test_a_crash_at_any_point_of_a_later_start_loses_nothing() -> None:
+    """Recovery may be interrupted anywhere, again and again."""
+    for nth in range(1, 60):
+        node = Node(SimDisk(random.Random(nth)))
+        for uid in (UID, OTHER):
+            node.storage.log(uid).append(batch(1, count=3))
+        node.storage.meta.store(UID, Term(4), ServerId("m", "n"))
+        node.storage.sync_meta()
+        node.sync()
+        node.disk.crash()
+        target = node.disk.operations + nth
+        node.disk.fault = lambda op, path, node=node, target=target: (  # type: ignore[misc]
+            OSError(5, "EIO") if node.disk.operations >= target else None
+        )
+        try:
+            node.open()
+        except StorageError as error:
+            assert not isinstance(error, Damaged)  # noqa: PT017
+        node.disk.fault = None
+        node.crash()
+        for uid in (UID, OTHER):
+            assert [entry[0] for entry in content(node.storage, uid)] == [1, 2, 3]
+        assert node.storage.meta.read(UID).current_term == 4  # type: ignore[union-attr]
+
+
+def test_a_directory_has_one_user() -> None:
+    """A second storage is refused while the first is open, and welcome afterwards."""
+    node = Node()
+    with pytest.raises(StorageError, match="another process"):
+        Node(node.disk)
+    node.storage.close()
+    Node(node.disk)
+
+
+def test_a_meta_file_that_cannot_be_written_stops_the_log_of_new_servers() -> None:
+    """Entries never get ahead of their server's first meta record; both resume together."""
+    node = Node()
+    log = node.storage.log(UID)
+    log.append(batch(1))
+    node.disk.fault = lambda op, path: OSError(28, "ENOSPC") if path.endswith("meta") else None
+    assert [type(event) for event in node.sync()] == [WalFailed]
+    assert not log.can_write()
+    node.disk.fault = None
+    # The failed file is replaced, not appended to.
+    assert node.tick()[-1] == WalUp()
+    assert log.last_written().index == 1
+    node.crash()
+    assert [entry[0] for entry in content(node.storage)] == [1]
+
+
+def test_deleting_a_server_drops_what_it_had_queued() -> None:
+    """Nothing of it is written, reported or found again; its neighbour goes on."""
+    node = Node()
+    node.storage.log(UID).append(batch(1))
+    node.storage.log(OTHER).append(batch(1))
+    node.storage.delete(UID)
+    assert [event.uid for event in node.sync()] == [OTHER]  # type: ignore[union-attr]
+    node.crash()
+    assert node.storage.recovered_uids() == {OTHER}
+
+
+def test_restarts_do_not_pile_up_files() -> None:
+    """A start that wrote nothing leaves no file that counts."""
+    node = Node(config=INLINE)
+    for _ in range(20):
+        node.storage.close()
+        node.open()
+    assert node.storage.overview()["files"] == 1
+    assert len(node.disk.listdir(WAL)) <= 5
+
+
+def test_an_idle_system_writes_nothing() -> None:
+    """After one mark, ticks touch no disk."""
+    node = Node()
+    node.storage.log(UID).append(batch(1))
+    node.sync()
+    for _ in range(3):
+        node.tick()
+    before = node.disk.operations
+    for _ in range(100):
+        node.tick()
+    assert node.disk.operations == before
+
+
+def test_the_overview_says_what_people_ask() -> None:
+    """Writer, measured sync, files, counts and the reason of a failure."""
+    overview = Node().storage.overview()
+    assert {"writer", "sync_seconds_measured", "files", "syncs", "longest_sync_seconds"} <= set(overview)
+    assert overview["failed_reason"] is None
+    assert overview["data_dir"] == DATA
