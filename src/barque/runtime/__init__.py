@@ -3,8 +3,8 @@
 May import: everything below it (`types`, `errors`, `config`, `machine`, `core`, `log`, `transport`); never
 `client`, `gateways` or `cli`.
 
-Read in this order: `clock` and `timers` (time), `failure_detector` (who is there), `leaderboard` and `counters` (what
-is known and what was done), `submitter` (the way in), then the executor and the node.
+Read in this order: `clock` and `timers` (time), `failure_detector` (who is there), `leaderboard` and `counters`
+(what is known and what was done), `submitter` (the way in), then the executor and the node.
 
 It decides nothing about Raft: a server's handlers do. It keeps the order of their effects, and it never
 reads the time, opens a file or sends a byte except through `Clock`, the disk and the transport.

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from barque.errors import ConfigurationError, ProtocolError, Unauthenticated
 from barque.transport import wire
@@ -57,16 +57,15 @@ class FramedConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open: say hello, and start the clock against those who do not."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = stream = cast(asyncio.Transport, transport)  # uvloop's is one without inheriting
         if self.over:  # given up while it was being opened
-            transport.abort()
+            stream.abort()
             return
         self._set_options(transport.get_extra_info("socket"))
         loop = asyncio.get_running_loop()
         self._timeout = loop.call_later(self.limits.handshake_timeout_s, self._on_handshake_timeout)
         if isinstance(self._handshake, DialerHandshake):
-            transport.write(self._handshake.start())
+            stream.write(self._handshake.start())
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the loop puts the next bytes."""

@@ -1,0 +1,281 @@
+"""Style as a test: layers, sizes, forbidden imports and calls, docstrings. Each message says what to do."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "barque"
+
+BASE = {"types", "errors", "config"}
+LAYERS: dict[str, set[str]] = {
+    "types": set(),
+    "errors": {"types"},
+    "config": {"types", "errors"},
+    "machine": {"types", "errors"},
+    "core": BASE | {"machine"},
+    "transport": BASE | {"machine", "core"},
+    "log": BASE | {"machine", "core"},
+    "runtime": BASE | {"machine", "core", "transport", "log"},
+    "client": BASE | {"machine", "core", "transport", "log", "runtime"},
+    "gateways": BASE | {"machine", "core", "transport", "log", "runtime", "client"},
+    "cli": BASE | {"machine", "core", "transport", "log", "runtime", "client", "gateways"},
+    "testing": BASE | {"machine", "core", "transport", "log", "runtime"},
+}
+"""Which layer may import which (design §3): arrows only point down."""
+
+FILE_LINES_MAX, CORE_FILE_LINES_MAX, FUNCTION_LINES_MAX = 600, 400, 70
+INIT_LINES_MAX, ROOT_INIT_LINES_MAX = 25, 60
+
+NEVER = {"pickle", "marshal", "shelve"}
+"""They run code found in data."""
+CORE_NEVER = {"time", "random", "socket", "asyncio", "os", "logging", "secrets", "threading", "datetime"}
+"""The core is pure: time, entropy, files and results of I/O come in as messages or through a seam."""
+
+IMPORTS_BY_NAME = {"runtime/machines.py": "loads the machines that the node's configuration names"}
+"""The modules that may use importlib, and why."""
+TOUCHES_FILES = {
+    "log/disk.py": "the seam between the log and the disk",
+    "transport/secret.py": "reads the cluster's secret, once, at start",
+    "config.py": "reads the node's configuration, once, at start",
+}
+"""The modules that may open files, and why. So may the command line: people name those files."""
+READS_TIME = {
+    "runtime/clock.py": "the seam: everybody else asks it",
+    "log/disk.py": "measures the disk at start, to choose how the log syncs",
+}
+"""The modules that may read the time, and why. Modules of the command line may as well."""
+
+TIME_CALLS = {
+    f"time.{name}{suffix}" for name in ("time", "monotonic", "perf_counter") for suffix in ("", "_ns")
+} | {"datetime.now", "datetime.utcnow", "datetime.datetime.now"}
+OS_FILE_CALLS = {
+    f"os.{name}"
+    for name in (
+        *("open", "fdopen", "read", "write", "pread", "preadv", "pwrite", "pwritev", "writev"),
+        *("fsync", "fdatasync", "rename", "replace", "remove", "unlink", "rmdir", "mkdir", "makedirs"),
+        *("truncate", "ftruncate", "posix_fallocate", "link", "symlink", "listdir", "scandir", "chmod"),
+    )
+}
+PATH_FILE_METHODS = {"read_text", "write_text", "read_bytes", "write_bytes"}
+
+
+def name_of(path: Path) -> str:
+    """The path below the package, with slashes."""
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def sources() -> list[Path]:
+    """Every module of the package."""
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def parse(path: Path) -> ast.Module:
+    """The module's syntax tree."""
+    return ast.parse(path.read_text(), str(path))
+
+
+def layer_of(path: Path) -> str:
+    """The layer that a module belongs to; empty for the root `__init__` and `__main__`."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return "" if first in ("__init__.py", "__main__.py") else first.removesuffix(".py")
+
+
+def imports_of(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and full module name of each import, wherever it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: import by the full name, not relatively"
+            yield node.lineno, node.module or ""
+            if node.module == "barque":
+                yield from ((node.lineno, f"barque.{alias.name}") for alias in node.names)
+
+
+def calls_of(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of each call, as it is written."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node.lineno, ast.unparse(node.func)
+
+
+def functions_of(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function, methods and inner ones included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def complain(complaints: list[str], advice: str) -> None:
+    """Fail with all complaints at once, and with what to do."""
+    assert not complaints, "\n".join(["", *complaints, f"→ {advice}"])
+
+
+def test_arrows_only_point_down() -> None:
+    """A layer imports only layers below it, and every module belongs to a known layer."""
+    complaints = []
+    for path in sources():
+        layer = layer_of(path)
+        if not layer:
+            continue
+        if layer not in LAYERS:
+            complaints.append(f"{name_of(path)}: no such layer: {layer!r}")
+            continue
+        for line, module in imports_of(parse(path)):
+            parts = module.split(".")
+            if parts[0] == "barque" and len(parts) > 1 and parts[1] not in LAYERS[layer] | {layer}:
+                complaints.append(f"{name_of(path)}:{line}: {layer} must not import {module}")
+    complain(complaints, "move the code down, or hand it in from above through a protocol (design §3)")
+
+
+def test_files_are_short_enough_to_read() -> None:
+    """Core files have at most 400 lines, others 600; an `__init__` 25, the root's 60."""
+    complaints = []
+    for path in sources():
+        lines = len(path.read_text().splitlines())
+        limit = CORE_FILE_LINES_MAX if layer_of(path) == "core" else FILE_LINES_MAX
+        if path.name == "__init__.py":
+            limit = ROOT_INIT_LINES_MAX if path.parent == PACKAGE else INIT_LINES_MAX
+        if lines > limit:
+            complaints.append(f"{name_of(path)}: {lines} lines, at most {limit}")
+    complain(complaints, "split the file where a reader would want two")
+
+
+def test_functions_are_short_enough_to_read() -> None:
+    """No function has more than 70 lines."""
+    complaints = []
+    for path in sources():
+        for function in functions_of(parse(path)):
+            lines = (function.end_lineno or function.lineno) - function.lineno + 1
+            if lines > FUNCTION_LINES_MAX:
+                complaints.append(f"{name_of(path)}:{function.lineno}: {function.name} has {lines} lines")
+    complain(complaints, f"name the parts; a function has at most {FUNCTION_LINES_MAX} lines")
+
+
+def test_init_files_only_export() -> None:
+    """An `__init__` holds a docstring, imports and `__all__` and computes nothing."""
+    complaints = []
+    for path in sources():
+        if path.name != "__init__.py":
+            continue
+        for position, node in enumerate(parse(path).body):
+            is_docstring = (
+                position == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            )
+            is_name = (
+                isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Name)
+                and node.targets[0].id in ("__all__", "__version__")
+            )
+            if not (is_docstring or is_name or isinstance(node, ast.Import | ast.ImportFrom)):
+                complaints.append(f"{name_of(path)}:{node.lineno}: {ast.unparse(node)[:60]}")
+    complain(complaints, "move code out of __init__ files")
+
+
+def test_nothing_runs_code_found_in_data() -> None:
+    """No pickle, marshal or shelve, no eval or exec, and importlib only where configuration is read."""
+    complaints = []
+    for path in sources():
+        tree = parse(path)
+        for line, module in imports_of(tree):
+            root = module.split(".")[0]
+            if root in NEVER or (root == "importlib" and name_of(path) not in IMPORTS_BY_NAME):
+                complaints.append(f"{name_of(path)}:{line}: import of {module}")
+        for line, call in calls_of(tree):
+            if call in ("eval", "exec", "__import__", "compile", "builtins.eval", "builtins.exec"):
+                complaints.append(f"{name_of(path)}:{line}: call of {call}")
+    complain(complaints, "use a closed, typed codec; code is named in the node's configuration only")
+
+
+def test_core_and_machine_are_pure() -> None:
+    """The core imports no clock, randomness, socket, event loop, files or logging."""
+    complaints = [
+        f"{name_of(path)}:{line}: import of {module}"
+        for path in sources()
+        if layer_of(path) == "core"
+        for line, module in imports_of(parse(path))
+        if module.split(".")[0] in CORE_NEVER
+    ]
+    complain(complaints, "let it come in as a message or through an injected provider (style 1)")
+
+
+def test_only_the_seams_touch_files() -> None:
+    """Files are opened in `log/disk.py`, and in the few readers listed here with their reasons."""
+    complaints = []
+    for path in sources():
+        if name_of(path) in TOUCHES_FILES or layer_of(path) == "cli":
+            continue
+        for line, call in calls_of(parse(path)):
+            if (
+                call in ("open", "io.open")
+                or call in OS_FILE_CALLS
+                or call.split(".")[-1] in PATH_FILE_METHODS
+            ):
+                complaints.append(f"{name_of(path)}:{line}: {call}()")
+    complain(complaints, "go through the Disk seam, or the simulator cannot inject faults here")
+
+
+def test_only_the_clock_reads_the_time() -> None:
+    """The time is read in `runtime/clock.py`, and in the few places listed here with their reasons."""
+    complaints = []
+    for path in sources():
+        if name_of(path) in READS_TIME or layer_of(path) == "cli":
+            continue
+        tree = parse(path)
+        for line, call in calls_of(tree):
+            if call in TIME_CALLS:
+                complaints.append(f"{name_of(path)}:{line}: {call}()")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "time":
+                complaints.append(f"{name_of(path)}:{node.lineno}: import the module, not names of it")
+    complain(complaints, "take a Clock, or the simulator cannot own the time here")
+
+
+def undocumented(path: Path) -> Iterator[str]:
+    """What is public here and has no docstring."""
+    tree = parse(path)
+    if not ast.get_docstring(tree):
+        yield f"{name_of(path)}: the module"
+
+    def visit(body: list[ast.stmt], prefix: str) -> Iterator[str]:
+        for node in body:
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if node.name.startswith("_"):
+                continue
+            decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+            if decorators & {"override", "typing.override", "overload", "typing.overload"} or any(
+                decorator.endswith(".setter") for decorator in decorators
+            ):
+                continue
+            if not ast.get_docstring(node):
+                yield f"{name_of(path)}:{node.lineno}: {prefix}{node.name}"
+            if isinstance(node, ast.ClassDef):
+                yield from visit(node.body, f"{node.name}.")
+
+    yield from visit(tree.body, "")
+
+
+def test_everything_public_is_documented() -> None:
+    """Public modules, classes, functions and methods have a docstring."""
+    complaints = [complaint for path in sources() for complaint in undocumented(path)]
+    complain(complaints, "say what it does, in which units, what it raises, and whether it may have happened")
+
+
+def test_every_test_states_a_behaviour() -> None:
+    """Every test function has a docstring."""
+    complaints = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for function in functions_of(parse(path)):
+            if function.name.startswith("test_") and not ast.get_docstring(function):
+                complaints.append(f"{path.relative_to(ROOT)}:{function.lineno}: {function.name}")
+    complain(complaints, "state the behaviour that the test demands, in one sentence")
+
+
+@pytest.mark.parametrize("listed", [IMPORTS_BY_NAME, TOUCHES_FILES, READS_TIME])
+def test_exceptions_have_reasons(listed: dict[str, str]) -> None:
+    """Each exception of the rules above says why it exists."""
+    assert all(len(reason.split()) >= 4 for reason in listed.values())

@@ -1,0 +1,68 @@
+"""One message of each tag, small and of fixed content: golden bytes and fuzzing start from these."""
+
+import struct
+
+import msgspec
+
+from barque.core.entries import EntryBatch, EntryKind, encode_body
+from barque.core.messages import (
+    AppendEntriesReply,
+    AppendEntriesRpc,
+    Commands,
+    HeartbeatReply,
+    HeartbeatRpc,
+    InstallSnapshotResult,
+    InstallSnapshotRpc,
+    PreVoteResult,
+    PreVoteRpc,
+    Queries,
+    RequestVoteResult,
+    RequestVoteRpc,
+    ServerDown,
+    TimeoutNow,
+    TransferLeadership,
+)
+from barque.transport import wire
+from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term
+
+N1 = ServerId("s", "n1")
+BODY = encode_body([b"a", b"bc"], mode=ReplyMode.NOTIFY, origin=ClientRef("n1", 5), first_correlation=9)
+NOOP = encode_body([b""], kind=EntryKind.NOOP)
+RAW = msgspec.Raw(msgspec.msgpack.encode("ok"))
+ENTRIES = (EntryBatch(Index(4), Term(2), 2, 1000, BODY), EntryBatch(Index(6), Term(3), 1, 1001, NOOP))
+
+PEER_MESSAGES = [
+    AppendEntriesRpc(Term(3), N1, Index(3), Index(3), Term(2), ENTRIES),
+    AppendEntriesReply(N1, Term(3), True, Index(7), Index(6), Term(3)),
+    RequestVoteRpc(Term(3), N1, Index(6), Term(2)),
+    RequestVoteResult(N1, Term(3), True),
+    PreVoteRpc(1, 0, Term(3), 77, N1, Index(6), Term(2)),
+    PreVoteResult(N1, Term(3), 77, False),
+    HeartbeatRpc(8, Term(3), N1),
+    HeartbeatReply(N1, 8, Term(3)),
+    InstallSnapshotRpc(Term(3), N1, IndexTerm(Index(6), Term(2))),
+    InstallSnapshotResult(N1, Term(3), Index(6), Term(2)),
+    Commands(2, BODY),
+    Queries(ClientRef("n1", 5), 9, (b"q",), True),
+    TransferLeadership(ClientRef("n1", 5), 9, N1),
+    TimeoutNow(N1),
+    ServerDown(N1, True),
+    wire.Alive(),
+    wire.FrontReplies(5, 9, [RAW, RAW], {1: "no"}),
+    wire.FrontRejected(5, 9, 2, "not_leader", N1),
+    wire.LeaderIs("kv", N1, Term(3)),
+    wire.NodeCall(1, "start_server", {"a": 1}),
+    wire.NodeCallReply(1, error="NotLeader", text="no"),
+    wire.FrontEvent(5, "kv", RAW),
+]
+REQUESTS = [
+    wire.ClientCommands("kv", 9, 2, struct.pack("<2I", 1, 2) + b"abc", ReplyMode.NOTIFY, 5000),
+    wire.ClientQueries("kv", 9, (b"q",), "consistent", 5000),
+    wire.ClientCall(1, "overview", {}, 5000),
+]
+ANSWERS = [
+    wire.ClientReplies(9, [RAW], {0: "no"}, N1),
+    wire.ClientFailed(9, 2, "OutcomeUnknown", "no answer"),
+    wire.ClientCallReply(1, {"x": [1]}),
+    wire.ClientEvent("kv", RAW),
+]

@@ -1,0 +1,232 @@
+"""`barque.transport.wire`: closed, typed, checked; nothing but `ProtocolError` comes out of bad bytes."""
+
+import contextlib
+import random
+import struct
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.transport import samples
+
+from barque.core.entries import EntryBatch, encode_body
+from barque.core.messages import AppendEntriesRpc, Commands, RemoteMessage, RequestVoteRpc
+from barque.errors import ProtocolError
+from barque.transport import wire
+from barque.transport.wire import Envelope
+from barque.types import TERM_MAX, ClientRef, Index, ReplyMode, ServerId, Term
+
+GOLDEN = {
+    1: "91 92 a1 74 97 01 03 92 a1 73 a2 6e 31 03 03 02 92 95 04 02 02 cd 03 e8",
+    3: "91 92 a1 74 95 03 03 92 a1 73 a2 6e 31 06 02",
+    32: "91 92 a1 74 91 20",
+}
+
+
+def plain(value: Any) -> Any:
+    """A value with raw parts made comparable."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(value))
+
+
+@pytest.mark.parametrize("message", samples.PEER_MESSAGES, ids=lambda m: type(m).__name__)
+def test_every_peer_message_travels(message: wire.PeerMessage) -> None:
+    """What is encoded comes back as the same class with the same fields."""
+    (envelope,) = wire.decode_envelopes(wire.encode_envelopes([Envelope("t", message)]))
+    assert envelope.to == "t"
+    assert type(envelope.message) is type(message)
+    assert plain(envelope.message) == plain(message)
+
+
+@pytest.mark.parametrize("message", samples.REQUESTS, ids=lambda m: type(m).__name__)
+def test_every_request_travels(message: wire.ClientRequest) -> None:
+    """What a client encodes is what the node decodes."""
+    assert wire.decode_requests(wire.encode_requests([message])) == [message]
+
+
+@pytest.mark.parametrize("message", samples.ANSWERS, ids=lambda m: type(m).__name__)
+def test_every_answer_travels(message: wire.ClientAnswer) -> None:
+    """What a node encodes is what the client decodes."""
+    (answer,) = wire.decode_answers(wire.encode_answers([message]))
+    assert type(answer) is type(message)
+    assert plain(answer) == plain(message)
+
+
+def test_golden_bytes() -> None:
+    """Messages are msgpack arrays that begin with their tag."""
+    found = {message.__struct_config__.tag: message for message in samples.PEER_MESSAGES}
+    for tag, text in GOLDEN.items():
+        expected = bytes.fromhex(text)
+        assert wire.encode_envelopes([Envelope("t", found[tag])])[: len(expected)] == expected
+
+
+def test_tags_are_as_documented() -> None:
+    """Every message has a sample; tags are 1 to 15 (Raft), 32 to 38 (nodes) and 64 to 70 (clients)."""
+    messages = [*samples.PEER_MESSAGES, *samples.REQUESTS, *samples.ANSWERS]
+    tags = [message.__struct_config__.tag for message in messages]
+    assert tags == [*range(1, 16), *range(32, 39), *range(64, 71)]
+    assert {type(m) for m in samples.PEER_MESSAGES} == {*RemoteMessage.__args__, *wire.NodeMessage.__args__}
+
+
+def rpc(*batches: EntryBatch, prev: int = 3, prev_term: int = 2, term: int = 3) -> AppendEntriesRpc:
+    """An AppendEntries from n1 with these batches behind `prev`."""
+    return AppendEntriesRpc(Term(term), samples.N1, Index(0), Index(prev), Term(prev_term), batches)
+
+
+def batch(first: int, term: int = 2, count: int = 2, body: bytes = samples.BODY, at: int = 1) -> EntryBatch:
+    """A batch of entries."""
+    return EntryBatch(Index(first), Term(term), count, at, body)
+
+
+BAD_MESSAGES = [
+    rpc(batch(5)),  # a gap
+    rpc(batch(3)),  # an overlap
+    rpc(batch(4), batch(7)),  # a gap inside
+    rpc(batch(4, term=1)),  # a term below prev
+    rpc(batch(4, term=4)),  # a term above the leader's
+    rpc(batch(4, term=3), batch(6, term=2)),  # a term that falls
+    rpc(batch(4, count=3)),  # lengths and count disagree
+    rpc(batch(4, count=0)),
+    rpc(batch(4, count=-1)),
+    rpc(batch(4, count=2**40)),
+    rpc(batch(4, body=b"")),
+    rpc(batch(4, at=-1)),
+    rpc(term=TERM_MAX + 1),
+    rpc(term=-1),
+    rpc(prev=-1),
+    rpc(batch(TERM_MAX + 1), prev=TERM_MAX),
+    RequestVoteRpc(Term(2**63), samples.N1, Index(0), Term(0)),
+    Commands(1, samples.NOOP),  # only user commands may be asked for
+    Commands(3, samples.BODY),
+    Commands(2, encode_body([b"", b""], first_correlation=2**64 - 1)),
+    wire.FrontRejected(5, 9, -1, "not_leader", None),
+    wire.FrontRejected(5, 9, 2**40, "not_leader", None),
+    wire.FrontReplies(5, 9, [samples.RAW], {1: "beyond"}),
+]
+
+
+@pytest.mark.parametrize("message", BAD_MESSAGES, ids=repr)
+def test_what_types_cannot_say_is_checked(message: wire.PeerMessage) -> None:
+    """Gaps, falling terms, numbers out of bounds and counts that lie are refused."""
+    with pytest.raises(ProtocolError):
+        wire.decode_envelopes(wire.encode_envelopes([Envelope("t", message)]))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        wire.ClientCommands("kv", 0, 2, struct.pack("<2I", 1, 3) + b"abc", ReplyMode.NOTIFY, 1),
+        wire.ClientCommands("kv", 0, 0, b"", ReplyMode.NOTIFY, 1),
+        wire.ClientCommands("kv", 0, 2**20, b"", ReplyMode.NOTIFY, 1),
+        wire.ClientCommands("kv", -1, 1, struct.pack("<I", 0), ReplyMode.NOTIFY, 1),
+        wire.ClientCommands("kv", 0, 1, struct.pack("<I", 0), ReplyMode.NOTIFY, -1),
+        wire.ClientCommands("kv", 0, 1, struct.pack("<I", 0), 9, 1),  # type: ignore[arg-type]
+        wire.ClientQueries("kv", 0, (), "eventual", 1),
+        wire.ClientCall(-1, "x", {}, 1),
+        wire.ClientCall(1, "x", {}, 2**40),
+    ],
+    ids=repr,
+)
+def test_hostile_requests_are_refused(request_: wire.ClientRequest) -> None:
+    """A client's counts, levels and time-outs are checked like a peer's."""
+    with pytest.raises(ProtocolError):
+        wire.decode_requests(wire.encode_requests([request_]))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xc0",
+        b"\xdd\xff\xff\xff\xff",  # a list of four thousand million messages
+        b"\x91\x92\xa1t\x91\x63",  # tag 99
+        b"\x91\x92\xa1t\x95\x03\x03\x03\x06\x02",  # a number where an id belongs
+        b"\x91\x92\xa1\xff\x91\x20",  # text that is no UTF-8
+        b"\x91\x95\x42\x01\xa1x\x81\xa1a" + b"\x91" * 50_000,  # deeper than any machine's stack
+        b"\x91\x92\xa1t\x91\x20\x00",  # bytes behind the end
+        b"\xdc\xff\xff" + b"\x92\xa1t\x91\x20" * 65_535 + b"\x92\xa1t\x91\x20",
+        b"\xdd\x00\x01\x00\x01" + b"\x92\xa1t\x91\x20" * 65_537,  # too many for one frame
+    ],
+    ids=lambda payload: payload[:12].hex(),
+)
+def test_malformed_payloads_are_refused(payload: bytes) -> None:
+    """Bad bytes raise `ProtocolError`, and take no memory for what they only announce."""
+    for decode in (wire.decode_envelopes, wire.decode_requests, wire.decode_answers):
+        with pytest.raises(ProtocolError):
+            decode(payload)
+
+
+@given(st.binary(max_size=400))
+def test_random_bytes_raise_nothing_else(payload: bytes) -> None:
+    """No bytes make a decoder raise anything but `ProtocolError`."""
+    for decode in (wire.decode_envelopes, wire.decode_requests, wire.decode_answers):
+        with contextlib.suppress(ProtocolError):
+            decode(payload)
+
+
+def test_mutated_frames_raise_nothing_else() -> None:
+    """Thousands of frames with changed, lost or doubled bytes are decoded or refused."""
+    rng = random.Random(7)
+    kinds = [
+        (wire.decode_envelopes, [wire.encode_envelopes([Envelope("t", m)]) for m in samples.PEER_MESSAGES]),
+        (wire.decode_requests, [wire.encode_requests([m]) for m in samples.REQUESTS]),
+        (wire.decode_answers, [wire.encode_answers([m]) for m in samples.ANSWERS]),
+    ]
+    for decode, originals in kinds:
+        for _ in range(6000):
+            payload = bytearray(rng.choice(originals))
+            for _ in range(rng.randint(1, 3)):
+                at = rng.randrange(len(payload))
+                match rng.randrange(4):
+                    case 0:
+                        payload[at] = rng.randrange(256)
+                    case 1:
+                        payload[at] ^= 1 << rng.randrange(8)
+                    case 2:
+                        del payload[at:]
+                        payload += bytes(1)
+                    case _:
+                        payload[at:at] = payload[max(0, at - 5) : at]
+            with contextlib.suppress(ProtocolError):
+                decode(bytes(payload))
+
+
+payloads = st.lists(st.binary(max_size=40), min_size=1, max_size=20)
+
+
+@given(st.lists(payloads, max_size=5), st.integers(0, TERM_MAX - 1000), st.integers(0, TERM_MAX))
+def test_append_entries_round_trip(batches: list[list[bytes]], prev: int, term: int) -> None:
+    """Any consecutive batches travel unchanged, up to the bounds of indexes and terms."""
+    entries, first = [], prev + 1
+    for commands in batches:
+        entries.append(EntryBatch(Index(first), Term(term), len(commands), 5, encode_body(commands)))
+        first += len(commands)
+    message = AppendEntriesRpc(Term(term), samples.N1, Index(prev), Index(prev), Term(term), tuple(entries))
+    assert wire.decode_envelopes(wire.encode_envelopes([Envelope("a", message)])) == [Envelope("a", message)]
+
+
+@pytest.mark.parametrize("message", samples.PEER_MESSAGES[:15], ids=lambda m: type(m).__name__)
+def test_a_raft_message_comes_only_from_its_node(message: wire.PeerMessage) -> None:
+    """A message that claims to be of n1 may come from n1 alone; commands are checked by their origin."""
+    assert wire.may_come_from(message, "n1")
+    assert not wire.may_come_from(message, "n2")
+
+
+def test_messages_without_a_claim_may_come_from_anybody() -> None:
+    """Node messages claim nothing, and neither do commands for which nobody waits."""
+    assert wire.may_come_from(wire.Alive(), "n9")
+    assert wire.may_come_from(Commands(1, encode_body([b"x"])), "n9")
+    assert not wire.may_come_from(Commands(1, encode_body([b"x"], origin=ClientRef("n1", 1))), "n9")
+
+
+@pytest.mark.parametrize("message", samples.PEER_MESSAGES, ids=lambda m: type(m).__name__)
+def test_weight_covers_what_is_large(message: wire.PeerMessage) -> None:
+    """The estimate used to bound output is not below the true size by more than a small message."""
+    assert wire.weight(message) + 64 >= len(wire.encode_envelopes([Envelope("t", message)]))
+
+
+def test_a_long_name_of_a_server_is_only_a_name() -> None:
+    """Names are data here: whatever they hold, they come back as they were."""
+    message = RequestVoteRpc(Term(1), ServerId("../x\0", "n1"), Index(0), Term(0))
+    assert wire.decode_envelopes(wire.encode_envelopes([Envelope("", message)]))[0].message == message
