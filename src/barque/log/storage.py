@@ -171,8 +171,11 @@ class Storage:
 
     @property
     def pending(self) -> bool:
-        """Whether `flush` or `sync_meta` has something to do."""
-        return self._wal.pending or self.meta.pending
+        """Whether `flush` has something to do; for `sync_meta`, ask `meta.pending`.
+
+        False while the log has failed: a loop that waits for it must not spin.
+        """
+        return self._wal.pending
 
     def flush(self) -> None:
         """Write and sync the log, or start to; reports through `on_event`. Never raises.

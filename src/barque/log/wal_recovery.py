@@ -22,7 +22,6 @@ from barque.log.wal_format import (
     Damage,
     Ending,
     FileEntry,
-    FileHead,
     MalformedHead,
     NoRecord,
     Record,
@@ -367,14 +366,3 @@ def recover_wal(disk: Disk, directory: str, tombstones: Container[Uid]) -> Recov
     servers and what to do, where `DECISIONS` says to refuse; `OSError` when the disk fails.
     """
     return _Recovery(disk, directory, tombstones).run()
-
-
-def read_head(disk: Disk, path: str) -> FileHead:
-    """The head of one WAL file. Raises `Damaged`."""
-    file = disk.open(path)
-    try:
-        return WalReader(file).head
-    except MalformedHead as error:
-        raise Damaged(f"{path}: damaged at offset 0: {error}. {ADVICE}") from error
-    finally:
-        file.close()

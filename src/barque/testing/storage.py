@@ -81,7 +81,7 @@ class Node:
 def content(storage: Storage, uid: Uid = UID) -> list[tuple[int, int, bytes]]:
     """Every entry of a log as (index, term, payload)."""
     log = storage.log(uid)
-    found = []
+    found: list[tuple[int, int, bytes]] = []
     for part in log.read(Index(1), log.last_index_term().index, 1 << 30, 1 << 40):
         payloads = payloads_of(part.body, part.count, decode_head(part.body))
         found += [(part.first_index + i, part.term, bytes(p)) for i, p in enumerate(payloads)]
