@@ -8,6 +8,7 @@ import pytest
 from barque.core.messages import ResendWrite, WalFailed, WalUp, Written
 from barque.errors import WalDown
 from barque.log.storage import StorageConfig
+from barque.log.wal_files import file_name
 from barque.log.wal_writer import InlineWriter, ThreadWriter, choose_writer
 from barque.testing.disk import SimDisk
 from barque.testing.storage import OTHER, SMALL, UID, WAL, Node, batch, content
@@ -153,8 +154,11 @@ def test_a_failed_write_or_sync_stops_everything_until_a_new_file(operation: str
     assert node.tick() == []
     assert log.last_written().index == 1
     node.disk.fault = None
+    abandoned = node.disk.read_file(f"{WAL}/{file_name(1)}")
     assert node.tick() == [Written(UID, 1, 2, 2), WalUp()]
     assert log.last_written().index == 2
+    assert node.disk.read_file(f"{WAL}/{file_name(1)}") == abandoned, "never written again"
+    assert node.storage.overview()["files"] == 2
     log.append(batch(3))
     node.sync()
     node.crash()
