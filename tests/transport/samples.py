@@ -48,7 +48,7 @@ PEER_MESSAGES = [
     TimeoutNow(N1),
     ServerDown(N1, True),
     wire.Alive(),
-    wire.FrontReplies(5, 9, [RAW, RAW], {1: "no"}),
+    wire.FrontReplies(5, 9, 2, msgspec.Raw(b"\x92\x01\x02"), {1: "no"}),
     wire.FrontRejected(5, 9, 2, "not_leader", N1),
     wire.LeaderIs("kv", N1, Term(3)),
     wire.NodeCall(1, "start_server", {"a": 1}),
@@ -61,7 +61,7 @@ REQUESTS = [
     wire.ClientCall(1, "overview", {}, 5000),
 ]
 ANSWERS = [
-    wire.ClientReplies(9, [RAW], {0: "no"}, N1),
+    wire.ClientReplies(9, 1, msgspec.Raw(b"\x91\x01"), {0: "no"}, N1),
     wire.ClientFailed(9, 2, "OutcomeUnknown", "no answer"),
     wire.ClientCallReply(1, {"x": [1]}),
     wire.ClientEvent("kv", RAW),

@@ -7,7 +7,7 @@ from barque.errors import ProtocolError
 from barque.transport import wire
 from barque.transport.connection import FramedConnection, encode_frames
 from barque.transport.contract import ClientSink, receive_envelopes
-from barque.transport.framing import Frame, FrameKind
+from barque.transport.framing import BUFFER_KEPT, BUFFER_KEPT_PEER, Frame, FrameKind
 from barque.transport.handshake import Established, ListenerHandshake, Role, refusal
 from barque.transport.wire import ClientAnswer
 
@@ -36,9 +36,10 @@ class AcceptedConnection(FramedConnection):
         """Peers replace their own older connection; clients get a sink."""
         self._node = other.node
         if other.role is Role.PEER:
+            self.raise_limits(self.limits.frame_bytes_max, BUFFER_KEPT_PEER)
             self._owner.admit_peer(other.node, self)
         elif self._owner.admit_client(self):
-            self.raise_limit(self.limits.client_frame_bytes_max)
+            self.raise_limits(self.limits.client_frame_bytes_max, BUFFER_KEPT)
             self._client = ClientHandle(self._owner, self)
             self._client.sink = self._owner.handler.on_client(self._client)
         else:

@@ -8,7 +8,7 @@ from barque.errors import NoLeader, ProtocolError, Unauthenticated
 from barque.transport import wire
 from barque.transport.connection import FramedConnection, encode_frames, split_address
 from barque.transport.contract import Limits, TransportCounters
-from barque.transport.framing import Frame, FrameKind
+from barque.transport.framing import BUFFER_KEPT_PEER, Frame, FrameKind
 from barque.transport.handshake import NONCE_BYTES, DialerHandshake, Established, Role
 from barque.transport.secret import check_secret
 from barque.transport.wire import ClientAnswer, ClientRequest
@@ -137,7 +137,7 @@ class _ClientConnection(FramedConnection):
     def established(self, other: Established) -> None:
         """The node is who it says."""
         self.other = other
-        self.raise_limit(self.limits.client_frame_bytes_max)
+        self.raise_limits(self.limits.client_frame_bytes_max, BUFFER_KEPT_PEER)
         if not self.ready.done():
             self.ready.set_result(None)
 

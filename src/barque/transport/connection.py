@@ -151,14 +151,14 @@ class FramedConnection(asyncio.BufferedProtocol):
             self._transport.write(step.send)
         if step.established is not None:
             self.is_established = self._has_input = True
-            self._reader.limit = self.limits.frame_bytes_max
             if self._timeout is not None:
                 self._timeout.cancel()
             self.established(step.established)
 
-    def raise_limit(self, limit: int) -> None:
-        """How large a frame this side accepts from now on."""
-        self._reader.limit = limit
+    def raise_limits(self, frame_bytes_max: int, buffer_kept: int) -> None:
+        """How large a frame this side accepts from now on, and how much memory it keeps between frames."""
+        self._reader.limit = frame_bytes_max
+        self._reader.kept = buffer_kept
 
     def _on_handshake_timeout(self) -> None:
         self.cut_off(f"no handshake within {self.limits.handshake_timeout_s:g} s")

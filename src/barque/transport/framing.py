@@ -19,7 +19,10 @@ HELLO_BYTES_MAX = 4096
 """The limit of a payload before that."""
 
 _BUFFER_MIN = 2048  # ten thousand idle connections keep this much each
-_BUFFER_KEPT = 256 * 1024  # a connection that once got a large frame gives memory above this back
+BUFFER_KEPT = 256 * 1024
+"""A connection that once got a large frame gives memory above this back, for there may be many."""
+BUFFER_KEPT_PEER = 4 * 1024 * 1024
+"""The same between nodes: they are few, and large frames are their daily bread."""
 _ROOM_MIN = 1024  # never offer the kernel less than this
 
 
@@ -82,13 +85,14 @@ class FrameReader:
     """Turns what a socket delivers into frames, sans-IO.
 
     `buffer()` is where the next bytes go, `received(n)` says how many came, and `next_frame()` hands
-    out what is complete. `limit` may change between two frames: it rises after the handshake.
+    out what is complete. `limit` and `kept` may change between two frames: they rise after the handshake.
     """
 
-    __slots__ = ("_buffer", "_end", "_start", "_wanted", "limit")
+    __slots__ = ("_buffer", "_end", "_start", "_wanted", "kept", "limit")
 
     def __init__(self, limit: int = FRAME_BYTES_MAX) -> None:
         self.limit = limit
+        self.kept = BUFFER_KEPT
         self._buffer = bytearray(_BUFFER_MIN)
         self._start = 0  # the first byte that no frame has claimed
         self._end = 0  # behind the last byte received
@@ -148,18 +152,18 @@ class FrameReader:
         """Between frames: start again at the front, and give a large buffer back."""
         if available == 0:
             self._start = self._end = 0
-            if len(self._buffer) > _BUFFER_KEPT:
+            if len(self._buffer) > self.kept:
                 self._buffer = bytearray(_BUFFER_MIN)
 
     def _make_room(self) -> None:
-        """Move what is pending to the front; double the buffer if that is not enough.
+        """Move what is pending to the front; if that is not enough, take four times the memory.
 
         A new object replaces the old one, because a reader may still hold a view of that.
         """
         pending = self._end - self._start
         size = len(self._buffer)
         if size - pending < max(_ROOM_MIN, size // 2):
-            size = max(2 * size, _BUFFER_MIN)
+            size *= 4
             if self._wanted > pending:  # no more than this frame and a little of the next
                 size = max(min(size, self._wanted + _ROOM_MIN), pending + _ROOM_MIN)
         replacement = bytearray(size)

@@ -8,6 +8,7 @@ Page: docs/protocol/wire.md.
 
 import struct
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -27,8 +28,9 @@ from barque.core.messages import (
     RemoteMessage,
     RequestVoteResult,
     RequestVoteRpc,
+    ServerDown,
+    TimeoutNow,
     TransferLeadership,
-    claimed_node,
 )
 from barque.errors import ProtocolError
 from barque.types import TERM_MAX, ReplyMode, ServerId, Term
@@ -47,11 +49,15 @@ class Alive(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
 
 
 class FrontReplies(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=33):
-    """Answers for commands that came in through the receiving node (`core.effects.Applied`)."""
+    """Answers for commands that came in through the receiving node (`core.effects.Applied`).
+
+    `replies` is one encoded array of `count` values: who passes them on need not look inside.
+    """
 
     incarnation: int
     first_correlation: int
-    replies: list[msgspec.Raw]
+    count: int
+    replies: msgspec.Raw
     errors: dict[int, str] | None = None
 
 
@@ -157,7 +163,8 @@ class ClientReplies(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     """Answers to consecutive correlations. `leader` is a hint: who answered, or leads now."""
 
     first_correlation: int
-    replies: list[msgspec.Raw]
+    count: int
+    replies: msgspec.Raw
     errors: dict[int, str] | None = None
     leader: ServerId | None = None
 
@@ -248,12 +255,12 @@ def decode_answers(payload: bytes) -> list[ClientAnswer]:
 
 def may_come_from(message: PeerMessage, node: str) -> bool:
     """Whether `node` may send this: a message never claims to come from elsewhere."""
-    if type(message) in _NODE_MESSAGES:
-        return True
+    claimed = _CLAIMED.get(type(message))
+    if claimed is not None:
+        return bool(claimed(message) == node)
     if type(message) is Commands:
         return decode_head(message.body).origin.node in (node, "")
-    claimed = claimed_node(message)  # type: ignore[arg-type]  # node messages returned above
-    return claimed is None or claimed == node
+    return True  # messages between nodes claim nothing
 
 
 def weight(message: Any) -> int:
@@ -264,7 +271,7 @@ def weight(message: Any) -> int:
     if kind is Commands:
         return 64 + len(message.body)
     if kind is FrontReplies:
-        return 64 + 32 * len(message.replies)
+        return 64 + len(memoryview(message.replies))
     if kind is Queries:
         return 128 + sum(map(len, message.payloads))
     return 64
@@ -316,6 +323,12 @@ def _check_append_entries(rpc: AppendEntriesRpc) -> None:
         raise ProtocolError("AppendEntriesRpc: indexes run out")
 
 
+def _check_append_entries_reply(reply: AppendEntriesReply) -> None:
+    """One look at all bits first: this is the most frequent message of all."""
+    if (reply.term | reply.next_index | reply.last_index | reply.last_term) >> 62:
+        _bounds(reply, reply.term, reply.next_index, reply.last_index, reply.last_term)
+
+
 def _check_commands(commands: Commands) -> None:
     head = check_body(commands.body, commands.count)
     if head.kind is not EntryKind.USER:
@@ -334,9 +347,21 @@ def _check_pre_vote(rpc: PreVoteRpc) -> None:
 
 
 def _check_replies(message: FrontReplies | ClientReplies) -> None:
-    _correlated(message, message.first_correlation, len(message.replies))
-    if message.errors and not all(0 <= at < len(message.replies) for at in message.errors):
+    _correlated(message, message.first_correlation, message.count)
+    if _array_length(message.replies) != message.count:
+        raise ProtocolError(f"{type(message).__name__}: these are not {message.count} replies")
+    if message.errors and not all(0 <= at < message.count for at in message.errors):
         raise ProtocolError(f"{type(message).__name__}: an error stands at no reply")
+
+
+def _array_length(raw: msgspec.Raw) -> int:
+    """How many items an encoded msgpack array has; -1 if it is no array."""
+    view = memoryview(raw)
+    if view[0] & 0xF0 == 0x90:
+        return view[0] & 0x0F
+    if view[0] == 0xDC:
+        return int.from_bytes(view[1:3], "big")
+    return int.from_bytes(view[1:5], "big") if view[0] == 0xDD else -1
 
 
 def _check_client_commands(request: ClientCommands) -> None:
@@ -367,12 +392,22 @@ def _check_timeout(request: ClientCommands | ClientQueries | ClientCall) -> None
         raise ProtocolError(f"{type(request).__name__}: timeout of {request.timeout_ms} ms is out of bounds")
 
 
-_NODE_MESSAGES = frozenset(
-    (Alive, FrontReplies, FrontRejected, LeaderIs, NodeCall, NodeCallReply, FrontEvent)
-)
+_CLAIMED: dict[type, Callable[[Any], str]] = {
+    **dict.fromkeys(
+        (AppendEntriesRpc, HeartbeatRpc, InstallSnapshotRpc, TimeoutNow), attrgetter("leader_id.node")
+    ),
+    **dict.fromkeys((RequestVoteRpc, PreVoteRpc), attrgetter("candidate_id.node")),
+    **dict.fromkeys(
+        (AppendEntriesReply, HeartbeatReply, RequestVoteResult, PreVoteResult, InstallSnapshotResult),
+        attrgetter("sender.node"),
+    ),
+    **dict.fromkeys((Queries, TransferLeadership), attrgetter("origin.node")),
+    ServerDown: attrgetter("server.node"),
+}
+"""`core.messages.claimed_node` as a table, because its `match` cost more than decoding; a test compares them."""
 _CHECKS: dict[type, Callable[[Any], None]] = {
     AppendEntriesRpc: _check_append_entries,
-    AppendEntriesReply: lambda m: _bounds(m, m.term, m.next_index, m.last_index, m.last_term),
+    AppendEntriesReply: _check_append_entries_reply,
     RequestVoteRpc: lambda m: _bounds(m, m.term, m.last_log_index, m.last_log_term),
     RequestVoteResult: lambda m: _bounds(m, m.term),
     PreVoteRpc: _check_pre_vote,
