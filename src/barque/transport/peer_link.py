@@ -59,12 +59,13 @@ class PeerLink:
                 self._run(), name=f"barque link to {self.name}"
             )
 
-    def stop(self) -> None:
-        """Connect no more; what is in the socket may still leave."""
+    def stop(self) -> list[asyncio.Task[None]]:
+        """Connect no more; what is in the socket may still leave. Returns the task that ends now, if any."""
         if self._task is not None:
             self._task.cancel()
         if self._current is not None:
             self._current.close("the link is stopped")
+        return [] if self._task is None else [self._task]
 
     def nudge(self) -> None:
         """If the link waits before its next attempt, it need not wait any longer."""

@@ -103,13 +103,15 @@ class TcpTransport:
         self.flush()
         self._stopping = True
         open_now: list[FramedConnection] = list(self._accepted)
+        ending: list[asyncio.Task[None]] = []
         for link in self._links.values():
             open_now += link.connections
-            link.stop()
+            ending += link.stop()
         if self._server is not None:
             self._server.close()
         for connection in open_now:
             connection.close("this node is stopping")
+        await asyncio.gather(*ending, return_exceptions=True)
         if open_now:
             waiting = [connection.closed for connection in open_now]
             await asyncio.wait(waiting, timeout=self.limits.linger_s)

@@ -404,7 +404,7 @@ _CLAIMED: dict[type, Callable[[Any], str]] = {
     **dict.fromkeys((Queries, TransferLeadership), attrgetter("origin.node")),
     ServerDown: attrgetter("server.node"),
 }
-"""`core.messages.claimed_node` as a table, because its `match` cost more than decoding; a test compares them."""
+"""`core.messages.claimed_node` as a table: its `match` cost more than decoding. A test compares them."""
 _CHECKS: dict[type, Callable[[Any], None]] = {
     AppendEntriesRpc: _check_append_entries,
     AppendEntriesReply: _check_append_entries_reply,
