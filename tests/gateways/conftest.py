@@ -70,9 +70,9 @@ class DirectSubmitter:
         else:
             asyncio.get_running_loop().call_soon(done, value)
 
-    def release(self):
-        """Deliver the answers that were held back."""
-        self.hold = False
+    def release(self, hold=False):
+        """Deliver the answers that were held back; `hold` says whether to hold the next ones."""
+        self.hold = hold
         held, self.held = self.held, []
         for done, value in held:
             done(value)

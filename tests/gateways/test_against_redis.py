@@ -8,7 +8,7 @@ MAX = "9223372036854775807"
 MIN = "-9223372036854775808"
 
 SCRIPT = f"""
-GET|SET a|set a 1|GET a|get a b|FOO a b|foo|FOO {'x' * 200} y|FOO {'a' * 50} {'b' * 70} {'c' * 20}
+GET|SET a|set a 1|GET a|get a b|FOO a b|foo|FOO {"x" * 200} y|FOO {"a" * 50} {"b" * 70} {"c" * 20}
 SET a b XX GET|SET a b NX GET|SET a b NX|SET a b EX|SET a b EX 0|SET a b EX x|SET a b EX 99999999999999999
 SET a b PX 10 EX 10|SET a b KEEPTTL EX 10|SET a b EX 10 KEEPTTL|SET a b NX XX|SET a b XX NX|SET a b GET GET
 SET a b EX 10 EX 20|TTL a|SET a c KEEPTTL|TTL a|GET a|SET a d|TTL a|SET a b foo|SET a b px x get|SET a b persist
@@ -124,7 +124,9 @@ def _random_script(seed, length=400):
 
     def one():
         key, value = rng.choice(keys), rng.choice(values)
-        options = rng.choices(["NX", "XX", "GET", "KEEPTTL", "EX 100", "PX 100000", "exat 33177117420", "?"], k=2)
+        options = rng.choices(
+            ["NX", "XX", "GET", "KEEPTTL", "EX 100", "PX 100000", "exat 33177117420", "?"], k=2
+        )
         words = [word for option in rng.sample(options, rng.randint(0, 2)) for word in option.split()]
         flags = rng.sample(["NX", "XX", "GT", "LT"], rng.choice([0, 0, 1, 1, 2]))
         return rng.choice(
@@ -257,7 +259,27 @@ PATTERNS = [
     "[^", "[]", "[]a]", "[^]", "[a", "[a-", "[a-]", "[a-]]", "[\\]]", "\\*", "\\", "a\\", "*\\*", "[a\\", "*a*b*c*",
     "[a-c-e]", "", "[^\\^]", "^*", "[!a]", "a**c", "*[", "?*", "*?", "[^a-c]?",
 ]  # fmt: skip
-KEYS = ["a", "b", "c", "abc", "ac", "abbc", "]", "[", "*", "\\", "^", "-", "a]", "a-", "a*", "a\\", "xbx", "aabbcc", ""]
+KEYS = [
+    "a",
+    "b",
+    "c",
+    "abc",
+    "ac",
+    "abbc",
+    "]",
+    "[",
+    "*",
+    "\\",
+    "^",
+    "-",
+    "a]",
+    "a-",
+    "a*",
+    "a\\",
+    "xbx",
+    "aabbcc",
+    "",
+]
 
 
 async def test_patterns_match_what_redis_matches(start, connect, redis_server):

@@ -7,7 +7,7 @@ at once.
 """
 
 from collections import deque
-from typing import Any, assert_never
+from typing import Any
 
 import msgspec
 
@@ -34,7 +34,6 @@ from barque.core.messages import Commands, ElectionTimeout, Message, Queries, Re
 from barque.core.server import RaftState, Server, ServerConfig
 from barque.core.step import recover, step
 from barque.errors import InvariantViolation
-from barque.machine.effects import Append, Aux, SendMsg, Timer
 from barque.machine.machine import Machine
 from barque.machine.simple import SimpleMachine
 from barque.testing.memory_log import MemoryLog

@@ -114,7 +114,7 @@ def outcome_reply(outcome: BarqueError) -> bytes:
     """The error reply for what the cluster said. Its first word says whether the command happened."""
     for kind, prefix in _OUTCOMES:
         if isinstance(outcome, kind):
-            return encoder.error(f"{prefix} {outcome or type(outcome).__name__}")
+            return encoder.error(f"{prefix} {str(outcome) or type(outcome).__name__}")
     return encoder.error(f"ERR {type(outcome).__name__}: {outcome}")
 
 

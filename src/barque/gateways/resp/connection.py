@@ -219,11 +219,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, complaint: RequestError) -> None:
         """The client does not speak the protocol: say so after the replies it is owed, and close."""
-        if self.ending:
-            return  # after QUIT nothing counts
-        self._server.counters.protocol_errors += 1
-        self._replies.append(Pending(self, None, encoder.error(f"ERR {complaint}")))
-        self.ending = True
+        if not self.ending:  # after QUIT nothing counts
+            self._server.counters.protocol_errors += 1
+            self._replies.append(Pending(self, None, encoder.error(f"ERR {complaint}")))
+            self.ending = True
         self._server.schedule_flush(self)
 
     def _accept(self, request: list[bytes]) -> None:

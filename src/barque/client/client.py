@@ -1,0 +1,295 @@
+"""The asyncio client (API-13 to API-24). Everything has a deadline, every outcome a type."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from barque.client.connection import Connection, Job, Link
+from barque.client.outcomes import (
+    FutureWaiter,
+    NobodyWaits,
+    Notification,
+    Notifications,
+    PipelineWaiter,
+    Waiter,
+)
+from barque.client.routing import Connect, Router
+from barque.errors import InvalidCommand, Stopped
+from barque.transport.client_link import ClientLink
+from barque.types import Index, IndexTerm, ReplyMode, ServerId, Term
+
+_encode = msgspec.msgpack.encode
+_NOBODY = NobodyWaits()
+
+
+class Client:
+    """Talks to the clusters of one installation through any of its nodes.
+
+    Args:
+        nodes: addresses (`host:port`) of one or more nodes; the others are found by asking.
+        secret: the installation's shared secret.
+        installation: its name, as in the nodes' configuration.
+        timeout_s: for every request that is given no timeout of its own, in seconds.
+
+    `async with Client([...], secret=...) as client:` connects on entry. All methods belong to
+    the loop that entered; cancelling one stops the waiting, not a command that was sent.
+
+    Commands of one client to one cluster are applied in the order of the calls, except across a
+    change of leader. Errors say whether it happened: `Refused` and its kinds: no;
+    `OutcomeUnknown`: perhaps (it is never sent again); `QueryTimeout`: a read, which changes nothing.
+
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[str],
+        *,
+        secret: str | bytes,
+        installation: str = "barque",
+        timeout_s: float = 5.0,
+    ) -> None:
+        key = secret.encode() if isinstance(secret, str) else secret
+
+        async def connect(
+            address: str, connection: Connection, on_closed: Callable[[str], None]
+        ) -> tuple[Link, str]:
+            link = await ClientLink.connect(
+                address, installation, key, on_answers=connection.on_answers, on_closed=on_closed
+            )
+            return link, link.node
+
+        self._init(connect, nodes, timeout_s)
+
+    def _init(self, connect: Connect, nodes: Sequence[str], timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._notifications = Notifications()
+        self._router = Router(connect, nodes, self._on_event)
+        self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self._open = False
+
+    @classmethod
+    def over(cls, connect: Connect, *, timeout_s: float = 5.0) -> "Client":
+        """A client over another kind of link, such as one inside a node's process."""
+        client = cls.__new__(cls)
+        client._init(connect, ["inside"], timeout_s)
+        return client
+
+    # --- life --------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Connect to the first node that answers.
+
+        Raises `NoLeader` if none does in time, `Unauthenticated` for a wrong secret.
+        """
+        self._open = True
+        await self._router.connect(self._timeout_s)
+
+    async def close(self) -> None:
+        """End all connections. What waits ends with `Stopped` or `OutcomeUnknown`."""
+        self._open = False
+        await self._router.close()
+
+    async def __aenter__(self) -> "Client":
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # --- commands ----------------------------------------------------------------------
+
+    async def process_command(
+        self,
+        cluster: str,
+        command: Any,
+        *,
+        timeout_s: float | None = None,
+        reply_type: Any = Any,
+    ) -> Any:
+        """Commit one command and return the machine's reply, as `reply_type` if given.
+
+        Raises `Refused` (it did not happen), `InvalidCommand` (the machine does not know it), or
+        `OutcomeUnknown` (it may have happened).
+        """
+        reply = await self._ask(
+            "command", cluster, encode(command), timeout_s, mode=ReplyMode.AWAIT_CONSENSUS
+        )
+        return reply if reply_type is Any else msgspec.convert(reply, reply_type)
+
+    async def append_command(
+        self, cluster: str, command: Any, *, timeout_s: float | None = None
+    ) -> IndexTerm:
+        """Return as soon as the leader has the command in its log (`after_log_append`, CMD-09).
+
+        It is neither durable nor committed then, and may yet be lost with this leader.
+        """
+        index, term = await self._ask(
+            "command", cluster, encode(command), timeout_s, mode=ReplyMode.AFTER_LOG_APPEND
+        )
+        return IndexTerm(Index(index), Term(term))
+
+    def pipeline_command(
+        self,
+        cluster: str,
+        command: Any,
+        correlation: Any = None,
+        *,
+        priority: str = "low",
+        timeout_s: float | None = None,
+    ) -> None:
+        """Send a command without waiting (API-14); its outcome comes from `notifications`.
+
+        With `correlation=None` nobody is told of it. `priority` is `low` or `normal` (CMD-06).
+        """
+        if priority not in ("low", "normal"):
+            raise InvalidCommand(f"priority is low or normal, not {priority!r}")
+        waiter: Waiter = _NOBODY
+        mode = ReplyMode.NOREPLY
+        if correlation is not None:
+            waiter = PipelineWaiter(self._notifications, correlation)
+            self._notifications.outstanding += 1
+            mode = ReplyMode.NOTIFY
+        self._submit(
+            "command", cluster, encode(command), waiter, timeout_s, mode=mode, low_priority=priority == "low"
+        )
+
+    async def notifications(self) -> AsyncIterator[Notification]:
+        """The outcomes of pipelined commands, one by one, for ever."""
+        while True:
+            for notification in await self._notifications.take():
+                yield notification
+
+    async def take_notifications(self) -> list[Notification]:
+        """All outcomes that are known by now; waits for the first."""
+        return await self._notifications.take()
+
+    # --- reads -------------------------------------------------------------------------
+
+    async def consistent_query(
+        self, cluster: str, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
+    ) -> Any:
+        """A linearizable read: it sees every command that was answered before it was asked (§6.4)."""
+        return await self._query("consistent", cluster, query, timeout_s, reply_type)
+
+    async def leader_query(
+        self, cluster: str, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
+    ) -> Any:
+        """Asks whoever believes to lead, without proof: may be stale just after a change of leader."""
+        return await self._query("leader", cluster, query, timeout_s, reply_type)
+
+    async def local_query(
+        self, cluster: str, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
+    ) -> Any:
+        """Asks the member on the node that we are connected to: may be arbitrarily stale."""
+        return await self._query("local", cluster, query, timeout_s, reply_type)
+
+    async def _query(
+        self, level: str, cluster: str, query: Any, timeout_s: float | None, reply_type: Any
+    ) -> Any:
+        reply = await self._ask(level, cluster, encode(query), timeout_s)
+        return reply if reply_type is Any else msgspec.convert(reply, reply_type)
+
+    # --- administration ----------------------------------------------------------------
+
+    async def members(self, cluster: str, *, timeout_s: float | None = None) -> list[ServerId]:
+        """The members of a cluster, as the asked node knows them (API-18)."""
+        answer = await self.call("members", {"cluster": cluster}, timeout_s=timeout_s)
+        return msgspec.convert(answer["members"], list[ServerId])
+
+    async def leader(self, cluster: str, *, timeout_s: float | None = None) -> ServerId | None:
+        """Who leads, as far as the asked node knows."""
+        answer = await self.call("members", {"cluster": cluster}, timeout_s=timeout_s)
+        return msgspec.convert(answer["leader"], ServerId | None)
+
+    async def ping(self, cluster: str | None = None, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """The asked node's name and uptime, or the state of its member of a cluster (API-22)."""
+        return await self._call("ping", {"cluster": cluster}, timeout_s)
+
+    async def overview(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Everything about the member on the asked node (API-24)."""
+        return await self._call("overview", {"cluster": cluster}, timeout_s)
+
+    async def status(
+        self, clusters: Sequence[str] | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """All nodes and their members, the unreachable ones with the reason."""
+        return await self._call("status", {"clusters": clusters}, timeout_s)
+
+    async def transfer_leadership(
+        self, cluster: str, target: ServerId | str, *, timeout_s: float | None = None
+    ) -> str:
+        """Ask the leader to hand over to `target`, a server or a node (§3.10; API-21).
+
+        Returns `ok` when the target was told to stand for election, or `already_leader`. Raises
+        `UnknownMember`, `NonVoter`, `NotUpToDate`, `NoLeader`, or `OutcomeUnknown`.
+        """
+        arguments = {"cluster": cluster, "target": str(target)}
+        return str(await self.call("transfer_leadership", arguments, timeout_s=timeout_s))
+
+    async def start_cluster(
+        self,
+        cluster: str,
+        machine: str,
+        *,
+        nodes: Sequence[str] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Form a cluster on these nodes (default: all), and wait for its leader (API-02).
+
+        `machine` is a name from the nodes' configuration. Returns `{started, not_started}`.
+        Raises `ConfigurationError` for what the nodes refuse, `NoLeader` if no leader came up.
+        """
+        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": dict(arguments or {})}
+        return await self._call("start_cluster", request, timeout_s)
+
+    async def call(
+        self, verb: str, arguments: dict[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """Any administrative verb of a node, by name."""
+        return await self._ask("call", verb, b"", timeout_s, arguments=arguments or {})
+
+    async def _call(self, verb: str, arguments: dict[str, Any], timeout_s: float | None) -> dict[str, Any]:
+        answer = await self.call(verb, arguments, timeout_s=timeout_s)
+        return msgspec.convert(answer, dict[str, Any])
+
+    async def machine_events(self) -> AsyncIterator[tuple[str, Any]]:
+        """Messages that machines send to this client's node (`SendMsg`), as (cluster, message)."""
+        while True:
+            yield await self._events.get()
+
+    def _on_event(self, cluster: str, message: Any) -> None:
+        self._events.put_nowait((cluster, message))
+
+    # --- inside ------------------------------------------------------------------------
+
+    def _ask(
+        self, kind: str, cluster: str, payload: bytes, timeout_s: float | None, **options: Any
+    ) -> Awaitable[Any]:
+        waiter = FutureWaiter()
+        self._submit(kind, cluster, payload, waiter, timeout_s, **options)
+        return waiter.future
+
+    def _submit(
+        self,
+        kind: str,
+        cluster: str,
+        payload: bytes,
+        waiter: Waiter,
+        timeout_s: float | None,
+        **options: Any,
+    ) -> None:
+        if not self._open:
+            raise Stopped("this client is not connected; use `async with`")
+        deadline = self._router.now() + (self._timeout_s if timeout_s is None else timeout_s)
+        self._router.submit(Job(kind, cluster, payload, waiter, deadline, **options))
+
+
+def encode(value: Any) -> bytes:
+    """A command or query as bytes. Raises `InvalidCommand` for a value that msgspec cannot encode."""
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidCommand(f"cannot be encoded: {error}") from error

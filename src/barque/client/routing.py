@@ -1,0 +1,211 @@
+"""Which node to ask: the leader's where it is known, any other where not."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+from barque.client.connection import Connection, Job, Link
+from barque.client.outcomes import FutureWaiter
+from barque.errors import BarqueError, NoLeader, QueryTimeout, Stopped, Unauthenticated
+from barque.types import ServerId
+
+Connect: TypeAlias = Callable[[str, Connection, Callable[[str], None]], Awaitable[tuple[Link, str]]]
+"""Connects to an address; returns the link and the node's name."""
+
+_SWEEP_S = 0.1
+_BACKOFF_S = 0.1
+
+
+class Router:
+    """The connections of one client. Jobs of one loop turn leave together."""
+
+    def __init__(
+        self, connect: Connect, addresses: Sequence[str], on_event: Callable[[str, Any], None]
+    ) -> None:
+        self._connect = connect
+        self._addresses = list(addresses)
+        self._on_event = on_event
+        self._known: dict[str, str] = {}  # node -> address, from the nodes themselves
+        self._connections: dict[str, Connection] = {}  # by node
+        self._leaders: dict[str, str] = {}  # cluster -> node
+        self._jobs: list[Job] = []
+        self._scheduled = False
+        self._dialing: dict[str, asyncio.Task[None]] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._last_error: BarqueError | None = None
+        self._closed = False
+
+    def now(self) -> float:
+        """Seconds, on the loop's clock."""
+        return asyncio.get_running_loop().time()
+
+    # --- life --------------------------------------------------------------------------
+
+    async def connect(self, timeout_s: float) -> None:
+        """Connect to the first address that answers."""
+        self._closed = False
+        deadline = self.now() + timeout_s
+        while not self._connections:
+            await self._try_all(deadline)
+            if self._connections:
+                break
+            if isinstance(self._last_error, Unauthenticated):
+                raise self._last_error
+            if self.now() + _BACKOFF_S >= deadline:
+                raise NoLeader(f"no node could be reached: {self._last_error}")
+            await asyncio.sleep(_BACKOFF_S)
+        self._sweep()
+
+    async def _try_all(self, deadline: float) -> None:
+        for address in [*self._addresses, *(a for a in self._known.values() if a not in self._addresses)]:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._dial(address)
+            except (BarqueError, TimeoutError) as error:
+                if isinstance(error, BarqueError):
+                    self._last_error = error
+                else:
+                    self._last_error = NoLeader(f"{address} did not answer in time")
+            else:
+                return
+
+    async def _dial(self, address: str) -> None:
+        connection = Connection("", self._on_leader)
+        connection.on_event = self._on_event
+        link, node = await self._connect(address, connection, lambda why: self._on_closed(connection, why))
+        if self._closed or node in self._connections:
+            link.close()
+            return
+        connection.node, connection.link = node, link
+        self._connections[node] = connection
+        if node not in self._known:
+            self._known[node] = address
+            self._ask_for_nodes(connection)
+        self._schedule()
+
+    def _ask_for_nodes(self, connection: Connection) -> None:
+        """Learn where the other nodes are, to reach a leader directly, or anybody after a loss."""
+        waiter = FutureWaiter()
+
+        def learn(future: "asyncio.Future[Any]") -> None:
+            if not future.cancelled() and future.exception() is None:
+                self._known.update({str(k): str(v) for k, v in future.result().items()})
+
+        waiter.future.add_done_callback(learn)
+        connection.send([Job("call", "nodes", b"", waiter, self.now() + 5.0)], self.now())
+
+    async def close(self) -> None:
+        """End everything; what waits is told."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for task in list(self._dialing.values()):
+            task.cancel()
+        await asyncio.gather(*self._dialing.values(), return_exceptions=True)
+        jobs, self._jobs = self._jobs, []
+        for connection in list(self._connections.values()):
+            if connection.link is not None:
+                jobs += connection.closed("the client was closed")
+                connection.link.close()
+        self._connections.clear()
+        for job in jobs:
+            job.waiter.failed(Stopped("the client was closed"))
+        await asyncio.sleep(0)
+
+    # --- jobs --------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Send this before the turn ends, or when there is somebody to send it to."""
+        self._jobs.append(job)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._jobs and not self._closed:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        jobs, self._jobs = self._jobs, []
+        batches: dict[str, list[Job]] = {}
+        for job in jobs:
+            connection = self._best(job.cluster if job.kind != "call" else "")
+            if connection is None:
+                self._jobs.append(job)
+            else:
+                batches.setdefault(connection.node, []).append(job)
+        now = self.now()
+        for node, batch in batches.items():
+            self._connections[node].send(batch, now)
+        if self._jobs:
+            self._dial_somebody()
+
+    def _best(self, cluster: str) -> Connection | None:
+        leader = self._connections.get(self._leaders.get(cluster, ""))
+        if leader is not None:
+            return leader
+        return next(iter(self._connections.values()), None)
+
+    def _dial_somebody(self) -> None:
+        if "" not in self._dialing and not self._closed:
+
+            async def dial() -> None:
+                while not self._connections and self._jobs:
+                    await self._try_all(self.now() + 2.0)
+                    if not self._connections:
+                        await asyncio.sleep(_BACKOFF_S)
+
+            self._start_dial("", dial())
+
+    def _start_dial(self, node: str, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._dialing[node] = task
+
+        def ended(done: "asyncio.Task[None]") -> None:
+            self._dialing.pop(node, None)
+            if not done.cancelled():
+                done.exception()
+
+        task.add_done_callback(ended)
+
+    # --- news --------------------------------------------------------------------------
+
+    def _on_leader(self, cluster: str, leader: ServerId) -> None:
+        """A hint came with an answer: talk to that node from now on."""
+        if self._leaders.get(cluster) == leader.node:
+            return
+        if leader.node in self._connections:
+            self._leaders[cluster] = leader.node
+            return
+        address = self._known.get(leader.node)
+        if address is None or leader.node in self._dialing or self._closed:
+            return
+
+        async def dial() -> None:
+            await self._dial(address)
+            self._leaders[cluster] = leader.node
+
+        self._start_dial(leader.node, dial())
+
+    def _on_closed(self, connection: Connection, reason: str) -> None:
+        if self._connections.get(connection.node) is connection:
+            del self._connections[connection.node]
+        for cluster in [c for c, node in self._leaders.items() if node == connection.node]:
+            del self._leaders[cluster]
+        self._jobs = connection.closed(reason) + self._jobs
+        self._last_error = NoLeader(f"node {connection.node}: {reason}")
+        self._schedule()
+
+    def _sweep(self) -> None:
+        """Ten times a second: what nobody answered in time, and what could not be sent."""
+        now = self.now()
+        for connection in list(self._connections.values()):
+            connection.expire(now)
+        late = [job for job in self._jobs if job.deadline <= now]
+        if late:
+            self._jobs = [job for job in self._jobs if job.deadline > now]
+            for job in late:
+                text = f"no node could be reached: {self._last_error}"
+                job.waiter.failed(NoLeader(text) if not job.sent else QueryTimeout(text))
+        if not self._closed:
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)

@@ -1,0 +1,106 @@
+"""Questions and answers between nodes, with a deadline on each (`NodeCall`, `NodeCallReply`)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from barque import errors
+from barque.errors import BarqueError, QueryTimeout, Refused, Stopped
+from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
+
+Handler = Callable[[str, dict[str, Any]], Awaitable[Any]]
+_TASKS_MAX = 1_000
+
+
+def error_named(name: str, text: str) -> BarqueError:
+    """The error that another process described. An unknown name is a plain `Refused`."""
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, BarqueError):
+        return kind(text)
+    return Refused(f"{name}: {text}")
+
+
+class Calls:
+    """What this node has asked others, and what it is working on for others."""
+
+    def __init__(self, send: Callable[[str, NodeMessage], bool], handler: Handler) -> None:
+        self._send = send
+        self._handler = handler
+        self._next = 0
+        self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def call(self, node: str, verb: str, arguments: dict[str, Any], timeout_s: float) -> Any:
+        """Ask a node. Raises what it answered, `Refused` if it cannot be reached, or `QueryTimeout`."""
+        self._next += 1
+        correlation = self._next
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[correlation] = (node, future)
+        try:
+            if not self._send(node, NodeCall(correlation, verb, arguments)):
+                raise Refused(f"node {node} is not connected")
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            raise QueryTimeout(f"node {node} did not answer {verb!r} in {timeout_s:.1f} s") from None
+        finally:
+            self._waiting.pop(correlation, None)
+
+    def on_reply(self, node: str, reply: NodeCallReply) -> None:
+        """An answer; a late one, or one from a node that was not asked, is dropped."""
+        asked, future = self._waiting.get(reply.correlation, ("", None))
+        if future is None or asked != node or future.done():
+            return
+        if reply.error is None:
+            future.set_result(reply.value)
+        else:
+            future.set_exception(error_named(reply.error, reply.text))
+
+    def on_call(self, node: str, call: NodeCall) -> None:
+        """Somebody asks; the answer goes back when it is ready."""
+
+        def answer(value: Any, error: str | None, text: str) -> None:
+            self._send(node, NodeCallReply(call.correlation, value, error, text))
+
+        self.serve(call.verb, call.arguments, answer)
+
+    def serve(
+        self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]
+    ) -> None:
+        """Work on a request in a task of its own; every ending is answered."""
+        if len(self._tasks) >= _TASKS_MAX:
+            answer(None, "Overloaded", "too many administrative requests at once")
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(verb, arguments, answer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(
+        self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]
+    ) -> None:
+        try:
+            value = await self._handler(verb, arguments)
+        except BarqueError as error:
+            answer(None, type(error).__name__, str(error))
+        except (KeyError, TypeError, ValueError) as error:
+            answer(None, "InvalidCommand", f"bad arguments for {verb!r}: {error!r}")
+        except asyncio.CancelledError:
+            answer(None, "Stopped", "the node is stopping")
+            raise
+        else:
+            answer(value, None, "")
+
+    def node_lost(self, node: str) -> None:
+        """Its answers will not come."""
+        for asked, future in list(self._waiting.values()):
+            if asked == node and not future.done():
+                future.set_exception(Refused(f"the connection to node {node} was lost"))
+
+    async def stop(self) -> None:
+        """End all work; every caller hears of it."""
+        for _, future in list(self._waiting.values()):
+            if not future.done():
+                future.set_exception(Stopped("this node is stopping"))
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)

@@ -1,0 +1,226 @@
+"""Performs effects: one exhaustive match, in the order of the list (design §3)."""
+
+import logging
+import random
+from typing import Any, Protocol, assert_never
+
+import msgspec
+
+from barque.config import TimeConfig
+from barque.core.effects import (
+    Applied,
+    AppliedTo,
+    AuxEval,
+    CancelElectionTimeout,
+    Cast,
+    Effect,
+    LeaderEstablished,
+    NextEvent,
+    PersistTermAndVote,
+    RecordLeaderMsg,
+    Rejected,
+    SendRpc,
+    SendVoteRequests,
+    StartConditionTimeout,
+    StartElectionTimeout,
+    TimerSpan,
+)
+from barque.core.messages import (
+    AwaitConditionTimeout,
+    ElectionTimeout,
+    MachineAppend,
+    MachineTimeout,
+    Message,
+    RemoteMessage,
+)
+from barque.core.server import RaftState
+from barque.log.meta import MetaStore
+from barque.machine.effects import Append, Aux, SendMsg, Timer
+from barque.runtime.clock import Clock
+from barque.runtime.server_process import ServerProcess
+from barque.runtime.timers import Timers
+from barque.types import ClientRef, ServerId
+
+logger = logging.getLogger("barque.server")
+
+
+class Outlets(Protocol):
+    """Where effects leave a server; the node implements it."""
+
+    def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
+        """Queue a message for a server, here or elsewhere; False if it was dropped."""
+
+    def answer(self, applied: Applied) -> None:
+        """Pass replies on to the front that waits for them."""
+
+    def reject(self, rejected: Rejected) -> None:
+        """Pass a refusal on to the front that waits."""
+
+    def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
+        """Pass a machine's message on to a node's clients."""
+
+    def leadership_changed(self, process: ServerProcess) -> None:
+        """This member's state, or the leader that it knows, has changed."""
+
+    def leader_established(self, process: ServerProcess) -> None:
+        """This leader has applied its noop."""
+
+    def hold_until_synced(self, process: ServerProcess) -> None:
+        """Release this server's effects after the next sync of the meta store."""
+
+    def server_stopped(self, process: ServerProcess) -> None:
+        """This server has failed."""
+
+
+class Executor:
+    """Performs the effects of all servers of one node."""
+
+    def __init__(
+        self,
+        outlets: Outlets,
+        meta: MetaStore,
+        timers: Timers,
+        clock: Clock,
+        rng: random.Random,
+        times: TimeConfig,
+    ) -> None:
+        self._outlets = outlets
+        self._meta = meta
+        self._timers = timers
+        self._clock = clock
+        self._rng = rng
+        self._times = times
+        self._machine_timers: dict[ServerProcess, set[str]] = {}
+
+    def perform(self, process: ServerProcess, effect: Effect) -> None:
+        """Carry out one effect of one server."""
+        match effect:
+            case SendRpc() | Cast():
+                process.counters.raft.rpcs_sent += 1
+                if not self._outlets.send_to_server(effect.to, effect.message):
+                    process.counters.raft.dropped_sends += 1
+            case NextEvent():
+                process.enqueue(effect.message)
+            case Applied():
+                self._outlets.answer(effect)
+            case Rejected():
+                self._outlets.reject(effect)
+            case RecordLeaderMsg() | CancelElectionTimeout():
+                self._timers.cancel((process, "election"))
+            case PersistTermAndVote():
+                process.counters.raft.term_and_voted_for_updates += 1
+                self._meta.store(process.server.cfg.uid, effect.term, effect.voted_for)
+                process.hold()
+                self._outlets.hold_until_synced(process)
+            case SendVoteRequests():
+                for to, rpc in effect.requests:
+                    self._outlets.send_to_server(to, rpc)
+            case StartElectionTimeout():
+                self._start_election_timer(process, effect.span)
+            case StartConditionTimeout():
+                self._arm(process, "condition", effect.after_ms / 1000, AwaitConditionTimeout())
+            case LeaderEstablished():
+                self._outlets.leader_established(process)
+            case AppliedTo() | AuxEval():
+                pass  # nobody waits for a position yet, and aux machines are told what they asked for
+            case Timer() | SendMsg() | Append() | Aux():
+                self._perform_machine(process, effect)
+            case _:
+                assert_never(effect)
+
+    # --- the machine's effects ---------------------------------------------------------
+
+    def _perform_machine(self, process: ServerProcess, effect: Timer | SendMsg | Append | Aux) -> None:
+        """Leaders only, but for `Aux` (EFF-01 to EFF-18)."""
+        server = process.server
+        if isinstance(effect, Aux):
+            state = str(server.raft_state)
+            server.aux_state = server.cfg.machine.handle_aux(
+                state, effect.command, server.aux_state, server.machine_state
+            )
+            return
+        if server.raft_state is not RaftState.LEADER:
+            return
+        match effect:
+            case Timer():
+                self._set_machine_timer(process, effect)
+            case SendMsg():
+                process.counters.raft.send_msg_effects_sent += 1
+                self._outlets.send_event(process, effect.to, effect.message)
+            case Append():
+                process.enqueue(MachineAppend(msgspec.msgpack.encode(effect.command)))
+
+    def _set_machine_timer(self, process: ServerProcess, timer: Timer) -> None:
+        key = (process, f"machine {timer.name}")
+        if timer.at_ms is not None:
+            after_ms = max(0, timer.at_ms - self._clock.wall_ms())
+        elif timer.after_ms is not None:
+            after_ms = max(0, timer.after_ms)
+        else:
+            self._timers.cancel(key)
+            return
+        self._machine_timers.setdefault(process, set()).add(timer.name)
+        self._arm(process, key[1], after_ms / 1000, MachineTimeout(timer.name))
+
+    # --- timers ------------------------------------------------------------------------
+
+    def _start_election_timer(self, process: ServerProcess, span: TimerSpan) -> None:
+        """ELEC-17; a second arm while one is armed is ignored (semantics §10.2)."""
+        if (process, "election") not in self._timers:
+            self._arm(process, "election", self._draw(span), ElectionTimeout())
+
+    def _draw(self, span: TimerSpan) -> float:
+        """Seconds, drawn anew each time so that candidates do not march in step (§3.4)."""
+        broadcast = self._times.broadcast_time_ms
+        poll = self._times.detector_poll_ms
+        match span:
+            case TimerSpan.REALLY_SHORT:
+                drawn = self._rng.uniform(1, broadcast)
+            case TimerSpan.SHORT:
+                drawn = self._rng.uniform(1, self._times.election_multiplier * broadcast) + broadcast
+            case TimerSpan.MEDIUM:
+                drawn = self._rng.uniform(1, poll) + broadcast
+            case TimerSpan.LONG:
+                drawn = self._rng.uniform(1, 2 * self._times.election_multiplier * broadcast) + poll
+        return drawn / 1000
+
+    def _arm(self, process: ServerProcess, name: str, after_s: float, message: Message) -> None:
+        def expire() -> None:
+            if isinstance(message, ElectionTimeout):
+                process.counters.raft.pre_vote_elections += 1
+            process.handle(message)
+
+        self._timers.arm((process, name), self._clock.monotonic() + after_s, expire)
+
+    # --- changes -----------------------------------------------------------------------
+
+    def state_changed(self, process: ServerProcess, old: RaftState, old_leader: ServerId | None) -> None:
+        """Before the effects of a transition: the old state's timers end with it (semantics §10.2)."""
+        server = process.server
+        if server.raft_state is not old:
+            self._timers.cancel((process, "election"))
+            self._timers.cancel((process, "condition"))
+            if old is RaftState.LEADER and server.raft_state is not RaftState.AWAIT_CONDITION:
+                self._cancel_machine_timers(process)
+            if server.raft_state is RaftState.CANDIDATE:
+                process.counters.raft.elections += 1
+            logger.info(
+                "%s: %s -> %s, term %d, leader %s",
+                server.id,
+                old,
+                server.raft_state,
+                server.current_term,
+                server.leader_id,
+            )
+        self._outlets.leadership_changed(process)
+
+    def _cancel_machine_timers(self, process: ServerProcess) -> None:
+        for name in self._machine_timers.pop(process, ()):
+            self._timers.cancel((process, f"machine {name}"))
+
+    def server_failed(self, process: ServerProcess) -> None:
+        """Nothing of a failed server may fire any more."""
+        self._timers.cancel((process, "election"))
+        self._timers.cancel((process, "condition"))
+        self._cancel_machine_timers(process)
+        self._outlets.server_stopped(process)

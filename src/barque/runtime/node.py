@@ -1,0 +1,517 @@
+"""A node: one process's share of many clusters, on one event loop.
+
+All input of one loop turn is handled before anything leaves; then, in this order: commands go
+to their leaders, terms and votes are synced, messages leave, the log is written and synced,
+and what that made true leaves as well (design §5.2). The order between the sync of votes and
+the messages is a safety rule (docs/explanation/ordering.md), the rest is for speed.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, assert_never
+
+import msgspec
+
+from barque.config import NodeConfig
+from barque.core.effects import Applied, Rejected, Rejection
+from barque.core.messages import (
+    Commands,
+    ElectionTimeout,
+    NodeStatus,
+    Queries,
+    RemoteMessage,
+    ServerDown,
+    TransferLeadership,
+)
+from barque.core.queries import run_query
+from barque.core.server import RaftState, refuse_commands
+from barque.errors import UnknownCluster
+from barque.log.disk import Disk, OsDisk
+from barque.machine.machine import Machine
+from barque.runtime.admin import Admin
+from barque.runtime.calls import Calls
+from barque.runtime.client_sink import ClientSession
+from barque.runtime.clock import Clock, SystemClock
+from barque.runtime.failure_detector import FailureDetector
+from barque.runtime.front import Front, Session, encode_replies
+from barque.runtime.leaderboard import Leaderboard
+from barque.runtime.machines import load_machines
+from barque.runtime.server_process import ServerProcess
+from barque.runtime.system import System
+from barque.runtime.timers import TimerDriver
+from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport
+from barque.transport.secret import load_secret
+from barque.transport.tcp import TcpTransport
+from barque.transport.wire import (
+    Alive,
+    ClientAnswer,
+    ClientEvent,
+    Envelope,
+    FrontEvent,
+    FrontRejected,
+    FrontReplies,
+    LeaderIs,
+    NodeCall,
+    NodeCallReply,
+    NodeMessage,
+)
+from barque.types import ClientRef, ServerId
+
+logger = logging.getLogger("barque.node")
+
+_ROUNDS_MAX = 8
+_STOP_TRANSFER_S = 1.0
+
+
+class Node:
+    """One node. `async with Node(config)` starts and stops it.
+
+    `machines` adds machines to those that the configuration names. `transport`, `disk`, `clock`
+    and `rng` are the seams that a simulator replaces. `checked` runs the core's invariants
+    after every step.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        machines: Mapping[str, Machine[Any]] | None = None,
+        *,
+        disk: Disk | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        transport: Callable[["Node", int, random.Random], Transport] | None = None,
+        checked: bool = False,
+    ) -> None:
+        config.check()
+        self.config = config
+        self.name = config.name
+        self.clock = clock or SystemClock()
+        self.rng = rng or random.Random(secrets.randbits(64))  # noqa: S311  # spreads timers, keeps no secret
+        self.incarnation = self.rng.getrandbits(60) + 1
+        self.machines: dict[str, Machine[Any]] = {**load_machines(config.machines), **(machines or {})}
+        self.leaderboard = Leaderboard()
+        self.detector = FailureDetector(poll_interval_s=config.time.detector_poll_ms / 1000)
+        self.front = Front(
+            ClientRef(self.name, self.incarnation),
+            self,
+            self.clock,
+            commands_max=config.pending_commands_max,
+            bytes_max=config.pending_bytes_max,
+        )
+        self.admin = Admin(self)
+        self.calls = Calls(self._send_to_node, self.admin.handle)
+        self.longest_stall_s = 0.0
+        self.started_at = self.clock.monotonic()
+        self.resp: Any = None  # the gateway, if one is attached: for `status`
+        self._disk = disk or OsDisk()
+        self._checked = checked
+        self._make_transport = transport or _tcp_transport
+        self._incarnations: dict[str, int] = {}
+        self._listeners: dict[Session, None] = {}
+        self._turn_scheduled = False
+        self._next_beat = 0.0
+        self._stopped = True
+
+    # --- life --------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Recover what is on disk, listen, and start the servers of this node.
+
+        Raises `ConfigurationError` for what cannot work, and `Damaged` for files that must not
+        be trusted; nothing is changed in both cases.
+        """
+        self._loop = asyncio.get_running_loop()
+        self.driver = TimerDriver(self.clock)
+        self.timers = self.driver.timers
+        self._stopped = False
+        try:
+            self.system = System(
+                node=self.name,
+                data_dir=self.config.data_dir,
+                disk=self._disk,
+                log=self.config.log,
+                times=self.config.time,
+                machines=self.machines,
+                outlets=self,
+                timers=self.timers,
+                clock=self.clock,
+                rng=self.rng,
+                wake=self._run_on_loop,
+                checked=self._checked,
+            )
+        except BaseException:
+            self.driver.stop()
+            raise
+        self.transport = self._make_transport(self, self.incarnation, self.rng)
+        try:
+            self.system.recover()
+            await self.transport.start()
+        except BaseException:
+            self.driver.stop()
+            self.system.close()
+            raise
+        for node in self.config.nodes:
+            if node != self.name:
+                self.detector.register(node)
+        self.started_at = self.clock.monotonic()
+        self._next_beat = self.started_at
+        self._beat()
+        self._tick()
+        self._poll_detector()
+        self._form_configured_clusters()
+        self.wake()
+
+    def _form_configured_clusters(self) -> None:
+        """Start the servers that the configuration asks for and that are not here yet."""
+        for cluster in self.config.clusters:
+            members = tuple(ServerId(cluster.name, n) for n in cluster.members or sorted(self.config.nodes))
+            if ServerId(cluster.name, self.name) not in members:
+                continue
+            process = self.system.processes.get(cluster.name)
+            if process is None:
+                process = self.system.create(
+                    cluster.name, cluster.name, cluster.machine, dict(cluster.arguments), members
+                )
+            if process.server.log.next_index() == 1:
+                # A new server waits to be asked (ELEC-20); the configuration is what asks.
+                after_s = self.rng.uniform(0.0, self.config.time.broadcast_time_ms * 3 / 1000)
+                asked = process
+                self.timers.arm(
+                    (process, "election"),
+                    self.clock.monotonic() + after_s,
+                    lambda asked=asked: asked.handle(ElectionTimeout()),  # type: ignore[misc]
+                )
+
+    async def stop(self) -> None:
+        """Hand leaderships over, flush, and close. Safe to call twice."""
+        if self._stopped:
+            return
+        await self.admin.hand_over(_STOP_TRANSFER_S)
+        self._stopped = True
+        await self.calls.stop()
+        self._turn()
+        self.driver.stop()
+        await self.transport.stop()
+        self.system.close()
+
+    async def __aenter__(self) -> "Node":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def session(self, deliver: Callable[[list[ClientAnswer]], None], *, events: bool = False) -> Session:
+        """A way in for a program inside this process; with `events` it hears machines' messages."""
+        session = self.front.session(deliver)
+        if events:
+            self._listeners[session] = None
+        return session
+
+    def end_session(self, session: Session) -> None:
+        """Nobody listens there any more."""
+        session.close()
+        self._listeners.pop(session, None)
+
+    # --- the turn ----------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Run the second half of a turn when all input of this one is handled."""
+        if not self._turn_scheduled and not self._stopped:
+            self._turn_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def wake_later(self, after_s: float) -> None:
+        """Run one after so many seconds."""
+        self.timers.arm("front retry", self.clock.monotonic() + after_s, self.wake)
+
+    def _run_on_loop(self, function: Callable[[], None]) -> None:
+        """Called by log threads, too: run there, then finish the turn."""
+
+        def run() -> None:
+            function()
+            self.wake()
+
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(run)
+
+    def _turn(self) -> None:
+        self._turn_scheduled = False
+        for _ in range(_ROUNDS_MAX):
+            self.front.flush()
+            synced = self.system.sync_meta()
+            self.transport.flush()  # to the followers before our own sync (thesis §10.2.1)
+            wrote = self.system.flush()
+            if not (synced or wrote or self.front.busy):
+                break
+        else:
+            self.wake()
+        self.front.deliver()
+        self.transport.flush()
+        self.system.storage.loop_yield()
+        deadline = self.front.next_deadline()
+        if deadline is not None and "front deadline" not in self.timers:
+            self.timers.arm("front deadline", deadline, self._expire)
+
+    def _expire(self) -> None:
+        self.front.expire(self.clock.monotonic())
+        self.wake()
+
+    # --- time --------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """The failure detector's heartbeat, and a look at how late this loop is."""
+        now = self.clock.monotonic()
+        self.longest_stall_s = max(self.longest_stall_s, now - self._next_beat)
+        self._next_beat = now + self.config.time.heartbeat_interval_ms / 1000
+        for node, status in self.transport.status().items():
+            if status.connected:
+                self.transport.send(node, "", Alive())
+        self.transport.flush()
+        self.timers.arm("beat", self._next_beat, self._beat)
+
+    def _tick(self) -> None:
+        self.system.tick()
+        self.wake()
+        self.timers.arm("tick", self.clock.monotonic() + self.config.time.tick_ms / 1000, self._tick)
+
+    def _poll_detector(self) -> None:
+        now = self.clock.monotonic()
+        for node, up in self.detector.poll(now):
+            logger.info("node %s: %s is %s", self.name, node, "up" if up else "suspected to be down")
+            self._tell_all(NodeStatus(node, up))
+            if not up:
+                self.front.node_lost(node)
+        self.wake()
+        self.timers.arm("detector", now + self.config.time.detector_poll_ms / 1000, self._poll_detector)
+
+    def _tell_all(self, message: NodeStatus) -> None:
+        for process in list(self.system.processes.values()):
+            process.handle(message)
+
+    # --- from the transport (TransportHandler) -------------------------------------------
+
+    def on_envelopes(self, node: str, envelopes: list[Envelope]) -> None:
+        """Messages from another node, for its peers here or for the node itself."""
+        for envelope in envelopes:
+            message = envelope.message
+            if isinstance(message, NodeMessage):
+                self._on_node_message(node, message)
+                continue
+            process = self.system.processes.get(envelope.to)
+            if process is not None and process.failure is None:
+                process.handle(message)
+            else:
+                self._refuse(message, Rejection.UNKNOWN_CLUSTER if process is None else Rejection.NOT_LEADER)
+
+    def on_turn(self) -> None:
+        """Input has been handed over."""
+        self.wake()
+
+    def on_peer_connected(self, node: str, incarnation: int) -> None:
+        """Tell a node that comes (back) who leads; and if it has restarted, its servers are new."""
+        known = self._incarnations.get(node)
+        self._incarnations[node] = incarnation
+        for process in list(self.system.processes.values()):
+            leader = process.server.leader_id
+            if known not in (None, incarnation) and leader is not None and leader.node == node:
+                process.handle(ServerDown(leader, connected=True))
+            process.handle(NodeStatus(node, up=True))
+            if process.server.raft_state is RaftState.LEADER and process.server.cluster_change_permitted:
+                self._send_to_node(node, self._leader_is(process))
+        self.wake()
+
+    def on_peer_disconnected(self, node: str, reason: str) -> None:
+        """MON-04, `noconnection`: those who follow a leader there begin to doubt it."""
+        logger.info("node %s: connection to %s is gone: %s", self.name, node, reason)
+        for process in list(self.system.processes.values()):
+            leader = process.server.leader_id
+            if leader is not None and leader.node == node:
+                process.handle(ServerDown(leader, connected=False))
+        self.calls.node_lost(node)
+        self.front.node_lost(node)
+        self.transport.nudge(node)
+        self.wake()
+
+    def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
+        """A client has authenticated."""
+        return ClientSession(self, connection)
+
+    def _on_node_message(self, node: str, message: NodeMessage) -> None:
+        match message:
+            case Alive():
+                self.detector.heartbeat(node, self.clock.monotonic())
+            case FrontReplies():
+                if message.incarnation == self.incarnation:
+                    self.front.on_replies(
+                        message.first_correlation, message.count, message.replies, message.errors
+                    )
+            case FrontRejected():
+                if message.incarnation == self.incarnation:
+                    self.front.on_rejected(
+                        message.first_correlation, message.count, message.reason, message.leader
+                    )
+            case LeaderIs():
+                standing = self.leaderboard.lookup(message.cluster)
+                members = standing.members if standing else ()
+                self.leaderboard.record(message.cluster, message.leader, members, message.term)
+                self.front.leader_established(message.cluster, message.leader, message.term)
+                self.admin.leader_established(message.cluster)
+            case NodeCall():
+                self.calls.on_call(node, message)
+            case NodeCallReply():
+                self.calls.on_reply(node, message)
+            case FrontEvent():
+                if message.incarnation == self.incarnation:
+                    self._tell_listeners(message.cluster, message.message)
+            case _:
+                assert_never(message)
+
+    # --- out of the servers (Outlets) ----------------------------------------------------
+
+    def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
+        """To a server of this node at once, to another node's with the next flush."""
+        if to.node != self.name:
+            return self.transport.send(to.node, to.name, message)
+        process = self.system.processes.get(to.name)
+        if process is None or process.failure is not None:
+            self._refuse(message, Rejection.UNKNOWN_CLUSTER if process is None else Rejection.NOT_LEADER)
+        else:
+            process.handle(message)
+        return True
+
+    def _refuse(self, message: RemoteMessage, reason: str) -> None:
+        """Somebody waits for the answer of a server that is not here."""
+        match message:
+            case Commands():
+                for effect in refuse_commands(message, reason, None):
+                    assert isinstance(effect, Rejected)
+                    self.reject(effect)
+            case Queries():
+                self.reject(
+                    Rejected(message.origin, message.first_correlation, len(message.payloads), reason)
+                )
+            case TransferLeadership():
+                self.reject(Rejected(message.origin, message.correlation, 1, reason))
+            case _:
+                pass  # Raft messages to a server that is gone: silence is what they expect
+
+    def _send_to_node(self, node: str, message: NodeMessage) -> bool:
+        sent = self.transport.send(node, "", message)
+        self.wake()
+        return sent
+
+    def answer(self, applied: Applied) -> None:
+        """Replies, to our own front or to another node's."""
+        to, first, count = applied.to, applied.first_correlation, len(applied.replies)
+        if to.node == self.name:
+            if to.incarnation == self.incarnation:
+                self.front.on_replies(first, count, applied.replies, applied.errors)
+        elif to.node:
+            raw, errors = encode_replies(applied.replies, applied.errors or {})
+            self.transport.send(to.node, "", FrontReplies(to.incarnation, first, count, raw, errors or None))
+
+    def reject(self, rejected: Rejected) -> None:
+        """A refusal, likewise."""
+        to = rejected.to
+        if to.node == self.name:
+            if to.incarnation == self.incarnation:
+                self.front.on_rejected(
+                    rejected.first_correlation, rejected.count, rejected.reason, rejected.leader
+                )
+        elif to.node:
+            first, count = rejected.first_correlation, rejected.count
+            message = FrontRejected(to.incarnation, first, count, rejected.reason, rejected.leader)
+            self.transport.send(to.node, "", message)
+
+    def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
+        """A machine's message to the clients of a node."""
+        raw = msgspec.Raw(msgspec.msgpack.encode(message))
+        cluster = process.server.cfg.cluster_name
+        if to.node == self.name and to.incarnation == self.incarnation:
+            self._tell_listeners(cluster, raw)
+        elif to.node and to.node != self.name:
+            self.transport.send(to.node, "", FrontEvent(to.incarnation, cluster, raw))
+
+    def _tell_listeners(self, cluster: str, message: msgspec.Raw) -> None:
+        for session in self._listeners:
+            self.front.tell(session, ClientEvent(cluster, message))
+
+    def leadership_changed(self, process: ServerProcess) -> None:
+        """Keep the leaderboard and the front up to date."""
+        server = process.server
+        cluster = server.cfg.cluster_name
+        self.leaderboard.record(cluster, server.leader_id, tuple(server.cluster), server.current_term)
+        if server.leader_id is not None:
+            self.front.leader_hint(cluster, server.leader_id, server.current_term)
+        elif (known := self.front.leader_of(cluster)) is not None and known.node == self.name:
+            self.front.leader_lost(known)
+        self.wake()
+
+    def leader_established(self, process: ServerProcess) -> None:
+        """Announce a leader to all nodes; replies of its predecessors' entries went ahead."""
+        announcement = self._leader_is(process)
+        self.front.leader_established(announcement.cluster, announcement.leader, announcement.term)
+        for node in self.config.nodes:
+            if node != self.name:
+                self.transport.send(node, "", announcement)
+        self.admin.leader_established(announcement.cluster)
+
+    def _leader_is(self, process: ServerProcess) -> LeaderIs:
+        server = process.server
+        return LeaderIs(server.cfg.cluster_name, server.id, server.current_term)
+
+    def hold_until_synced(self, process: ServerProcess) -> None:
+        """See `System.hold_until_synced`."""
+        self.system.hold_until_synced(process)
+        self.wake()
+
+    def server_stopped(self, process: ServerProcess) -> None:
+        """Tell the other members at once, so that they need not wait for a timeout."""
+        server = process.server
+        for member, _ in server.peers():
+            self.transport.send(member.node, member.name, ServerDown(server.id, connected=True))
+        self.front.leader_lost(server.id)
+        self.wake()
+
+    # --- for the front (Outside) ---------------------------------------------------------
+
+    def local_query(self, cluster: str, payload: bytes) -> Any:
+        """Ask the member on this node; raises `UnknownCluster` if there is none."""
+        for process in self._members_here(cluster):
+            return run_query(process.server, payload)
+        raise UnknownCluster(f"no member of {cluster!r} runs on node {self.name}; ask another node")
+
+    def _members_here(self, cluster: str) -> list[ServerProcess]:
+        named = self.system.processes.get(cluster)
+        if named is not None and named.server.cfg.cluster_name == cluster:
+            return [named] if named.failure is None else []
+        return [
+            process
+            for process in self.system.processes.values()
+            if process.server.cfg.cluster_name == cluster and process.failure is None
+        ]
+
+    def member_here(self, cluster: str) -> ServerProcess | None:
+        """The member of a cluster that runs on this node, if one does."""
+        return next(iter(self._members_here(cluster)), None)
+
+
+def _tcp_transport(node: Node, incarnation: int, rng: random.Random) -> Transport:
+    config = node.config
+    address = config.nodes[config.name]
+    secret = config.secret.encode() if config.secret else load_secret(config.secret_file)
+    return TcpTransport(
+        name=config.name,
+        incarnation=incarnation,
+        cluster=config.installation,
+        secret=secret,
+        bind=config.bind or address,
+        advertise=address,
+        peers={name: peer for name, peer in config.nodes.items() if name != config.name},
+        handler=node,
+        rng=rng,
+    )

@@ -1,0 +1,155 @@
+"""Facts for people and programs: what `status` and `overview` show."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from barque.core.server import RaftState, WaitingRole
+from barque.runtime.server_process import ServerProcess
+
+if TYPE_CHECKING:
+    from barque.runtime.node import Node
+
+
+def member_status(process: ServerProcess) -> dict[str, Any]:
+    """One member: where it stands. `snapshot_index` is 0 until snapshots exist."""
+    server = process.server
+    last, written = server.log.last_index_term(), server.log.last_written()
+    status: dict[str, Any] = {
+        "server": str(server.id),
+        "name": server.id.name,
+        "node": server.id.node,
+        "role": process.state,
+        "voter": server.is_voter(server.id),
+        "leader": str(server.leader_id) if server.leader_id else None,
+        "current_term": server.current_term,
+        "commit_index": server.commit_index,
+        "last_applied": server.last_applied,
+        "last_index": last.index,
+        "last_written_index": written.index,
+        "snapshot_index": server.log.snapshot_index_term().index,
+    }
+    if process.failure is not None:
+        status["failure"] = process.failure
+    if isinstance(server.role, WaitingRole):
+        status["waits_for"] = str(server.role.condition)
+    return status
+
+
+def node_status(node: "Node") -> dict[str, Any]:
+    """This node: its address, its disk, and whom it sees."""
+    storage = node.system.storage.overview()
+    now = node.clock.monotonic()
+    status: dict[str, Any] = {
+        "name": node.name,
+        "pid": os.getpid(),
+        "address": node.transport.advertise,
+        "resp_address": node.resp.address if node.resp is not None else None,
+        "state": "running" if node.system.failure is None else "degraded",
+        "uptime_s": round(now - node.started_at, 3),
+        "longest_stall_ms": round(node.longest_stall_s * 1000, 1),
+        "storage": storage,
+        "front": node.front.overview(),
+        "peers": {
+            name: {
+                "address": peer.address,
+                "connected": peer.connected,
+                "last_error": peer.last_error,
+                "dropped": peer.dropped,
+                "bytes_queued": peer.bytes_queued,
+            }
+            for name, peer in node.transport.status().items()
+        },
+        "detector": node.detector.overview(now),
+        "transport": node.transport.counters.overview(),
+    }
+    if node.system.failure is not None:
+        status["failure"] = node.system.failure
+    return status
+
+
+def local_report(node: "Node", *, clusters: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """This node and its members (of these clusters only, if given)."""
+    return {
+        "node": node_status(node),
+        "members": [
+            {"cluster": process.server.cfg.cluster_name, **member_status(process)}
+            for process in node.system.processes.values()
+            if clusters is None or process.server.cfg.cluster_name in clusters
+        ],
+    }
+
+
+def cluster_overview(process: ServerProcess) -> dict[str, Any]:
+    """One member in all detail (OVW-01)."""
+    server = process.server
+    machine = server.cfg.machine
+    return {
+        **member_status(process),
+        "cluster": server.cfg.cluster_name,
+        "uid": server.cfg.uid,
+        "voted_for": str(server.voted_for) if server.voted_for else None,
+        "cluster_change_permitted": server.cluster_change_permitted,
+        "machine": {
+            "type": type(machine).__name__,
+            "version": machine.version,
+            "effective_version": server.effective_machine_version,
+            **machine.overview(server.machine_state),
+        },
+        "log": server.log.overview(),
+        "commit_latency_ms": server.commit_latency_ms,
+        "query_index": server.query_index,
+        "peers": {
+            str(member): {
+                "next_index": peer.next_index,
+                "match_index": peer.match_index,
+                "commit_index_sent": peer.commit_index_sent,
+                "voter": peer.voter,
+            }
+            for member, peer in server.peers()
+        }
+        if server.raft_state is RaftState.LEADER
+        else {},
+        "counters": process.counters.overview(),
+    }
+
+
+def merge_reports(reports: list[dict[str, Any]], missing: dict[str, str]) -> dict[str, Any]:
+    """One picture of all nodes; those that did not answer are in it, with the reason.
+
+    The leader of a cluster is the member that leads in the highest term: an old leader that
+    has not noticed yet is not it.
+    """
+    nodes = [report["node"] for report in reports]
+    nodes += [
+        {
+            "name": name,
+            "pid": None,
+            "address": None,
+            "resp_address": None,
+            "state": "unreachable",
+            "uptime_s": None,
+            "failure": why,
+        }
+        for name, why in missing.items()
+    ]
+    clusters: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        for member in report["members"]:
+            clusters.setdefault(member["cluster"], []).append(member)
+    return {
+        "nodes": sorted(nodes, key=lambda node: str(node["name"])),
+        "clusters": [_cluster_report(name, members) for name, members in sorted(clusters.items())],
+    }
+
+
+def _cluster_report(name: str, members: list[dict[str, Any]]) -> dict[str, Any]:
+    leaders = [m for m in members if m["role"] == str(RaftState.LEADER)]
+    leader = max(leaders, key=lambda m: int(m["current_term"]), default=None)
+    return {
+        "name": name,
+        "leader": leader["server"] if leader else None,
+        "term": max(int(m["current_term"]) for m in members),
+        "members": sorted(
+            ({k: v for k, v in m.items() if k != "cluster"} for m in members), key=lambda m: str(m["server"])
+        ),
+    }
