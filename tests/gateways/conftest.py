@@ -1,6 +1,7 @@
 """A single-node stand-in for a cluster, and a gateway before it."""
 
 import asyncio
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -146,10 +147,8 @@ class Client:
     async def close(self):
         """End the connection."""
         self.writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
 
 def encode(*arguments):
