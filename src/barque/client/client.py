@@ -6,22 +6,14 @@ from typing import Any
 
 import msgspec
 
-from barque.client.connection import Connection, Job, Link
-from barque.client.outcomes import (
-    FutureWaiter,
-    NobodyWaits,
-    Notification,
-    Notifications,
-    PipelineWaiter,
-    Waiter,
-)
+from barque.client.connection import Connection, Link
+from barque.client.outcomes import Batch, Notification, Notifications
 from barque.client.routing import Connect, Router
 from barque.errors import InvalidCommand, Stopped
 from barque.transport.client_link import ClientLink
 from barque.types import Index, IndexTerm, ReplyMode, ServerId, Term
 
 _encode = msgspec.msgpack.encode
-_NOBODY = NobodyWaits()
 
 
 class Client:
@@ -145,15 +137,22 @@ class Client:
         """
         if priority not in ("low", "normal"):
             raise InvalidCommand(f"priority is low or normal, not {priority!r}")
-        waiter: Waiter = _NOBODY
-        mode = ReplyMode.NOREPLY
-        if correlation is not None:
-            waiter = PipelineWaiter(self._notifications, correlation)
-            self._notifications.outstanding += 1
-            mode = ReplyMode.NOTIFY
-        self._submit(
-            "command", cluster, encode(command), waiter, timeout_s, mode=mode, low_priority=priority == "low"
-        )
+        mute = correlation is None
+        key = (cluster, priority, mute, timeout_s)
+        batch = self._router.batch(key)
+        if batch is None:
+            batch = Batch(
+                "command",
+                cluster,
+                self._deadline(timeout_s),
+                mode=ReplyMode.NOREPLY if mute else ReplyMode.NOTIFY,
+                low_priority=priority == "low",
+                sink=self._notifications,
+                mute=mute,
+            )
+            self._router.open(key, batch)
+        batch.payloads.append(encode(command))
+        batch.waiters.append(correlation)
 
     async def notifications(self) -> AsyncIterator[Notification]:
         """The outcomes of pipelined commands, one by one, for ever."""
@@ -266,25 +265,30 @@ class Client:
     # --- inside ------------------------------------------------------------------------
 
     def _ask(
-        self, kind: str, cluster: str, payload: bytes, timeout_s: float | None, **options: Any
-    ) -> Awaitable[Any]:
-        waiter = FutureWaiter()
-        self._submit(kind, cluster, payload, waiter, timeout_s, **options)
-        return waiter.future
-
-    def _submit(
         self,
         kind: str,
         cluster: str,
         payload: bytes,
-        waiter: Waiter,
         timeout_s: float | None,
-        **options: Any,
-    ) -> None:
+        *,
+        mode: ReplyMode | None = None,
+        arguments: dict[str, Any] | None = None,
+    ) -> Awaitable[Any]:
+        """One request that a caller waits for, sent with others of its kind."""
+        key = (kind, cluster, mode, timeout_s) if arguments is None else object()
+        batch = self._router.batch(key)
+        if batch is None:
+            batch = Batch(kind, cluster, self._deadline(timeout_s), mode=mode, arguments=arguments)
+            self._router.open(key, batch)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        batch.payloads.append(payload)
+        batch.waiters.append(future)
+        return future
+
+    def _deadline(self, timeout_s: float | None) -> float:
         if not self._open:
             raise Stopped("this client is not connected; use `async with`")
-        deadline = self._router.now() + (self._timeout_s if timeout_s is None else timeout_s)
-        self._router.submit(Job(kind, cluster, payload, waiter, deadline, **options))
+        return self._router.now() + (self._timeout_s if timeout_s is None else timeout_s)
 
 
 def encode(value: Any) -> bytes:

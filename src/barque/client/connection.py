@@ -5,13 +5,13 @@ task, timer or frame is spent on a single command.
 """
 
 import struct
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
-from barque.client.outcomes import Waiter
+from barque.client.outcomes import Batch
 from barque.errors import BarqueError, InvalidCommand, OutcomeUnknown, QueryTimeout
 from barque.runtime.calls import error_named
 from barque.transport.wire import (
@@ -25,7 +25,7 @@ from barque.transport.wire import (
     ClientReplies,
     ClientRequest,
 )
-from barque.types import ReplyMode, ServerId
+from barque.types import ServerId
 
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
 _GRACE_S = 1.0
@@ -45,98 +45,57 @@ class Link(Protocol):
         """End it; the owner hears of the end."""
 
 
-class Job:
-    """One request until it is answered: a command, a read, or a call.
-
-    `sent` is set when it was handed to a link: from then on a command may have happened.
-    """
-
-    __slots__ = (
-        "arguments",
-        "cluster",
-        "deadline",
-        "kind",
-        "low_priority",
-        "mode",
-        "payload",
-        "sent",
-        "waiter",
-    )
-
-    def __init__(
-        self,
-        kind: str,
-        cluster: str,
-        payload: bytes,
-        waiter: Waiter,
-        deadline: float,
-        *,
-        mode: ReplyMode = ReplyMode.NOTIFY,
-        low_priority: bool = False,
-        arguments: dict[str, Any] | None = None,
-    ) -> None:
-        self.kind = kind  # "command", "call", or the level of a read
-        self.cluster = cluster  # the verb, for a call
-        self.payload = payload
-        self.waiter = waiter
-        self.deadline = deadline
-        self.mode = mode
-        self.low_priority = low_priority
-        self.arguments = arguments
-        self.sent = False
-
-    @property
-    def group(self) -> tuple[Any, ...]:
-        """Jobs of one group travel in one request."""
-        return (self.kind, self.cluster, self.mode, self.low_priority)
-
-
 class Connection:
-    """What is outstanding on one link."""
+    """What is outstanding on one link, in the order of the correlations."""
 
     def __init__(self, node: str, on_leader: Callable[[str, ServerId], None]) -> None:
         self.node = node
         self.link: Link | None = None
-        self.closed_because: str | None = None
+        self.on_event: Callable[[str, Any], None] = lambda _cluster, _message: None
         self._on_leader = on_leader
         self._next = 1
-        self._waiting: dict[int, Job] = {}
-        self._by_age: deque[tuple[float, int]] = deque()
-        self.on_event: Callable[[str, Any], None] = lambda _cluster, _message: None
+        self._waiting: dict[int, Batch] = {}  # by first correlation, ascending
+        self._firsts: list[int] = []  # likewise; may hold some that are answered
 
-    def send(self, jobs: list[Job], now: float) -> None:
-        """Put these jobs on the wire, neighbours of one group as one request."""
+    def send(self, batches: list[Batch], now: float) -> None:
+        """Put these batches on the wire, as one frame."""
         assert self.link is not None
-        requests: list[ClientRequest] = []
-        start = 0
-        for end in range(1, len(jobs) + 1):
-            if end == len(jobs) or jobs[end].group != jobs[start].group or jobs[start].kind == "call":
-                requests.append(self._request(jobs[start:end], now))
-                start = end
-        self.link.send(requests)
+        self.link.send([self._request(batch, now) for batch in batches])
         self.link.flush()
 
-    def _request(self, jobs: list[Job], now: float) -> ClientRequest:
-        first = self._next
-        self._next += len(jobs)
-        waiting = self._waiting
-        for correlation, job in enumerate(jobs, start=first):
-            job.sent = True
-            waiting[correlation] = job
-        head = jobs[0]
-        deadline = max(job.deadline for job in jobs)
-        self._by_age.append((deadline + _GRACE_S, first + len(jobs)))
-        timeout_ms = max(1, int((min(job.deadline for job in jobs) - now) * 1000))
-        if head.kind == "call":
-            return ClientCall(first, head.cluster, head.arguments or {}, timeout_ms)
-        payloads = [job.payload for job in jobs]
-        if head.kind != "command":
-            return ClientQueries(head.cluster, first, tuple(payloads), head.kind, timeout_ms)
-        lengths = struct.pack(f"<{len(payloads)}I", *map(len, payloads))
-        columns = b"".join((lengths, *payloads))
-        return ClientCommands(
-            head.cluster, first, len(jobs), columns, head.mode, timeout_ms, head.low_priority
+    def _request(self, batch: Batch, now: float) -> ClientRequest:
+        first = batch.first = self._next
+        count = len(batch.waiters)
+        self._next += count
+        self._waiting[first] = batch
+        self._firsts.append(first)
+        timeout_ms = max(1, int((batch.deadline - now) * 1000))
+        if batch.kind == "call":
+            return ClientCall(first, batch.cluster, batch.arguments or {}, timeout_ms)
+        payloads = batch.payloads
+        if batch.kind != "command":
+            return ClientQueries(batch.cluster, first, tuple(payloads), batch.kind, timeout_ms)
+        columns = b"".join((struct.pack(f"<{count}I", *map(len, payloads)), *payloads))
+        payloads.clear()  # a command is never sent twice
+        request = ClientCommands(
+            batch.cluster, first, count, columns, batch.mode, timeout_ms, batch.low_priority
         )
+        if batch.mute:
+            self._done(batch)
+        return request
+
+    def _find(self, correlation: int) -> Batch | None:
+        batch = self._waiting.get(correlation)
+        if batch is not None:
+            return batch
+        at = bisect_right(self._firsts, correlation) - 1
+        batch = self._waiting.get(self._firsts[at]) if at >= 0 else None
+        return batch if batch is not None and correlation < batch.first + len(batch.waiters) else None
+
+    def _done(self, batch: Batch) -> None:
+        self._waiting.pop(batch.first, None)
+        if len(self._firsts) > 64 + 2 * len(self._waiting):
+            self._firsts = list(self._waiting)
 
     # --- answers -----------------------------------------------------------------------
 
@@ -154,65 +113,61 @@ class Connection:
                     self.on_event(answer.cluster, msgspec.msgpack.decode(answer.message))
 
     def _on_replies(self, answer: ClientReplies) -> None:
-        pop = self._waiting.pop
-        errors = answer.errors
-        for offset, reply in enumerate(_decode(answer.replies)):
-            job = pop(answer.first_correlation + offset, None)
-            if job is None:
-                continue
-            if errors and offset in errors:
-                job.waiter.failed(InvalidCommand(errors[offset]))
-            else:
-                job.waiter.done(reply)
-        if answer.leader is not None and job is not None:
-            self._on_leader(job.cluster, answer.leader)
+        first, replies = answer.first_correlation, _decode(answer.replies)
+        batch = self._find(first)
+        if batch is None:
+            return  # given up already
+        errors: dict[int, BarqueError] | None = None
+        if answer.errors:
+            errors = {offset: InvalidCommand(text) for offset, text in answer.errors.items()}
+        batch.replied(first - batch.first, replies, errors)
+        if batch.answered >= len(batch.waiters):
+            self._done(batch)
+        if answer.leader is not None:
+            self._on_leader(batch.cluster, answer.leader)
 
     def _on_failed(self, answer: ClientFailed) -> None:
+        batch = self._find(answer.first_correlation)
+        if batch is None:
+            return
         error = error_named(answer.error, answer.text)
-        for correlation in range(answer.first_correlation, answer.first_correlation + answer.count):
-            job = self._waiting.pop(correlation, None)
-            if job is not None:
-                job.waiter.failed(error)
+        batch.failed(answer.first_correlation - batch.first, answer.count, error)
+        if batch.answered >= len(batch.waiters):
+            self._done(batch)
 
     def _on_call_reply(self, answer: ClientCallReply) -> None:
-        job = self._waiting.pop(answer.correlation, None)
-        if job is None:
+        batch = self._find(answer.correlation)
+        if batch is None:
             return
         if answer.error is None:
-            job.waiter.done(answer.value)
+            batch.replied(0, [answer.value], None)
         else:
-            job.waiter.failed(error_named(answer.error, answer.text))
+            batch.failed_rest(error_named(answer.error, answer.text))
+        self._done(batch)
 
     # --- ends --------------------------------------------------------------------------
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits here."""
-        return not self._waiting
-
     def expire(self, now: float) -> None:
         """Give up what the node should have answered long ago: it hangs, or the network does."""
-        while self._by_age and self._by_age[0][0] <= now:
-            _, beyond = self._by_age.popleft()
-            for correlation in [c for c in self._waiting if c < beyond and self._waiting[c].deadline <= now]:
-                job = self._waiting.pop(correlation)
-                job.waiter.failed(unanswered(job, f"node {self.node} did not answer in time"))
+        for batch in [b for b in self._waiting.values() if b.deadline + _GRACE_S <= now]:
+            batch.failed_rest(unanswered(batch, f"node {self.node} did not answer in time"))
+            self._done(batch)
 
-    def closed(self, reason: str) -> list[Job]:
+    def closed(self, reason: str) -> list[Batch]:
         """The link is gone. Commands may have happened; reads are returned, to be asked elsewhere."""
-        self.closed_because = reason
         waiting, self._waiting = self._waiting, {}
-        again: list[Job] = []
-        for job in waiting.values():
-            if job.kind in ("local", "leader", "consistent"):
-                again.append(job)
+        again: list[Batch] = []
+        for batch in waiting.values():
+            if batch.is_read and not batch.answered:
+                again.append(batch)
             else:
-                job.waiter.failed(unanswered(job, f"the connection to node {self.node} was lost: {reason}"))
+                text = f"the connection to node {self.node} was lost: {reason}"
+                batch.failed_rest(unanswered(batch, text))
         return again
 
 
-def unanswered(job: Job, text: str) -> BarqueError:
-    """What may be said of a job that was sent and not answered."""
-    if job.kind == "command" or job.cluster in ("transfer_leadership", "start_cluster"):
+def unanswered(batch: Batch, text: str) -> BarqueError:
+    """What may be said of requests that were sent and not answered."""
+    if batch.kind == "command" or batch.cluster in ("transfer_leadership", "start_cluster"):
         return OutcomeUnknown(text)
     return QueryTimeout(text)

@@ -1,51 +1,23 @@
-"""Who waits for an answer, and how it is told."""
+"""What a caller is told, and how: futures for those who await, notifications for pipelines."""
 
 import asyncio
-from typing import Any, NamedTuple, Protocol
+from typing import Any
+
+import msgspec
 
 from barque.errors import BarqueError
 
 
-class Notification(NamedTuple):
+class Notification(msgspec.Struct, frozen=True, gc=False):
     """The outcome of one pipelined command.
 
-    `correlation` is what the caller gave. Exactly one of reply and error counts: `error` is None when the
-    command was applied, else a `Refused` (it did not happen) or `OutcomeUnknown`.
+    `correlation` is what the caller gave. `error` is None when the command was applied and
+    `reply` is the machine's; else a `Refused` (it did not happen) or `OutcomeUnknown`.
     """
 
     correlation: Any
-    reply: Any
-    error: BarqueError | None
-
-
-class Waiter(Protocol):
-    """Told once, with a reply or an error."""
-
-    def done(self, reply: Any) -> None:
-        """The machine's reply."""
-
-    def failed(self, error: BarqueError) -> None:
-        """There will be none."""
-
-
-class FutureWaiter:
-    """A caller that awaits."""
-
-    __slots__ = ("future",)
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def done(self, reply: Any) -> None:
-        """See `Waiter`."""
-        if not self.future.done():
-            self.future.set_result(reply)
-
-    def failed(self, error: BarqueError) -> None:
-        """See `Waiter`."""
-        if not self.future.done():
-            self.future.set_exception(error)
-            self.future.exception()  # a caller that was cancelled needs no log line about it
+    reply: Any = None
+    error: BarqueError | None = None
 
 
 class Notifications:
@@ -54,12 +26,10 @@ class Notifications:
     def __init__(self) -> None:
         self._ready: list[Notification] = []
         self._event: asyncio.Future[None] | None = None
-        self.outstanding = 0
 
-    def add(self, notification: Notification) -> None:
-        """One outcome."""
-        self.outstanding -= 1
-        self._ready.append(notification)
+    def add(self, notifications: list[Notification]) -> None:
+        """Some outcomes."""
+        self._ready += notifications
         if self._event is not None and not self._event.done():
             self._event.set_result(None)
 
@@ -73,31 +43,94 @@ class Notifications:
         return ready
 
 
-class PipelineWaiter:
-    """A pipelined command; its outcome goes to `Client.notifications`."""
+class Batch:
+    """Requests of one kind for one cluster that travel together, until each is answered.
 
-    __slots__ = ("_correlation", "_notifications")
+    `waiters` has one entry for each request: a future, or for pipelined commands the caller's
+    correlation. `sink` takes the outcomes of pipelined ones; `mute` says that nobody listens.
+    """
 
-    def __init__(self, notifications: Notifications, correlation: Any) -> None:
-        self._notifications = notifications
-        self._correlation = correlation
+    __slots__ = (
+        "answered",
+        "arguments",
+        "cluster",
+        "deadline",
+        "first",
+        "kind",
+        "low_priority",
+        "mode",
+        "mute",
+        "payloads",
+        "sink",
+        "waiters",
+    )
 
-    def done(self, reply: Any) -> None:
-        """See `Waiter`."""
-        self._notifications.add(Notification(self._correlation, reply, None))
+    def __init__(
+        self,
+        kind: str,
+        cluster: str,
+        deadline: float,
+        *,
+        mode: Any = None,
+        low_priority: bool = False,
+        sink: Notifications | None = None,
+        mute: bool = False,
+        arguments: dict[str, Any] | None = None,
+    ) -> None:
+        self.kind = kind  # "command", "call", or the level of a read
+        self.cluster = cluster  # the verb, for a call
+        self.deadline = deadline
+        self.mode = mode
+        self.low_priority = low_priority
+        self.sink = sink
+        self.mute = mute
+        self.arguments = arguments
+        self.payloads: list[bytes] = []
+        self.waiters: list[Any] = []
+        self.first = 0  # its correlations on the wire begin here; 0 until it is sent
+        self.answered = 0
 
-    def failed(self, error: BarqueError) -> None:
-        """See `Waiter`."""
-        self._notifications.add(Notification(self._correlation, None, error))
+    @property
+    def is_read(self) -> bool:
+        """Whether it changes nothing, so that it may be asked again."""
+        return self.kind in ("local", "leader", "consistent")
 
+    def replied(self, offset: int, replies: list[Any], errors: dict[int, BarqueError] | None) -> None:
+        """Replies to the requests from `offset` on."""
+        self.answered += len(replies)
+        if self.mute:
+            return
+        waiters = self.waiters
+        if offset or len(replies) != len(waiters):
+            waiters = waiters[offset : offset + len(replies)]
+        if self.sink is not None:
+            told = [Notification(c, r) for c, r in zip(waiters, replies, strict=True)]
+            for position, error in (errors or {}).items():
+                told[position] = Notification(waiters[position], None, error)
+            self.sink.add(told)
+            return
+        for position, (future, reply) in enumerate(zip(waiters, replies, strict=True)):
+            if future.done():
+                continue  # its caller was cancelled
+            if errors and position in errors:
+                future.set_exception(errors[position])
+            else:
+                future.set_result(reply)
 
-class NobodyWaits:
-    """For commands of which nobody wants to hear."""
+    def failed(self, offset: int, count: int, error: BarqueError) -> None:
+        """These requests have no reply."""
+        self.answered += count
+        if self.mute:
+            return
+        waiters = self.waiters[offset : offset + count]
+        if self.sink is not None:
+            self.sink.add([Notification(c, None, error) for c in waiters])
+            return
+        for future in waiters:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # who was cancelled meanwhile needs no log line about it
 
-    __slots__ = ()
-
-    def done(self, reply: Any) -> None:
-        """See `Waiter`."""
-
-    def failed(self, error: BarqueError) -> None:
-        """See `Waiter`."""
+    def failed_rest(self, error: BarqueError) -> None:
+        """Everything that is not answered yet has no reply."""
+        self.failed(self.answered, len(self.waiters) - self.answered, error)

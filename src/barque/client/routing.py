@@ -1,11 +1,11 @@
 """Which node to ask: the leader's where it is known, any other where not."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
-from barque.client.connection import Connection, Job, Link
-from barque.client.outcomes import FutureWaiter
+from barque.client.connection import Connection, Link
+from barque.client.outcomes import Batch
 from barque.errors import BarqueError, NoLeader, QueryTimeout, Stopped, Unauthenticated
 from barque.types import ServerId
 
@@ -17,7 +17,7 @@ _BACKOFF_S = 0.1
 
 
 class Router:
-    """The connections of one client. Jobs of one loop turn leave together."""
+    """The connections of one client. Requests of one loop turn leave together."""
 
     def __init__(
         self, connect: Connect, addresses: Sequence[str], on_event: Callable[[str, Any], None]
@@ -28,7 +28,8 @@ class Router:
         self._known: dict[str, str] = {}  # node -> address, from the nodes themselves
         self._connections: dict[str, Connection] = {}  # by node
         self._leaders: dict[str, str] = {}  # cluster -> node
-        self._jobs: list[Job] = []
+        self._open: dict[Hashable, Batch] = {}  # being filled in this turn, by kind
+        self._unsent: list[Batch] = []  # for want of a connection
         self._scheduled = False
         self._dialing: dict[str, asyncio.Task[None]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -85,14 +86,16 @@ class Router:
 
     def _ask_for_nodes(self, connection: Connection) -> None:
         """Learn where the other nodes are, to reach a leader directly, or anybody after a loss."""
-        waiter = FutureWaiter()
+        batch = Batch("call", "nodes", self.now() + 5.0)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        batch.waiters.append(answer)
 
         def learn(future: "asyncio.Future[Any]") -> None:
             if not future.cancelled() and future.exception() is None:
                 self._known.update({str(k): str(v) for k, v in future.result().items()})
 
-        waiter.future.add_done_callback(learn)
-        connection.send([Job("call", "nodes", b"", waiter, self.now() + 5.0)], self.now())
+        answer.add_done_callback(learn)
+        connection.send([batch], self.now())
 
     async def close(self) -> None:
         """End everything; what waits is told."""
@@ -102,42 +105,49 @@ class Router:
         for task in list(self._dialing.values()):
             task.cancel()
         await asyncio.gather(*self._dialing.values(), return_exceptions=True)
-        jobs, self._jobs = self._jobs, []
+        unsent = [*self._unsent, *self._open.values()]
+        self._unsent, self._open = [], {}
         for connection in list(self._connections.values()):
             if connection.link is not None:
-                jobs += connection.closed("the client was closed")
+                unsent += connection.closed("the client was closed")
                 connection.link.close()
         self._connections.clear()
-        for job in jobs:
-            job.waiter.failed(Stopped("the client was closed"))
+        for batch in unsent:
+            batch.failed_rest(Stopped("the client was closed"))
         await asyncio.sleep(0)
 
-    # --- jobs --------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------
 
-    def submit(self, job: Job) -> None:
-        """Send this before the turn ends, or when there is somebody to send it to."""
-        self._jobs.append(job)
+    def batch(self, key: Hashable) -> Batch | None:
+        """The batch of this kind that is being filled in this turn."""
+        return self._open.get(key)
+
+    def open(self, key: Hashable, batch: Batch) -> Batch:
+        """Begin a batch; it is sent before the turn ends, or when there is somebody to send it to."""
+        self._open[key] = batch
         self._schedule()
+        return batch
 
     def _schedule(self) -> None:
-        if not self._scheduled and self._jobs and not self._closed:
+        if not self._scheduled and (self._open or self._unsent) and not self._closed:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
-        jobs, self._jobs = self._jobs, []
-        batches: dict[str, list[Job]] = {}
-        for job in jobs:
-            connection = self._best(job.cluster if job.kind != "call" else "")
+        batches = [*self._unsent, *self._open.values()]
+        self._unsent, self._open = [], {}
+        ready: dict[str, list[Batch]] = {}
+        for batch in batches:
+            connection = self._best(batch.cluster if batch.kind != "call" else "")
             if connection is None:
-                self._jobs.append(job)
+                self._unsent.append(batch)
             else:
-                batches.setdefault(connection.node, []).append(job)
+                ready.setdefault(connection.node, []).append(batch)
         now = self.now()
-        for node, batch in batches.items():
-            self._connections[node].send(batch, now)
-        if self._jobs:
+        for node, group in ready.items():
+            self._connections[node].send(group, now)
+        if self._unsent:
             self._dial_somebody()
 
     def _best(self, cluster: str) -> Connection | None:
@@ -150,7 +160,7 @@ class Router:
         if "" not in self._dialing and not self._closed:
 
             async def dial() -> None:
-                while not self._connections and self._jobs:
+                while not self._connections and self._unsent:
                     await self._try_all(self.now() + 2.0)
                     if not self._connections:
                         await asyncio.sleep(_BACKOFF_S)
@@ -192,7 +202,7 @@ class Router:
             del self._connections[connection.node]
         for cluster in [c for c, node in self._leaders.items() if node == connection.node]:
             del self._leaders[cluster]
-        self._jobs = connection.closed(reason) + self._jobs
+        self._unsent = connection.closed(reason) + self._unsent
         self._last_error = NoLeader(f"node {connection.node}: {reason}")
         self._schedule()
 
@@ -201,11 +211,11 @@ class Router:
         now = self.now()
         for connection in list(self._connections.values()):
             connection.expire(now)
-        late = [job for job in self._jobs if job.deadline <= now]
+        late = [batch for batch in self._unsent if batch.deadline <= now]
         if late:
-            self._jobs = [job for job in self._jobs if job.deadline > now]
-            for job in late:
+            self._unsent = [batch for batch in self._unsent if batch.deadline > now]
+            for batch in late:
                 text = f"no node could be reached: {self._last_error}"
-                job.waiter.failed(NoLeader(text) if not job.sent else QueryTimeout(text))
+                batch.failed_rest(QueryTimeout(text) if batch.is_read else NoLeader(text))
         if not self._closed:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
