@@ -1,7 +1,7 @@
 """Doors for clients that do not speak Barque's own protocol.
 
 May import: `barque.types`, `barque.errors`, `barque.machine`, `barque.client` and, of the runtime,
-`barque.runtime.submitter` alone: a gateway reaches clusters through a `Submitter` and nothing else.
+`submitter` and `clock` alone: a gateway reaches clusters through a `Submitter` and nothing else.
 
 Read in this order:
 

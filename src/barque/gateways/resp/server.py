@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import ipaddress
 import itertools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import msgspec
 from barque.errors import BarqueError, ConfigurationError
 from barque.gateways.resp.connection import Connection, Pending
 from barque.gateways.resp.session import REDIS_VERSION, Session, Shared
+from barque.runtime.clock import Clock, SystemClock
 from barque.runtime.submitter import Submitter
 
 _RECEIVE_BUFFER_BYTES = 64 * 1024
@@ -59,7 +59,7 @@ class RespServer:
 
     `bind` is `host:port` (`[::1]:6379` for IPv6; port 0 takes a free one). Any address but loopback
     needs a `password`. `info` returns sections for INFO, by title; `BARQUE.LEADER` reads the
-    field `leader` of its section `Barque`. `clock_ms` tells Unix time for the replies of TTL.
+    field `leader` of its section `Barque`. `clock` tells the time for the replies of TTL.
     Raises `ConfigurationError` for a `bind` that cannot work.
     """
 
@@ -71,7 +71,7 @@ class RespServer:
         password: str | None = None,
         limits: RespLimits | None = None,
         info: Callable[[], dict[str, dict[str, Any]]] | None = None,
-        clock_ms: Callable[[], int] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._submitter = submitter
         self._cluster = cluster
@@ -93,7 +93,7 @@ class RespServer:
         self._shared = Shared(
             password=password,
             info=self._sections,
-            clock_ms=clock_ms or _system_clock_ms,
+            clock_ms=(clock or SystemClock()).wall_ms,
             sessions=lambda: [connection.session for connection in self._connections],
             settings=self._settings(),
         )
@@ -246,10 +246,6 @@ class RespServer:
             "save": "",
             "timeout": "0",
         }
-
-
-def _system_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _address_text(name: Any) -> str:
