@@ -31,6 +31,7 @@ from barque.core.messages import (
     MachineAppend,
     MachineTimeout,
     Message,
+    PipelineRpcs,
     RemoteMessage,
 )
 from barque.core.server import RaftState
@@ -68,6 +69,9 @@ class Outlets(Protocol):
     def hold_until_synced(self, process: ServerProcess) -> None:
         """Release this server's effects after the next sync of the meta store."""
 
+    def pipeline_later(self, process: ServerProcess) -> None:
+        """Hand this server a `PipelineRpcs` before the turn ends."""
+
     def server_stopped(self, process: ServerProcess) -> None:
         """This server has failed."""
 
@@ -100,7 +104,11 @@ class Executor:
                 if not self._outlets.send_to_server(effect.to, effect.message):
                     process.counters.raft.dropped_sends += 1
             case NextEvent():
-                process.enqueue(effect.message)
+                if isinstance(effect.message, PipelineRpcs):
+                    # Once a turn is enough, and then a commit index travels with the next entries.
+                    self._outlets.pipeline_later(process)
+                else:
+                    process.enqueue(effect.message)
             case Applied():
                 self._outlets.answer(effect)
             case Rejected():

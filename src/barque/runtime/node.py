@@ -21,6 +21,7 @@ from barque.core.messages import (
     Commands,
     ElectionTimeout,
     NodeStatus,
+    PipelineRpcs,
     Queries,
     RemoteMessage,
     ServerDown,
@@ -111,6 +112,7 @@ class Node:
         self._make_transport = transport or _tcp_transport
         self._incarnations: dict[str, int] = {}
         self._listeners: dict[Session, None] = {}
+        self._pipelining: dict[ServerProcess, None] = {}
         self._turn_scheduled = False
         self._next_beat = 0.0
         self._stopped = True
@@ -242,10 +244,11 @@ class Node:
         self._turn_scheduled = False
         for _ in range(_ROUNDS_MAX):
             self.front.flush()
+            self._pipeline()
             synced = self.system.sync_meta()
             self.transport.flush()  # to the followers before our own sync (thesis §10.2.1)
             wrote = self.system.flush()
-            if not (synced or wrote or self.front.busy):
+            if not (synced or wrote or self._pipelining or self.front.busy):
                 break
         else:
             self.wake()
@@ -468,6 +471,16 @@ class Node:
         """See `System.hold_until_synced`."""
         self.system.hold_until_synced(process)
         self.wake()
+
+    def pipeline_later(self, process: ServerProcess) -> None:
+        """Replicate once for all that happened in this turn (REPL-07)."""
+        self._pipelining[process] = None
+        self.wake()
+
+    def _pipeline(self) -> None:
+        pipelining, self._pipelining = self._pipelining, {}
+        for process in pipelining:
+            process.handle(PipelineRpcs())
 
     def server_stopped(self, process: ServerProcess) -> None:
         """Tell the other members at once, so that they need not wait for a timeout."""
