@@ -1,1 +1,10 @@
-"""TODO layer."""
+"""The command line: `barque`. A module per verb, and what they share.
+
+May import everything below it; nothing imports it. Read in this order: `failures` (exit codes and
+the one line of an error), `main` (verbs, loaded when they are used), `settings` and `node` (one
+node), `reach` (how a verb finds nodes and secret), `status` and `kv` (typical verbs), `dev_directory`,
+`dev_processes`, `dev` and `demo` (several nodes on one machine).
+
+Never: waits without a deadline, signals a process that is not known to be ours, prints anything
+but data to stdout when `-o json` is asked for.
+"""

@@ -6,6 +6,7 @@ from barque.core.commands import refuse_here
 from barque.core.effects import StartElectionTimeout, TimerSpan
 from barque.core.elections import (
     call_for_election,
+    on_node_up,
     on_pre_vote,
     on_request_vote_result,
     refuse_vote,
@@ -90,7 +91,9 @@ def handle_candidate(server: Server, message: Message) -> Transition:
             return ignore_snapshot(server, message)
         case PreVoteResult():
             return server.stay()  # C-18: that round is won already
-        case TimeoutNow() | ServerDown() | NodeStatus():
+        case NodeStatus():
+            return on_node_up(server, message.node) if message.up else server.stay()
+        case TimeoutNow() | ServerDown():
             return server.stay()  # we are trying already
         case Tick() | PipelineRpcs() | FlushCommands() | AppendNoop() | MachineTimeout() | MachineAppend():
             return server.stay()  # left over from a leadership that has ended

@@ -10,8 +10,8 @@ from barque.core.messages import (
     RequestVoteResult,
     RequestVoteRpc,
 )
-from barque.core.server import CandidateRole, LeaderRole, PreVoteRole, RaftState, Server, Transition
-from barque.types import Index, Term
+from barque.core.server import CandidateRole, LeaderRole, Peer, PreVoteRole, RaftState, Server, Transition
+from barque.types import Index, ServerId, Term
 
 # --- asking --------------------------------------------------------------------------------
 
@@ -27,18 +27,8 @@ def call_for_pre_vote(server: Server) -> Transition:
     server.leader_id = None
     token = server.environment.token()
     server.role = PreVoteRole(token)
-    last = server.log.last_index_term()
-    rpc = PreVoteRpc(
-        PROTOCOL_VERSION,
-        server.cfg.machine.version,
-        server.current_term,
-        token,
-        server.id,
-        last.index,
-        last.term,
-    )
     own = NextEvent(PreVoteResult(server.id, server.current_term, token, True))
-    return Transition(RaftState.PRE_VOTE, [*effects, own, _to_all_others(server, rpc)])
+    return Transition(RaftState.PRE_VOTE, [*effects, own, _ask(server, server.peers())])
 
 
 def call_for_election(server: Server) -> Transition:
@@ -46,14 +36,30 @@ def call_for_election(server: Server) -> Transition:
     effects = server.adopt_term_and_vote(Term(server.current_term + 1), server.id)
     server.leader_id = None
     server.role = CandidateRole()
-    last = server.log.last_index_term()
-    rpc = RequestVoteRpc(server.current_term, server.id, last.index, last.term)
     own = NextEvent(RequestVoteResult(server.id, server.current_term, True))
-    return Transition(RaftState.CANDIDATE, [*effects, own, _to_all_others(server, rpc)])
+    return Transition(RaftState.CANDIDATE, [*effects, own, _ask(server, server.peers())])
 
 
-def _to_all_others(server: Server, rpc: RequestVoteRpc | PreVoteRpc) -> Effect:
-    return SendVoteRequests(tuple((member, rpc) for member, _ in server.peers()))
+def _ask(server: Server, members: list[tuple[ServerId, Peer]]) -> Effect:
+    """The question of the present round, to these members."""
+    last = server.log.last_index_term()
+    rpc: RequestVoteRpc | PreVoteRpc
+    if isinstance(server.role, PreVoteRole):
+        version, token = server.cfg.machine.version, server.role.token
+        term = server.current_term
+        rpc = PreVoteRpc(PROTOCOL_VERSION, version, term, token, server.id, last.index, last.term)
+    else:
+        rpc = RequestVoteRpc(server.current_term, server.id, last.index, last.term)
+    return SendVoteRequests(tuple((member, rpc) for member, _ in members))
+
+
+def on_node_up(server: Server, node: str) -> Transition:
+    """A node came within reach: ask its members again, who may have missed the question (§3.4).
+
+    Votes are counted by voter, so an answer to both questions counts once.
+    """
+    there = [(member, peer) for member, peer in server.peers() if member.node == node]
+    return server.stay(*([_ask(server, there)] if there else []))
 
 
 def on_election_timeout(server: Server) -> Transition:

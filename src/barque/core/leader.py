@@ -45,6 +45,7 @@ from barque.core.messages import (
 )
 from barque.core.queries import heartbeat_reply, on_heartbeat_reply, on_queries
 from barque.core.replication import (
+    greet,
     make_all_rpcs,
     make_rpcs,
     on_append_entries_reply,
@@ -101,7 +102,7 @@ def handle_leader(server: Server, message: Message) -> Transition:
             server.log.handle_event(message)
             return await_wal(server)
         case NodeStatus():
-            return server.stay(*(make_rpcs(server) if message.up else []))
+            return server.stay(*(greet(server, message.node) if message.up else []))
         case InstallSnapshotRpc() | InstallSnapshotResult():
             return ignore_snapshot(server, message)
         case RequestVoteResult() | PreVoteResult():

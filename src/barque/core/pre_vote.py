@@ -5,6 +5,7 @@ from typing import assert_never
 from barque.core.commands import refuse_here
 from barque.core.elections import (
     call_for_pre_vote,
+    on_node_up,
     on_pre_vote,
     on_pre_vote_result,
     refuse_vote,
@@ -86,7 +87,9 @@ def handle_pre_vote(server: Server, message: Message) -> Transition:
             return ignore_snapshot(server, message)
         case RequestVoteResult():
             return server.stay()  # of a candidacy that has ended
-        case TimeoutNow() | ServerDown() | NodeStatus():
+        case NodeStatus():
+            return on_node_up(server, message.node) if message.up else server.stay()
+        case TimeoutNow() | ServerDown():
             return server.stay()  # we are trying already
         case Tick() | PipelineRpcs() | FlushCommands() | AppendNoop() | MachineTimeout() | MachineAppend():
             return server.stay()  # left over from a leadership that has ended

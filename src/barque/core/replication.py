@@ -74,6 +74,14 @@ def make_rpcs(server: Server) -> list[Effect]:
     return rpcs + heartbeats_due(server)
 
 
+def greet(server: Server, node: str) -> list[Effect]:
+    """A node came within reach: tell its members who leads, and hear how far they are."""
+    rpcs: list[Effect] = [
+        SendRpc(member, make_rpc(server, peer, 1)) for member, peer in server.peers() if member.node == node
+    ]
+    return rpcs + heartbeats_due(server)
+
+
 def make_all_rpcs(server: Server) -> list[Effect]:
     """Assert leadership to everybody (ELEC-10)."""
     rpcs: list[Effect] = [SendRpc(member, make_rpc(server, peer, 1)) for member, peer in server.peers()]

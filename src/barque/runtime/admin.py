@@ -136,7 +136,7 @@ class Admin:
         timeout_s = int(arguments.get("timeout_ms", 2_000)) / 1000
         if node == self._node.name:
             return await self.handle(verb, arguments)
-        return await self._node.calls.call(node, verb, arguments, timeout_s)
+        return await self._node.calls.call(node, verb, arguments, timeout_s, patient=True)
 
     # --- leadership --------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class Admin:
         }
         established = self._established.setdefault(cluster, asyncio.Event())
         answers = await asyncio.gather(
-            *(self._ask_at(n, "start_server", {**request, "timeout_ms": timeout_s * 800}) for n in nodes),
+            *(self._ask_at(n, "start_server", {**request, "timeout_ms": int(timeout_s * 800)}) for n in nodes),
             return_exceptions=True,
         )
         problems = {n: a for n, a in zip(nodes, answers, strict=True) if isinstance(a, Exception)}

@@ -28,22 +28,41 @@ class Calls:
         self._handler = handler
         self._next = 0
         self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        self._connections: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def call(self, node: str, verb: str, arguments: dict[str, Any], timeout_s: float) -> Any:
-        """Ask a node. Raises what it answered, `Refused` if it cannot be reached, or `QueryTimeout`."""
+    async def call(
+        self, node: str, verb: str, arguments: dict[str, Any], timeout_s: float, *, patient: bool = False
+    ) -> Any:
+        """Ask a node. Raises what it answered, `Refused` if it cannot be reached, or `QueryTimeout`.
+
+        `patient` waits for a connection, too, until the same deadline.
+        """
         self._next += 1
         correlation = self._next
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[correlation] = (node, future)
         try:
-            if not self._send(node, NodeCall(correlation, verb, arguments)):
-                raise Refused(f"node {node} is not connected")
-            return await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                while not self._send(node, NodeCall(correlation, verb, arguments)):
+                    if not patient:
+                        raise Refused(f"node {node} is not connected")
+                    await self._connection(node)
+                return await future
         except TimeoutError:
             raise QueryTimeout(f"node {node} did not answer {verb!r} in {timeout_s:.1f} s") from None
         finally:
             self._waiting.pop(correlation, None)
+
+    async def _connection(self, node: str) -> None:
+        event = self._connections.setdefault(node, asyncio.Event())
+        await event.wait()
+
+    def node_connected(self, node: str) -> None:
+        """Those who wait for this node can speak now."""
+        event = self._connections.pop(node, None)
+        if event is not None:
+            event.set()
 
     def on_reply(self, node: str, reply: NodeCallReply) -> None:
         """An answer; a late one, or one from a node that was not asked, is dropped."""

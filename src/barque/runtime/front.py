@@ -512,7 +512,7 @@ def check_columns(count: int, columns: bytes) -> None:
         raws = _decode_raws(b"\xdd" + count.to_bytes(4, "big") + columns[4 * count :])
     except msgspec.MsgspecError as error:
         raise ProtocolError(f"commands are not msgpack values: {error}") from error
-    if [len(view) for view in map(memoryview, raws)] != lengths.tolist():  # type: ignore[arg-type]  # a buffer
+    if [len(memoryview(raw)) for raw in raws] != lengths.tolist():
         raise ProtocolError("the lengths of the commands do not fit their values")
 
 

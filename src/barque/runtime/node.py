@@ -316,6 +316,7 @@ class Node:
 
     def on_peer_connected(self, node: str, incarnation: int) -> None:
         """Tell a node that comes (back) who leads; and if it has restarted, its servers are new."""
+        self.calls.node_connected(node)
         known = self._incarnations.get(node)
         self._incarnations[node] = incarnation
         for process in list(self.system.processes.values()):

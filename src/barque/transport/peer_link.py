@@ -18,6 +18,8 @@ from barque.transport.framing import Frame, FrameKind
 from barque.transport.handshake import DialerHandshake, Established
 from barque.transport.wire import Alive, Envelope, PeerMessage
 
+_ATTEMPTS_BEFORE_WARNING = 5
+
 
 class PeerLink:
     """One peer. Messages are queued for a turn, written at its end, and dropped when they cannot leave."""
@@ -167,9 +169,11 @@ class PeerLink:
         while True:
             started = loop.time()
             error = await self._connect_once()
-            if error != self._last_error:  # once for each cause, not once for each attempt
+            if error != self._last_error:
                 self._last_error = error
-                logger.warning("link to %s at %s: %s", self.name, self.address, error)
+                logger.info("link to %s at %s: %s", self.name, self.address, error)
+            if attempts == _ATTEMPTS_BEFORE_WARNING:  # a peer that starts or restarts is no news
+                logger.warning("link to %s at %s is still down: %s", self.name, self.address, error)
             if loop.time() - started > 2 * self._limits.backoff_max_s:
                 attempts = 0
             delay = backoff_s(attempts, self._limits, self._rng)

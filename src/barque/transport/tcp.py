@@ -203,6 +203,7 @@ class TcpTransport:
         self._unauthenticated -= 1
         older = self._inbound.get(node)
         self._inbound[node] = connection
+        self.nudge(node)  # who can reach us can be reached: do not sit out a back-off
         if older is not None:
             older.cut_off(f"replaced by a newer connection of {node}")
 

@@ -1,0 +1,91 @@
+"""`barque`: the verbs, each loaded only when it is used, and the exit code of the process."""
+
+import importlib
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from barque.cli import failures
+from barque.errors import BarqueError
+
+_VERBS = {
+    "dev": ("barque.cli.dev:dev", "Run a cluster on this machine, to try and to develop."),
+    "demo": ("barque.cli.demo:demo", "Kill a leader while writing, and count what was lost."),
+    "node": ("barque.cli.node:node", "Run one node until it is told to stop."),
+    "status": ("barque.cli.status:status", "Show all nodes and clusters."),
+    "kv": ("barque.cli.kv:kv", "Read and write keys."),
+    "leader": ("barque.cli.leader:leader", "Show who leads a cluster, or hand leadership over."),
+    "cluster": ("barque.cli.cluster:cluster", "List clusters, or form one."),
+    "member": ("barque.cli.later:member", "Change a cluster's members (not in this release)."),
+    "recover": ("barque.cli.later:recover", "Recover from a lost quorum (not in this release)."),
+    "wal": ("barque.cli.wal:wal", "Look into write-ahead log files."),
+    "bench": ("barque.cli.bench:bench", "Measure this machine."),
+    "version": ("barque.cli.version:version", "Show versions: package, protocol, formats."),
+}
+"""Verb → where its click command is, and its line in the list of verbs."""
+
+
+class LazyGroup(click.Group):
+    """Imports a verb's module when the verb is called: `barque version` need not load a node."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order in which people meet them."""
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb's command, or None if there is no such verb."""
+        if cmd_name not in _VERBS:
+            return None
+        module, _, attribute = _VERBS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs, without loading them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, help_line) for verb, (_, help_line) in _VERBS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def barque() -> None:
+    """Barque: multi-Raft for Python.
+
+    Start with `barque demo`, or `barque dev` and `redis-cli -p 6401`. Exit codes: 0 ok, 1 it
+    failed, 2 wrong usage, 69 address in use, 70 a bug, 74 disk, 77 permission, 78 configuration.
+    """
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one verb; returns the exit code. Errors are told in one line on stderr."""
+    try:
+        result = barque.main(arguments, prog_name="barque", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        failures.complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        failures.die_quietly()
+        return failures.FAILED
+    except (BarqueError, failures.CliError, OSError) as error:
+        failures.complain(failures.text_of(error))
+        return failures.exit_code_of(error)
+    except Exception as error:
+        traceback.print_exc()
+        failures.complain(failures.text_of(error))
+        return failures.exit_code_of(error)
+    return result if isinstance(result, int) else failures.OK
+
+
+def main() -> NoReturn:
+    """The `barque` script."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""`barque node`: one node in this process, until SIGTERM or SIGINT."""
+
+import asyncio
+import importlib.util
+import logging
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from barque.cli.failures import FAILED, NO_PERMISSION, CliError
+from barque.cli.settings import build_config, clusters_from, named_addresses
+from barque.client.local import NodeSubmitter
+from barque.config import NodeConfig
+from barque.errors import ConfigurationError
+from barque.gateways.resp.server import RespLimits, RespServer
+from barque.runtime.node import Node
+from barque.transport.secret import load_secret
+
+logger = logging.getLogger("barque.cli")
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_HAND_OVER_S = 1.0
+_SHUTDOWN_S = 10.0
+
+
+class LineFormatter(logging.Formatter):
+    """One line per event: a traceback's lines are joined, so that no tool takes them apart."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        return super().format(record).replace("\n", " | ")
+
+
+def log_to_stderr(level: str) -> None:
+    """Everything from this level on goes to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class GatewayAddress:
+    """What `status` shows of the gateway: `host:port`, as for nodes."""
+
+    def __init__(self, server: RespServer) -> None:
+        host, port = server.address
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@click.command()
+@click.option("--config", "config_path", envvar="BARQUE_CONFIG", metavar="FILE", help="The node's TOML file.")
+@click.option("--name", envvar="BARQUE_NAME", help="This node's name.")
+@click.option("--data-dir", envvar="BARQUE_DATA_DIR", metavar="DIR", help="Where its files are.")
+@click.option("--bind", envvar="BARQUE_BIND", metavar="HOST:PORT", help="Listen here, if not on its address.")
+@click.option("--nodes", envvar="BARQUE_NODES", metavar="n1=HOST:PORT,…", help="All nodes, this one too.")
+@click.option("--secret-file", envvar="BARQUE_SECRET_FILE", metavar="FILE", help="The shared secret.")
+@click.option("--installation", envvar="BARQUE_INSTALLATION", help="The same name on all nodes.")
+@click.option("--resp-bind", envvar="BARQUE_RESP_BIND", metavar="HOST:PORT", help="Serve Redis clients here.")
+@click.option(
+    "--cluster",
+    "clusters",
+    envvar="BARQUE_CLUSTERS",
+    multiple=True,
+    metavar="NAME=MACHINE",
+    help="Form this cluster on all nodes at the first start; may be repeated.",
+)
+@click.option(
+    "--log-level", envvar="BARQUE_LOG_LEVEL", type=click.Choice(LOG_LEVELS), default="info", show_default=True
+)
+def node(config_path: str | None, log_level: str, **flags: Any) -> int:
+    """Run one node until SIGTERM or SIGINT; then it hands its leaderships over and ends.
+
+    A second signal ends it at once, which is always safe for the data. Settings come from
+    flags, then BARQUE_* variables, then the file.
+    """
+    log_to_stderr(log_level)
+    clusters, nodes = flags.pop("clusters"), flags.pop("nodes")
+    settings = {
+        **flags,
+        "clusters": clusters_from(clusters, "--cluster") if clusters else None,
+        "nodes": named_addresses(nodes, "--nodes") if nodes else None,
+    }
+    config = build_config(config_path, settings)
+    _check_secret(config)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(serve(config))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _check_secret(config: NodeConfig) -> None:
+    """Before anything is started or created. A file that others can read has an exit code of its own."""
+    if not config.secret_file:
+        return
+    try:
+        load_secret(config.secret_file)
+    except ConfigurationError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        if stat.S_IMODE(os.stat(config.secret_file).st_mode) & 0o077:
+            raise CliError(str(error), NO_PERMISSION) from error
+        raise
+
+
+async def serve(config: NodeConfig) -> int:
+    """Start a node and its gateway, wait for a signal, stop both; returns the exit code."""
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if asked_to_stop.is_set():
+            logger.warning("%s again: ending at once", number.name)
+            os._exit(128 + number)
+        logger.info("%s: handing leaderships over and stopping", number.name)
+        asked_to_stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    running = Node(config)
+    await running.start()
+    gateway: RespServer | None = None
+    try:
+        gateway = await _start_gateway(running)
+        logger.info(
+            "node %s is up: pid %d, address %s, redis %s, data %s, %s",
+            config.name,
+            os.getpid(),
+            running.transport.advertise,
+            running.resp.address if running.resp else "not served",
+            config.data_dir,
+            type(loop).__module__.partition(".")[0],
+        )
+        await asked_to_stop.wait()
+    finally:
+        try:
+            async with asyncio.timeout(_SHUTDOWN_S):
+                await _stop(running, gateway)
+        except TimeoutError:
+            logger.error("not stopped after %g s; ending without more ado", _SHUTDOWN_S)  # noqa: TRY400
+            os._exit(FAILED)
+    logger.info("node %s has stopped", config.name)
+    return 0
+
+
+async def _start_gateway(running: Node) -> RespServer | None:
+    settings = running.config.resp
+    if settings is None:
+        return None
+
+    def info() -> dict[str, dict[str, Any]]:
+        leader = running.front.leader_of(settings.cluster)
+        return {
+            "Barque": {
+                "node": running.name,
+                "cluster": settings.cluster,
+                "leader": str(leader) if leader else "",
+            }
+        }
+
+    gateway = RespServer(
+        NodeSubmitter(running),
+        settings.cluster,
+        settings.bind,
+        settings.password,
+        RespLimits(command_timeout_ms=settings.timeout_ms),
+        info,
+        running.clock.wall_ms,
+    )
+    await gateway.start()
+    running.resp = GatewayAddress(gateway)
+    return gateway
+
+
+async def _stop(running: Node, gateway: RespServer | None) -> None:
+    """Hand over first: the gateway's clients are served by the successor until it closes."""
+    await running.admin.hand_over(_HAND_OVER_S)
+    if gateway is not None:
+        await gateway.stop()
+    await running.stop()

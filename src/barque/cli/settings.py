@@ -1,0 +1,92 @@
+"""A node's configuration from four places: flag > environment > file > default.
+
+The file is the page; flags and `BARQUE_*` change single settings of it, or do without it.
+Page: docs/reference/configuration.md.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from barque.config import NodeConfig
+from barque.errors import ConfigurationError
+
+_CURES = {
+    "`name`": "set `name` in the file, --name or BARQUE_NAME",
+    "`data_dir`": "set `data_dir` in the file, --data-dir or BARQUE_DATA_DIR",
+    "`nodes`": "set `nodes` in the file, --nodes or BARQUE_NODES",
+}
+
+
+def named_addresses(text: str, where: str) -> dict[str, str]:
+    """`n1=host:port,n2=host:port` as a table. Raises `ConfigurationError`, naming `where` it stands."""
+    table: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, address = part.strip().partition("=")
+        if not equals or not name or ":" not in address:
+            raise ConfigurationError(f"{where}: {part.strip()!r} is not NAME=HOST:PORT; write n1=host:port,…")
+        if name in table:
+            raise ConfigurationError(f"{where}: {name!r} stands there twice")
+        table[name] = address
+    return table
+
+
+def clusters_from(texts: tuple[str, ...], where: str) -> list[dict[str, Any]]:
+    """`name=machine` pairs as clusters on all nodes. Raises `ConfigurationError`."""
+    clusters = []
+    for text in texts:
+        name, equals, machine = text.partition("=")
+        if not equals or not name or not machine:
+            raise ConfigurationError(f"{where}: {text!r} is not NAME=MACHINE; write kv=kv")
+        clusters.append({"name": name, "machine": machine})
+    return clusters
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """A TOML file. Raises `ConfigurationError` naming the file and the cause."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; give another --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not TOML: {error}") from error
+
+
+def overlay(raw: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`raw` with the settings that were given (not None) on top of it.
+
+    A secret file displaces a secret and the other way round: the nearer one counts.
+    """
+    merged = {**raw}
+    for name, value in settings.items():
+        if value is None:
+            continue
+        if name == "resp_bind":
+            merged["resp"] = {**merged.get("resp", {}), "bind": value}
+        elif name == "clusters":
+            given = {cluster["name"] for cluster in value}
+            kept = [c for c in merged.get("clusters", []) if c.get("name") not in given]
+            merged["clusters"] = [*kept, *value]
+        else:
+            merged[name] = value
+            if name == "secret_file":
+                merged.pop("secret", None)
+    return merged
+
+
+def build_config(path: str | None, settings: Mapping[str, Any]) -> NodeConfig:
+    """The configuration of one node, checked. Raises `ConfigurationError`: what, why and the cure."""
+    raw = overlay(read_toml(path) if path else {}, settings)
+    source = path or "flags and environment"
+    try:
+        config = msgspec.convert(raw, NodeConfig)
+        config.check()
+    except msgspec.ValidationError as error:
+        cure = next((text for name, text in _CURES.items() if f"field {name}" in str(error)), "")
+        raise ConfigurationError(f"{source}: {error}{'; ' + cure if cure else ''}") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{source}: {error}") from error
+    return config

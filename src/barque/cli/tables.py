@@ -1,0 +1,83 @@
+"""The tables of `status` and `dev`: nodes, and each cluster's members."""
+
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from barque.cli.output import duration_text
+
+_STATE_STYLES = {
+    "running": "green",
+    "starting": "yellow",
+    "degraded": "yellow",
+    "unreachable": "red",
+    "down": "bold red",
+}
+
+
+def report_tables(report: dict[str, Any]) -> Group:
+    """A status report, as `reporting.merge_reports` makes it."""
+    tables: list[Table | Text] = [node_table(report["nodes"])]
+    tables += [cluster_table(cluster) for cluster in report["clusters"]]
+    if not report["clusters"]:
+        tables.append(Text("No cluster has a member on a node that answers.", style="yellow"))
+    return Group(*tables)
+
+
+def node_table(nodes: list[dict[str, Any]]) -> Table:
+    """Name, process, state and addresses of each node."""
+    table = Table(box=box.SIMPLE_HEAD, title="Nodes", title_justify="left", title_style="bold")
+    for column in ("node", "pid", "state", "up", "address", "redis"):
+        table.add_column(column, no_wrap=True, justify="right" if column in ("pid", "up") else "left")
+    table.add_column("remark", overflow="fold")
+    for node in nodes:
+        state = str(node["state"])
+        table.add_row(
+            str(node["name"]),
+            _shown(node["pid"]),
+            Text(state, style=_STATE_STYLES.get(state, "")),
+            duration_text(node["uptime_s"]),
+            _shown(node["address"]),
+            _shown(node["resp_address"]),
+            _short(node.get("failure") or ""),
+        )
+    return table
+
+
+def cluster_table(cluster: dict[str, Any]) -> Table:
+    """Leader, term, and where each member stands."""
+    leader = cluster["leader"]
+    title = Text(f"Cluster {cluster['name']}: term {cluster['term']}, ", style="bold")
+    title.append(
+        f"led by {leader}" if leader else "nobody leads", style="bold green" if leader else "bold red"
+    )
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table.add_column("member", no_wrap=True)
+    table.add_column("role", no_wrap=True)
+    for column in ("term", "commit", "applied", "last", "written", "snapshot"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("remark", overflow="fold")
+    for member in cluster["members"]:
+        table.add_row(
+            str(member["server"]),
+            Text(str(member["role"]), style="green" if member["server"] == leader else ""),
+            *(
+                f"{member[field]}"
+                for field in ("current_term", "commit_index", "last_applied", "last_index")
+            ),
+            f"{member['last_written_index']}",
+            f"{member['snapshot_index']}",
+            _short(member.get("failure") or member.get("waits_for") or ""),
+        )
+    return table
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else str(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,0 +1,39 @@
+"""`barque version`: what must match, or may differ, when nodes are upgraded one by one."""
+
+import importlib.metadata
+import platform
+
+import click
+
+from barque.cli.output import output_option, print_json
+from barque.core.messages import PROTOCOL_VERSION
+from barque.log.wal_format import VERSION as WAL_VERSION
+from barque.machine.kv import KvMachine
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@click.command()
+@output_option
+def version(output: str) -> None:
+    """Show the versions of the package, the wire protocol, the formats and the helpers."""
+    facts: dict[str, str | int | None] = {
+        "barque": _installed("barque"),
+        "python": platform.python_version(),
+        "wire_protocol": PROTOCOL_VERSION,
+        "wal_format": WAL_VERSION,
+        "kv_machine": KvMachine.version,
+        "uvloop": _installed("uvloop"),
+        "hiredis": _installed("hiredis"),
+    }
+    if output == "json":
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        shown = "not installed" if value is None else value
+        click.echo(f"{name.replace('_', ' '):<14} {shown}")
