@@ -4,6 +4,7 @@ Requests of one loop turn leave as one frame. Answers find their waiter by corre
 task, timer or frame is spent on a single command.
 """
 
+import asyncio
 import struct
 from bisect import bisect_right
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from barque.transport.wire import (
 from barque.types import ServerId
 
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
+_SILENCE_S = 1.0
 _GRACE_S = 1.0
 """How much longer than the node a client waits, so that the node's better-founded answer comes first."""
 
@@ -56,10 +58,14 @@ class Connection:
         self._next = 1
         self._waiting: dict[int, Batch] = {}  # by first correlation, ascending
         self._firsts: list[int] = []  # likewise; may hold some that are answered
+        self._quiet_since = 0.0  # nothing was heard since then although something waits
+        self.is_suspect = False  # it may hang: ask others, until it is heard from
 
     def send(self, batches: list[Batch], now: float) -> None:
         """Put these batches on the wire, as one frame."""
         assert self.link is not None
+        if not self._waiting:
+            self._quiet_since = now
         self.link.send([self._request(batch, now) for batch in batches])
         self.link.flush()
 
@@ -101,6 +107,8 @@ class Connection:
 
     def on_answers(self, answers: list[ClientAnswer]) -> None:
         """Find who waits for each answer; those that nobody waits for are dropped."""
+        self._quiet_since = asyncio.get_running_loop().time()
+        self.is_suspect = False
         for answer in answers:
             match answer:
                 case ClientReplies():
@@ -146,6 +154,23 @@ class Connection:
         self._done(batch)
 
     # --- ends --------------------------------------------------------------------------
+
+    def suspect(self, now: float) -> list[Batch]:
+        """Has the node been silent for too long? Then its reads are returned, to be asked elsewhere."""
+        if self.is_suspect or not self._waiting or now - self._quiet_since < _SILENCE_S:
+            return []
+        self.is_suspect = True
+        reads = [batch for batch in self._waiting.values() if batch.is_read and not batch.answered]
+        for batch in reads:
+            self._done(batch)
+        return reads
+
+    def give_up(self, cluster: str) -> None:
+        """Another node leads now, and this one is silent: no answer will come from here in time."""
+        for batch in [b for b in self._waiting.values() if b.kind == "command" and b.cluster == cluster]:
+            text = f"node {self.node} is silent, and the leadership of {cluster!r} has passed to another"
+            batch.failed_rest(unanswered(batch, text))
+            self._done(batch)
 
     def expire(self, now: float) -> None:
         """Give up what the node should have answered long ago: it hangs, or the network does."""

@@ -14,6 +14,7 @@ Connect: TypeAlias = Callable[[str, Connection, Callable[[str], None]], Awaitabl
 
 _SWEEP_S = 0.1
 _BACKOFF_S = 0.1
+_DIAL_S = 2.0
 
 
 class Router:
@@ -58,7 +59,9 @@ class Router:
         self._sweep()
 
     async def _try_all(self, deadline: float) -> None:
-        for address in [*self._addresses, *(a for a in self._known.values() if a not in self._addresses)]:
+        connected = {self._known[node] for node in self._connections if node in self._known}
+        addresses = dict.fromkeys([*self._addresses, *self._known.values()])
+        for address in [a for a in addresses if a not in connected]:
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._dial(address)
@@ -152,18 +155,17 @@ class Router:
 
     def _best(self, cluster: str) -> Connection | None:
         leader = self._connections.get(self._leaders.get(cluster, ""))
-        if leader is not None:
+        if leader is not None and not leader.is_suspect:
             return leader
-        return next(iter(self._connections.values()), None)
+        return next((c for c in self._connections.values() if not c.is_suspect), None)
 
     def _dial_somebody(self) -> None:
         if "" not in self._dialing and not self._closed:
 
             async def dial() -> None:
-                while not self._connections and self._unsent:
-                    await self._try_all(self.now() + 2.0)
-                    if not self._connections:
-                        await asyncio.sleep(_BACKOFF_S)
+                while self._unsent and self._best("") is None:
+                    await self._try_all(self.now() + _DIAL_S)
+                    await asyncio.sleep(0 if self._best("") else _BACKOFF_S)
 
             self._start_dial("", dial())
 
@@ -182,6 +184,9 @@ class Router:
 
     def _on_leader(self, cluster: str, leader: ServerId) -> None:
         """A hint came with an answer: talk to that node from now on."""
+        for connection in self._connections.values():
+            if connection.is_suspect and connection.node != leader.node:
+                connection.give_up(cluster)
         if self._leaders.get(cluster) == leader.node:
             return
         if leader.node in self._connections:
@@ -210,7 +215,9 @@ class Router:
         """Ten times a second: what nobody answered in time, and what could not be sent."""
         now = self.now()
         for connection in list(self._connections.values()):
+            self._unsent += connection.suspect(now)
             connection.expire(now)
+        self._schedule()
         late = [batch for batch in self._unsent if batch.deadline <= now]
         if late:
             self._unsent = [batch for batch in self._unsent if batch.deadline > now]
