@@ -150,7 +150,7 @@ async def serve(config: NodeConfig) -> int:
             async with asyncio.timeout(_SHUTDOWN_S):
                 await _stop(running, gateway)
         except TimeoutError:
-            logger.error("not stopped after %g s; ending without more ado", _SHUTDOWN_S)  # noqa: TRY400
+            logger.error("not stopped after %g s; ending without more ado", _SHUTDOWN_S)
             os._exit(FAILED)
     logger.info("node %s has stopped", config.name)
     return 0
@@ -178,7 +178,7 @@ async def _start_gateway(running: Node) -> RespServer | None:
         settings.password,
         RespLimits(command_timeout_ms=settings.timeout_ms),
         info,
-        running.clock.wall_ms,
+        running.clock,
     )
     await gateway.start()
     running.resp = GatewayAddress(gateway)

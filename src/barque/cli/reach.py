@@ -5,7 +5,9 @@ known addresses are tried at once, so that dead or frozen nodes cost no time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import functools
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,16 +18,13 @@ import msgspec
 from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory
 from barque.cli.failures import USAGE, CliError
 from barque.client.client import Client
-from barque.client.connection import Connection, Job
-from barque.client.outcomes import FutureWaiter
-from barque.errors import BarqueError, NoLeader, Unauthenticated
+from barque.errors import BarqueError, NoLeader
+from barque.runtime.calls import error_named
 from barque.transport.client_link import ClientLink
 from barque.transport.secret import load_secret
+from barque.transport.wire import ClientAnswer, ClientCall, ClientCallReply
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
-
-_DEVELOPMENT = f"./{DEFAULT_DIRECTORY}"
 
 
 class Reach(msgspec.Struct, frozen=True):
@@ -37,54 +36,73 @@ class Reach(msgspec.Struct, frozen=True):
     timeout_s: float
 
 
-def reach_options(function: Function) -> Function:
-    """`--node --secret-file --installation --dir --timeout`: give them to `find_nodes`."""
-    for option in (
-        click.option(
-            "--timeout", type=click.FloatRange(min=0.05), default=5.0, show_default=True, help="Seconds."
-        ),
-        click.option(
-            "--dir",
-            "directory",
-            metavar="DIR",
-            help=f"A directory of `barque dev`. Default: {_DEVELOPMENT}, if there.",
-        ),
-        click.option("--installation", envvar="BARQUE_INSTALLATION", default="barque", show_default=True),
-        click.option("--secret-file", envvar="BARQUE_SECRET_FILE", metavar="FILE", help="The shared secret."),
-        click.option(
-            "--node",
-            "nodes",
-            multiple=True,
-            metavar="HOST:PORT",
-            help="A node to ask, any will do; may be repeated. Default: BARQUE_NODES.",
-        ),
-    ):
-        function = option(function)
-    return function
+def reach_options(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`--node --dir --secret-file --installation --timeout`; the verb gets them as `reach: Reach`."""
+
+    @functools.wraps(function)
+    def verb(
+        *,
+        nodes: tuple[str, ...],
+        directory: str | None,
+        secret_file: str | None,
+        installation: str,
+        timeout: float,
+        **others: Any,
+    ) -> Result:
+        reach = find_nodes(nodes, directory, secret_file, installation, timeout)
+        return function(reach=reach, **others)
+
+    for option in reversed(_OPTIONS):
+        verb = option(verb)
+    return verb
+
+
+_OPTIONS = (
+    click.option(
+        "--node",
+        "nodes",
+        multiple=True,
+        metavar="HOST:PORT",
+        help="A node to ask, any will do; may be repeated. Default: BARQUE_NODES.",
+    ),
+    click.option(
+        "--dir",
+        "directory",
+        metavar="DIR",
+        help=f"A directory of `barque dev`. Default: ./{DEFAULT_DIRECTORY}, if it is there.",
+    ),
+    click.option("--secret-file", envvar="BARQUE_SECRET_FILE", metavar="FILE", help="The shared secret."),
+    click.option("--installation", envvar="BARQUE_INSTALLATION", default="barque", show_default=True),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0.05),
+        default=5.0,
+        show_default=True,
+        help="Seconds to wait for an answer.",
+    ),
+)
 
 
 def find_nodes(
-    nodes: tuple[str, ...], secret_file: str | None, installation: str, directory: str | None, timeout: float
+    nodes: tuple[str, ...], directory: str | None, secret_file: str | None, installation: str, timeout: float
 ) -> Reach:
     """Addresses and secret by the rules of this module. Raises `CliError` that says what to give."""
-    import os
-
     addresses = _addresses(",".join(nodes))
     if not addresses and directory is None:
         addresses = _addresses(os.environ.get("BARQUE_NODES", ""))
-    known = Path(directory or DEFAULT_DIRECTORY)
+    known = DevDirectory(Path(directory or DEFAULT_DIRECTORY))
     if not addresses:
-        if directory is None and not DevDirectory(known).exists:
+        if directory is None and not known.exists:
             raise CliError(
-                "which nodes? There is no ./barque-data here; give --node HOST:PORT, --dir DIR or set "
-                "BARQUE_NODES, or start a cluster with `barque dev`",
+                f"which nodes? There is no ./{DEFAULT_DIRECTORY} here; give --node HOST:PORT or --dir DIR, "
+                "set BARQUE_NODES, or start a cluster with `barque dev`",
                 USAGE,
             )
-        addresses = tuple(n.address for n in DevDirectory(known).load().nodes)
+        addresses = tuple(node.address for node in known.load().nodes)
     if secret_file is None:
-        secret_file = str(DevDirectory(known).secret_path)
-        if not Path(secret_file).exists():
+        if not known.secret_path.exists():
             raise CliError("which secret? Give --secret-file FILE or set BARQUE_SECRET_FILE", USAGE)
+        secret_file = str(known.secret_path)
     return Reach(addresses, load_secret(secret_file), installation, timeout)
 
 
@@ -93,7 +111,7 @@ def _addresses(text: str) -> tuple[str, ...]:
     parts = [part.strip().rpartition("=")[2] for part in text.split(",") if part.strip()]
     for part in parts:
         host, _, port = part.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
             raise CliError(f"{part!r} is not HOST:PORT, as in 127.0.0.1:7401", USAGE)
     return tuple(parts)
 
@@ -101,101 +119,82 @@ def _addresses(text: str) -> tuple[str, ...]:
 # --- asking ------------------------------------------------------------------------------
 
 
-async def ask(address: str, reach: Reach, verb: str, arguments: dict[str, Any], timeout_s: float) -> Any:
+async def ask(address: str, reach: Reach, verb: str, arguments: dict[str, Any]) -> Any:
     """One administrative verb on one node, over a connection of its own.
 
     Raises `NoLeader` if the node cannot be reached or does not answer in time, and what it refuses with.
     """
-    now = asyncio.get_running_loop().time
-    waiter = FutureWaiter()
-    connection = Connection("", lambda _cluster, _leader: None)
+    answer: asyncio.Future[ClientCallReply] = asyncio.get_running_loop().create_future()
+
+    def on_answers(answers: list[ClientAnswer]) -> None:
+        for reply in answers:
+            if isinstance(reply, ClientCallReply) and not answer.done():
+                answer.set_result(reply)
+
+    def on_closed(why: str) -> None:
+        if not answer.done():
+            answer.set_exception(NoLeader(f"{address} hung up: {why}"))
+            answer.exception()  # nobody may be waiting any more
+
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(reach.timeout_s):
             link = await ClientLink.connect(
-                address,
-                reach.installation,
-                reach.secret,
-                on_answers=connection.on_answers,
-                on_closed=lambda why: _discard(connection.closed(why)),
+                address, reach.installation, reach.secret, on_answers=on_answers, on_closed=on_closed
             )
-            connection.node, connection.link = link.node, link
-            job = Job("call", verb, b"", waiter, now() + timeout_s, arguments=arguments)
             try:
-                connection.send([job], now())
-                return await waiter.future
+                link.send([ClientCall(1, verb, arguments, int(reach.timeout_s * 1000))])
+                link.flush()
+                reply = await answer
             finally:
                 link.close()
     except TimeoutError:
-        raise NoLeader(f"{address} did not answer within {timeout_s:g} s") from None
+        raise NoLeader(f"{address} did not answer within {reach.timeout_s:g} s") from None
+    if reply.error is not None:
+        raise error_named(reply.error, reply.text)
+    return reply.value
 
 
-def _discard(_: list[Job]) -> None:
-    """Calls are told of the end themselves; nothing is left to ask elsewhere."""
+async def first_answer(reach: Reach, verb: str, arguments: dict[str, Any] | None = None) -> tuple[str, Any]:
+    """Which node answers first, and what. Raises the most telling error if none does."""
 
+    async def attempt(address: str) -> tuple[str, Any]:
+        return address, await ask(address, reach, verb, arguments or {})
 
-async def first_answer(reach: Reach, verb: str, arguments: dict[str, Any]) -> Any:
-    """The answer of whichever node gives one first. Raises what is most telling if none does."""
-    asking = [
-        asyncio.ensure_future(ask(address, reach, verb, arguments, reach.timeout_s))
-        for address in reach.addresses
-    ]
+    attempts = [asyncio.ensure_future(attempt(address)) for address in reach.addresses]
     errors: list[BarqueError] = []
     try:
-        for attempt in asyncio.as_completed(asking):
+        for ended in asyncio.as_completed(attempts):
             try:
-                return await attempt
+                return await ended
             except BarqueError as error:
                 errors.append(error)
     finally:
-        for task in asking:
+        for task in attempts:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
-    refused = [error for error in errors if not isinstance(error, NoLeader)]
-    if refused:
-        raise refused[0]
+        await asyncio.gather(*attempts, return_exceptions=True)
+    for telling in errors:
+        if not isinstance(telling, NoLeader):
+            raise telling
     reasons = "; ".join(str(error) for error in errors)
-    raise CliError(f"no node could be reached: {reasons}; are they running? Try `barque dev status`")
+    raise CliError(f"no node could be reached: {reasons}; start them, or name others with --node or --dir")
 
 
 @asynccontextmanager
 async def open_client(reach: Reach) -> AsyncIterator[Client]:
-    """A client that is connected to a node that lives, and knows the others."""
-    known: dict[str, str] = await first_answer(reach, "ping", {}) and await first_answer(reach, "nodes", {})
-    alive = await _alive(reach, list(dict.fromkeys((*reach.addresses, *known.values()))))
+    """A client, connected to a node that is known to live."""
+    alive, _ = await first_answer(reach, "ping")
+    addresses = [alive, *(address for address in reach.addresses if address != alive)]
     async with Client(
-        alive, secret=reach.secret, installation=reach.installation, timeout_s=reach.timeout_s
+        addresses, secret=reach.secret, installation=reach.installation, timeout_s=reach.timeout_s
     ) as client:
         yield client
 
 
-async def _alive(reach: Reach, addresses: list[str]) -> list[str]:
-    """The addresses, those that answer first and the quickest at the head."""
-    return addresses
-
-
 def run_with_client(reach: Reach, work: Callable[[Client], Awaitable[Result]]) -> Result:
-    """Do `work` with a client, under the deadline that each of its requests has."""
+    """Do `work` with a client; each of its requests has the deadline of `reach`."""
 
     async def run() -> Result:
         async with open_client(reach) as client:
             return await work(client)
 
     return asyncio.run(run())
-
-
-def run_asking(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine that only asks."""
-    return asyncio.run(work)
-
-
-__all__ = [
-    "Reach",
-    "Unauthenticated",
-    "ask",
-    "find_nodes",
-    "first_answer",
-    "open_client",
-    "reach_options",
-    "run_asking",
-    "run_with_client",
-]

@@ -64,10 +64,7 @@ def cluster_table(cluster: dict[str, Any]) -> Table:
         table.add_row(
             str(member["server"]),
             Text(str(member["role"]), style="green" if member["server"] == leader else ""),
-            *(
-                f"{member[field]}"
-                for field in ("current_term", "commit_index", "last_applied", "last_index")
-            ),
+            *(f"{member[field]}" for field in ("current_term", "commit_index", "last_applied", "last_index")),
             f"{member['last_written_index']}",
             f"{member['snapshot_index']}",
             _short(member.get("failure") or member.get("waits_for") or ""),

@@ -1,0 +1,57 @@
+"""`barque cluster`: list them, form one."""
+
+import asyncio
+
+import click
+from rich import box
+from rich.table import Table
+
+from barque.cli.failures import FAILED, OK
+from barque.cli.output import output_option, print_json, print_rich
+from barque.cli.reach import Reach, reach_options, run_with_client
+from barque.cli.status import fetch_status
+
+
+@click.group()
+def cluster() -> None:
+    """List clusters, or form one."""
+
+
+@cluster.command(name="list")
+@output_option
+@reach_options
+def list_(reach: Reach, output: str) -> None:
+    """List all clusters that have a member on a node that answers."""
+    clusters = [
+        {
+            "name": found["name"],
+            "leader": found["leader"],
+            "term": found["term"],
+            "members": [member["server"] for member in found["members"]],
+        }
+        for found in asyncio.run(fetch_status(reach))["clusters"]
+    ]
+    if output == "json":
+        print_json(clusters)
+        return
+    table = Table("cluster", "leader", "term", "members that answer", box=box.SIMPLE_HEAD)
+    for found in clusters:
+        table.add_row(
+            found["name"], found["leader"] or "nobody", str(found["term"]), " ".join(found["members"])
+        )
+    print_rich(table)
+
+
+@cluster.command()
+@click.argument("name")
+@click.option("--machine", required=True, help="Its state machine, as the nodes' configuration names it.")
+@click.option("--nodes", metavar="n1,n2,…", help="Where its members live. Default: on all nodes.")
+@reach_options
+def create(reach: Reach, name: str, machine: str, nodes: str | None) -> int:
+    """Form the cluster NAME and wait for its leader; exit with 1 if a member could not be started."""
+    places = [node.strip() for node in nodes.split(",")] if nodes else None
+    answer = run_with_client(reach, lambda client: client.start_cluster(name, machine, nodes=places))
+    click.echo(f"{name!r} serves, with members on {', '.join(answer['started'])}")
+    for node, why in answer["not_started"].items():
+        click.echo(f"not started on {node}: {why}", err=True)
+    return FAILED if answer["not_started"] else OK

@@ -1,0 +1,138 @@
+"""`barque kv`: keys of a cluster of the key-value machine, for shells and scripts."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from barque.cli.failures import FAILED, OK, USAGE, CliError
+from barque.cli.reach import Reach, reach_options, run_with_client
+from barque.client.client import Client
+from barque.machine.kv_commands import SET_NX, SET_XX, Cas, Del, Get, KvCommand, KvQuery, Scan, SetWith
+
+Result = TypeVar("Result")
+
+_cluster_option = click.option(
+    "--cluster", default="kv", show_default=True, help="A cluster of the machine `kv`."
+)
+_level_option = click.option(
+    "--level",
+    type=click.Choice(("consistent", "leader", "local")),
+    default="consistent",
+    show_default=True,
+    help="How fresh the answer must be; `local` works without a leader.",
+)
+
+
+def kv_options(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`--cluster`, and how to reach it."""
+    return _cluster_option(reach_options(function))
+
+
+@click.group()
+def kv() -> None:
+    """Read and write keys."""
+
+
+@kv.command()
+@click.argument("key")
+@_level_option
+@kv_options
+def get(reach: Reach, cluster: str, level: str, key: str) -> int:
+    """Print the value of KEY; exit with 1 if there is none."""
+    value = _read(reach, cluster, level, Get(_bytes(key)))
+    if value is None:
+        return FAILED
+    _print_bytes(value)
+    return OK
+
+
+@kv.command(name="set")
+@click.argument("key")
+@click.argument("value")
+@click.option("--nx", is_flag=True, help="Only if the key is absent.")
+@click.option("--xx", is_flag=True, help="Only if the key is present.")
+@click.option("--ttl", type=click.FloatRange(min=0.001), metavar="SECONDS", help="Let the key expire.")
+@kv_options
+def set_(reach: Reach, cluster: str, key: str, value: str, nx: bool, xx: bool, ttl: float | None) -> int:
+    """Set KEY to VALUE (`-`: read it from stdin); exit with 1 if --nx or --xx kept it from being set."""
+    if nx and xx:
+        raise click.UsageError("--nx and --xx exclude each other")
+    content = sys.stdin.buffer.read() if value == "-" else _bytes(value)
+    flags = SET_NX * nx | SET_XX * xx
+    command = SetWith(_bytes(key), content, flags, None if ttl is None else round(ttl * 1000))
+    return OK if _write(reach, cluster, command) else FAILED
+
+
+@kv.command(name="del")
+@click.argument("keys", nargs=-1, required=True)
+@kv_options
+def del_(reach: Reach, cluster: str, keys: tuple[str, ...]) -> None:
+    """Delete KEYS and print how many there were."""
+    click.echo(_write(reach, cluster, Del([_bytes(key) for key in keys])))
+
+
+@kv.command()
+@click.argument("key")
+@click.argument("expected", required=False)
+@click.argument("value")
+@click.option("--absent", is_flag=True, help="Swap if there is no such key: `cas KEY VALUE --absent`.")
+@kv_options
+def cas(reach: Reach, cluster: str, key: str, expected: str | None, value: str, absent: bool) -> int:
+    """Set KEY to VALUE if it is EXPECTED now; exit with 1 if it is not."""
+    if absent == (expected is not None):
+        raise click.UsageError("give EXPECTED or --absent, one of the two")
+    command = Cas(_bytes(key), None if expected is None else _bytes(expected), _bytes(value))
+    return OK if _write(reach, cluster, command) else FAILED
+
+
+@kv.command()
+@click.option("--match", metavar="GLOB", help="Only keys like this one: `user:*`.")
+@click.option("--count", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="Keys a page.")
+@_level_option
+@kv_options
+def scan(reach: Reach, cluster: str, level: str, match: str | None, count: int) -> None:
+    """Print all keys, one a line, in no particular order."""
+    pattern = None if match is None else _bytes(match)
+
+    async def work(client: Client) -> None:
+        cursor = 0
+        while True:
+            query = Scan(cursor, count, pattern)
+            cursor, keys = await _query(client, level)(cluster, query)
+            for key in keys:
+                _print_bytes(key)
+            if cursor == 0:
+                return
+
+    run_with_client(reach, work)
+
+
+def _write(reach: Reach, cluster: str, command: KvCommand) -> Any:
+    return run_with_client(reach, lambda client: client.process_command(cluster, command))
+
+
+def _read(reach: Reach, cluster: str, level: str, query: KvQuery) -> Any:
+    return run_with_client(reach, lambda client: _query(client, level)(cluster, query))
+
+
+def _query(client: Client, level: str) -> Callable[[str, KvQuery], Any]:
+    match level:
+        case "consistent":
+            return client.consistent_query
+        case "leader":
+            return client.leader_query
+        case "local":
+            return client.local_query
+    raise CliError(f"unknown level {level!r}", USAGE)
+
+
+def _bytes(argument: str) -> bytes:
+    """An argument's bytes as the shell gave them, whatever the encoding."""
+    return os.fsencode(argument)
+
+
+def _print_bytes(value: bytes) -> None:
+    sys.stdout.buffer.write(value + b"\n")

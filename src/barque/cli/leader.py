@@ -1,0 +1,82 @@
+"""`barque leader`: who leads, and handing over."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from barque.cli.failures import FAILED, OK, CliError
+from barque.cli.output import output_option, print_json
+from barque.cli.reach import Reach, reach_options, run_with_client
+from barque.cli.status import fetch_status
+from barque.client.client import Client
+from barque.errors import OutcomeUnknown
+
+_POLL_S = 0.05
+
+
+def _cluster_of(report: dict[str, Any], name: str) -> dict[str, Any]:
+    """The cluster in a status report. Raises `CliError` if no node knows it."""
+    for cluster in report["clusters"]:
+        if cluster["name"] == name:
+            return dict(cluster)
+    known = ", ".join(c["name"] for c in report["clusters"]) or "none"
+    raise CliError(f"no node that answers has a member of cluster {name!r} (known: {known}); see --cluster")
+
+
+@click.group()
+def leader() -> None:
+    """Show who leads a cluster, or hand leadership over."""
+
+
+@leader.command()
+@click.option("--cluster", default="kv", show_default=True)
+@output_option
+@reach_options
+def show(reach: Reach, cluster: str, output: str) -> int:
+    """Print the leader, its node and term; exit with 1 if nobody leads."""
+    found = _cluster_of(asyncio.run(fetch_status(reach)), cluster)
+    name = found["leader"]
+    if output == "json":
+        node = name.rpartition("@")[2] if name else None
+        print_json({"cluster": cluster, "leader": name, "node": node, "term": found["term"]})
+    elif name:
+        click.echo(f"{name}, term {found['term']}")
+    else:
+        click.echo(f"nobody leads {cluster!r} in term {found['term']}; is a majority of its members up?")
+    return OK if name else FAILED
+
+
+@leader.command()
+@click.argument("target", required=False)
+@click.option("--cluster", default="kv", show_default=True)
+@reach_options
+def transfer(reach: Reach, cluster: str, target: str | None) -> None:
+    """Hand leadership to TARGET, a node or server; by default to the follower that is furthest."""
+    found = _cluster_of(asyncio.run(fetch_status(reach)), cluster)
+    wanted = target or _best_follower(found)
+
+    async def work(client: Client) -> str:
+        answer = await client.transfer_leadership(cluster, wanted)
+        if answer == "already_leader":
+            return f"{wanted} leads {cluster!r} already"
+        deadline = asyncio.get_running_loop().time() + reach.timeout_s
+        while asyncio.get_running_loop().time() < deadline:
+            now = _cluster_of(await client.status(), cluster)
+            if now["leader"] is not None and wanted in (now["leader"], now["leader"].rpartition("@")[2]):
+                return f"{now['leader']} leads {cluster!r} now, term {now['term']}"
+            await asyncio.sleep(_POLL_S)
+        raise OutcomeUnknown(
+            f"{wanted} was told to take over, and does not lead after {reach.timeout_s:g} s; it may yet"
+        )
+
+    click.echo(run_with_client(reach, work))
+
+
+def _best_follower(cluster: dict[str, Any]) -> str:
+    followers = [
+        m for m in cluster["members"] if m["server"] != cluster["leader"] and m["role"] == "follower"
+    ]
+    if not followers:
+        raise CliError(f"{cluster['name']!r} has no follower that answers; nobody could take over")
+    return str(max(followers, key=lambda m: m["last_written_index"])["server"])

@@ -1,0 +1,92 @@
+"""`barque wal dump`: what a write-ahead log holds, record by record. Reads only."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+
+from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory
+from barque.cli.failures import IO_ERROR, OK, USAGE, CliError
+from barque.cli.output import output_option
+from barque.log.disk import OsDisk
+from barque.log.dump import Dumped, DumpedEnd, DumpedHead, DumpedRecord, dump_wal
+
+_ENDINGS = {
+    "clean": "clean end",
+    "stale": "clean end; an older record of this recycled file follows",
+    "torn": "torn tail: what follows was never acknowledged",
+    "damaged": "DAMAGED",
+}
+
+
+@click.group()
+def wal() -> None:
+    """Look into write-ahead log files."""
+
+
+@wal.command()
+@click.argument("path", required=False)
+@click.option("--dir", "directory", metavar="DIR", help="A directory of `barque dev`.")
+@click.option("--node-name", metavar="NAME", help="Which of its nodes, as in n1.")
+@output_option
+def dump(path: str | None, directory: str | None, node_name: str | None, output: str) -> int:
+    """Print the records of PATH: a .wal file, or a node's data directory with all of them.
+
+    The output of `-o json` is one object a line. Exits with 74 if a file is damaged. A file that
+    a running node writes to may seem torn.
+    """
+    damaged = False
+    for file in _files(_place(path, directory, node_name)):
+        if output == "table":
+            click.echo(str(file))
+        for found in dump_wal(OsDisk(), str(file)):
+            damaged |= isinstance(found, DumpedEnd) and found.how == "damaged"
+            click.echo(_as_json(file, found) if output == "json" else _as_line(found))
+    return IO_ERROR if damaged else OK
+
+
+def _place(path: str | None, directory: str | None, node_name: str | None) -> Path:
+    if (path is None) == (node_name is None):
+        raise click.UsageError("give PATH, or --node-name with --dir")
+    if path is not None:
+        return Path(path)
+    assert node_name is not None
+    known = DevDirectory(Path(directory or DEFAULT_DIRECTORY))
+    return known.data_path(known.load().node(node_name).name)
+
+
+def _files(place: Path) -> Iterator[Path]:
+    """The log files there, oldest first. Raises `CliError` if there are none."""
+    if place.is_file():
+        yield place
+        return
+    folder = place / "wal" if (place / "wal").is_dir() else place
+    files = sorted(file for file in folder.glob("*.wal") if file.stem.isdigit())
+    if not files:
+        raise CliError(f"{place}: no write-ahead log there; name a .wal file or a node's data_dir", USAGE)
+    yield from files
+
+
+def _as_json(file: Path, found: Dumped) -> str:
+    kind = type(found).__name__.removeprefix("Dumped").lower()
+    fields = {name: getattr(found, name) for name in found.__struct_fields__}
+    return msgspec.json.encode({"file": str(file), "kind": kind, **fields}).decode()
+
+
+def _as_line(found: Dumped) -> str:
+    match found:
+        case DumpedHead():
+            return f"  head      file {found.number}, salt {found.salt:#010x}, {found.file_size:,} bytes"
+        case DumpedRecord(batches=0):
+            return f"  {found.offset:>9} mark: synced to {found.synced_to}"
+        case DumpedRecord():
+            terms = ", ".join(map(str, found.terms))
+            return (
+                f"  {found.offset:>9} {found.uid} {found.first_index}–{found.last_index} "
+                f"term {terms}, after {found.previous_index}: {found.entries} entries in {found.batches} "
+                f"batches, {found.size} bytes, synced to {found.synced_to}"
+            )
+        case DumpedEnd():
+            reason = f": {found.reason}" if found.reason else ""
+            return f"  {found.offset:>9} {_ENDINGS[found.how]}{reason}"
