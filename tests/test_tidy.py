@@ -34,7 +34,11 @@ NEVER = {"pickle", "marshal", "shelve"}
 CORE_NEVER = {"time", "random", "socket", "asyncio", "os", "logging", "secrets", "threading", "datetime"}
 """The core is pure: time, entropy, files and results of I/O come in as messages or through a seam."""
 
-IMPORTS_BY_NAME = {"runtime/machines.py": "loads the machines that the node's configuration names"}
+IMPORTS_BY_NAME = {
+    "runtime/machines.py": "loads the machines that the node's configuration names",
+    "cli/main.py": "loads a verb when it is used, from a closed table",
+    "cli/version.py": "asks for the versions of installed packages",
+}
 """The modules that may use importlib, and why."""
 TOUCHES_FILES = {
     "log/disk.py": "the seam between the log and the disk",
