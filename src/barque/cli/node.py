@@ -1,7 +1,6 @@
 """`barque node`: one node in this process, until SIGTERM or SIGINT."""
 
 import asyncio
-import importlib.util
 import logging
 import os
 import signal
@@ -95,10 +94,10 @@ def node(config_path: str | None, log_level: str, **flags: Any) -> int:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's, where it is installed."""
-    if importlib.util.find_spec("uvloop") is None:
+    try:
+        import uvloop
+    except ImportError:
         return None
-    import uvloop
-
     return uvloop.new_event_loop
 
 
