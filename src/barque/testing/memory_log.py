@@ -10,13 +10,21 @@ from barque.types import NOWHERE, Index, IndexTerm, Term, Uid
 
 
 class MemoryLog:
-    """One entry for each list slot. `take_written` says what a sync now would make durable."""
+    """One entry for each list slot, beside the batch that it came in, and a disk that lags behind.
+
+    Writes are submitted in their order. `take_written` makes them durable and returns what the
+    disk would report; `crash` loses what is not durable, or keeps the first few submitted
+    writes without ever having reported them.
+    """
 
     def __init__(self, uid: Uid) -> None:
         self._uid = uid
         self.entries: list[EntryBatch] = []
+        self._batches: list[EntryBatch] = []  # for each entry, the batch that it came in
+        self.disk: list[EntryBatch] = []
+        self._disk_batches: list[EntryBatch] = []
         self._written = NOWHERE
-        self._submitted: list[Written] = []
+        self._submitted: list[EntryBatch] = []
         self._up = True
 
     @property
@@ -43,12 +51,15 @@ class MemoryLog:
         if not self._up:
             raise WalDown("the write-ahead log is down")
         for batch in batches:
-            self.entries += [batch.cut(i, i) for i in range(batch.first_index, batch.last_index + 1)]
-            self._submitted.append(Written(self._uid, batch.term, batch.first_index, batch.last_index))
+            assert batch.first_index == self.next_index(), (batch.first_index, self.next_index())
+            self.entries += _single(batch)
+            self._batches += [batch] * batch.count
+            self._submitted.append(batch)
 
     def set_last_index(self, index: Index) -> None:
-        """See `Log.set_last_index`."""
+        """See `Log.set_last_index`. The disk is told by the next write."""
         del self.entries[index:]
+        del self._batches[index:]
         if self._written.index > index:
             self._written = self.last_index_term()
 
@@ -79,49 +90,92 @@ class MemoryLog:
     def read(self, first: Index, last: Index, max_entries: int, max_bytes: int) -> list[EntryBatch]:
         """See `Log.read`."""
         found: list[EntryBatch] = []
-        size = 0
-        for entry in self.entries[first - 1 : min(last, first - 1 + max_entries)]:
-            size += len(entry.body)
-            if found and size > max_bytes:
+        entries = size = 0
+        last = min(last, self.last_index_term().index)
+        while first <= last:
+            end = first
+            while end < last and self._batches[end] is self._batches[first - 1]:
+                end = Index(end + 1)
+            if not found:
+                end = min(end, Index(first + max(1, max_entries) - 1))
+            batch = self._batches[first - 1].cut(first, end)
+            entries += batch.count
+            size += len(batch.body)
+            if found and (entries > max_entries or size > max_bytes):
                 break
-            found.append(entry)
+            found.append(batch)
+            first = Index(end + 1)
         return found
 
     def handle_event(self, event: LogEvent) -> None:
         """See `Log.handle_event`: only what is still in the log, in that term, is written."""
         match event:
             case Written():
-                last = event.last
-                while last >= event.first and self.fetch_term(last) != event.term:
-                    last = Index(last - 1)
-                if last >= event.first and last > self._written.index >= event.first - 1:
-                    self._written = IndexTerm(last, event.term)
+                self._on_written(event)
             case WalFailed():
                 self._up = False
                 self._submitted.clear()
             case WalUp():
                 self._up = True
-                for entry in self.entries[self._written.index :]:
-                    self._submitted.append(
-                        Written(self._uid, entry.term, entry.first_index, entry.first_index)
-                    )
+                self._submitted += self.entries[self._written.index :]
             case ResendWrite():
                 pass  # nothing gets lost between this log and its disk
 
+    def _on_written(self, event: Written) -> None:
+        confirmed = self._written.index
+        last = min(event.last, self.last_index_term().index)
+        if event.uid != self._uid or event.first > confirmed + 1 or last <= confirmed:
+            return
+        if self.fetch_term(Index(confirmed + 1)) != event.term:
+            return
+        while self.fetch_term(last) != event.term:
+            last = Index(last - 1)
+        self._written = IndexTerm(last, event.term)
+
     def can_write(self) -> bool:
-        """See `Log.can_write`."""
+        """Whether the write-ahead log accepts writes."""
         return self._up
+
+    # --- the disk --------------------------------------------------------------------------
+
+    @property
+    def unsynced(self) -> int:
+        """How many writes are submitted and not durable."""
+        return len(self._submitted)
 
     def take_written(self) -> list[Written]:
         """Sync: everything submitted so far is durable; hand these to the server."""
-        events, self._submitted = self._submitted, []
+        events: list[Written] = []
+        for batch in self._submitted:
+            self._to_disk(batch)
+            events.append(Written(self._uid, batch.term, batch.first_index, batch.last_index))
+        self._submitted = []
         return events
 
-    def crash(self) -> None:
-        """Lose what is not durable."""
+    def _to_disk(self, batch: EntryBatch) -> None:
+        first = batch.first_index
+        assert first <= len(self.disk) + 1, "the disk misses entries"
+        self.disk[first - 1 :] = _single(batch)
+        self._disk_batches[first - 1 :] = [batch] * batch.count
+
+    def crash(self, keep: int = 0) -> None:
+        """Lose what is not durable, but for the first `keep` of the submitted writes."""
+        for batch in self._submitted[:keep]:
+            self._to_disk(batch)
         self._submitted.clear()
-        del self.entries[self._written.index :]
+        self.entries, self._batches = list(self.disk), list(self._disk_batches)
+        self._written = self.last_index_term()
+        self._up = True
+
+    def load(self, entries: list[EntryBatch]) -> None:
+        """Hold exactly these entries, one in each batch, all of them durable."""
+        self.disk, self._disk_batches = list(entries), list(entries)
+        self.crash()
 
     def overview(self) -> dict[str, Any]:
         """See `Log.overview`."""
         return {"entries": len(self.entries), "last_written": self._written.index}
+
+
+def _single(batch: EntryBatch) -> list[EntryBatch]:
+    return [batch.cut(i, i) for i in range(batch.first_index, batch.last_index + 1)]
