@@ -192,14 +192,13 @@ def on_append_entries(server: Server, rpc: AppendEntriesRpc) -> Transition:
 
 
 def _nothing_new(server: Server, rpc: AppendEntriesRpc, matched: Index, effects: list[Effect]) -> Transition:
-    """F-1 (a): adopt the commit index only if our whole log is known to match (REPL-15)."""
-    last_index = server.log.last_index_term().index
-    if not rpc.entries and last_index > matched:
-        if matched < server.last_applied:
-            raise InvariantViolation(f"{server.id}: asked to drop applied entries above {matched}")
-        server.log.set_last_index(matched)
-        last_index = matched
-    if last_index <= matched:
+    """F-1 (a): adopt the commit index only if our whole log is known to match (REPL-15).
+
+    Unlike Ra we drop nothing when an empty RPC ends before our log does: the RPC may have been
+    overtaken by a later one whose entries we have acknowledged. A stale end is replaced when
+    an entry conflicts with it, and the noop of each new leader does.
+    """
+    if server.log.last_index_term().index <= matched:
         effects += _advance(server, rpc.leader_commit, matched)
         return server.stay(Cast(rpc.leader_id, append_entries_reply(server, success=True)), *effects)
     # Part of our log is still unproven: say only how far it is proven, and durable.
