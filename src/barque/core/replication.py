@@ -199,14 +199,14 @@ def _nothing_new(server: Server, rpc: AppendEntriesRpc, matched: Index, effects:
     an entry conflicts with it, and the noop of each new leader does.
     """
     if server.log.last_index_term().index <= matched:
-        effects += _advance(server, rpc.leader_commit, matched)
-        return server.stay(Cast(rpc.leader_id, append_entries_reply(server, success=True)), *effects)
+        effects.append(Cast(rpc.leader_id, append_entries_reply(server, success=True)))
+        return server.stay(*effects, *_advance(server, rpc.leader_commit, matched))
     # Part of our log is still unproven: say only how far it is proven, and durable.
     proven = min(max(server.last_applied, matched), server.log.last_written().index)
     term = server.log.fetch_term(proven)
     assert term is not None, "what is durable here is in the log"
     partial = AppendEntriesReply(server.id, server.current_term, True, Index(proven + 1), proven, term)
-    return server.stay(Cast(rpc.leader_id, partial), *effects)
+    return server.stay(*effects, Cast(rpc.leader_id, partial))
 
 
 def _write_new(
@@ -248,7 +248,7 @@ def _await_catch_up(server: Server, rpc: AppendEntriesRpc, found: Found, effects
         timeout_effects=lambda _server: [Cast(rpc.leader_id, reply)],
     )
     timeout = StartConditionTimeout(server.cfg.await_condition_timeout_ms)
-    return Transition(RaftState.AWAIT_CONDITION, [Cast(rpc.leader_id, reply), *effects, timeout])
+    return Transition(RaftState.AWAIT_CONDITION, [*effects, Cast(rpc.leader_id, reply), timeout])
 
 
 def _rewind_to_applied(server: Server) -> AppendEntriesReply:
