@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from barque.core.commands import refuse_here
+from barque.core.effects import StartElectionTimeout, TimerSpan
 from barque.core.elections import (
     call_for_pre_vote,
     on_node_up,
@@ -73,7 +74,8 @@ def handle_pre_vote(server: Server, message: Message) -> Transition:
                 return Transition(RaftState.FOLLOWER, server.step_down(message.term))  # P-3
             return server.stay()
         case ElectionTimeout():
-            return call_for_pre_vote(server)  # P-9
+            again = call_for_pre_vote(server)  # P-9; the state stays, so it arms no timer of its own
+            return Transition(again.state, [*again.effects, StartElectionTimeout(TimerSpan.MEDIUM)])
         case Written() | ResendWrite() | WalUp() | WalFailed():
             server.log.handle_event(message)  # P-11
             return server.stay()
