@@ -125,6 +125,8 @@ def check_body(body: bytes, count: int) -> BodyHead:
     columns_end = head.size + 4 * count
     if columns_end > len(body) or columns_end + sum(lengths_of(body, count, head.size)) != len(body):
         raise ProtocolError("entry batch: lengths and bytes disagree")
+    if head.first_correlation + count > 1 << 64:
+        raise ProtocolError("entry batch: a correlation is out of bounds")
     if head.kind is not EntryKind.USER and count != 1:
         raise ProtocolError(f"entry batch: {head.kind.name} stands alone, not {count} times")
     return head
