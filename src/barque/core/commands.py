@@ -16,7 +16,14 @@ from barque.core.effects import (
 )
 from barque.core.entries import EntryBatch, EntryKind, cut_body, decode_head, encode_body
 from barque.core.log_contract import WalDown
-from barque.core.messages import Commands, FlushCommands, MachineAppend, MachineTimeout, TimeoutNow
+from barque.core.messages import (
+    AppendNoop,
+    Commands,
+    FlushCommands,
+    MachineAppend,
+    MachineTimeout,
+    TimeoutNow,
+)
 from barque.core.replication import pipelined_rpcs
 from barque.core.server import RaftState, Server, Transition, WaitingRole, refuse_commands
 from barque.machine.machine import Timeout
@@ -91,8 +98,21 @@ def on_flush_commands(server: Server) -> Transition:
 
 
 def append_noop(server: Server, machine_version: int) -> Transition:
-    """ELEC-23: the first entry of a term; by it everything earlier is committed (§3.6.2)."""
-    return _append_own(server, EntryKind.NOOP, msgspec.msgpack.encode(machine_version), force=True)
+    """ELEC-23: the first entry of a term; by it everything earlier is committed (§3.6.2).
+
+    A leader without it would commit nothing of former terms, so if the log is down it stays due.
+    """
+    role = server.leader_role()
+    done = _append_own(server, EntryKind.NOOP, msgspec.msgpack.encode(machine_version), force=True)
+    role.noop_due = machine_version if done.state is RaftState.AWAIT_CONDITION else None
+    return done
+
+
+def on_resume(server: Server) -> list[Effect]:
+    """§10.4: back from waiting, a leader takes up what it had to put off."""
+    role = server.leader_role()
+    due: list[Effect] = [] if role.noop_due is None else [NextEvent(AppendNoop(role.noop_due))]
+    return [*due, NextEvent(FlushCommands())] if role.low_priority else due
 
 
 def on_machine_timeout(server: Server, message: MachineTimeout) -> Transition:

@@ -103,9 +103,10 @@ class WaitingQueries(NamedTuple):
 class LeaderRole:
     """What only a leader has. It survives `await_condition`, and nothing else does."""
 
-    __slots__ = ("low_priority", "pending_queries", "waiting_queries")
+    __slots__ = ("low_priority", "noop_due", "pending_queries", "waiting_queries")
 
     def __init__(self) -> None:
+        self.noop_due: int | None = None  # the noop's machine version, if it found no disk
         self.low_priority: deque[Commands] | None = None  # not yet in the log
         self.pending_queries: list[WaitingQueries] = []  # until this term's noop is applied
         self.waiting_queries: deque[WaitingQueries] | None = None  # for heartbeats, oldest first

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from barque.core.applying import apply_to, take_callback_effects
 from barque.core.await_condition import handle_await_condition
 from barque.core.candidate import handle_candidate
+from barque.core.commands import on_resume
 from barque.core.commitment import evaluate_quorum
 from barque.core.effects import Effect, NextEvent, StartElectionTimeout, TimerSpan
 from barque.core.follower import handle_follower
@@ -75,6 +76,7 @@ def _enter(server: Server, old: RaftState) -> list[Effect]:
         case RaftState.LEADER if old is RaftState.AWAIT_CONDITION:
             # Back from waiting: what became durable meanwhile counts now.
             effects += [*evaluate_quorum(server), *process_pending(server), NextEvent(PipelineRpcs())]
+            effects += on_resume(server)
         case RaftState.LEADER:
             server.cluster_change_permitted = False  # until this term's noop is applied
         case _:
