@@ -243,7 +243,7 @@ class Witness:
         if leads and before.state is not RaftState.LEADER:
             self._check_new_leader(server)
         if server.commit_index > before.commit_index:
-            self._check_commit(server, before.commit_index)
+            self._check_commit(member, before.commit_index)
             if leads:
                 self._check_quorum(server)
         if server.log.last_index_term().index < before.commit_index:
@@ -257,8 +257,9 @@ class Witness:
             if term < server.current_term and server.log.fetch_term(Index(index)) != entry.term:
                 _violated(f"{server.id} leads term {server.current_term} without committed entry {index}")
 
-    def _check_commit(self, server: Server, before: int) -> None:
-        for entry in server.log.read(Index(before + 1), server.commit_index, 1 << 40, 1 << 40):
+    def _check_commit(self, member: Member, before: int) -> None:
+        server = member.server
+        for entry in member.log.entries[before : server.commit_index]:
             index = entry.first_index
             if index <= len(self.committed):
                 if self.committed[index - 1][0] != entry:
