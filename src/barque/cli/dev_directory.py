@@ -150,6 +150,13 @@ class DevDirectory:
                 USAGE,
             )
 
+    def forget(self) -> None:
+        """Nothing came of it: leave no empty directory behind."""
+        if not self.exists:
+            (self.root / "dev.lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.root.rmdir()
+
     def _foreign(self) -> list[str]:
         """What is in here and not ours. Without `dev.json`, no node's directory is known to be ours."""
         names = {node.name for node in self.load().nodes} if self.exists else set()

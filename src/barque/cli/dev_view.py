@@ -41,7 +41,7 @@ class LiveView:
         self._live.start()
 
     def _picture(self) -> Group:
-        return Group(self._headline, report_tables(self._report), *self._events)
+        return Group("", self._headline, "", report_tables(self._report), *self._events)
 
     def show(self, report: dict[str, Any]) -> None:
         """See `View`."""
@@ -51,7 +51,8 @@ class LiveView:
     def tell(self, event: str, style: str = "") -> None:
         """See `View`."""
         for line in event.splitlines():
-            self._events.append(Text(f"{time.strftime('%H:%M:%S')}  {line}", style=style))
+            stamped = f"{time.strftime('%H:%M:%S')}  {line}"
+            self._events.append(Text(stamped, style=style, no_wrap=True, overflow="ellipsis"))
         self._live.update(self._picture(), refresh=True)
 
     def close(self) -> None:

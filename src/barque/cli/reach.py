@@ -147,6 +147,10 @@ async def ask(address: str, reach: Reach, verb: str, arguments: dict[str, Any]) 
                 reply = await answer
             finally:
                 link.close()
+    except NoLeader as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+            raise NoLeader(f"{address}: {os.strerror(error.__cause__.errno).lower()}") from error
+        raise
     except TimeoutError:
         raise NoLeader(f"{address} did not answer within {reach.timeout_s:g} s") from None
     if reply.error is not None:

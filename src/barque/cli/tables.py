@@ -32,8 +32,10 @@ def node_table(nodes: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="Nodes", title_justify="left", title_style="bold")
     for column in ("node", "pid", "state", "up", "address", "redis"):
         table.add_column(column, no_wrap=True, justify="right" if column in ("pid", "up") else "left")
-    table.add_column("remark", overflow="fold")
-    for node in nodes:
+    remarks = [_short(node.get("failure") or "") for node in nodes]
+    if any(remarks):
+        table.add_column("remark", overflow="fold")
+    for node, remark in zip(nodes, remarks, strict=True):
         state = str(node["state"])
         table.add_row(
             str(node["name"]),
@@ -42,7 +44,7 @@ def node_table(nodes: list[dict[str, Any]]) -> Table:
             duration_text(node["uptime_s"]),
             _shown(node["address"]),
             _shown(node["resp_address"]),
-            _short(node.get("failure") or ""),
+            *([remark] if any(remarks) else []),
         )
     return table
 
@@ -59,15 +61,17 @@ def cluster_table(cluster: dict[str, Any]) -> Table:
     table.add_column("role", no_wrap=True)
     for column in ("term", "commit", "applied", "last", "written", "snapshot"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("remark", overflow="fold")
-    for member in cluster["members"]:
+    remarks = [_short(m.get("failure") or m.get("waits_for") or "") for m in cluster["members"]]
+    if any(remarks):
+        table.add_column("remark", overflow="fold")
+    for member, remark in zip(cluster["members"], remarks, strict=True):
         table.add_row(
             str(member["server"]),
             Text(str(member["role"]), style="green" if member["server"] == leader else ""),
             *(f"{member[field]}" for field in ("current_term", "commit_index", "last_applied", "last_index")),
             f"{member['last_written_index']}",
             f"{member['snapshot_index']}",
-            _short(member.get("failure") or member.get("waits_for") or ""),
+            *([remark] if any(remarks) else []),
         )
     return table
 

@@ -84,8 +84,8 @@ def _as_line(found: Dumped) -> str:
             terms = ", ".join(map(str, found.terms))
             return (
                 f"  {found.offset:>9} {found.uid} {found.first_index}–{found.last_index} "
-                f"term {terms}, after {found.previous_index}: {found.entries} entries in {found.batches} "
-                f"batches, {found.size} bytes, synced to {found.synced_to}"
+                f"term {terms}, after {found.previous_index}: entries {found.entries}, batches "
+                f"{found.batches}, {found.size} bytes, synced to {found.synced_to}"
             )
         case DumpedEnd():
             reason = f": {found.reason}" if found.reason else ""
