@@ -1,0 +1,21 @@
+"""A machine that does nearly nothing, so that the benchmark measures the library."""
+
+from typing import Any
+
+from barque.machine.machine import CommandMeta, Machine, Result
+
+
+class BenchMachine(Machine[int]):
+    """Counts commands; replies None. The same work as the machine of Ra's own benchmark."""
+
+    def init(self, args: dict[str, Any]) -> int:
+        """No command yet."""
+        return 0
+
+    def apply(self, meta: CommandMeta, command: Any, state: int) -> Result[int]:
+        """One more."""
+        return state + 1, None
+
+    def query(self, query: Any, state: int) -> int:
+        """How many commands there were."""
+        return state
