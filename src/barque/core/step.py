@@ -66,7 +66,9 @@ def _enter(server: Server, old: RaftState) -> list[Effect]:
     effects: list[Effect] = []
     match server.raft_state:
         case RaftState.FOLLOWER:
-            if server.log.next_index() > 1:  # ELEC-20: an empty log waits to be asked
+            # ELEC-20: a new member waits to be asked. One that has known a term does not: it may have
+            # led, and lost what it had not synced, and the others may wait for it.
+            if server.log.next_index() > 1 or server.current_term > 0:
                 span = TimerSpan.SHORT if old is RaftState.RECOVERED else TimerSpan.LONG
                 effects.append(StartElectionTimeout(span))
         case RaftState.PRE_VOTE:
