@@ -7,6 +7,7 @@ and all messages checks what no member can see alone.
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ from barque.core.messages import (
     AwaitConditionTimeout,
     Commands,
     ElectionTimeout,
+    FlushCommands,
     Message,
     Queries,
     RemoteMessage,
@@ -102,6 +104,7 @@ class Member:
         self.condition_timer: StartConditionTimeout | None = None
         self.unheard: deque[Written] = deque()  # what the disk has reported, and nobody took yet
         self.unsynced_meta: PersistTermAndVote | None = None
+        self.mail: deque[Message] = deque()  # to itself, with `defer_flush`
         self.held: list[Effect] | None = None  # until the meta store has synced
         self.server = Server(
             config,
@@ -124,8 +127,10 @@ class Member:
         while queue:
             server = self.server
             before = invariants.observe(server)
-            effects = step(server, queue.popleft())
+            message = queue.popleft()
+            effects = step(server, message)
             invariants.check(before, server)
+            self.cluster.watch(self, message, before, effects)
             self.cluster.witness.look(self, before)
             if server.raft_state is not before.state:  # the timers of a state end with it
                 self.timer = self.condition_timer = None
@@ -134,6 +139,7 @@ class Member:
     def perform(self, effects: list[Effect]) -> list[Message]:
         """Carry effects out; returns the messages that this server is to handle next."""
         self.effects += effects
+        self.cluster.witness.overhear(self, effects)
         if self.held is not None:
             self.held += effects
             return []
@@ -153,6 +159,8 @@ class Member:
                 case SendVoteRequests():
                     for to, rpc in effect.requests:
                         self.cluster.send(self.id, to, rpc)
+                case NextEvent(FlushCommands()) if self.cluster.defer_flush:
+                    self.mail.append(effect.message)
                 case NextEvent():
                     following.append(effect.message)
                 case Applied() | Rejected():
@@ -168,6 +176,12 @@ class Member:
                 case _:
                     self.machine_effects.append(effect)
         return following
+
+    def read_mail(self) -> None:
+        """Handle what the server has sent to itself so far."""
+        mail, self.mail = self.mail, deque()
+        for message in mail:
+            self.handle(message)
 
     # --- the disk, and the clock ---------------------------------------------------------
 
@@ -291,12 +305,17 @@ class Witness:
                 self._vote(sender.id, message.term, sender.id)
             case RequestVoteResult() if message.vote_granted:
                 self._vote(sender.id, message.term, to)
-            case AppendEntriesReply() if message.last_index:
-                held = disk[message.last_index - 1].term if message.last_index <= len(disk) else None
-                if held != message.last_term:
-                    _violated(f"{sender.id} claims what is not on its disk: {message}")
             case _:
                 pass
+
+    def overhear(self, member: Member, effects: list[Effect]) -> None:
+        """When a server has made up its mind: later, its disk may be ahead of what it said."""
+        disk = member.log.disk
+        for effect in effects:
+            if isinstance(effect, Cast) and isinstance(effect.message, AppendEntriesReply):
+                index, term = effect.message.last_index, effect.message.last_term
+                if index and (index > len(disk) or disk[index - 1].term != term):
+                    _violated(f"{member.id} claims what is not on its disk: {effect.message}")
 
     def _vote(self, voter: ServerId, term: Term, candidate: ServerId) -> None:
         first = self.votes.setdefault((voter, term), candidate)
@@ -335,7 +354,8 @@ class CoreCluster:
     """Members by name, a network that a test delivers, and the answers that clients got.
 
     With `hold_meta` a term and vote become durable only by `Member.sync_meta`; until then the
-    effects behind them wait, as they do in a node.
+    effects behind them wait, as they do in a node. With `defer_flush` the flush of low-priority
+    commands waits for `Member.read_mail`, so that other messages can come first.
     """
 
     def __init__(
@@ -344,16 +364,19 @@ class CoreCluster:
         machine: Machine[Any] | None = None,
         settings: dict[str, Any] | None = None,
         hold_meta: bool = False,
+        defer_flush: bool = False,
     ) -> None:
         self.ids = tuple(ServerId(name, f"node_{name}") for name in names)
         self.machine = machine or append_machine()
         self.settings = settings or {}
         self.hold_meta = hold_meta
+        self.defer_flush = defer_flush
         self.environment = FixedEnvironment()
         self.network: deque[tuple[ServerId, ServerId, RemoteMessage]] = deque()
         self.cut: set[tuple[ServerId, ServerId]] = set()
         self.answers: list[Applied | Rejected] = []
         self.witness = Witness(self)
+        self.watch: Callable[[Member, Message, invariants.Facts, list[Effect]], None] = lambda *_: None
         self.members: dict[str, Member] = {}
         self.correlation = 0
         for member in self.ids:
