@@ -45,11 +45,11 @@ def list_(reach: Reach, output: str) -> None:
 @cluster.command()
 @click.argument("name")
 @click.option("--machine", required=True, help="Its state machine, as the nodes' configuration names it.")
-@click.option("--nodes", metavar="n1,n2,…", help="Where its members live. Default: on all nodes.")
+@click.option("--nodes", "members", metavar="n1,n2,…", help="Where its members live. Default: on all nodes.")
 @reach_options
-def create(reach: Reach, name: str, machine: str, nodes: str | None) -> int:
+def create(reach: Reach, name: str, machine: str, members: str | None) -> int:
     """Form the cluster NAME and wait for its leader; exit with 1 if a member could not be started."""
-    places = [node.strip() for node in nodes.split(",")] if nodes else None
+    places = [node.strip() for node in members.split(",")] if members else None
     answer = run_with_client(reach, lambda client: client.start_cluster(name, machine, nodes=places))
     click.echo(f"{name!r} serves, with members on {', '.join(answer['started'])}")
     for node, why in answer["not_started"].items():

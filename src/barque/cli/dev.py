@@ -84,8 +84,12 @@ def dev(
         _refuse_running(cluster)
         if fresh:
             cluster.directory.remove_contents()
-        chosen = _choose_nodes(cluster.directory, nodes, port, resp_port)
-        check_ports(chosen)
+        try:
+            chosen = _choose_nodes(cluster.directory, nodes, port, resp_port)
+            check_ports(chosen)
+        except CliError:
+            cluster.directory.forget()
+            raise
         cluster.directory.write(DevState(chosen, None if detach else mark_of(os.getpid())))
         if detach:
             asyncio.run(_start(cluster, log_level))
@@ -203,10 +207,8 @@ async def _foreground(cluster: DevCluster, log_level: str) -> int:
         killed = await cluster.stop()
     for name in killed:
         click.echo(f"{name} did not stop within {STOP_S:g} s and was killed; its data is safe.")
-    click.echo(
-        f"All nodes have stopped. The data stays in {shown}; `barque dev{_dir_flag(cluster.directory)}`"
-    )
-    click.echo("carries on with it, and with --fresh begins anew.")
+    click.echo(f"All nodes have stopped. The data stays in {shown}.")
+    click.echo(f"`barque dev{_dir_flag(cluster.directory)}` carries on with it; --fresh begins anew.")
     return OK
 
 

@@ -76,15 +76,14 @@ def del_(reach: Reach, cluster: str, keys: tuple[str, ...]) -> None:
 
 @kv.command()
 @click.argument("key")
-@click.argument("expected", required=False)
-@click.argument("value")
+@click.argument("values", nargs=-1, required=True, metavar="[EXPECTED] VALUE")
 @click.option("--absent", is_flag=True, help="Swap if there is no such key: `cas KEY VALUE --absent`.")
 @kv_options
-def cas(reach: Reach, cluster: str, key: str, expected: str | None, value: str, absent: bool) -> int:
+def cas(reach: Reach, cluster: str, key: str, values: tuple[str, ...], absent: bool) -> int:
     """Set KEY to VALUE if it is EXPECTED now; exit with 1 if it is not."""
-    if absent == (expected is not None):
-        raise click.UsageError("give EXPECTED or --absent, one of the two")
-    command = Cas(_bytes(key), None if expected is None else _bytes(expected), _bytes(value))
+    if len(values) != (1 if absent else 2):
+        raise click.UsageError("write `cas KEY EXPECTED VALUE`, or `cas KEY VALUE --absent`")
+    command = Cas(_bytes(key), None if absent else _bytes(values[0]), _bytes(values[-1]))
     return OK if _write(reach, cluster, command) else FAILED
 
 
