@@ -241,7 +241,10 @@ class Admin:
         }
         established = self._established.setdefault(cluster, asyncio.Event())
         answers = await asyncio.gather(
-            *(self._ask_at(n, "start_server", {**request, "timeout_ms": int(timeout_s * 800)}) for n in nodes),
+            *(
+                self._ask_at(n, "start_server", {**request, "timeout_ms": int(timeout_s * 800)})
+                for n in nodes
+            ),
             return_exceptions=True,
         )
         problems = {n: a for n, a in zip(nodes, answers, strict=True) if isinstance(a, Exception)}

@@ -14,7 +14,7 @@ once, not only at its deadline. docs/explanation/routing.md tells the whole stor
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -30,6 +30,7 @@ from barque.types import ClientRef, ReplyMode, ServerId, Term
 
 _BATCH_COMMANDS_MAX = 4_096
 _BATCH_BYTES_MAX = 4 * 1024 * 1024
+_PART_BYTES = 4 * 1024 * 1024
 _RETRY_S = 0.02
 _ROUTABLE = (Rejection.NOT_LEADER, Rejection.WAL_DOWN)
 _decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -262,8 +263,8 @@ class Front:
             size = min(entry.count - offset, count - position)
             part = replies if size == count else replies[position : position + size]
             own = {k - position: v for k, v in (errors or {}).items() if 0 <= k - position < size}
-            raw, own = encode_replies(part, own)
-            self._reply(entry, offset, size, raw, own or None)
+            for at, parts, raw, its in encode_in_parts(part, own):
+                self._reply(entry, offset + at, parts, raw, its or None)
             position += size
 
     def _reply(
@@ -481,6 +482,29 @@ def _join_columns(head: bytes, batch: list[Range]) -> bytes:
     lengths = [entry.columns[: 4 * entry.count] for entry in batch]
     blobs = [entry.columns[4 * entry.count :] for entry in batch]
     return b"".join((head, *lengths, *blobs))
+
+
+def encode_in_parts(
+    replies: list[Any], errors: dict[int, str], first: int = 0
+) -> Iterator[tuple[int, int, msgspec.Raw, dict[int, str]]]:
+    """Encoded replies in parts of a few MiB: (offset, count, replies, errors) each.
+
+    A thousand large values must not have to fit one frame, nor memory twice.
+    """
+    if len(replies) > 1 and _about_size(replies) > _PART_BYTES:
+        middle = len(replies) // 2
+        before = {k: v for k, v in errors.items() if k < middle}
+        after = {k - middle: v for k, v in errors.items() if k >= middle}
+        yield from encode_in_parts(replies[:middle], before, first)
+        yield from encode_in_parts(replies[middle:], after, first + middle)
+        return
+    raw, errors = encode_replies(replies, errors)
+    yield first, len(replies), raw, errors
+
+
+def _about_size(replies: list[Any]) -> int:
+    """Of values that can be large; the others are small enough."""
+    return sum(len(reply) for reply in replies if isinstance(reply, (bytes, str)))
 
 
 def encode_replies(replies: list[Any], errors: dict[int, str]) -> tuple[msgspec.Raw, dict[int, str]]:

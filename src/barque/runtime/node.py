@@ -37,7 +37,7 @@ from barque.runtime.calls import Calls
 from barque.runtime.client_sink import ClientSession
 from barque.runtime.clock import Clock, SystemClock
 from barque.runtime.failure_detector import FailureDetector
-from barque.runtime.front import Front, Session, encode_replies
+from barque.runtime.front import Front, Session, encode_in_parts
 from barque.runtime.leaderboard import Leaderboard
 from barque.runtime.machines import load_machines
 from barque.runtime.server_process import ServerProcess
@@ -415,8 +415,9 @@ class Node:
             if to.incarnation == self.incarnation:
                 self.front.on_replies(first, count, applied.replies, applied.errors)
         elif to.node:
-            raw, errors = encode_replies(applied.replies, applied.errors or {})
-            self.transport.send(to.node, "", FrontReplies(to.incarnation, first, count, raw, errors or None))
+            for part, size, raw, errors in encode_in_parts(applied.replies, applied.errors or {}):
+                reply = FrontReplies(to.incarnation, first + part, size, raw, errors or None)
+                self.transport.send(to.node, "", reply)
 
     def reject(self, rejected: Rejected) -> None:
         """A refusal, likewise."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _NO_AUTH: Final = encoder.error("NOAUTH Authentication required.")
 _STRANGER_BUFFER_BYTES: Final = 4096
+_REPLY_BYTES_FEARED: Final = 64 * 1024  # before anything is known of a client's replies
+_FORGET_SHIFT: Final = 6  # each reply takes a 64th off the memory of larger ones
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -60,7 +62,7 @@ class Pending:
                 self.data = command.reply(outcome, self.connection.session)
         except Exception as failure:  # the client must not wait for ever because of our bug
             self.data = encoder.error(f"ERR the reply to '{command.name}' failed: {type(failure).__name__}")
-        self.connection.settled()
+        self.connection.settled(len(self.data))
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -75,6 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         "_pumping",
         "_reading",
         "_replies",
+        "_reply_bytes_expected",
         "_running",
         "_server",
         "_transport",
@@ -101,6 +104,8 @@ class Connection(asyncio.BufferedProtocol):
         self._batches: deque[tuple[int, int]] = deque()
         """(requests accepted up to there, bytes) of each batch that is not answered in full."""
         self._accepted = self._answered = self._in_flight_bytes = 0
+        self._reply_bytes_expected = _REPLY_BYTES_FEARED
+        """How large a reply may be: the largest of late. Few large ones are asked for at once."""
         self._pumping = False
         self._reading = True
         self._writable = True
@@ -178,7 +183,8 @@ class Connection(asyncio.BufferedProtocol):
         """Take complete requests off the parser while the limits allow; pause or resume reading."""
         limits = self._server.limits
         while not self.ending:
-            room = limits.outstanding_max - len(self._replies)
+            window = limits.reply_bytes_max // (self._reply_bytes_expected + 1) + 1
+            room = min(limits.outstanding_max, window) - len(self._replies)
             if not self._writable or room <= 0 or self._in_flight_bytes >= limits.outstanding_bytes_max:
                 self._pause_reading()
                 return
@@ -277,10 +283,12 @@ class Connection(asyncio.BufferedProtocol):
 
     # --- replies
 
-    def settled(self) -> None:
-        """One outstanding outcome has arrived."""
+    def settled(self, size: int) -> None:
+        """One outstanding outcome has arrived; its reply takes `size` bytes."""
         if self.closed:
             return
+        expected = self._reply_bytes_expected
+        self._reply_bytes_expected = max(size, expected - (expected >> _FORGET_SHIFT))
         self._outstanding -= 1
         if self._waiting and not self._outstanding:
             self._pump()
