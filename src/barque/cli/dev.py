@@ -17,6 +17,7 @@ from barque.cli.dev_processes import (
     DevCluster,
     check_ports,
     is_alive,
+    lacking,
     mark_of,
     plan_nodes,
     send_signal,
@@ -250,7 +251,7 @@ async def _stop_all(cluster: DevCluster) -> None:
 
 @dev.command()
 @_dir_option(None)
-@_timeout_option(5.0)
+@_timeout_option(2.0)
 @output_option
 @click.pass_context
 def status(ctx: click.Context, directory: str | None, timeout: float, output: str) -> None:
@@ -264,7 +265,7 @@ def status(ctx: click.Context, directory: str | None, timeout: float, output: st
     elif down:
         note = f"Start {', '.join(down)} again with `barque dev restart NODE{flag}`."
     else:
-        note = "All nodes run, and the cluster serves." if serves(report) else "All nodes run."
+        note = "All nodes run, and the cluster serves." if serves(report) else f"Not yet: {lacking(report)}."
     show_report(report, output, note)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from barque.cli.dev_directory import CLUSTER, HOST, DevDirectory, DevNode, DevState, ProcessMark
-from barque.cli.failures import UNAVAILABLE, CliError
+from barque.cli.failures import UNAVAILABLE, USAGE, CliError
 from barque.cli.reach import Reach, ask
 from barque.errors import BarqueError
 from barque.runtime.reporting import merge_reports
@@ -88,7 +88,14 @@ def check_ports(nodes: tuple[DevNode, ...]) -> None:
 
 
 def plan_nodes(count: int, port: int, resp_port: int) -> tuple[DevNode, ...]:
-    """n1 … on consecutive ports of the loopback address."""
+    """n1 … on consecutive ports of the loopback address. Raises `CliError` for ports that cannot be."""
+    if max(port, resp_port) + count > 65536 or abs(port - resp_port) < count:
+        raise CliError(
+            f"{count} nodes need ports {port}–{port + count - 1} and, for Redis clients, "
+            f"{resp_port}–{resp_port + count - 1}: these overlap or are too high; choose other --port, "
+            "--resp-port",
+            USAGE,
+        )
     return tuple(DevNode(f"n{i + 1}", f"{HOST}:{port + i}", f"{HOST}:{resp_port + i}") for i in range(count))
 
 
