@@ -1,0 +1,171 @@
+"""What a client promises its caller (client/client.py, connection.py, routing.py, sync.py)."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+from tests.nodes import SECRET, free_port, nodes, until
+
+import barque
+from barque.errors import NoLeader, Stopped, Unauthenticated
+
+
+async def test_pipelined_commands_are_applied_in_order(tmp_path: Path) -> None:
+    """Ten thousand pipelined commands are answered in the order in which they were sent."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        for i in range(10_000):
+            client.pipeline_command("sum", 1, i, priority="normal")
+        told: list[barque.Notification] = []
+        while len(told) < 10_000:
+            told += await client.take_notifications()
+        assert [n.correlation for n in told] == list(range(10_000))
+        assert [n.reply for n in told] == list(range(1, 10_001))
+
+
+async def test_low_priority_commands_all_arrive(tmp_path: Path) -> None:
+    """Low-priority commands are flushed a few at a time, and each is answered once."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        for i in range(500):
+            client.pipeline_command("sum", 1, i)
+        replies = {}
+        async for notification in client.notifications():
+            replies[notification.correlation] = notification.reply
+            if len(replies) == 500:
+                break
+        assert sorted(replies.values()) == list(range(1, 501))
+
+
+async def test_commands_that_nobody_waits_for(tmp_path: Path) -> None:
+    """Without a correlation a pipelined command is committed, and nobody is told."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        for _ in range(100):
+            client.pipeline_command("sum", 1, priority="normal")
+        assert await client.process_command("sum", 0) == 100
+
+
+async def test_the_three_levels_of_reading(tmp_path: Path) -> None:
+    """Consistent, leader and local reads all answer; each says its own errors, and harms nothing."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 7)
+        assert await client.consistent_query("sum") == 7
+        assert await client.leader_query("sum") == 7
+
+        async def local() -> bool:
+            return bool(await client.local_query("sum") == 7)
+
+        await until(local, "the local member to apply")
+        for ask in (client.consistent_query, client.leader_query, client.local_query):
+            with pytest.raises(barque.InvalidCommand, match="no such query"):
+                await ask("sum", "bad")
+        assert await client.consistent_query("sum") == 7
+
+
+async def test_the_position_after_an_append(tmp_path: Path) -> None:
+    """`append_command` answers with index and term, before anything is committed."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        first = await client.append_command("sum", 1)
+        second = await client.append_command("sum", 1)
+        assert (second.index, second.term) == (first.index + 1, first.term)
+
+
+async def test_a_reply_that_cannot_be_encoded_is_an_error(tmp_path: Path) -> None:
+    """A machine whose reply is no value does not hang its caller or hurt others in the batch."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        bad, good = await asyncio.gather(
+            client.process_command("sum", "opaque"), client.process_command("sum", 3), return_exceptions=True
+        )
+        assert isinstance(bad, barque.InvalidCommand)
+        assert good == 3
+
+
+async def test_a_command_that_cannot_be_encoded_is_refused_here(tmp_path: Path) -> None:
+    """It never leaves the client."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        with pytest.raises(barque.InvalidCommand, match="cannot be encoded"):
+            await client.process_command("sum", object())
+
+
+async def test_cancelling_a_caller_stops_only_the_waiting(tmp_path: Path) -> None:
+    """A cancelled call leaves the client usable, and the others in its batch answered."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        tasks = [asyncio.ensure_future(client.process_command("sum", 1)) for _ in range(10)]
+        await asyncio.sleep(0)
+        tasks[3].cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(done[3], asyncio.CancelledError)
+        assert sum(isinstance(result, int) for result in done) == 9
+        assert await client.process_command("sum", 0) in (9, 10)
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    """A client that reaches no node says which, why, and in time."""
+    client = barque.Client([f"127.0.0.1:{free_port()}"], secret=SECRET, timeout_s=0.3)
+    with pytest.raises(NoLeader, match="cannot connect"):
+        await client.connect()
+    await client.close()
+
+
+async def test_a_wrong_secret(tmp_path: Path) -> None:
+    """A client with another secret is refused at once, and told so."""
+    async with nodes(tmp_path, 1) as single:
+        client = barque.Client(list(single.addresses.values()), secret="quite another secret")
+        with pytest.raises(Unauthenticated):
+            await client.connect()
+        await client.close()
+
+
+async def test_a_closed_client_refuses(tmp_path: Path) -> None:
+    """What is asked of a closed client did not happen."""
+    async with nodes(tmp_path, 1) as single:
+        async with single.client() as client:
+            await client.ping()
+        with pytest.raises(Stopped):
+            await client.process_command("sum", 1)
+
+
+async def test_reads_survive_the_loss_of_a_node(tmp_path: Path) -> None:
+    """A read whose node goes away is asked again elsewhere."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 5)
+        await three.stop(await three.leader(client, "sum"))
+        assert await client.consistent_query("sum") == 5
+
+
+async def test_a_client_inside_the_process(tmp_path: Path) -> None:
+    """`local_client` speaks to its node without a socket, and to all clusters."""
+    async with nodes(tmp_path) as three, barque.local_client(three.running["n2"]) as client:
+        await client.start_cluster("sum", "adder")
+        assert sum(await asyncio.gather(*(client.process_command("sum", 1) for _ in range(10)))) == 55
+        assert (await client.ping("sum"))["server"] == "sum@n2"
+        assert (await client.overview("sum"))["machine"]["sum"] == 10
+
+
+async def test_threads_share_a_sync_client(tmp_path: Path) -> None:
+    """Eight threads count through one `barque.sync.Client`; nothing is lost between them."""
+    async with nodes(tmp_path) as three, three.client() as setup:
+        await setup.start_cluster("sum", "adder")
+        addresses = list(three.addresses.values())
+
+        def work() -> None:
+            with barque.sync.Client(addresses, secret=SECRET) as client:
+                threads = [
+                    threading.Thread(target=lambda: [client.process_command("sum", 1) for _ in range(25)])
+                    for _ in range(8)
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert client.consistent_query("sum") == 200
+                assert len(client.members("sum")) == 3
+
+        await asyncio.to_thread(work)

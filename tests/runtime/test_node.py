@@ -1,0 +1,209 @@
+"""Nodes together: forming clusters, losing members, coming back (runtime/node.py, system.py, admin.py)."""
+
+from pathlib import Path
+
+import pytest
+from tests.nodes import Adder, Nodes, nodes, until
+
+import barque
+from barque.errors import ConfigurationError, NoLeader, NotAvailableYet, OutcomeUnknown, UnknownCluster
+
+
+async def test_a_cluster_forms_and_counts(tmp_path: Path) -> None:
+    """A cluster formed through one node is served by all of them."""
+    async with nodes(tmp_path) as three, three.client("n1") as one, three.client("n3") as other:
+        answer = await one.start_cluster("sum", "adder", arguments={"start": 5})
+        assert answer == {"started": ["n1", "n2", "n3"], "not_started": {}}
+        assert await one.process_command("sum", 1) == 6
+        assert await other.process_command("sum", 1) == 7
+        assert await other.consistent_query("sum") == 7
+        assert await one.members("sum") == [barque.ServerId("sum", n) for n in ("n1", "n2", "n3")]
+
+
+async def test_one_node_is_a_cluster(tmp_path: Path) -> None:
+    """A single member elects itself, acknowledges what is on its disk, and remembers it."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", 41) == 41
+        await single.stop()
+        await single.start()
+        assert await client.process_command("sum", 1) == 42
+
+
+async def test_everything_is_there_after_a_restart_of_all(tmp_path: Path) -> None:
+    """All nodes stop and start: state, term and membership come back from disk."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        for _ in range(20):
+            await client.process_command("sum", 1)
+        await three.stop()
+        await three.start()
+        assert await client.consistent_query("sum", timeout_s=10) == 20
+
+
+async def test_a_lost_node_is_not_missed_and_catches_up(tmp_path: Path) -> None:
+    """Two of three go on; the third, back again, applies what it missed."""
+    async with nodes(tmp_path) as three, three.client("n1", "n2") as client:
+        await client.start_cluster("sum", "adder")
+        await three.stop("n3")
+        for _ in range(50):
+            await client.process_command("sum", 1)
+        await three.start("n3")
+        process = three.running["n3"].member_here("sum")
+        assert process is not None
+
+        async def caught_up() -> bool:
+            return bool(process.server.machine_state == 50)
+
+        await until(caught_up, "n3 to catch up")
+
+
+async def test_without_a_majority_nothing_is_promised(tmp_path: Path) -> None:
+    """One of three takes a command, cannot commit it, and does not say that it happened."""
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder")
+        await three.stop("n2", "n3")
+        with pytest.raises((NoLeader, OutcomeUnknown)):
+            await client.process_command("sum", 1, timeout_s=0.5)
+
+
+async def test_a_machine_that_raises_stops_its_server_and_no_other(tmp_path: Path) -> None:
+    """The failed member says why; a neighbour in the same process goes on."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("bad", "adder")
+        await client.start_cluster("good", "adder")
+        with pytest.raises((OutcomeUnknown, NoLeader)):
+            await client.process_command("bad", "boom", timeout_s=0.5)
+        assert await client.process_command("good", 1) == 1
+        status = await client.status()
+        failed = {c["name"]: c["members"][0] for c in status["clusters"]}
+        assert failed["bad"]["role"] == "failed"
+        assert "boom" in failed["bad"]["failure"]
+        assert failed["good"]["role"] == "leader"
+
+
+async def test_leadership_can_be_handed_over(tmp_path: Path) -> None:
+    """A transfer moves the lead; to a stranger it is refused."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        before = await three.leader(client, "sum")
+        target = next(n for n in three.addresses if n != before)
+        await client.process_command("sum", 1)
+
+        async def transferred() -> bool:
+            return await client.transfer_leadership("sum", target) in ("ok", "already_leader")
+
+        await until(transferred, "the transfer to be accepted")
+
+        async def leads() -> bool:
+            found = await client.leader("sum")
+            return found is not None and found.node == target
+
+        await until(leads, "the target to lead")
+        with pytest.raises(barque.Refused):
+            await client.transfer_leadership("sum", "n9")
+
+
+async def test_a_stopping_leader_hands_over(tmp_path: Path) -> None:
+    """A clean stop of the leader's node leaves a new leader behind without a timeout."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 1)
+        before = await three.leader(client, "sum")
+        await three.stop(before)
+        survivor = next(iter(three.running.values()))
+        process = survivor.member_here("sum")
+        assert process is not None
+        assert process.server.current_term > 1
+
+
+async def test_machine_timers_and_appends_become_commands(tmp_path: Path) -> None:
+    """A timer that the machine set, and a command that it appended, are applied on all members."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", "later") == "set"
+        assert await client.process_command("sum", "again") == "asked"
+
+        async def all_have() -> bool:
+            processes = [node.member_here("sum") for node in three.running.values()]
+            return all(p is not None and p.server.machine_state == 1100 for p in processes)
+
+        await until(all_have, "100 from the timer and 1000 from the append, everywhere")
+
+
+async def test_machine_messages_reach_clients(tmp_path: Path) -> None:
+    """`SendMsg` to a command's origin reaches the clients of that node, wherever the leader is."""
+    async with nodes(tmp_path) as three:
+        for name in three.addresses:
+            async with three.client(name) as client:
+                if name == "n1":
+                    await client.start_cluster("sum", "adder")
+                events = client.machine_events()
+                assert await client.process_command("sum", "tell") == "told"
+                assert await anext(events) == ("sum", {"sum": 0})
+
+
+async def test_bad_requests_are_refused_with_the_cause(tmp_path: Path) -> None:
+    """Unknown machines, taken names, unknown clusters and features that are not there yet each say so."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        with pytest.raises(ConfigurationError, match="machine 'nosuch' is not among"):
+            await client.start_cluster("sum", "nosuch")
+        await client.start_cluster("sum", "adder")
+        with pytest.raises(ConfigurationError, match="exists already"):
+            await client.start_cluster("sum", "adder")
+        with pytest.raises(UnknownCluster):
+            await client.members("nosuch")
+        with pytest.raises(NotAvailableYet, match="membership changes"):
+            await client.call("member_add", {})
+        with pytest.raises(barque.InvalidCommand, match="unknown verb"):
+            await client.call("nonsense", {})
+
+
+async def test_status_names_the_unreachable(tmp_path: Path) -> None:
+    """Status comes from any one node, and says of the others why they did not answer."""
+    async with nodes(tmp_path) as three, three.client("n2") as client:
+        await client.start_cluster("sum", "adder")
+        await three.stop("n1", "n3")
+        status = await client.status()
+        states = {n["name"]: n["state"] for n in status["nodes"]}
+        assert states == {"n1": "unreachable", "n2": "running", "n3": "unreachable"}
+        assert all(n["failure"] for n in status["nodes"] if n["state"] == "unreachable")
+
+
+async def test_a_data_directory_belongs_to_one_node(tmp_path: Path) -> None:
+    """A second node on the same directory is refused; the first goes on."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        second = barque.Node(single.config("n1"), {"adder": Adder()})
+        with pytest.raises(barque.BarqueError):
+            await second.start()
+        assert await client.process_command("sum", 1) == 1
+
+
+async def test_a_taken_address_is_an_error_at_once(tmp_path: Path) -> None:
+    """A node whose address is taken does not start, says so, and leaves its directory usable."""
+    first, second = Nodes(tmp_path / "a", 1), Nodes(tmp_path / "b", 1)
+    second.addresses = first.addresses
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    await first.start()
+    try:
+        with pytest.raises(ConfigurationError, match="cannot listen"):
+            await second.start()
+    finally:
+        await first.stop()
+    await second.start()
+    await second.stop()
+
+
+async def test_configured_clusters_form_by_themselves(tmp_path: Path) -> None:
+    """Clusters named in the configuration exist as soon as a majority of nodes runs."""
+    clusters = (barque.ClusterConfig(name="kv", machine="kv"),)
+    async with nodes(tmp_path, clusters=clusters) as three, three.client() as client:
+        from barque.machine.kv_commands import Get, Set
+
+        await client.process_command("kv", Set(b"k", b"v"), timeout_s=10)
+        assert await client.consistent_query("kv", Get(b"k")) == b"v"
+        await three.stop("n1")
+        await three.start("n1")
+        assert await client.consistent_query("kv", Get(b"k"), timeout_s=10) == b"v"
