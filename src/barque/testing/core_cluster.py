@@ -8,7 +8,7 @@ and all messages checks what no member can see alone.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -507,3 +507,20 @@ class CoreCluster:
         member.term = Term(current_term if current_term is not None else max(terms, default=0))
         member.voted_for = None
         member.start()
+
+
+MessageT = TypeVar("MessageT")
+
+
+def sent(effects: list[Effect], kind: type[MessageT]) -> list[tuple[str, MessageT]]:
+    """The messages of one kind among these effects, each with the name of its receiver."""
+    found: list[tuple[str, Any]] = []
+    for effect in effects:
+        match effect:
+            case SendRpc() | Cast():
+                found.append((effect.to.name, effect.message))
+            case SendVoteRequests():
+                found += [(to.name, rpc) for to, rpc in effect.requests]
+            case _:
+                pass
+    return [(to, message) for to, message in found if isinstance(message, kind)]
