@@ -4,14 +4,12 @@ The layers, lowest first; arrows only point down, and a test sees to it:
 
 - `types`, `errors`, `config`: the vocabulary.
 - `machine`: what you implement.
-- `core`: the Raft server, which turns messages into effects and does nothing else.
+- `core`: the Raft server, which turns messages into effects.
 - `log` and `transport`: bytes on disk, and bytes between nodes.
 - `runtime`: a node performs the effects, on one event loop.
 - `client`: commands and reads, with typed outcomes.
-- `gateways` and `cli`: the Redis protocol, and the command line.
+- `gateways`, `bench` and `cli`: the Redis protocol, benchmarks, and the command line.
 - `testing`: clusters without a disk, a network or a clock, for your tests and ours.
-
-Start with `Machine` and `Node`, or with `barque dev` at the command line.
 """
 
 from barque.client import sync
@@ -28,7 +26,6 @@ from barque.runtime.node import Node
 from barque.types import ClientRef, IndexTerm, ServerId
 
 __version__ = "0.1.0"
-
 __all__ = [
     "Append",
     "Aux",

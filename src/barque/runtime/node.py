@@ -147,8 +147,8 @@ class Node:
         except BaseException:
             self.driver.stop()
             raise
-        self.transport = self._make_transport(self, self.incarnation, self.rng)
         try:
+            self.transport = self._make_transport(self, self.incarnation, self.rng)
             self.system.recover()
             await self.transport.start()
         except BaseException:
@@ -283,7 +283,10 @@ class Node:
 
     def _poll_detector(self) -> None:
         now = self.clock.monotonic()
+        links = self.transport.status()
         for node, up in self.detector.poll(now):
+            if up and not (node in links and links[node].connected):
+                continue  # an old rhythm; the broken link is newer and surer news
             logger.info("node %s: %s is %s", self.name, node, "up" if up else "suspected to be down")
             self._tell_all(NodeStatus(node, up))
             if not up:
