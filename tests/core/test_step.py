@@ -1,4 +1,4 @@
-"""What entering a state brings, recovery, and when an idle server needs no tick (ELEC-18, ELEC-20, CORE-04)."""
+"""What entering a state brings, recovery, and when a server needs no tick (ELEC-18, ELEC-20, CORE-04)."""
 
 from barque.core.effects import TimerSpan
 from barque.core.messages import ElectionTimeout

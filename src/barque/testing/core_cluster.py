@@ -311,7 +311,11 @@ class Witness:
     def overhear(self, member: Member, effects: list[Effect]) -> None:
         """When a server has made up its mind: later, its disk may be ahead of what it said."""
         disk = member.log.disk
+        sending = False
         for effect in effects:
+            if sending and isinstance(effect, PersistTermAndVote):
+                _violated(f"{member.id} sends before it stores: {effects}")
+            sending = sending or isinstance(effect, Cast | SendRpc | SendVoteRequests)
             if isinstance(effect, Cast) and isinstance(effect.message, AppendEntriesReply):
                 index, term = effect.message.last_index, effect.message.last_term
                 if index and (index > len(disk) or disk[index - 1].term != term):
