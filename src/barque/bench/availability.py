@@ -46,7 +46,7 @@ async def failover(nodes: LocalCluster, client: Client, payload: bytes, kills: i
 async def settled(clients: Sequence[Client], cluster: str) -> None:
     """Wait until every node is up and its member has nearly all that is committed.
 
-    Raises `TimeoutError`, naming the state, if it takes too long.
+    Raises `NoLeader`, naming the state, if it takes too long.
     """
     deadline = time.monotonic() + _DEADLINE_S
     while True:
@@ -58,7 +58,7 @@ async def settled(clients: Sequence[Client], cluster: str) -> None:
             return
         if time.monotonic() > deadline:
             states = {node["name"]: node["state"] for node in report["nodes"]}
-            raise TimeoutError(f"{cluster!r} has not settled in {_DEADLINE_S:.0f} s; nodes: {states}")
+            raise NoLeader(f"{cluster!r} has not settled in {_DEADLINE_S:.0f} s; nodes: {states}")
         await asyncio.sleep(0.05)
 
 

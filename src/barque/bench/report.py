@@ -109,13 +109,13 @@ def us_text(value: float) -> str:
     return f"{value:.1f}"
 
 
-def aligned(columns: Sequence[str], table: Sequence[Sequence[str]]) -> list[str]:
-    """A table for a terminal: the first column to the left, the others to the right."""
+def aligned(columns: Sequence[str], table: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """A table for a terminal: the first `left` columns to the left, the others to the right."""
     lines = [list(columns), *map(list, table)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     texts = [
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines

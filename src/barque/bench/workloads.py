@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from barque.client.client import Client
-from barque.errors import BarqueError
+from barque.errors import BarqueError, NoLeader
 
 Ask = Callable[[], Awaitable[Any]]
 
@@ -125,7 +125,7 @@ class Background:
 async def first_success(ask: Ask, every_s: float, deadline_s: float) -> float:
     """Ask anew every so often, without waiting for the answers; returns when the first came.
 
-    Measured from the call, in seconds. Raises `TimeoutError` if none came in time.
+    Measured from the call, in seconds. Raises `NoLeader` if none came in time.
     """
     start = time.perf_counter()
     success: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -147,6 +147,8 @@ async def first_success(ask: Ask, every_s: float, deadline_s: float) -> float:
                 task.add_done_callback(attempts.discard)
                 await asyncio.wait([success], timeout=every_s)
         return success.result()
+    except TimeoutError:
+        raise NoLeader(f"no write was acknowledged within {deadline_s:.0f} s of the kill") from None
     finally:
         for task in list(attempts):
             task.cancel()

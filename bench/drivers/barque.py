@@ -1,0 +1,29 @@
+"""Barque itself, as `barque bench` measures it."""
+
+import asyncio
+
+from barque.bench.facts import loop_factory
+from barque.bench.measure import Sample, Settings, measure
+from drivers.common import ROWS
+
+_ROWS = {"concurrent": "concurrent, 1 connection"}
+
+
+class Barque:
+    """Three node processes with default settings."""
+
+    name = "barque"
+    syncs = "O_DSYNC writes, one for each batch of the log"
+    clients = "one process of its own, over TCP"
+    not_promised = "snapshots and membership changes, in this release (so it writes no segments either)"
+    rows = ROWS
+
+    def check(self) -> None:
+        """It is here: this is its repository."""
+
+    def run(self, row: str, settings: Settings) -> Sample:
+        """Fresh nodes, one row, once."""
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            sample = runner.run(measure(_ROWS.get(row, row), settings))
+        sample.workload = row
+        return sample
