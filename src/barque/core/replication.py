@@ -44,6 +44,17 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
     return effects, more
 
 
+def has_entries_to_send(server: Server) -> bool:
+    """Whether some peer lacks entries that it could be sent now; a leader only."""
+    if server.raft_state is not RaftState.LEADER:
+        return False
+    next_index, limit = server.log.next_index(), server.cfg.max_pipeline_count
+    return any(
+        peer.next_index < next_index and peer.next_index - peer.match_index - 1 < limit
+        for _, peer in server.peers()
+    )
+
+
 def make_rpc(server: Server, peer: Peer, max_entries: int) -> AppendEntriesRpc:
     """The RPC that continues this peer's log, with at most `max_entries` entries."""
     prev_index = Index(peer.next_index - 1)

@@ -5,7 +5,7 @@ removed only with a tombstone (REG-02, LOG-14). Names become file names nowhere:
 Format: docs/formats/server-config.md.
 """
 
-import secrets
+import random
 import string
 from typing import Any
 
@@ -31,10 +31,10 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     initial_members: tuple[ServerId, ...]
 
 
-def new_uid(name: str) -> Uid:
+def new_uid(name: str, rng: random.Random) -> Uid:
     """A uid that no other server has: some letters of the name and 60 random bits (API-28)."""
     stem = "".join(c for c in name.upper() if c in _ALPHABET)[:6]
-    return Uid(stem + "".join(secrets.choice(_ALPHABET) for _ in range(12)))
+    return Uid(stem + "".join(rng.choice(_ALPHABET) for _ in range(12)))
 
 
 class Directory:

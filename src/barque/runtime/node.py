@@ -28,6 +28,7 @@ from barque.core.messages import (
     TransferLeadership,
 )
 from barque.core.queries import run_query
+from barque.core.replication import has_entries_to_send
 from barque.core.server import RaftState, refuse_commands
 from barque.errors import UnknownCluster
 from barque.log.disk import Disk, OsDisk
@@ -64,6 +65,7 @@ from barque.types import ClientRef, ServerId
 logger = logging.getLogger("barque.node")
 
 _ROUNDS_MAX = 8
+_COMMIT_DELAY_S = 0.002
 _STOP_TRANSFER_S = 1.0
 
 
@@ -113,6 +115,7 @@ class Node:
         self._incarnations: dict[str, int] = {}
         self._listeners: dict[Session, None] = {}
         self._pipelining: dict[ServerProcess, None] = {}
+        self._committing: dict[ServerProcess, None] = {}
         self._turn_scheduled = False
         self._next_beat = 0.0
         self._stopped = True
@@ -142,6 +145,7 @@ class Node:
                 clock=self.clock,
                 rng=self.rng,
                 wake=self._run_on_loop,
+                changed=self.wake,
                 checked=self._checked,
             )
         except BaseException:
@@ -246,14 +250,13 @@ class Node:
             self.front.flush()
             self._pipeline()
             synced = self.system.sync_meta()
+            self.front.deliver()
             self.transport.flush()  # to the followers before our own sync (thesis §10.2.1)
             wrote = self.system.flush()
             if not (synced or wrote or self._pipelining or self.front.busy):
                 break
         else:
             self.wake()
-        self.front.deliver()
-        self.transport.flush()
         self.system.storage.loop_yield()
         deadline = self.front.next_deadline()
         if deadline is not None and "front deadline" not in self.timers:
@@ -483,9 +486,25 @@ class Node:
         self.wake()
 
     def _pipeline(self) -> None:
+        """Send entries now. A commit index alone can wait for the next ones, for a moment.
+
+        Telling it at once would cost a message and an answer for each follower and commit; a
+        caller who sends one command after the other would wait for all of them.
+        """
         pipelining, self._pipelining = self._pipelining, {}
         for process in pipelining:
+            if has_entries_to_send(process.server):
+                process.handle(PipelineRpcs())
+            else:
+                self._committing[process] = None
+        if self._committing and "commits" not in self.timers:
+            self.timers.arm("commits", self.clock.monotonic() + _COMMIT_DELAY_S, self._tell_commits)
+
+    def _tell_commits(self) -> None:
+        committing, self._committing = self._committing, {}
+        for process in committing:
             process.handle(PipelineRpcs())
+        self.wake()
 
     def server_stopped(self, process: ServerProcess) -> None:
         """Tell the other members at once, so that they need not wait for a timeout."""

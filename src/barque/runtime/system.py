@@ -57,6 +57,7 @@ class System:
         clock: Clock,
         rng: random.Random,
         wake: Callable[[Callable[[], None]], None],
+        changed: Callable[[], None],
         checked: bool = False,
     ) -> None:
         self.node = node
@@ -69,15 +70,18 @@ class System:
         self._times = times
         self._clock = clock
         self._checked = checked
+        self._rng = rng
         self._surroundings = Surroundings(clock, rng)
         self.storage = Storage.open(
             disk,
             data_dir,
-            StorageConfig(wal_max_size_bytes=log.wal_max_size_bytes, wal_writer=log.writer),
+            StorageConfig(
+                wal_max_size_bytes=log.wal_max_size_bytes, wal_writer=log.writer, wal_prefill=log.prefill
+            ),
             self._on_log_event,
             wake,
         )
-        self._wake = wake
+        self._changed = changed
         self._executor = Executor(outlets, self.storage.meta, timers, clock, rng, times)
         self.directory = Directory(disk, data_dir)
 
@@ -104,7 +108,7 @@ class System:
         self._machine(machine)
         record = ServerRecord(
             name=name,
-            uid=new_uid(name),
+            uid=new_uid(name, self._rng),
             cluster=cluster,
             machine=machine,
             arguments=arguments,
@@ -216,7 +220,7 @@ class System:
                 logger.info("the write-ahead log accepts writes again")
                 for process in list(self.processes.values()):
                     process.handle(event)
-        self._wake(_nothing)
+        self._changed()
 
     def close(self) -> None:
         """Remember what was applied, and close the files."""
@@ -226,6 +230,3 @@ class System:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
         self.storage.close()
 
-
-def _nothing() -> None:
-    pass
