@@ -26,10 +26,14 @@ class TimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The write-ahead log. `writer` is `auto`, `inline` or `thread` (docs/operations/disk.md)."""
+    """The write-ahead log. `writer` is `auto`, `inline` or `thread` (docs/operations/disk.md).
+
+    `prefill`: whether a thread zero-fills the next file in advance; simulations have no threads.
+    """
 
     wal_max_size_bytes: int = 64 * 1024 * 1024
     writer: Literal["auto", "inline", "thread"] = "auto"
+    prefill: bool = True
 
 
 class RespConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
