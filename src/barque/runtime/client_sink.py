@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from barque.errors import ProtocolError
-from barque.runtime.front import check_columns
 from barque.transport.contract import ClientConnectionHandle
 from barque.transport.wire import (
     ClientAnswer,
@@ -36,8 +35,6 @@ class ClientSession:
         """Take the requests of one frame; a malformed one ends the connection."""
         try:
             for request in requests:
-                if isinstance(request, ClientCommands):
-                    check_columns(request.count, request.columns)
                 take_request(self._node, self._session, request)
         except ProtocolError as error:
             self._connection.close(str(error))

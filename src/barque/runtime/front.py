@@ -523,23 +523,6 @@ def encode_replies(replies: list[Any], errors: dict[int, str]) -> tuple[msgspec.
     return msgspec.Raw(_encode(encoded)), errors
 
 
-def check_columns(count: int, columns: bytes) -> None:
-    """Check columns from outside: each command must be exactly one msgpack value.
-
-    Without this a sender could hide a boundary inside a command, and members that cut the batch
-    at different places would decode different commands. Raises `ProtocolError`.
-    """
-    lengths = memoryview(columns)[: 4 * count].cast("I") if len(columns) >= 4 * count else None
-    if lengths is None:
-        raise ProtocolError(f"{count} commands in {len(columns)} bytes")
-    try:
-        raws = _decode_raws(b"\xdd" + count.to_bytes(4, "big") + columns[4 * count :])
-    except msgspec.MsgspecError as error:
-        raise ProtocolError(f"commands are not msgpack values: {error}") from error
-    if [len(memoryview(raw)) for raw in raws] != lengths.tolist():
-        raise ProtocolError("the lengths of the commands do not fit their values")
-
-
 def _describe_refusal(reason: str) -> tuple[str, str]:
     """The error's class name, and a text for people."""
     return {
