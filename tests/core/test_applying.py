@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
-from barque.core.entries import EntryBatch, encode_body
-from barque.core.messages import AppendEntriesRpc, Commands
+from barque.core.entries import EntryBatch, EntryKind, encode_body
+from barque.core.messages import AppendEntriesRpc, Commands, MachineAppend, MachineTimeout
+from barque.errors import MachineFault
+from barque.machine.effects import Aux, SendMsg, Timer
+from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
 from barque.testing.core_cluster import CLIENT, CoreCluster
 from barque.types import Index, ReplyMode, Term
 
@@ -44,3 +47,127 @@ def test_a_command_that_is_none_is_refused_and_its_neighbours_are_not() -> None:
     [answer] = cluster.answers
     assert answer.replies == [(1,), None, (1, 2)]
     assert list(answer.errors) == [1]
+
+
+class Scripted(Machine[list[Any]]):
+    """Does what the command says."""
+
+    def __init__(self, version: int = 0) -> None:
+        self.version = version  # type: ignore[misc]  # of this member only
+
+    def init(self, args: dict[str, Any]) -> list[Any]:
+        """Nothing yet."""
+        return []
+
+    def apply(self, meta: CommandMeta, command: Any, state: list[Any]) -> Any:
+        """Raise, wish, or write down."""
+        if command == "raise" or (isinstance(command, Timeout) and command.name == "raise"):
+            raise ZeroDivisionError("as told")
+        state.append((meta.index, command))
+        if command == "wish":
+            return state, "wished", [Timer("t", after_ms=1), [Aux(1), (SendMsg(CLIENT, 2),)], None]
+        if command == "nonsense":
+            return state, None, ["not an effect"]
+        if isinstance(command, Timeout | MachineVersion):
+            return state, None, Aux(type(command).__name__)
+        return state, "done"
+
+
+def scripted(version: int = 0) -> CoreCluster:
+    """A single member that leads."""
+    cluster = CoreCluster("a", machine=Scripted(version))
+    cluster.elect("a")
+    return cluster
+
+
+def test_wishes_are_taken_in_their_order_and_flat() -> None:
+    """EFF-31: one effect, a list, or nested lists."""
+    cluster = scripted()
+    cluster.command("a", "wish", "plain")
+    cluster.settle()
+    assert cluster["a"].machine_effects == [Timer("t", after_ms=1), Aux(1), SendMsg(CLIENT, 2)]
+    assert cluster.replies() == ["wished", "done"]
+
+
+@pytest.mark.parametrize("command", ["raise", "nonsense"])
+def test_a_machine_that_fails_stops_its_server(command: str) -> None:
+    """It would fail everywhere; whoever runs the server has to stop it, and is told the index."""
+    cluster = scripted()
+    cluster.command("a", command)
+    with pytest.raises(MachineFault, match="index 2"):
+        cluster.settle()
+
+
+def test_a_machine_that_fails_on_a_timer_stops_its_server_as_well() -> None:
+    """Built-in commands are commands."""
+    cluster = scripted()
+    cluster["a"].handle(MachineTimeout("raise"))
+    with pytest.raises(MachineFault, match="Timeout"):
+        cluster.settle()
+
+
+def test_timers_and_appended_commands_are_entries() -> None:
+    """EFF-04, EFF-09: every member sees them at the same place; nobody is answered."""
+    cluster = scripted()
+    cluster["a"].handle(MachineTimeout("t"))
+    cluster["a"].handle(MachineAppend(b"\xa1x"))
+    cluster.settle()
+    assert cluster.server("a").machine_state == [(2, Timeout("t")), (3, "x")]
+    assert cluster["a"].machine_effects == [Aux("Timeout")]
+    assert cluster.answers == []
+
+
+def test_a_noop_raises_the_version_and_tells_the_machine() -> None:
+    """VER-01: once, when it is applied; a noop of the same version changes nothing."""
+    cluster = scripted(3)
+    assert cluster.server("a").machine_state == [(1, MachineVersion(0, 3))]
+    cluster["a"].restart()
+    cluster.elect("a")
+    assert cluster.server("a").machine_state == [(1, MachineVersion(0, 3))]
+
+
+def test_a_member_without_the_version_applies_nothing_until_it_has_it() -> None:
+    """VER-02: it keeps the log and the commit index, and goes on after an upgrade."""
+    cluster = CoreCluster("a", "b", "c", machine=Scripted(0))
+    for name in "ab":
+        cluster[name].machine = Scripted(2)
+        cluster[name].start()
+    cluster.elect("a")
+    cluster.command("a", "x")
+    cluster.settle()
+    frozen = cluster.server("c")
+    assert (frozen.last_applied, frozen.commit_index, frozen.effective_machine_version) == (0, 2, 2)
+    cluster["c"].machine = Scripted(2)
+    cluster["c"].remember_applied()
+    cluster["c"].restart()
+    cluster.command("a", "y")
+    cluster.settle()
+    assert cluster.server("c").machine_state == cluster.server("a").machine_state
+
+
+@pytest.mark.parametrize("kind", [EntryKind.CLUSTER_CHANGE, EntryKind.CLUSTER_DELETE])
+def test_an_entry_of_a_newer_release_stops_a_server(kind: EntryKind) -> None:
+    """Better to stop than to go on without what it says."""
+    cluster = scripted()
+    body = encode_body([b"\x01"], kind)
+    cluster["a"].handle(Commands(1, body))
+    with pytest.raises(MachineFault, match="newer release"):
+        cluster.settle()
+
+
+def test_machine_time_never_runs_back() -> None:
+    """MAC-03: the clock of a new leader may be behind the old one's."""
+    cluster = scripted()
+    cluster.environment.time_ms = 500
+    cluster.command("a", "x")
+    cluster.settle()
+    assert cluster.server("a").machine_time_ms == 1_000
+
+
+def test_only_those_who_wait_are_answered() -> None:
+    """CMD-09, CMD-10: by reply mode."""
+    cluster = scripted()
+    for mode in ReplyMode:
+        cluster.command("a", "x", mode=mode)
+    cluster.settle()
+    assert sorted(map(str, cluster.replies())) == ["(3, 1)", "done", "done"]

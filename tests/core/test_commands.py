@@ -1,8 +1,18 @@
 """Commands on their way into the log (L-7 to L-10, CMD-06, CMD-18)."""
 
-from barque.core.messages import AwaitConditionTimeout, ElectionTimeout, WalFailed, WalUp
+from barque.core.commands import best_successor
+from barque.core.messages import (
+    AwaitConditionTimeout,
+    ElectionTimeout,
+    FlushCommands,
+    MachineTimeout,
+    TimeoutNow,
+    WalFailed,
+    WalUp,
+)
 from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core_cluster import CoreCluster, sent
+from barque.types import Index, ReplyMode
 
 
 def test_a_leader_whose_noop_found_no_disk_appends_it_later() -> None:
@@ -41,3 +51,70 @@ def test_low_priority_commands_go_on_when_the_log_is_back() -> None:
     cluster["a"].handle(WalUp())
     cluster.settle()
     assert cluster.replies() == [("y",), ("y", "z")]
+
+
+def test_a_command_is_answered_when_it_is_appended_if_so_wished() -> None:
+    """CMD-09, L-7: with its index and term, before any disk has it."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster.command("a", "x", "y", mode=ReplyMode.AFTER_LOG_APPEND)
+    assert cluster.replies() == [(2, 1), (3, 1)]
+
+
+def test_a_command_for_which_nobody_waits_is_dropped_in_silence() -> None:
+    """CMD-12: a follower refuses only those who wait."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster.command("b", "x", mode=ReplyMode.NOREPLY)
+    assert cluster.answers == []
+
+
+def test_low_priority_commands_take_turns_with_normal_ones() -> None:
+    """CMD-06: a few at each flush; batches are cut to that; correlations stay right."""
+    cluster = CoreCluster("a", settings={"low_priority_commands_flush_size": 2}, defer_flush=True)
+    cluster.elect("a")
+    cluster.command("a", "l1", "l2", "l3", low_priority=True)
+    cluster.command("a", "l4", low_priority=True)
+    cluster["a"].read_mail()
+    cluster.command("a", "n")
+    for _ in range(4):
+        cluster["a"].read_mail()
+    cluster.settle()
+    assert cluster.server("a").machine_state == ("l1", "l2", "n", "l3", "l4")
+    firsts = [answer.first_correlation for answer in cluster.answers]
+    assert firsts == [0, 4, 2, 3]
+    assert not cluster["a"].mail
+
+
+def test_a_flush_with_nothing_to_flush_does_nothing() -> None:
+    """Two chains of flushes may meet at one queue."""
+    cluster = CoreCluster("a")
+    cluster.elect("a")
+    assert cluster["a"].handle(FlushCommands()) == []
+
+
+def test_the_most_advanced_voter_is_asked_to_take_over() -> None:
+    """CMD-18: the one with most on its disk; of equals the first; a single member asks nobody."""
+    cluster = CoreCluster("a", "b", "c", "d")
+    server = cluster.elect("a")
+    assert best_successor(server) == cluster["b"].id
+    server.cluster[cluster["c"].id].match_index = Index(9)
+    server.cluster[cluster["d"].id].match_index = Index(10)
+    server.cluster[cluster["d"].id].voter = False
+    assert best_successor(server) == cluster["c"].id
+    assert best_successor(CoreCluster("a").elect("a")) is None
+
+
+def test_a_command_that_finds_no_disk_is_refused_and_did_not_happen() -> None:
+    """L-9: the leader offers its place; the machine's own commands are dropped."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster["a"].log._up = False
+    effects = cluster.command("a", "x")
+    assert cluster.refusals() == ["wal_down"]
+    assert [to for to, _ in sent(effects, TimeoutNow)] == ["b"]
+    assert cluster.log_terms("a") == [1]
+    cluster["a"].handle(AwaitConditionTimeout())
+    cluster["a"].handle(MachineTimeout("t"))
+    assert cluster.server("a").raft_state is RaftState.AWAIT_CONDITION
+    assert cluster.answers == []

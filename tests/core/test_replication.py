@@ -1,8 +1,13 @@
 """AppendEntries from both ends, rule by rule (L-1 to L-6, L-16, F-1, F-2, F-5)."""
 
+import pytest
+
 from barque.core.effects import Cast, PersistTermAndVote
-from barque.core.messages import AppendEntriesReply, AppendEntriesRpc
-from barque.testing.core_cluster import CoreCluster
+from barque.core.entries import EntryBatch, encode_body
+from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, PipelineRpcs
+from barque.core.replication import has_entries_to_send, make_rpc, pipelined_rpcs
+from barque.errors import InvariantViolation
+from barque.testing.core_cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term
 
 
@@ -42,3 +47,153 @@ def test_the_new_term_is_stored_before_an_answer_that_names_it() -> None:
         effects = cluster["b"].handle(empty(cluster["a"].id, 2, prev))
         kinds = [type(effect) for effect in effects if isinstance(effect, PersistTermAndVote | Cast)]
         assert kinds == [PersistTermAndVote, Cast]
+
+
+def leader(*names: str, **settings: int) -> CoreCluster:
+    """A cluster at rest whose leader is a; nothing gets through any more."""
+    cluster = CoreCluster(*names, settings=settings)
+    cluster.elect("a")
+    cluster.partition(*names)
+    return cluster
+
+
+def reply(
+    cluster: CoreCluster, name: str, success: bool, last: tuple[int, int], next_index: int
+) -> AppendEntriesReply:
+    """An answer to the leader of term 1."""
+    return AppendEntriesReply(
+        cluster[name].id, Term(1), success, Index(next_index), Index(last[0]), Term(last[1])
+    )
+
+
+def test_the_pipeline_has_an_end() -> None:
+    """REPL-04: as many entries are in flight to one peer as the limit says, and no more."""
+    cluster = leader("a", "b", max_pipeline_count=2)
+    lengths = [len(sent(cluster.command("a", "x"), AppendEntriesRpc)) for _ in range(4)]
+    assert lengths == [1, 1, 0, 0]
+    [(_, more)] = sent(cluster["a"].handle(reply(cluster, "b", True, (2, 1), 3)), AppendEntriesRpc)
+    assert more.entries[0].first_index == 4
+
+
+def test_whether_there_are_entries_to_send_is_known_without_sending() -> None:
+    """A commit index alone is no reason for a message; a peer with a full pipeline is none either."""
+    cluster = leader("a", "b", max_pipeline_count=1)
+    server = cluster.server("a")
+    assert not has_entries_to_send(server)
+    server.log.append(EntryBatch(Index(2), Term(1), 2, 0, encode_body([b"\x01", b"\x02"])))
+    assert has_entries_to_send(server)
+    pipelined_rpcs(server)
+    assert not has_entries_to_send(server)
+    assert not has_entries_to_send(cluster.server("b"))
+
+
+def test_a_noop_goes_through_a_full_pipeline() -> None:
+    """ELEC-24: `force`."""
+    cluster = leader("a", "b", max_pipeline_count=1)
+    cluster.command("a", "x", "y")
+    server = cluster.server("a")
+    assert pipelined_rpcs(server) == ([], False)
+    effects, _ = pipelined_rpcs(server, force=True)
+    assert len(effects) == 1
+
+
+def test_more_that_could_be_sent_is_sent_in_the_next_round() -> None:
+    """L-16: one round sends one RPC to each peer, and asks for another round if there is more."""
+    cluster = leader("a", "b", max_append_entries_rpc_batch_size=1)
+    cluster.command("a", *range(5))
+    assert len(sent(cluster["a"].handle(PipelineRpcs()), AppendEntriesRpc)) == 4
+    assert cluster.server("a").peers()[0][1].next_index == 7
+
+
+@pytest.mark.parametrize(
+    ("last", "next_index", "match", "expected"),
+    [
+        ((9, 1), 4, 2, 4),  # (a) an entry that the leader does not have
+        ((3, 1), 4, 3, 4),  # (b) the logs meet there
+        ((1, 1), 2, 1, 2),  # (c) it lost what it had acknowledged
+        ((4, 9), 9, 2, 4),  # (d) another entry there: before it, but not before what is known to match
+        ((3, 9), 9, 2, 3),
+        ((2, 9), 9, 2, 3),
+    ],
+    ids=["a", "b", "c", "d", "d-next", "d-match"],
+)
+def test_a_refusal_rewinds(last: tuple[int, int], next_index: int, match: int, expected: int) -> None:
+    """L-6, its four cases; the peer is known to have entry 2 of five. It is sent the rest at once."""
+    cluster = leader("a", "b")
+    cluster.command("a", *range(4))
+    cluster["a"].handle(reply(cluster, "b", True, (2, 1), 3))
+    [(_, rpc)] = sent(cluster["a"].handle(reply(cluster, "b", False, last, next_index)), AppendEntriesRpc)
+    assert cluster.server("a").peers()[0][1].match_index == match
+    assert rpc.prev_log_index == expected - 1
+
+
+def test_the_end_of_a_former_leaders_log_is_not_counted() -> None:
+    """A success whose last entry is not ours proves nothing about what we have there."""
+    cluster = leader("a", "b", "c")
+    cluster.command("a", "x")
+    cluster["a"].sync()
+    cluster["a"].handle(reply(cluster, "b", True, (2, 0), 3))
+    assert cluster.server("a").peers()[0][1].match_index == 1
+    assert cluster.server("a").commit_index == 1
+
+
+def test_an_answer_of_a_former_term_is_not_counted() -> None:
+    """What a follower had then it may have lost since."""
+    cluster = leader("a", "b", "c")
+    cluster.command("a", "x")
+    cluster["a"].sync()
+    for success in (True, False):
+        cluster["a"].handle(
+            AppendEntriesReply(cluster["b"].id, Term(0), success, Index(3), Index(2), Term(1))
+        )
+    assert cluster.server("a").commit_index == 1
+
+
+def test_nobody_answers_in_the_leaders_own_name() -> None:
+    """A reply that claims to come from the leader itself counts for nothing."""
+    cluster = leader("a", "b", "c")
+    cluster.command("a", "x")
+    cluster["a"].handle(reply(cluster, "a", True, (2, 1), 3))
+    assert cluster.server("a").commit_index == 1
+
+
+def test_a_duplicate_is_acknowledged_only_as_far_as_it_is_durable() -> None:
+    """Historical bug 23: the fast path for entries that are there already must not skip the disk."""
+    cluster = leader("a", "b")
+    cluster.heal()
+    effects = cluster.command("a", "x")
+    [(_, rpc)] = sent(effects, AppendEntriesRpc)
+    cluster["b"].handle(rpc)
+    [(_, answer)] = sent(cluster["b"].handle(rpc), AppendEntriesReply)
+    assert (answer.success, answer.last_index, answer.next_index) == (True, 1, 3)
+
+
+def test_a_leader_cannot_send_what_it_no_longer_holds() -> None:
+    """Until snapshots can be sent, that would be our bug."""
+    cluster = leader("a", "b")
+    server = cluster.server("a")
+    peer = server.peers()[0][1]
+    peer.next_index = Index(9)
+    with pytest.raises(InvariantViolation, match="no longer holds entry 8"):
+        make_rpc(server, peer, 1)
+
+
+def test_a_follower_never_overwrites_what_it_has_applied() -> None:
+    """State Machine Safety: whoever asks for that is wrong, or we are."""
+    cluster = leader("a", "b")
+    entry = EntryBatch(Index(1), Term(2), 1, 0, encode_body([b"\x01"]))
+    rpc = AppendEntriesRpc(Term(2), cluster["a"].id, Index(0), Index(0), Term(0), (entry,))
+    with pytest.raises(InvariantViolation, match="overwrite applied entry 1"):
+        cluster["b"].handle(rpc)
+
+
+def test_a_conflict_is_answered_with_what_is_applied_and_durable() -> None:
+    """REPL-17: everything applied agrees with every leader, but only what is durable is claimed."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster.command("a", "x")
+    cluster.settle("a", "c")
+    assert cluster.server("b").last_applied == 2
+    cluster["b"].handle(AppendEntriesRpc(Term(1), cluster["a"].id, Index(1), Index(2), Term(0)))
+    [(_, answer)] = [(to, m) for to, m in sent(cluster["b"].effects[-3:], AppendEntriesReply)]
+    assert (answer.next_index, answer.last_index) == (3, 1)

@@ -1,8 +1,13 @@
 """What entering a state brings, recovery, and when a server needs no tick (ELEC-18, ELEC-20, CORE-04)."""
 
+import pytest
+
 from barque.core.effects import TimerSpan
-from barque.core.messages import ElectionTimeout
+from barque.core.messages import ElectionTimeout, Tick
 from barque.core.server import RaftState
+from barque.core.step import has_unfinished_business, step
+from barque.errors import InvariantViolation
+from barque.machine.simple import SimpleMachine
 from barque.testing.core_cluster import CoreCluster
 
 
@@ -23,3 +28,38 @@ def test_a_member_that_has_taken_part_starts_its_timer_with_an_empty_log_too() -
     assert cluster.log_terms("a") == []
     assert cluster["a"].timer is not None
     assert cluster["a"].timer.span is TimerSpan.SHORT
+
+
+def test_a_state_without_a_handler_takes_no_messages() -> None:
+    """States of later releases, and servers that have not recovered."""
+    server = CoreCluster("a").server("a")
+    server.raft_state = RaftState.STOP
+    with pytest.raises(InvariantViolation, match="state stop"):
+        step(server, Tick(0))
+
+
+def test_an_idle_server_needs_no_tick() -> None:
+    """Idle costs nothing: followers never, leaders only while something is missing somewhere."""
+    cluster = CoreCluster("a", "b", "c")
+    assert not has_unfinished_business(cluster.server("a"))
+    cluster.elect("a")
+    assert not any(has_unfinished_business(cluster.server(name)) for name in "abc")
+    cluster.query("a")
+    assert has_unfinished_business(cluster.server("a"))
+    cluster.settle()
+    cluster.command("a", "x")
+    assert has_unfinished_business(cluster.server("a"))
+    cluster.settle()
+    assert not has_unfinished_business(cluster.server("a"))
+
+
+def test_a_machine_with_a_tick_keeps_its_leader_awake() -> None:
+    """MAC-06: it asked for it."""
+
+    class Ticking(SimpleMachine[int]):
+        def tick(self, now_ms: int, state: int) -> list[object]:
+            return []
+
+    cluster = CoreCluster("a", machine=Ticking(lambda command, state: state, 0))
+    cluster.elect("a")
+    assert has_unfinished_business(cluster.server("a"))

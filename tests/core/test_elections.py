@@ -1,0 +1,136 @@
+"""Elections beyond the thesis: versions, members without a vote, timers (ELEC-06, ELEC-07, ELEC-17 to
+ELEC-21).
+"""
+
+import pytest
+
+from barque.core.effects import StartElectionTimeout, TimerSpan
+from barque.core.elections import version_permits
+from barque.core.messages import (
+    ElectionTimeout,
+    NodeStatus,
+    PreVoteResult,
+    PreVoteRpc,
+    RequestVoteResult,
+    RequestVoteRpc,
+)
+from barque.core.server import RaftState
+from barque.testing.core_cluster import CoreCluster, sent
+from barque.types import Index, Term
+
+
+@pytest.mark.parametrize(
+    ("own", "effective", "theirs", "granted"),
+    [
+        (0, 0, 0, True),
+        (0, 1, 1, True),
+        (1, 1, 0, False),
+        (2, 3, 2, False),
+        (3, 1, 2, True),
+        (1, 0, 0, True),
+        (0, 0, 99, False),
+        (2, 0, 2, True),
+    ],
+)
+def test_the_truth_table_of_machine_versions(own: int, effective: int, theirs: int, granted: bool) -> None:
+    """ELEC-06, the table at the end of the semantics' §5."""
+    assert version_permits(own, effective, theirs) is granted
+
+
+def silent() -> CoreCluster:
+    """A cluster whose member b has no vote, as b knows."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.server("b").cluster[cluster["b"].id].voter = False
+    return cluster
+
+
+def test_a_member_without_a_vote_gives_none() -> None:
+    """F-6, F-7: it does not answer at all."""
+    cluster = silent()
+    asked = RequestVoteRpc(Term(1), cluster["a"].id, Index(0), Term(0))
+    trial = PreVoteRpc(1, 0, Term(1), 7, cluster["a"].id, Index(0), Term(0))
+    assert cluster["b"].handle(asked) == cluster["b"].handle(trial) == []
+
+
+def test_a_member_without_a_vote_calls_no_election() -> None:
+    """F-17, ELEC-21."""
+    cluster = silent()
+    assert cluster["b"].handle(ElectionTimeout()) == []
+    assert cluster.server("b").raft_state is RaftState.FOLLOWER
+
+
+def test_a_vote_of_a_stranger_does_not_count() -> None:
+    """ELEC-11: only voters make a majority."""
+    cluster = CoreCluster("a", "b", "c", "d", "e")
+    cluster["a"].handle(ElectionTimeout())
+    for name in "xyz":
+        cluster["a"].handle(PreVoteResult(cluster["a"].id.__class__(name, "n"), Term(0), 1, True))
+    assert cluster.server("a").raft_state is RaftState.PRE_VOTE
+    for name in "bc":
+        cluster["a"].handle(PreVoteResult(cluster[name].id, Term(0), 1, True))
+    for name in "xyz":
+        cluster["a"].handle(RequestVoteResult(cluster["a"].id.__class__(name, "n"), Term(1), True))
+    assert cluster.server("a").raft_state is RaftState.CANDIDATE
+
+
+def test_a_newer_protocol_is_declined() -> None:
+    """§5, process_pre_vote 2: we could not follow such a leader."""
+    cluster = CoreCluster("a", "b", "c")
+    rpc = PreVoteRpc(2, 0, Term(0), 7, cluster["a"].id, Index(0), Term(0))
+    [(_, result)] = sent(cluster["b"].handle(rpc), PreVoteResult)
+    assert not result.vote_granted
+
+
+def test_a_newer_machine_is_declined_and_our_own_timer_started() -> None:
+    """§5, process_pre_vote 4: one whom it could lead had better stand."""
+    cluster = CoreCluster("a", "b", "c")
+    rpc = PreVoteRpc(1, 9, Term(0), 7, cluster["a"].id, Index(0), Term(0))
+    effects = cluster["b"].handle(rpc)
+    assert [result.vote_granted for _, result in sent(effects, PreVoteResult)] == [False]
+    assert StartElectionTimeout() in effects
+
+
+def test_whoever_comes_within_reach_is_asked_again() -> None:
+    """A question that was lost on the way need not wait for the next round, or the next term."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster["a"].handle(ElectionTimeout())
+    effects = cluster["a"].handle(NodeStatus("node_b", True))
+    assert [to for to, _ in sent(effects, PreVoteRpc)] == ["b"]
+    cluster.deliver()
+    cluster.deliver()
+    assert cluster.server("a").raft_state is RaftState.CANDIDATE
+    effects = cluster["a"].handle(NodeStatus("node_c", True))
+    assert [to for to, _ in sent(effects, RequestVoteRpc)] == ["c"]
+    assert cluster["a"].handle(NodeStatus("node_c", False)) == []
+    assert cluster["a"].handle(NodeStatus("elsewhere", True)) == []
+
+
+def test_each_state_arms_the_timer_that_suits_it() -> None:
+    """ELEC-18: pre_vote long, then medium; candidate short, then medium; follower long, short after
+    recovery.
+    """
+    cluster = CoreCluster("a", "b", "c")
+    a = cluster["a"]
+    spans = []
+    a.handle(ElectionTimeout())
+    spans.append(a.timer)
+    a.expire()
+    spans.append(a.timer)
+    cluster.deliver()
+    cluster.deliver()
+    assert cluster.server("a").raft_state is RaftState.CANDIDATE
+    spans.append(a.timer)
+    a.expire()
+    spans.append(a.timer)
+    a.handle(RequestVoteResult(cluster["b"].id, Term(9), False))
+    spans.append(a.timer)
+    a.restart()
+    spans.append(a.timer)
+    assert [timer.span if timer else None for timer in spans] == [
+        TimerSpan.LONG,
+        TimerSpan.MEDIUM,
+        TimerSpan.SHORT,
+        TimerSpan.MEDIUM,
+        TimerSpan.LONG,
+        TimerSpan.SHORT,
+    ]
