@@ -5,7 +5,7 @@ follower's machine asks for is returned as well; the executor performs it only o
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
@@ -76,6 +76,8 @@ def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bo
             _apply_builtin(server, batch, _decode_builtin(payload), effects)
         case EntryKind.CLUSTER_CHANGE | EntryKind.CLUSTER_DELETE:
             raise MachineFault(f"{head.kind.name} at {batch.first_index}: written by a newer release")
+        case _:
+            assert_never(head.kind)
     server.last_applied = batch.last_index
     server.commit_latency_ms = max(0, server.environment.now_ms() - batch.timestamp_ms)
     return True

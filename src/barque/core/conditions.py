@@ -1,5 +1,7 @@
 """What a server in `await_condition` may wait for (CORE-06; semantics §8)."""
 
+from typing import assert_never
+
 from barque.core.consistency import Found, has_entry
 from barque.core.messages import AppendEntriesRpc, InstallSnapshotRpc, Message
 from barque.core.server import Server
@@ -28,6 +30,8 @@ class CatchUp:
                 return self.missing
             case Found.MISSING:
                 return False
+            case found:
+                assert_never(found)
 
     def __str__(self) -> str:
         return "the leader to send what is missing" if self.missing else "the leader to rewind"

@@ -5,7 +5,7 @@ One frozen class each, with Figure 2's names. Classes with a `tag` travel betwee
 from a server carries that server's id, and the transport checks it against the connection.
 """
 
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import msgspec
 
@@ -296,3 +296,5 @@ def claimed_node(message: RemoteMessage) -> str | None:
             return message.origin.node
         case Commands():
             return None  # its origin is inside the body; the receiver checks it there
+        case _:
+            assert_never(message)
