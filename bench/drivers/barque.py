@@ -6,7 +6,11 @@ from barque.bench.facts import loop_factory
 from barque.bench.measure import Sample, Settings, measure
 from drivers.common import ROWS
 
-_ROWS = {"concurrent": "concurrent, 1 connection"}
+_ROWS = {
+    "pipeline": "pipeline, low priority",
+    "pipeline, normal": "pipeline, normal priority",
+    "concurrent": "concurrent, 1 connection",
+}
 
 
 class Barque:

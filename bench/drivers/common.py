@@ -15,10 +15,15 @@ from typing import Protocol
 from barque.bench.measure import Sample, Settings, quantile
 
 HERE = Path(__file__).resolve().parent.parent
-PEERS = HERE / ".peers"
+PEERS = Path(os.environ.get("BENCH_PEERS", HERE / ".peers"))
 ROOT = PEERS / "root"
-ROWS = ("pipeline", "sequential", "concurrent", "read", "reads", "failover")
-"""Rows of the comparison; `concurrent` means 64 callers who share one connection, if it can be shared."""
+ROWS = ("pipeline", "pipeline, normal", "sequential", "concurrent", "read", "reads", "failover")
+"""Rows of the comparison.
+
+`pipeline` has low priority where there is one, as in `ra_bench` of that version; `pipeline, normal`
+is for the programs that know priorities. `concurrent` means 64 callers who share one connection,
+if it can be shared.
+"""
 
 _START_S = 60.0
 

@@ -84,7 +84,7 @@ load(At, Row, Leader, Data, Seconds) ->
     Result = rpc:call(At, ?MODULE, together, [workers(Row), {Row, Leader, Data}, Seconds]),
     {_, _, _} = Result.
 
-workers("pipeline") -> {pipeliner, ?PIPELINE_CLIENTS};
+workers("pipeline" ++ _) -> {pipeliner, ?PIPELINE_CLIENTS};
 workers("sequential") -> {caller, 1};
 workers("concurrent") -> {caller, ?CALLERS};
 workers("read") -> {caller, 1};
@@ -119,22 +119,23 @@ ask(Row, Leader, _) when Row =:= "read"; Row =:= "reads" ->
 ask(_, Leader, Data) ->
     ra:process_command(Leader, {noop, Data}, ?TIMEOUT).
 
-%% As `ra_bench`: a window of commands of low priority, topped up as they are applied.
-pipeliner(Parent, _, Leader, Data, Until) ->
-    Marks = send(Leader, Data, 0, ?WINDOW, queue:new()),
-    Parent ! pipeline_loop(Leader, Data, Until, ?WINDOW, 0, Marks, []).
+%% As `ra_bench`: a window of commands, of low priority unless the row says otherwise, topped up as they are applied.
+pipeliner(Parent, Row, Leader, Data, Until) ->
+    Command = {{noop, Data}, case Row of "pipeline" -> low; _ -> normal end},
+    Marks = send(Leader, Command, 0, ?WINDOW, queue:new()),
+    Parent ! pipeline_loop(Leader, Command, Until, ?WINDOW, 0, Marks, []).
 
 pipeline_loop(_, _, _, Sent, Sent, _, Latencies) ->
     {self(), Sent, Latencies};
-pipeline_loop(Leader, Data, Until, Sent, Answered0, Marks0, Latencies0) ->
+pipeline_loop(Leader, Command, Until, Sent, Answered0, Marks0, Latencies0) ->
     receive
         {ra_event, _, {applied, Applied}} ->
             Answered = Answered0 + length(Applied),
             Now = now_us(),
             {Marks1, Latencies} = take_marks(Answered, Now, Marks0, Latencies0),
             Last = case Now < Until of true -> Answered + ?WINDOW; false -> Sent end,
-            Marks = send(Leader, Data, Sent, Last, Marks1),
-            pipeline_loop(Leader, Data, Until, Last, Answered, Marks, Latencies);
+            Marks = send(Leader, Command, Sent, Last, Marks1),
+            pipeline_loop(Leader, Command, Until, Last, Answered, Marks, Latencies);
         {ra_event, _, Other} ->
             exit({unexpected, Other})
     after ?TIMEOUT ->
@@ -142,11 +143,11 @@ pipeline_loop(Leader, Data, Until, Sent, Answered0, Marks0, Latencies0) ->
     end.
 
 send(_, _, From, To, Marks) when From >= To -> Marks;
-send(Leader, Data, From, To, Marks) ->
-    ok = ra:pipeline_command(Leader, {noop, Data}, From, low),
+send(Leader, {Data, Priority} = Command, From, To, Marks) ->
+    ok = ra:pipeline_command(Leader, Data, From, Priority),
     case From rem ?MARK_EVERY of
-        0 -> send(Leader, Data, From + 1, To, queue:in({From, now_us()}, Marks));
-        _ -> send(Leader, Data, From + 1, To, Marks)
+        0 -> send(Leader, Command, From + 1, To, queue:in({From, now_us()}, Marks));
+        _ -> send(Leader, Command, From + 1, To, Marks)
     end.
 
 take_marks(Answered, Now, Marks, Latencies) ->

@@ -52,7 +52,13 @@ class Sample(msgspec.Struct, omit_defaults=True):
 
 
 async def _pipeline(clients: Sequence[Client], cluster: str, payload: bytes, seconds: float) -> Outcome:
-    return await workloads.pipeline(clients, cluster, payload, seconds)
+    return await workloads.pipeline(clients, cluster, payload, seconds, "low")
+
+
+async def _pipeline_normal(
+    clients: Sequence[Client], cluster: str, payload: bytes, seconds: float
+) -> Outcome:
+    return await workloads.pipeline(clients, cluster, payload, seconds, "normal")
 
 
 async def _sequential(clients: Sequence[Client], cluster: str, payload: bytes, seconds: float) -> Outcome:
@@ -72,7 +78,8 @@ async def _reads(clients: Sequence[Client], cluster: str, payload: bytes, second
 
 
 _LOADS: dict[str, tuple[int, Load]] = {
-    "pipeline": (PIPELINE_CLIENTS, _pipeline),
+    "pipeline, low priority": (PIPELINE_CLIENTS, _pipeline),
+    "pipeline, normal priority": (PIPELINE_CLIENTS, _pipeline_normal),
     "sequential": (1, _sequential),
     "concurrent, 1 connection": (1, _concurrent),
     "concurrent, 64 connections": (CONCURRENT, _concurrent),
@@ -82,7 +89,7 @@ _LOADS: dict[str, tuple[int, Load]] = {
 """Row → how many connections it has, and what they do."""
 
 WORKLOADS: dict[str, tuple[str, ...]] = {
-    "pipeline": ("pipeline",),
+    "pipeline": ("pipeline, low priority", "pipeline, normal priority"),
     "sequential": ("sequential",),
     "concurrent": ("concurrent, 1 connection", "concurrent, 64 connections"),
     "reads": ("read", "reads"),

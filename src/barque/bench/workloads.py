@@ -16,7 +16,7 @@ from barque.errors import BarqueError, NoLeader
 Ask = Callable[[], Awaitable[Any]]
 
 PIPELINE_CLIENTS, PIPELINE_WINDOW = 5, 500
-"""As in Ra's `ra_bench`, whose commands have low priority, too."""
+"""As in Ra's `ra_bench`, whose commands have low priority in 2.2 and normal priority today."""
 CONCURRENT = 64
 _MARK_EVERY = 32
 """Of pipelined commands, every so many-th is timed: timing all would be a tenth of the client's work."""
@@ -31,22 +31,22 @@ class Outcome(msgspec.Struct, gc=False):
 
 
 async def pipeline(
-    clients: Sequence[Client], cluster: str, payload: bytes, seconds: float, window: int = PIPELINE_WINDOW
+    clients: Sequence[Client], cluster: str, payload: bytes, seconds: float, priority: str
 ) -> Outcome:
-    """Each client keeps `window` commands in flight and tops up as they are answered.
+    """Each client keeps `PIPELINE_WINDOW` commands in flight and tops up as they are answered.
 
     Raises the error of the first command that failed: a benchmark loses none.
     """
     start = time.perf_counter()
     parts = await asyncio.gather(
-        *(_pipeline_client(client, cluster, payload, start + seconds, window) for client in clients)
+        *(_pipeline_client(client, cluster, payload, start + seconds, priority) for client in clients)
     )
     elapsed = time.perf_counter() - start
     return Outcome(sum(count for count, _ in parts), elapsed, [t for _, times in parts for t in times])
 
 
 async def _pipeline_client(
-    client: Client, cluster: str, payload: bytes, until: float, window: int
+    client: Client, cluster: str, payload: bytes, until: float, priority: str
 ) -> tuple[int, list[float]]:
     sent = answered = 0
     marks: deque[tuple[int, float]] = deque()
@@ -54,11 +54,11 @@ async def _pipeline_client(
     now = time.perf_counter()
     while now < until or answered < sent:
         if now < until:
-            for number in range(sent, answered + window):
-                client.pipeline_command(cluster, payload, number, priority="low")
+            for number in range(sent, answered + PIPELINE_WINDOW):
+                client.pipeline_command(cluster, payload, number, priority=priority)
                 if number % _MARK_EVERY == 0:
                     marks.append((number, now))
-            sent = max(sent, answered + window)
+            sent = max(sent, answered + PIPELINE_WINDOW)
         for notification in await client.take_notifications():
             if notification.error is not None:
                 raise notification.error
