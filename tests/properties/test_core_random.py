@@ -13,10 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from barque.core.effects import Applied, Rejected
+from barque.core.effects import Rejected
 from barque.core.entries import decode_head
 from barque.core.messages import (
-    AppendNoop,
     ElectionTimeout,
     NodeStatus,
     ServerDown,
@@ -26,10 +25,10 @@ from barque.core.messages import (
 )
 from barque.core.server import RaftState
 from barque.machine.machine import Builtin, CommandMeta, Machine, Result
-from barque.testing.core_cluster import CLIENT, CoreCluster, Member
+from barque.testing.core_cluster import CoreCluster, Member
 from barque.types import ReplyMode
 
-SEEDS = int(os.environ.get("BARQUE_SEEDS", "150"))
+SEEDS = int(os.environ.get("BARQUE_SEEDS", "300"))
 STEPS = int(os.environ.get("BARQUE_STEPS", "1500"))
 ACKED = (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY)
 
@@ -63,14 +62,20 @@ class Walk:
             "max_pipeline_count": rng.choice([2, 4, 16384]),
             "low_priority_commands_flush_size": rng.choice([1, 3]),
         }
-        self.cluster = CoreCluster(*names, machine=Journal(), settings=settings, hold_meta=rng.random() < 0.5)
+        self.cluster = CoreCluster(
+            *names,
+            machine=Journal(),
+            settings=settings,
+            hold_meta=rng.random() < 0.5,
+            defer_flush=rng.random() < 0.5,
+        )
         self.old: list[Any] = []  # messages that may come once more, much later
         self.values = 0
         self.proposed: dict[int, Any] = {}  # correlation: value
         self.acked: set[Any] = set()
         self.refused: set[Any] = set()
         self.asked: dict[int, set[Any]] = {}  # correlation of a read: what it has to see
-        self.done = dict.fromkeys(("commits", "elections", "reads", "crashes"), 0)
+        self.reads = 0
         # Swarm: each walk has its own weights; some faults are missing altogether.
         self.weights = {
             "deliver": 60,
@@ -88,13 +93,26 @@ class Walk:
             "crash": rng.choice([0, 0.3, 1]),
             "partition": rng.choice([0, 0.2, 0.6]),
             "heal": 0.6,
-            "election": rng.choice([0, 0.3, 1]),
+            "election": rng.choice([0, 0.3, 1, 3]),
             "transfer": rng.choice([0, 0.3, 1]),
             "wal_failed": rng.choice([0, 0, 0.4]),
             "wal_up": 0.8,
             "suspect": rng.choice([0, 0.3]),
             "remember": 1,
+            "mail": 3,
+            "coup": rng.choice([0, 0.3]),
         }
+        if rng.random() < 0.6:  # harsh: leaders come and go before anything is finished
+            self.weights |= {
+                "coup": rng.choice([1, 2, 4]),
+                "heal": 2,
+                "crash": rng.choice([0.5, 2]),
+                "expire": 8,
+                "sync": rng.choice([3, 12]),
+                "flush": 6,
+                "hear": rng.choice([1, 4]),
+                "command": 10,
+            }
         self.fifo = rng.random() < 0.3
 
     # --- one step --------------------------------------------------------------------------
@@ -192,7 +210,6 @@ class Walk:
         member.handle(NodeStatus(other.node, up) if self.random.random() < 0.7 else ServerDown(other, up))
 
     def do_crash(self, member: Member) -> None:
-        self.done["crashes"] += 1
         member.restart(keep=self.random.choice([0, 0, 1, 100]))
 
     def do_partition(self, _member: Member) -> None:
@@ -202,6 +219,20 @@ class Walk:
         self.cluster.partition("".join(names[:at]), "".join(names[at:]))
         if self.random.random() < 0.3:  # in one direction only
             self.cluster.cut = {link for link in self.cluster.cut if link[0].name in names[:at]}
+
+    def do_coup(self, member: Member) -> None:
+        """Cut a leader off, with perhaps a companion, and let another stand for election."""
+        leaders = [m for m in self.cluster.members.values() if m.server.raft_state is RaftState.LEADER]
+        if not leaders:
+            member.handle(ElectionTimeout())
+            return
+        old = self.random.choice(leaders).id.name
+        others = [name for name in self.cluster.members if name != old]
+        self.random.shuffle(others)
+        minority = others[: self.random.randrange((len(others) + 1) // 2)]
+        rest = [name for name in others if name not in minority]
+        self.cluster.partition(old + "".join(minority), "".join(rest))
+        self.cluster[rest[0]].handle(ElectionTimeout())
 
     def do_heal(self, _member: Member) -> None:
         self.cluster.heal()
@@ -214,6 +245,9 @@ class Walk:
     def do_wal_up(self, member: Member) -> None:
         if not member.log.can_write():
             member.handle(WalUp())
+
+    def do_mail(self, member: Member) -> None:
+        member.read_mail()
 
     def do_remember(self, member: Member) -> None:
         member.remember_applied()
@@ -232,7 +266,7 @@ class Walk:
             for offset, reply in enumerate(answer.replies):
                 correlation = answer.first_correlation + offset
                 if correlation in self.asked:
-                    self.done["reads"] += 1
+                    self.reads += 1
                     assert self.asked[correlation] <= set(reply), f"a stale read: {answer}"
                     assert reply == self.committed()[: len(reply)]
                 elif correlation in self.proposed and self.proposed[correlation][1] in ACKED:
@@ -277,6 +311,7 @@ class Walk:
                 for member in cluster.members.values():
                     member.sync_meta()
                     member.sync()
+                    member.read_mail()
                 if not cluster.deliver():
                     break
             for member in cluster.members.values():
@@ -294,7 +329,9 @@ class Walk:
             armed = [m for m in cluster.members.values() if m.timer or m.condition_timer]
             if armed:
                 self.random.choice(armed).expire()
-        states = [(str(m.id), str(m.server.raft_state), m.server.current_term) for m in cluster.members.values()]
+        states = [
+            (str(m.id), str(m.server.raft_state), m.server.current_term) for m in cluster.members.values()
+        ]
         raise AssertionError(f"no progress after healing: {states}")
 
     def in_step(self, leader: Member) -> bool:
@@ -318,11 +355,11 @@ class Walk:
         self.read_answers()
         assert len(self.acked) == before + 1
         self.asked[self.cluster.correlation] = set(self.acked)
-        reads = self.done["reads"]
+        reads = self.reads
         self.cluster.query(leader.id.name)
         self.cluster.settle()
         self.read_answers()
-        assert self.done["reads"] == reads + 1
+        assert self.reads == reads + 1
 
 
 @pytest.mark.parametrize("seed", range(SEEDS), ids=lambda seed: f"seed-{seed}")

@@ -1,4 +1,7 @@
-"""Transcripts of whole conversations. After a change: `BARQUE_REWRITE=1 pytest tests/scenarios`, then read the diff."""
+"""Transcripts of whole conversations.
+
+After a change: `BARQUE_REWRITE=1 pytest tests/scenarios`, then read the diff.
+"""
 
 import os
 from pathlib import Path

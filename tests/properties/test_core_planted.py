@@ -1,0 +1,231 @@
+"""Planted bugs: each is a mistake that a Raft library has made, and each is caught by the random schedules.
+
+A test that never fails shows nothing; this shows that the walks of `test_core_random` and the
+cluster's witness would notice. The numbers are those of the checklist of historical bugs.
+
+Counting an answer of a former term (16) is not among them: with the term of the last entry
+compared as well, it moves a match index only to entries of earlier terms, which are never
+committed by counting. The present term is demanded nevertheless.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from barque.core import commitment, elections, queries, replication
+from barque.core.effects import Effect, PersistTermAndVote
+from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, HeartbeatReply, Written
+from barque.core.server import Server, Transition
+from barque.errors import BarqueError
+from barque.testing.memory_log import MemoryLog
+from barque.testing.scenarios import play
+from barque.types import Index, IndexTerm
+
+_spec = importlib.util.spec_from_file_location("core_walks", Path(__file__).with_name("test_core_random.py"))
+assert _spec is not None
+assert _spec.loader is not None
+_walks = importlib.util.module_from_spec(_spec)
+sys.modules["core_walks"] = _walks
+_spec.loader.exec_module(_walks)
+
+SEEDS_MAX = 1_000
+FIRST_SEED = {
+    "late_reports_confirm_by_index": 280,
+    "an_empty_rpc_drops_the_rest": 90,
+    "reads_ask_nobody": 200,
+    "votes_are_not_stored": 38,
+    "earlier_terms_are_committed_by_counting": 34,
+}
+"""Where to begin, to be quick; a change of the core may make the walk go elsewhere."""
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def votes_are_not_stored(patch: pytest.MonkeyPatch) -> None:
+    """1: after a crash a member votes again."""
+    right = Server.adopt_term_and_vote
+
+    def wrong(self: Server, term: Any, voted_for: Any) -> list[Effect]:
+        return [PersistTermAndVote(e.term, None) for e in right(self, term, voted_for)]  # type: ignore[union-attr]
+
+    patch.setattr(Server, "adopt_term_and_vote", wrong)
+
+
+def earlier_terms_are_committed_by_counting(patch: pytest.MonkeyPatch) -> None:
+    """19: Figure 8."""
+
+    def wrong(subject: Server) -> bool:
+        candidate = commitment.agreed(commitment.match_indexes(subject))
+        moved = candidate > subject.commit_index
+        subject.commit_index = max(subject.commit_index, Index(candidate))
+        return moved
+
+    patch.setattr(commitment, "advance_commit_index", wrong)
+
+
+def followers_commit_what_the_leader_has(patch: pytest.MonkeyPatch) -> None:
+    """20: although their own end is not proved."""
+    right = replication._nothing_new
+
+    def wrong(subject: Server, rpc: AppendEntriesRpc, matched: Index, effects: list[Effect]) -> Transition:
+        done = right(subject, rpc, matched, effects)
+        rest = replication._advance(subject, rpc.leader_commit, subject.log.last_index_term().index)
+        return Transition(done.state, done.effects + rest)
+
+    patch.setattr(replication, "_nothing_new", wrong)
+
+
+def the_leader_counts_what_it_has_not_written(patch: pytest.MonkeyPatch) -> None:
+    """43: its memory instead of its disk."""
+
+    def wrong(subject: Server) -> list[Index]:
+        others = [peer.match_index for _, peer in subject.peers() if peer.voter]
+        return [subject.log.last_index_term().index, *others]
+
+    patch.setattr(commitment, "match_indexes", wrong)
+
+
+def followers_acknowledge_what_they_have_not_written(patch: pytest.MonkeyPatch) -> None:
+    """21, 23: the end of the log instead of the last written entry."""
+
+    def wrong(subject: Server, *, success: bool) -> AppendEntriesReply:
+        last = subject.log.last_index_term()
+        return AppendEntriesReply(
+            subject.id, subject.current_term, success, subject.log.next_index(), last.index, last.term
+        )
+
+    patch.setattr(replication, "append_entries_reply", wrong)
+
+
+def late_reports_confirm_by_index(patch: pytest.MonkeyPatch) -> None:
+    """22: a written event of entries that were overwritten."""
+
+    def wrong(self: MemoryLog, event: Written) -> None:
+        last = min(event.last, self.last_index_term().index)
+        if event.first <= self._written.index + 1 and last > self._written.index:
+            self._written = IndexTerm(Index(last), self.fetch_term(Index(last)) or event.term)
+
+    patch.setattr(MemoryLog, "_on_written", wrong)
+
+
+def an_empty_rpc_drops_the_rest(patch: pytest.MonkeyPatch) -> None:
+    """26: a late one takes back what is acknowledged."""
+    right = replication._nothing_new
+
+    def wrong(subject: Server, rpc: AppendEntriesRpc, matched: Index, effects: list[Effect]) -> Transition:
+        if not rpc.entries and subject.last_applied <= matched < subject.log.last_index_term().index:
+            subject.log.set_last_index(matched)
+        return right(subject, rpc, matched, effects)
+
+    patch.setattr(replication, "_nothing_new", wrong)
+
+
+def reads_ask_nobody(patch: pytest.MonkeyPatch) -> None:
+    """33: a leader that lost its majority answers."""
+
+    def wrong(subject: Server, pending: list[Any]) -> list[Effect]:
+        return [queries._answer(subject, w.origin, w.first_correlation, w.payloads) for w in pending]
+
+    patch.setattr(queries, "_start_round", wrong)
+
+
+def reads_do_not_wait_for_the_noop(patch: pytest.MonkeyPatch) -> None:
+    """34: a new leader's commit index may be behind."""
+    right = queries.on_queries
+
+    def wrong(subject: Server, asked: Any) -> Transition:
+        kept, subject.cluster_change_permitted = subject.cluster_change_permitted, True
+        done = right(subject, asked)
+        subject.cluster_change_permitted = kept
+        return done
+
+    patch.setattr("barque.core.leader.on_queries", wrong)
+
+
+def reads_are_confirmed_by_an_older_round(patch: pytest.MonkeyPatch) -> None:
+    """35: whatever question a member answers, it is taken for the newest."""
+    right = queries.on_heartbeat_reply
+
+    def wrong(subject: Server, answer: HeartbeatReply) -> Transition:
+        newest = HeartbeatReply(answer.sender, subject.query_index, answer.term)
+        return right(subject, newest)
+
+    patch.setattr("barque.core.leader.on_heartbeat_reply", wrong)
+
+
+def stale_ends_count(patch: pytest.MonkeyPatch) -> None:
+    """A success is counted by its index alone, whatever term the follower has there."""
+    right = replication._on_success
+
+    def wrong(subject: Server, peer: Any, reply: AppendEntriesReply) -> Transition:
+        index = min(reply.last_index, subject.log.last_index_term().index)
+        term = subject.log.fetch_term(index)
+        return right(subject, peer, msgspec.structs.replace(reply, last_index=index, last_term=term))
+
+    patch.setattr(replication, "_on_success", wrong)
+
+
+def any_log_is_good_enough(patch: pytest.MonkeyPatch) -> None:
+    """§3.6.1 forgotten: a candidate without the committed entries wins."""
+    patch.setattr(Server, "is_up_to_date", lambda *_: True)
+
+
+def answers_come_before_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """3: the vote leaves before it is stored."""
+    right = elections.on_request_vote
+
+    def wrong(subject: Server, rpc: Any) -> Transition:
+        done = right(subject, rpc)
+        return Transition(done.state, done.effects[::-1])
+
+    patch.setattr("barque.core.follower.on_request_vote", wrong)
+
+
+def the_noop_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """§3.6.2: without it a new leader commits nothing until somebody sends a command."""
+    right = elections.become_leader
+    patch.setattr(elections, "become_leader", lambda s: Transition(right(s).state, []))
+
+
+BUGS: list[Patch] = [
+    votes_are_not_stored,
+    earlier_terms_are_committed_by_counting,
+    followers_commit_what_the_leader_has,
+    the_leader_counts_what_it_has_not_written,
+    followers_acknowledge_what_they_have_not_written,
+    late_reports_confirm_by_index,
+    an_empty_rpc_drops_the_rest,
+    reads_ask_nobody,
+    reads_do_not_wait_for_the_noop,
+    stale_ends_count,
+    any_log_is_good_enough,
+    answers_come_before_the_disk,
+    the_noop_is_forgotten,
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_is_caught(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some walk fails: by the witness, an invariant, a history, or for want of progress."""
+    bug(monkeypatch)
+    first = FIRST_SEED.get(bug.__name__, 0)
+    for seed in range(first, first + SEEDS_MAX):
+        try:
+            _walks.Walk(seed).run(1_000)
+        except (BarqueError, AssertionError) as noticed:
+            print(f"{bug.__name__}: seed {seed}: {str(noticed)[:120]}")
+            return
+    pytest.fail(f"{bug.__name__} survives {SEEDS_MAX} schedules")
+
+
+def test_a_read_confirmed_by_an_older_round_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window is too narrow for the walks (2,000 schedules do not find it), so a transcript has it."""
+    transcript = Path(__file__).parents[1] / "scenarios" / "old_round.txt"
+    text = transcript.read_text()
+    assert play(text) == text
+    reads_are_confirmed_by_an_older_round(monkeypatch)
+    assert play(text) != text
