@@ -447,8 +447,12 @@ class Front:
 
     @property
     def busy(self) -> bool:
-        """Whether there is something to flush now."""
-        return any(route.leader is not None and route.parked for route in self._dirty.values())
+        """Whether there is something to flush now; what waits for its next attempt is not."""
+        dirty = [route for route in self._dirty.values() if route.leader is not None and route.parked]
+        if not dirty:
+            return False
+        now = self._clock.monotonic()
+        return any(now >= route.retry_at for route in dirty)
 
     def overview(self) -> dict[str, Any]:
         """For `status`: how much waits, and for which clusters."""
