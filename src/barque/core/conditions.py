@@ -19,10 +19,13 @@ class CatchUp:
         """An RPC of a current leader whose previous entry is ours.
 
         One that does not match is let through only if the gap was the reason: it has to be
-        answered in another way then.
+        answered in another way then. Any RPC of a new leader is let through (in Ra it is not):
+        our answer went to the old one.
         """
         if not isinstance(message, AppendEntriesRpc) or message.term < server.current_term:
             return False
+        if message.leader_id != server.leader_id or message.term > server.current_term:
+            return True
         match has_entry(server, message.prev_log_index, message.prev_log_term):
             case Found.OK:
                 return True

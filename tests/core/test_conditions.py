@@ -1,0 +1,20 @@
+"""What a server may wait for (W-6); the table has the rest."""
+
+import pytest
+
+from barque.core.messages import AppendEntriesReply, AppendEntriesRpc
+from barque.testing.core_cluster import CoreCluster, sent
+from barque.types import Index, Term
+
+
+@pytest.mark.parametrize("prev", [(7, 1), (2, 2)], ids=["gap", "conflict"])
+def test_a_new_leader_is_answered_although_another_was_asked_already(prev: tuple[int, int]) -> None:
+    """The answer that is waited for was given to the old leader; the new one would wait as long as we do."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.load("c", [1, 1])
+    wrong = (Index(prev[0]), Term(prev[1]))
+    cluster["c"].handle(AppendEntriesRpc(Term(2), cluster["a"].id, Index(0), *wrong))
+    assert cluster["c"].handle(AppendEntriesRpc(Term(2), cluster["a"].id, Index(0), *wrong)) == []
+    effects = cluster["c"].handle(AppendEntriesRpc(Term(3), cluster["b"].id, Index(0), *wrong))
+    assert [to for to, _ in sent(effects, AppendEntriesReply)] == ["b"]
+    assert cluster["c"].handle(AppendEntriesRpc(Term(3), cluster["b"].id, Index(0), *wrong)) == []
