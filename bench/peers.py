@@ -8,6 +8,8 @@ compares runs that were minutes apart at most.
 """
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 import msgspec
@@ -30,6 +32,7 @@ PEERS: tuple[Peer, ...] = (Barque(), Ra(inside=True), Ra(inside=False), Etcd(), 
 def main() -> None:
     """Parse, run, print, write."""
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that processes are ended
     settings = Settings(check_directory(options.dir), options.seconds, options.payload, options.kills)
     plain = {**msgspec.to_builtins(settings), "runs": options.runs}
     comparison = Comparison(machine_facts(settings.directory), plain, {}, [])

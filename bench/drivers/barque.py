@@ -1,8 +1,6 @@
 """Barque itself, as `barque bench` measures it."""
 
-import asyncio
-
-from barque.bench.facts import loop_factory
+from barque.bench.facts import run
 from barque.bench.measure import Sample, Settings, measure
 from drivers.common import ROWS
 
@@ -27,7 +25,6 @@ class Barque:
 
     def run(self, row: str, settings: Settings) -> Sample:
         """Fresh nodes, one row, once."""
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            sample = runner.run(measure(_ROWS.get(row, row), settings))
+        sample = run(measure(_ROWS.get(row, row), settings))
         sample.workload = row
         return sample

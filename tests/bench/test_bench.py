@@ -1,6 +1,8 @@
 """The benchmarks run and print a table (cli/bench.py, bench/). No test here asserts a time."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,3 +167,24 @@ def test_the_header_tells_the_machine(tmp_path: Path) -> None:
     assert f"{machine['cores']} cores" in text
     assert "CPython" in text or "PyPy" in text
     assert f"a sync takes {machine['sync_ms']} ms" in text
+
+
+def test_a_terminated_benchmark_cleans_up_and_exits() -> None:
+    """SIGTERM cancels what runs, lets it clean up, and ends the program, even when it comes last of all."""
+    cleaned = []
+
+    async def work(*, wait: bool) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            if wait:
+                await asyncio.Event().wait()
+        finally:
+            cleaned.append(wait)
+
+    before = signal.getsignal(signal.SIGTERM)
+    for wait in (True, False):
+        with pytest.raises(SystemExit) as ended:
+            facts.run(work(wait=wait))
+        assert ended.value.code == 143
+    assert cleaned == [True, False]
+    assert signal.getsignal(signal.SIGTERM) is before

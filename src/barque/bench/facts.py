@@ -3,13 +3,16 @@
 import asyncio
 import os
 import platform
+import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from barque.log.disk import OsDisk
 from barque.log.wal_writer import measure_sync
+
+T = TypeVar("T")
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -21,6 +24,35 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, or until SIGTERM: then it is cancelled, cleans up, and the program exits."""
+    terminated = False
+
+    async def cancellable() -> T:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+
+        def on_signal(*_: object) -> None:
+            nonlocal terminated
+            terminated = True  # whatever the loop makes of it: it may be about to end anyway
+            loop.call_soon_threadsafe(task.cancel)
+
+        before = signal.signal(signal.SIGTERM, on_signal)
+        try:
+            return await work
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        try:
+            result = runner.run(cancellable())
+        except asyncio.CancelledError:
+            terminated = True
+    if terminated:
+        raise SystemExit(128 + signal.SIGTERM)
+    return result
 
 
 def machine_facts(directory: str) -> dict[str, Any]:

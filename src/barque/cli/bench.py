@@ -1,13 +1,12 @@
 """`barque bench`: measure this machine, or an installation that runs already."""
 
-import asyncio
 from pathlib import Path
 
 import click
 import msgspec
 
 from barque.bench.cluster import CLUSTER, MACHINE, Target, check_directory
-from barque.bench.facts import loop_factory, machine_facts
+from barque.bench.facts import machine_facts, run
 from barque.bench.measure import LOCAL_ONLY, WORKLOADS, Sample, Settings, measure, measure_at
 from barque.bench.report import COLUMNS, Report, aligned, header, notes, rows
 from barque.cli.failures import USAGE, CliError
@@ -66,13 +65,12 @@ def bench(
     target = _target(against, secret_file, installation, cluster) if against else None
     report = Report(machine_facts(settings.directory), {**msgspec.to_builtins(settings), "runs": runs}, [])
     click.echo("\n".join(header(report)))
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        for round_number in range(runs):
-            for row in (row for workload in chosen for row in WORKLOADS[workload]):
-                if target is not None and row in LOCAL_ONLY:
-                    continue
-                click.echo(f"run {round_number + 1} of {runs}: {row} …", err=True)
-                report.samples.append(runner.run(_run(row, settings, target)))
+    for round_number in range(runs):
+        for row in (row for workload in chosen for row in WORKLOADS[workload]):
+            if target is not None and row in LOCAL_ONLY:
+                continue
+            click.echo(f"run {round_number + 1} of {runs}: {row} …", err=True)
+            report.samples.append(run(_run(row, settings, target)))
     click.echo("\n".join(["", *aligned(COLUMNS, rows(report.samples)), *notes(report.samples)]))
     if json_file is not None:
         Path(json_file).write_bytes(msgspec.json.format(msgspec.json.encode(report)))
