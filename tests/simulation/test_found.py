@@ -1,11 +1,16 @@
 """What the simulator has found, as small as it could be made."""
 
+import asyncio
 from typing import Any
 
+import msgspec
+
+from barque.client.outcomes import Batch
 from barque.core.effects import Rejection
 from barque.core.messages import RemoteMessage
+from barque.errors import OutcomeUnknown
 from barque.runtime.front import Front
-from barque.transport.wire import ClientAnswer, ClientCommands
+from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientReplies
 from barque.types import ClientRef, ReplyMode, ServerId, Term
 
 
@@ -58,3 +63,61 @@ def test_a_refused_front_sleeps_until_its_next_attempt() -> None:
     assert not front.busy
     assert outside.later
     assert len(outside.sent) == 1
+
+
+def _sent_commands(count: int) -> tuple[Front, list[ClientAnswer]]:
+    """A front that has sent `count` commands of one session, with correlations from 1 on."""
+    front = Front(ClientRef("n1", 1), _Outside(), _Clock(), commands_max=10, bytes_max=1_000)
+    answers: list[ClientAnswer] = []
+    session = front.session(answers.extend)
+    front.leader_hint("c", ServerId("c", "n2"), Term(1))
+    columns = b"\1\0\0\0" * count + b"\1" * count
+    session.commands(ClientCommands("c", 1, count, columns, ReplyMode.NOTIFY, 1_000, low_priority=True))
+    front.flush()
+    return front, answers
+
+
+def _outcomes(answers: list[ClientAnswer]) -> list[tuple[int, str]]:
+    """Each correlation that was answered, and how, in the order of the correlations."""
+    found: list[tuple[int, str]] = []
+    for answer in answers:
+        if isinstance(answer, ClientReplies):
+            replies = msgspec.msgpack.decode(answer.replies)
+            found += [(answer.first_correlation + i, str(reply)) for i, reply in enumerate(replies)]
+        elif isinstance(answer, ClientFailed):
+            found += [(answer.first_correlation + i, answer.error) for i in range(answer.count)]
+    return sorted(found)
+
+
+def test_a_command_is_answered_once_although_two_leaders_answer_it() -> None:
+    """The first leader answers a part of what was sent, its successor applies and answers all of it."""
+    front, answers = _sent_commands(4)
+    front.on_replies(2, 1, ["b"], None)
+    front.on_replies(1, 4, msgspec.Raw(msgspec.msgpack.encode(["a", "b", "c", "d"])), None)
+    front.deliver()
+    assert _outcomes(answers) == [(1, "a"), (2, "b"), (3, "c"), (4, "d")]
+
+
+def test_a_hole_in_the_answers_is_unknown_and_nothing_else() -> None:
+    """The answers to the first commands died with their leader: those are unknown, the others known.
+
+    They were counted, so the wrong ones were called unknown, and the right ones never answered.
+    """
+    front, answers = _sent_commands(4)
+    front.on_replies(3, 2, ["c", "d"], None)
+    front.leader_established("c", ServerId("c", "n3"), Term(2))
+    front.deliver()
+    unknown = "OutcomeUnknown"
+    assert _outcomes(answers) == [(1, unknown), (2, unknown), (3, "c"), (4, "d")]
+
+
+async def test_a_client_that_loses_its_node_hears_of_every_command() -> None:
+    """Answered were only the last commands of a batch: the first are the ones that fail."""
+    loop = asyncio.get_running_loop()
+    batch = Batch("command", "c", 0.0)
+    batch.waiters += [loop.create_future() for _ in range(3)]
+    batch.replied(2, ["c"], None)
+    batch.replied(2, ["c"], None)
+    batch.failed_rest(OutcomeUnknown("lost"))
+    assert [type(future.exception()) for future in batch.waiters[:2]] == [OutcomeUnknown, OutcomeUnknown]
+    assert batch.waiters[2].result() == "c"

@@ -129,7 +129,7 @@ class Connection:
         if answer.errors:
             errors = {offset: InvalidCommand(text) for offset, text in answer.errors.items()}
         batch.replied(first - batch.first, replies, errors)
-        if batch.answered >= len(batch.waiters):
+        if batch.is_answered:
             self._done(batch)
         if answer.leader is not None:
             self._on_leader(batch.cluster, answer.leader)
@@ -140,7 +140,7 @@ class Connection:
             return
         error = error_named(answer.error, answer.text)
         batch.failed(answer.first_correlation - batch.first, answer.count, error)
-        if batch.answered >= len(batch.waiters):
+        if batch.is_answered:
             self._done(batch)
 
     def _on_call_reply(self, answer: ClientCallReply) -> None:
@@ -160,7 +160,7 @@ class Connection:
         if self.is_suspect or not self._waiting or now - self._quiet_since < _SILENCE_S:
             return []
         self.is_suspect = True
-        reads = [batch for batch in self._waiting.values() if batch.is_read and not batch.answered]
+        reads = [batch for batch in self._waiting.values() if batch.is_read and not batch.is_begun]
         for batch in reads:
             self._done(batch)
         return reads
@@ -183,7 +183,7 @@ class Connection:
         waiting, self._waiting = self._waiting, {}
         again: list[Batch] = []
         for batch in waiting.values():
-            if batch.is_read and not batch.answered:
+            if batch.is_read and not batch.is_begun:
                 again.append(batch)
             else:
                 text = f"the connection to node {self.node} was lost: {reason}"

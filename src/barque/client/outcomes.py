@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from barque.errors import BarqueError
+from barque.runtime.ranges import Gaps
 
 
 class Notification(msgspec.Struct, frozen=True, gc=False):
@@ -51,7 +52,7 @@ class Batch:
     """
 
     __slots__ = (
-        "answered",
+        "_gaps",
         "arguments",
         "cluster",
         "deadline",
@@ -88,16 +89,37 @@ class Batch:
         self.payloads: list[bytes] = []
         self.waiters: list[Any] = []
         self.first = 0  # its correlations on the wire begin here; 0 until it is sent
-        self.answered = 0
+        self._gaps: Gaps | None = None  # None: nothing is answered
 
     @property
     def is_read(self) -> bool:
         """Whether it changes nothing, so that it may be asked again."""
         return self.kind in ("local", "leader", "consistent")
 
+    def _close(self, offset: int, count: int) -> list[tuple[int, int]]:
+        """Those of these requests that had no answer yet, as (offset, count)."""
+        if self._gaps is None:
+            self._gaps = Gaps(len(self.waiters))
+        return self._gaps.close(offset, count)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether any request has its answer."""
+        return self._gaps is not None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether all have."""
+        return self._gaps is not None and not self._gaps
+
     def replied(self, offset: int, replies: list[Any], errors: dict[int, BarqueError] | None) -> None:
         """Replies to the requests from `offset` on."""
-        self.answered += len(replies)
+        for first, count in self._close(offset, len(replies)):
+            at = first - offset
+            own = {k - at: v for k, v in errors.items() if at <= k < at + count} if errors else None
+            self._tell(first, replies if count == len(replies) else replies[at : at + count], own)
+
+    def _tell(self, offset: int, replies: list[Any], errors: dict[int, BarqueError] | None) -> None:
         if self.mute:
             return
         waiters = self.waiters
@@ -119,7 +141,10 @@ class Batch:
 
     def failed(self, offset: int, count: int, error: BarqueError) -> None:
         """These requests have no reply."""
-        self.answered += count
+        for first, size in self._close(offset, count):
+            self._tell_failed(first, size, error)
+
+    def _tell_failed(self, offset: int, count: int, error: BarqueError) -> None:
         if self.mute:
             return
         waiters = self.waiters[offset : offset + count]
@@ -133,4 +158,4 @@ class Batch:
 
     def failed_rest(self, error: BarqueError) -> None:
         """Everything that is not answered yet has no reply."""
-        self.failed(self.answered, len(self.waiters) - self.answered, error)
+        self.failed(0, len(self.waiters), error)

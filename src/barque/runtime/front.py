@@ -271,9 +271,14 @@ class Front:
         self, entry: Range, offset: int, count: int, raw: msgspec.Raw, errors: dict[int, str] | None
     ) -> None:
         leader = entry.route.leader if entry.route else None
-        self._say(entry.session, ClientReplies(entry.session_first + offset, count, raw, errors, leader))
-        entry.answered += count
-        if entry.answered >= entry.count:
+        for first, size in entry.close(offset, count):
+            part, own = raw, errors
+            if size != count:  # another leader has answered the rest before
+                at = first - offset
+                part = msgspec.Raw(_encode(_decode_raws(raw)[at : at + size]))
+                own = {k - at: v for k, v in (errors or {}).items() if at <= k < at + size} or None
+            self._say(entry.session, ClientReplies(entry.session_first + first, size, part, own, leader))
+        if entry.is_answered:
             self._finish(entry)
 
     def on_rejected(self, first: int, count: int, reason: str, leader: ServerId | None) -> None:
@@ -293,11 +298,10 @@ class Front:
                 # A part of a batch that was cut on its way, or a refusal that another server would repeat.
                 error, text = _describe_refusal(reason)
                 offset = position - entry.first
-                self._say(
-                    entry.session, ClientFailed(entry.session_first + offset, part, error, text, leader)
-                )
-                entry.answered += part
-                if entry.answered >= entry.count:
+                for at, size in entry.close(offset, part):
+                    failed = ClientFailed(entry.session_first + at, size, error, text, leader)
+                    self._say(entry.session, failed)
+                if entry.is_answered:
                     self._finish(entry)
             position += part
 
@@ -420,9 +424,8 @@ class Front:
 
     def _fail(self, entry: Range, error: str, text: str) -> None:
         leader = entry.route.leader if entry.route else None
-        # Replies come in order, so the part that has none is the end of the range.
-        first = entry.session_first + entry.answered
-        self._say(entry.session, ClientFailed(first, entry.count - entry.answered, error, text, leader))
+        for first, count in entry.close(0, entry.count):
+            self._say(entry.session, ClientFailed(entry.session_first + first, count, error, text, leader))
         self._finish(entry)
         self._outside.wake()
 
