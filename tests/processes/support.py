@@ -111,6 +111,15 @@ machine = "kv"
 
         return str(await until(find, "a leader"))
 
+    async def all_serve(self, client: barque.Client) -> None:
+        """Wait until every node answers, to Redis clients too."""
+
+        async def look() -> bool:
+            nodes = (await client.status())["nodes"]
+            return len(nodes) == len(self.addresses) and all(node["resp_address"] for node in nodes)
+
+        await until(look, "all nodes to serve")
+
     async def caught_up(self, client: barque.Client) -> list[dict[str, Any]]:
         """All members, once all have applied and written all there is."""
 
@@ -147,6 +156,7 @@ async def running(directory: Path) -> AsyncIterator[Cluster]:
     try:
         async with cluster.client() as client:
             await cluster.leader(client)
+            await cluster.all_serve(client)
         yield cluster
     finally:
         cluster.stop()
