@@ -216,11 +216,12 @@ class SimDisk:
             path = os.path.dirname(path)
 
     def listdir(self, path: str) -> list[str]:
-        """The names of the files in a directory, sorted."""
+        """The names in a directory, sorted."""
         self.check("listdir", path)
         if path not in self._directories:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return sorted(os.path.basename(name) for name in self._names if os.path.dirname(name) == path)
+        names = [*self._names, *self._directories]
+        return sorted(os.path.basename(n) for n in names if n != path and os.path.dirname(n) == path)
 
     def exists(self, path: str) -> bool:
         """Whether something has that name."""
@@ -256,6 +257,14 @@ class SimDisk:
         """The process dies and the machine lives: the cache stays, locks and open files do not."""
         self.boots += 1
         self._locks.clear()
+
+    def survivor(self) -> "SimDisk":
+        """Another disk, with what a crash now would leave of this one at worst: nothing unsynced."""
+        other = SimDisk(random.Random(0))  # noqa: S311  # draws nothing that matters
+        other._directories = set(self._directories)
+        for path, inode in self._durable_names.items():
+            other.set_content(path, bytes(inode.disk))
+        return other
 
     def flip(self, path: str, offset: int, mask: int = 0x01) -> None:
         """Bit rot: change the byte at `offset`, on the disk and in the cache."""

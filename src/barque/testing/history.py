@@ -1,0 +1,141 @@
+"""What clients did and were told, and whether one list could have told it: exact, in O(n log n).
+
+The object is a set of lists; an operation appends one element that nobody else appends, or reads
+a whole list. With unique elements every read fixes the order of what it shows, so there is
+nothing to search: the longest list gives each append its place, each read its slot, and
+linearizability is whether that order contradicts real time anywhere.
+
+An operation whose outcome is unknown may take effect at any time after its call, or never.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+_NEVER = float("inf")
+
+
+class Outcome(StrEnum):
+    """What the client was told."""
+
+    OK = "ok"
+    FAIL = "fail"  # it did not happen
+    UNKNOWN = "unknown"
+
+
+class Operation(msgspec.Struct):
+    """One operation of one client. Times in virtual seconds.
+
+    `element` is what was appended, None for a read; `result` is what was read, or for an append
+    the length of the list after it, as far as the machine said.
+    """
+
+    client: str
+    key: str
+    called: float
+    element: str | None = None
+    returned: float = _NEVER
+    outcome: Outcome = Outcome.UNKNOWN
+    result: list[str] | int | None = None
+
+    def __str__(self) -> str:
+        end = "…" if self.returned == _NEVER else f"{self.returned:.6f}"
+        what = f"read {self.key}" if self.element is None else f"append {self.element} to {self.key}"
+        return f"[{self.called:.6f}, {end}] {self.client}: {what}: {self.outcome} {self.result}"
+
+
+class Anomaly(NamedTuple):
+    """What no list could have told, and the operations that show it."""
+
+    text: str
+    operations: tuple[Operation, ...]
+
+    def __str__(self) -> str:
+        return "\n".join((self.text, *(f"    {operation}" for operation in self.operations)))
+
+
+def check_history(operations: Iterable[Operation]) -> Anomaly | None:
+    """The first anomaly of a history, key by key; None if it is linearizable."""
+    by_key: dict[str, list[Operation]] = {}
+    for operation in operations:
+        by_key.setdefault(operation.key, []).append(operation)
+    for key in sorted(by_key):
+        found = _check_key(by_key[key])
+        if found is not None:
+            return found
+    return None
+
+
+def _check_key(operations: list[Operation]) -> Anomaly | None:
+    appends = {o.element: o for o in operations if o.element is not None}
+    reads = [o for o in operations if o.element is None and o.outcome is Outcome.OK]
+    longest = max(reads, key=_length, default=None)
+    order = _read_list(longest) if longest is not None else []
+    found = _check_elements(order, appends, longest) or _check_prefixes(reads, order, longest)
+    if found is not None:
+        return found
+    position = {element: at for at, element in enumerate(order)}
+    slotted: list[tuple[int, float, Operation]] = [(2 * _length(o), o.called, o) for o in reads]
+    for element, append in appends.items():
+        at = position.get(element)
+        if at is not None:
+            if isinstance(append.result, int) and append.result != at + 1:
+                text = f"an append was told place {append.result}, and stands at {at + 1}"
+                return Anomaly(text, (append, *((longest,) if longest else ())))
+            slotted.append((2 * at + 1, append.called, append))
+        elif append.outcome is Outcome.OK:
+            # Nobody saw it: it can only stand behind everything that was seen.
+            place = append.result if isinstance(append.result, int) else len(order) + 1
+            if place <= len(order) and longest is not None:
+                return Anomaly("an acknowledged append is not at its place", (append, longest))
+            slotted.append((2 * place - 1, append.called, append))
+    return _check_times(slotted)
+
+
+def _check_times(slotted: list[tuple[int, float, Operation]]) -> Anomaly | None:
+    """No operation may have returned before one that stands ahead of it was called."""
+    latest: Operation | None = None
+    for _, _, operation in sorted(slotted, key=lambda entry: entry[:2]):
+        returned = operation.returned if operation.outcome is Outcome.OK else _NEVER
+        if latest is not None and returned < latest.called:
+            kind = "a stale read" if operation.element is None else "an append in the wrong place"
+            return Anomaly(f"{kind}: it ended before something that it follows began", (operation, latest))
+        if latest is None or operation.called > latest.called:
+            latest = operation
+    return None
+
+
+def _check_elements(
+    order: list[str], appends: dict[str | None, Operation], longest: Operation | None
+) -> Anomaly | None:
+    if longest is None:
+        return None
+    seen: set[str] = set()
+    for element in order:
+        append = appends.get(element)
+        if element in seen:
+            return Anomaly(f"{element} was appended once and stands there twice", (longest,))
+        if append is None:
+            return Anomaly(f"{element} was never appended", (longest,))
+        if append.outcome is Outcome.FAIL:
+            return Anomaly("an append that was refused took effect", (append, longest))
+        seen.add(element)
+    return None
+
+
+def _check_prefixes(reads: list[Operation], order: list[str], longest: Operation | None) -> Anomaly | None:
+    for read in reads:
+        if _read_list(read) != order[: _length(read)] and longest is not None:
+            return Anomaly("two reads saw different orders", (read, longest))
+    return None
+
+
+def _read_list(read: Operation) -> list[str]:
+    assert isinstance(read.result, list)
+    return read.result
+
+
+def _length(read: Operation) -> int:
+    return len(_read_list(read))

@@ -1,0 +1,210 @@
+"""One simulated machine: its disk lives on, the node on it starts, runs, is frozen and dies."""
+
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from barque.config import ClusterConfig, NodeConfig
+from barque.core.messages import RequestVoteResult
+from barque.core.server import RaftState, Server
+from barque.errors import StorageError
+from barque.machine.machine import CommandMeta
+from barque.runtime.clock import Clock
+from barque.runtime.node import Node
+from barque.runtime.server_process import ServerProcess
+from barque.testing.checkers import Violation
+from barque.testing.clock import SimClock
+from barque.testing.disk import SimDisk
+from barque.testing.loop import Crashed, VirtualProcess
+from barque.testing.network import SimTransport
+from barque.testing.process_disk import ProcessDisk
+from barque.testing.workload import CLUSTER, ListMachine
+from barque.transport.wire import PeerMessage
+from barque.types import ServerId, Uid
+
+if TYPE_CHECKING:
+    from barque.testing.simulator import Simulation
+
+DATA = "/data"
+
+
+class SimNode(Node):
+    """A `Node` that tells its host what its servers do. Nothing else is different."""
+
+    host: "Host"
+
+    def leadership_changed(self, process: ServerProcess) -> None:
+        """See `Outlets`."""
+        super().leadership_changed(process)
+        self.host.on_role(process.server)
+
+    def server_stopped(self, process: ServerProcess) -> None:
+        """See `Outlets`."""
+        super().server_stopped(process)
+        self.host.sim.report(
+            Violation("no server fails", f"{process.server.id} stopped", (str(process.failure),))
+        )
+
+
+class Host:
+    """One machine of the simulated cluster."""
+
+    def __init__(self, sim: "Simulation", name: str) -> None:
+        self.sim = sim
+        self.name = name
+        self.disk = SimDisk(random.Random(f"{sim.seed}/{name}/disk"))  # noqa: S311
+        self.boots = 0
+        self.process: VirtualProcess | None = None
+        self.node: SimNode | None = None
+        self.process_disk: ProcessDisk | None = None
+        self.clock: SimClock | None = None
+        self.loses_power = False
+        self.uid: Uid | None = None  # known from its first successful start on
+        self._graveyard: list[Any] = []  # what is dead must not be cleaned up at times nobody chose
+
+    @property
+    def up(self) -> bool:
+        """Whether its node runs."""
+        return self.node is not None
+
+    @property
+    def server(self) -> Server | None:
+        """Its member, if it runs."""
+        if self.node is None:
+            return None
+        process = self.node.system.processes.get(CLUSTER)
+        return process.server if process is not None else None
+
+    def start(self) -> None:
+        """Boot a new process on what is on the disk."""
+        if self.process is not None and self.process.alive:
+            return
+        self.boots += 1
+        sim, rng = self.sim, random.Random(f"{self.sim.seed}/{self.name}/{self.boots}")  # noqa: S311
+        process = self.process = VirtualProcess(sim.loop, self.name)
+        process.on_crash = self.crashed
+        disk = self.process_disk = ProcessDisk(self.disk, process, rng)
+        disk.sync_seconds = sim.scenario.sync_s
+        self.clock = SimClock(sim.loop, process, rng)
+        node = self._make_node(disk, self.clock, rng)
+        sim.transcript.note(self.name, f"start {self.boots}")
+        process.spawn(self._boot(node, process))
+
+    def _make_node(self, disk: ProcessDisk, clock: Clock, rng: random.Random) -> SimNode:
+        sim, scenario = self.sim, self.sim.scenario
+        names = sim.names
+        config = NodeConfig(
+            name=self.name,
+            data_dir=DATA,
+            nodes={name: name for name in names},
+            secret="simulated",  # noqa: S106  # there is nobody to keep it from
+            clusters=(ClusterConfig(CLUSTER, CLUSTER, tuple(names)),),
+            time=scenario.time,
+            log=scenario.log,
+        )
+        machines: Mapping[str, Any] = {CLUSTER: ListMachine(self._applied)}
+        node = SimNode(
+            config, machines, disk=disk, clock=clock, rng=rng, transport=self._transport, checked=True
+        )
+        node.host = self
+        return node
+
+    def _transport(self, node: Node, incarnation: int, rng: random.Random) -> SimTransport:
+        assert self.process is not None
+        peers = {name: name for name in self.sim.names if name != self.name}
+        transport = SimTransport(
+            self.sim.network, self.process, name=self.name, incarnation=incarnation, peers=peers, handler=node
+        )
+        transport.on_send = self._sends
+        return transport
+
+    async def _boot(self, node: SimNode, process: VirtualProcess) -> None:
+        try:
+            await node.start()
+        except Crashed:
+            return  # `crashed` has been told
+        except StorageError as error:
+            if type(error) is not StorageError:
+                self.sim.report(Violation("no damage without rot", f"{self.name} refuses", (str(error),)))
+            self.sim.transcript.note(self.name, f"cannot start: {error}")
+            self.crashed()
+            return
+        self._shrink(node)
+        self.node = node
+        for server in node.system.processes.values():
+            self.uid = server.server.cfg.uid
+            self.sim.bystander.restarted(server.server)
+            self.on_role(server.server)
+
+    def _shrink(self, node: Node) -> None:
+        """Let batches be as small as the scenario wants; a node has no setting for that."""
+        scenario = self.sim.scenario
+        for process in node.system.processes.values():
+            process.server.cfg = msgspec.structs.replace(
+                process.server.cfg,
+                max_pipeline_count=scenario.pipeline_entries,
+                max_append_entries_rpc_batch_size=scenario.rpc_entries,
+                max_append_entries_rpc_bytes=scenario.rpc_bytes,
+                low_priority_commands_flush_size=scenario.flush_size,
+            )
+
+    # --- ends --------------------------------------------------------------------------
+
+    def crash(self, *, power: bool) -> None:
+        """Kill the process; with `power` the machine loses what it had not synced."""
+        if self.process is not None and self.process.alive:
+            self.loses_power = power
+            self.crashed()
+
+    def crashed(self) -> None:
+        """The process has died, by itself or by us; it starts again after a while."""
+        process, sim = self.process, self.sim
+        assert process is not None
+        if not process.alive:
+            return
+        process.kill()
+        power, self.loses_power = self.loses_power, False
+        sim.transcript.note(self.name, "loses power" if power else "dies")
+        if power:
+            self.disk.crash()
+        else:
+            self.disk.kill()
+        sim.network.gone(self.name, silent=power and sim.chance.random() < 0.5)
+        self._graveyard.append((process, self.node))
+        self.node = None
+        sim.after_crash(self)
+
+    # --- what the bystander is told ------------------------------------------------------
+
+    def on_role(self, server: Server) -> None:
+        """A member's state, or the leader that it knows, has changed."""
+        sim = self.sim
+        text = f"{server.raft_state} in term {server.current_term}, follows {server.leader_id}"
+        sim.transcript.note(self.name, text)
+        if server.raft_state is RaftState.LEADER:
+            sim.bystander.elections.leads(CLUSTER, server.id, server.current_term)
+            sim.bystander.committed.leader(server)
+
+    def _sends(self, node: str, to: str, message: PeerMessage) -> None:
+        if not to or self.process is None:
+            return
+        server = self.server
+        if server is not None:
+            if isinstance(message, RequestVoteResult):
+                self.sim.bystander.voted(server, message, ServerId(to, node))
+            else:
+                self.sim.bystander.sent(server, message)
+
+    def _applied(self, meta: CommandMeta, command: str) -> None:
+        server = self.server
+        current = server.current_term if server is not None else meta.term
+        bystander = self.sim.bystander
+        first = bystander.committed.applied(self.name, meta.index, meta.term, command, current)
+        if first and server is not None:
+            members = [(host.name, host.uid) for host in self.sim.hosts if host.uid is not None]
+            if len(members) == len(self.sim.hosts):
+                bystander.durability.committed(
+                    meta.index, meta.term, members, len(self.sim.hosts) // 2 + 1
+                )

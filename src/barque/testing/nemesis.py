@@ -1,0 +1,254 @@
+"""Makes the faults of a scenario happen, one now and then, and counts what really did."""
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from barque.core.server import RaftState
+from barque.errors import BarqueError
+from barque.testing.host import Host
+from barque.testing.swarm import STEADY
+from barque.testing.workload import CLUSTER
+
+if TYPE_CHECKING:
+    from barque.testing.simulator import Simulation
+
+
+class Nemesis:
+    """Draws faults for one run. `fired` counts them by name."""
+
+    def __init__(self, sim: "Simulation") -> None:
+        self.sim = sim
+        self.scenario = sim.scenario
+        self.rng = sim.rng("nemesis")
+        self.fired = sim.transcript.counts
+        self.over = False
+        self._faults: dict[str, Callable[[], None]] = {
+            "partition": self.partition,
+            "one_way": self.one_way,
+            "flapping": self.flapping,
+            "disconnect": self.disconnect,
+            "client_disconnect": self.client_disconnect,
+            "crash": lambda: self._crash("crash", power=False),
+            "power_loss": lambda: self._crash("power_loss", power=True),
+            "crash_in_disk": self.crash_in_disk,
+            "crash_all": self.crash_all,
+            "pause": self.pause,
+            "sync_error": self.sync_error,
+            "disk_full": self.disk_full,
+            "slow_disk": self.slow_disk,
+            "clock_jump": self.clock_jump,
+            "transfer": self.transfer,
+        }
+
+    def begin(self) -> None:
+        """Let the steady faults begin."""
+        scenario, network = self.scenario, self.sim.network
+        if "late_frames" in scenario.faults:
+            network.tail_rate, network.tail_s = scenario.late_rate, scenario.late_s
+        for source in self.sim.names:
+            for target in self.sim.names:
+                if source != target:
+                    faults = network.faults(source, target)
+                    faults.drop_rate = scenario.loss_rate if "loss" in scenario.faults else 0.0
+                    faults.duplicate_rate = scenario.duplicate_rate if "duplicates" in scenario.faults else 0.0
+                    faults.reorder_rate = scenario.reorder_rate if "reordering" in scenario.faults else 0.0
+
+    async def run(self) -> None:
+        """Cause one fault after the other, for ever."""
+        names = [name for name in self.scenario.faults if name not in STEADY]
+        while names:
+            self.rng.shuffle(names)
+            for name in names:
+                await asyncio.sleep(self.rng.expovariate(1 / self.scenario.pace_s))
+                self._faults[name]()
+
+    def heal(self) -> None:
+        """Undo everything, and start what is down."""
+        self.over = True
+        network = self.sim.network
+        for name, count in network.counts.items():
+            known = {"lost": "loss", "duplicated": "duplicates", "reordered": "reordering"}
+            self.fired[known.get(name, "late_frames")] += count
+        network.heal()
+        for host in self.sim.hosts:
+            host.disk.fault = None
+            host.disk.space = None
+            if host.process_disk is not None:
+                host.process_disk.crash_in = None
+                host.process_disk.sync_seconds = self.scenario.sync_s
+            host.start()
+        self.sim.transcript.note("", "all faults are over")
+
+    # --- choices -----------------------------------------------------------------------
+
+    def _host(self) -> Host:
+        """Some host; half of the time the leader's."""
+        leaders = [
+            h for h in self.sim.hosts if h.server is not None and h.server.raft_state is RaftState.LEADER
+        ]
+        return self.rng.choice(leaders if leaders and self.rng.random() < 0.5 else self.sim.hosts)
+
+    def _length(self) -> float:
+        return self.rng.expovariate(1 / self.scenario.fault_s)
+
+    def _count(self, name: str, who: str) -> None:
+        self.fired[name] += 1
+        self.sim.transcript.note(who, f"fault: {name}")
+
+    def _later(self, undo: Callable[[], None]) -> None:
+        def run() -> None:
+            if not self.over:
+                undo()
+
+        self.sim.loop.call_later(self._length(), run)
+
+    # --- the network ---------------------------------------------------------------------
+
+    def _sides(self) -> tuple[list[str], list[str]]:
+        """The nodes in two parts, and each client with one of them."""
+        names = list(self.sim.names)
+        self.rng.shuffle(names)
+        one = {self._host().name, *names[: self.rng.randrange(0, len(names) // 2)]}
+        sides = ([n for n in self.sim.names if n in one], [n for n in self.sim.names if n not in one])
+        for client in self.sim.clients:
+            sides[self.rng.randrange(2)].append(client.name)
+        return sides
+
+    def partition(self) -> None:
+        """Nothing passes between two parts; half of the time the links are also broken."""
+        one, other = self._sides()
+        self._count("partition", "|".join(one))
+        self.sim.network.partition(one, other)
+        if self.rng.random() < 0.5:
+            for source in one:
+                for target in other:
+                    if source in self.sim.names and target in self.sim.names:
+                        self.sim.network.disconnect(source, target)
+        self._later(lambda: self._join(one, other))
+
+    def one_way(self) -> None:
+        """Nothing passes from one part to the other."""
+        one, other = self._sides()
+        self._count("one_way", "|".join(one))
+        self.sim.network.partition(one, other, one_way=True)
+        self._later(lambda: self._join(one, other))
+
+    def _join(self, one: list[str], other: list[str]) -> None:
+        for source in one:
+            for target in other:
+                self.sim.network.faults(source, target).cut = False
+                self.sim.network.faults(target, source).cut = False
+        self.sim.transcript.note("|".join(one), "joined again")
+
+    def flapping(self) -> None:
+        """One link comes and goes, about as fast as elections do."""
+        one, other = self.rng.sample(self.sim.names, 2)
+        self._count("flapping", f"{one}-{other}")
+        period = self.scenario.time.broadcast_time_ms * self.rng.uniform(0.5, 5) / 1000
+
+        def flip(times: int) -> None:
+            if not self.over:
+                faults = self.sim.network.faults(one, other)
+                faults.cut = times % 2 == 1
+                self.sim.network.faults(other, one).cut = faults.cut
+                if times:
+                    self.sim.loop.call_later(period, flip, times - 1)
+
+        flip(2 * self.rng.randrange(1, 10))
+
+    def disconnect(self) -> None:
+        """A connection is reset; what is under way is lost."""
+        one, other = self.rng.sample(self.sim.names, 2)
+        self._count("disconnect", f"{one}-{other}")
+        self.sim.network.disconnect(one, other)
+
+    def client_disconnect(self) -> None:
+        """A client's connection is reset."""
+        if self.sim.network.break_client(self.rng):
+            self._count("client_disconnect", "")
+
+    # --- processes -----------------------------------------------------------------------
+
+    def _crash(self, name: str, *, power: bool) -> None:
+        host = self._host()
+        if host.up:
+            self._count(name, host.name)
+            host.crash(power=power)
+
+    def crash_in_disk(self) -> None:
+        """A process dies between two operations of its disk, in the next few."""
+        host = self._host()
+        if host.process_disk is not None and host.up and host.process_disk.crash_in is None:
+            self._count("crash_in_disk", host.name)
+            host.loses_power = self.rng.random() < 0.7
+            host.process_disk.crash_in = self.rng.randrange(1, 40)
+
+    def crash_all(self) -> None:
+        """All machines lose power at once."""
+        if all(host.up for host in self.sim.hosts):
+            self._count("crash_all", "all")
+            for host in self.sim.hosts:
+                host.crash(power=True)
+
+    def pause(self) -> None:
+        """A process is stopped (SIGSTOP), and goes on later with everything that waits."""
+        host = self._host()
+        if host.up and host.process is not None:
+            self._count("pause", host.name)
+            host.process.freeze(self.sim.loop.time() + self._length())
+
+    def clock_jump(self) -> None:
+        """Somebody sets a wall clock."""
+        host = self._host()
+        if host.clock is not None:
+            self._count("clock_jump", host.name)
+            host.clock.jump(self.rng.choice((-1, 1)) * self.rng.choice((10, 1_000, 3_600_000)))
+
+    def transfer(self) -> None:
+        """An operator moves the leadership."""
+        client, target = self.rng.choice(self.sim.clients), self.rng.choice(self.sim.names)
+        self._count("transfer", target)
+
+        async def ask() -> None:
+            try:
+                await client.client.transfer_leadership(CLUSTER, f"{CLUSTER}@{target}")
+            except BarqueError as error:
+                self.sim.transcript.note(client.name, f"transfer: {type(error).__name__}")
+
+        self.sim.keep(self.sim.loop.create_task(ask()))
+
+    # --- disks ---------------------------------------------------------------------------
+
+    def sync_error(self) -> None:
+        """Syncs fail with EIO, some or all, for a while; what they should have written is gone."""
+        host = self._host()
+        rate = self.rng.choice((0.05, 0.3, 1.0))
+
+        def fail(operation: str, path: str) -> OSError | None:
+            if operation in ("datasync", "fsync_dir") and self.rng.random() < rate:
+                self.fired["syncs that failed"] += 1
+                return OSError(errno.EIO, os.strerror(errno.EIO), path)
+            return None
+
+        self._count("sync_error", host.name)
+        host.disk.fault = fail
+        self._later(lambda: setattr(host.disk, "fault", None))
+
+    def disk_full(self) -> None:
+        """The disk has little room left, for a while."""
+        host = self._host()
+        self._count("disk_full", host.name)
+        host.disk.space = self.rng.choice((0, 100, 1_000))
+        self._later(lambda: setattr(host.disk, "space", None))
+
+    def slow_disk(self) -> None:
+        """Each sync takes long, for a while."""
+        host = self._host()
+        disk = host.process_disk
+        if disk is not None:
+            self._count("slow_disk", host.name)
+            disk.sync_seconds = (0.0, self.rng.choice((0.01, 0.1, 0.5)))
+            self._later(lambda: setattr(disk, "sync_seconds", self.scenario.sync_s))

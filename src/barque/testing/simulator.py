@@ -1,0 +1,316 @@
+"""Whole nodes, their real code, on virtual time, network and disk, from one seed.
+
+`simulate(seed)` runs one cluster through a phase of faults and a phase without, under the eyes
+of bystanders (`checkers`), and reports. docs/explanation/simulation.md tells how it works.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from barque.core.server import RaftState
+from barque.testing.checkers import Bystander, Violation
+from barque.testing.history import Operation, Outcome, check_history
+from barque.testing.host import DATA, Host
+from barque.testing.loop import Deadlock, Livelock, VirtualLoop
+from barque.testing.nemesis import Nemesis
+from barque.testing.network import SimNetwork
+from barque.testing.swarm import Scenario, draw_scenario
+from barque.testing.transcript import Transcript
+from barque.testing.workload import SimClient
+
+LIVENESS_S = 60.0
+"""Virtual seconds after healing in which everything must be well again."""
+STABLE_S = 3.0
+_LOGGERS = ("barque", "asyncio")
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What one seed did. `void` says why it does not count; `violation` what it found."""
+
+    seed: int
+    scenario: Scenario
+    hash: str = ""
+    violation: Violation | None = None
+    void: str = ""
+    virtual_s: float = 0.0
+    events: int = 0
+    frames: int = 0
+    elections: int = 0
+    restarts: int = 0
+    committed: int = 0
+    operations: int = 0
+    unknown: int = 0
+    failed: int = 0
+    looks: int = 0
+    recovered_s: float = 0.0
+    faults: dict[str, int] = {}
+    tail: str = ""
+
+    @property
+    def replay(self) -> str:
+        """The command that shows this run again."""
+        return f"barque simulate --seed {self.seed} --trace"
+
+    def __str__(self) -> str:
+        if self.violation is None:
+            return f"seed {self.seed}: {self.void or 'clean'}"
+        return "\n".join(
+            (
+                f"seed {self.seed} violates a property after {self.virtual_s:.3f} virtual seconds",
+                str(self.violation),
+                f"replay: {self.replay}",
+                "the last events:",
+                self.tail,
+            )
+        )
+
+
+class _Stop(Exception):
+    """A property was violated; there is nothing more to see."""
+
+
+class Simulation:
+    """One run. Make it, and call `run`."""
+
+    def __init__(self, seed: int, scenario: Scenario, *, trace: bool = False) -> None:
+        self.seed = seed
+        self.scenario = scenario
+        self.loop = VirtualLoop()
+        self.loop.errors = self._on_error
+        self.transcript = Transcript(self.loop, echo=trace)
+        self.chance = self.rng("chance")
+        self.network = SimNetwork(self.loop, self.rng("network"))
+        self.network.latency = scenario.latency_s
+        self.network.on_frame = self.transcript.frame
+        self.names = [f"n{i}" for i in range(1, scenario.nodes + 1)]
+        self.hosts = [Host(self, name) for name in self.names]
+        self.violation: Violation | None = None
+        disks = {host.name: host.disk for host in self.hosts}
+        self.bystander = Bystander(self.report, disks, self.rng("looks"), DATA, scenario.look_rate)
+        self.clients = [
+            SimClient(f"c{i}", self.loop, self.network, self.names, scenario, self.rng(f"c{i}"))
+            for i in range(1, scenario.clients + 1)
+        ]
+        self.nemesis = Nemesis(self)
+        self.recovered_s = 0.0
+        self._failed: asyncio.Future[None] = self.loop.create_future()
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    def rng(self, purpose: str) -> random.Random:
+        """Random numbers of their own for each purpose, so that one use does not shift another."""
+        return random.Random(f"{self.seed}/{purpose}")  # noqa: S311  # repeatable on purpose
+
+    # --- what others tell us -------------------------------------------------------------
+
+    def report(self, violation: Violation) -> None:
+        """The first violation ends the run."""
+        if self.violation is None:
+            self.violation = violation
+            self.transcript.note("!", violation.name)
+            if not self._failed.done():
+                self._failed.set_exception(_Stop())
+
+    def _on_error(self, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, _Stop):
+            states = (str(context.get("message")), repr(error), _where(error))
+            self.report(Violation("no unhandled error (I28)", "an exception reached the loop", states))
+
+    def keep(self, task: "asyncio.Task[Any]") -> None:
+        """Hold a task until it is done; its errors are ours."""
+        self._tasks.append(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: "asyncio.Task[Any]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            states = (repr(error), _where(error))
+            self.report(Violation("no unhandled error (I28)", "a client's work failed", states))
+
+    def after_crash(self, host: Host) -> None:
+        """Boot again: at once, or after a while."""
+        down = self.chance.choice((0.001, 0.02, 0.2)) + self.chance.expovariate(1 / self.scenario.fault_s)
+        if self.nemesis.over:
+            down = 0.05
+        self.transcript.counts["restarts"] += 1
+        self.loop.call_later(down, host.start)
+
+    # --- the run -------------------------------------------------------------------------
+
+    def run(self) -> Report:
+        """Both phases; never raises for what the cluster did wrong."""
+        loggers = [logging.getLogger(name) for name in _LOGGERS]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self._guarded(self._phases()))
+        except _Stop:
+            pass
+        except (Deadlock, Livelock) as error:
+            self.report(Violation("liveness (I25)", str(error)))
+        finally:
+            for host in self.hosts:
+                if host.process is not None:
+                    host.process.kill()
+            asyncio.set_event_loop(None)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+        return self._result()
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        await asyncio.wait([task, self._failed], return_when=asyncio.FIRST_COMPLETED)
+        if self._failed.done():
+            await self._failed
+        await task
+
+    async def _phases(self) -> None:
+        for host in self.hosts:
+            self.loop.call_later(self.chance.uniform(0, 0.05), host.start)
+        self.nemesis.begin()
+        for client in self.clients:
+            self.keep(self.loop.create_task(client.run()))
+        nemesis = self.loop.create_task(self.nemesis.run())
+        await asyncio.sleep(self.scenario.duration_s)
+        nemesis.cancel()
+        self.nemesis.heal()
+        await self._recover()
+
+    async def _recover(self) -> None:
+        """The second phase: no faults, and everything must become well."""
+        start, phase = self.loop.time(), "the clients to hear of everything"
+        for client in self.clients:
+            client.stop = True
+        try:
+            async with asyncio.timeout(LIVENESS_S):
+                await asyncio.gather(*self._tasks)
+                phase = "a new command to be committed by each client"
+                for client in self.clients:
+                    await self._until(lambda c=client: c.append("k0", 2.0))  # type: ignore[misc]
+                phase = "all members to be equal"
+                while not self._equal():
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            text = f"waited {LIVENESS_S:.0f} s without faults for {phase}"
+            self.report(Violation("liveness (I25)", text, self._states()))
+            return
+        self.recovered_s = self.loop.time() - start
+        terms = self._terms()
+        await asyncio.sleep(STABLE_S)
+        if self._terms() != terms:
+            states = (f"terms before: {terms}", f"terms after: {self._terms()}")
+            self.report(Violation("stability (I26)", "an election without any fault", states))
+            return
+        for key in range(self.scenario.keys):
+            await self._until(lambda k=key: self.clients[0].read(f"k{k}", 2.0))  # type: ignore[misc]
+        self._check_end()
+
+    async def _until(self, attempt: Callable[[], Coroutine[Any, Any, Operation]]) -> None:
+        while (await attempt()).outcome is not Outcome.OK:
+            await asyncio.sleep(0.05)
+
+    def _equal(self) -> bool:
+        servers = [host.server for host in self.hosts]
+        found = [
+            (s.last_applied, s.log.last_index_term(), s.log.last_written(), s.leader_id, s.current_term)
+            for s in servers
+            if s is not None
+        ]
+        leaders = sum(s is not None and s.raft_state is RaftState.LEADER for s in servers)
+        same = len(found) == len(servers) and all(f == found[0] for f in found)
+        return same and leaders == 1 and found[0][0] == found[0][1].index
+
+    def _terms(self) -> list[int]:
+        return [host.server.current_term if host.server is not None else -1 for host in self.hosts]
+
+    def _states(self) -> tuple[str, ...]:
+        lines = []
+        for host in self.hosts:
+            lines.append(f"{host.name}: down" if host.server is None else _describe(host))
+        return tuple(lines)
+
+    def _check_end(self) -> None:
+        states = [host.server.machine_state for host in self.hosts if host.server is not None]
+        if any(state != states[0] for state in states):
+            self.report(Violation("same state (I18)", "equal logs, different machines", tuple(map(str, states))))
+        anomaly = check_history(self._history())
+        if anomaly is not None:
+            states = tuple(map(str, anomaly.operations))
+            self.report(Violation("linearizability (I14 to I17)", anomaly.text, states))
+
+    def _history(self) -> list[Operation]:
+        return [operation for client in self.clients for operation in client.history]
+
+    # --- the result ----------------------------------------------------------------------
+
+    def _result(self) -> Report:
+        history = self._history()
+        counts = self.transcript.counts
+        report = Report(
+            seed=self.seed,
+            scenario=self.scenario,
+            hash=self.transcript.hexdigest(),
+            violation=self.violation,
+            virtual_s=self.loop.time(),
+            events=self.transcript.events,
+            frames=self.network.frames,
+            elections=self.bystander.elections.count,
+            restarts=counts["restarts"],
+            committed=len(self.bystander.committed.entries),
+            operations=len(history),
+            unknown=sum(o.outcome is Outcome.UNKNOWN for o in history),
+            failed=sum(o.outcome is Outcome.FAIL for o in history),
+            looks=self.bystander.durability.looks,
+            recovered_s=self.recovered_s,
+            faults={name: counts[name] for name in self.scenario.faults},
+            tail=self.transcript.tail() if self.violation is not None else "",
+        )
+        report.void = _void(report)
+        return report
+
+
+def _void(report: Report) -> str:
+    """Why a run proves nothing, if that is so."""
+    if report.committed < 10:
+        return f"void: {report.committed} commits"
+    if report.elections < 1:
+        return "void: no election"
+    idle = [name for name, count in report.faults.items() if not count]
+    return f"void: never happened: {', '.join(idle)}" if idle else ""
+
+
+def _describe(host: Host) -> str:
+    s = host.server
+    assert s is not None
+    last, written = s.log.last_index_term(), s.log.last_written()
+    return (
+        f"{s.id}: {s.raft_state}, term {s.current_term}, follows {s.leader_id}, voted {s.voted_for}, "
+        f"log to {last.index}/{last.term}, on disk {written.index}/{written.term}, "
+        f"commit {s.commit_index}, applied {s.last_applied}"
+    )
+
+
+def _where(error: Any) -> str:
+    trace = getattr(error, "__traceback__", None)
+    places = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return " > ".join(places[-6:])
+
+
+def simulate(seed: int, scenario: Scenario | None = None, *, trace: bool = False) -> Report:
+    """Run one seed, with what it draws or with a scenario of your own.
+
+    The report says what happened; `str` of it tells a violation with its replay command.
+    """
+    return Simulation(seed, scenario or draw_scenario(seed), trace=trace).run()
+

@@ -1,0 +1,116 @@
+"""What a seed draws: its cluster, its settings, and its own mix of faults (swarm testing).
+
+Narrow windows find more than volume: settings are often tiny, so that files roll over, batches are cut
+and elections overlap all the time.
+"""
+
+import random
+
+import msgspec
+
+from barque.config import LogConfig, TimeConfig
+
+FAULTS = (
+    "loss",
+    "duplicates",
+    "reordering",
+    "late_frames",
+    "partition",
+    "one_way",
+    "flapping",
+    "disconnect",
+    "client_disconnect",
+    "crash",
+    "power_loss",
+    "crash_in_disk",
+    "crash_all",
+    "pause",
+    "sync_error",
+    "disk_full",
+    "slow_disk",
+    "clock_jump",
+    "transfer",
+)
+"""All faults of this stage, by name; docs/explanation/faults.md has a row for each."""
+
+STEADY = ("loss", "duplicates", "reordering", "late_frames")
+"""Those that hold for the whole first phase; the others happen from time to time."""
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. Times in virtual seconds, rates as shares of 1."""
+
+    nodes: int = 3
+    duration_s: float = 8.0
+    faults: tuple[str, ...] = ()
+    pace_s: float = 0.5  # the mean time between two faults
+    fault_s: float = 0.5  # the mean length of one
+    loss_rate: float = 0.05
+    duplicate_rate: float = 0.1
+    reorder_rate: float = 0.1
+    latency_s: tuple[float, float] = (0.0002, 0.002)
+    late_rate: float = 0.02
+    late_s: float = 0.2
+    sync_s: tuple[float, float] = (0.0, 0.0005)
+    clients: int = 3
+    workers: int = 2
+    keys: int = 3
+    think_s: float = 0.05
+    timeout_s: float = 1.0
+    read_share: float = 0.4
+    burst_share: float = 0.2
+    look_rate: float = 0.03  # how often an acknowledgement is compared with the disk
+    time: TimeConfig = TimeConfig()
+    log: LogConfig = LogConfig(writer="inline", prefill=False)
+    pipeline_entries: int = 16_384
+    rpc_entries: int = 4_096
+    rpc_bytes: int = 1_048_576
+    flush_size: int = 16
+
+
+def draw_scenario(seed: int) -> Scenario:
+    """What this seed means."""
+    rng = random.Random(f"{seed}/scenario")  # noqa: S311  # repeatable on purpose
+    heartbeat_ms = rng.choice((10, 20, 30, 50, 100))
+    times = TimeConfig(
+        broadcast_time_ms=rng.choice((2, 5, 10, 20, 50, 100)),
+        election_multiplier=rng.choice((2, 5, 5)),
+        heartbeat_interval_ms=heartbeat_ms,
+        detector_poll_ms=heartbeat_ms * rng.choice((3, 5, 10)),
+        tick_ms=rng.choice((10, 50, 200, 1000)),
+        await_condition_timeout_ms=rng.choice((50, 500, 3_000)),
+        wal_down_timeout_ms=rng.choice((50, 500, 2_000)),
+    )
+    share = rng.choice((0.15, 0.3, 0.5))
+    faults = tuple(name for name in FAULTS if rng.random() < share) or (rng.choice(FAULTS),)
+    pace_s = rng.choice((0.15, 0.4, 1.0))
+    duration_s = max(rng.uniform(4.0, 12.0), 1.5 * pace_s * len(faults))
+    return Scenario(
+        nodes=rng.choice((3, 3, 3, 5)),
+        duration_s=duration_s,
+        faults=faults,
+        pace_s=pace_s,
+        fault_s=rng.choice((0.02, 0.1, 0.5, 1.5)),
+        loss_rate=rng.choice((0.01, 0.05, 0.2)),
+        duplicate_rate=rng.choice((0.02, 0.1, 0.3)),
+        reorder_rate=rng.choice((0.02, 0.1, 0.3)),
+        latency_s=rng.choice(((0.0001, 0.0005), (0.0002, 0.002), (0.001, 0.02))),
+        late_rate=rng.choice((0.005, 0.05)),
+        late_s=rng.choice((0.05, 0.3, 1.0)),
+        sync_s=rng.choice(((0.0, 0.0), (0.0001, 0.0005), (0.001, 0.005))),
+        clients=rng.choice((2, 3, 4)),
+        workers=rng.choice((1, 2, 4)),
+        keys=rng.choice((1, 2, 5)),
+        think_s=rng.choice((0.02, 0.05, 0.2)),
+        timeout_s=rng.choice((0.2, 1.0, 3.0)),
+        read_share=rng.choice((0.2, 0.4, 0.7)),
+        burst_share=rng.choice((0.0, 0.2, 0.5)),
+        time=times,
+        log=LogConfig(
+            writer="inline", prefill=False, wal_max_size_bytes=rng.choice((1_024, 4_096, 16_384, 1 << 20))
+        ),
+        pipeline_entries=rng.choice((1, 4, 64, 16_384)),
+        rpc_entries=rng.choice((1, 3, 4_096)),
+        rpc_bytes=rng.choice((64, 1_024, 1_048_576)),
+        flush_size=rng.choice((1, 2, 16)),
+    )
