@@ -69,7 +69,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_append_entries_rpc_batch_size: int = 4_096
     """Entries in one RPC. Ra's 128 counts single entries; ours travel as whole batches."""
     max_append_entries_rpc_bytes: int = 1_048_576
-    low_priority_commands_flush_size: int = 16
+    low_priority_commands_flush_size: int = 1_024
+    """Commands appended at a time. Ra's 16 counts single entries, as above."""
     await_condition_timeout_ms: int = 30_000
     wal_down_timeout_ms: int = 5_000
 

@@ -28,6 +28,7 @@ from barque.core.effects import (
 from barque.core.messages import (
     AwaitConditionTimeout,
     ElectionTimeout,
+    FlushCommands,
     MachineAppend,
     MachineTimeout,
     Message,
@@ -72,6 +73,9 @@ class Outlets(Protocol):
     def pipeline_later(self, process: ServerProcess) -> None:
         """Hand this server a `PipelineRpcs` before the turn ends."""
 
+    def flush_commands_later(self, process: ServerProcess) -> None:
+        """Hand this server a `FlushCommands` when all that has arrived is handled (CMD-06)."""
+
     def server_stopped(self, process: ServerProcess) -> None:
         """This server has failed."""
 
@@ -107,6 +111,8 @@ class Executor:
                 if isinstance(effect.message, PipelineRpcs):
                     # Once a turn is enough, and then a commit index travels with the next entries.
                     self._outlets.pipeline_later(process)
+                elif isinstance(effect.message, FlushCommands):
+                    self._outlets.flush_commands_later(process)
                 else:
                     process.enqueue(effect.message)
             case Applied():

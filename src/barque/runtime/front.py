@@ -86,11 +86,22 @@ class Session:
 class Route:
     """What the front knows and holds of one cluster."""
 
-    __slots__ = ("cluster", "established", "leader", "parked", "refusal", "retry_at", "term", "unanswered")
+    __slots__ = (
+        "cluster",
+        "established",
+        "leader",
+        "parked",
+        "refusal",
+        "retry_at",
+        "suspect",
+        "term",
+        "unanswered",
+    )
 
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
         self.leader: ServerId | None = None
+        self.suspect = False  # its node is out of reach, for all we know: send it nothing new
         self.term = Term(0)  # the term in which `leader` leads, as far as is known
         self.established = Term(0)  # the newest term whose leader has announced itself
         self.parked: list[Range] = []  # not sent, or surely refused; in the order of arrival
@@ -206,7 +217,7 @@ class Front:
         dirty, self._dirty = self._dirty, {}
         now = self._clock.monotonic()
         for route in dirty.values():
-            if route.leader is None or not route.parked:
+            if route.leader is None or route.suspect or not route.parked:
                 continue
             if now < route.retry_at:
                 self._dirty[route.cluster] = route
@@ -336,15 +347,16 @@ class Front:
     def leader_of(self, cluster: str) -> ServerId | None:
         """Where commands for this cluster go now."""
         route = self._routes.get(cluster)
-        return route.leader if route is not None else None
+        return route.leader if route is not None and not route.suspect else None
 
     def leader_hint(self, cluster: str, leader: ServerId, term: Term) -> None:
         """Somebody was heard to lead; a hint may be wrong, and then costs a refusal."""
         route = self._route(cluster)
-        if term < route.term or (leader == route.leader and term == route.term):
+        if term < route.term or (leader == route.leader and term == route.term and not route.suspect):
             return
         route.leader = leader
         route.term = term
+        route.suspect = False
         route.retry_at = 0.0
         if route.parked:
             self._dirty[cluster] = route
@@ -390,10 +402,19 @@ class Front:
                 route.leader = None
 
     def node_lost(self, node: str) -> None:
-        """As `leader_lost`, for all servers of a node."""
+        """This node is out of reach, for all we know: what comes now waits for another leader."""
         for route in self._routes.values():
             if route.leader is not None and route.leader.node == node:
-                route.leader = None
+                route.suspect = True
+
+    def node_back(self, node: str) -> None:
+        """The suspicion was unfounded: whoever led there still leads, until we hear otherwise."""
+        for route in self._routes.values():
+            if route.suspect and route.leader is not None and route.leader.node == node:
+                route.suspect = False
+                if route.parked:
+                    self._dirty[route.cluster] = route
+                    self._outside.wake()
 
     # --- time --------------------------------------------------------------------------
 
@@ -451,7 +472,7 @@ class Front:
     @property
     def busy(self) -> bool:
         """Whether there is something to flush now; what waits for its next attempt is not."""
-        dirty = [route for route in self._dirty.values() if route.leader is not None and route.parked]
+        dirty = [r for r in self._dirty.values() if r.leader is not None and not r.suspect and r.parked]
         if not dirty:
             return False
         now = self._clock.monotonic()

@@ -20,6 +20,7 @@ from barque.core.effects import Applied, Rejected, Rejection
 from barque.core.messages import (
     Commands,
     ElectionTimeout,
+    FlushCommands,
     NodeStatus,
     PipelineRpcs,
     Queries,
@@ -116,6 +117,7 @@ class Node:
         self._listeners: dict[Session, None] = {}
         self._pipelining: dict[ServerProcess, None] = {}
         self._committing: dict[ServerProcess, None] = {}
+        self._flushing: dict[ServerProcess, None] = {}
         self._turn_scheduled = False
         self._next_beat = 0.0
         self._stopped = True
@@ -248,12 +250,13 @@ class Node:
         self._turn_scheduled = False
         for _ in range(_ROUNDS_MAX):
             self.front.flush()
+            self._flush_commands()
             self._pipeline()
             synced = self.system.sync_meta()
             self.front.deliver()
             self.transport.flush()  # to the followers before our own sync (thesis §10.2.1)
             wrote = self.system.flush()
-            if not (synced or wrote or self._pipelining or self.front.busy):
+            if not (synced or wrote or self._pipelining or self._flushing or self.front.busy):
                 break
         else:
             self.wake()
@@ -292,7 +295,9 @@ class Node:
                 continue  # an old rhythm; the broken link is newer and surer news
             logger.info("node %s: %s is %s", self.name, node, "up" if up else "suspected to be down")
             self._tell_all(NodeStatus(node, up))
-            if not up:
+            if up:
+                self.front.node_back(node)
+            else:
                 self.front.node_lost(node)
         self.wake()
         self.timers.arm("detector", now + self.config.time.detector_poll_ms / 1000, self._poll_detector)
@@ -325,6 +330,8 @@ class Node:
         self.calls.node_connected(node)
         known = self._incarnations.get(node)
         self._incarnations[node] = incarnation
+        if known == incarnation:
+            self.front.node_back(node)  # the connection was gone, the process was not
         for process in list(self.system.processes.values()):
             leader = process.server.leader_id
             if known not in (None, incarnation) and leader is not None and leader.node == node:
@@ -484,6 +491,16 @@ class Node:
         """Replicate once for all that happened in this turn (REPL-07)."""
         self._pipelining[process] = None
         self.wake()
+
+    def flush_commands_later(self, process: ServerProcess) -> None:
+        """Low-priority commands go behind everything that has arrived in this turn (CMD-06)."""
+        self._flushing[process] = None
+        self.wake()
+
+    def _flush_commands(self) -> None:
+        flushing, self._flushing = self._flushing, {}
+        for process in flushing:
+            process.handle(FlushCommands())
 
     def _pipeline(self) -> None:
         """Send entries now. A commit index alone can wait for the next ones, for a moment.

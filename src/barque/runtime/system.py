@@ -229,4 +229,3 @@ class System:
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
         self.storage.close()
-

@@ -1,0 +1,324 @@
+"""What the front may say of a command, and when (runtime/front.py, ranges.py)."""
+
+import struct
+from typing import Any
+
+import msgspec
+import pytest
+
+from barque.core.entries import decode_head
+from barque.core.messages import Commands, Queries, RemoteMessage
+from barque.errors import ProtocolError, UnknownCluster
+from barque.runtime.front import Front, Session
+from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientQueries, ClientReplies
+from barque.types import ClientRef, ReplyMode, ServerId, Term
+
+ME = ClientRef("n1", 7)
+N2 = ServerId("kv", "n2")
+N3 = ServerId("kv", "n3")
+
+
+class World:
+    """A front, the clock and the network around it, and what one client hears."""
+
+    def __init__(self, *, commands_max: int = 1_000, bytes_max: int = 1_000_000) -> None:
+        self.now = 100.0
+        self.sent: list[tuple[ServerId, RemoteMessage]] = []
+        self.reachable = True
+        self.heard: list[ClientAnswer] = []
+        self.front = Front(ME, self, self, commands_max=commands_max, bytes_max=bytes_max)
+        self.session: Session = self.front.session(self.heard.extend)
+
+    def monotonic(self) -> float:
+        """The clock."""
+        return self.now
+
+    def wall_ms(self) -> int:
+        """Unused here."""
+        return 0
+
+    def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
+        """The network."""
+        if self.reachable:
+            self.sent.append((to, message))
+        return self.reachable
+
+    def local_query(self, cluster: str, payload: bytes) -> Any:
+        """A member on this node, for one cluster only."""
+        if cluster != "kv":
+            raise UnknownCluster("not here")
+        return "local"
+
+    def wake(self) -> None:
+        """The test runs the turns."""
+
+    def wake_later(self, after_s: float) -> None:
+        """The test runs the turns."""
+
+    def command(self, first: int, *payloads: bytes, mode: ReplyMode = ReplyMode.NOTIFY) -> None:
+        """The client sends commands."""
+        columns = b"".join((struct.pack(f"<{len(payloads)}I", *map(len, payloads)), *payloads))
+        self.session.commands(ClientCommands("kv", first, len(payloads), columns, mode, 5_000))
+
+    def query(self, first: int, *payloads: bytes, level: str = "consistent") -> None:
+        """The client asks."""
+        self.session.queries(ClientQueries("kv", first, payloads, level, 5_000))
+
+    def turn(self) -> list[tuple[ServerId, RemoteMessage]]:
+        """One turn; returns what was sent in it."""
+        sent, self.sent = self.sent, []
+        assert sent == []
+        self.front.flush()
+        self.front.deliver()
+        sent, self.sent = self.sent, []
+        return sent
+
+    def pass_time(self, seconds: float) -> None:
+        """Let deadlines pass."""
+        self.now += seconds
+        self.front.expire(self.now)
+        self.front.deliver()
+
+
+def first_of(message: RemoteMessage) -> int:
+    """The first correlation of what was sent."""
+    if isinstance(message, Commands):
+        return decode_head(message.body).first_correlation
+    assert isinstance(message, Queries)
+    return message.first_correlation
+
+
+def test_commands_of_a_turn_travel_as_one_batch_and_answers_find_their_way() -> None:
+    """Two requests leave as one message; the answers come back under the client's own numbers."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.command(10, b"\x01", b"\x02")
+    world.command(20, b"\x03")
+    [(to, message)] = world.turn()
+    assert to == N2
+    assert isinstance(message, Commands)
+    assert message.count == 3
+    world.front.on_replies(first_of(message), 3, ["a", "b", "c"], {2: "no"})
+    world.turn()
+    assert [(a.first_correlation, a.count) for a in world.heard if isinstance(a, ClientReplies)] == [
+        (10, 2),
+        (20, 1),
+    ]
+    last = world.heard[-1]
+    assert isinstance(last, ClientReplies)
+    assert last.errors == {0: "no"}
+
+
+def test_without_a_leader_a_command_waits_and_then_did_not_happen() -> None:
+    """It is never sent, and at its deadline the answer is `NoLeader`."""
+    world = World()
+    world.command(1, b"\x01")
+    assert world.turn() == []
+    world.pass_time(5.1)
+    [answer] = world.heard
+    assert isinstance(answer, ClientFailed)
+    assert answer.error == "NoLeader"
+
+
+def test_a_leader_that_appears_gets_what_waited_in_order() -> None:
+    """Parked commands leave in the order of their arrival."""
+    world = World()
+    world.command(1, b"\x01")
+    world.turn()
+    world.command(2, b"\x02")
+    world.turn()
+    world.front.leader_hint("kv", N3, Term(1))
+    [(to, message)] = world.turn()
+    assert (to, isinstance(message, Commands) and message.body[-2:]) == (N3, b"\x01\x02")
+
+
+def test_sent_and_unanswered_is_unknown_and_never_sent_again() -> None:
+    """At the deadline a write's outcome is unknown; a read's time is up."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.command(1, b"\x01")
+    world.query(2, b"\x02")
+    assert len(world.turn()) == 2
+    world.pass_time(5.1)
+    assert [a.error for a in world.heard if isinstance(a, ClientFailed)] == ["OutcomeUnknown", "QueryTimeout"]
+    world.front.leader_hint("kv", N3, Term(2))
+    assert world.turn() == []
+
+
+def test_a_refusal_is_tried_elsewhere() -> None:
+    """`not_leader` means that it was not appended: the named leader is asked next."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.command(1, b"\x01")
+    [(_, message)] = world.turn()
+    world.front.on_rejected(first_of(message), 1, "not_leader", N3)
+    [(to, _)] = world.turn()
+    assert to == N3
+    assert world.heard == []
+
+
+def test_a_refusal_without_a_name_is_tried_again_later() -> None:
+    """The same leader is asked again, but not in a tight loop."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.command(1, b"\x01")
+    [(_, message)] = world.turn()
+    world.front.on_rejected(first_of(message), 1, "wal_down", None)
+    assert world.turn() == []
+    world.now += 0.05
+    assert len(world.turn()) == 1
+
+
+def test_what_cannot_be_queued_is_not_lost() -> None:
+    """A leader out of reach gets the command when it is back; nothing was sent meanwhile."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.reachable = False
+    world.command(1, b"\x01")
+    assert world.turn() == []
+    world.reachable = True
+    world.now += 0.05
+    assert len(world.turn()) == 1
+
+
+def test_an_established_leader_settles_what_earlier_ones_left() -> None:
+    """Writes sent in an earlier term become unknown at once; reads are asked again; later ones stay."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.command(1, b"\x01")
+    world.query(2, b"\x02")
+    world.turn()
+    world.front.leader_hint("kv", N3, Term(2))
+    world.command(3, b"\x03")
+    world.turn()
+    world.front.leader_established("kv", N3, Term(2))
+    [(to, again)] = world.turn()
+    assert to == N3
+    assert isinstance(again, Queries)
+    assert [(a.first_correlation, a.error) for a in world.heard if isinstance(a, ClientFailed)] == [
+        (1, "OutcomeUnknown")
+    ]
+    world.front.leader_established("kv", N3, Term(2))
+    world.front.leader_established("kv", N2, Term(1))
+    assert world.turn() == []
+
+
+def test_an_unfounded_suspicion_costs_nothing() -> None:
+    """While a leader's node is suspected, commands wait; when it is back they go there."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.front.node_lost("n2")
+    assert world.front.leader_of("kv") is None
+    world.command(1, b"\x01")
+    assert world.turn() == []
+    world.front.node_back("n3")
+    assert world.turn() == []
+    world.front.node_back("n2")
+    [(to, _)] = world.turn()
+    assert to == N2
+
+
+def test_a_suspected_leader_that_is_heard_of_again_is_trusted() -> None:
+    """The same leader in the same term, named anew, ends the suspicion."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.front.node_lost("n2")
+    world.front.leader_hint("kv", N2, Term(1))
+    assert world.front.leader_of("kv") == N2
+
+
+def test_old_news_of_a_leader_is_dropped() -> None:
+    """A hint of an earlier term changes nothing."""
+    world = World()
+    world.front.leader_hint("kv", N3, Term(2))
+    world.front.leader_hint("kv", N2, Term(1))
+    assert world.front.leader_of("kv") == N3
+
+
+def test_answers_that_nobody_waits_for_are_dropped() -> None:
+    """Late and doubled replies and refusals, of any numbers, reach nobody."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.command(1, b"\x01")
+    [(_, message)] = world.turn()
+    first = first_of(message)
+    world.front.on_replies(first, 1, ["a"], None)
+    world.front.on_replies(first, 1, ["a"], None)
+    world.front.on_replies(first + 100, 2, msgspec.Raw(b"\x92\x01\x02"), None)
+    world.front.on_rejected(first, 1, "not_leader", N3)
+    assert world.turn() == []
+    assert len(world.heard) == 1
+
+
+def test_a_batch_cut_on_its_way_is_answered_in_parts() -> None:
+    """Low-priority commands are flushed in slices; each slice's answers find their commands."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.command(1, b"\x01", b"\x02", b"\x03")
+    [(_, message)] = world.turn()
+    first = first_of(message)
+    world.front.on_replies(first, 2, ["a", "b"], None)
+    world.front.on_rejected(first + 2, 1, "not_leader", N3)
+    world.turn()
+    parts = [(type(a).__name__, a.first_correlation, a.count) for a in world.heard if not isinstance(a, str)]  # type: ignore[union-attr]
+    assert parts == [("ClientReplies", 1, 2), ("ClientFailed", 3, 1)]
+
+
+def test_too_much_is_refused_at_once() -> None:
+    """Beyond the bounds on commands and bytes the answer is `Overloaded`; what waits is kept."""
+    for world in (World(commands_max=2), World(bytes_max=20)):
+        world.command(1, b"\x01", b"\x02")
+        world.command(3, b"\x03" * 10)
+        world.front.deliver()
+        [answer] = world.heard
+        assert isinstance(answer, ClientFailed)
+        assert answer.error == "Overloaded"
+        world.front.leader_hint("kv", N2, Term(1))
+        assert len(world.turn()) == 1
+
+
+def test_nobody_waits_for_commands_without_a_reply() -> None:
+    """A `noreply` command leaves nothing behind once it is sent."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.command(1, b"\x01", mode=ReplyMode.NOREPLY)
+    assert len(world.turn()) == 1
+    assert world.front.overview()["waiting"] == 0
+    world.pass_time(10)
+    assert world.heard == []
+
+
+def test_local_reads_are_answered_here() -> None:
+    """By the member on this node, or with the error that there is none."""
+    world = World()
+    world.query(1, b"\x01", level="local")
+    world.session.queries(ClientQueries("other", 2, (b"\x01",), "local", 1))
+    world.turn()
+    good, bad = world.heard
+    assert isinstance(good, ClientReplies)
+    assert msgspec.msgpack.decode(good.replies) == ["local"]
+    assert isinstance(bad, ClientReplies)
+    assert bad.errors == {0: "not here"}
+
+
+def test_a_closed_session_hears_nothing() -> None:
+    """Answers for a client that is gone are dropped."""
+    world = World()
+    world.front.leader_hint("kv", N2, Term(1))
+    world.command(1, b"\x01")
+    [(_, message)] = world.turn()
+    world.session.close()
+    world.front.on_replies(first_of(message), 1, ["a"], None)
+    world.turn()
+    assert world.heard == []
+
+
+def test_nonsense_is_a_protocol_error() -> None:
+    """No commands, no reads, or a level that is none."""
+    world = World()
+    with pytest.raises(ProtocolError):
+        world.session.commands(ClientCommands("kv", 1, 0, b"", ReplyMode.NOTIFY, 1))
+    with pytest.raises(ProtocolError):
+        world.query(1)
+    with pytest.raises(ProtocolError):
+        world.query(1, b"\x01", level="eventual")
