@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test check fix bench docs clean
+.PHONY: run test check fix bench sim docs clean
 
 run: $(STAMP)           ## three nodes on this machine, a live table; Ctrl-C stops them
 	$(BIN)/barque dev
@@ -25,6 +25,9 @@ fix: $(STAMP)           ## lint and format, in place
 
 bench: $(STAMP)         ## this machine's figures, Barque alone
 	$(BIN)/barque bench
+
+sim: $(STAMP)           ## five minutes of simulated clusters, with faults, from a fresh seed
+	$(BIN)/barque simulate --seeds 100000 --seconds 300 --start $$(date +%s)
 
 docs: $(STAMP)          ## the documentation as HTML, in docs/_build
 	$(BIN)/pip install -q -e '.[docs]'

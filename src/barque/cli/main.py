@@ -21,6 +21,7 @@ _VERBS = {
     "member": ("barque.cli.later:member", "Change a cluster's members (not in this release)."),
     "recover": ("barque.cli.later:recover", "Recover from a lost quorum (not in this release)."),
     "wal": ("barque.cli.wal:wal", "Look into write-ahead log files."),
+    "simulate": ("barque.cli.simulate:simulate_command", "Run clusters on virtual time, with faults."),
     "bench": ("barque.cli.bench:bench", "Measure this machine."),
     "version": ("barque.cli.version:version", "Show versions: package, protocol, formats."),
 }

@@ -78,7 +78,7 @@ class VirtualProcess:
     def _wake(self) -> None:
         if self._wake_at != self.held_until:
             self._wake_at = self.held_until
-            self.loop.call_at(self.held_until, self._thaw, context=_OUTSIDE)
+            self.loop.call_at(self.held_until, self._thaw, context=OUTSIDE)
 
     def _thaw(self) -> None:
         if self.loop.time() >= self.held_until:
@@ -95,7 +95,7 @@ class VirtualProcess:
         return True
 
 
-_OUTSIDE = contextvars.Context()
+OUTSIDE = contextvars.Context()
 """The context of what belongs to no process."""
 
 
@@ -127,6 +127,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
         time would pass while it looks, and virtual time does not.
         """
         return super().call_at(_on_grid(when), callback, *args, context=context)
+
+    def later(self, seconds: float, callback: Callable[..., Any], *args: Any) -> None:
+        """Call something that belongs to no process, whoever asks for it."""
+        self.call_at(self._now + seconds, callback, *args, context=OUTSIDE)
+
+    def at(self, when: float, callback: Callable[..., Any], *args: Any) -> None:
+        """Likewise, at a time."""
+        self.call_at(when, callback, *args, context=OUTSIDE)
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None

@@ -103,7 +103,7 @@ class Nemesis:
             if not self.over:
                 undo()
 
-        self.sim.loop.call_later(self._length(), run)
+        self.sim.loop.later(self._length(), run)
 
     # --- the network ---------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class Nemesis:
                 faults.cut = times % 2 == 1
                 self.sim.network.faults(other, one).cut = faults.cut
                 if times:
-                    self.sim.loop.call_later(period, flip, times - 1)
+                    self.sim.loop.later(period, flip, times - 1)
 
         flip(2 * self.rng.randrange(1, 10))
 
@@ -187,8 +187,8 @@ class Nemesis:
             host.process_disk.crash_in = self.rng.randrange(1, 40)
 
     def crash_all(self) -> None:
-        """All machines lose power at once."""
-        if all(host.up for host in self.sim.hosts):
+        """All machines that run lose power at once."""
+        if any(host.up for host in self.sim.hosts):
             self._count("crash_all", "all")
             for host in self.sim.hosts:
                 host.crash(power=True)

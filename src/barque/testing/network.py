@@ -136,7 +136,7 @@ class SimNetwork(MemoryNetwork):
         else:
             due = self._last_due[link] = max(due, self._last_due.get(link, 0.0))
         epoch = self._epochs.get(link, 0)
-        self.loop.call_at(due, self._arrive, source, target, incarnation, epoch, payload)
+        self.loop.at(due, self._arrive, source, target, incarnation, epoch, payload)
         if faults is not None and faults.duplicate_rate and self._rng.random() < faults.duplicate_rate:
             self._repeat(source, target, incarnation, payload, departure)
 
@@ -154,7 +154,7 @@ class SimNetwork(MemoryNetwork):
             self.counts["duplicated"] += 1
             due = departure + self.delay() + self._rng.choice((0.0, 0.05, 0.5, 5.0)) * self._rng.random()
             copy = wire.encode_envelopes(again)
-            self.loop.call_at(due, self._arrive, source, target, incarnation, None, copy)
+            self.loop.at(due, self._arrive, source, target, incarnation, None, copy)
 
     def _arrive(self, source: str, target: str, incarnation: int, epoch: int | None, payload: bytes) -> None:
         receiver = self.transport(target)
@@ -214,14 +214,14 @@ class SimNetwork(MemoryNetwork):
                 transport.went_down(peer, reason)
             self.join(transport, peer)
 
-        self.loop.call_later(self.delay(), transport.process.call, tell)
+        self.loop.later(self.delay(), transport.process.call, tell)
 
     def join(self, transport: MemoryTransport, peer: str) -> None:
         """A node wants a link to a peer that may be there."""
         key = (transport.name, transport.incarnation, peer)
         if key not in self._dialing:
             self._dialing[key] = None
-            self.loop.call_later(self._rng.uniform(0.0, _DIAL_S[0]), self._dial, transport, peer)
+            self.loop.later(self._rng.uniform(0.0, _DIAL_S[0]), self._dial, transport, peer)
 
     def _dial(self, transport: SimTransport, peer: str) -> None:
         key = (transport.name, transport.incarnation, peer)
@@ -229,7 +229,7 @@ class SimNetwork(MemoryNetwork):
         if self._nodes.get(transport.name) is not transport or not transport.has_peer(peer):
             del self._dialing[key]
         elif other is None or self.is_cut(transport.name, peer):
-            self.loop.call_later(self._rng.uniform(*_DIAL_S), self._dial, transport, peer)
+            self.loop.later(self._rng.uniform(*_DIAL_S), self._dial, transport, peer)
         else:
             del self._dialing[key]
             transport.process.call(self._connected, transport, peer, other.incarnation)
@@ -298,14 +298,14 @@ class SimClientLink:
         start = network.loop.time() if to_node else self.transport.process.busy_until
         due = self._due[to_node] = max(self._due[to_node], start + network.delay())
         self._queues[to_node].append(call)
-        network.loop.call_at(due, self._arrive, to_node)
+        network.loop.at(due, self._arrive, to_node)
 
     def _arrive(self, to_node: bool) -> None:
         network, queue = self.network, self._queues[to_node]
         if self.is_closed or not queue:
             return
         if network.is_cut(self.client, self.node):
-            network.loop.call_later(_RESEND_S, self._arrive, to_node)
+            network.loop.later(_RESEND_S, self._arrive, to_node)
             return
         call = queue.popleft()
         if not to_node:
@@ -348,7 +348,7 @@ class SimClientLink:
             self.transport.process.call(self._closed_there)
         if not self.is_closed:
             self.is_closed = True
-            self.network.loop.call_later(self.network.delay(), self._on_closed, reason)
+            self.network.loop.later(self.network.delay(), self._on_closed, reason)
 
     def _closed_there(self) -> None:
         handle = self._handle

@@ -25,6 +25,8 @@ from barque.testing.workload import SimClient
 
 LIVENESS_S = 60.0
 """Virtual seconds after healing in which everything must be well again."""
+SETTLE_S = 2.0
+"""Old suspicions may still elect somebody in this time, and ten polls of the failure detector."""
 STABLE_S = 3.0
 _LOGGERS = ("barque", "asyncio")
 
@@ -138,7 +140,7 @@ class Simulation:
         if self.nemesis.over:
             down = 0.05
         self.transcript.counts["restarts"] += 1
-        self.loop.call_later(down, host.start)
+        self.loop.later(down, host.start)
 
     # --- the run -------------------------------------------------------------------------
 
@@ -173,7 +175,7 @@ class Simulation:
 
     async def _phases(self) -> None:
         for host in self.hosts:
-            self.loop.call_later(self.chance.uniform(0, 0.05), host.start)
+            self.loop.later(self.chance.uniform(0, 0.05), host.start)
         self.nemesis.begin()
         for client in self.clients:
             self.keep(self.loop.create_task(client.run()))
@@ -202,6 +204,7 @@ class Simulation:
             self.report(Violation("liveness (I25)", text, self._states()))
             return
         self.recovered_s = self.loop.time() - start
+        await asyncio.sleep(SETTLE_S + self.scenario.time.detector_poll_ms / 100)
         terms = self._terms()
         await asyncio.sleep(STABLE_S)
         if self._terms() != terms:
