@@ -1,6 +1,7 @@
 """`barque node`: one node in this process, until SIGTERM or SIGINT."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
