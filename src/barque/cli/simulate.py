@@ -16,9 +16,16 @@ from barque.testing.swarm import draw_scenario
 @click.option("--seed", type=int, help="Run this seed only, and tell about it.")
 @click.option("--hash", "show_hash", is_flag=True, help="Print the transcript's hash on the last line.")
 @click.option("--trace", is_flag=True, help="Print every event of the run.")
-@click.option("--seconds", type=click.FloatRange(min=0.1), help="Stop a campaign after so much processor time.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.1), help="Stop a campaign after so much processor time."
+)
 def simulate_command(
-    seeds: int | None, start: int | None, seed: int | None, show_hash: bool, trace: bool, seconds: float | None
+    seeds: int | None,
+    start: int | None,
+    seed: int | None,
+    show_hash: bool,
+    trace: bool,
+    seconds: float | None,
 ) -> int:
     """Run whole clusters on virtual time, network and disk, with faults.
 

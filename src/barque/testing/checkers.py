@@ -21,7 +21,8 @@ from barque.core.messages import (
 from barque.core.server import Server
 from barque.log.disk import join
 from barque.log.memtable import Memtable
-from barque.log.meta import MetaRecord, MetaStore
+from barque.log.meta import MetaStore
+from barque.log.meta_format import MetaRecord
 from barque.log.wal_recovery import recover_wal
 from barque.testing.disk import SimDisk
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
@@ -161,7 +162,7 @@ class Durability:
         self._chance = chance
         self._data = data
         self._rate = rate
-        self._acked: dict[ServerId, IndexTerm] = {}
+        self._acked: dict[ServerId, tuple[IndexTerm, Term]] = {}  # and the term of that promise
         self.looks = 0
 
     def log(self, node: str, uid: Uid) -> Memtable:
@@ -186,17 +187,27 @@ class Durability:
         disk = self._disks[node].survivor()
         return MetaStore.open(disk, self._data).read(uid) if disk.exists(join(self._data, "meta")) else None
 
-    def ack(self, server: ServerId, uid: Uid, last: IndexTerm) -> None:
-        """A server says that its log is on disk up to here."""
-        known = self._acked.get(server, IndexTerm(Index(0), Term(0)))
-        if (last.term, last.index) > (known.term, known.index):
-            self._acked[server] = last
+    def ack(self, server: ServerId, uid: Uid, last: IndexTerm, *, promised_in: Term | None) -> None:
+        """A server says that its log is on disk up to here; `promised_in`: to the leader of that term."""
+        known = self._acked.get(server)
+        if promised_in is not None and (
+            known is None or promised_in > known[1] or last.index > known[0].index
+        ):
+            self._acked[server] = (last, promised_in)
         if last.index and self._chance.random() < self._rate:
             found = self.log(server.node, uid).fetch_term(last.index)
             if found != last.term:
                 states = (f"{server} says it has {last}", f"on its disk: term {found} at {last.index}")
                 text = "an acknowledgement left before the entry was synced"
                 self._report(Violation("acks are durable (I11)", text, states))
+
+    def may_overwrite(self, server: ServerId, rpc: AppendEntriesRpc) -> None:
+        """A newer leader may replace what this server promised an older one."""
+        known = self._acked.get(server)
+        if known is None or not rpc.entries or rpc.term <= known[1]:
+            return
+        if rpc.entries[0].first_index <= known[0].index:
+            del self._acked[server]
 
     def committed(self, index: Index, term: Term, members: Iterable[tuple[str, Uid]], quorum: int) -> None:
         """An entry has just been committed: a majority must have it on disk."""
@@ -209,9 +220,10 @@ class Durability:
 
     def restarted(self, server: Server) -> None:
         """A server has recovered: it must not have less than it once said it had."""
-        acked, last = self._acked.get(server.id), server.log.last_index_term()
-        if acked is not None and (last.term, last.index) < (acked.term, acked.index):
-            states = (f"{server.id} acknowledged {acked}", f"after its restart its log ends at {last}")
+        known = self._acked.get(server.id)
+        if known is not None and server.log.fetch_term(known[0].index) != known[0].term:
+            found = f"after its restart its log ends at {server.log.last_index_term()}"
+            states = (f"{server.id} acknowledged {known[0]} in term {known[1]}", found)
             self._report(Violation("acks last (I11)", "a restart forgot acknowledged entries", states))
 
 
@@ -226,19 +238,21 @@ class Bystander:
         self.committed = Committed(report)
         self.durability = Durability(report, disks, chance, data, rate)
 
-    def sent(self, server: Server, message: object) -> None:
+    def sent(self, server: Server, to: ServerId, message: object) -> None:
         """A server gives a message to the transport; it counts whether or not it arrives."""
         match message:
             case AppendEntriesRpc():
                 self.elections.speaks(message.leader_id, message.term)
                 self.elections.leads(server.cfg.cluster_name, message.leader_id, message.term)
                 self.matching.sent(message.leader_id, message)
+                self.durability.may_overwrite(to, message)
             case AppendEntriesReply():
                 # A repeated refusal may be of an earlier term; it promises nothing.
                 if message.success:
                     self.elections.speaks(message.sender, message.term)
                 position = IndexTerm(message.last_index, message.last_term)
-                self.durability.ack(message.sender, server.cfg.uid, position)
+                promised_in = message.term if message.success else None
+                self.durability.ack(message.sender, server.cfg.uid, position, promised_in=promised_in)
             case RequestVoteRpc():
                 self.elections.speaks(message.candidate_id, message.term)
                 self.elections.votes(message.candidate_id, message.candidate_id, message.term)

@@ -6,6 +6,8 @@ nothing to search: the longest list gives each append its place, each read its s
 linearizability is whether that order contradicts real time anywhere.
 
 An operation whose outcome is unknown may take effect at any time after its call, or never.
+The place that an append was told is compared with what reads show; that of an append that no
+read shows is not used further. (The simulator ends with a read of every list, so none is left.)
 """
 
 from collections.abc import Iterable
@@ -69,14 +71,14 @@ def check_history(operations: Iterable[Operation]) -> Anomaly | None:
 
 
 def _check_key(operations: list[Operation]) -> Anomaly | None:
-    appends = {o.element: o for o in operations if o.element is not None}
+    appends: dict[str | None, Operation] = {o.element: o for o in operations if o.element is not None}
     reads = [o for o in operations if o.element is None and o.outcome is Outcome.OK]
     longest = max(reads, key=_length, default=None)
     order = _read_list(longest) if longest is not None else []
     found = _check_elements(order, appends, longest) or _check_prefixes(reads, order, longest)
     if found is not None:
         return found
-    position = {element: at for at, element in enumerate(order)}
+    position: dict[str | None, int] = {element: at for at, element in enumerate(order)}
     slotted: list[tuple[int, float, Operation]] = [(2 * _length(o), o.called, o) for o in reads]
     for element, append in appends.items():
         at = position.get(element)
@@ -87,10 +89,9 @@ def _check_key(operations: list[Operation]) -> Anomaly | None:
             slotted.append((2 * at + 1, append.called, append))
         elif append.outcome is Outcome.OK:
             # Nobody saw it: it can only stand behind everything that was seen.
-            place = append.result if isinstance(append.result, int) else len(order) + 1
-            if place <= len(order) and longest is not None:
+            if isinstance(append.result, int) and append.result <= len(order) and longest is not None:
                 return Anomaly("an acknowledged append is not at its place", (append, longest))
-            slotted.append((2 * place - 1, append.called, append))
+            slotted.append((2 * len(order) + 1, append.called, append))
     return _check_times(slotted)
 
 

@@ -195,7 +195,7 @@ class Host:
             if isinstance(message, RequestVoteResult):
                 self.sim.bystander.voted(server, message, ServerId(to, node))
             else:
-                self.sim.bystander.sent(server, message)
+                self.sim.bystander.sent(server, ServerId(to, node), message)
 
     def _applied(self, meta: CommandMeta, command: str) -> None:
         server = self.server
@@ -205,6 +205,4 @@ class Host:
         if first and server is not None:
             members = [(host.name, host.uid) for host in self.sim.hosts if host.uid is not None]
             if len(members) == len(self.sim.hosts):
-                bystander.durability.committed(
-                    meta.index, meta.term, members, len(self.sim.hosts) // 2 + 1
-                )
+                bystander.durability.committed(meta.index, meta.term, members, len(self.sim.hosts) // 2 + 1)

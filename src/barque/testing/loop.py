@@ -30,7 +30,8 @@ class Livelock(Exception):
 
 class Crashed(BaseException):
     """Raised inside a process to end it, between any two of its operations. Not an `Exception`:
-    no handler for errors may survive the death of its process."""
+    no handler for errors may survive the death of its process.
+    """
 
 
 class VirtualProcess:
@@ -118,8 +119,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Virtual seconds since the loop was made."""
         return self._now
 
-    def call_at(
-        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    def call_at(  # type: ignore[override]  # the variadic generics of typeshed
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """See `AbstractEventLoop`. Times are whole ticks of a nanosecond or so, rounded up.
 
@@ -144,7 +149,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             raise RuntimeError("a simulation has one thread")
         return self.call_soon(callback, *args, context=context)
 
-    def run_in_executor(self, *_: Any, **__: Any) -> Any:
+    def run_in_executor(self, *_: Any, **__: Any) -> Any:  # type: ignore[override]  # it only refuses
         """There are no threads here."""
         raise RuntimeError("a simulation has one thread")
 

@@ -53,7 +53,9 @@ class Nemesis:
                 if source != target:
                     faults = network.faults(source, target)
                     faults.drop_rate = scenario.loss_rate if "loss" in scenario.faults else 0.0
-                    faults.duplicate_rate = scenario.duplicate_rate if "duplicates" in scenario.faults else 0.0
+                    faults.duplicate_rate = (
+                        scenario.duplicate_rate if "duplicates" in scenario.faults else 0.0
+                    )
                     faults.reorder_rate = scenario.reorder_rate if "reordering" in scenario.faults else 0.0
 
     async def run(self) -> None:

@@ -171,7 +171,8 @@ class SimNetwork(MemoryNetwork):
 
     def add(self, transport: MemoryTransport) -> None:
         """A node has started: links come up, both ways."""
-        assert isinstance(transport, SimTransport) and transport.name not in self._nodes
+        assert isinstance(transport, SimTransport)
+        assert transport.name not in self._nodes
         self._nodes[transport.name] = transport
         for link in list(self._links):
             if link.node == transport.name:

@@ -197,7 +197,7 @@ class Simulation:
                 for client in self.clients:
                     await self._until(lambda c=client: c.append("k0", 2.0))  # type: ignore[misc]
                 phase = "all members to be equal"
-                while not self._equal():
+                while not self._equal():  # noqa: ASYNC110  # looks at what others do
                     await asyncio.sleep(0.05)
         except TimeoutError:
             text = f"waited {LIVENESS_S:.0f} s without faults for {phase}"
@@ -216,7 +216,7 @@ class Simulation:
         self._check_end()
 
     async def _until(self, attempt: Callable[[], Coroutine[Any, Any, Operation]]) -> None:
-        while (await attempt()).outcome is not Outcome.OK:
+        while (await attempt()).outcome is not Outcome.OK:  # noqa: ASYNC110  # not an event
             await asyncio.sleep(0.05)
 
     def _equal(self) -> bool:
@@ -242,11 +242,13 @@ class Simulation:
     def _check_end(self) -> None:
         states = [host.server.machine_state for host in self.hosts if host.server is not None]
         if any(state != states[0] for state in states):
-            self.report(Violation("same state (I18)", "equal logs, different machines", tuple(map(str, states))))
+            self.report(
+                Violation("same state (I18)", "equal logs, different machines", tuple(map(str, states)))
+            )
         anomaly = check_history(self._history())
         if anomaly is not None:
-            states = tuple(map(str, anomaly.operations))
-            self.report(Violation("linearizability (I14 to I17)", anomaly.text, states))
+            shown = tuple(map(str, anomaly.operations))
+            self.report(Violation("linearizability (I14 to I17)", anomaly.text, shown))
 
     def _history(self) -> list[Operation]:
         return [operation for client in self.clients for operation in client.history]
@@ -316,4 +318,3 @@ def simulate(seed: int, scenario: Scenario | None = None, *, trace: bool = False
     The report says what happened; `str` of it tells a violation with its replay command.
     """
     return Simulation(seed, scenario or draw_scenario(seed), trace=trace).run()
-

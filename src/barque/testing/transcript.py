@@ -45,7 +45,7 @@ class Transcript:
         self._last.append((now, who, text, payload))
         if self._echo:
             for line in _lines(self._last[-1]):
-                print(line)  # noqa: T201  # a trace was asked for
+                print(line)  # a trace was asked for
 
     def hexdigest(self) -> str:
         """The hash of everything so far."""

@@ -60,6 +60,7 @@ class SimClient:
         self._scenario = scenario
         self._rng = rng
         self._next = 0
+
         async def connect(
             address: str, connection: Connection, on_closed: Callable[[str], None]
         ) -> tuple[Link, str]:

@@ -1,0 +1,63 @@
+"""Seeds: the same twice, those that once failed, and some that nobody has run before."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from barque.testing.simulator import simulate
+from barque.testing.swarm import Scenario
+
+REGRESSIONS = [
+    int(line.split()[0])
+    for line in (Path(__file__).parent / "regressions.txt").read_text().splitlines()
+    if line.strip() and not line.startswith("#")
+]
+FRESH_S = 15.0
+
+
+def hash_of(seeds: list[int], hash_seed: str) -> list[str]:
+    """The transcripts' hashes of some seeds, from a process of its own."""
+    code = "import sys; from barque.testing.simulator import simulate\n"
+    code += "for seed in sys.argv[1:]: print(simulate(int(seed)).hash)"
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    command = [sys.executable, "-c", code, *map(str, seeds)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_same_seed_same_run() -> None:
+    """Two processes with different hash seeds do exactly the same for the same seeds."""
+    seeds = [3, 4, 16, 22, 38]
+    found = hash_of(seeds, "1")
+    assert found == hash_of(seeds, "2")
+    assert len(set(found)) == len(seeds)
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_seeds_that_once_failed(seed: int) -> None:
+    """A seed that ever failed is run for ever."""
+    report = simulate(seed)
+    assert report.violation is None, str(report)
+
+
+def test_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seeds that nobody has run before, for some seconds of processor time."""
+    seed = first = int(time.time()) * 1_000
+    start = time.process_time()
+    while time.process_time() - start < FRESH_S:
+        report = simulate(seed)
+        assert report.violation is None, str(report)
+        seed += 1
+    with capsys.disabled():
+        print(f"\nsimulated seeds {first} to {seed - 1}")
+
+
+def test_a_calm_cluster_elects_once_and_refuses_nothing() -> None:
+    """Without any fault there is one election, every operation is answered, and the run counts."""
+    report = simulate(1, Scenario(duration_s=3.0, think_s=0.02))
+    assert report.violation is None, str(report)
+    assert (report.elections, report.unknown, report.failed, report.void) == (1, 0, 0, "")
+    assert report.operations > 100
