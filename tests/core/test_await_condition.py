@@ -1,7 +1,15 @@
 """Waiting for one thing (W-1 to W-6); the table has the rest."""
 
 from barque.core.effects import StartConditionTimeout
-from barque.core.messages import AppendEntriesRpc, AwaitConditionTimeout, Tick, WalFailed, WalUp
+from barque.core.messages import (
+    AppendEntriesRpc,
+    AwaitConditionTimeout,
+    ElectionTimeout,
+    NodeStatus,
+    Tick,
+    WalFailed,
+    WalUp,
+)
 from barque.core.server import RaftState
 from barque.testing.core_cluster import CoreCluster
 from barque.types import ReplyMode
@@ -76,3 +84,29 @@ def test_a_follower_whose_log_failed_takes_the_entries_later() -> None:
     cluster["a"].handle(Tick(0))
     cluster.settle()
     assert cluster.replies() == [("x",)]
+
+
+def test_a_leader_within_reach_again_is_told_again_what_is_missing() -> None:
+    """The answer that began the wait may have been lost with the connection; it is repeated.
+
+    Seen with real nodes: a follower that started last answered before it had connected to its leader, and both
+    waited for each other.
+    """
+    cluster = CoreCluster("a", "b", "c")
+    cluster.partition("ab", "c")
+    cluster["a"].handle(ElectionTimeout())
+    cluster.settle("a", "b")
+    cluster.heal()
+    leader, follower = cluster["a"], cluster["c"]
+    leader.handle(NodeStatus("node_c", up=True))
+    cluster.cut = {(follower.id, leader.id)}
+    cluster.deliver()
+    assert follower.server.raft_state is RaftState.AWAIT_CONDITION
+    leader.handle(Tick(0))
+    cluster.deliver()
+    assert follower.server.raft_state is RaftState.AWAIT_CONDITION
+    cluster.heal()
+    follower.handle(NodeStatus("node_a", up=True))
+    cluster.settle()
+    assert follower.server.raft_state is RaftState.FOLLOWER
+    assert follower.server.log.last_index_term() == leader.server.log.last_index_term()

@@ -467,7 +467,7 @@ RULES: list[Row] = [
     ("§10.9", "gap", always(ServerDown(B, True)), 0, F, []),
     ("§10.9", "gap", always(ServerDown(STRANGER, True)), 0, W, []),
     ("§10.9", "gap", always(NodeStatus("node_b", False)), 0, F, []),
-    ("§10.9", "gap", always(NodeStatus("node_b", True)), 0, W, []),
+    ("§10.9", "gap", always(NodeStatus("node_b", True)), 0, W, ["AppendEntriesReply"]),
 ]
 
 

@@ -67,9 +67,7 @@ def handle_await_condition(server: Server, message: Message) -> Transition:
             gone = message.server == server.leader_id
             return yield_to(server, server.current_term, message) if gone else server.stay()  # §10.9
         case NodeStatus():
-            leader = server.leader_id
-            gone = not message.up and leader is not None and leader.node == message.node
-            return yield_to(server, server.current_term, message) if gone else server.stay()  # FD-03
+            return _on_node_status(server, role, message)
         case AppendEntriesRpc() | InstallSnapshotRpc():
             return _check(server, role, message, replay=True)  # W-6
         case (
@@ -85,6 +83,16 @@ def handle_await_condition(server: Server, message: Message) -> Transition:
             return _check(server, role, message, replay=True)  # a waiting leader's own business
         case _:
             assert_never(message)
+
+
+def _on_node_status(server: Server, role: WaitingRole, message: NodeStatus) -> Transition:
+    """FD-03; and a leader that comes within reach may have missed what we told it: say it again."""
+    leader = server.leader_id
+    if leader is None or leader.node != message.node:
+        return server.stay()
+    if message.up:
+        return server.stay(*role.timeout_effects(server))
+    return yield_to(server, server.current_term, message)
 
 
 def _on_pre_vote(server: Server, role: WaitingRole, rpc: PreVoteRpc) -> Transition:

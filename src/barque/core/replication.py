@@ -248,7 +248,8 @@ def _await_catch_up(server: Server, rpc: AppendEntriesRpc, found: Found, effects
     """F-1 (b), (c): say where to continue, then wait for an RPC that does (REPL-16, REPL-17).
 
     RPCs already under way do not fit either; answering each would rewind the leader again and
-    again. So all but the fitting one are ignored, and the answer is repeated after a while.
+    again. So all but the fitting one are ignored, and the answer is repeated after a while: after
+    a tick, not after Ra's 30 s, since a lost answer would keep us out for all that time.
     """
     if found is Found.MISSING:
         reply = append_entries_reply(server, success=False)
@@ -258,7 +259,7 @@ def _await_catch_up(server: Server, rpc: AppendEntriesRpc, found: Found, effects
         CatchUp(missing=found is Found.MISSING),
         timeout_effects=lambda _server: [Cast(rpc.leader_id, reply)],
     )
-    timeout = StartConditionTimeout(server.cfg.await_condition_timeout_ms)
+    timeout = StartConditionTimeout(server.cfg.catch_up_timeout_ms)
     return Transition(RaftState.AWAIT_CONDITION, [*effects, Cast(rpc.leader_id, reply), timeout])
 
 

@@ -135,6 +135,7 @@ class System:
             machine=self._machine(record.machine),
             machine_args=record.arguments,
             await_condition_timeout_ms=self._times.await_condition_timeout_ms,
+            catch_up_timeout_ms=self._times.tick_ms,
             wal_down_timeout_ms=self._times.wal_down_timeout_ms,
         )
         meta = self.storage.meta.read(record.uid)
