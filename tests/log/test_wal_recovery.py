@@ -120,8 +120,9 @@ def _copy(source: SimDisk) -> SimDisk:
     disk = SimDisk(random.Random(5))
     for directory in (DATA, WAL):
         disk.mkdir(directory)
-        for name in source.listdir(directory):
-            disk.set_content(f"{directory}/{name}", source.read_file(f"{directory}/{name}"))
+        for path in (f"{directory}/{name}" for name in source.listdir(directory)):
+            if path != WAL:
+                disk.set_content(path, source.read_file(path))
     return disk
 
 
