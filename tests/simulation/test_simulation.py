@@ -16,7 +16,7 @@ REGRESSIONS = [
     for line in (Path(__file__).parent / "regressions.txt").read_text().splitlines()
     if line.strip() and not line.startswith("#")
 ]
-FRESH_S = 15.0
+FRESH_S = 12.0
 
 
 def hash_of(seeds: list[int], hash_seed: str) -> list[str]:
@@ -30,7 +30,7 @@ def hash_of(seeds: list[int], hash_seed: str) -> list[str]:
 
 def test_same_seed_same_run() -> None:
     """Two processes with different hash seeds do exactly the same for the same seeds."""
-    seeds = [3, 4, 16, 22, 38]
+    seeds = [3, 4, 16, 22]
     found = hash_of(seeds, "1")
     assert found == hash_of(seeds, "2")
     assert len(set(found)) == len(seeds)

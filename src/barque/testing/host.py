@@ -191,6 +191,7 @@ class Host:
         if not to or self.process is None:
             return
         server = self.server
+        self.sim.nemesis.sent(self, message)
         if server is not None:
             if isinstance(message, RequestVoteResult):
                 self.sim.bystander.voted(server, message, ServerId(to, node))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, RequestVoteResult, RequestVoteRpc
 from barque.core.server import RaftState
 from barque.errors import BarqueError
 from barque.testing.host import Host
@@ -14,6 +15,13 @@ from barque.testing.workload import CLUSTER
 
 if TYPE_CHECKING:
     from barque.testing.simulator import Simulation
+
+_CRASH_RATES: dict[type, float] = {
+    RequestVoteResult: 0.2,
+    RequestVoteRpc: 0.05,
+    AppendEntriesReply: 0.005,
+    AppendEntriesRpc: 0.002,
+}
 
 
 class Nemesis:
@@ -100,12 +108,32 @@ class Nemesis:
         self.fired[name] += 1
         self.sim.transcript.note(who, f"fault: {name}")
 
-    def _later(self, undo: Callable[[], None]) -> None:
+    def _later(self, undo: Callable[[], None], at_least_s: float = 0.0) -> None:
         def run() -> None:
             if not self.over:
                 undo()
 
-        self.sim.loop.later(self._length(), run)
+        self.sim.loop.later(at_least_s + self._length(), run)
+
+    def _election_s(self) -> float:
+        """Half of the time, as long as others need to miss a leader and elect another."""
+        times = self.scenario.time
+        return self.rng.choice((0, 3 * times.detector_poll_ms + 20 * times.broadcast_time_ms)) / 1000
+
+    def sent(self, host: Host, message: object) -> None:
+        """Let a process die just when it has promised something: `crash_on_send`."""
+        if self.over or "crash_on_send" not in self.scenario.faults or host.process is None:
+            return
+        rate = _CRASH_RATES.get(type(message), 0.0)
+        if rate and self.rng.random() < rate:
+            process, power = host.process, self.rng.random() < 0.7
+            self._count("crash_on_send", host.name)
+
+            def die() -> None:
+                if host.process is process and not self.over:
+                    host.crash(power=power)
+
+            self.sim.loop.later(self.rng.choice((0.0, 1.0)) * self.rng.random() * 0.01, die)
 
     # --- the network ---------------------------------------------------------------------
 
@@ -129,14 +157,14 @@ class Nemesis:
                 for target in other:
                     if source in self.sim.names and target in self.sim.names:
                         self.sim.network.disconnect(source, target)
-        self._later(lambda: self._join(one, other))
+        self._later(lambda: self._join(one, other), self._election_s())
 
     def one_way(self) -> None:
         """Nothing passes from one part to the other."""
         one, other = self._sides()
         self._count("one_way", "|".join(one))
         self.sim.network.partition(one, other, one_way=True)
-        self._later(lambda: self._join(one, other))
+        self._later(lambda: self._join(one, other), self._election_s())
 
     def _join(self, one: list[str], other: list[str]) -> None:
         for source in one:

@@ -5,6 +5,7 @@ of bystanders (`checkers`), and reports. docs/explanation/simulation.md tells ho
 """
 
 import asyncio
+import inspect
 import logging
 import random
 from collections.abc import Callable, Coroutine
@@ -161,10 +162,21 @@ class Simulation:
             for host in self.hosts:
                 if host.process is not None:
                     host.process.kill()
+            self._bury()
             asyncio.set_event_loop(None)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
         return self._result()
+
+    def _bury(self) -> None:
+        """Let go of what was under way in processes that are dead by now, without a word."""
+        for task in asyncio.all_tasks(self.loop):
+            work = task.get_coro()
+            if inspect.iscoroutine(work) and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+                work.close()
+        if self._failed.done():
+            self._failed.exception()
+        self.loop.close()
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(work)

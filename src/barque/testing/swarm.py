@@ -24,6 +24,7 @@ FAULTS = (
     "power_loss",
     "crash_in_disk",
     "crash_all",
+    "crash_on_send",
     "pause",
     "sync_error",
     "disk_full",
@@ -33,7 +34,7 @@ FAULTS = (
 )
 """All faults of this stage, by name; docs/explanation/faults.md has a row for each."""
 
-STEADY = ("loss", "duplicates", "reordering", "late_frames")
+STEADY = ("loss", "duplicates", "reordering", "late_frames", "crash_on_send")
 """Those that hold for the whole first phase; the others happen from time to time."""
 
 
@@ -100,7 +101,7 @@ def draw_scenario(seed: int) -> Scenario:
         sync_s=rng.choice(((0.0, 0.0), (0.0001, 0.0005), (0.001, 0.005))),
         clients=rng.choice((2, 3, 4)),
         workers=rng.choice((1, 2, 4)),
-        keys=rng.choice((1, 2, 5)),
+        keys=rng.choice((1, 1, 2, 5)),
         think_s=rng.choice((0.02, 0.05, 0.2)),
         timeout_s=rng.choice((0.2, 1.0, 3.0)),
         read_share=rng.choice((0.2, 0.4, 0.7)),
