@@ -66,7 +66,7 @@ from barque.types import ClientRef, ServerId
 logger = logging.getLogger("barque.node")
 
 _ROUNDS_MAX = 8
-_COMMIT_DELAY_S = 0.002
+_COMMIT_DELAY_S = 0.005
 _STOP_TRANSFER_S = 1.0
 
 

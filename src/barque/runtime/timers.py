@@ -13,6 +13,8 @@ from typing import TypeAlias
 from barque.runtime.clock import Clock
 
 Callback: TypeAlias = Callable[[], None]
+_GRAIN_S = 0.001
+"""Some loops count whole milliseconds and would wake us up to one too early, again and again."""
 
 
 class _Timer:
@@ -171,7 +173,7 @@ class TimerDriver:
         if self._handle is not None:
             self._handle.cancel()
         loop = asyncio.get_running_loop()
-        delay_s = max(0.0, deadline - self._clock.monotonic())
+        delay_s = max(0.0, deadline - self._clock.monotonic()) + _GRAIN_S
         self._wake_at = deadline
         self._handle = loop.call_at(loop.time() + delay_s, self._wake)
 
