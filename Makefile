@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test check fix bench sim docs clean
+.PHONY: run test check fix bench sim mutants docs clean
 
 run: $(STAMP)           ## three nodes on this machine, a live table; Ctrl-C stops them
 	$(BIN)/barque dev
@@ -28,6 +28,9 @@ bench: $(STAMP)         ## this machine's figures, Barque alone
 
 sim: $(STAMP)           ## five minutes of simulated clusters, with faults, from a fresh seed
 	$(BIN)/barque simulate --seeds 100000 --seconds 300 --start $$(date +%s)
+
+mutants: $(STAMP)       ## which planted bugs the simulator finds, and how soon; takes half an hour
+	-BARQUE_ALL_MUTANTS=1 $(BIN)/python -m pytest tests/simulation/test_mutants.py --timeout 300
 
 docs: $(STAMP)          ## the documentation as HTML, in docs/_build
 	$(BIN)/pip install -q -e '.[docs]'
