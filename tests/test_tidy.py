@@ -22,7 +22,8 @@ LAYERS: dict[str, set[str]] = {
     "client": BASE | {"machine", "core", "transport", "log", "runtime"},
     "gateways": BASE | {"machine", "core", "transport", "log", "runtime", "client"},
     "bench": BASE | {"machine", "core", "transport", "log", "runtime", "client"},
-    "cli": BASE | {"machine", "core", "transport", "log", "runtime", "client", "gateways", "bench", "testing"},
+    "cli": BASE
+    | {"machine", "core", "transport", "log", "runtime", "client", "gateways", "bench", "testing"},
     "testing": BASE | {"machine", "core", "transport", "log", "runtime", "client"},
 }
 """Which layer may import which (design §3): arrows only point down."""
