@@ -9,7 +9,7 @@ The layers, lowest first; arrows only point down, and a test sees to it:
 - `runtime`: a node performs the effects, on one event loop.
 - `client`: commands and reads, with typed outcomes.
 - `gateways`, `bench` and `cli`: the Redis protocol, benchmarks, and the command line.
-- `testing`: clusters without a disk, a network or a clock, for your tests and ours.
+- `testing`: hand-driven clusters, and a simulator of whole nodes from one seed.
 """
 
 from barque.client import sync

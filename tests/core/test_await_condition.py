@@ -89,8 +89,8 @@ def test_a_follower_whose_log_failed_takes_the_entries_later() -> None:
 def test_a_leader_within_reach_again_is_told_again_what_is_missing() -> None:
     """The answer that began the wait may have been lost with the connection; it is repeated.
 
-    Seen with real nodes: a follower that started last answered before it had connected to its leader, and both
-    waited for each other.
+    Seen with real nodes: a follower that started last answered before it had connected to its
+    leader, and both waited for each other.
     """
     cluster = CoreCluster("a", "b", "c")
     cluster.partition("ab", "c")
