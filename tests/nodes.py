@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import random
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import barque
+from tests.ports import free_port
 
 SECRET = "a secret for tests only"
 PATIENCE_S = 20.0
@@ -50,15 +49,6 @@ class Adder(barque.Machine[int]):
     def overview(self, state: int) -> dict[str, Any]:
         """The sum."""
         return {"sum": state}
-
-
-def free_port() -> int:
-    """A port that nobody listens on now, outside the range that outgoing connections use."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 async def until(condition: Callable[[], Awaitable[Any]], what: str) -> Any:

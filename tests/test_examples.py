@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from tests.nodes import free_port
+from tests.ports import free_port
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

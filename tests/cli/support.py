@@ -3,13 +3,14 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_ports
 
 from barque.cli.dev_directory import DevDirectory
 from barque.cli.dev_processes import is_alive, send_signal
@@ -32,21 +33,6 @@ def run_barque(
         stdin=subprocess.DEVNULL,
         check=False,
     )
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` consecutive ports that nobody uses."""
-    for _ in range(200):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            first = probe.getsockname()[1]
-        try:
-            held = [socket.create_server(("127.0.0.1", first + i)) for i in range(count)]
-        except (OSError, OverflowError):
-            continue
-        for one in held:
-            one.close()
-        return int(first)
-    raise AssertionError("no consecutive free ports")
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.support import Dev, free_ports, run_barque, wait_for
+from tests.cli.support import Dev, run_barque, wait_for
+from tests.ports import free_ports
 
 from barque.cli.dev_directory import ProcessMark
 from barque.cli.dev_processes import is_alive, mark_of, send_signal

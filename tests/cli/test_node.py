@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.support import free_ports, run_barque, wait_for
+from tests.cli.support import run_barque, wait_for
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
 

@@ -5,7 +5,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.nodes import SECRET, free_port, nodes, until
+from tests.nodes import SECRET, nodes, until
+from tests.ports import free_port
 
 import barque
 from barque.errors import NoLeader, Stopped, Unauthenticated

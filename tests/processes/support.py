@@ -3,15 +3,16 @@
 import asyncio
 import collections
 import contextlib
+import itertools
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 import barque
 from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
@@ -19,15 +20,7 @@ from barque.machine.kv_commands import Append, Get
 
 SECRET = "a secret for tests only"
 PATIENCE_S = 30.0
-
-
-def free_port() -> int:
-    """A port that nobody listens on now, outside the range that outgoing connections use."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+_clusters = itertools.count(1)
 
 
 async def until(condition: Callable[[], Awaitable[Any]], what: str) -> Any:
@@ -47,6 +40,7 @@ class Cluster:
 
     def __init__(self, directory: Path, names: tuple[str, ...] = ("n1", "n2", "n3")) -> None:
         self.directory = directory
+        self.installation = f"tests-{os.getpid()}-{next(_clusters)}"  # a stranger's node is refused
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in names}
         self.resp_ports = {name: free_port() for name in names}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -60,6 +54,7 @@ class Cluster:
 name = "{name}"
 data_dir = "{self.directory / name}"
 secret = "{SECRET}"
+installation = "{self.installation}"
 [nodes]
 {nodes}
 [resp]
@@ -99,7 +94,7 @@ machine = "kv"
     def client(self, *names: str, timeout_s: float = 5.0) -> barque.Client:
         """A client that knows these nodes, or all."""
         addresses = [self.addresses[name] for name in names or self.addresses]
-        return barque.Client(addresses, secret=SECRET, timeout_s=timeout_s)
+        return barque.Client(addresses, secret=SECRET, installation=self.installation, timeout_s=timeout_s)
 
     async def leader(self, client: barque.Client) -> str:
         """The node whose member leads, once one does."""
@@ -236,7 +231,8 @@ class Writers:
         for i in list(self.acked):
             acked, unknown = self.acked[i], self.unknown[i]
             found = await self.list_of(client, i)
-            assert len(found) == len(set(found)), f"list {i}: a token appears twice"
+            twice = sorted(t for t, n in collections.Counter(found).items() if n > 1)
+            assert not twice, f"list {i}: {twice[:5]} twice in {len(found)}, unknown: {sorted(unknown)[:5]}"
             in_time = [token for token in found if token not in unknown]  # what is unknown may come late
             assert sorted(in_time) == in_time, f"list {i}: out of order"
             assert set(acked) <= set(found), f"list {i}: lost {set(acked) - set(found)}"
