@@ -159,6 +159,21 @@ async def test_bad_requests_are_refused_with_the_cause(tmp_path: Path) -> None:
             await client.call("nonsense", {})
 
 
+async def test_counters_tell_what_happened(tmp_path: Path) -> None:
+    """The overview's counters agree with what was done, and with where the member stands."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        for _ in range(7):
+            await client.process_command("sum", 1)
+        await client.consistent_query("sum")
+        overview = await client.overview("sum")
+        counters = overview["counters"]
+        assert (counters["commands"], counters["consistent_queries"]) == (7, 1)
+        for name in ("commit_index", "last_applied", "last_index", "last_written_index"):
+            assert counters[name] == overview[name] == 8
+        assert counters["term"] == overview["current_term"]
+
+
 async def test_status_names_the_unreachable(tmp_path: Path) -> None:
     """Status comes from any one node, and says of the others why they did not answer."""
     async with nodes(tmp_path) as three, three.client("n2") as client:

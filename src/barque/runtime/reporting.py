@@ -109,7 +109,7 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
         }
         if server.raft_state is RaftState.LEADER
         else {},
-        "counters": process.counters.overview(),
+        "counters": process.count_overview(),
     }
 
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from barque.core import invariants
 from barque.core.effects import Effect
-from barque.core.messages import Message, Tick
+from barque.core.messages import (
+    AppendEntriesReply,
+    AppendEntriesRpc,
+    Commands,
+    FlushCommands,
+    Message,
+    Queries,
+    Tick,
+)
 from barque.core.server import RaftState, Server
 from barque.core.step import has_unfinished_business, recover, step
 from barque.runtime.counters import ServerCounters
@@ -96,6 +104,7 @@ class ServerProcess:
         state, leader = server.raft_state, server.leader_id
         self._busy = True
         self._active[self] = None
+        self._count(message)
         try:
             if self.checked:
                 before = invariants.observe(server)
@@ -143,6 +152,42 @@ class ServerProcess:
                 return
         if not self._busy:
             self._run()
+
+    def _count(self, message: Message) -> None:
+        """CNT-03, of what exists now."""
+        counters = self.counters.raft
+        match message:
+            case AppendEntriesRpc():
+                if message.entries:
+                    counters.aer_received_follower += 1
+                else:
+                    counters.aer_received_follower_empty += 1
+            case AppendEntriesReply():
+                if message.success:
+                    counters.aer_replies_success += 1
+                else:
+                    counters.aer_replies_fail += 1
+            case Commands():
+                counters.commands += message.count
+            case Queries() if message.consistent:
+                counters.consistent_queries += len(message.payloads)
+            case FlushCommands():
+                counters.command_flushes += 1
+            case _:
+                pass
+
+    def count_overview(self) -> dict[str, int]:
+        """All counters; where the server stands (CNT-05) is read off now."""
+        server, counters = self.server, self.counters.raft
+        counters.term = server.current_term
+        counters.commit_index = server.commit_index
+        counters.last_applied = server.last_applied
+        counters.last_index = server.log.last_index_term().index
+        counters.last_written_index = server.log.last_written().index
+        counters.snapshot_index = server.log.snapshot_index_term().index
+        counters.commit_latency = server.commit_latency_ms
+        counters.effective_machine_version = server.effective_machine_version
+        return self.counters.overview()
 
     def tick(self, now_ms: int) -> bool:
         """Look after unfinished business; False when there is none left (idle costs nothing)."""

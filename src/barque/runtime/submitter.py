@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
-from barque.errors import BarqueError
-
 Done: TypeAlias = Callable[[Any], None]
 """Called once, on the loop, with the machine's (decoded) reply or with a `BarqueError`."""
 
@@ -24,8 +22,3 @@ class Submitter(Protocol):
 
         `done` gets the answer, a `Refused` or a `QueryTimeout`.
         """
-
-
-def is_error(outcome: Any) -> bool:
-    """Whether `done` was called with an error rather than a reply."""
-    return isinstance(outcome, BarqueError)
