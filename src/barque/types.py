@@ -27,6 +27,17 @@ class ReplyMode(enum.IntEnum):
     NOTIFY = 3
 
 
+class Membership(enum.StrEnum):
+    """What a member may do (MEMB-06 to MEMB-08)."""
+
+    VOTER = "voter"
+    """Counts in every quorum, may lead."""
+    PROMOTABLE = "promotable"
+    """Receives entries; becomes a voter when it has caught up with its target."""
+    NON_VOTER = "non_voter"
+    """Receives entries for ever, and decides nothing."""
+
+
 class ServerId(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
     """The stable address of one member: its registered name on a node."""
 
@@ -42,6 +53,19 @@ class IndexTerm(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     index: Index
     term: Term
+
+
+class MemberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One member of a configuration, as logs and snapshots keep it (docs/formats/entry-batch.md).
+
+    `uid` tells the incarnations of one address apart; None until it is known. A promotable member becomes
+    a voter when `target` is on its disk.
+    """
+
+    id: ServerId
+    uid: Uid | None = None
+    membership: Membership = Membership.VOTER
+    target: Index = Index(0)
 
 
 class ClientRef(msgspec.Struct, frozen=True, array_like=True, gc=False):

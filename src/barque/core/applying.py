@@ -5,10 +5,11 @@ follower's machine asks for is returned as well; the executor performs it only o
 """
 
 from collections.abc import Callable
-from typing import Any, assert_never
+from typing import Any, assert_never, get_args
 
 import msgspec
 
+from barque.core.configuration import apply_cluster_change
 from barque.core.effects import Applied, AppliedTo, Effect, LeaderEstablished
 from barque.core.entries import (
     BodyHead,
@@ -21,13 +22,13 @@ from barque.core.entries import (
 )
 from barque.core.server import RaftState, Server
 from barque.errors import MachineFault
-from barque.machine.effects import Append, Aux, SendMsg, Timer
+from barque.machine.effects import MachineEffect
 from barque.machine.machine import Builtin, CommandMeta, MachineVersion
 from barque.types import NOBODY, Index, IndexTerm, ReplyMode
 
 _APPLY_ENTRIES_MAX = 65_536
 _APPLY_BYTES_MAX = 64 * 1024 * 1024
-_MACHINE_EFFECTS = (Timer, SendMsg, Append, Aux)
+_MACHINE_EFFECTS = get_args(MachineEffect)
 _encode = msgspec.msgpack.encode
 _split: Callable[[bytes], list[msgspec.Raw]] = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_version = msgspec.msgpack.Decoder(int).decode
@@ -57,8 +58,8 @@ def apply_to(server: Server, target: Index) -> list[Effect]:
 
 
 def _frozen(server: Server) -> bool:
-    """VER-02: a version that we do not have is in force; replicate, but apply nothing."""
-    return server.cfg.machine.version < server.effective_machine_version
+    """VER-02: a version that we do not have is in force, or there is no cluster any more; apply nothing."""
+    return server.deleted or server.cfg.machine.version < server.effective_machine_version
 
 
 def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bool:
@@ -74,8 +75,14 @@ def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bo
         case EntryKind.BUILTIN:
             [payload] = payloads_of(batch.body, 1, head)
             _apply_builtin(server, batch, _decode_builtin(payload), effects)
-        case EntryKind.CLUSTER_CHANGE | EntryKind.CLUSTER_DELETE:
-            raise MachineFault(f"{head.kind.name} at {batch.first_index}: written by a newer release")
+        case EntryKind.CLUSTER_CHANGE:
+            effects += apply_cluster_change(server, batch)
+            _answer_ok(server, head, effects)
+        case EntryKind.CLUSTER_DELETE:
+            # The machine's last word (CORE-11), and then nothing is applied any more.
+            server.deleted = True
+            _take_effects(server.machine.state_enter("eol", server.machine_state), effects)
+            _answer_ok(server, head, effects)
         case _:
             assert_never(head.kind)
     server.last_applied = batch.last_index
@@ -83,10 +90,18 @@ def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bo
     return True
 
 
+def _answer_ok(server: Server, head: BodyHead, effects: list[Effect]) -> None:
+    """A change to the cluster has no reply but that it happened."""
+    if head.reply_mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and (
+        server.raft_state is RaftState.LEADER
+    ):
+        effects.append(Applied(head.origin, head.first_correlation, ["ok"]))
+
+
 def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list[Effect]) -> None:
     commands, errors = _decode_user(server, batch, head)
     replies: list[Any] = []
-    machine_apply, state = server.cfg.machine.apply, server.machine_state
+    machine_apply, state = server.machine.apply, server.machine_state
     term, version, time_ms = batch.term, server.effective_machine_version, server.machine_time_ms
     origin, mode = head.origin, head.reply_mode
     index = batch.first_index
@@ -105,7 +120,7 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
             index = Index(index + 1)
     except Exception as error:
         raise MachineFault(
-            f"{type(server.cfg.machine).__name__}.apply raised at index {index}: {error!r}"
+            f"{type(server.machine).__name__}.apply raised at index {index}: {error!r}"
         ) from error
     server.machine_state = state
     if mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and server.raft_state is RaftState.LEADER:
@@ -137,7 +152,7 @@ def _decode_user(
             commands.extend(server.decode_commands(b"\x91" + payload))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             commands.append(None)
-            errors[offset] = f"not a command of {type(server.cfg.machine).__name__}: {error}"
+            errors[offset] = f"not a command of {type(server.machine).__name__}: {error}"
     return commands, errors
 
 
@@ -152,10 +167,10 @@ def _apply_builtin(server: Server, batch: EntryBatch, command: Builtin, effects:
         ReplyMode.NOREPLY,
     )
     try:
-        result = server.cfg.machine.apply(meta, command, server.machine_state)
+        result = server.machine.apply(meta, command, server.machine_state)
     except Exception as error:
         raise MachineFault(
-            f"{type(server.cfg.machine).__name__}.apply raised on {command!r}, "
+            f"{type(server.machine).__name__}.apply raised on {command!r}, "
             f"index {batch.first_index}: {error!r}"
         ) from error
     server.machine_state = result[0]
@@ -168,7 +183,7 @@ def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list
     [payload] = payloads_of(batch.body, 1, head)
     version, old = _decode_version(payload), server.effective_machine_version
     if version > old:
-        server.effective_machine_version = version
+        server.use_machine_version(batch.first_index, version)
         if _frozen(server):
             return False
         _apply_builtin(server, batch, MachineVersion(old, version), effects)
@@ -188,6 +203,15 @@ def _take_effects(wanted: Any, effects: list[Effect]) -> None:
             _take_effects(effect, effects)
     elif wanted is not None:
         raise MachineFault(f"not an effect: {type(wanted).__name__}; see barque.machine.effects")
+
+
+def decode_entries(server: Server, batch: EntryBatch) -> list[Any]:
+    """The user commands of a batch; those that are none, and entries of other kinds, are left out."""
+    head = decode_head(batch.body)
+    if head.kind is not EntryKind.USER:
+        return []
+    commands, errors = _decode_user(server, batch, head)
+    return [c for offset, c in enumerate(commands) if not errors or offset not in errors]
 
 
 def take_callback_effects(wanted: Any) -> list[Effect]:

@@ -1,93 +1,48 @@
 """Waiting for one thing to come true (CORE-06; semantics §8)."""
 
-from typing import assert_never
-
+from barque.core import messages as m
+from barque.core.aux_machine import on_aux_command, on_client_down_aux, on_node_event_aux
 from barque.core.commands import refuse_here
 from barque.core.effects import Effect, NextEvent
 from barque.core.elections import on_election_timeout, on_pre_vote, yield_to
-from barque.core.messages import (
-    AppendEntriesReply,
-    AppendEntriesRpc,
-    AppendNoop,
-    AwaitConditionTimeout,
-    Commands,
-    ElectionTimeout,
-    FlushCommands,
-    HeartbeatReply,
-    HeartbeatRpc,
-    InstallSnapshotResult,
-    InstallSnapshotRpc,
-    MachineAppend,
-    MachineTimeout,
-    Message,
-    NodeStatus,
-    PipelineRpcs,
-    PreVoteResult,
-    PreVoteRpc,
-    Queries,
-    RequestVoteResult,
-    RequestVoteRpc,
-    ResendWrite,
-    ServerDown,
-    Tick,
-    TimeoutNow,
-    TransferLeadership,
-    WalFailed,
-    WalUp,
-    Written,
-)
+from barque.core.membership import refuse_change, yield_to_force
 from barque.core.queries import refuse_queries
-from barque.core.server import RaftState, Server, Transition, WaitingRole
+from barque.core.roles import WaitingRole
+from barque.core.server import RaftState, Server, Transition
+from barque.core.snapshot_sending import on_sender_down
+from barque.core.table import each, ignore, on, total
 from barque.core.transfer import refuse_transfer
 
 
-def handle_await_condition(server: Server, message: Message) -> Transition:
+def handle_await_condition(server: Server, message: m.Message) -> Transition:
     """One message to a server that waits."""
-    role = server.role
-    assert isinstance(role, WaitingRole)
-    match message:
-        case RequestVoteRpc():
-            return yield_to(server, server.current_term, message)  # W-1
-        case PreVoteRpc():
-            return _on_pre_vote(server, role, message)
-        case ElectionTimeout() | TimeoutNow():
-            return on_election_timeout(server)  # W-3
-        case AwaitConditionTimeout():
-            return _on_timeout(server, role, message)
-        case Written() | ResendWrite() | WalUp() | WalFailed():
-            server.log.handle_event(message)  # W-5
-            return _check(server, role, message, replay=False)
-        case Commands():
-            return refuse_here(server, message)  # §10.9
-        case Queries():
-            return refuse_queries(server, message)
-        case TransferLeadership():
-            return refuse_transfer(server, message)
-        case ServerDown():
-            gone = message.server == server.leader_id
-            return yield_to(server, server.current_term, message) if gone else server.stay()  # §10.9
-        case NodeStatus():
-            return _on_node_status(server, role, message)
-        case AppendEntriesRpc() | InstallSnapshotRpc():
-            return _check(server, role, message, replay=True)  # W-6
-        case (
-            HeartbeatRpc()
-            | HeartbeatReply()
-            | AppendEntriesReply()
-            | InstallSnapshotResult()
-            | RequestVoteResult()
-            | PreVoteResult()
-        ):
-            return _check(server, role, message, replay=True)  # W-6; QRY-19: no answer from here
-        case MachineTimeout() | MachineAppend() | AppendNoop() | FlushCommands() | PipelineRpcs() | Tick():
-            return _check(server, role, message, replay=True)  # a waiting leader's own business
-        case _:
-            assert_never(message)
+    return AWAIT_CONDITION[type(message)](server, message)
 
 
-def _on_node_status(server: Server, role: WaitingRole, message: NodeStatus) -> Transition:
+def _waiting(server: Server) -> WaitingRole:
+    assert isinstance(server.role, WaitingRole)
+    return server.role
+
+
+def _on_request_vote(server: Server, rpc: m.RequestVoteRpc) -> Transition:
+    """W-1."""
+    return yield_to(server, server.current_term, rpc)
+
+
+def _on_election_timeout(server: Server, _message: m.ElectionTimeout | m.TimeoutNow) -> Transition:
+    """W-3."""
+    return on_election_timeout(server)
+
+
+def _on_server_down(server: Server, event: m.ServerDown) -> Transition:
+    """§10.9: the leader that we wait for is gone."""
+    gone = event.server == server.leader_id
+    return yield_to(server, server.current_term, event) if gone else server.stay()
+
+
+def _on_node_status(server: Server, message: m.NodeStatus) -> Transition:
     """FD-03; and a leader that comes within reach may have missed what we told it: say it again."""
-    leader = server.leader_id
+    role, leader = _waiting(server), server.leader_id
     if leader is None or leader.node != message.node:
         return server.stay()
     if message.up:
@@ -95,22 +50,33 @@ def _on_node_status(server: Server, role: WaitingRole, message: NodeStatus) -> T
     return yield_to(server, server.current_term, message)
 
 
-def _on_pre_vote(server: Server, role: WaitingRole, rpc: PreVoteRpc) -> Transition:
+def _on_pre_vote(server: Server, rpc: m.PreVoteRpc) -> Transition:
     """W-2; but a leader that waits must not carry its leadership into a higher term."""
-    if role.resume is not None and rpc.term > server.current_term:
+    if _waiting(server).resume is not None and rpc.term > server.current_term:
         return yield_to(server, rpc.term, rpc)
     return on_pre_vote(server, rpc)
 
 
-def _check(server: Server, role: WaitingRole, message: Message, *, replay: bool) -> Transition:
+def _check(server: Server, message: m.Message) -> Transition:
     """W-6: if it holds now, leave, and handle the message there; if not, the message is lost."""
+    role = _waiting(server)
     if not role.condition.holds(server, message):
         return server.stay()
-    return _leave(server, role, role.transition_to, [NextEvent(message)] if replay else [])
+    return _leave(server, role, role.transition_to, [NextEvent(message)])
 
 
-def _on_timeout(server: Server, role: WaitingRole, message: AwaitConditionTimeout) -> Transition:
+def _on_log_event(server: Server, event: m.LogEvent) -> Transition:
+    """W-5."""
+    server.log.handle_event(event)
+    role = _waiting(server)
+    if not role.condition.holds(server, event):
+        return server.stay()
+    return _leave(server, role, role.transition_to, [])
+
+
+def _on_timeout(server: Server, message: m.AwaitConditionTimeout) -> Transition:
     """W-4: look once more, then give up as arranged."""
+    role = _waiting(server)
     if role.condition.holds(server, message):
         return _leave(server, role, role.transition_to, [])
     return _leave(server, role, role.timeout_to, role.timeout_effects(server))
@@ -123,3 +89,33 @@ def _leave(server: Server, role: WaitingRole, state: RaftState, effects: list[Ef
         server.role = role.resume
         return Transition(state, effects)
     return Transition(state, [*server.become_follower(), *effects])
+
+
+AWAIT_CONDITION = total(
+    "await_condition",
+    on(m.RequestVoteRpc, _on_request_vote),
+    on(m.PreVoteRpc, _on_pre_vote),  # W-2
+    each(_on_election_timeout, m.ElectionTimeout, m.TimeoutNow),
+    on(m.AwaitConditionTimeout, _on_timeout),
+    each(_on_log_event, m.Written, m.ResendWrite, m.WalUp, m.WalFailed, m.SnapshotWritten),
+    on(m.ServerDown, _on_server_down),
+    on(m.NodeStatus, _on_node_status),
+    on(m.SnapshotSenderDown, on_sender_down),
+    on(m.ForceMemberChange, yield_to_force),  # Ra lets the caller wait in vain (MEMB-15)
+    # §10.9: nobody is served meanwhile
+    on(m.Commands, refuse_here),
+    on(m.Queries, refuse_queries),
+    on(m.TransferLeadership, refuse_transfer),
+    each(refuse_change, m.JoinMember, m.LeaveMember, m.DeleteCluster),
+    # the aux machine
+    on(m.AuxCommand, on_aux_command),
+    on(m.ClientDown, on_client_down_aux),
+    on(m.NodeEvent, on_node_event_aux),
+    # W-6; heartbeats are not answered from here (QRY-19)
+    each(_check, m.AppendEntriesRpc, m.InstallSnapshotRpc, m.HeartbeatRpc, m.InfoRpc),
+    each(_check, m.AppendEntriesReply, m.HeartbeatReply, m.InstallSnapshotResult, m.InfoReply),
+    each(_check, m.RequestVoteResult, m.PreVoteResult),
+    # a waiting leader's own business
+    each(_check, m.Tick, m.PipelineRpcs, m.FlushCommands, m.AppendNoop, m.MachineTimeout, m.MachineAppend),
+    each(ignore, m.SnapshotRetryTimeout, m.QuorumTimeout, m.ReceiveSnapshotTimeout),
+)

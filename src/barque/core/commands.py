@@ -15,18 +15,14 @@ from barque.core.effects import (
     StartConditionTimeout,
 )
 from barque.core.entries import EntryBatch, EntryKind, cut_body, decode_head, encode_body
+from barque.core.events import AppendNoop, ClientDown, MachineAppend, MachineTimeout, NodeEvent
 from barque.core.log_contract import WalDown
-from barque.core.messages import (
-    AppendNoop,
-    Commands,
-    FlushCommands,
-    MachineAppend,
-    MachineTimeout,
-    TimeoutNow,
-)
+from barque.core.messages import Commands, FlushCommands, TimeoutNow
+from barque.core.peers import PeerStatus
 from barque.core.replication import pipelined_rpcs
-from barque.core.server import RaftState, Server, Transition, WaitingRole, refuse_commands
-from barque.machine.machine import Timeout
+from barque.core.roles import WaitingRole
+from barque.core.server import RaftState, Server, Transition, refuse_commands
+from barque.machine.machine import Down, NodeDown, NodeUp, Timeout
 from barque.types import ReplyMode, ServerId
 
 
@@ -38,23 +34,29 @@ def on_commands(server: Server, commands: Commands) -> Transition:
 
 
 def _append(server: Server, commands: Commands) -> Transition:
-    batch = _next_batch(server, commands.count, commands.body)
     try:
-        server.log.append(batch)
+        batch = append_entry(server, commands.body, commands.count)
     except WalDown:
-        effects = refuse_commands(commands, Rejection.WAL_DOWN, None)
-        waiting = await_wal(server)
-        return Transition(waiting.state, effects + waiting.effects)
+        return take_wal_down(server, refuse_commands(commands, Rejection.WAL_DOWN, None))
     rpcs, _ = pipelined_rpcs(server)
-    return server.stay(*_answer_append(batch), *rpcs)
+    return server.stay(*answer_append(batch), *rpcs)
 
 
-def _next_batch(server: Server, count: int, body: bytes) -> EntryBatch:
+def append_entry(server: Server, body: bytes, count: int = 1) -> EntryBatch:
+    """Put a body at the end of the log, in our term and time. Raises `WalDown`, with nothing changed."""
     log = server.log
-    return EntryBatch(log.next_index(), server.current_term, count, server.environment.now_ms(), body)
+    batch = EntryBatch(log.next_index(), server.current_term, count, server.environment.now_ms(), body)
+    log.append(batch)
+    return batch
 
 
-def _answer_append(batch: EntryBatch) -> list[Effect]:
+def take_wal_down(server: Server, refusals: list[Effect]) -> Transition:
+    """CMD-18: say no to who asked, and wait for the log."""
+    waiting = await_wal(server)
+    return Transition(waiting.state, [*refusals, *waiting.effects])
+
+
+def answer_append(batch: EntryBatch) -> list[Effect]:
     """CMD-09: `after_log_append` is answered with (index, term), before any durability."""
     head = decode_head(batch.body)
     if head.reply_mode is not ReplyMode.AFTER_LOG_APPEND:
@@ -76,7 +78,7 @@ def _queue(server: Server, commands: Commands) -> Transition:
     return server.stay(*([NextEvent(FlushCommands())] if first else []))
 
 
-def on_flush_commands(server: Server) -> Transition:
+def on_flush_commands(server: Server, _message: FlushCommands) -> Transition:
     """CMD-06: append the next few queued commands, then let others have their turn."""
     role = server.leader_role()
     if not role.low_priority:
@@ -103,6 +105,7 @@ def append_noop(server: Server, machine_version: int) -> Transition:
     A leader without it would commit nothing of former terms, so if the log is down it stays due.
     """
     role = server.leader_role()
+    role.proposed_version = max(role.proposed_version, machine_version)
     done = _append_own(server, EntryKind.NOOP, msgspec.msgpack.encode(machine_version), force=True)
     role.noop_due = machine_version if done.state is RaftState.AWAIT_CONDITION else None
     return done
@@ -111,6 +114,10 @@ def append_noop(server: Server, machine_version: int) -> Transition:
 def on_resume(server: Server) -> list[Effect]:
     """§10.4: back from waiting, a leader takes up what it had to put off."""
     role = server.leader_role()
+    role.heard = None  # what was doubted then may be doubted anew
+    for _, peer in server.peers():
+        if peer.status is PeerStatus.SNAPSHOT_BACKOFF:
+            peer.status = PeerStatus.NORMAL  # its timer ran out unheard, perhaps
     due: list[Effect] = [] if role.noop_due is None else [NextEvent(AppendNoop(role.noop_due))]
     return [*due, NextEvent(FlushCommands())] if role.low_priority else due
 
@@ -120,6 +127,18 @@ def on_machine_timeout(server: Server, message: MachineTimeout) -> Transition:
     return _append_own(server, EntryKind.BUILTIN, encode_builtin(Timeout(message.name)))
 
 
+def on_client_down(server: Server, message: ClientDown) -> Transition:
+    """MON-02, `handle_down` of the machine: a low-priority command, behind what that client had sent."""
+    body = encode_body([encode_builtin(Down(message.client, message.reason))], EntryKind.BUILTIN)
+    return _queue(server, Commands(1, body, True))
+
+
+def on_node_event(server: Server, message: NodeEvent) -> Transition:
+    """MON-03, `handle_node_status` of the machine."""
+    builtin = NodeUp(message.node) if message.up else NodeDown(message.node)
+    return _append_own(server, EntryKind.BUILTIN, encode_builtin(builtin))
+
+
 def on_machine_append(server: Server, message: MachineAppend) -> Transition:
     """EFF-04: a command that the machine itself asked for."""
     return _append_own(server, EntryKind.USER, message.payload)
@@ -127,7 +146,7 @@ def on_machine_append(server: Server, message: MachineAppend) -> Transition:
 
 def _append_own(server: Server, kind: EntryKind, payload: bytes, *, force: bool = False) -> Transition:
     try:
-        server.log.append(_next_batch(server, 1, encode_body([payload], kind)))
+        append_entry(server, encode_body([payload], kind))
     except WalDown:
         return await_wal(server)
     rpcs, _ = pipelined_rpcs(server, force=force)

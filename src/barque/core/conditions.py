@@ -22,6 +22,8 @@ class CatchUp:
         answered in another way then. Any RPC of a new leader is let through (in Ra it is not):
         our answer went to the old one.
         """
+        if isinstance(message, InstallSnapshotRpc) and message.term >= server.current_term:
+            return message.meta.position.index >= server.log.next_index()
         if not isinstance(message, AppendEntriesRpc) or message.term < server.current_term:
             return False
         if message.leader_id != server.leader_id or message.term > server.current_term:

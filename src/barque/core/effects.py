@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from barque.core.messages import Message, PreVoteRpc, RemoteMessage, RequestVoteRpc
+from barque.core.snapshots import ChunkState, SnapshotMeta
 from barque.machine.effects import MachineEffect
-from barque.types import ClientRef, IndexTerm, ServerId, Term
+from barque.types import ClientRef, IndexTerm, ServerId, Term, Uid
 
 
 class TimerSpan(enum.Enum):
@@ -124,6 +125,76 @@ class AuxEval(msgspec.Struct, frozen=True, gc=False):
     """Commit or apply moved on; the aux machine may want to know (COMMIT-06)."""
 
 
+class Unresolved(msgspec.Struct, frozen=True, gc=False):
+    """These commands are in the log of a leader that gave up; they may happen yet, or never.
+
+    Whoever waits for them is told that the outcome is unknown, instead of nothing.
+    """
+
+    to: ClientRef
+    first_correlation: int
+    count: int
+
+
+class StartQuorumTimeout(msgspec.Struct, frozen=True, gc=False):
+    """Send `QuorumTimeout` after an election timeout, from now on (check-quorum)."""
+
+
+class SendSnapshot(msgspec.Struct, frozen=True, gc=False):
+    """Begin to send this member the present snapshot, chunk by chunk (SEND-01)."""
+
+    to: ServerId
+    meta: SnapshotMeta
+    term: Term
+
+
+class SnapshotAcked(msgspec.Struct, frozen=True, gc=False):
+    """This member has taken a chunk: whoever sends it the snapshot may go on."""
+
+    member: ServerId
+    chunk: ChunkState
+
+
+class StartSnapshotRetry(msgspec.Struct, frozen=True, gc=False):
+    """Send `SnapshotRetryTimeout` for this member after so long (SEND-07)."""
+
+    member: ServerId
+    after_ms: int
+
+
+class CancelSnapshotRetry(msgspec.Struct, frozen=True, gc=False):
+    """This member is tried again now (ELEC-10)."""
+
+    member: ServerId
+
+
+class StartReceiveTimeout(msgspec.Struct, frozen=True, gc=False):
+    """Send `ReceiveSnapshotTimeout` after so long without a chunk, from now on (TIME-04)."""
+
+    after_ms: int
+
+
+class StopReason(enum.Enum):
+    """Why a server stops of its own will."""
+
+    REMOVED = "removed"
+    """It is no member of its cluster any more (MEMB-13)."""
+    DELETED = "deleted"
+    """Its cluster was deleted, by consensus (LIFE-06)."""
+
+
+class StopServer(msgspec.Struct, frozen=True, gc=False):
+    """This server has done all it had to do; nothing is handed to it any more."""
+
+    reason: StopReason
+
+
+class MembersGone(msgspec.Struct, frozen=True, gc=False):
+    """The removal of these servers is committed: whoever still runs them may stop."""
+
+    members: tuple[tuple[ServerId, Uid | None], ...]
+
+
 Effect: TypeAlias = (
     PersistTermAndVote
     | SendRpc
@@ -139,6 +210,15 @@ Effect: TypeAlias = (
     | LeaderEstablished
     | AppliedTo
     | AuxEval
+    | Unresolved
+    | StartQuorumTimeout
+    | SendSnapshot
+    | SnapshotAcked
+    | StartSnapshotRetry
+    | CancelSnapshotRetry
+    | StartReceiveTimeout
+    | StopServer
+    | MembersGone
     | MachineEffect
 )
 
@@ -155,3 +235,10 @@ class Rejection:
     OVERLOADED = "overloaded"
     INVALID = "invalid"
     STOPPED = "stopped"
+    NO_QUORUM = "no_quorum"
+    CHANGE_NOT_PERMITTED = "change_not_permitted"
+    ALREADY_MEMBER = "already_member"
+    MISSING_UID = "missing_uid"
+    WRONG_UID = "wrong_uid"
+    LAST_VOTER = "last_voter"
+    AUX_NOT_IMPLEMENTED = "aux_handler_not_implemented"

@@ -3,15 +3,17 @@
 from barque.core.effects import Cast, Effect, NextEvent, SendVoteRequests, StartElectionTimeout
 from barque.core.messages import (
     PROTOCOL_VERSION,
-    AppendNoop,
     Message,
     PreVoteResult,
     PreVoteRpc,
     RequestVoteResult,
     RequestVoteRpc,
 )
-from barque.core.server import CandidateRole, LeaderRole, Peer, PreVoteRole, RaftState, Server, Transition
-from barque.types import Index, ServerId, Term
+from barque.core.peers import Peer
+from barque.core.roles import CandidateRole, LeaderRole, PreVoteRole
+from barque.core.server import RaftState, Server, Transition
+from barque.core.upgrade import first_noop
+from barque.types import ServerId, Term
 
 # --- asking --------------------------------------------------------------------------------
 
@@ -163,13 +165,11 @@ def become_leader(server: Server) -> Transition:
     """Figure 2, Leaders; C-1: know nothing of the others, and commit a noop (§3.6.2)."""
     next_index = server.log.next_index()
     for peer in server.cluster.values():
-        peer.next_index = next_index
-        peer.match_index = peer.commit_index_sent = Index(0)
-        peer.query_index = 0
+        peer.begin_term(next_index)
     server.role = LeaderRole()
     server.leader_id = server.id
-    version = max(server.cfg.machine.version, server.effective_machine_version)
-    return Transition(RaftState.LEADER, [NextEvent(AppendNoop(version))])
+    server.lost_quorum = False
+    return Transition(RaftState.LEADER, first_noop(server))
 
 
 # --- giving way ----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 import msgspec
 
 from barque.errors import ProtocolError
-from barque.types import NOBODY, ClientRef, Index, ReplyMode, Term
+from barque.types import NOBODY, ClientRef, Index, MemberRecord, ReplyMode, Term
 
 _HEAD = struct.Struct("<BBHQQ")  # kind, reply mode, node name length, incarnation, correlation
 BATCH_ENTRIES_MAX = 65_536
@@ -109,6 +109,28 @@ def decode_head(body: bytes) -> BodyHead:
         raise ProtocolError(f"malformed entry batch: {error}") from error
 
 
+def kind_of(body: bytes) -> EntryKind:
+    """What the entries of a body are, without decoding anything else."""
+    return EntryKind(body[0])
+
+
+_decode_cluster = msgspec.msgpack.Decoder(tuple[MemberRecord, ...]).decode
+
+
+def encode_cluster(members: Sequence[MemberRecord]) -> bytes:
+    """The payload of a cluster change: the whole new configuration (MEMB-02)."""
+    return msgspec.msgpack.encode(tuple(members))
+
+
+def decode_cluster(body: bytes) -> tuple[MemberRecord, ...]:
+    """The configuration that a cluster-change body holds. Raises `ProtocolError` for bytes that are none."""
+    [payload] = payloads_of(body, 1, decode_head(body))
+    try:
+        return _decode_cluster(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"malformed configuration: {error}") from error
+
+
 def lengths_of(body: bytes, count: int, head_size: int) -> tuple[int, ...]:
     """The length of each payload, in bytes."""
     return struct.unpack_from(f"<{count}I", body, head_size)
@@ -129,6 +151,8 @@ def check_body(body: bytes, count: int) -> BodyHead:
         raise ProtocolError("entry batch: a correlation is out of bounds")
     if head.kind is not EntryKind.USER and count != 1:
         raise ProtocolError(f"entry batch: {head.kind.name} stands alone, not {count} times")
+    if head.kind is EntryKind.CLUSTER_CHANGE:
+        decode_cluster(body)
     return head
 
 

@@ -1,88 +1,43 @@
 """The follower: which message goes where (§3.3; semantics §6)."""
 
-from typing import assert_never
-
+from barque.core import messages as m
+from barque.core.aux_machine import cast_aux, on_aux_command, on_client_down_aux, on_node_event_aux
 from barque.core.commands import refuse_here
 from barque.core.effects import CancelElectionTimeout, StartElectionTimeout, TimerSpan
 from barque.core.elections import on_election_timeout, on_pre_vote, on_request_vote
-from barque.core.messages import (
-    AppendEntriesReply,
-    AppendEntriesRpc,
-    AppendNoop,
-    AwaitConditionTimeout,
-    Commands,
-    ElectionTimeout,
-    FlushCommands,
-    HeartbeatReply,
-    HeartbeatRpc,
-    InstallSnapshotResult,
-    InstallSnapshotRpc,
-    MachineAppend,
-    MachineTimeout,
-    Message,
-    NodeStatus,
-    PipelineRpcs,
-    PreVoteResult,
-    PreVoteRpc,
-    Queries,
-    RequestVoteResult,
-    RequestVoteRpc,
-    ResendWrite,
-    ServerDown,
-    Tick,
-    TimeoutNow,
-    TransferLeadership,
-    WalFailed,
-    WalUp,
-    Written,
-)
-from barque.core.queries import on_heartbeat, refuse_queries
-from barque.core.replication import on_append_entries, on_follower_log_event
+from barque.core.heartbeats import on_heartbeat
+from barque.core.membership import on_force_member_change, refuse_change
+from barque.core.queries import refuse_queries
+from barque.core.reception import on_append_entries, on_follower_log_event
 from barque.core.server import Server, Transition
-from barque.core.snapshotting import ignore_snapshot
+from barque.core.snapshot_receiving import on_install_snapshot
+from barque.core.table import each, ignore, on, total
 from barque.core.transfer import refuse_transfer
+from barque.core.versions import on_info_rpc
 
 
-def handle_follower(server: Server, message: Message) -> Transition:
+def handle_follower(server: Server, message: m.Message) -> Transition:
     """One message to a follower."""
-    match message:
-        case AppendEntriesRpc():
-            return on_append_entries(server, message)
-        case Written() | ResendWrite() | WalUp() | WalFailed():
-            return on_follower_log_event(server, message)
-        case HeartbeatRpc():
-            return on_heartbeat(server, message)
-        case Commands():
-            return refuse_here(server, message)
-        case Queries():
-            return refuse_queries(server, message)
-        case TransferLeadership():
-            return refuse_transfer(server, message)
-        case RequestVoteRpc():
-            return on_request_vote(server, message)
-        case PreVoteRpc():
-            return on_pre_vote(server, message)
-        case ElectionTimeout() | TimeoutNow():
-            return on_election_timeout(server)
-        case AppendEntriesReply() | HeartbeatReply():
-            return server.stay(*server.adopt_term(message.term))  # F-11
-        case ServerDown():
-            return _on_server_down(server, message)
-        case NodeStatus():
-            return _on_node_status(server, message)
-        case InstallSnapshotRpc() | InstallSnapshotResult():
-            return ignore_snapshot(server, message)
-        case RequestVoteResult() | PreVoteResult():
-            return server.stay()  # F-16: late answers to a candidacy that we gave up
-        case Tick() | PipelineRpcs() | FlushCommands() | AppendNoop() | MachineTimeout() | MachineAppend():
-            return server.stay()  # left over from a leadership that has ended
-        case AwaitConditionTimeout():
-            return server.stay()  # left over from a condition that came true
-        case _:
-            assert_never(message)
+    return FOLLOWER[type(message)](server, message)
 
 
-def _on_server_down(server: Server, message: ServerDown) -> Transition:
+def _take_term(server: Server, message: m.AppendEntriesReply | m.HeartbeatReply | m.InfoReply) -> Transition:
+    """F-11, F-20: an answer to a leader that we are no more; only its term is news."""
+    return server.stay(*server.adopt_term(message.term))
+
+
+def _on_info_rpc(server: Server, rpc: m.InfoRpc) -> Transition:
+    """F-19."""
+    effects = server.adopt_term(rpc.term)
+    return server.stay(*effects, *on_info_rpc(server, rpc).effects)
+
+
+def _on_election_timeout(server: Server, _message: m.ElectionTimeout | m.TimeoutNow) -> Transition:
+    """F-17."""
+    return on_election_timeout(server)
+
+
+def _on_server_down(server: Server, message: m.ServerDown) -> Transition:
     """ELEC-18, §10.8: the leader is gone; how sure we are decides how soon we act.
 
     A server that failed in a living node leads no more, and is forgotten. A node out of reach
@@ -96,8 +51,49 @@ def _on_server_down(server: Server, message: ServerDown) -> Transition:
     return server.stay(StartElectionTimeout(TimerSpan.REALLY_SHORT))
 
 
-def _on_node_status(server: Server, message: NodeStatus) -> Transition:
+def _on_node_status(server: Server, message: m.NodeStatus) -> Transition:
     """FD-03: the failure detector suspects the leader's node, or no longer does."""
     if server.leader_id is None or server.leader_id.node != message.node:
         return server.stay()
     return server.stay(CancelElectionTimeout() if message.up else StartElectionTimeout())
+
+
+def _on_tick(server: Server, _tick: m.Tick) -> Transition:
+    """TIME-01: only an aux machine lives by the clock here."""
+    return server.stay(*cast_aux(server, "tick"))
+
+
+FOLLOWER = total(
+    "follower",
+    on(m.AppendEntriesRpc, on_append_entries),  # F-1, F-2
+    each(  # F-5
+        on_follower_log_event, m.Written, m.ResendWrite, m.WalUp, m.WalFailed, m.SnapshotWritten
+    ),
+    on(m.HeartbeatRpc, on_heartbeat),  # F-3, F-4
+    on(m.InstallSnapshotRpc, on_install_snapshot),  # F-12 to F-15
+    on(m.InfoRpc, _on_info_rpc),
+    each(_take_term, m.AppendEntriesReply, m.HeartbeatReply, m.InfoReply),
+    # elections
+    on(m.RequestVoteRpc, on_request_vote),  # F-7 to F-10
+    on(m.PreVoteRpc, on_pre_vote),  # F-6
+    each(_on_election_timeout, m.ElectionTimeout, m.TimeoutNow),
+    on(m.ServerDown, _on_server_down),
+    on(m.NodeStatus, _on_node_status),
+    on(m.ForceMemberChange, on_force_member_change),  # F-18
+    # what only a leader does (CMD-14)
+    on(m.Commands, refuse_here),
+    on(m.Queries, refuse_queries),
+    on(m.TransferLeadership, refuse_transfer),
+    each(refuse_change, m.JoinMember, m.LeaveMember, m.DeleteCluster),
+    # the aux machine
+    on(m.AuxCommand, on_aux_command),
+    on(m.ClientDown, on_client_down_aux),
+    on(m.NodeEvent, on_node_event_aux),
+    on(m.Tick, _on_tick),
+    # F-16: late answers to a candidacy that we gave up
+    each(ignore, m.RequestVoteResult, m.PreVoteResult, m.InstallSnapshotResult),
+    # left over from a leadership that has ended, or a wait
+    each(ignore, m.PipelineRpcs, m.FlushCommands, m.AppendNoop, m.MachineTimeout, m.MachineAppend),
+    each(ignore, m.SnapshotSenderDown, m.SnapshotRetryTimeout, m.QuorumTimeout),
+    each(ignore, m.AwaitConditionTimeout, m.ReceiveSnapshotTimeout),
+)

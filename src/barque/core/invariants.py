@@ -7,7 +7,8 @@ bystander who sees all members: `barque.testing.checkers`.
 
 from typing import NamedTuple
 
-from barque.core.server import LeaderRole, RaftState, Server, WaitingRole
+from barque.core.roles import LeaderRole, ReceivingRole, WaitingRole
+from barque.core.server import RaftState, Server
 from barque.errors import InvariantViolation
 from barque.types import Index, IndexTerm, ServerId, Term
 
@@ -68,6 +69,21 @@ def _check_basic(server: Server) -> None:
             _demand(server, peer.next_index <= last.index + 1, f"{member}: next beyond the log")
     if server.raft_state is RaftState.AWAIT_CONDITION:
         _demand(server, isinstance(server.role, WaitingRole), "waiting for nothing")
+    if server.raft_state is RaftState.RECEIVE_SNAPSHOT:
+        _demand(server, isinstance(server.role, ReceivingRole), "receiving nothing")
+    _check_configuration(server)
+
+
+def _check_configuration(server: Server) -> None:
+    """MEMB-03: the newest configuration of the log is in force, and one that may go can be undone."""
+    position, last = server.cluster_index_term, server.log.last_index_term().index
+    _demand(server, position.index <= last, "goes by a configuration beyond the end of its log")
+    term = server.log.fetch_term(position.index)
+    _demand(server, term in (None, position.term), "goes by a configuration that its log does not hold")
+    if position.index > server.commit_index:
+        _demand(server, server.previous_cluster is not None, "cannot undo its configuration")
+    if server.raft_state is RaftState.LEADER and server.cluster_change_permitted:
+        _demand(server, position.index <= server.commit_index, "permits a second change at a time")
 
 
 def _demand(server: Server, holds: bool, what: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from barque.core.entries import EntryBatch
 from barque.core.messages import LogEvent
+from barque.core.snapshots import Snapshots
 from barque.errors import WalDown
 from barque.types import Index, IndexTerm, Term, Uid
 
@@ -22,6 +23,10 @@ class Log(Protocol):
     @property
     def uid(self) -> Uid:
         """The server whose log this is."""
+
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """The snapshots beside this log; None where there cannot be any yet."""
 
     def append(self, batch: EntryBatch) -> None:
         """Leader: add a batch that starts at `next_index()`.

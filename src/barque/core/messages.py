@@ -1,16 +1,97 @@
 """Everything a server can be told: Raft's RPCs, its timers, its disk and its callers.
 
-One frozen class each, with Figure 2's names. Classes with a `tag` travel between nodes
-(docs/protocol/wire.md); the others never leave their process. A message that claims to come
-from a server carries that server's id, and the transport checks it against the connection.
+One frozen class each, with Figure 2's names. Those here travel between nodes
+(docs/protocol/wire.md); those of `events` never leave their process. A message that claims to
+come from a server carries that server's id, and the transport checks it against the connection.
 """
 
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 import msgspec
 
 from barque.core.entries import EntryBatch
-from barque.types import ClientRef, Index, IndexTerm, ServerId, Term, Uid
+from barque.core.events import (
+    AppendNoop as AppendNoop,
+)
+from barque.core.events import (
+    AwaitConditionTimeout as AwaitConditionTimeout,
+)
+from barque.core.events import (
+    ClientDown as ClientDown,
+)
+from barque.core.events import (
+    Component as Component,
+)
+from barque.core.events import (
+    ElectionTimeout as ElectionTimeout,
+)
+from barque.core.events import (
+    FlushCommands as FlushCommands,
+)
+from barque.core.events import (
+    ForceMemberChange as ForceMemberChange,
+)
+from barque.core.events import (
+    LogEvent as LogEvent,
+)
+from barque.core.events import (
+    MachineAppend as MachineAppend,
+)
+from barque.core.events import (
+    MachineTimeout as MachineTimeout,
+)
+from barque.core.events import (
+    NodeEvent as NodeEvent,
+)
+from barque.core.events import (
+    NodeStatus as NodeStatus,
+)
+from barque.core.events import (
+    PipelineRpcs as PipelineRpcs,
+)
+from barque.core.events import (
+    QuorumTimeout as QuorumTimeout,
+)
+from barque.core.events import (
+    ReceiveSnapshotTimeout as ReceiveSnapshotTimeout,
+)
+from barque.core.events import (
+    ResendWrite as ResendWrite,
+)
+from barque.core.events import (
+    SenderOutcome as SenderOutcome,
+)
+from barque.core.events import (
+    SnapshotRetryTimeout as SnapshotRetryTimeout,
+)
+from barque.core.events import (
+    SnapshotSenderDown as SnapshotSenderDown,
+)
+from barque.core.events import (
+    SnapshotWritten as SnapshotWritten,
+)
+from barque.core.events import (
+    Tick as Tick,
+)
+from barque.core.events import (
+    WalFailed as WalFailed,
+)
+from barque.core.events import (
+    WalUp as WalUp,
+)
+from barque.core.events import (
+    Written as Written,
+)
+from barque.core.snapshots import ChunkState, SnapshotMeta
+from barque.types import (
+    ClientRef,
+    Index,
+    Membership,
+    ReplyMode,
+    ServerId,
+    Term,
+    Uid,
+)
 
 PROTOCOL_VERSION = 1
 
@@ -96,20 +177,27 @@ class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 class InstallSnapshotRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
-    """Figure 3.13, InstallSnapshot. Reserved: nothing sends it yet; receivers refuse it."""
+    """Figure 3.13, InstallSnapshot: one chunk. `entries` belong to `PRE`, `data` to the pieces."""
 
     term: Term
     leader_id: ServerId
-    last_included: IndexTerm
+    meta: SnapshotMeta
+    chunk: ChunkState
+    data: bytes = b""
+    entries: tuple[EntryBatch, ...] = ()
 
 
 class InstallSnapshotResult(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
-    """The answer to `InstallSnapshotRpc`. Reserved with it."""
+    """The answer to one chunk (SEND-04). After `LAST` it says that the snapshot is installed.
+
+    Ra's sender is a process that is answered directly; ours reads `chunk` to know what was answered.
+    """
 
     sender: ServerId
     term: Term
     last_index: Index
     last_term: Term
+    chunk: ChunkState
 
 
 class Commands(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
@@ -161,7 +249,69 @@ class ServerDown(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15)
     connected: bool
 
 
-RemoteMessage: TypeAlias = (
+class JoinMember(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
+    """Asks the leader to add a member, or to change what one may do (MEMB-05, MEMB-07).
+
+    `uid` names the server that is meant; a promotable member needs it. `target` is the index at
+    which a promotable member becomes a voter; None means the index of the change itself.
+    """
+
+    origin: ClientRef
+    correlation: int
+    reply_mode: ReplyMode
+    member: ServerId
+    uid: Uid | None = None
+    membership: Membership = Membership.VOTER
+    target: Index | None = None
+
+
+class LeaveMember(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
+    """Asks the leader to remove a member, itself perhaps (MEMB-12)."""
+
+    origin: ClientRef
+    correlation: int
+    reply_mode: ReplyMode
+    member: ServerId
+
+
+class DeleteCluster(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
+    """Asks the leader to delete the cluster, by consensus (CMD-20, LIFE-06)."""
+
+    origin: ClientRef
+    correlation: int
+    reply_mode: ReplyMode
+
+
+class InfoRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
+    """A leader asks a member about itself (VER-05). Known keys: `machine_version`, `uid`."""
+
+    sender: ServerId
+    term: Term
+    keys: tuple[str, ...]
+
+
+class InfoReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
+    """The answer: of the keys asked for, those that the member knows."""
+
+    sender: ServerId
+    term: Term
+    keys: tuple[str, ...]
+    info: dict[str, int | str]
+
+
+class AuxCommand(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
+    """A value for the aux machine of one member (AUX-02, L-13).
+
+    `origin` is nobody for a cast. `consistent` asks for proof of leadership first (QRY-05, L-24).
+    """
+
+    origin: ClientRef
+    correlation: int
+    payload: bytes
+    consistent: bool = False
+
+
+FromServer: TypeAlias = (
     AppendEntriesRpc
     | AppendEntriesReply
     | RequestVoteRpc
@@ -172,93 +322,22 @@ RemoteMessage: TypeAlias = (
     | HeartbeatReply
     | InstallSnapshotRpc
     | InstallSnapshotResult
-    | Commands
-    | Queries
-    | TransferLeadership
     | TimeoutNow
     | ServerDown
+    | InfoRpc
+    | InfoReply
 )
+"""What servers say to each other. Each names its sender; see `claimed_server`."""
+
+FromClient: TypeAlias = (
+    Commands | Queries | TransferLeadership | JoinMember | LeaveMember | DeleteCluster | AuxCommand
+)
+"""What a node's front asks of a server, for somebody who waits."""
+
+RemoteMessage: TypeAlias = FromServer | FromClient
 """What one server may send to another, or a node's front to a server."""
 
 
-class Written(msgspec.Struct, frozen=True, gc=False):
-    """The log's entries `first … last`, all of `term`, are on disk (LOG-09).
-
-    Names what it completes: a `written` of another uid, term or range than the log's
-    present one is dropped.
-    """
-
-    uid: Uid
-    term: Term
-    first: Index
-    last: Index
-
-
-class ResendWrite(msgspec.Struct, frozen=True, gc=False):
-    """The write-ahead log misses this server's entries from `index` on (WAL-11)."""
-
-    uid: Uid
-    index: Index
-
-
-class WalUp(msgspec.Struct, frozen=True, gc=False):
-    """The write-ahead log accepts writes again, after a failure."""
-
-
-class WalFailed(msgspec.Struct, frozen=True, gc=False):
-    """The write-ahead log stopped: nothing more is durable until `WalUp`."""
-
-    reason: str
-
-
-class ElectionTimeout(msgspec.Struct, frozen=True, gc=False):
-    """No leader was heard from in time, or a person asked for an election."""
-
-
-class AwaitConditionTimeout(msgspec.Struct, frozen=True, gc=False):
-    """The condition that this server awaits did not come true in time."""
-
-
-class AppendNoop(msgspec.Struct, frozen=True, gc=False):
-    """A new leader's first entry; it carries the machine version to use from here on (ELEC-23)."""
-
-    machine_version: int
-
-
-class FlushCommands(msgspec.Struct, frozen=True, gc=False):
-    """Append the next few low-priority commands (CMD-06)."""
-
-
-class PipelineRpcs(msgspec.Struct, frozen=True, gc=False):
-    """Send each peer what it is missing (REPL-07)."""
-
-
-class Tick(msgspec.Struct, frozen=True, gc=False):
-    """Look after unfinished business. `now_ms` is Unix milliseconds."""
-
-    now_ms: int
-
-
-class MachineTimeout(msgspec.Struct, frozen=True, gc=False):
-    """A timer that the machine set has expired (EFF-09)."""
-
-    name: str
-
-
-class MachineAppend(msgspec.Struct, frozen=True, gc=False):
-    """The machine asked, by an effect, for a command to be appended (EFF-04)."""
-
-    payload: bytes
-
-
-class NodeStatus(msgspec.Struct, frozen=True, gc=False):
-    """The failure detector's opinion of a node has changed (FD-03)."""
-
-    node: str
-    up: bool
-
-
-LogEvent: TypeAlias = Written | ResendWrite | WalUp | WalFailed
 LocalMessage: TypeAlias = (
     LogEvent
     | ElectionTimeout
@@ -270,31 +349,37 @@ LocalMessage: TypeAlias = (
     | MachineTimeout
     | MachineAppend
     | NodeStatus
+    | ForceMemberChange
+    | QuorumTimeout
+    | ReceiveSnapshotTimeout
+    | SnapshotSenderDown
+    | SnapshotRetryTimeout
+    | ClientDown
+    | NodeEvent
 )
 Message: TypeAlias = RemoteMessage | LocalMessage
 """Everything a role's handler must have an answer for."""
 
 
+def claimed_server(message: FromServer) -> ServerId:
+    """The server that this message claims to come from."""
+    match message:
+        case AppendEntriesRpc() | HeartbeatRpc() | InstallSnapshotRpc() | TimeoutNow():
+            return message.leader_id
+        case RequestVoteRpc() | PreVoteRpc():
+            return message.candidate_id
+        case ServerDown():
+            return message.server
+        case _:
+            return message.sender
+
+
 def claimed_node(message: RemoteMessage) -> str | None:
     """The node that this message claims to come from; None where it claims nothing."""
     match message:
-        case AppendEntriesRpc() | HeartbeatRpc() | InstallSnapshotRpc() | TimeoutNow():
-            return message.leader_id.node
-        case (
-            AppendEntriesReply()
-            | HeartbeatReply()
-            | RequestVoteResult()
-            | PreVoteResult()
-            | InstallSnapshotResult()
-        ):
-            return message.sender.node
-        case RequestVoteRpc() | PreVoteRpc():
-            return message.candidate_id.node
-        case ServerDown():
-            return message.server.node
-        case Queries() | TransferLeadership():
-            return message.origin.node
         case Commands():
             return None  # its origin is inside the body; the receiver checks it there
+        case Queries() | TransferLeadership() | JoinMember() | LeaveMember() | DeleteCluster() | AuxCommand():
+            return message.origin.node
         case _:
-            assert_never(message)
+            return claimed_server(message).node

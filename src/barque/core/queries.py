@@ -3,24 +3,38 @@
 from collections import deque
 from typing import Any
 
-from barque.core.effects import Applied, Cast, Effect, Rejected, Rejection, SendRpc
-from barque.core.messages import HeartbeatReply, HeartbeatRpc, Queries
+from barque.core.aux_machine import run_aux_call
+from barque.core.check_quorum import note_heard
+from barque.core.effects import Applied, Effect, Rejected, Rejection
+from barque.core.heartbeats import heartbeats_due
+from barque.core.messages import AuxCommand, HeartbeatReply, Queries
 from barque.core.quorum import agreed
-from barque.core.server import RaftState, Server, Transition, WaitingQueries
+from barque.core.roles import WaitingQueries
+from barque.core.server import RaftState, Server, Transition
 from barque.errors import BarqueError
-from barque.types import ClientRef, IndexTerm
+from barque.types import IndexTerm
 
 # --- the leader ----------------------------------------------------------------------------
 
 
 def on_queries(server: Server, queries: Queries) -> Transition:
     """L-22, L-23: a consistent read must first prove that we still lead."""
-    if not queries.consistent:
-        return server.stay(_answer(server, queries.origin, queries.first_correlation, queries.payloads))
-    role = server.leader_role()
     waiting = WaitingQueries(
         0, queries.origin, queries.first_correlation, queries.payloads, server.commit_index
     )
+    if not queries.consistent:
+        return server.stay(*_answer(server, waiting))
+    return _prove(server, waiting)
+
+
+def on_consistent_aux(server: Server, command: AuxCommand) -> Transition:
+    """L-24, QRY-05: as a consistent read, and then the aux machine answers."""
+    waiting = WaitingQueries(0, command.origin, command.correlation, (), server.commit_index, command)
+    return _prove(server, waiting)
+
+
+def _prove(server: Server, waiting: WaitingQueries) -> Transition:
+    role = server.leader_role()
     if not server.cluster_change_permitted:
         # §6.4 step 1: before this term's noop is applied our commit index may be behind.
         role.pending_queries.append(waiting)
@@ -45,23 +59,12 @@ def _start_round(server: Server, pending: list[WaitingQueries]) -> list[Effect]:
     """
     role = server.leader_role()
     if server.quorum() == 1 and server.is_voter(server.id):
-        return [_answer(server, w.origin, w.first_correlation, w.payloads) for w in pending]
+        return [effect for waiting in pending for effect in _answer(server, waiting)]
     server.query_index += 1
     if role.waiting_queries is None:
         role.waiting_queries = deque()
     role.waiting_queries.extend(w._replace(query_index=server.query_index) for w in pending)
     return heartbeats_due(server)
-
-
-def heartbeats_due(server: Server) -> list[Effect]:
-    """A heartbeat for each peer that has not answered the newest round, if one is open."""
-    role = server.leader_role()
-    if not role.waiting_queries:
-        return []
-    heartbeat = HeartbeatRpc(server.query_index, server.current_term, server.id)
-    return [
-        SendRpc(member, heartbeat) for member, peer in server.peers() if peer.query_index < server.query_index
-    ]
 
 
 def on_heartbeat_reply(server: Server, reply: HeartbeatReply) -> Transition:
@@ -73,6 +76,7 @@ def on_heartbeat_reply(server: Server, reply: HeartbeatReply) -> Transition:
         return server.stay()  # no member cannot vouch for us, nor depose us
     if reply.term > server.current_term:
         return Transition(RaftState.FOLLOWER, server.step_down(reply.term))
+    note_heard(server, reply.sender)
     peer.query_index = max(peer.query_index, min(reply.query_index, server.query_index))
     return server.stay(*answer_proven(server))
 
@@ -88,26 +92,28 @@ def answer_proven(server: Server) -> list[Effect]:
     while waiting and waiting[0].query_index <= proven:
         query = waiting.popleft()
         assert server.last_applied >= query.read_index, "a leader applies what it commits at once"
-        effects.append(_answer(server, query.origin, query.first_correlation, query.payloads))
+        effects += _answer(server, query)
     return effects
 
 
-def _answer(server: Server, origin: ClientRef, first_correlation: int, payloads: tuple[bytes, ...]) -> Effect:
+def _answer(server: Server, waiting: WaitingQueries) -> list[Effect]:
     """Run queries; one that raises is answered with its error and harms nothing (QRY-17)."""
+    if waiting.aux is not None:
+        return run_aux_call(server, waiting.aux)
     replies: list[Any] = []
     errors: dict[int, str] = {}
-    for offset, payload in enumerate(payloads):
+    for offset, payload in enumerate(waiting.payloads):
         try:
             replies.append(run_query(server, payload))
         except Exception as error:
             replies.append(None)
             errors[offset] = describe(error)
-    return Applied(origin, first_correlation, replies, errors or None)
+    return [Applied(waiting.origin, waiting.first_correlation, replies, errors or None)]
 
 
 def run_query(server: Server, payload: bytes) -> Any:
     """Ask the machine, on the state as of `last_applied`. Raises what the machine raises."""
-    return server.cfg.machine.query(server.decode_query(payload), server.machine_state)
+    return server.machine.query(server.decode_query(payload), server.machine_state)
 
 
 def machine_query(server: Server, payload: bytes) -> tuple[IndexTerm, Any]:
@@ -123,20 +129,6 @@ def describe(error: Exception) -> str:
 # --- everybody else ------------------------------------------------------------------------
 
 
-def on_heartbeat(server: Server, rpc: HeartbeatRpc) -> Transition:
-    """F-3, F-4: say in which term we are. The answer carries the question's number (QRY-08)."""
-    effects: list[Effect] = []
-    if rpc.term >= server.current_term:
-        effects += server.adopt_term(rpc.term)
-        server.leader_id = rpc.leader_id
-    return server.stay(*effects, heartbeat_reply(server, rpc))
-
-
-def heartbeat_reply(server: Server, rpc: HeartbeatRpc) -> Effect:
-    """The echo of a heartbeat, in our term."""
-    return Cast(rpc.leader_id, HeartbeatReply(server.id, rpc.query_index, server.current_term))
-
-
 def refuse_queries(server: Server, queries: Queries) -> Transition:
     """CMD-14: not here; ask the leader, if we know it. A read did nothing."""
     leader = server.leader_id if server.leader_id != server.id else None
@@ -144,3 +136,11 @@ def refuse_queries(server: Server, queries: Queries) -> Transition:
         queries.origin, queries.first_correlation, len(queries.payloads), Rejection.NOT_LEADER, leader
     )
     return server.stay(refusal)
+
+
+def take_waiting_queries(server: Server) -> list[WaitingQueries]:
+    """Ra's `process_new_leader_queries` (QRY-14): all who wait for a read; none of them does any more."""
+    role = server.leader_role()
+    waiting = [*role.pending_queries, *(role.waiting_queries or ())]
+    role.pending_queries, role.waiting_queries = [], None
+    return waiting

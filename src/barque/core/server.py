@@ -1,13 +1,10 @@
 """The state of one Raft server, and the named transitions that change it.
 
 The fields of Figure 2 keep the paper's names. What belongs to one role lives in that role's
-object, so that it cannot exist in another. Only the section modules of this package change
-these fields; the runtime reads them.
+object (`roles`), so that it cannot exist in another. Only the section modules of this package
+change these fields; the runtime reads them.
 """
 
-import enum
-from collections import deque
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -15,27 +12,24 @@ import msgspec
 from barque.core.effects import Effect, PersistTermAndVote, RecordLeaderMsg, Rejected, Rejection
 from barque.core.entries import decode_head
 from barque.core.log_contract import Log
-from barque.core.messages import Commands, Message
+from barque.core.messages import Commands
+from barque.core.peers import Cluster, Peer, make_cluster
 from barque.core.quorum import majority
+from barque.core.roles import LeaderRole, Role, WaitingRole
+from barque.core.states import RaftState as RaftState
+from barque.errors import ConfigurationError
 from barque.machine.machine import Machine
-from barque.types import NOWHERE, ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term, Uid
-
-
-class RaftState(enum.StrEnum):
-    """Ra's states (CORE-02). The last six are entered by the runtime or by later releases."""
-
-    LEADER = "leader"
-    FOLLOWER = "follower"
-    CANDIDATE = "candidate"
-    PRE_VOTE = "pre_vote"
-    AWAIT_CONDITION = "await_condition"
-    RECEIVE_SNAPSHOT = "receive_snapshot"
-    RECOVER = "recover"
-    RECOVERED = "recovered"
-    TERMINATING_LEADER = "terminating_leader"
-    TERMINATING_FOLLOWER = "terminating_follower"
-    DELETE_AND_TERMINATE = "delete_and_terminate"
-    STOP = "stop"
+from barque.types import (
+    NOWHERE,
+    Index,
+    IndexTerm,
+    MemberRecord,
+    Membership,
+    ReplyMode,
+    ServerId,
+    Term,
+    Uid,
+)
 
 
 class Transition(NamedTuple):
@@ -64,6 +58,16 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     initial_members: tuple[ServerId, ...]
     machine: Machine[Any]
     machine_args: dict[str, Any] = {}
+    cluster_id: str = ""
+    """Names this cluster for ever: one of the same name, made later, has another."""
+    membership: Membership = Membership.VOTER
+    """What this server may do until a configuration in its log says so."""
+    initial_uids: dict[ServerId, Uid] = {}
+    """The uids of initial members, as far as they are known."""
+    machine_upgrade_strategy: str = "all"
+    """When a leader moves to a new machine version: when `all` members have it, or at once (`quorum`)."""
+    initial_machine_version: int = 0
+    """The version that a new cluster starts with, if the machine supports it (VER-06)."""
     max_pipeline_count: int = 16_384
     """Entries in flight to one peer."""
     max_append_entries_rpc_batch_size: int = 4_096
@@ -75,96 +79,33 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     catch_up_timeout_ms: int = 1_000
     """How long a follower waits for what it asked its leader for, before it asks again."""
     wal_down_timeout_ms: int = 5_000
+    receive_snapshot_timeout_ms: int = 30_000
+    snapshot_backoff_ms: int = 5_000
+    """Before a snapshot is sent again; doubled each time, up to a minute (SEND-07)."""
 
+    def initial_cluster(self) -> list[MemberRecord]:
+        """The members that the configuration names, and this server."""
+        ids = {*self.initial_members, self.id}
+        return [
+            MemberRecord(
+                member,
+                self.initial_uids.get(member),
+                self.membership if member == self.id else Membership.VOTER,
+            )
+            for member in sorted(ids)
+        ]
 
-class Peer:
-    """What a leader believes of one member (CORE-15). Its own entry is never used.
-
-    Invariant: match_index < next_index.
-    """
-
-    __slots__ = ("commit_index_sent", "match_index", "next_index", "query_index", "voter")
-
-    def __init__(self, *, voter: bool = True) -> None:
-        self.next_index = Index(1)  # the next entry to send; moved on optimistically (REPL-03)
-        self.match_index = Index(0)  # durable there, in this leader's term
-        self.commit_index_sent = Index(0)  # by pipelined RPCs only
-        self.query_index = 0  # the newest heartbeat it has answered in this term
-        self.voter = voter
-
-
-class WaitingQueries(NamedTuple):
-    """Consistent queries that wait for a majority to answer heartbeat `query_index` (§6.4)."""
-
-    query_index: int
-    origin: ClientRef
-    first_correlation: int
-    payloads: tuple[bytes, ...]
-    read_index: Index
-
-
-class LeaderRole:
-    """What only a leader has. It survives `await_condition`, and nothing else does."""
-
-    __slots__ = ("low_priority", "noop_due", "pending_queries", "waiting_queries")
-
-    def __init__(self) -> None:
-        self.noop_due: int | None = None  # the noop's machine version, if it found no disk
-        self.low_priority: deque[Commands] | None = None  # not yet in the log
-        self.pending_queries: list[WaitingQueries] = []  # until this term's noop is applied
-        self.waiting_queries: deque[WaitingQueries] | None = None  # for heartbeats, oldest first
-
-
-class CandidateRole:
-    """A real election: who has voted for us in the current term."""
-
-    __slots__ = ("votes",)
-
-    def __init__(self) -> None:
-        self.votes: set[ServerId] = set()
-
-
-class PreVoteRole:
-    """A trial election: its round's token, and who would vote for us."""
-
-    __slots__ = ("token", "votes")
-
-    def __init__(self, token: int) -> None:
-        self.token = token
-        self.votes: set[ServerId] = set()
-
-
-class Condition(Protocol):
-    """What a server in `await_condition` waits for."""
-
-    def holds(self, server: "Server", message: Message) -> bool:
-        """Whether this message brings, or finds, the condition true."""
-
-    def __str__(self) -> str: ...
-
-
-class WaitingRole:
-    """`await_condition`: for what, where to go then, and where to go when time runs out."""
-
-    __slots__ = ("condition", "resume", "timeout_effects", "timeout_to", "transition_to")
-
-    def __init__(
-        self,
-        condition: Condition,
-        *,
-        transition_to: RaftState = RaftState.FOLLOWER,
-        timeout_to: RaftState = RaftState.FOLLOWER,
-        timeout_effects: Callable[["Server"], list[Effect]] = lambda _server: [],
-        resume: LeaderRole | None = None,
-    ) -> None:
-        self.condition = condition
-        self.transition_to = transition_to
-        self.timeout_to = timeout_to
-        self.timeout_effects = timeout_effects
-        self.resume = resume  # a leader that waits takes its leadership up again
-
-
-Role = LeaderRole | CandidateRole | PreVoteRole | WaitingRole | None
+    def check(self) -> None:
+        """Raise `ConfigurationError` for what cannot work."""
+        if self.machine_upgrade_strategy not in ("all", "quorum"):
+            raise ConfigurationError(
+                f"machine_upgrade_strategy is {self.machine_upgrade_strategy!r}; it must be all or quorum"
+            )
+        if self.machine_upgrade_strategy == "all" and self.machine.version < self.initial_machine_version:
+            raise ConfigurationError(
+                f"initial_machine_version is {self.initial_machine_version}, but the machine of "
+                f"{self.id} has version {self.machine.version} (invalid_initial_machine_version)"
+            )
 
 
 class Server:
@@ -181,14 +122,21 @@ class Server:
         "current_term",
         "decode_commands",
         "decode_query",
+        "deleted",
         "effective_machine_version",
         "environment",
         "last_applied",
         "leader_id",
         "log",
+        "lost_quorum",
+        "machine",
         "machine_state",
         "machine_time_ms",
+        "machine_versions",
+        "membership",
+        "pending_release_cursor",
         "persisted_last_applied",
+        "previous_cluster",
         "query_index",
         "raft_state",
         "role",
@@ -206,6 +154,7 @@ class Server:
         last_applied: Index = NOWHERE.index,
     ) -> None:
         """Ra's `init/1` (§1). The last three come from the meta store; `recover` comes next."""
+        config.check()
         self.cfg = config
         self.log = log
         self.environment = environment
@@ -216,24 +165,34 @@ class Server:
         self.current_term = max(current_term, last_term)
         self.voted_for = voted_for if self.current_term == current_term else None
         # Volatile. last_applied ≤ commit_index, and both only grow.
-        self.commit_index = min(last_applied, log.last_index_term().index)
-        self.last_applied = Index(0)
+        meta = log.snapshots.current() if log.snapshots is not None else None
+        start = meta.position if meta is not None else NOWHERE
+        self.commit_index = max(start.index, min(last_applied, log.last_index_term().index))
+        self.last_applied = start.index
         self.persisted_last_applied = self.commit_index
         self.leader_id: ServerId | None = None
+        self.lost_quorum = False  # we led, and found no majority any more
+        self.deleted = False  # the cluster's deletion is applied
         # Membership: the newest configuration in the log, committed or not.
-        members = {*config.initial_members, config.id}
-        self.cluster: dict[ServerId, Peer] = {member: Peer() for member in sorted(members)}
-        self.cluster_index_term: IndexTerm = NOWHERE
+        self.previous_cluster: tuple[IndexTerm, tuple[MemberRecord, ...]] | None = None
         self.cluster_change_permitted = False  # true once this term's noop is applied
+        self.cluster: Cluster = {}
+        self.adopt_cluster(start, config.initial_cluster() if meta is None else [*meta.cluster])
         # The machine.
-        self.machine_state: Any = config.machine.init(dict(config.machine_args))
+        self.machine_versions: list[tuple[Index, int]] = []  # since when which was in force
         self.machine_time_ms = 0  # the newest timestamp applied; machine time never runs back
-        self.effective_machine_version = 0
-        self.aux_state: Any = config.machine.init_aux(config.id.name)
+        version = min(config.machine.version, config.initial_machine_version)
+        self.use_machine_version(start.index, version if meta is None else meta.machine_version)
+        args = dict(config.machine_args)
+        self.machine_state: Any
+        if meta is None or log.snapshots is None:
+            self.machine_state = self.machine.init(args)
+        else:
+            self.machine_state = self.machine.decode_state(log.snapshots.load(), args)
+        self.aux_state: Any = self.machine.init_aux(config.id.name)
+        self.pending_release_cursor: Any = None
         self.query_index = 0  # of the newest consistent query, as a leader
         self.commit_latency_ms = 0
-        self.decode_commands = msgspec.msgpack.Decoder(list[config.machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
-        self.decode_query = msgspec.msgpack.Decoder(config.machine.query_type).decode
 
     # --- what handlers ask -------------------------------------------------------------
 
@@ -248,6 +207,8 @@ class Server:
 
     def is_voter(self, member: ServerId) -> bool:
         """Whether this member counts in quorums."""
+        if member == self.cfg.id:
+            return self.membership is Membership.VOTER
         peer = self.cluster.get(member)
         return peer is not None and peer.voter
 
@@ -270,6 +231,28 @@ class Server:
 
     # --- named transitions -------------------------------------------------------------
 
+    def adopt_cluster(self, position: IndexTerm, records: list[MemberRecord]) -> None:
+        """Take up the configuration of the entry, or snapshot, at `position` (MEMB-02, MEMB-10)."""
+        self.cluster = make_cluster(records, self.cluster)
+        self.cluster_index_term = position
+        own = self.cluster.get(self.cfg.id)
+        if own is None:
+            self.membership = Membership.NON_VOTER  # we were removed: elect nobody
+        elif own.uid in (None, self.cfg.uid):
+            self.membership = own.membership
+        else:
+            self.membership = Membership.NON_VOTER  # that is another incarnation of our address
+
+    def use_machine_version(self, index: Index, version: int) -> None:
+        """This version is in force from entry `index` on (VER-01)."""
+        self.effective_machine_version = version
+        self.machine_versions.append((index, version))
+        # One that we do not have freezes us: nothing is applied until this code is replaced (VER-02).
+        machine = self.cfg.machine.which_module(min(version, self.cfg.machine.version))
+        self.machine: Machine[Any] = machine
+        self.decode_commands = msgspec.msgpack.Decoder(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
+        self.decode_query = msgspec.msgpack.Decoder(machine.query_type).decode
+
     def adopt_term(self, term: Term) -> list[Effect]:
         """§3.3: a higher term replaces ours, and we have not voted in it."""
         return self.adopt_term_and_vote(term, None) if term > self.current_term else []
@@ -289,9 +272,10 @@ class Server:
     def follow(self, leader: ServerId) -> RecordLeaderMsg:
         """A valid leader of the current term was heard from."""
         self.leader_id = leader
+        self.lost_quorum = False
         return RecordLeaderMsg(leader)
 
-    def become_follower(self) -> list[Effect]:
+    def become_follower(self, reason: str = Rejection.NOT_LEADER) -> list[Effect]:
         """Leave any role. What waited for our leadership is refused: it did not happen."""
         role, self.role = self.role, None
         leader = role if isinstance(role, LeaderRole) else None
@@ -301,7 +285,7 @@ class Server:
             return []
         if self.leader_id == self.id:
             self.leader_id = None
-        return _refuse_what_waits(leader, self.leader_id)
+        return _refuse_what_waits(leader, reason, self.leader_id)
 
     def step_down(self, term: Term) -> list[Effect]:
         """§3.3: someone is in a higher term; become its follower, of no known leader."""
@@ -315,14 +299,14 @@ class Server:
         return self.role
 
 
-def _refuse_what_waits(leader: LeaderRole, now: ServerId | None) -> list[Effect]:
+def _refuse_what_waits(leader: LeaderRole, reason: str, now: ServerId | None) -> list[Effect]:
     """Queries never answered and commands never appended are safe to send elsewhere."""
     effects: list[Effect] = [
-        Rejected(waiting.origin, waiting.first_correlation, len(waiting.payloads), Rejection.NOT_LEADER, now)
+        Rejected(waiting.origin, waiting.first_correlation, waiting.size, reason, now)
         for waiting in (*(leader.waiting_queries or ()), *leader.pending_queries)
     ]
     for commands in leader.low_priority or ():
-        effects.extend(refuse_commands(commands, Rejection.NOT_LEADER, now))
+        effects.extend(refuse_commands(commands, reason, now))
     return effects
 
 

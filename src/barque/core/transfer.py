@@ -3,7 +3,8 @@
 from barque.core.conditions import TransferDone
 from barque.core.effects import Applied, Rejected, Rejection, SendRpc, StartConditionTimeout
 from barque.core.messages import TimeoutNow, TransferLeadership
-from barque.core.server import RaftState, Server, Transition, WaitingRole
+from barque.core.roles import WaitingRole
+from barque.core.server import RaftState, Server, Transition
 
 
 def on_transfer_leadership(server: Server, request: TransferLeadership) -> Transition:

@@ -10,6 +10,7 @@ from typing import Any
 
 from barque.core.entries import EntryBatch
 from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
+from barque.core.snapshots import Snapshots
 from barque.errors import WalDown
 from barque.log.memtable import Memtable
 from barque.log.wal import Wal
@@ -37,6 +38,11 @@ class WalLog:
     def uid(self) -> Uid:
         """The server whose log this is."""
         return self._uid
+
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """None: snapshots come with segments. Until then nothing is truncated."""
+        return None
 
     def append(self, batch: EntryBatch) -> None:
         """Leader: add a batch that starts at `next_index()`. Raises `WalDown`."""

@@ -1,16 +1,16 @@
 """What a machine may ask for beside its reply. The leader performs these, followers do not.
 
 An effect may be repeated or lost when leadership changes (EFF-33): machines must be able
-to live with both. Snapshots (`release_cursor`, `checkpoint`), monitors and log effects have
-their place here in a later release; a machine that returns anything else than the classes below
-stops its server with a `MachineFault`.
+to live with both. A machine that returns anything else than the classes below stops its server
+with a `MachineFault`.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
-from barque.types import ClientRef
+from barque.types import ClientRef, Index
 
 
 class Timer(msgspec.Struct, frozen=True, gc=False):
@@ -45,4 +45,82 @@ class Aux(msgspec.Struct, frozen=True, gc=False):
     command: Any
 
 
-MachineEffect: TypeAlias = Timer | SendMsg | Append | Aux
+class MonitorClient(msgspec.Struct, frozen=True, gc=False):
+    """Commit `Down(client)` when this client's node has restarted or is out of reach (EFF-06, EFF-08).
+
+    With `aux` the aux machine of this member is told instead. Monitors of the machine end with leadership:
+    set them again in `state_enter`.
+    """
+
+    client: ClientRef
+    aux: bool = False
+
+
+class DemonitorClient(msgspec.Struct, frozen=True, gc=False):
+    """Watch this client no more (EFF-07)."""
+
+    client: ClientRef
+    aux: bool = False
+
+
+class MonitorNode(msgspec.Struct, frozen=True, gc=False):
+    """Commit `NodeUp` or `NodeDown` now, and at each change (EFF-06, EFF-08)."""
+
+    node: str
+    aux: bool = False
+
+
+class DemonitorNode(msgspec.Struct, frozen=True, gc=False):
+    """Watch this node no more (EFF-07)."""
+
+    node: str
+    aux: bool = False
+
+
+class ReadLog(msgspec.Struct, frozen=True, gc=False):
+    """Read user commands back and go on with them (EFF-11, EFF-12).
+
+    `then` gets the commands at `indexes`, those that are missing left out, and returns effects. With
+    `node` the member there reads, if it is a voter; the leader otherwise.
+    """
+
+    indexes: Sequence[int]
+    then: Callable[[list[Any]], Any]
+    node: str | None = None
+
+
+class ReleaseCursor(msgspec.Struct, frozen=True, gc=False):
+    """Nothing at or below `index` is needed to rebuild `state`: a snapshot may be made (EFF-14).
+
+    A suggestion; the log decides. With `written` it waits until that index is on disk, with
+    `no_snapshot_sends` until no snapshot is being sent (EFF-15). With `promote` the newest
+    checkpoint at or below `index` becomes the snapshot, and `state` is not looked at (EFF-16).
+    """
+
+    index: Index
+    state: Any = None
+    promote: bool = False
+    written: Index | None = None
+    no_snapshot_sends: bool = False
+
+
+class Checkpoint(msgspec.Struct, frozen=True, gc=False):
+    """Keep this state, for a faster start or a later `ReleaseCursor(promote=True)` (EFF-17)."""
+
+    index: Index
+    state: Any
+
+
+MachineEffect: TypeAlias = (
+    Timer
+    | SendMsg
+    | Append
+    | Aux
+    | MonitorClient
+    | DemonitorClient
+    | MonitorNode
+    | DemonitorNode
+    | ReadLog
+    | ReleaseCursor
+    | Checkpoint
+)

@@ -1,13 +1,14 @@
 """The contract between Barque and the state machine that a user writes."""
 
+import enum
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from barque.errors import InvalidCommand
 from barque.machine.effects import MachineEffect
-from barque.types import ClientRef, Index, ReplyMode, Term
+from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term
 
 State = TypeVar("State")
 
@@ -40,8 +41,78 @@ class MachineVersion(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     new: int
 
 
-Builtin: TypeAlias = Timeout | MachineVersion
+class Down(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="down"):
+    """Built-in command: a client that the machine monitors is gone (MAC-04, MON-02)."""
+
+    client: ClientRef
+    reason: str
+
+
+class NodeUp(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="nodeup"):
+    """Built-in command: a node that the machine monitors is within reach (MAC-04, MON-03)."""
+
+    node: str
+
+
+class NodeDown(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="nodedown"):
+    """Built-in command: a node that the machine monitors is out of reach (MAC-04, MON-03)."""
+
+    node: str
+
+
+Builtin: TypeAlias = Timeout | MachineVersion | Down | NodeUp | NodeDown
 Result: TypeAlias = tuple[State, Any] | tuple[State, Any, Sequence[MachineEffect]]
+
+
+class AuxKind(enum.Enum):
+    """How an aux command came: somebody waits for a reply, or nobody does."""
+
+    CALL = "call"
+    CAST = "cast"
+
+
+class Member(Protocol):
+    """What an aux machine may see of the member that it lives in (AUX-05). Reads only."""
+
+    @property
+    def machine_state(self) -> Any:
+        """The machine's state, as of `last_applied`."""
+
+    @property
+    def effective_machine_version(self) -> int:
+        """The version in force."""
+
+    @property
+    def leader_id(self) -> ServerId | None:
+        """Who leads, as far as this member knows."""
+
+    @property
+    def current_term(self) -> Term:
+        """The member's term."""
+
+    @property
+    def last_applied(self) -> Index:
+        """How far the machine is."""
+
+    def last_index_term(self) -> IndexTerm:
+        """The end of the log."""
+
+    def read_commands(self, indexes: Sequence[int]) -> list[Any]:
+        """The user commands at these indexes, in this order; what is missing is left out."""
+
+    def members_info(self) -> dict[ServerId, dict[str, Any]]:
+        """What is known of each member; all of it on the leader only."""
+
+    def overview(self) -> dict[str, Any]:
+        """Facts for people."""
+
+
+class AuxResult(msgspec.Struct, frozen=True, gc=False):
+    """What `handle_aux` answers: the new aux state, effects, and a reply to whoever called."""
+
+    aux: Any
+    reply: Any = None
+    effects: Sequence[MachineEffect] = ()
 
 
 class Machine(Generic[State]):
@@ -93,6 +164,39 @@ class Machine(Generic[State]):
         """The volatile state of this member's aux machine (AUX-01)."""
         return None
 
-    def handle_aux(self, raft_state: str, command: Any, aux: Any, state: State) -> Any:
-        """An `Aux` effect, on this member only. Returns the new aux state (AUX-02)."""
-        return aux
+    def handle_aux(self, raft_state: str, kind: AuxKind, command: Any, aux: Any, member: Member) -> AuxResult:
+        """A command for this member's aux machine alone (AUX-02): not replicated, never replayed.
+
+        Commands are what clients and `Aux` effects send, and `"eval"` after progress, `"tick"` on each
+        tick, and `Down`, `NodeUp`, `NodeDown` for what the aux machine monitors (AUX-03). A machine
+        that does not define this refuses calls and ignores the rest (AUX-04).
+        """
+        return AuxResult(aux)
+
+    # --- versions and snapshots ----------------------------------------------------------
+
+    def which_module(self, version: int) -> "Machine[State]":
+        """The machine that applies commands while `version` is in force (MAC-10, VER-01).
+
+        Old commands must go on to mean what they meant: keep the old class, and name it here.
+        """
+        return self
+
+    def encode_state(self, state: State) -> bytes:
+        """The state as bytes, for a snapshot. The default encodes what msgspec can."""
+        return msgspec.msgpack.encode(state)
+
+    def decode_state(self, data: bytes, args: dict[str, Any]) -> State:
+        """The inverse of `encode_state`. `args` are those of `init`."""
+        state: State = msgspec.msgpack.decode(data)
+        return state
+
+    def live_indexes(self, state: State) -> Sequence[Index]:
+        """The entries that a snapshot of this state still needs (MAC-12), ascending."""
+        return ()
+
+    def snapshot_installed(
+        self, position: IndexTerm, state: State, old_position: IndexTerm, old_state: State
+    ) -> Sequence[MachineEffect]:
+        """A snapshot from the leader has replaced the state of this member (MAC-11)."""
+        return ()

@@ -3,7 +3,8 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from barque.core.server import RaftState, WaitingRole
+from barque.core.roles import WaitingRole
+from barque.core.server import RaftState
 from barque.runtime.server_process import ServerProcess
 
 if TYPE_CHECKING:

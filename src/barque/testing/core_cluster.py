@@ -13,340 +13,40 @@ from typing import Any, TypeVar
 import msgspec
 
 from barque.core import invariants
+from barque.core.configuration import is_removed, recognises
 from barque.core.effects import (
     Applied,
-    AppliedTo,
-    AuxEval,
-    CancelElectionTimeout,
     Cast,
     Effect,
-    LeaderEstablished,
-    NextEvent,
-    PersistTermAndVote,
-    RecordLeaderMsg,
     Rejected,
     SendRpc,
     SendVoteRequests,
-    StartConditionTimeout,
-    StartElectionTimeout,
+    Unresolved,
 )
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import (
-    AppendEntriesReply,
-    AwaitConditionTimeout,
     Commands,
+    DeleteCluster,
     ElectionTimeout,
-    FlushCommands,
+    ForceMemberChange,
+    JoinMember,
+    LeaveMember,
     Message,
+    PreVoteRpc,
     Queries,
     RemoteMessage,
-    RequestVoteResult,
     RequestVoteRpc,
     TransferLeadership,
-    Written,
 )
-from barque.core.server import RaftState, Server, ServerConfig
-from barque.core.step import recover, step
-from barque.errors import InvariantViolation
-from barque.machine.effects import MachineEffect
+from barque.core.server import RaftState, Server
 from barque.machine.machine import Machine
 from barque.machine.simple import SimpleMachine
-from barque.testing.memory_log import MemoryLog
-from barque.types import ClientRef, Index, ReplyMode, ServerId, Term, Uid
+from barque.testing.core_member import FixedEnvironment as FixedEnvironment
+from barque.testing.core_member import Member as Member
+from barque.testing.core_witness import Witness as Witness
+from barque.types import ClientRef, Index, Membership, ReplyMode, ServerId, Term, Uid
 
 CLIENT = ClientRef("client", 1)
-
-
-class FixedEnvironment:
-    """A clock that a test sets, and tokens that count."""
-
-    def __init__(self) -> None:
-        self.time_ms = 1_000
-        self._token = 0
-
-    def now_ms(self) -> int:
-        """The time that the test has set."""
-        return self.time_ms
-
-    def token(self) -> int:
-        """The next number."""
-        self._token += 1
-        return self._token
-
-
-class Member:
-    """One server with what outlives it: its log, and its durable term, vote and last_applied."""
-
-    def __init__(self, cluster: "CoreCluster", member: ServerId) -> None:
-        self.cluster = cluster
-        self.id = member
-        self.log = MemoryLog(Uid(f"uid_{member.name}"))
-        self.term = Term(0)
-        self.voted_for: ServerId | None = None
-        self.last_applied = Index(0)
-        self.machine = cluster.machine
-        self.effects: list[Effect] = []  # everything it asked for, oldest first
-        self.machine_effects: list[MachineEffect] = []
-        self.start()
-
-    def start(self) -> None:
-        """Start, or restart, from what is durable."""
-        config = ServerConfig(
-            id=self.id,
-            uid=self.log.uid,
-            cluster_name="c",
-            initial_members=self.cluster.ids,
-            machine=self.machine,
-            **self.cluster.settings,
-        )
-        self.up = True
-        self.timer: StartElectionTimeout | None = None
-        self.condition_timer: StartConditionTimeout | None = None
-        self.unheard: deque[Written] = deque()  # what the disk has reported, and nobody took yet
-        self.unsynced_meta: PersistTermAndVote | None = None
-        self.mail: deque[Message] = deque()  # to itself, with `defer_flush`
-        self.held: list[Effect] | None = None  # until the meta store has synced
-        self.server = Server(
-            config,
-            self.log,
-            self.cluster.environment,
-            current_term=self.term,
-            voted_for=self.voted_for,
-            last_applied=self.last_applied,
-        )
-        self._follow_up(self.perform(recover(self.server)))
-
-    def handle(self, message: Message) -> list[Effect]:
-        """One message and all that follows inside this server; returns the effects of both."""
-        first = len(self.effects)
-        self._follow_up([message])
-        return self.effects[first:]
-
-    def _follow_up(self, messages: list[Message]) -> None:
-        queue = deque(messages)
-        while queue:
-            server = self.server
-            before = invariants.observe(server)
-            message = queue.popleft()
-            effects = step(server, message)
-            invariants.check(before, server)
-            self.cluster.watch(self, message, before, effects)
-            self.cluster.witness.look(self, before)
-            if server.raft_state is not before.state:  # the timers of a state end with it
-                self.timer = self.condition_timer = None
-            queue.extend(self.perform(effects))
-
-    def perform(self, effects: list[Effect]) -> list[Message]:
-        """Carry effects out; returns the messages that this server is to handle next."""
-        self.effects += effects
-        self.cluster.witness.overhear(self, effects)
-        if self.held is not None:
-            self.held += effects
-            return []
-        return self._perform(effects)
-
-    def _perform(self, effects: list[Effect]) -> list[Message]:
-        following: list[Message] = []
-        for position, effect in enumerate(effects):
-            match effect:
-                case PersistTermAndVote():
-                    if self.cluster.hold_meta:
-                        self.unsynced_meta, self.held = effect, effects[position + 1 :]
-                        return following
-                    self.term, self.voted_for = effect.term, effect.voted_for
-                case SendRpc() | Cast():
-                    self.cluster.send(self.id, effect.to, effect.message)
-                case SendVoteRequests():
-                    for to, rpc in effect.requests:
-                        self.cluster.send(self.id, to, rpc)
-                case NextEvent(FlushCommands()) if self.cluster.defer_flush:
-                    self.mail.append(effect.message)
-                case NextEvent():
-                    following.append(effect.message)
-                case Applied() | Rejected():
-                    self.cluster.answers.append(effect)
-                case StartElectionTimeout():
-                    self.timer = self.timer or effect
-                case RecordLeaderMsg() | CancelElectionTimeout():
-                    self.timer = None
-                case StartConditionTimeout():
-                    self.condition_timer = effect
-                case AppliedTo() | AuxEval() | LeaderEstablished():
-                    pass
-                case _:
-                    self.machine_effects.append(effect)
-        return following
-
-    def read_mail(self) -> None:
-        """Handle what the server has sent to itself so far."""
-        mail, self.mail = self.mail, deque()
-        for message in mail:
-            self.handle(message)
-
-    # --- the disk, and the clock ---------------------------------------------------------
-
-    def flush(self) -> None:
-        """Everything submitted becomes durable; the server does not know yet."""
-        self.unheard += self.log.take_written()
-
-    def hear(self) -> None:
-        """The server hears of what has become durable."""
-        while self.unheard:
-            self.handle(self.unheard.popleft())
-
-    def sync(self) -> None:
-        """Everything submitted becomes durable, and the server hears of it."""
-        self.flush()
-        self.hear()
-
-    def sync_meta(self) -> None:
-        """The term and vote that are being stored become durable; what waited goes on."""
-        if self.unsynced_meta is not None:
-            self.term, self.voted_for = self.unsynced_meta.term, self.unsynced_meta.voted_for
-            held, self.held, self.unsynced_meta = self.held or [], None, None
-            self._follow_up(self._perform(held))
-
-    def remember_applied(self) -> None:
-        """Store how far the machine is, but never beyond what is durable (COMMIT-08)."""
-        self.last_applied = max(
-            self.last_applied, min(self.server.last_applied, self.log.last_written().index)
-        )
-
-    def expire(self) -> list[Effect]:
-        """The timer of the present state runs out, if one is armed; one of elections first."""
-        if self.timer is not None:
-            self.timer = None
-            return self.handle(ElectionTimeout())
-        if self.condition_timer is not None:
-            self.condition_timer = None
-            return self.handle(AwaitConditionTimeout())
-        return []
-
-    def crash(self, keep: int = 0) -> None:
-        """Stop without warning: what is not durable is gone, and so are messages to it.
-
-        The first `keep` writes that nobody waited for survive nevertheless.
-        """
-        self.up = False
-        self.log.crash(keep)
-        self.cluster.network = deque(e for e in self.cluster.network if e[1] != self.id)
-
-    def restart(self, keep: int = 0) -> None:
-        """Crash, and come back."""
-        self.crash(keep)
-        self.start()
-
-
-class Witness:
-    """Sees every member and every message, and checks what holds of a whole cluster.
-
-    Election Safety, one vote a term over restarts, Leader Completeness, State Machine Safety,
-    and that nobody speaks of what is not on its disk. (Figure 3.2; reliability I1 to I13.)
-    """
-
-    def __init__(self, cluster: "CoreCluster") -> None:
-        self._cluster = cluster
-        self.leaders: dict[Term, ServerId] = {}
-        self.votes: dict[tuple[ServerId, Term], ServerId] = {}
-        self.committed: list[tuple[EntryBatch, Term]] = []  # and the term in which it was committed
-
-    def look(self, member: Member, before: invariants.Facts) -> None:
-        """After each step of a member."""
-        server = member.server
-        leads = server.raft_state is RaftState.LEADER
-        if leads and before.state is not RaftState.LEADER:
-            self._check_new_leader(server)
-        if server.commit_index > before.commit_index:
-            self._check_commit(member, before.commit_index)
-            if leads:
-                self._check_quorum(server)
-        if server.log.last_index_term().index < before.commit_index:
-            _violated(f"{server.id} has dropped committed entries")
-
-    def _check_new_leader(self, server: Server) -> None:
-        first = self.leaders.setdefault(server.current_term, server.id)
-        if first != server.id:
-            _violated(f"{first} and {server.id} both led term {server.current_term}")
-        for index, (entry, term) in enumerate(self.committed, start=1):
-            if term < server.current_term and server.log.fetch_term(Index(index)) != entry.term:
-                _violated(f"{server.id} leads term {server.current_term} without committed entry {index}")
-
-    def _check_commit(self, member: Member, before: int) -> None:
-        server = member.server
-        for entry in member.log.entries[before : server.commit_index]:
-            index = entry.first_index
-            if index <= len(self.committed):
-                if self.committed[index - 1][0] != entry:
-                    _violated(f"{server.id} commits another entry {index} than was committed")
-            elif server.raft_state is not RaftState.LEADER:
-                _violated(f"{server.id} commits {index}, which no leader has committed")
-            else:
-                self.committed.append((entry, server.current_term))
-
-    def _check_quorum(self, server: Server) -> None:
-        index = server.commit_index
-        term = server.log.fetch_term(index)
-        holders = 0
-        for member in self._cluster.members.values():
-            disk = member.log.disk
-            holders += index <= len(disk) and disk[index - 1].term == term
-        if holders < server.quorum():
-            _violated(f"{server.id} commits {index}, which is on {holders} disks")
-
-    def hear(self, sender: Member, to: ServerId, message: RemoteMessage) -> None:
-        """Before each message leaves."""
-        disk = sender.log.disk
-        known = max(sender.term, disk[-1].term if disk else 0)
-        term = getattr(message, "term", 0)
-        if term > known:
-            _violated(f"{sender.id} speaks of term {term} and has stored {known}: {message}")
-        match message:
-            case RequestVoteRpc():
-                self._vote(sender.id, message.term, sender.id)
-            case RequestVoteResult() if message.vote_granted:
-                self._vote(sender.id, message.term, to)
-            case _:
-                pass
-
-    def overhear(self, member: Member, effects: list[Effect]) -> None:
-        """When a server has made up its mind: later, its disk may be ahead of what it said."""
-        disk = member.log.disk
-        sending = False
-        for effect in effects:
-            if sending and isinstance(effect, PersistTermAndVote):
-                _violated(f"{member.id} sends before it stores: {effects}")
-            sending = sending or isinstance(effect, Cast | SendRpc | SendVoteRequests)
-            if isinstance(effect, Cast) and isinstance(effect.message, AppendEntriesReply):
-                index, term = effect.message.last_index, effect.message.last_term
-                if index and (index > len(disk) or disk[index - 1].term != term):
-                    _violated(f"{member.id} claims what is not on its disk: {effect.message}")
-
-    def _vote(self, voter: ServerId, term: Term, candidate: ServerId) -> None:
-        first = self.votes.setdefault((voter, term), candidate)
-        if first != candidate:
-            _violated(f"{voter} voted for {first} and for {candidate} in term {term}")
-
-    def check_logs(self) -> None:
-        """Log Matching (§3.5): the same index and term mean the same entries up to there."""
-        members = list(self._cluster.members.values())
-        for number, one in enumerate(members):
-            for other in members[number + 1 :]:
-                for logs in ((one.log.entries, other.log.entries), (one.log.disk, other.log.disk)):
-                    _check_matching(one.id, other.id, *logs)
-
-
-def _check_matching(one: ServerId, other: ServerId, ours: list[EntryBatch], theirs: list[EntryBatch]) -> None:
-    meeting = 0
-    for index in range(min(len(ours), len(theirs)), 0, -1):
-        if ours[index - 1].term == theirs[index - 1].term:
-            meeting = index
-            break
-    if ours[:meeting] != theirs[:meeting]:
-        _violated(f"the logs of {one} and {other} meet at {meeting} and differ before")
-
-
-def _violated(what: str) -> None:
-    raise InvariantViolation(what)
 
 
 def append_machine() -> Machine[Any]:
@@ -379,6 +79,8 @@ class CoreCluster:
         self.network: deque[tuple[ServerId, ServerId, RemoteMessage]] = deque()
         self.cut: set[tuple[ServerId, ServerId]] = set()
         self.answers: list[Applied | Rejected] = []
+        self.unresolved: list[Unresolved] = []
+        self.gone: list[tuple[ServerId, Uid | None]] = []  # of whom a leader said that they are no members
         self.witness = Witness(self)
         self.watch: Callable[[Member, Message, invariants.Facts, list[Effect]], None] = lambda *_: None
         self.members: dict[str, Member] = {}
@@ -406,8 +108,21 @@ class CoreCluster:
         member = self.members[to.name]
         if (sender, to) in self.cut or not member.up:
             return False
+        uid = self.members[sender.name].log.uid
+        if not recognises(member.server, sender, uid):
+            return False  # another incarnation of that address: the node drops it
+        if isinstance(message, PreVoteRpc | RequestVoteRpc) and is_removed(member.server, sender, uid):
+            self.gone.append((sender, uid))
+            return False  # its node is told that it is no member
         member.handle(message)
         return True
+
+    def add(self, name: str, *, uid: str | None = None, membership: Membership = Membership.VOTER) -> Member:
+        """Start a server that is no member yet; `join` makes it one."""
+        member = ServerId(name, f"node_{name}")
+        server = Member(self, member, uid=None if uid is None else Uid(uid), membership=membership)
+        self.members[name] = server
+        return server
 
     def deliver(self, *, only: type | None = None, link: tuple[str, str] | None = None) -> int:
         """Deliver what is on the network now (of one kind or link, if given); returns how many."""
@@ -482,6 +197,42 @@ class CoreCluster:
         request = TransferLeadership(CLIENT, self.correlation, to)
         self.correlation += 1
         return self.members[name].handle(request)
+
+    def join(
+        self, name: str, member: str, membership: Membership = Membership.VOTER, target: int | None = None
+    ) -> list[Effect]:
+        """Ask `name` to add a member, with the uid that it now has, or to change what it may do."""
+        there = self.members[member]
+        asked = JoinMember(
+            CLIENT,
+            self.correlation,
+            ReplyMode.AWAIT_CONSENSUS,
+            there.id,
+            there.log.uid,
+            membership,
+            None if target is None else Index(target),
+        )
+        self.correlation += 1
+        return self.members[name].handle(asked)
+
+    def leave(self, name: str, member: str) -> list[Effect]:
+        """Ask `name` to remove a member."""
+        asked = LeaveMember(
+            CLIENT, self.correlation, ReplyMode.AWAIT_CONSENSUS, ServerId(member, f"node_{member}")
+        )
+        self.correlation += 1
+        return self.members[name].handle(asked)
+
+    def delete(self, name: str) -> list[Effect]:
+        """Ask `name` to delete the cluster."""
+        asked = DeleteCluster(CLIENT, self.correlation, ReplyMode.AWAIT_CONSENSUS)
+        self.correlation += 1
+        return self.members[name].handle(asked)
+
+    def force(self, name: str) -> list[Effect]:
+        """Make this member the only one."""
+        self.correlation += 1
+        return self.members[name].handle(ForceMemberChange(CLIENT, self.correlation - 1))
 
     def replies(self) -> list[Any]:
         """All replies that clients have got, in order; forgets them."""

@@ -5,7 +5,8 @@ from typing import Any
 
 from barque.core.entries import EntryBatch
 from barque.core.log_contract import WalDown
-from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
+from barque.core.messages import LogEvent, ResendWrite, SnapshotWritten, WalFailed, WalUp, Written
+from barque.testing.memory_snapshots import MemorySnapshots
 from barque.types import NOWHERE, Index, IndexTerm, Term, Uid
 
 
@@ -26,6 +27,13 @@ class MemoryLog:
         self._written = NOWHERE
         self._submitted: list[EntryBatch] = []
         self._up = True
+        self._start = NOWHERE  # the snapshot that stands for what comes before
+        self._snapshots = MemorySnapshots(self)
+
+    @property
+    def snapshots(self) -> MemorySnapshots:
+        """See `Log.snapshots`."""
+        return self._snapshots
 
     @property
     def uid(self) -> Uid:
@@ -58,6 +66,7 @@ class MemoryLog:
 
     def set_last_index(self, index: Index) -> None:
         """See `Log.set_last_index`. The disk is told by the next write."""
+        assert index >= self._start.index, "the log does not begin so early"
         del self.entries[index:]
         del self._batches[index:]
         if self._written.index > index:
@@ -65,8 +74,8 @@ class MemoryLog:
 
     def last_index_term(self) -> IndexTerm:
         """See `Log.last_index_term`."""
-        if not self.entries:
-            return NOWHERE
+        if len(self.entries) == self._start.index:
+            return self._start
         return IndexTerm(self.entries[-1].first_index, self.entries[-1].term)
 
     def last_written(self) -> IndexTerm:
@@ -78,20 +87,22 @@ class MemoryLog:
         return Index(len(self.entries) + 1)
 
     def snapshot_index_term(self) -> IndexTerm:
-        """No snapshots here."""
-        return NOWHERE
+        """See `Log.snapshot_index_term`."""
+        return self._start
 
     def fetch_term(self, index: Index) -> Term | None:
         """See `Log.fetch_term`."""
-        if index == 0:
-            return Term(0)
-        return self.entries[index - 1].term if 0 < index <= len(self.entries) else None
+        if index == self._start.index:
+            return self._start.term
+        return self.entries[index - 1].term if self._start.index < index <= len(self.entries) else None
 
     def read(self, first: Index, last: Index, max_entries: int, max_bytes: int) -> list[EntryBatch]:
         """See `Log.read`."""
         found: list[EntryBatch] = []
         entries = size = 0
         last = min(last, self.last_index_term().index)
+        if first <= self._start.index:
+            return self._read_live(first, last)
         while first <= last:
             end = first
             while end < last and self._batches[end] is self._batches[first - 1]:
@@ -107,6 +118,14 @@ class MemoryLog:
             first = Index(end + 1)
         return found
 
+    def _read_live(self, first: Index, last: Index) -> list[EntryBatch]:
+        live = self._snapshots.live_entries()
+        return [batch for batch in live if first <= batch.first_index and batch.last_index <= last]
+
+    def read_any(self, index: Index) -> list[EntryBatch]:
+        """One entry, wherever it is."""
+        return self.read(index, index, 1, 1 << 30)
+
     def handle_event(self, event: LogEvent) -> None:
         """See `Log.handle_event`: only what is still in the log, in that term, is written."""
         match event:
@@ -118,6 +137,11 @@ class MemoryLog:
             case WalUp():
                 self._up = True
                 self._submitted += self.entries[self._written.index :]
+            case SnapshotWritten():
+                if event.position.index > self._start.index:
+                    self._start = event.position
+                    if self._written.index < self._start.index:
+                        self._written = self._start
             case ResendWrite():
                 pass  # nothing gets lost between this log and its disk
 
@@ -143,9 +167,20 @@ class MemoryLog:
         """How many writes are submitted and not durable."""
         return len(self._submitted)
 
-    def take_written(self) -> list[Written]:
+    def start_after(self, position: IndexTerm) -> None:
+        """A received snapshot takes the place of the whole log; at once, and on the disk as well.
+
+        What it stands for becomes holes, so that positions in these lists stay indexes.
+        """
+        self._start = self._written = position
+        for entries, batches in ((self.entries, self._batches), (self.disk, self._disk_batches)):
+            hole = EntryBatch(Index(0), Term(0), 1, 0, b"")
+            entries[:] = batches[:] = [hole] * position.index
+        self._submitted.clear()
+
+    def take_written(self) -> list[LogEvent]:
         """Sync: everything submitted so far is durable; hand these to the server."""
-        events: list[Written] = []
+        events: list[LogEvent] = [*self._snapshots.sync()]
         for batch in self._submitted:
             self._to_disk(batch)
             events.append(Written(self._uid, batch.term, batch.first_index, batch.last_index))
@@ -163,6 +198,9 @@ class MemoryLog:
         for batch in self._submitted[:keep]:
             self._to_disk(batch)
         self._submitted.clear()
+        self._snapshots.crash()
+        meta = self._snapshots.current()
+        self._start = NOWHERE if meta is None else meta.position
         self.entries, self._batches = list(self.disk), list(self._disk_batches)
         self._written = self.last_index_term()
         self._up = True
@@ -174,7 +212,8 @@ class MemoryLog:
 
     def overview(self) -> dict[str, Any]:
         """See `Log.overview`."""
-        return {"entries": len(self.entries), "last_written": self._written.index}
+        kept = len(self.entries) - self._start.index
+        return {"entries": kept, "last_written": self._written.index, "snapshot_index": self._start.index}
 
 
 def _single(batch: EntryBatch) -> list[EntryBatch]:

@@ -1,0 +1,131 @@
+"""The aux machine: volatile, of one member, outside the log (AUX-01 to AUX-07; L-13)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from barque.core.applying import decode_entries, take_callback_effects
+from barque.core.effects import Applied, Effect, Rejected, Rejection
+from barque.core.events import ClientDown, Component, NodeEvent
+from barque.core.messages import AuxCommand
+from barque.core.overview import members_info, overview
+from barque.core.server import Server, Transition
+from barque.machine.machine import AuxKind, AuxResult, Down, Machine, NodeDown, NodeUp
+from barque.types import NOBODY, Index, IndexTerm, ServerId, Term
+
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class MemberView:
+    """What an aux machine may see of its server (`Member`); reads only."""
+
+    __slots__ = ("_server",)
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    @property
+    def machine_state(self) -> Any:
+        """The machine's state."""
+        return self._server.machine_state
+
+    @property
+    def effective_machine_version(self) -> int:
+        """The version in force."""
+        return self._server.effective_machine_version
+
+    @property
+    def leader_id(self) -> ServerId | None:
+        """Who leads, as far as is known."""
+        return self._server.leader_id
+
+    @property
+    def current_term(self) -> Term:
+        """The present term."""
+        return self._server.current_term
+
+    @property
+    def last_applied(self) -> Index:
+        """How far the machine is."""
+        return self._server.last_applied
+
+    def last_index_term(self) -> IndexTerm:
+        """The end of the log."""
+        return self._server.log.last_index_term()
+
+    def read_commands(self, indexes: Sequence[int]) -> list[Any]:
+        """User commands, what is missing left out."""
+        return log_read(self._server, indexes)
+
+    def members_info(self) -> dict[ServerId, dict[str, Any]]:
+        """What is known of each member."""
+        return members_info(self._server)
+
+    def overview(self) -> dict[str, Any]:
+        """Facts for people."""
+        return overview(self._server)
+
+
+def has_aux(server: Server) -> bool:
+    """Whether the user's machine handles aux commands at all (AUX-04)."""
+    return type(server.machine).handle_aux is not Machine.handle_aux
+
+
+def run_aux(server: Server, kind: AuxKind, command: Any) -> tuple[Any, list[Effect]]:
+    """Hand one command to the aux machine; its reply, and what it asks for. Raises what it raises."""
+    result: AuxResult = server.machine.handle_aux(
+        str(server.raft_state), kind, command, server.aux_state, MemberView(server)
+    )
+    server.aux_state = result.aux
+    return result.reply, take_callback_effects(result.effects)
+
+
+def run_aux_call(server: Server, command: AuxCommand) -> list[Effect]:
+    """AUX-02, AUX-04: somebody may wait; an exception is the answer, and harms nothing else."""
+    called = command.origin != NOBODY
+    if not has_aux(server):
+        refusal = Rejected(command.origin, command.correlation, 1, Rejection.AUX_NOT_IMPLEMENTED)
+        return [refusal] if called else []
+    try:
+        reply, effects = run_aux(server, AuxKind.CALL if called else AuxKind.CAST, _decode(command.payload))
+    except Exception as error:
+        text = {0: f"{type(error).__name__}: {error}"}
+        return [Applied(command.origin, command.correlation, [None], text)] if called else []
+    return [Applied(command.origin, command.correlation, [reply]), *effects] if called else effects
+
+
+def on_aux_command(server: Server, command: AuxCommand) -> Transition:
+    """L-13: in any state; a consistent one that did not reach a leader is refused."""
+    if command.consistent:
+        leader = server.leader_id if server.leader_id != server.id else None
+        return server.stay(Rejected(command.origin, command.correlation, 1, Rejection.NOT_LEADER, leader))
+    return server.stay(*run_aux_call(server, command))
+
+
+def cast_aux(server: Server, command: Any) -> list[Effect]:
+    """AUX-03: what happened around this member, for an aux machine that cares."""
+    return run_aux(server, AuxKind.CAST, command)[1] if has_aux(server) else []
+
+
+def on_client_down_aux(server: Server, event: ClientDown) -> Transition:
+    """MON-02: a client that the aux machine monitors is gone. The machine's own concern a leader."""
+    if event.component is not Component.AUX:
+        return server.stay()
+    return server.stay(*cast_aux(server, Down(event.client, event.reason)))
+
+
+def on_node_event_aux(server: Server, event: NodeEvent) -> Transition:
+    """MON-03: a node that the aux machine monitors came or went."""
+    if event.component is not Component.AUX:
+        return server.stay()
+    return server.stay(*cast_aux(server, NodeUp(event.node) if event.up else NodeDown(event.node)))
+
+
+def log_read(server: Server, indexes: Sequence[int]) -> list[Any]:
+    """Ra's `log_read`: the user commands at these indexes, in this order, what is missing left out."""
+    commands = []
+    for index in indexes:
+        for batch in server.log.read(Index(index), Index(index), 1, 64 * 1024 * 1024):
+            commands += decode_entries(server, batch)
+    return commands

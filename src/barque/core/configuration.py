@@ -1,0 +1,87 @@
+"""Which configuration is in force (§4.1; MEMB-02 to MEMB-04), and who is a member by it (MEMB-10).
+
+A configuration counts from the moment it is in the log, committed or not; one that is
+overwritten before it was committed is void, and the one before is in force again. At most one
+is uncommitted at a time, so one step back is enough.
+"""
+
+from collections.abc import Sequence
+
+from barque.core.effects import Effect, MembersGone
+from barque.core.entries import EntryBatch, EntryKind, decode_cluster, kind_of
+from barque.core.peers import records_of
+from barque.core.server import RaftState, Server
+from barque.types import Index, IndexTerm, MemberRecord, ServerId, Uid
+
+
+def take_up(server: Server, position: IndexTerm, records: Sequence[MemberRecord]) -> None:
+    """Go by the configuration at `position`; remember the one before (MEMB-03)."""
+    server.previous_cluster = (server.cluster_index_term, records_of(server.cluster))
+    server.adopt_cluster(position, list(records))
+
+
+def revert_overwritten(server: Server, first: Index) -> None:
+    """Entries from `first` on are about to be replaced: a configuration among them is void (MEMB-04)."""
+    if first > server.cluster_index_term.index or server.cluster_index_term.index == 0:
+        return
+    assert server.previous_cluster is not None, "an uncommitted configuration remembers the one before"
+    position, records = server.previous_cluster
+    server.previous_cluster = None
+    server.adopt_cluster(position, list(records))
+
+
+def take_up_written(server: Server, batches: Sequence[EntryBatch]) -> None:
+    """Configurations among entries that were just written are in force now (F-1, §4.1)."""
+    for batch in batches:
+        if kind_of(batch.body) is EntryKind.CLUSTER_CHANGE:
+            take_up(server, IndexTerm(batch.first_index, batch.term), decode_cluster(batch.body))
+
+
+def scan_uncommitted(server: Server) -> None:
+    """Ra's `recover` 3: configurations beyond the commit index are in force as well."""
+    index = Index(server.commit_index + 1)
+    last = server.log.last_index_term().index
+    while index <= last:
+        batches = server.log.read(index, last, 65_536, 64 * 1024 * 1024)
+        if not batches:
+            server.log.set_last_index(Index(index - 1))  # LOG-16: what follows a gap is of no use
+            return
+        take_up_written(server, batches)
+        index = Index(batches[-1].last_index + 1)
+
+
+def apply_cluster_change(server: Server, batch: EntryBatch) -> list[Effect]:
+    """The change is committed: the next may come, and whoever was removed may go."""
+    position = IndexTerm(batch.first_index, batch.term)
+    if position.index > server.cluster_index_term.index:
+        server.adopt_cluster(position, list(decode_cluster(batch.body)))  # recovery, or a new log
+    before = server.previous_cluster
+    if position == server.cluster_index_term and position.term == server.current_term:
+        server.cluster_change_permitted = True
+    if server.raft_state is not RaftState.LEADER or before is None:
+        return []
+    now = {(record.id, record.uid) for record in records_of(server.cluster)}
+    gone = tuple((r.id, r.uid) for r in before[1] if (r.id, r.uid) not in now and not _was_named(server, r))
+    return [MembersGone(gone)] if gone else []
+
+
+def _was_named(server: Server, record: MemberRecord) -> bool:
+    """A member without a known uid that got one now is still the same."""
+    return record.uid is None and record.id in server.cluster
+
+
+# --- identity ------------------------------------------------------------------------------
+
+
+def recognises(server: Server, sender: ServerId, uid: Uid) -> bool:
+    """Whether this uid may speak for this address: false only if the cluster knows another (MEMB-10)."""
+    peer = server.cluster.get(sender)
+    return peer is None or peer.uid is None or peer.uid == uid
+
+
+def is_removed(server: Server, sender: ServerId, uid: Uid) -> bool:
+    """Whether we can prove that this server is no member: we lead, and a committed configuration says so."""
+    if server.raft_state is not RaftState.LEADER or not server.cluster_change_permitted:
+        return False
+    peer = server.cluster.get(sender)
+    return peer is None or (peer.uid is not None and peer.uid != uid)

@@ -1,0 +1,157 @@
+"""What a server hears inside its own process: its disk, its timers, its machine, its node.
+
+One frozen class each. None of these travels.
+"""
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+from barque.types import ClientRef, Index, IndexTerm, ServerId, Term, Uid
+
+
+class Written(msgspec.Struct, frozen=True, gc=False):
+    """The log's entries `first … last`, all of `term`, are on disk (LOG-09).
+
+    Names what it completes: a `written` of another uid, term or range than the log's
+    present one is dropped.
+    """
+
+    uid: Uid
+    term: Term
+    first: Index
+    last: Index
+
+
+class ResendWrite(msgspec.Struct, frozen=True, gc=False):
+    """The write-ahead log misses this server's entries from `index` on (WAL-11)."""
+
+    uid: Uid
+    index: Index
+
+
+class WalUp(msgspec.Struct, frozen=True, gc=False):
+    """The write-ahead log accepts writes again, after a failure."""
+
+
+class WalFailed(msgspec.Struct, frozen=True, gc=False):
+    """The write-ahead log stopped: nothing more is durable until `WalUp`."""
+
+    reason: str
+
+
+class ElectionTimeout(msgspec.Struct, frozen=True, gc=False):
+    """No leader was heard from in time, or a person asked for an election."""
+
+
+class AwaitConditionTimeout(msgspec.Struct, frozen=True, gc=False):
+    """The condition that this server awaits did not come true in time."""
+
+
+class AppendNoop(msgspec.Struct, frozen=True, gc=False):
+    """A new leader's first entry; it carries the machine version to use from here on (ELEC-23)."""
+
+    machine_version: int
+
+
+class FlushCommands(msgspec.Struct, frozen=True, gc=False):
+    """Append the next few low-priority commands (CMD-06)."""
+
+
+class PipelineRpcs(msgspec.Struct, frozen=True, gc=False):
+    """Send each peer what it is missing (REPL-07)."""
+
+
+class Tick(msgspec.Struct, frozen=True, gc=False):
+    """Look after unfinished business. `now_ms` is Unix milliseconds."""
+
+    now_ms: int
+
+
+class MachineTimeout(msgspec.Struct, frozen=True, gc=False):
+    """A timer that the machine set has expired (EFF-09)."""
+
+    name: str
+
+
+class MachineAppend(msgspec.Struct, frozen=True, gc=False):
+    """The machine asked, by an effect, for a command to be appended (EFF-04)."""
+
+    payload: bytes
+
+
+class NodeStatus(msgspec.Struct, frozen=True, gc=False):
+    """The failure detector's opinion of a node has changed (FD-03)."""
+
+    node: str
+    up: bool
+
+
+class SnapshotWritten(msgspec.Struct, frozen=True, gc=False):
+    """The snapshot at this position is durable; what it stands for may go (SNAP-05)."""
+
+    uid: Uid
+    position: IndexTerm
+
+
+class ForceMemberChange(msgspec.Struct, frozen=True, gc=False):
+    """The quorum is lost for good: let this member alone be the cluster (MEMB-15)."""
+
+    origin: ClientRef
+    correlation: int
+
+
+class QuorumTimeout(msgspec.Struct, frozen=True, gc=False):
+    """The time is over in which a doubting leader waited for signs of a majority."""
+
+
+class ReceiveSnapshotTimeout(msgspec.Struct, frozen=True, gc=False):
+    """No chunk has come for too long (TIME-04)."""
+
+
+class SenderOutcome(enum.Enum):
+    """How the sending of a snapshot ended."""
+
+    NORMAL = "normal"
+    FAILED = "failed"
+    DISCONNECTED = "disconnected"
+
+
+class SnapshotSenderDown(msgspec.Struct, frozen=True, gc=False):
+    """What sent a snapshot to this member has ended: done, failed, or never connected (SEND-07)."""
+
+    member: ServerId
+    outcome: SenderOutcome
+
+
+class SnapshotRetryTimeout(msgspec.Struct, frozen=True, gc=False):
+    """Try to send this member its snapshot again (L-17)."""
+
+    member: ServerId
+
+
+class Component(enum.Enum):
+    """Who inside a server watches something (MON-01)."""
+
+    MACHINE = "machine"
+    AUX = "aux"
+
+
+class ClientDown(msgspec.Struct, frozen=True, gc=False):
+    """A watched client is gone: its node's process has ended or is out of reach (MON-02)."""
+
+    component: Component
+    client: ClientRef
+    reason: str
+
+
+class NodeEvent(msgspec.Struct, frozen=True, gc=False):
+    """A watched node came within reach, or went out of it (MON-03)."""
+
+    component: Component
+    node: str
+    up: bool
+
+
+LogEvent: TypeAlias = Written | ResendWrite | WalUp | WalFailed | SnapshotWritten

@@ -1,0 +1,147 @@
+"""A bystander who sees every member and every message of a core cluster."""
+
+from typing import TYPE_CHECKING
+
+from barque.core import invariants
+from barque.core.effects import (
+    Cast,
+    Effect,
+    PersistTermAndVote,
+    SendRpc,
+    SendVoteRequests,
+)
+from barque.core.entries import EntryBatch
+from barque.core.messages import (
+    AppendEntriesReply,
+    RemoteMessage,
+    RequestVoteResult,
+    RequestVoteRpc,
+)
+from barque.core.server import RaftState, Server
+from barque.errors import InvariantViolation
+from barque.types import Index, ServerId, Term
+
+if TYPE_CHECKING:
+    from barque.testing.core_cluster import CoreCluster
+    from barque.testing.core_member import Member
+
+
+class Witness:
+    """Sees every member and every message, and checks what holds of a whole cluster.
+
+    Election Safety, one vote a term over restarts, Leader Completeness, State Machine Safety,
+    and that nobody speaks of what is not on its disk. (Figure 3.2; reliability I1 to I13.)
+    """
+
+    def __init__(self, cluster: "CoreCluster") -> None:
+        self._cluster = cluster
+        self.leaders: dict[Term, ServerId] = {}
+        self.votes: dict[tuple[ServerId, Term], ServerId] = {}
+        self.committed: list[tuple[EntryBatch, Term]] = []  # and the term in which it was committed
+
+    def look(self, member: "Member", before: invariants.Facts) -> None:
+        """After each step of a member."""
+        server = member.server
+        leads = server.raft_state is RaftState.LEADER
+        if leads and before.state is not RaftState.LEADER:
+            self._check_new_leader(server)
+        if server.commit_index > before.commit_index:
+            self._check_commit(member, before.commit_index)
+            if leads:
+                self._check_quorum(server)
+        if server.log.last_index_term().index < before.commit_index:
+            _violated(f"{server.id} has dropped committed entries")
+
+    def _check_new_leader(self, server: Server) -> None:
+        first = self.leaders.setdefault(server.current_term, server.id)
+        if first != server.id:
+            _violated(f"{first} and {server.id} both led term {server.current_term}")
+        start = server.log.snapshot_index_term().index
+        for index, (entry, term) in enumerate(self.committed, start=1):
+            if (
+                index > start
+                and term < server.current_term
+                and server.log.fetch_term(Index(index)) != entry.term
+            ):
+                _violated(f"{server.id} leads term {server.current_term} without committed entry {index}")
+
+    def _check_commit(self, member: "Member", before: int) -> None:
+        server = member.server
+        before = max(before, server.log.snapshot_index_term().index)
+        for entry in member.log.entries[before : server.commit_index]:
+            index = entry.first_index
+            if index <= len(self.committed):
+                if self.committed[index - 1][0] != entry:
+                    _violated(f"{server.id} commits another entry {index} than was committed")
+            elif server.raft_state is not RaftState.LEADER:
+                _violated(f"{server.id} commits {index}, which no leader has committed")
+            else:
+                self.committed.append((entry, server.current_term))
+
+    def _check_quorum(self, server: Server) -> None:
+        index = server.commit_index
+        term = server.log.fetch_term(index)
+        holders = 0
+        for member in self._cluster.members.values():
+            disk = member.log.disk
+            behind = index <= member.log.snapshot_index_term().index
+            holders += behind or (index <= len(disk) and disk[index - 1].term == term)
+        if holders < server.quorum():
+            _violated(f"{server.id} commits {index}, which is on {holders} disks")
+
+    def hear(self, sender: "Member", to: ServerId, message: RemoteMessage) -> None:
+        """Before each message leaves."""
+        disk = sender.log.disk
+        known = max(sender.term, disk[-1].term if disk else 0)
+        term = getattr(message, "term", 0)
+        if term > known:
+            _violated(f"{sender.id} speaks of term {term} and has stored {known}: {message}")
+        match message:
+            case RequestVoteRpc():
+                self._vote(sender.id, message.term, sender.id)
+            case RequestVoteResult() if message.vote_granted:
+                self._vote(sender.id, message.term, to)
+            case _:
+                pass
+
+    def overhear(self, member: "Member", effects: list[Effect]) -> None:
+        """When a server has made up its mind: later, its disk may be ahead of what it said."""
+        disk = member.log.disk
+        sending = False
+        for effect in effects:
+            if sending and isinstance(effect, PersistTermAndVote):
+                _violated(f"{member.id} sends before it stores: {effects}")
+            sending = sending or isinstance(effect, Cast | SendRpc | SendVoteRequests)
+            if isinstance(effect, Cast) and isinstance(effect.message, AppendEntriesReply):
+                index, term = effect.message.last_index, effect.message.last_term
+                if index > member.log.snapshot_index_term().index and (
+                    index > len(disk) or disk[index - 1].term != term
+                ):
+                    _violated(f"{member.id} claims what is not on its disk: {effect.message}")
+
+    def _vote(self, voter: ServerId, term: Term, candidate: ServerId) -> None:
+        first = self.votes.setdefault((voter, term), candidate)
+        if first != candidate:
+            _violated(f"{voter} voted for {first} and for {candidate} in term {term}")
+
+    def check_logs(self) -> None:
+        """Log Matching (§3.5): the same index and term mean the same entries up to there."""
+        members = list(self._cluster.members.values())
+        for number, one in enumerate(members):
+            for other in members[number + 1 :]:
+                for logs in ((one.log.entries, other.log.entries), (one.log.disk, other.log.disk)):
+                    _check_matching(one.id, other.id, *logs)
+
+
+def _check_matching(one: ServerId, other: ServerId, ours: list[EntryBatch], theirs: list[EntryBatch]) -> None:
+    meeting = 0
+    for index in range(min(len(ours), len(theirs)), 0, -1):
+        if ours[index - 1].term == theirs[index - 1].term:
+            meeting = index
+            break
+    if ours[:meeting] != theirs[:meeting]:
+        _violated(f"the logs of {one} and {other} meet at {meeting} and differ before")
+
+
+def _violated(what: str) -> None:
+    raise InvariantViolation(what)
