@@ -49,8 +49,8 @@ logger = logging.getLogger("barque.server")
 class Outlets(Protocol):
     """Where effects leave a server; the node implements it."""
 
-    def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
-        """Queue a message for a server, here or elsewhere; False if it was dropped."""
+    def send_to_server(self, to: ServerId, message: RemoteMessage, process: ServerProcess | None) -> bool:
+        """Queue a message of this server for another, here or elsewhere; False if it was dropped."""
 
     def answer(self, applied: Applied) -> None:
         """Pass replies on to the front that waits for them."""
@@ -105,7 +105,7 @@ class Executor:
         match effect:
             case SendRpc() | Cast():
                 process.counters.raft.rpcs_sent += 1
-                if not self._outlets.send_to_server(effect.to, effect.message):
+                if not self._outlets.send_to_server(effect.to, effect.message, process):
                     process.counters.raft.dropped_sends += 1
             case NextEvent():
                 if isinstance(effect.message, PipelineRpcs):
@@ -128,7 +128,7 @@ class Executor:
                 self._outlets.hold_until_synced(process)
             case SendVoteRequests():
                 for to, rpc in effect.requests:
-                    self._outlets.send_to_server(to, rpc)
+                    self._outlets.send_to_server(to, rpc, process)
             case StartElectionTimeout():
                 self._start_election_timer(process, effect.span)
             case StartConditionTimeout():
