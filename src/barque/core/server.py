@@ -61,6 +61,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     id: ServerId
     uid: Uid
     cluster_name: str
+    cluster_id: str = ""
+    """Which cluster of that name: another one after it was deleted and created again."""
+    membership: str = "voter"
+    """What this server is until the log says otherwise."""
+    initial_uids: dict[ServerId, Uid] = {}
+    """The incarnations of the initial members, as far as they were known when it was formed."""
     initial_members: tuple[ServerId, ...]
     machine: Machine[Any]
     machine_args: dict[str, Any] = {}
@@ -83,14 +89,15 @@ class Peer:
     Invariant: match_index < next_index.
     """
 
-    __slots__ = ("commit_index_sent", "match_index", "next_index", "query_index", "voter")
+    __slots__ = ("commit_index_sent", "match_index", "next_index", "query_index", "uid", "voter")
 
-    def __init__(self, *, voter: bool = True) -> None:
+    def __init__(self, *, voter: bool = True, uid: Uid | None = None) -> None:
         self.next_index = Index(1)  # the next entry to send; moved on optimistically (REPL-03)
         self.match_index = Index(0)  # durable there, in this leader's term
         self.commit_index_sent = Index(0)  # by pipelined RPCs only
         self.query_index = 0  # the newest heartbeat it has answered in this term
         self.voter = voter
+        self.uid = uid  # which incarnation is the member; None while nobody knows
 
 
 class WaitingQueries(NamedTuple):
@@ -222,7 +229,8 @@ class Server:
         self.leader_id: ServerId | None = None
         # Membership: the newest configuration in the log, committed or not.
         members = {*config.initial_members, config.id}
-        self.cluster: dict[ServerId, Peer] = {member: Peer() for member in sorted(members)}
+        uids = {**config.initial_uids, config.id: config.uid}
+        self.cluster: dict[ServerId, Peer] = {m: Peer(uid=uids.get(m)) for m in sorted(members)}
         self.cluster_index_term: IndexTerm = NOWHERE
         self.cluster_change_permitted = False  # true once this term's noop is applied
         # The machine.

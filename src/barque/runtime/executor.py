@@ -77,7 +77,10 @@ class Outlets(Protocol):
         """Hand this server a `FlushCommands` when all that has arrived is handled (CMD-06)."""
 
     def server_stopped(self, process: ServerProcess) -> None:
-        """This server has failed."""
+        """This server has failed, or ended."""
+
+    def server_deleted(self, process: ServerProcess, *, whole_cluster: bool) -> None:
+        """This server is gone for good; with it all of its cluster, or only this member."""
 
 
 class Executor:
@@ -234,7 +237,11 @@ class Executor:
 
     def server_failed(self, process: ServerProcess) -> None:
         """Nothing of a failed server may fire any more."""
+        self.forget(process)
+        self._outlets.server_stopped(process)
+
+    def forget(self, process: ServerProcess) -> None:
+        """Cancel all timers of this server."""
         self._timers.cancel((process, "election"))
         self._timers.cancel((process, "condition"))
         self._cancel_machine_timers(process)
-        self._outlets.server_stopped(process)

@@ -88,6 +88,7 @@ class Route:
 
     __slots__ = (
         "cluster",
+        "cluster_id",
         "established",
         "leader",
         "parked",
@@ -100,6 +101,7 @@ class Route:
 
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
+        self.cluster_id = ""  # which cluster of that name; empty until its leader has announced itself
         self.leader: ServerId | None = None
         self.suspect = False  # its node is out of reach, for all we know: send it nothing new
         self.term = Term(0)  # the term in which `leader` leads, as far as is known
@@ -362,9 +364,18 @@ class Front:
             self._dirty[cluster] = route
             self._outside.wake()
 
-    def leader_established(self, cluster: str, leader: ServerId, term: Term) -> None:
-        """A leader has applied its noop: what earlier ones left unanswered is unknown for good."""
+    def leader_established(self, cluster: str, leader: ServerId, term: Term, cluster_id: str = "") -> None:
+        """A leader has applied its noop: what earlier ones left unanswered is unknown for good.
+
+        So is what was sent to another cluster of that name, whose terms say nothing about this one's.
+        """
         route = self._route(cluster)
+        if cluster_id != route.cluster_id:
+            if route.cluster_id:
+                route.leader, route.term, route.established = None, Term(0), Term(0)
+                for entry in route.unanswered.values():
+                    entry.sent_in = Term(0)
+            route.cluster_id = cluster_id
         if term < route.established:
             return
         newer = term > route.established
@@ -381,10 +392,27 @@ class Front:
             self._dirty[cluster] = route
             self._outside.wake()
 
-    def established_term(self, cluster: str) -> Term:
+    def established_term(self, cluster: str, cluster_id: str) -> Term:
         """The newest term whose leader has announced itself; 0 for none."""
         route = self._routes.get(cluster)
-        return route.established if route is not None else Term(0)
+        return route.established if route is not None and route.cluster_id == cluster_id else Term(0)
+
+    def cluster_gone(self, cluster: str, cluster_id: str) -> None:
+        """This cluster was deleted: everybody who waits for it hears what is true, and it is forgotten."""
+        route = self._routes.get(cluster)
+        if route is None or route.cluster_id not in ("", cluster_id):
+            return  # another one of that name has taken its place
+        del self._routes[cluster]
+        self._dirty.pop(cluster, None)
+        text = f"cluster {cluster!r} was deleted"
+        for entry in list(route.unanswered.values()):
+            if entry.payloads:
+                self._fail(entry, "UnknownCluster", text)
+            else:
+                self._fail(entry, "OutcomeUnknown", f"{text} before an answer came")
+        parked, route.parked = route.parked, []
+        for entry in parked:
+            self._fail(entry, "UnknownCluster", text)
 
     def expect(self, entry: Range, server: ServerId, timeout_s: float) -> int:
         """Wait for one answer to something that the caller itself sends to this server."""

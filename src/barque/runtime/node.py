@@ -26,6 +26,7 @@ from barque.runtime.admin import Admin
 from barque.runtime.calls import Calls
 from barque.runtime.client_sink import ClientSession
 from barque.runtime.clock import Clock, SystemClock
+from barque.runtime.directory import configured_cluster_id
 from barque.runtime.failure_detector import FailureDetector
 from barque.runtime.front import Front, Session
 from barque.runtime.inbox import Inbox
@@ -33,7 +34,7 @@ from barque.runtime.leaderboard import Leaderboard
 from barque.runtime.machines import load_machines
 from barque.runtime.outlets import NodeOutlets, leader_is
 from barque.runtime.server_process import ServerProcess
-from barque.runtime.system import System
+from barque.runtime.system import Ending, System
 from barque.runtime.timers import TimerDriver
 from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport
 from barque.transport.secret import load_secret
@@ -117,6 +118,7 @@ class Node:
         try:
             self.system = System(
                 node=self.name,
+                installation=self.config.installation,
                 data_dir=self.config.data_dir,
                 disk=self._disk,
                 log=self.config.log,
@@ -160,8 +162,16 @@ class Node:
                 continue
             process = self.system.processes.get(cluster.name)
             if process is None:
+                cluster_id = configured_cluster_id(self.config.installation, cluster.name)
+                if self._was_deleted(cluster.name, cluster_id):
+                    continue
                 process = self.system.create(
-                    cluster.name, cluster.name, cluster.machine, dict(cluster.arguments), members
+                    cluster.name,
+                    cluster.name,
+                    cluster.machine,
+                    dict(cluster.arguments),
+                    members,
+                    cluster_id=cluster_id,
                 )
             if process.server.log.next_index() == 1:
                 # A new server waits to be asked (ELEC-20); the configuration is what asks.
@@ -172,6 +182,26 @@ class Node:
                     self.clock.monotonic() + after_s,
                     lambda asked=asked: asked.handle(ElectionTimeout()),  # type: ignore[misc]
                 )
+
+    def _was_deleted(self, cluster: str, cluster_id: str) -> bool:
+        """Whether a configured cluster, or our member of it, is gone on purpose; says what to do then."""
+        tombstone = self.system.directory.last_tombstone(cluster_id)
+        if tombstone is None:
+            return False
+        if tombstone.whole_cluster:
+            what = f"was deleted and is not formed again ({tombstone.reason})"
+            cure = f"create it again with: barque cluster create {cluster}"
+        else:
+            what = f"has no member here any more: it was removed ({tombstone.reason})"
+            cure = f"add one again with: barque member add {cluster} {self.name}"
+        logger.warning(
+            "node %s: cluster %r of the configuration %s. Remove it from the configuration; or %s",
+            self.name,
+            cluster,
+            what,
+            cure,
+        )
+        return True
 
     async def stop(self) -> None:
         """Hand leaderships over, flush, and close. Safe to call twice."""
@@ -245,10 +275,22 @@ class Node:
                 break
         else:
             self.wake()
+        self.system.look_after_finished()
         self.system.storage.loop_yield()
         deadline = self.front.next_deadline()
         if deadline is not None and "front deadline" not in self.timers:
             self.timers.arm("front deadline", deadline, self._expire)
+
+    def server_finished(
+        self, process: ServerProcess, delete: bool, whole_cluster: bool, reason: str = "it has ended"
+    ) -> None:
+        """A server has come to its end. May be called from inside its own effects.
+
+        With `delete` it goes for good at the end of this turn, after its last messages have left:
+        `whole_cluster` says that its cluster was deleted, otherwise it alone was removed. Without `delete` it
+        stops, keeps its files, and can start again with the node.
+        """
+        self.system.finish(process, Ending(reason, delete=delete, whole_cluster=whole_cluster))
 
     def _expire(self) -> None:
         self.front.expire(self.clock.monotonic())

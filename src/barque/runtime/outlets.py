@@ -12,7 +12,7 @@ from barque.core.messages import FlushCommands, PipelineRpcs, RemoteMessage, Ser
 from barque.core.replication import has_entries_to_send
 from barque.runtime.front import encode_in_parts
 from barque.runtime.server_process import ServerProcess
-from barque.transport.wire import FrontEvent, FrontRejected, FrontReplies, LeaderIs, NodeMessage
+from barque.transport.wire import Envelope, FrontEvent, FrontRejected, FrontReplies, LeaderIs, NodeMessage
 from barque.types import ClientRef, ServerId
 
 if TYPE_CHECKING:
@@ -38,9 +38,10 @@ class NodeOutlets:
         `process` is the server that speaks; None for the node's front.
         """
         node = self._node
+        cluster_id, uid = ("", "") if process is None else process.identity
         if to.node != node.name:
-            return node.transport.send(to.node, to.name, message)
-        node.inbox.to_server(to.name, message)
+            return node.transport.send(to.node, to.name, message, cluster_id, uid)
+        node.inbox.to_server(node.name, Envelope(to.name, message, cluster_id, uid))
         return True
 
     def send_to_node(self, node: str, message: NodeMessage) -> bool:
@@ -87,8 +88,10 @@ class NodeOutlets:
     def leadership_changed(self, process: ServerProcess) -> None:
         """Keep the leaderboard and the front up to date."""
         node, server = self._node, process.server
-        cluster = server.cfg.cluster_name
-        node.leaderboard.record(cluster, server.leader_id, tuple(server.cluster), server.current_term)
+        cluster, members = server.cfg.cluster_name, tuple(server.cluster)
+        node.leaderboard.record(
+            cluster, server.leader_id, members, server.current_term, server.cfg.cluster_id
+        )
         if server.leader_id is not None:
             node.front.leader_hint(cluster, server.leader_id, server.current_term)
         elif (known := node.front.leader_of(cluster)) is not None and known.node == node.name:
@@ -99,7 +102,9 @@ class NodeOutlets:
         """Announce a leader to all nodes; replies of its predecessors' entries went ahead."""
         node = self._node
         announcement = leader_is(process)
-        node.front.leader_established(announcement.cluster, announcement.leader, announcement.term)
+        node.front.leader_established(
+            announcement.cluster, announcement.leader, announcement.term, announcement.cluster_id
+        )
         for other in node.config.nodes:
             if other != node.name:
                 node.transport.send(other, "", announcement)
@@ -109,9 +114,25 @@ class NodeOutlets:
         """Tell the other members at once, so that they need not wait for a timeout."""
         server = process.server
         for member, _ in server.peers():
-            self._node.transport.send(member.node, member.name, ServerDown(server.id, connected=True))
+            self.send_to_server(member, ServerDown(server.id, connected=True), process)
         self._node.front.leader_lost(server.id)
         self._node.wake()
+
+    def server_deleted(self, process: ServerProcess, *, whole_cluster: bool) -> None:
+        """Forget it. Callers of a deleted cluster are told; a removed member's cluster lives on elsewhere."""
+        node = self._node
+        for waiting in (self._pipelining, self._committing, self._flushing):
+            waiting.pop(process, None)
+        cluster = process.server.cfg.cluster_name
+        if whole_cluster:
+            node.front.cluster_gone(cluster, process.server.cfg.cluster_id)
+        else:
+            self.server_stopped(process)
+        standing = node.leaderboard.lookup(cluster)
+        here = any(p.server.cfg.cluster_name == cluster for p in node.system.processes.values())
+        if standing is not None and standing.cluster_id == process.server.cfg.cluster_id and not here:
+            node.leaderboard.clear(cluster)
+        node.wake()
 
     # --- what waits for the end of the turn ----------------------------------------------
 
@@ -167,4 +188,4 @@ class NodeOutlets:
 def leader_is(process: ServerProcess) -> LeaderIs:
     """What a leader announces."""
     server = process.server
-    return LeaderIs(server.cfg.cluster_name, server.id, server.current_term)
+    return LeaderIs(server.cfg.cluster_name, server.id, server.current_term, server.cfg.cluster_id)

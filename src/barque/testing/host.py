@@ -46,9 +46,10 @@ class SimOutlets(NodeOutlets):
     def server_stopped(self, process: ServerProcess) -> None:
         """See `Outlets`."""
         super().server_stopped(process)
-        self._host.sim.report(
-            Violation("no server fails", f"{process.server.id} stopped", (str(process.failure),))
-        )
+        if not process.ended:
+            self._host.sim.report(
+                Violation("no server fails", f"{process.server.id} stopped", (str(process.failure),))
+            )
 
 
 class SimNode(Node):
