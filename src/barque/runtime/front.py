@@ -351,9 +351,16 @@ class Front:
         route = self._routes.get(cluster)
         return route.leader if route is not None and not route.suspect else None
 
-    def leader_hint(self, cluster: str, leader: ServerId, term: Term) -> None:
-        """Somebody was heard to lead; a hint may be wrong, and then costs a refusal."""
+    def leader_hint(self, cluster: str, leader: ServerId, term: Term, cluster_id: str = "") -> None:
+        """Somebody was heard to lead; a hint may be wrong, and then costs a refusal.
+
+        A member of another cluster of that name is about to hear that its own was deleted.
+        """
         route = self._route(cluster)
+        if cluster_id and cluster_id != route.cluster_id:
+            if route.cluster_id:
+                return
+            route.cluster_id = cluster_id
         if term < route.term or (leader == route.leader and term == route.term and not route.suspect):
             return
         route.leader = leader

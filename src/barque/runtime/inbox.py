@@ -112,9 +112,12 @@ class Inbox:
             return False
         if process.failure is not None:
             return False
-        server = process.server
-        kind = type(envelope.message)
-        if (kind is PreVoteRpc or kind is RequestVoteRpc) and is_removed(server, sender, uid):
+        server, message = process.server, envelope.message
+        if (
+            isinstance(message, PreVoteRpc | RequestVoteRpc)
+            and message.term <= server.current_term  # who has met a later leader may be a member of later
+            and is_removed(server, sender, uid)
+        ):
             self._tell_gone(node, Gone(cluster_id, uid))
             return False
         if not uid or not recognises(server, sender, uid):

@@ -93,7 +93,7 @@ class NodeOutlets:
             cluster, server.leader_id, members, server.current_term, server.cfg.cluster_id
         )
         if server.leader_id is not None:
-            node.front.leader_hint(cluster, server.leader_id, server.current_term)
+            node.front.leader_hint(cluster, server.leader_id, server.current_term, server.cfg.cluster_id)
         elif (known := node.front.leader_of(cluster)) is not None and known.node == node.name:
             node.front.leader_lost(known)
         node.wake()
