@@ -13,6 +13,7 @@
     │   ├── UnknownMember       … the named server is no member of the cluster
     │   ├── NotUpToDate         … the named member's log is behind
     │   ├── NonVoter            … the named member does not vote
+    │   ├── AlreadyMember       … the named server is a member already
     │   ├── ChangeNotPermitted  … a membership change is not permitted now
     │   ├── InvalidCommand      … the command or query cannot be understood
     │   ├── Unauthenticated     … wrong secret, name or protocol version
@@ -82,6 +83,10 @@ class NotUpToDate(Refused):
 
 class NonVoter(Refused):
     """The named member does not vote, so it cannot lead."""
+
+
+class AlreadyMember(Refused):
+    """The named server is a member already, and may do just what was asked for."""
 
 
 class ChangeNotPermitted(Refused):

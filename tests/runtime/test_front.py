@@ -322,3 +322,43 @@ def test_nonsense_is_a_protocol_error() -> None:
         world.query(1)
     with pytest.raises(ProtocolError):
         world.query(1, b"\x01", level="eventual")
+
+
+def test_callers_of_a_deleted_cluster_hear_what_is_true() -> None:
+    """What was sent may have happened, what was not did not; a read changed nothing."""
+    world = World()
+    world.front.leader_established("kv", N2, Term(7), "R1")
+    world.command(1, b"\x01")
+    world.turn()
+    world.query(2, b"q")
+    world.turn()
+    world.front.leader_lost(N2)
+    world.command(3, b"\x03")
+    world.turn()
+    world.front.cluster_gone("kv", "R2")  # another cluster of that name is none of our business
+    world.turn()
+    assert world.heard == []
+    world.front.cluster_gone("kv", "R1")
+    world.turn()
+    failures = {a.first_correlation: a.error for a in world.heard if isinstance(a, ClientFailed)}
+    assert failures == {1: "OutcomeUnknown", 2: "UnknownCluster", 3: "UnknownCluster"}
+    assert world.front.leader_of("kv") is None
+    assert world.front.overview()["waiting"] == 0
+    assert world.front.next_deadline() is None
+
+
+def test_the_terms_of_a_deleted_cluster_say_nothing_about_the_next() -> None:
+    """A new cluster of the same name starts at term 1 and is heard; what its predecessor left is unknown."""
+    world = World()
+    world.front.leader_established("kv", N2, Term(7), "R1")
+    world.command(1, b"\x01")
+    world.turn()
+    world.front.leader_hint("kv", N3, Term(9), "R2")  # only a hint: perhaps a ghost's
+    assert world.front.leader_of("kv") == N2
+    world.front.leader_established("kv", N3, Term(1), "R2")
+    assert world.front.leader_of("kv") == N3
+    assert (world.front.established_term("kv", "R1"), world.front.established_term("kv", "R2")) == (0, 1)
+    world.turn()
+    [answer] = world.heard
+    assert isinstance(answer, ClientFailed)
+    assert answer.error == "OutcomeUnknown"

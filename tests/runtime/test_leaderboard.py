@@ -45,3 +45,12 @@ def test_listeners_hear_changes_only() -> None:
     end()
     board.record("kv", A, (A,), Term(3))
     assert heard == [("kv", A), ("kv", B), ("kv", None)]
+
+
+def test_terms_of_another_cluster_of_that_name_do_not_count() -> None:
+    """A cluster that was created again starts with term 1, and is news."""
+    board = Leaderboard()
+    assert board.record("kv", A, (A,), Term(7), "R1")
+    assert not board.record("kv", B, (B,), Term(6), "R1")
+    assert board.record("kv", B, (B,), Term(1), "R2")
+    assert board.lookup_leader("kv") == B

@@ -69,6 +69,17 @@ async def test_messages_are_encoded_and_delivered_in_order() -> None:
     assert trio.nodes["n2"].counters.messages_received == 3
 
 
+async def test_an_envelope_says_who_speaks() -> None:
+    """Cluster and incarnation travel with a message; what a node says has neither."""
+    trio = await Trio().start()
+    trio.nodes["n1"].send("n2", "s", TimeoutNow(ServerId("s", "n1")), "c1", "KV1")
+    trio.nodes["n1"].send("n2", "", Alive())
+    trio.nodes["n1"].flush()
+    trio.network.deliver()
+    found = [(e.cluster_id, e.sender_uid) for _, e in trio.recorders["n2"].received]
+    assert found == [("c1", "KV1"), ("", "")]
+
+
 async def test_partitions_swallow_frames() -> None:
     """Frames across a partition vanish, one way or both, until it heals."""
     trio = await Trio().start()

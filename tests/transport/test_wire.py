@@ -19,9 +19,11 @@ from barque.transport.wire import Envelope
 from barque.types import TERM_MAX, ClientRef, Index, ReplyMode, ServerId, Term
 
 GOLDEN = {
-    1: "91 92 a1 74 97 01 03 92 a1 73 a2 6e 31 03 03 02 92 95 04 02 02 cd 03 e8",
-    3: "91 92 a1 74 95 03 03 92 a1 73 a2 6e 31 06 02",
-    32: "91 92 a1 74 91 20",
+    1: "91 94 a1 74 97 01 03 92 a1 73 a2 6e 31 03 03 02 92 95 04 02 02 cd 03 e8",
+    3: "91 94 a1 74 95 03 03 92 a1 73 a2 6e 31 06 02 a2 63 31 a3 4b 56 31",
+    32: "91 94 a1 74 91 20 a2 63 31 a3 4b 56 31",
+    35: "91 94 a1 74 95 23 a2 6b 76 92 a1 73 a2 6e 31 03 a0",
+    39: "91 94 a1 74 93 27 a2 63 31 a3 4b 56 31",
 }
 
 
@@ -33,8 +35,8 @@ def plain(value: Any) -> Any:
 @pytest.mark.parametrize("message", samples.PEER_MESSAGES, ids=lambda m: type(m).__name__)
 def test_every_peer_message_travels(message: wire.PeerMessage) -> None:
     """What is encoded comes back as the same class with the same fields."""
-    (envelope,) = wire.decode_envelopes(wire.encode_envelopes([Envelope("t", message)]))
-    assert envelope.to == "t"
+    (envelope,) = wire.decode_envelopes(wire.encode_envelopes([Envelope("t", message, "c1", "KV1")]))
+    assert (envelope.to, envelope.cluster_id, envelope.sender_uid) == ("t", "c1", "KV1")
     assert type(envelope.message) is type(message)
     assert plain(envelope.message) == plain(message)
 
@@ -58,14 +60,14 @@ def test_golden_bytes() -> None:
     found = {message.__struct_config__.tag: message for message in samples.PEER_MESSAGES}
     for tag, text in GOLDEN.items():
         expected = bytes.fromhex(text)
-        assert wire.encode_envelopes([Envelope("t", found[tag])])[: len(expected)] == expected
+        assert wire.encode_envelopes([Envelope("t", found[tag], "c1", "KV1")])[: len(expected)] == expected
 
 
 def test_tags_are_as_documented() -> None:
-    """Every message has a sample; tags are 1 to 15 (Raft), 32 to 38 (nodes) and 64 to 70 (clients)."""
+    """Every message has a sample; tags are 1 to 15 (Raft), 32 to 39 (nodes) and 64 to 70 (clients)."""
     messages = [*samples.PEER_MESSAGES, *samples.REQUESTS, *samples.ANSWERS]
     tags = [message.__struct_config__.tag for message in messages]
-    assert tags == [*range(1, 16), *range(32, 39), *range(64, 71)]
+    assert tags == [*range(1, 16), *range(32, 40), *range(64, 71)]
     assert {type(m) for m in samples.PEER_MESSAGES} == {*RemoteMessage.__args__, *wire.NodeMessage.__args__}
 
 
@@ -104,6 +106,7 @@ BAD_MESSAGES = [
     wire.FrontRejected(5, 9, 2**40, "not_leader", None),
     wire.FrontReplies(5, 9, 1, msgspec.Raw(b"\x91\x01"), {1: "beyond"}),
     wire.FrontReplies(5, 9, 2, msgspec.Raw(b"\x91\x01"), None),
+    wire.Gone(""),  # of no cluster: it would mean all that do not know theirs
 ]
 
 

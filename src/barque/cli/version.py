@@ -6,9 +6,9 @@ import platform
 import click
 
 from barque.cli.output import output_option, print_json
-from barque.core.messages import PROTOCOL_VERSION
 from barque.log.wal_format import VERSION as WAL_VERSION
 from barque.machine.kv import KvMachine
+from barque.transport.handshake import WIRE_VERSION
 
 
 def _installed(distribution: str) -> str | None:
@@ -25,7 +25,7 @@ def version(output: str) -> None:
     facts: dict[str, str | int | None] = {
         "barque": _installed("barque"),
         "python": platform.python_version(),
-        "wire_protocol": PROTOCOL_VERSION,
+        "wire_protocol": WIRE_VERSION,
         "wal_format": WAL_VERSION,
         "kv_machine": KvMachine.version,
         "uvloop": _installed("uvloop"),

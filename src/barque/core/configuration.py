@@ -83,5 +83,7 @@ def is_removed(server: Server, sender: ServerId, uid: Uid) -> bool:
     """Whether we can prove that this server is no member: we lead, and a committed configuration says so."""
     if server.raft_state is not RaftState.LEADER or not server.cluster_change_permitted:
         return False
+    if server.commit_index < server.cluster_index_term.index:
+        return False
     peer = server.cluster.get(sender)
     return peer is None or (peer.uid is not None and peer.uid != uid)

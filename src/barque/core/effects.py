@@ -236,6 +236,8 @@ class Rejection:
     INVALID = "invalid"
     STOPPED = "stopped"
     NO_QUORUM = "no_quorum"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    """No refusal, but it travels like one: `Unresolved`."""
     CHANGE_NOT_PERMITTED = "change_not_permitted"
     ALREADY_MEMBER = "already_member"
     MISSING_UID = "missing_uid"

@@ -89,7 +89,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         return [
             MemberRecord(
                 member,
-                self.initial_uids.get(member),
+                self.uid if member == self.id else self.initial_uids.get(member),
                 self.membership if member == self.id else Membership.VOTER,
             )
             for member in sorted(ids)

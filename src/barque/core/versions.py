@@ -75,7 +75,4 @@ def asks_on_tick(server: Server) -> bool:
 
 def has_names_to_write(server: Server) -> bool:
     """Whether a member has told its uid, and the configuration does not have it yet."""
-    others = server.peers()
-    if not others:
-        return server.cluster[server.id].uid is None
-    return any(peer.uid is None and peer.reported_uid is not None for _, peer in others)
+    return any(peer.uid is None and peer.reported_uid is not None for _, peer in server.peers())

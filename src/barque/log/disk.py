@@ -69,6 +69,12 @@ class Disk(Protocol):
     def mkdir(self, path: str) -> None:
         """Make a directory, with its parents; one that exists already is fine."""
 
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory; durable after `fsync_dir` of its parent."""
+
+    def is_dir(self, path: str) -> bool:
+        """Whether a directory has that name."""
+
     def listdir(self, path: str) -> list[str]:
         """The names in a directory, sorted."""
 
@@ -219,6 +225,14 @@ class OsDisk:
         os.mkdir(path, 0o700)
         self.fsync_dir(parent)
 
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory."""
+        os.rmdir(path)
+
+    def is_dir(self, path: str) -> bool:
+        """Whether it is a directory; a link to one is not."""
+        return os.path.isdir(path) and not os.path.islink(path)
+
     def listdir(self, path: str) -> list[str]:
         """The names in a directory, sorted: nothing may depend on the file system's order."""
         return sorted(os.listdir(path))
@@ -258,3 +272,16 @@ def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
         file.close()
     disk.rename(temporary, join(directory, name))
     disk.fsync_dir(directory)
+
+
+def remove_tree(disk: Disk, path: str) -> None:
+    """Remove a directory and everything in it, durably. A crash leaves a part, and this may be repeated."""
+    for name in disk.listdir(path):
+        inner = join(path, name)
+        if disk.is_dir(inner):
+            remove_tree(disk, inner)
+        else:
+            disk.unlink(inner)
+    disk.fsync_dir(path)
+    disk.rmdir(path)
+    disk.fsync_dir(path.rpartition("/")[0])

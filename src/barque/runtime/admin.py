@@ -22,10 +22,11 @@ from barque.errors import (
     UnknownCluster,
 )
 from barque.runtime.calls import error_named
+from barque.runtime.directory import configured_cluster_id, new_cluster_id, new_uid
 from barque.runtime.ranges import Range
 from barque.runtime.reporting import cluster_overview, local_report, merge_reports
 from barque.transport.wire import ClientAnswer, ClientFailed, ClientReplies
-from barque.types import ServerId
+from barque.types import ServerId, Uid
 
 if TYPE_CHECKING:
     from barque.runtime.node import Node
@@ -211,12 +212,25 @@ class Admin:
     # --- clusters ----------------------------------------------------------------------
 
     async def start_server(self, arguments: dict[str, Any]) -> Any:
-        """Start a new member here (API-05)."""
+        """Start a new member here (API-05).
+
+        `cluster_id` and `uids` (`name@node` → uid, its own too) come from whoever forms or changes the
+        cluster. Without the first it is the one that configurations form.
+        """
         members = tuple(_server_id(m, str(arguments["cluster"])) for m in arguments["members"])
         cluster = str(arguments["cluster"])
         [name] = [m.name for m in members if m.node == self._node.name]
-        self._node.system.create(
-            name, cluster, str(arguments["machine"]), dict(arguments.get("arguments") or {}), members
+        node = self._node
+        configured = configured_cluster_id(node.config.installation, cluster)
+        node.system.create(
+            name,
+            cluster,
+            str(arguments["machine"]),
+            dict(arguments.get("arguments") or {}),
+            members,
+            cluster_id=str(arguments.get("cluster_id") or configured),
+            uids={str(member): Uid(str(uid)) for member, uid in (arguments.get("uids") or {}).items()},
+            membership=str(arguments.get("membership") or "voter"),
         )
         return "ok"
 
@@ -233,8 +247,11 @@ class Admin:
         if unknown or len(set(nodes)) != len(nodes) or not nodes:
             raise ConfigurationError(f"start_cluster: bad node list {nodes}; unknown: {unknown}")
         members = [ServerId(cluster, n) for n in nodes]
+        cluster_id = new_cluster_id(self._node.rng)
         request = {
             "cluster": cluster,
+            "cluster_id": cluster_id,
+            "uids": {str(member): new_uid(member.name, self._node.rng) for member in members},
             "machine": str(arguments["machine"]),
             "arguments": arguments.get("arguments") or {},
             "members": [str(m) for m in members],
@@ -257,15 +274,15 @@ class Admin:
         chosen = self._node.name if self._node.name in started else started[0]
         await self._ask_at(chosen, "trigger_election", {"cluster": cluster, "timeout_ms": 2_000})
         try:
-            await asyncio.wait_for(self._wait_established(cluster, established), timeout_s)
+            await asyncio.wait_for(self._wait_established(cluster, cluster_id, established), timeout_s)
         except TimeoutError:
             raise NoLeader(
                 f"{cluster!r} was started on {started}, but no leader was elected in time"
             ) from None
         return {"started": started, "not_started": {n: str(e) for n, e in problems.items()}}
 
-    async def _wait_established(self, cluster: str, event: asyncio.Event) -> None:
-        while self._node.front.established_term(cluster) == 0:
+    async def _wait_established(self, cluster: str, cluster_id: str, event: asyncio.Event) -> None:
+        while self._node.front.established_term(cluster, cluster_id) == 0:
             event.clear()
             await event.wait()
 

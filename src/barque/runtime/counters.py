@@ -60,7 +60,11 @@ class LogCounters(CounterGroup):
 
 
 class RaftCounters(CounterGroup):
-    """What one server did (CNT-03, CNT-04), and where it stands (CNT-05)."""
+    """What one server did (CNT-03, CNT-04), and where it stands (CNT-05).
+
+    Ours: `foreign_messages` came from another cluster, `stale_incarnations` from another incarnation
+    of a member; both were dropped.
+    """
 
     __slots__ = (
         "aer_received_follower",
@@ -76,6 +80,7 @@ class RaftCounters(CounterGroup):
         "dropped_sends",
         "effective_machine_version",
         "elections",
+        "foreign_messages",
         "invalid_reply_mode_commands",
         "last_applied",
         "last_index",
@@ -89,6 +94,7 @@ class RaftCounters(CounterGroup):
         "send_msg_effects_sent",
         "snapshot_index",
         "snapshots_sent",
+        "stale_incarnations",
         "term",
         "term_and_voted_for_updates",
     )
@@ -115,6 +121,7 @@ class RaftCounters(CounterGroup):
     dropped_sends: int
     effective_machine_version: int
     elections: int
+    foreign_messages: int
     invalid_reply_mode_commands: int
     last_applied: int
     last_index: int
@@ -128,6 +135,7 @@ class RaftCounters(CounterGroup):
     send_msg_effects_sent: int
     snapshot_index: int
     snapshots_sent: int
+    stale_incarnations: int
     term: int
     term_and_voted_for_updates: int
 

@@ -1,26 +1,43 @@
 """Which servers live in a data directory: name → uid, and what each needs to start again.
 
 One file per server, `servers/<uid>/config`, written before the server exists anywhere else and
-removed only with a tombstone (REG-02, LOG-14). Names become file names nowhere: only uids do.
-Format: docs/formats/server-config.md.
+removed only behind a tombstone (REG-02, LOG-14). Names become file names nowhere: only uids do.
+Formats: docs/formats/server-config.md, docs/formats/tombstones.md.
 """
 
+import base64
+import hashlib
 import random
+import re
 import string
 from typing import Any
 
 import msgspec
 
 from barque.errors import ConfigurationError, Damaged, UnknownCluster
-from barque.log.disk import Disk
+from barque.log.disk import Disk, join, remove_tree, replace_file
+from barque.runtime.tombstones import (
+    TOMBSTONES,
+    MalformedTombstones,
+    Tombstone,
+    decode_tombstones,
+    encode_tombstones,
+    prune,
+)
 from barque.types import ServerId, Uid
 
 _ALPHABET = string.ascii_uppercase + string.digits
-_FORMAT = 1
+_FORMAT = 2
+_CONFIG = "config"
+_IDENTITY = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What restart needs of one server."""
+    """What restart needs of one server.
+
+    `initial_uids` are the incarnations of the initial members (`name@node`) that were known when the
+    cluster was formed.
+    """
 
     format: int = _FORMAT
     name: str
@@ -29,6 +46,9 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     arguments: dict[str, Any]
     initial_members: tuple[ServerId, ...]
+    cluster_id: str = ""
+    membership: str = "voter"
+    initial_uids: dict[str, Uid] = {}
 
 
 def new_uid(name: str, rng: random.Random) -> Uid:
@@ -37,49 +57,73 @@ def new_uid(name: str, rng: random.Random) -> Uid:
     return Uid(stem + "".join(rng.choice(_ALPHABET) for _ in range(12)))
 
 
-class Directory:
-    """The servers of one data directory."""
+def new_cluster_id(rng: random.Random) -> str:
+    """The id of a cluster that somebody creates: another one each time."""
+    return "R" + "".join(rng.choice(_ALPHABET) for _ in range(19))
 
-    def __init__(self, disk: Disk, data_dir: str) -> None:
+
+def configured_cluster_id(installation: str, cluster: str) -> str:
+    """The id of a cluster that configurations name: nodes agree on it without talking."""
+    digest = hashlib.sha256(f"barque cluster\0{installation}\0{cluster}".encode()).digest()
+    return "C" + base64.b32encode(digest)[:19].decode()
+
+
+class Directory:
+    """The servers of one data directory. `installation` gives old records their cluster's id."""
+
+    def __init__(self, disk: Disk, data_dir: str, installation: str) -> None:
         self._disk = disk
         self._root = f"{data_dir}/servers"
+        self._installation = installation
+        self._tombstones: list[Tombstone] = []
+        self._deleted_clusters: dict[str, Tombstone] = {}
         self.records: dict[str, ServerRecord] = {}
+        self.unfinished: set[Uid] = set()  # buried, but their data are still there
+
+    # --- what is there -----------------------------------------------------------------
 
     def load(self) -> None:
-        """Read all records. Raises `Damaged` for a server whose record is missing or broken."""
+        """Read all records and tombstones. Raises `Damaged` for a file that is missing or broken."""
         if not self._disk.exists(self._root):
             return
-        for uid in sorted(self._disk.listdir(self._root)):
-            path = f"{self._root}/{uid}/config"
-            if not self._disk.exists(path):
-                continue  # the directory was made, and then nothing: the server never began
-            try:
-                record = msgspec.json.decode(self._disk.read_file(path), type=ServerRecord)
-            except msgspec.DecodeError as error:
-                raise Damaged(
-                    f"{path}: {error}; restore the file from a backup, or move {self._root}/{uid} away to "
-                    "give this member up"
-                ) from error
-            if record.uid != uid or record.format != _FORMAT:
-                raise Damaged(f"{path}: belongs to {record.uid!r}, format {record.format}; was it copied?")
-            if record.name in self.records:
-                raise Damaged(f"{path}: {record.name!r} is also the name of {self.records[record.name].uid}")
-            self.records[record.name] = record
+        self._load_tombstones()
+        buried = {tombstone.uid for tombstone in self._tombstones}
+        for name in self._disk.listdir(self._root):
+            uid = Uid(name)
+            path = f"{self._root}/{uid}/{_CONFIG}"
+            if uid in buried:
+                self.unfinished.add(uid)
+            elif self._disk.exists(path):
+                self._load_record(uid, path)
+            # else: the directory was made, and then nothing: the server never began
 
-    def add(self, record: ServerRecord) -> None:
-        """Make a new server's record durable. Raises `ConfigurationError` if the name is taken."""
+    def _load_tombstones(self) -> None:
+        path = join(self._root, TOMBSTONES)
+        if not self._disk.exists(path):
+            return
+        try:
+            self._set_tombstones(decode_tombstones(self._disk.read_file(path)))
+        except MalformedTombstones as error:
+            raise Damaged(
+                f"{path}: {error}; restore the file from a backup. Without it, servers that were deleted "
+                "could come back"
+            ) from error
+
+    def _load_record(self, uid: Uid, path: str) -> None:
+        try:
+            record = msgspec.json.decode(self._disk.read_file(path), type=ServerRecord)
+        except msgspec.DecodeError as error:
+            raise Damaged(
+                f"{path}: {error}; restore the file from a backup, or move {self._root}/{uid} away to "
+                "give this member up"
+            ) from error
+        if record.format == 1:
+            cluster_id = configured_cluster_id(self._installation, record.cluster)
+            record = msgspec.structs.replace(record, format=_FORMAT, cluster_id=cluster_id)
+        if record.uid != uid or record.format != _FORMAT or not record.cluster_id:
+            raise Damaged(f"{path}: belongs to {record.uid!r}, format {record.format}; was it copied?")
         if record.name in self.records:
-            raise ConfigurationError(f"server {record.name!r} exists already; start it again instead")
-        folder = f"{self._root}/{record.uid}"
-        for path in (self._root, folder):
-            if not self._disk.exists(path):
-                self._disk.mkdir(path)
-                self._disk.fsync_dir(path.rpartition("/")[0])
-        file = self._disk.create(f"{folder}/config.tmp")
-        file.pwritev([msgspec.json.encode(record)], 0, True)
-        file.close()
-        self._disk.rename(f"{folder}/config.tmp", f"{folder}/config")
-        self._disk.fsync_dir(folder)
+            raise Damaged(f"{path}: {record.name!r} is also the name of {self.records[record.name].uid}")
         self.records[record.name] = record
 
     def get(self, name: str) -> ServerRecord:
@@ -90,5 +134,78 @@ class Directory:
         return record
 
     def uids(self) -> set[Uid]:
-        """All uids that have a record."""
-        return {record.uid for record in self.records.values()}
+        """All uids that have a record, or had one."""
+        return {r.uid for r in self.records.values()} | {t.uid for t in self._tombstones}
+
+    def buried(self) -> set[Uid]:
+        """All uids that have a tombstone."""
+        return {tombstone.uid for tombstone in self._tombstones}
+
+    def deleted_cluster(self, cluster_id: str) -> Tombstone | None:
+        """The tombstone of a cluster, if all of it was deleted."""
+        return self._deleted_clusters.get(cluster_id)
+
+    def last_tombstone(self, cluster_id: str) -> Tombstone | None:
+        """The newest tombstone of this cluster, or of a member of it that was here."""
+        deleted = self._deleted_clusters.get(cluster_id)
+        found = [t for t in self._tombstones if t.cluster_id == cluster_id]
+        return deleted or (found[-1] if found else None)
+
+    # --- changes -----------------------------------------------------------------------
+
+    def add(self, record: ServerRecord) -> None:
+        """Make a new server's record durable. Raises `ConfigurationError` if it must not exist."""
+        if record.name in self.records:
+            raise ConfigurationError(f"server {record.name!r} exists already; start it again instead")
+        for what, value in (("uid", record.uid), ("cluster id", record.cluster_id)):
+            if not _IDENTITY.match(value) or value == TOMBSTONES:
+                raise ConfigurationError(f"{what} {value[:80]!r} must be 1 to 64 of A-Z a-z 0-9 _ -")
+        if record.cluster_id in self._deleted_clusters:
+            raise ConfigurationError(f"cluster {record.cluster!r} ({record.cluster_id}) was deleted")
+        folder = f"{self._root}/{record.uid}"
+        if record.uid in self.uids() or self._disk.exists(join(folder, _CONFIG)):
+            raise ConfigurationError(f"uid {record.uid!r} was used before, and is never used again")
+        for path in (self._root, folder):
+            if not self._disk.exists(path):
+                self._disk.mkdir(path)
+                self._disk.fsync_dir(path.rpartition("/")[0])
+        replace_file(self._disk, folder, _CONFIG, msgspec.json.encode(record))
+        self.records[record.name] = record
+
+    def remove(self, name: str, reason: str, *, at_ms: int, whole_cluster: bool) -> Uid:
+        """Put a tombstone, durably, where the record was; `erase` then takes the data away.
+
+        From here on the server cannot start again, whatever happens. Raises `UnknownCluster`; `OSError`
+        when the disk fails: then nothing has changed, and it may be tried again.
+        """
+        record = self.get(name)
+        self._bury(record, reason, at_ms, whole_cluster=whole_cluster)
+        del self.records[name]
+        self.unfinished.add(record.uid)
+        return record.uid
+
+    def _bury(self, record: ServerRecord, reason: str, at_ms: int, *, whole_cluster: bool) -> None:
+        tombstone = Tombstone(
+            uid=record.uid,
+            cluster_id=record.cluster_id,
+            cluster=record.cluster,
+            whole_cluster=whole_cluster,
+            configured=record.cluster_id == configured_cluster_id(self._installation, record.cluster),
+            at_ms=at_ms,
+            reason=reason,
+        )
+        kept = prune([*self._tombstones, tombstone], {*self.unfinished, record.uid})
+        replace_file(self._disk, self._root, TOMBSTONES, encode_tombstones(kept))
+        self._set_tombstones(kept)
+
+    def _set_tombstones(self, tombstones: list[Tombstone]) -> None:
+        self._tombstones = tombstones
+        self._deleted_clusters = {t.cluster_id: t for t in tombstones if t.whole_cluster}
+
+    def erase(self, uid: Uid) -> None:
+        """Remove what is left of a server that has a tombstone; may be repeated. Raises `OSError`."""
+        assert uid in self.unfinished, f"{uid} has no tombstone"
+        folder = f"{self._root}/{uid}"
+        if self._disk.exists(folder):
+            remove_tree(self._disk, folder)
+        self.unfinished.discard(uid)

@@ -7,38 +7,71 @@ from typing import Any, Protocol, assert_never
 import msgspec
 
 from barque.config import TimeConfig
+from barque.core.applying import take_callback_effects
+from barque.core.aux_machine import cast_aux, has_aux, log_read, run_aux
 from barque.core.effects import (
     Applied,
     AppliedTo,
     AuxEval,
     CancelElectionTimeout,
+    CancelSnapshotRetry,
     Cast,
     Effect,
     LeaderEstablished,
+    MembersGone,
     NextEvent,
     PersistTermAndVote,
     RecordLeaderMsg,
     Rejected,
     SendRpc,
+    SendSnapshot,
     SendVoteRequests,
+    SnapshotAcked,
     StartConditionTimeout,
     StartElectionTimeout,
+    StartQuorumTimeout,
+    StartReceiveTimeout,
+    StartSnapshotRetry,
+    StopReason,
+    StopServer,
     TimerSpan,
+    Unresolved,
 )
 from barque.core.messages import (
     AwaitConditionTimeout,
+    Component,
     ElectionTimeout,
     FlushCommands,
     MachineAppend,
     MachineTimeout,
     Message,
+    NodeEvent,
     PipelineRpcs,
+    QuorumTimeout,
+    ReceiveSnapshotTimeout,
     RemoteMessage,
 )
+from barque.core.release_cursor import make_checkpoint, update_release_cursor
 from barque.core.server import RaftState
+from barque.errors import InvariantViolation
 from barque.log.meta import MetaStore
-from barque.machine.effects import Append, Aux, SendMsg, Timer
+from barque.machine.effects import (
+    Append,
+    Aux,
+    Checkpoint,
+    DemonitorClient,
+    DemonitorNode,
+    MachineEffect,
+    MonitorClient,
+    MonitorNode,
+    ReadLog,
+    ReleaseCursor,
+    SendMsg,
+    Timer,
+)
+from barque.machine.machine import AuxKind
 from barque.runtime.clock import Clock
+from barque.runtime.monitors import Monitors
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.timers import Timers
 from barque.types import ClientRef, ServerId
@@ -49,8 +82,8 @@ logger = logging.getLogger("barque.server")
 class Outlets(Protocol):
     """Where effects leave a server; the node implements it."""
 
-    def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
-        """Queue a message for a server, here or elsewhere; False if it was dropped."""
+    def send_to_server(self, to: ServerId, message: RemoteMessage, process: ServerProcess | None) -> bool:
+        """Queue a message of this server for another, here or elsewhere; False if it was dropped."""
 
     def answer(self, applied: Applied) -> None:
         """Pass replies on to the front that waits for them."""
@@ -77,7 +110,22 @@ class Outlets(Protocol):
         """Hand this server a `FlushCommands` when all that has arrived is handled (CMD-06)."""
 
     def server_stopped(self, process: ServerProcess) -> None:
-        """This server has failed."""
+        """This server has failed, or ended."""
+
+    def unresolved(self, effect: Unresolved) -> None:
+        """Tell those who wait that nobody knows what becomes of their commands."""
+
+    def server_ended(self, process: ServerProcess, reason: StopReason) -> None:
+        """This server has come to its end by itself."""
+
+    def members_gone(self, process: ServerProcess, effect: MembersGone) -> None:
+        """Tell the nodes of former members that they may forget them."""
+
+    def node_is_up(self, node: str) -> bool:
+        """Whether that node is within reach; our own always is."""
+
+    def server_deleted(self, process: ServerProcess, *, whole_cluster: bool) -> None:
+        """This server is gone for good; with it all of its cluster, or only this member."""
 
 
 class Executor:
@@ -99,13 +147,14 @@ class Executor:
         self._rng = rng
         self._times = times
         self._machine_timers: dict[ServerProcess, set[str]] = {}
+        self.monitors = Monitors()
 
     def perform(self, process: ServerProcess, effect: Effect) -> None:
         """Carry out one effect of one server."""
         match effect:
             case SendRpc() | Cast():
                 process.counters.raft.rpcs_sent += 1
-                if not self._outlets.send_to_server(effect.to, effect.message):
+                if not self._outlets.send_to_server(effect.to, effect.message, process):
                     process.counters.raft.dropped_sends += 1
             case NextEvent():
                 if isinstance(effect.message, PipelineRpcs):
@@ -128,33 +177,74 @@ class Executor:
                 self._outlets.hold_until_synced(process)
             case SendVoteRequests():
                 for to, rpc in effect.requests:
-                    self._outlets.send_to_server(to, rpc)
+                    self._outlets.send_to_server(to, rpc, process)
             case StartElectionTimeout():
                 self._start_election_timer(process, effect.span)
             case StartConditionTimeout():
                 self._arm(process, "condition", effect.after_ms / 1000, AwaitConditionTimeout())
             case LeaderEstablished():
                 self._outlets.leader_established(process)
-            case AppliedTo() | AuxEval():
-                pass  # nobody waits for a position yet, and aux machines are told what they asked for
-            case Timer() | SendMsg() | Append() | Aux():
-                self._perform_machine(process, effect)
+            case AppliedTo():
+                pass  # nobody waits for a position yet
+            case AuxEval():
+                self._perform_all(process, cast_aux(process.server, "eval"))
+            case Unresolved():
+                self._outlets.unresolved(effect)
+            case StartQuorumTimeout():
+                self._arm(process, "quorum", self._draw(TimerSpan.LONG), QuorumTimeout())
+            case StartReceiveTimeout():
+                self._arm(process, "receive", effect.after_ms / 1000, ReceiveSnapshotTimeout())
+            case StopServer():
+                self._outlets.server_ended(process, effect.reason)
+            case MembersGone():
+                self._outlets.members_gone(process, effect)
+            case SendSnapshot() | SnapshotAcked() | StartSnapshotRetry() | CancelSnapshotRetry():
+                raise InvariantViolation("a log without snapshots has none to send")
             case _:
-                assert_never(effect)
+                self._perform_machine(process, effect)
+
+    def _perform_all(self, process: ServerProcess, effects: list[Effect]) -> None:
+        for effect in effects:
+            self.perform(process, effect)
 
     # --- the machine's effects ---------------------------------------------------------
 
-    def _perform_machine(self, process: ServerProcess, effect: Timer | SendMsg | Append | Aux) -> None:
-        """Leaders only, but for `Aux` (EFF-01 to EFF-18)."""
+    def _perform_machine(self, process: ServerProcess, effect: MachineEffect) -> None:
+        """Which of them only a leader performs: EFF-01 to EFF-18."""
         server = process.server
-        if isinstance(effect, Aux):
-            state = str(server.raft_state)
-            server.aux_state = server.cfg.machine.handle_aux(
-                state, effect.command, server.aux_state, server.machine_state
-            )
-            return
-        if server.raft_state is not RaftState.LEADER:
-            return
+        match effect:
+            case Aux():
+                if has_aux(server):
+                    self._perform_all(process, run_aux(server, AuxKind.CAST, effect.command)[1])
+            case ReleaseCursor():
+                update_release_cursor(server, effect)
+            case Checkpoint():
+                make_checkpoint(server, effect)
+            case DemonitorClient() | DemonitorNode():
+                self.monitors.perform(process, effect)
+            case MonitorClient() | MonitorNode():
+                if effect.aux or server.raft_state is RaftState.LEADER:
+                    self._monitor(process, effect)
+            case ReadLog():
+                if _reads_here(process, effect):
+                    wanted = effect.then(log_read(server, effect.indexes))
+                    self._perform_all(process, take_callback_effects(wanted))
+            case Timer() | SendMsg() | Append():
+                if server.raft_state is RaftState.LEADER:
+                    self._perform_leaders(process, effect)
+            case _:
+                assert_never(effect)
+
+    def _monitor(self, process: ServerProcess, effect: MonitorClient | MonitorNode) -> None:
+        """A node's present state is news for whoever begins to watch it (EFF-06)."""
+        self.monitors.perform(process, effect)
+        component = Component.AUX if effect.aux else Component.MACHINE
+        if isinstance(effect, MonitorNode):
+            process.enqueue(NodeEvent(component, effect.node, self._outlets.node_is_up(effect.node)))
+        elif not self._outlets.node_is_up(effect.client.node):
+            self.monitors.node_changed(effect.client.node, up=False)
+
+    def _perform_leaders(self, process: ServerProcess, effect: Timer | SendMsg | Append) -> None:
         match effect:
             case Timer():
                 self._set_machine_timer(process, effect)
@@ -229,12 +319,28 @@ class Executor:
         self._outlets.leadership_changed(process)
 
     def _cancel_machine_timers(self, process: ServerProcess) -> None:
+        self.monitors.forget(process, only=Component.MACHINE)
         for name in self._machine_timers.pop(process, ()):
             self._timers.cancel((process, f"machine {name}"))
 
     def server_failed(self, process: ServerProcess) -> None:
         """Nothing of a failed server may fire any more."""
-        self._timers.cancel((process, "election"))
-        self._timers.cancel((process, "condition"))
-        self._cancel_machine_timers(process)
+        self.forget(process)
         self._outlets.server_stopped(process)
+
+    def forget(self, process: ServerProcess) -> None:
+        """Cancel all timers of this server."""
+        for name in ("election", "condition", "quorum", "receive"):
+            self._timers.cancel((process, name))
+        self._cancel_machine_timers(process)
+        self.monitors.forget(process)
+
+
+def _reads_here(process: ServerProcess, effect: ReadLog) -> bool:
+    """EFF-30: the leader reads, or the voter that lives on the node that is named."""
+    server, target = process.server, effect.node
+    here = server.id.node
+    if server.raft_state is not RaftState.LEADER:
+        return target == here and server.is_voter(server.id)
+    voter_there = any(peer.voter for member, peer in server.cluster.items() if member.node == target)
+    return target in (None, here) or not voter_there

@@ -25,6 +25,7 @@ from barque.core.messages import Commands, Queries, RemoteMessage
 from barque.errors import ProtocolError
 from barque.runtime.clock import Clock
 from barque.runtime.ranges import Range, Ranges
+from barque.runtime.refusals import describe_refusal
 from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientQueries, ClientReplies
 from barque.types import ClientRef, ReplyMode, ServerId, Term
 
@@ -88,6 +89,7 @@ class Route:
 
     __slots__ = (
         "cluster",
+        "cluster_id",
         "established",
         "leader",
         "parked",
@@ -100,6 +102,7 @@ class Route:
 
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
+        self.cluster_id = ""  # which cluster of that name; empty until its leader has announced itself
         self.leader: ServerId | None = None
         self.suspect = False  # its node is out of reach, for all we know: send it nothing new
         self.term = Term(0)  # the term in which `leader` leads, as far as is known
@@ -307,7 +310,7 @@ class Front:
                 self._redirect(entry.route, reason, leader)
             else:
                 # A part of a batch that was cut on its way, or a refusal that another server would repeat.
-                error, text = _describe_refusal(reason)
+                error, text = describe_refusal(reason)
                 offset = position - entry.first
                 for at, size in entry.close(offset, part):
                     failed = ClientFailed(entry.session_first + at, size, error, text, leader)
@@ -349,9 +352,16 @@ class Front:
         route = self._routes.get(cluster)
         return route.leader if route is not None and not route.suspect else None
 
-    def leader_hint(self, cluster: str, leader: ServerId, term: Term) -> None:
-        """Somebody was heard to lead; a hint may be wrong, and then costs a refusal."""
+    def leader_hint(self, cluster: str, leader: ServerId, term: Term, cluster_id: str = "") -> None:
+        """Somebody was heard to lead; a hint may be wrong, and then costs a refusal.
+
+        A member of another cluster of that name is about to hear that its own was deleted.
+        """
         route = self._route(cluster)
+        if cluster_id and cluster_id != route.cluster_id:
+            if route.cluster_id:
+                return
+            route.cluster_id = cluster_id
         if term < route.term or (leader == route.leader and term == route.term and not route.suspect):
             return
         route.leader = leader
@@ -362,9 +372,18 @@ class Front:
             self._dirty[cluster] = route
             self._outside.wake()
 
-    def leader_established(self, cluster: str, leader: ServerId, term: Term) -> None:
-        """A leader has applied its noop: what earlier ones left unanswered is unknown for good."""
+    def leader_established(self, cluster: str, leader: ServerId, term: Term, cluster_id: str = "") -> None:
+        """A leader has applied its noop: what earlier ones left unanswered is unknown for good.
+
+        So is what was sent to another cluster of that name, whose terms say nothing about this one's.
+        """
         route = self._route(cluster)
+        if cluster_id != route.cluster_id:
+            if route.cluster_id:
+                route.leader, route.term, route.established = None, Term(0), Term(0)
+                for entry in route.unanswered.values():
+                    entry.sent_in = Term(0)
+            route.cluster_id = cluster_id
         if term < route.established:
             return
         newer = term > route.established
@@ -381,10 +400,27 @@ class Front:
             self._dirty[cluster] = route
             self._outside.wake()
 
-    def established_term(self, cluster: str) -> Term:
+    def established_term(self, cluster: str, cluster_id: str) -> Term:
         """The newest term whose leader has announced itself; 0 for none."""
         route = self._routes.get(cluster)
-        return route.established if route is not None else Term(0)
+        return route.established if route is not None and route.cluster_id == cluster_id else Term(0)
+
+    def cluster_gone(self, cluster: str, cluster_id: str) -> None:
+        """This cluster was deleted: everybody who waits for it hears what is true, and it is forgotten."""
+        route = self._routes.get(cluster)
+        if route is None or route.cluster_id not in ("", cluster_id):
+            return  # another one of that name has taken its place
+        del self._routes[cluster]
+        self._dirty.pop(cluster, None)
+        text = f"cluster {cluster!r} was deleted"
+        for entry in list(route.unanswered.values()):
+            if entry.payloads:
+                self._fail(entry, "UnknownCluster", text)
+            else:
+                self._fail(entry, "OutcomeUnknown", f"{text} before an answer came")
+        parked, route.parked = route.parked, []
+        for entry in parked:
+            self._fail(entry, "UnknownCluster", text)
 
     def expect(self, entry: Range, server: ServerId, timeout_s: float) -> int:
         """Wait for one answer to something that the caller itself sends to this server."""
@@ -549,19 +585,3 @@ def encode_replies(replies: list[Any], errors: dict[int, str]) -> tuple[msgspec.
             encoded.append(None)
             errors = {**errors, offset: f"the machine's reply cannot be encoded: {error}"}
     return msgspec.Raw(_encode(encoded)), errors
-
-
-def _describe_refusal(reason: str) -> tuple[str, str]:
-    """The error's class name, and a text for people."""
-    return {
-        Rejection.UNKNOWN_MEMBER: ("UnknownMember", "the target is not a member of this cluster"),
-        Rejection.NON_VOTER: ("NonVoter", "the target does not vote, so it cannot lead"),
-        Rejection.NOT_UP_TO_DATE: (
-            "NotUpToDate",
-            "the target's log is behind; try again when it has caught up",
-        ),
-        Rejection.NOT_LEADER: ("NotLeader", "leadership was lost on the way"),
-        Rejection.WAL_DOWN: ("WalDown", "the leader's write-ahead log cannot be written"),
-        Rejection.UNKNOWN_CLUSTER: ("UnknownCluster", "that server does not exist there"),
-        Rejection.STOPPED: ("Stopped", "that server has stopped"),
-    }.get(reason, ("Refused", reason))

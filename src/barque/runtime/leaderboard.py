@@ -14,6 +14,7 @@ class Standing(msgspec.Struct, frozen=True):
     leader: ServerId | None
     members: tuple[ServerId, ...]
     term: Term
+    cluster_id: str = ""
 
 
 Listener: TypeAlias = Callable[[str, Standing | None], None]
@@ -29,13 +30,21 @@ class Leaderboard:
         self._next_listener = 0
 
     def record(
-        self, cluster: str, leader: ServerId | None, members: tuple[ServerId, ...], term: Term
+        self,
+        cluster: str,
+        leader: ServerId | None,
+        members: tuple[ServerId, ...],
+        term: Term,
+        cluster_id: str = "",
     ) -> bool:
-        """Note who leads; whether that was news. News of an older term than what is known is dropped."""
+        """Note who leads; whether that was news. News of an older term than what is known is dropped.
+
+        Terms of another cluster of that name (it was deleted and created again) say nothing about these.
+        """
         known = self._standings.get(cluster)
-        if known is not None and term < known.term:
+        if known is not None and term < known.term and cluster_id == known.cluster_id:
             return False
-        standing = Standing(leader, members, term)
+        standing = Standing(leader, members, term, cluster_id)
         if standing == known:
             return False
         self._standings[cluster] = standing

@@ -11,26 +11,14 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, assert_never
+from typing import Any
 
 import msgspec
 
 from barque.config import NodeConfig
-from barque.core.effects import Applied, Rejected, Rejection
-from barque.core.messages import (
-    Commands,
-    ElectionTimeout,
-    FlushCommands,
-    NodeStatus,
-    PipelineRpcs,
-    Queries,
-    RemoteMessage,
-    ServerDown,
-    TransferLeadership,
-)
+from barque.core.messages import ElectionTimeout, NodeStatus, RemoteMessage, ServerDown
 from barque.core.queries import run_query
-from barque.core.replication import has_entries_to_send
-from barque.core.server import RaftState, refuse_commands
+from barque.core.server import RaftState
 from barque.errors import UnknownCluster
 from barque.log.disk import Disk, OsDisk
 from barque.machine.machine import Machine
@@ -38,35 +26,25 @@ from barque.runtime.admin import Admin
 from barque.runtime.calls import Calls
 from barque.runtime.client_sink import ClientSession
 from barque.runtime.clock import Clock, SystemClock
+from barque.runtime.directory import configured_cluster_id
 from barque.runtime.failure_detector import FailureDetector
-from barque.runtime.front import Front, Session, encode_in_parts
+from barque.runtime.front import Front, Session
+from barque.runtime.inbox import Inbox
 from barque.runtime.leaderboard import Leaderboard
 from barque.runtime.machines import load_machines
+from barque.runtime.outlets import NodeOutlets, leader_is
 from barque.runtime.server_process import ServerProcess
-from barque.runtime.system import System
+from barque.runtime.system import Ending, System
 from barque.runtime.timers import TimerDriver
 from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport
 from barque.transport.secret import load_secret
 from barque.transport.tcp import TcpTransport
-from barque.transport.wire import (
-    Alive,
-    ClientAnswer,
-    ClientEvent,
-    Envelope,
-    FrontEvent,
-    FrontRejected,
-    FrontReplies,
-    LeaderIs,
-    NodeCall,
-    NodeCallReply,
-    NodeMessage,
-)
+from barque.transport.wire import Alive, ClientAnswer, ClientEvent, Envelope
 from barque.types import ClientRef, ServerId
 
 logger = logging.getLogger("barque.node")
 
 _ROUNDS_MAX = 8
-_COMMIT_DELAY_S = 0.005
 _STOP_TRANSFER_S = 1.0
 
 
@@ -106,7 +84,9 @@ class Node:
             bytes_max=config.pending_bytes_max,
         )
         self.admin = Admin(self)
-        self.calls = Calls(self._send_to_node, self.admin.handle)
+        self.inbox = Inbox(self)
+        self.outlets = self.make_outlets()
+        self.calls = Calls(self.outlets.send_to_node, self.admin.handle)
         self.longest_stall_s = 0.0
         self.started_at = self.clock.monotonic()
         self.resp: Any = None  # the gateway, if one is attached: for `status`
@@ -115,12 +95,13 @@ class Node:
         self._make_transport = transport or _tcp_transport
         self._incarnations: dict[str, int] = {}
         self._listeners: dict[Session, None] = {}
-        self._pipelining: dict[ServerProcess, None] = {}
-        self._committing: dict[ServerProcess, None] = {}
-        self._flushing: dict[ServerProcess, None] = {}
         self._turn_scheduled = False
         self._next_beat = 0.0
         self._stopped = True
+
+    def make_outlets(self) -> NodeOutlets:
+        """Where effects leave the servers; a simulator looks in here."""
+        return NodeOutlets(self)
 
     # --- life --------------------------------------------------------------------------
 
@@ -137,12 +118,13 @@ class Node:
         try:
             self.system = System(
                 node=self.name,
+                installation=self.config.installation,
                 data_dir=self.config.data_dir,
                 disk=self._disk,
                 log=self.config.log,
                 times=self.config.time,
                 machines=self.machines,
-                outlets=self,
+                outlets=self.outlets,
                 timers=self.timers,
                 clock=self.clock,
                 rng=self.rng,
@@ -180,8 +162,16 @@ class Node:
                 continue
             process = self.system.processes.get(cluster.name)
             if process is None:
+                cluster_id = configured_cluster_id(self.config.installation, cluster.name)
+                if self._was_deleted(cluster.name, cluster_id):
+                    continue
                 process = self.system.create(
-                    cluster.name, cluster.name, cluster.machine, dict(cluster.arguments), members
+                    cluster.name,
+                    cluster.name,
+                    cluster.machine,
+                    dict(cluster.arguments),
+                    members,
+                    cluster_id=cluster_id,
                 )
             if process.server.log.next_index() == 1:
                 # A new server waits to be asked (ELEC-20); the configuration is what asks.
@@ -192,6 +182,26 @@ class Node:
                     self.clock.monotonic() + after_s,
                     lambda asked=asked: asked.handle(ElectionTimeout()),  # type: ignore[misc]
                 )
+
+    def _was_deleted(self, cluster: str, cluster_id: str) -> bool:
+        """Whether a configured cluster, or our member of it, is gone on purpose; says what to do then."""
+        tombstone = self.system.directory.last_tombstone(cluster_id)
+        if tombstone is None:
+            return False
+        if tombstone.whole_cluster:
+            what = f"was deleted and is not formed again ({tombstone.reason})"
+            cure = f"create it again with: barque cluster create {cluster}"
+        else:
+            what = f"has no member here any more: it was removed ({tombstone.reason})"
+            cure = f"add one again with: barque member add {cluster} {self.name}"
+        logger.warning(
+            "node %s: cluster %r of the configuration %s. Remove it from the configuration; or %s",
+            self.name,
+            cluster,
+            what,
+            cure,
+        )
+        return True
 
     async def stop(self) -> None:
         """Hand leaderships over, flush, and close. Safe to call twice."""
@@ -224,6 +234,11 @@ class Node:
         session.close()
         self._listeners.pop(session, None)
 
+    def tell_listeners(self, cluster: str, message: msgspec.Raw) -> None:
+        """A machine's message has come for the clients of this node."""
+        for session in self._listeners:
+            self.front.tell(session, ClientEvent(cluster, message))
+
     # --- the turn ----------------------------------------------------------------------
 
     def wake(self) -> None:
@@ -250,20 +265,32 @@ class Node:
         self._turn_scheduled = False
         for _ in range(_ROUNDS_MAX):
             self.front.flush()
-            self._flush_commands()
-            self._pipeline()
+            self.outlets.flush_commands()
+            self.outlets.pipeline()
             synced = self.system.sync_meta()
             self.front.deliver()
             self.transport.flush()  # to the followers before our own sync (thesis §10.2.1)
             wrote = self.system.flush()
-            if not (synced or wrote or self._pipelining or self._flushing or self.front.busy):
+            if not (synced or wrote or self.outlets.busy or self.front.busy):
                 break
         else:
             self.wake()
+        self.system.look_after_finished()
         self.system.storage.loop_yield()
         deadline = self.front.next_deadline()
         if deadline is not None and "front deadline" not in self.timers:
             self.timers.arm("front deadline", deadline, self._expire)
+
+    def server_finished(
+        self, process: ServerProcess, delete: bool, whole_cluster: bool, reason: str = "it has ended"
+    ) -> None:
+        """A server has come to its end. May be called from inside its own effects.
+
+        With `delete` it goes for good at the end of this turn, after its last messages have left:
+        `whole_cluster` says that its cluster was deleted, otherwise it alone was removed. Without `delete` it
+        stops, keeps its files, and can start again with the node.
+        """
+        self.system.finish(process, Ending(reason, delete=delete, whole_cluster=whole_cluster))
 
     def _expire(self) -> None:
         self.front.expire(self.clock.monotonic())
@@ -295,6 +322,7 @@ class Node:
                 continue  # an old rhythm; the broken link is newer and surer news
             logger.info("node %s: %s is %s", self.name, node, "up" if up else "suspected to be down")
             self._tell_all(NodeStatus(node, up))
+            self.system.monitors.node_changed(node, up=up)
             if up:
                 self.front.node_back(node)
             else:
@@ -310,16 +338,7 @@ class Node:
 
     def on_envelopes(self, node: str, envelopes: list[Envelope]) -> None:
         """Messages from another node, for its peers here or for the node itself."""
-        for envelope in envelopes:
-            message = envelope.message
-            if isinstance(message, NodeMessage):
-                self._on_node_message(node, message)
-                continue
-            process = self.system.processes.get(envelope.to)
-            if process is not None and process.failure is None:
-                process.handle(message)
-            else:
-                self._refuse(message, Rejection.UNKNOWN_CLUSTER if process is None else Rejection.NOT_LEADER)
+        self.inbox.take(node, envelopes)
 
     def on_turn(self) -> None:
         """Input has been handed over."""
@@ -330,6 +349,8 @@ class Node:
         self.calls.node_connected(node)
         known = self._incarnations.get(node)
         self._incarnations[node] = incarnation
+        self.system.monitors.node_restarted(node, incarnation)
+        self.system.monitors.node_changed(node, up=True)
         if known == incarnation:
             self.front.node_back(node)  # the connection was gone, the process was not
         for process in list(self.system.processes.values()):
@@ -338,7 +359,7 @@ class Node:
                 process.handle(ServerDown(leader, connected=True))
             process.handle(NodeStatus(node, up=True))
             if process.server.raft_state is RaftState.LEADER and process.server.cluster_change_permitted:
-                self._send_to_node(node, self._leader_is(process))
+                self.outlets.send_to_node(node, leader_is(process))
         self.wake()
 
     def on_peer_disconnected(self, node: str, reason: str) -> None:
@@ -357,181 +378,11 @@ class Node:
         """A client has authenticated."""
         return ClientSession(self, connection)
 
-    def _on_node_message(self, node: str, message: NodeMessage) -> None:
-        match message:
-            case Alive():
-                self.detector.heartbeat(node, self.clock.monotonic())
-            case FrontReplies():
-                if message.incarnation == self.incarnation:
-                    self.front.on_replies(
-                        message.first_correlation, message.count, message.replies, message.errors
-                    )
-            case FrontRejected():
-                if message.incarnation == self.incarnation:
-                    self.front.on_rejected(
-                        message.first_correlation, message.count, message.reason, message.leader
-                    )
-            case LeaderIs():
-                standing = self.leaderboard.lookup(message.cluster)
-                members = standing.members if standing else ()
-                self.leaderboard.record(message.cluster, message.leader, members, message.term)
-                self.front.leader_established(message.cluster, message.leader, message.term)
-                self.admin.leader_established(message.cluster)
-            case NodeCall():
-                self.calls.on_call(node, message)
-            case NodeCallReply():
-                self.calls.on_reply(node, message)
-            case FrontEvent():
-                if message.incarnation == self.incarnation:
-                    self._tell_listeners(message.cluster, message.message)
-            case _:
-                assert_never(message)
-
-    # --- out of the servers (Outlets) ----------------------------------------------------
+    # --- for the front (Outside) ---------------------------------------------------------
 
     def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
-        """To a server of this node at once, to another node's with the next flush."""
-        if to.node != self.name:
-            return self.transport.send(to.node, to.name, message)
-        process = self.system.processes.get(to.name)
-        if process is None or process.failure is not None:
-            self._refuse(message, Rejection.UNKNOWN_CLUSTER if process is None else Rejection.NOT_LEADER)
-        else:
-            process.handle(message)
-        return True
-
-    def _refuse(self, message: RemoteMessage, reason: str) -> None:
-        """Somebody waits for the answer of a server that is not here."""
-        match message:
-            case Commands():
-                for effect in refuse_commands(message, reason, None):
-                    assert isinstance(effect, Rejected)
-                    self.reject(effect)
-            case Queries():
-                self.reject(
-                    Rejected(message.origin, message.first_correlation, len(message.payloads), reason)
-                )
-            case TransferLeadership():
-                self.reject(Rejected(message.origin, message.correlation, 1, reason))
-            case _:
-                pass  # Raft messages to a server that is gone: silence is what they expect
-
-    def _send_to_node(self, node: str, message: NodeMessage) -> bool:
-        sent = self.transport.send(node, "", message)
-        self.wake()
-        return sent
-
-    def answer(self, applied: Applied) -> None:
-        """Replies, to our own front or to another node's."""
-        to, first, count = applied.to, applied.first_correlation, len(applied.replies)
-        if to.node == self.name:
-            if to.incarnation == self.incarnation:
-                self.front.on_replies(first, count, applied.replies, applied.errors)
-        elif to.node:
-            for part, size, raw, errors in encode_in_parts(applied.replies, applied.errors or {}):
-                reply = FrontReplies(to.incarnation, first + part, size, raw, errors or None)
-                self.transport.send(to.node, "", reply)
-
-    def reject(self, rejected: Rejected) -> None:
-        """A refusal, likewise."""
-        to = rejected.to
-        if to.node == self.name:
-            if to.incarnation == self.incarnation:
-                self.front.on_rejected(
-                    rejected.first_correlation, rejected.count, rejected.reason, rejected.leader
-                )
-        elif to.node:
-            first, count = rejected.first_correlation, rejected.count
-            message = FrontRejected(to.incarnation, first, count, rejected.reason, rejected.leader)
-            self.transport.send(to.node, "", message)
-
-    def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
-        """A machine's message to the clients of a node."""
-        raw = msgspec.Raw(msgspec.msgpack.encode(message))
-        cluster = process.server.cfg.cluster_name
-        if to.node == self.name and to.incarnation == self.incarnation:
-            self._tell_listeners(cluster, raw)
-        elif to.node and to.node != self.name:
-            self.transport.send(to.node, "", FrontEvent(to.incarnation, cluster, raw))
-
-    def _tell_listeners(self, cluster: str, message: msgspec.Raw) -> None:
-        for session in self._listeners:
-            self.front.tell(session, ClientEvent(cluster, message))
-
-    def leadership_changed(self, process: ServerProcess) -> None:
-        """Keep the leaderboard and the front up to date."""
-        server = process.server
-        cluster = server.cfg.cluster_name
-        self.leaderboard.record(cluster, server.leader_id, tuple(server.cluster), server.current_term)
-        if server.leader_id is not None:
-            self.front.leader_hint(cluster, server.leader_id, server.current_term)
-        elif (known := self.front.leader_of(cluster)) is not None and known.node == self.name:
-            self.front.leader_lost(known)
-        self.wake()
-
-    def leader_established(self, process: ServerProcess) -> None:
-        """Announce a leader to all nodes; replies of its predecessors' entries went ahead."""
-        announcement = self._leader_is(process)
-        self.front.leader_established(announcement.cluster, announcement.leader, announcement.term)
-        for node in self.config.nodes:
-            if node != self.name:
-                self.transport.send(node, "", announcement)
-        self.admin.leader_established(announcement.cluster)
-
-    def _leader_is(self, process: ServerProcess) -> LeaderIs:
-        server = process.server
-        return LeaderIs(server.cfg.cluster_name, server.id, server.current_term)
-
-    def hold_until_synced(self, process: ServerProcess) -> None:
-        """See `System.hold_until_synced`."""
-        self.system.hold_until_synced(process)
-        self.wake()
-
-    def pipeline_later(self, process: ServerProcess) -> None:
-        """Replicate once for all that happened in this turn (REPL-07)."""
-        self._pipelining[process] = None
-        self.wake()
-
-    def flush_commands_later(self, process: ServerProcess) -> None:
-        """Low-priority commands go behind everything that has arrived in this turn (CMD-06)."""
-        self._flushing[process] = None
-        self.wake()
-
-    def _flush_commands(self) -> None:
-        flushing, self._flushing = self._flushing, {}
-        for process in flushing:
-            process.handle(FlushCommands())
-
-    def _pipeline(self) -> None:
-        """Send entries now. A commit index alone can wait for the next ones, for a moment.
-
-        Telling it at once would cost a message and an answer for each follower and commit; a
-        caller who sends one command after the other would wait for all of them.
-        """
-        pipelining, self._pipelining = self._pipelining, {}
-        for process in pipelining:
-            if has_entries_to_send(process.server):
-                process.handle(PipelineRpcs())
-            else:
-                self._committing[process] = None
-        if self._committing and "commits" not in self.timers:
-            self.timers.arm("commits", self.clock.monotonic() + _COMMIT_DELAY_S, self._tell_commits)
-
-    def _tell_commits(self) -> None:
-        committing, self._committing = self._committing, {}
-        for process in committing:
-            process.handle(PipelineRpcs())
-        self.wake()
-
-    def server_stopped(self, process: ServerProcess) -> None:
-        """Tell the other members at once, so that they need not wait for a timeout."""
-        server = process.server
-        for member, _ in server.peers():
-            self.transport.send(member.node, member.name, ServerDown(server.id, connected=True))
-        self.front.leader_lost(server.id)
-        self.wake()
-
-    # --- for the front (Outside) ---------------------------------------------------------
+        """From this node itself to a server, here or elsewhere; False if it was dropped."""
+        return self.outlets.send_to_server(to, message, None)
 
     def local_query(self, cluster: str, payload: bytes) -> Any:
         """Ask the member on this node; raises `UnknownCluster` if there is none."""

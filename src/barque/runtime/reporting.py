@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from barque.core.roles import WaitingRole
 from barque.core.server import RaftState
+from barque.runtime.inbox import cure_of
 from barque.runtime.server_process import ServerProcess
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ def member_status(process: ServerProcess) -> dict[str, Any]:
         "last_written_index": written.index,
         "snapshot_index": server.log.snapshot_index_term().index,
     }
+    if process.strangers:
+        status["stale_incarnations"] = [
+            {"server": str(member), "uid": uid, "cure": cure_of(process, member)}
+            for member, uid in sorted(process.strangers.items())
+        ]
     if process.failure is not None:
         status["failure"] = process.failure
     if isinstance(server.role, WaitingRole):
@@ -87,6 +93,7 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
     return {
         **member_status(process),
         "cluster": server.cfg.cluster_name,
+        "cluster_id": server.cfg.cluster_id,
         "uid": server.cfg.uid,
         "voted_for": str(server.voted_for) if server.voted_for else None,
         "cluster_change_permitted": server.cluster_change_permitted,
@@ -105,6 +112,7 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
                 "match_index": peer.match_index,
                 "commit_index_sent": peer.commit_index_sent,
                 "voter": peer.voter,
+                "uid": peer.uid,
             }
             for member, peer in server.peers()
         }

@@ -22,7 +22,7 @@ from barque.core.messages import (
 from barque.core.server import RaftState, Server
 from barque.core.step import has_unfinished_business, recover, step
 from barque.runtime.counters import ServerCounters
-from barque.types import Index
+from barque.types import Index, ServerId, Uid
 
 if TYPE_CHECKING:
     from barque.runtime.executor import Executor
@@ -40,9 +40,12 @@ class ServerProcess:
         "_queue",
         "checked",
         "counters",
+        "ended",
         "failure",
         "held",
+        "identity",
         "server",
+        "strangers",
     )
 
     def __init__(
@@ -54,9 +57,12 @@ class ServerProcess:
         checked: bool = False,
     ) -> None:
         self.server = server
+        self.identity = (server.cfg.cluster_id, server.cfg.uid)  # what every Raft message of it carries
         self._active = active  # those that the next tick looks at
         self.counters = ServerCounters()
-        self.failure: str | None = None
+        self.failure: str | None = None  # why it handles nothing any more
+        self.ended = False  # on purpose: that is no failure
+        self.strangers: dict[ServerId, Uid] = {}  # who speaks as a member and is another incarnation
         self.held: deque[Effect] | None = None
         self.checked = checked  # run the invariants after every step
         self._executor = executor
@@ -65,8 +71,10 @@ class ServerProcess:
 
     @property
     def state(self) -> str:
-        """The Raft state, or `failed` after an exception."""
-        return "failed" if self.failure is not None else str(self.server.raft_state)
+        """The Raft state; `failed` after an exception, `stopped` after its end."""
+        if self.failure is None:
+            return str(self.server.raft_state)
+        return "stopped" if self.ended else "failed"
 
     def start(self) -> None:
         """Replay the log, then become a follower."""
@@ -210,6 +218,14 @@ class ServerProcess:
             return None
         server.persisted_last_applied = durable
         return durable
+
+    def end(self, reason: str) -> None:
+        """Stop on purpose: what still waits inside is dropped. What failed before stays failed."""
+        if self.failure is None:
+            self.failure = reason
+            self.ended = True
+        self.held = None
+        self._queue = None
 
     def fail(self, error: Exception) -> None:
         """Stop for good: keep the files, spare the neighbours, tell everybody why."""

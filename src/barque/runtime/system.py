@@ -3,11 +3,11 @@
 import logging
 import random
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from barque.config import LogConfig, TimeConfig
 from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
-from barque.core.server import Server, ServerConfig
+from barque.core.server import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, Damaged, StorageError
 from barque.log.disk import Disk
 from barque.log.storage import Storage, StorageConfig
@@ -17,9 +17,20 @@ from barque.runtime.directory import Directory, ServerRecord, new_uid
 from barque.runtime.executor import Executor, Outlets
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.timers import Timers
-from barque.types import ServerId, Uid
+from barque.types import Membership, ServerId, Uid
 
 logger = logging.getLogger("barque.system")
+
+
+_TERMINATING = (RaftState.TERMINATING_LEADER, RaftState.TERMINATING_FOLLOWER)
+
+
+class Ending(NamedTuple):
+    """How a server ends: with its data or without, and with all of its cluster or alone."""
+
+    reason: str
+    delete: bool = True
+    whole_cluster: bool = False
 
 
 class Surroundings:
@@ -47,6 +58,7 @@ class System:
         self,
         *,
         node: str,
+        installation: str,
         data_dir: str,
         disk: Disk,
         log: LogConfig,
@@ -82,8 +94,12 @@ class System:
             wake,
         )
         self._changed = changed
+        self._outlets = outlets
+        self._finished: dict[ServerProcess, Ending] = {}  # to be looked after at the end of the turn
+        self._deleting: dict[str, Ending] = {}  # ended, and still without a durable tombstone
         self._executor = Executor(outlets, self.storage.meta, timers, clock, rng, times)
-        self.directory = Directory(disk, data_dir)
+        self.monitors = self._executor.monitors
+        self.directory = Directory(disk, data_dir, installation)
 
     def recover(self) -> None:
         """Start every server that this directory knows (LIFE-02, `registered`).
@@ -98,21 +114,57 @@ class System:
                 f"the write-ahead log holds entries of {', '.join(sorted(orphans))}, but "
                 "servers/<uid>/config is missing for them; restore those files"
             )
+        self._finish_what_a_crash_left()
         for record in list(self.directory.records.values()):
             self._start(record)
 
+    def _finish_what_a_crash_left(self) -> None:
+        """Deletions that were durable, and not complete. Raises `StorageError`."""
+        try:
+            for record in list(self.directory.records.values()):
+                deleted = self.directory.deleted_cluster(record.cluster_id)
+                if deleted is not None:  # another member of it that was here has been told; this one was not
+                    self._bury(record.name, Ending(deleted.reason, whole_cluster=True))
+            for uid in sorted(self.directory.buried() & self.storage.recovered_uids()):
+                self.storage.delete(uid)
+            for uid in sorted(self.directory.unfinished):
+                self.directory.erase(uid)
+        except OSError as error:
+            raise StorageError(f"a deletion cannot be completed: {error}") from error
+
     def create(
-        self, name: str, cluster: str, machine: str, arguments: dict[str, Any], members: tuple[ServerId, ...]
+        self,
+        name: str,
+        cluster: str,
+        machine: str,
+        arguments: dict[str, Any],
+        members: tuple[ServerId, ...],
+        *,
+        cluster_id: str,
+        uids: Mapping[str, Uid] | None = None,
+        membership: str = "voter",
     ) -> ServerProcess:
-        """Make and start a new server. Raises `ConfigurationError` for a taken name or unknown machine."""
+        """Make and start a new server. Raises `ConfigurationError` for a taken name or unknown machine.
+
+        `uids` are the members' incarnations (`name@node`), as far as they are known; without its own, the
+        server draws one. A server of that name that is about to end is finished first.
+        """
         self._machine(machine)
+        present = self.processes.get(name)
+        if present is not None and present.server.raft_state in _TERMINATING:
+            self.finish(present, Ending("its cluster was deleted", whole_cluster=True))
+        self.look_after_finished()
+        known = dict(uids or {})
         record = ServerRecord(
             name=name,
-            uid=new_uid(name, self._rng),
+            uid=known.get(f"{name}@{self.node}") or new_uid(name, self._rng),
             cluster=cluster,
             machine=machine,
             arguments=arguments,
             initial_members=members,
+            cluster_id=cluster_id,
+            membership=membership,
+            initial_uids=known,
         )
         self.directory.add(record)
         return self._start(record)
@@ -131,7 +183,10 @@ class System:
             id=ServerId(record.name, self.node),
             uid=record.uid,
             cluster_name=record.cluster,
+            cluster_id=record.cluster_id,
+            membership=Membership(record.membership),
             initial_members=record.initial_members,
+            initial_uids={m: u for m in record.initial_members if (u := record.initial_uids.get(str(m)))},
             machine=self._machine(record.machine),
             machine_args=record.arguments,
             await_condition_timeout_ms=self._times.await_condition_timeout_ms,
@@ -156,6 +211,66 @@ class System:
         self._by_uid[record.uid] = process
         process.start()
         return process
+
+    # --- ends --------------------------------------------------------------------------
+
+    def finish(self, process: ServerProcess, ending: "Ending") -> None:
+        """This server is to end. It handles nothing any more; the rest is done at the end of the turn.
+
+        May be called from inside the server's own effects.
+        """
+        process.end(ending.reason)
+        known = self._finished.get(process)
+        if known is None or (ending.delete, ending.whole_cluster) > (known.delete, known.whole_cluster):
+            self._finished[process] = ending
+        self._changed()
+
+    def look_after_finished(self) -> None:
+        """Complete what `finish` has begun."""
+        finished, self._finished = self._finished, {}
+        for process, ending in finished.items():
+            if ending.delete:
+                self.delete(process, ending.reason, whole_cluster=ending.whole_cluster)
+            else:
+                self._executor.server_failed(process)
+
+    def delete(self, process: ServerProcess, reason: str, *, whole_cluster: bool) -> None:
+        """End a server and delete its data for good; it can never start again. Its neighbours do not notice.
+
+        Not to be called from inside the server's own effects: that is what `finish` is for. If the disk
+        refuses, the server stays down, and each tick tries again.
+        """
+        name = process.server.id.name
+        if self.processes.get(name) is not process:
+            return
+        process.end(reason)
+        self._executor.forget(process)
+        del self.processes[name]
+        self._by_uid.pop(process.server.cfg.uid, None)
+        for waiting in (self._awaiting_sync, self._active, self._finished):
+            waiting.pop(process, None)
+        self._deleting[name] = Ending(reason, whole_cluster=whole_cluster)
+        self._delete_on_disk()
+        self._outlets.server_deleted(process, whole_cluster=whole_cluster)
+
+    def _delete_on_disk(self) -> None:
+        """First the tombstone, then the data: a crash in between is completed at the next start."""
+        try:
+            for name, ending in list(self._deleting.items()):
+                self._bury(name, ending)
+                del self._deleting[name]
+            for uid in sorted(self.directory.unfinished):
+                self.storage.delete(uid)
+                self.directory.erase(uid)
+        except (OSError, StorageError) as error:
+            self._note_failure(f"a deletion cannot be completed, and is tried again: {error}")
+
+    def _bury(self, name: str, ending: "Ending") -> None:
+        record = self.directory.get(name)
+        now_ms = self._clock.wall_ms()
+        self.directory.remove(name, ending.reason, at_ms=now_ms, whole_cluster=ending.whole_cluster)
+        what = f"cluster {record.cluster!r}" if ending.whole_cluster else f"this member of {record.cluster!r}"
+        logger.warning("%s@%s (%s) is deleted, %s: %s", name, self.node, record.uid, what, ending.reason)
 
     # --- the turn ----------------------------------------------------------------------
 
@@ -196,6 +311,8 @@ class System:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
             if not process.tick(now_ms) and (process.applied_is_remembered or process.failure):
                 del self._active[process]
+        if self._deleting or self.directory.unfinished:
+            self._delete_on_disk()
         try:
             self.storage.tick(self._clock.monotonic())
         except StorageError as error:

@@ -215,6 +215,19 @@ class SimDisk:
             self._directories.add(path)
             path = os.path.dirname(path)
 
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory, durably at once."""
+        self.check("rmdir", path)
+        if path not in self._directories:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if any(os.path.dirname(name) == path for name in [*self._names, *self._directories]):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        self._directories.discard(path)
+
+    def is_dir(self, path: str) -> bool:
+        """Whether a directory has that name."""
+        return path in self._directories
+
     def listdir(self, path: str) -> list[str]:
         """The names in a directory, sorted."""
         self.check("listdir", path)

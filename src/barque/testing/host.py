@@ -13,6 +13,7 @@ from barque.errors import StorageError
 from barque.machine.machine import CommandMeta
 from barque.runtime.clock import Clock
 from barque.runtime.node import Node
+from barque.runtime.outlets import NodeOutlets
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers import Violation
 from barque.testing.clock import SimClock
@@ -30,22 +31,37 @@ if TYPE_CHECKING:
 DATA = "/data"
 
 
-class SimNode(Node):
-    """A `Node` that tells its host what its servers do. Nothing else is different."""
+class SimOutlets(NodeOutlets):
+    """Tells the host what the servers do."""
 
-    host: "Host"
+    def __init__(self, node: "SimNode") -> None:
+        super().__init__(node)
+        self._host = node.host
 
     def leadership_changed(self, process: ServerProcess) -> None:
         """See `Outlets`."""
         super().leadership_changed(process)
-        self.host.on_role(process.server)
+        self._host.on_role(process.server)
 
     def server_stopped(self, process: ServerProcess) -> None:
         """See `Outlets`."""
         super().server_stopped(process)
-        self.host.sim.report(
-            Violation("no server fails", f"{process.server.id} stopped", (str(process.failure),))
-        )
+        if not process.ended:
+            self._host.sim.report(
+                Violation("no server fails", f"{process.server.id} stopped", (str(process.failure),))
+            )
+
+
+class SimNode(Node):
+    """A `Node` that tells its host what its servers do. Nothing else is different."""
+
+    def __init__(self, host: "Host", *args: Any, **settings: Any) -> None:
+        self.host = host
+        super().__init__(*args, **settings)
+
+    def make_outlets(self) -> NodeOutlets:
+        """See `Node`."""
+        return SimOutlets(self)
 
 
 class Host:
@@ -105,11 +121,9 @@ class Host:
             log=scenario.log,
         )
         machines: Mapping[str, Any] = {CLUSTER: ListMachine(self._applied)}
-        node = SimNode(
-            config, machines, disk=disk, clock=clock, rng=rng, transport=self._transport, checked=True
+        return SimNode(
+            self, config, machines, disk=disk, clock=clock, rng=rng, transport=self._transport, checked=True
         )
-        node.host = self
-        return node
 
     def _transport(self, node: Node, incarnation: int, rng: random.Random) -> SimTransport:
         assert self.process is not None

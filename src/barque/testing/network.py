@@ -54,10 +54,12 @@ class SimTransport(MemoryTransport):
         self.on_send: Callable[[str, str, PeerMessage], None] = lambda _node, _to, _message: None
         self.handles: dict[_ClientHandle, None] = {}
 
-    def send(self, node: str, to: str, message: PeerMessage) -> bool:
+    def send(
+        self, node: str, to: str, message: PeerMessage, cluster_id: str = "", sender_uid: str = ""
+    ) -> bool:
         """See `Transport`."""
         self.on_send(node, to, message)
-        return super().send(node, to, message)
+        return super().send(node, to, message, cluster_id, sender_uid)
 
     def flush(self) -> None:
         """See `Transport`."""

@@ -73,6 +73,14 @@ class ProcessDisk:
         """See `Disk`."""
         self._do(self.disk.mkdir, path)
 
+    def rmdir(self, path: str) -> None:
+        """See `Disk`."""
+        self._do(self.disk.rmdir, path)
+
+    def is_dir(self, path: str) -> bool:
+        """See `Disk`."""
+        return self.disk.is_dir(path)
+
     def listdir(self, path: str) -> list[str]:
         """See `Disk`."""
         return self._do(self.disk.listdir, path)

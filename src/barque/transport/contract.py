@@ -154,8 +154,13 @@ class Transport(Protocol):
     async def stop(self) -> None:
         """Flush what is queued, then end every connection."""
 
-    def send(self, node: str, to: str, message: PeerMessage) -> bool:
-        """Queue a message for the server `to` on `node`; False if it was dropped (REPL-21)."""
+    def send(
+        self, node: str, to: str, message: PeerMessage, cluster_id: str = "", sender_uid: str = ""
+    ) -> bool:
+        """Queue a message for the server `to` on `node`; False if it was dropped (REPL-21).
+
+        The last two are the identity of the server that speaks; empty if the node itself does.
+        """
         ...
 
     def flush(self) -> None:

@@ -22,9 +22,11 @@ import struct
 
 import msgspec
 
-from barque.core.messages import PROTOCOL_VERSION
 from barque.errors import ProtocolError, Unauthenticated
 from barque.transport.framing import FrameKind, encode_frame
+
+WIRE_VERSION = 2
+"""The protocol version: it changes with the handshake, a message or a tag."""
 
 NONCE_BYTES = 32
 _MAC_BYTES = 32
@@ -203,7 +205,7 @@ class DialerHandshake:
         assert (role is Role.PEER) == bool(name), "peers have a node name, clients have none"
         self._secret = secret
         self._me = f"node {name!r}" if name else "the client"
-        self._hello = Hello(PROTOCOL_VERSION, role, incarnation, nonce, cluster, name, expected)
+        self._hello = Hello(WIRE_VERSION, role, incarnation, nonce, cluster, name, expected)
         self._hello_bytes = encode_hello(self._hello)
         self._challenge_bytes = b""
         self._challenge: Challenge | None = None
@@ -245,7 +247,7 @@ class ListenerHandshake:
         assert len(nonce) == NONCE_BYTES, "a nonce has 32 bytes"
         self._secret = secret
         self._cluster = cluster
-        self._challenge = Challenge(PROTOCOL_VERSION, incarnation, nonce, name)
+        self._challenge = Challenge(WIRE_VERSION, incarnation, nonce, name)
         self._challenge_bytes = encode_challenge(self._challenge)
         self._hello_bytes = b""
         self._hello: Hello | None = None

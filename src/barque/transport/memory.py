@@ -248,7 +248,9 @@ class MemoryTransport:
         for client in list(self._clients):
             client.close("this node is stopping")
 
-    def send(self, node: str, to: str, message: PeerMessage) -> bool:
+    def send(
+        self, node: str, to: str, message: PeerMessage, cluster_id: str = "", sender_uid: str = ""
+    ) -> bool:
         """Queue a message until `flush`; False if there is no link or too much waits (REPL-21)."""
         bound = self.limits.peer_output_max + (self.limits.alive_reserve if type(message) is Alive else 0)
         if node not in self._up or self._queued.get(node, 0) > bound:
@@ -256,7 +258,7 @@ class MemoryTransport:
             self._dropped[node] = self._dropped.get(node, 0) + 1
             return False
         self._queued[node] = self._queued.get(node, 0) + wire.weight(message)
-        self._outboxes.setdefault(node, []).append(Envelope(to, message))
+        self._outboxes.setdefault(node, []).append(Envelope(to, message, cluster_id, sender_uid))
         return True
 
     def flush(self) -> None:

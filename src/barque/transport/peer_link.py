@@ -82,7 +82,7 @@ class PeerLink:
                 self._current.cut_off("the peer's address has changed")
             self.nudge()
 
-    def send(self, to: str, message: PeerMessage) -> int:
+    def send(self, to: str, message: PeerMessage, cluster_id: str = "", sender_uid: str = "") -> int:
         """Queue a message: 0 if it was dropped, otherwise how many now wait for this turn's flush."""
         connection = self._up
         outbox = self._outbox
@@ -95,7 +95,7 @@ class PeerLink:
             if type(message) is not Alive or self._queued > bound:
                 return self._drop(1)
         self._queued += wire.weight(message)
-        outbox.append(Envelope(to, message))
+        outbox.append(Envelope(to, message, cluster_id, sender_uid))
         return len(outbox)
 
     def flush(self) -> None:

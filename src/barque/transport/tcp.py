@@ -127,7 +127,9 @@ class TcpTransport:
 
     # --- sending ---
 
-    def send(self, node: str, to: str, message: PeerMessage) -> bool:
+    def send(
+        self, node: str, to: str, message: PeerMessage, cluster_id: str = "", sender_uid: str = ""
+    ) -> bool:
         """Queue a message for the server `to` on `node` until `flush`; False if it was dropped (REPL-21).
 
         It is dropped, and counted, if there is no link to that node or too much waits for it already.
@@ -136,7 +138,7 @@ class TcpTransport:
         if link is None:
             self.counters.dropped_sends += 1
             return False
-        waiting = link.send(to, message)
+        waiting = link.send(to, message, cluster_id, sender_uid)
         if waiting == 1:
             self._dirty.append(link)
         return waiting > 0

@@ -81,6 +81,7 @@ class LeaderIs(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=35):
     cluster: str
     leader: ServerId
     term: Term
+    cluster_id: str = ""
 
 
 class NodeCall(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=36):
@@ -108,17 +109,33 @@ class FrontEvent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38)
     message: msgspec.Raw
 
 
+class Gone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
+    """That cluster was deleted (`uid` is empty), or that member of it was removed.
+
+    Whoever still runs such a server deletes it (docs/explanation/identity.md).
+    """
+
+    cluster_id: str
+    uid: str = ""
+
+
 NodeMessage: TypeAlias = (
-    Alive | FrontReplies | FrontRejected | LeaderIs | NodeCall | NodeCallReply | FrontEvent
+    Alive | FrontReplies | FrontRejected | LeaderIs | NodeCall | NodeCallReply | FrontEvent | Gone
 )
 PeerMessage: TypeAlias = RemoteMessage | NodeMessage
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A message for the server called `to`; for the node itself where `to` is empty."""
+    """A message for the server called `to`; for the node itself where `to` is empty.
+
+    What a server says proves which cluster it belongs to and which incarnation of it speaks; both are
+    empty for what nodes and fronts say.
+    """
 
     to: str
     message: PeerMessage
+    cluster_id: str = ""
+    sender_uid: str = ""
 
 
 # --- between clients and nodes -------------------------------------------------------------
@@ -364,6 +381,11 @@ def _array_length(raw: msgspec.Raw) -> int:
     return int.from_bytes(view[1:5], "big") if view[0] == 0xDD else -1
 
 
+def _check_gone(message: Gone) -> None:
+    if not message.cluster_id:
+        raise ProtocolError("Gone: of which cluster?")
+
+
 def _check_client_commands(request: ClientCommands) -> None:
     count = request.count
     if not 1 <= count <= BATCH_ENTRIES_MAX or 4 * count > len(request.columns):
@@ -422,6 +444,7 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     FrontReplies: _check_replies,
     FrontRejected: lambda m: _correlated(m, m.first_correlation, m.count),
     LeaderIs: lambda m: _bounds(m, m.term),
+    Gone: _check_gone,
     NodeCall: lambda m: _correlated(m, m.correlation, 0),
     NodeCallReply: lambda m: _correlated(m, m.correlation, 0),
     ClientCommands: _check_client_commands,

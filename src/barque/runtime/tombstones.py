@@ -1,0 +1,76 @@
+"""What was deleted for good, as one small file. Format: docs/formats/tombstones.md.
+
+Pure: bytes in, values out. `barque.runtime.directory` writes the file.
+"""
+
+import zlib
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from barque.types import Uid
+
+TOMBSTONES = "tombstones"
+"""The file's name, below `servers/`."""
+KEPT_MAX = 4_096
+"""Tombstones kept of clusters and members that no configuration can bring back."""
+
+_HEAD = b"barque tombstones, format 1, crc32 "
+_HEAD_SIZE = len(_HEAD) + 9  # eight hexadecimal digits and a newline
+
+
+class MalformedTombstones(ValueError):
+    """These bytes are no tombstones. The text says why."""
+
+
+class Tombstone(msgspec.Struct, frozen=True, kw_only=True):
+    """One server that was here. `whole_cluster`: so is its cluster gone, everywhere.
+
+    `at_ms` is Unix milliseconds and for people only; `configured`: the cluster's id follows from its name,
+    so that a configuration could form it again.
+    """
+
+    uid: Uid
+    cluster_id: str
+    cluster: str
+    whole_cluster: bool
+    configured: bool
+    at_ms: int
+    reason: str
+
+
+_decode = msgspec.json.Decoder(list[Tombstone]).decode
+
+
+def encode_tombstones(tombstones: Iterable[Tombstone]) -> bytes:
+    """The whole file."""
+    body = b"".join(
+        (b"[\n", b",\n".join(msgspec.json.encode(tombstone) for tombstone in tombstones), b"\n]\n")
+    )
+    return _HEAD + b"%08x\n" % zlib.crc32(body) + body
+
+
+def decode_tombstones(data: bytes) -> list[Tombstone]:
+    """Read a whole file, oldest first. Raises `MalformedTombstones`: a part of it is never believed."""
+    head, body = data[:_HEAD_SIZE], data[_HEAD_SIZE:]
+    if not head.startswith(_HEAD):
+        raise MalformedTombstones(f"it does not begin with {_HEAD.decode()!r}")
+    if head != _HEAD + b"%08x\n" % zlib.crc32(body):
+        raise MalformedTombstones("its checksum is wrong")
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedTombstones(str(error)) from error
+
+
+def prune(tombstones: list[Tombstone], unfinished: Collection[Uid]) -> list[Tombstone]:
+    """What must be kept, oldest first.
+
+    Kept are: those whose data are still there; of each configured cluster the last of either kind, for a
+    configuration may name it for ever; and the newest `KEPT_MAX` of the others, which are needed only
+    until every member that was out of reach has heard of it.
+    """
+    last = {(t.cluster_id, t.whole_cluster): t.uid for t in tombstones if t.configured}
+    others = [t.uid for t in tombstones if not t.configured][-KEPT_MAX:]
+    keep = {*unfinished, *last.values(), *others}
+    return [tombstone for tombstone in tombstones if tombstone.uid in keep]

@@ -1,0 +1,94 @@
+"""Golden bytes of a server's record, and how old ones read (docs/formats/server-config.md)."""
+
+import random
+
+import msgspec
+import pytest
+
+from barque.errors import ConfigurationError, Damaged
+from barque.runtime.directory import Directory, ServerRecord, configured_cluster_id
+from barque.testing.disk import SimDisk
+from barque.types import ServerId, Uid
+
+RECORD = ServerRecord(
+    name="kv",
+    uid=Uid("KV1"),
+    cluster="kv",
+    machine="kv",
+    arguments={"a": 1},
+    initial_members=(ServerId("kv", "n1"), ServerId("kv", "n2")),
+    cluster_id="RABC",
+    membership="voter",
+    initial_uids={"kv@n1": Uid("KV1"), "kv@n2": Uid("KV2")},
+)
+GOLDEN = (
+    b'{"format":2,"name":"kv","uid":"KV1","cluster":"kv","machine":"kv","arguments":{"a":1},'
+    b'"initial_members":[["kv","n1"],["kv","n2"]],"cluster_id":"RABC","membership":"voter",'
+    b'"initial_uids":{"kv@n1":"KV1","kv@n2":"KV2"}}'
+)
+FORMAT_1 = (
+    b'{"format":1,"name":"kv","uid":"KV1","cluster":"kv","machine":"kv","arguments":{"a":1},'
+    b'"initial_members":[["kv","n1"],["kv","n2"]]}'
+)
+PATH = "/data/servers/KV1/config"
+
+
+def directory(disk: SimDisk) -> Directory:
+    """A directory on this disk, not loaded yet."""
+    return Directory(disk, "/data", "barque")
+
+
+def loaded(content: bytes) -> Directory:
+    """What a directory makes of a record of this content."""
+    disk = SimDisk(random.Random(0))
+    disk.mkdir("/data/servers/KV1")
+    disk.set_content(PATH, content)
+    found = directory(disk)
+    found.load()
+    return found
+
+
+def test_a_record_is_as_it_always_was() -> None:
+    """Golden bytes, both ways."""
+    disk = SimDisk(random.Random(0))
+    directory(disk).add(RECORD)
+    assert disk.read_file(PATH) == GOLDEN
+    assert loaded(GOLDEN).records == {"kv": RECORD}
+
+
+def test_a_record_of_format_1_is_of_the_configured_cluster() -> None:
+    """It knows no incarnations; the cluster's id follows from its name, on every node alike."""
+    record = loaded(FORMAT_1).records["kv"]
+    assert record.cluster_id == configured_cluster_id("barque", "kv") == "CSVOWPHOWO5G5MIEJSVI"
+    assert (record.membership, record.initial_uids, record.uid) == ("voter", {}, "KV1")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        GOLDEN[:-1],
+        GOLDEN.replace(b'"format":2', b'"format":3'),
+        GOLDEN.replace(b'"uid":"KV1"', b'"uid":"KV9"'),
+        GOLDEN.replace(b'"cluster_id":"RABC",', b""),
+    ],
+)
+def test_what_cannot_be_read_stops_the_node(content: bytes) -> None:
+    """Broken, copied and newer records are damage: absence is never deletion."""
+    with pytest.raises(Damaged):
+        loaded(content)
+
+
+@pytest.mark.parametrize("uid", ["", "..", "a/b", "x" * 65, "tombstones", "a\n"])
+def test_uids_become_file_names_only_after_a_look(uid: str) -> None:
+    """They may come over the network."""
+    disk = SimDisk(random.Random(0))
+    with pytest.raises(ConfigurationError, match="must be 1 to 64"):
+        directory(disk).add(msgspec.structs.replace(RECORD, uid=Uid(uid)))
+    assert not disk.exists("/data/servers")
+
+
+def test_ids_of_configured_clusters_depend_on_all_names() -> None:
+    """Other installations and other clusters have other ids, whatever the names are made of."""
+    names = [("a", "b"), ("ab", ""), ("", "ab"), ("b", "a"), ("barque", "kv")]
+    assert len({configured_cluster_id(*pair) for pair in names}) == len(names)
