@@ -8,11 +8,17 @@ from barque.core.entries import EntryBatch, EntryKind, encode_body
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
+    AuxCommand,
     Commands,
+    DeleteCluster,
     HeartbeatReply,
     HeartbeatRpc,
+    InfoReply,
+    InfoRpc,
     InstallSnapshotResult,
     InstallSnapshotRpc,
+    JoinMember,
+    LeaveMember,
     PreVoteResult,
     PreVoteRpc,
     Queries,
@@ -22,14 +28,28 @@ from barque.core.messages import (
     TimeoutNow,
     TransferLeadership,
 )
+from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
 from barque.transport import wire
-from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term
+from barque.types import (
+    ClientRef,
+    Index,
+    IndexTerm,
+    MemberRecord,
+    Membership,
+    ReplyMode,
+    ServerId,
+    Term,
+    Uid,
+)
 
 N1 = ServerId("s", "n1")
 BODY = encode_body([b"a", b"bc"], mode=ReplyMode.NOTIFY, origin=ClientRef("n1", 5), first_correlation=9)
 NOOP = encode_body([b""], kind=EntryKind.NOOP)
 RAW = msgspec.Raw(msgspec.msgpack.encode("ok"))
 ENTRIES = (EntryBatch(Index(4), Term(2), 2, 1000, BODY), EntryBatch(Index(6), Term(3), 1, 1001, NOOP))
+
+ASKER = ClientRef("n1", 5)
+META = SnapshotMeta(IndexTerm(Index(6), Term(2)), (MemberRecord(N1, Uid("S1")),), 1)
 
 PEER_MESSAGES = [
     AppendEntriesRpc(Term(3), N1, Index(3), Index(3), Term(2), ENTRIES),
@@ -40,13 +60,19 @@ PEER_MESSAGES = [
     PreVoteResult(N1, Term(3), 77, False),
     HeartbeatRpc(8, Term(3), N1),
     HeartbeatReply(N1, 8, Term(3)),
-    InstallSnapshotRpc(Term(3), N1, IndexTerm(Index(6), Term(2))),
-    InstallSnapshotResult(N1, Term(3), Index(6), Term(2)),
+    InstallSnapshotRpc(Term(3), N1, META, ChunkState(0, ChunkFlag.PRE), b"", ENTRIES),
+    InstallSnapshotResult(N1, Term(3), Index(6), Term(2), ChunkState(3, ChunkFlag.LAST)),
     Commands(2, BODY),
     Queries(ClientRef("n1", 5), 9, (b"q",), True),
     TransferLeadership(ClientRef("n1", 5), 9, N1),
     TimeoutNow(N1),
     ServerDown(N1, True),
+    JoinMember(ASKER, 9, ReplyMode.AWAIT_CONSENSUS, N1, Uid("S1"), Membership.PROMOTABLE, Index(7)),
+    LeaveMember(ASKER, 9, ReplyMode.AWAIT_CONSENSUS, N1),
+    DeleteCluster(ASKER, 9, ReplyMode.AWAIT_CONSENSUS),
+    InfoRpc(N1, Term(3), ("machine_version", "uid")),
+    InfoReply(N1, Term(3), ("machine_version", "uid"), {"machine_version": 2, "uid": "S1"}),
+    AuxCommand(ASKER, 9, b"\xa1a", True),
     wire.Alive(),
     wire.FrontReplies(5, 9, 2, msgspec.Raw(b"\x92\x01\x02"), {1: "no"}),
     wire.FrontRejected(5, 9, 2, "not_leader", N1),

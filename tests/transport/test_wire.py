@@ -21,6 +21,9 @@ from barque.types import TERM_MAX, ClientRef, Index, ReplyMode, ServerId, Term
 GOLDEN = {
     1: "91 94 a1 74 97 01 03 92 a1 73 a2 6e 31 03 03 02 92 95 04 02 02 cd 03 e8",
     3: "91 94 a1 74 95 03 03 92 a1 73 a2 6e 31 06 02 a2 63 31 a3 4b 56 31",
+    9: "91 94 a1 74 97 09 03 92 a1 73 a2 6e 31 93 92 06 02 91 94 92 a1 73 a2 6e 31 a2 53 31",
+    16: "91 94 a1 74 98 10 92 a2 6e 31 05 09 02 92 a1 73 a2 6e 31 a2 53 31 aa 70 72 6f",
+    20: "91 94 a1 74 95 14 92 a1 73 a2 6e 31 03 92 af 6d 61 63",
     32: "91 94 a1 74 91 20 a2 63 31 a3 4b 56 31",
     35: "91 94 a1 74 95 23 a2 6b 76 92 a1 73 a2 6e 31 03 a0",
     39: "91 94 a1 74 93 27 a2 63 31 a3 4b 56 31",
@@ -64,10 +67,10 @@ def test_golden_bytes() -> None:
 
 
 def test_tags_are_as_documented() -> None:
-    """Every message has a sample; tags are 1 to 15 (Raft), 32 to 39 (nodes) and 64 to 70 (clients)."""
+    """Every message has a sample; tags are 1 to 21 (Raft), 32 to 39 (nodes) and 64 to 70 (clients)."""
     messages = [*samples.PEER_MESSAGES, *samples.REQUESTS, *samples.ANSWERS]
     tags = [message.__struct_config__.tag for message in messages]
-    assert tags == [*range(1, 16), *range(32, 40), *range(64, 71)]
+    assert tags == [*range(1, 22), *range(32, 40), *range(64, 71)]
     assert {type(m) for m in samples.PEER_MESSAGES} == {*RemoteMessage.__args__, *wire.NodeMessage.__args__}
 
 

@@ -17,11 +17,17 @@ from barque.core.entries import BATCH_ENTRIES_MAX, EntryKind, check_body, decode
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
+    AuxCommand,
     Commands,
+    DeleteCluster,
     HeartbeatReply,
     HeartbeatRpc,
+    InfoReply,
+    InfoRpc,
     InstallSnapshotResult,
     InstallSnapshotRpc,
+    JoinMember,
+    LeaveMember,
     PreVoteResult,
     PreVoteRpc,
     Queries,
@@ -346,6 +352,25 @@ def _check_append_entries_reply(reply: AppendEntriesReply) -> None:
         _bounds(reply, reply.term, reply.next_index, reply.last_index, reply.last_term)
 
 
+def _check_install_snapshot(rpc: InstallSnapshotRpc) -> None:
+    """Live entries may leave gaps, but never run backwards."""
+    position = rpc.meta.position
+    _bounds(rpc, rpc.term, position.index, position.term, rpc.meta.machine_version, rpc.chunk.number)
+    index = 0
+    for batch in rpc.entries:
+        if not (index < batch.first_index <= TERM_MAX and 0 <= batch.term <= rpc.term):
+            raise ProtocolError("InstallSnapshotRpc: entries that are out of order, or of a later term")
+        check_body(batch.body, batch.count)
+        index = batch.last_index
+
+
+def _check_join(join: JoinMember) -> None:
+    _correlated(join, join.correlation, 0)
+    _bounds(join, join.target or 0)
+    if join.uid is not None and not 1 <= len(join.uid) <= 64:
+        raise ProtocolError("JoinMember: a uid has 1 to 64 characters")
+
+
 def _check_commands(commands: Commands) -> None:
     head = check_body(commands.body, commands.count)
     if head.kind is not EntryKind.USER:
@@ -420,10 +445,21 @@ _CLAIMED: dict[type, Callable[[Any], str]] = {
     ),
     **dict.fromkeys((RequestVoteRpc, PreVoteRpc), attrgetter("candidate_id.node")),
     **dict.fromkeys(
-        (AppendEntriesReply, HeartbeatReply, RequestVoteResult, PreVoteResult, InstallSnapshotResult),
+        (
+            AppendEntriesReply,
+            HeartbeatReply,
+            RequestVoteResult,
+            PreVoteResult,
+            InstallSnapshotResult,
+            InfoRpc,
+            InfoReply,
+        ),
         attrgetter("sender.node"),
     ),
-    **dict.fromkeys((Queries, TransferLeadership), attrgetter("origin.node")),
+    **dict.fromkeys(
+        (Queries, TransferLeadership, JoinMember, LeaveMember, DeleteCluster, AuxCommand),
+        attrgetter("origin.node"),
+    ),
     ServerDown: attrgetter("server.node"),
 }
 """`core.messages.claimed_node` as a table: its `match` cost more than decoding. A test compares them."""
@@ -436,8 +472,14 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     PreVoteResult: lambda m: _bounds(m, m.term, m.token >> 2),
     HeartbeatRpc: lambda m: _bounds(m, m.term, m.query_index),
     HeartbeatReply: lambda m: _bounds(m, m.term, m.query_index),
-    InstallSnapshotRpc: lambda m: _bounds(m, m.term, m.last_included.index, m.last_included.term),
-    InstallSnapshotResult: lambda m: _bounds(m, m.term, m.last_index, m.last_term),
+    InstallSnapshotRpc: _check_install_snapshot,
+    InstallSnapshotResult: lambda m: _bounds(m, m.term, m.last_index, m.last_term, m.chunk.number),
+    InfoRpc: lambda m: _bounds(m, m.term),
+    InfoReply: lambda m: _bounds(m, m.term),
+    JoinMember: _check_join,
+    LeaveMember: lambda m: _correlated(m, m.correlation, 0),
+    DeleteCluster: lambda m: _correlated(m, m.correlation, 0),
+    AuxCommand: lambda m: _correlated(m, m.correlation, 0),
     Commands: _check_commands,
     Queries: _check_queries,
     TransferLeadership: lambda m: _correlated(m, m.correlation, 0),
