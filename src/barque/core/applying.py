@@ -48,8 +48,8 @@ def apply_to(server: Server, target: Index) -> list[Effect]:
         batches = server.log.read(first, Index(last), _APPLY_ENTRIES_MAX, _APPLY_BYTES_MAX)
         assert batches, f"entry {first} is committed but not in the log"
         for batch in batches:
-            if not _apply_batch(server, batch, effects):
-                break
+            if not _apply_batch(server, batch, effects) or _frozen(server):
+                break  # what follows a deletion, or a version that we lack, is not applied here
     if server.last_applied > before:
         term = server.log.fetch_term(server.last_applied)
         assert term is not None
@@ -188,7 +188,8 @@ def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list
             return False
         _apply_builtin(server, batch, MachineVersion(old, version), effects)
     if batch.term == server.current_term:
-        server.cluster_change_permitted = True
+        # A second noop of the term, for an upgrade, may be applied while a change is under way (MEMB-01).
+        server.cluster_change_permitted = server.cluster_index_term.index <= batch.first_index
         if server.raft_state is RaftState.LEADER:
             effects.append(LeaderEstablished(batch.term))
     return True

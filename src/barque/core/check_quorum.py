@@ -62,17 +62,17 @@ def on_quorum_timeout(server: Server, _timeout: QuorumTimeout) -> Transition:
     """Nobody has to wait any longer: we may be the only ones who think that we lead."""
     if not is_doubting(server):
         return server.stay()
-    unresolved = _unresolved(server)
+    unresolved = unresolved_from(server, Index(server.commit_index + 1))
     server.leader_id = None
     effects = server.become_follower(Rejection.NO_QUORUM)
     server.lost_quorum = True
     return Transition(RaftState.FOLLOWER, [*effects, *unresolved])
 
 
-def _unresolved(server: Server) -> list[Effect]:
-    """The callers whose commands are in our log and not committed."""
+def unresolved_from(server: Server, index: Index) -> list[Effect]:
+    """The callers whose commands are in our log from `index` on, and who will hear no more of them."""
     effects: list[Effect] = []
-    index, last = Index(server.commit_index + 1), server.log.last_index_term().index
+    last = server.log.last_index_term().index
     while index <= last:
         for batch in server.log.read(index, last, _READ_ENTRIES, _READ_BYTES):
             head = decode_head(batch.body)

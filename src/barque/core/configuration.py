@@ -2,7 +2,8 @@
 
 A configuration counts from the moment it is in the log, committed or not; one that is
 overwritten before it was committed is void, and the one before is in force again. At most one
-is uncommitted at a time, so one step back is enough.
+is uncommitted at a time; but a follower may not know yet that an earlier one is committed, so it
+remembers all of them that lie beyond its own commit index, and one more.
 """
 
 from collections.abc import Sequence
@@ -16,18 +17,19 @@ from barque.types import Index, IndexTerm, MemberRecord, ServerId, Uid
 
 def take_up(server: Server, position: IndexTerm, records: Sequence[MemberRecord]) -> None:
     """Go by the configuration at `position`; remember the one before (MEMB-03)."""
-    server.previous_cluster = (server.cluster_index_term, records_of(server.cluster))
+    earlier = server.earlier_clusters
+    earlier.append((server.cluster_index_term, records_of(server.cluster)))
+    while len(earlier) > 1 and earlier[1][0].index <= server.commit_index:
+        del earlier[0]
     server.adopt_cluster(position, list(records))
 
 
 def revert_overwritten(server: Server, first: Index) -> None:
     """Entries from `first` on are about to be replaced: a configuration among them is void (MEMB-04)."""
-    if first > server.cluster_index_term.index or server.cluster_index_term.index == 0:
-        return
-    assert server.previous_cluster is not None, "an uncommitted configuration remembers the one before"
-    position, records = server.previous_cluster
-    server.previous_cluster = None
-    server.adopt_cluster(position, list(records))
+    while first <= server.cluster_index_term.index:
+        assert server.earlier_clusters, "an uncommitted configuration remembers the one before"
+        position, records = server.earlier_clusters.pop()
+        server.adopt_cluster(position, list(records))
 
 
 def take_up_written(server: Server, batches: Sequence[EntryBatch]) -> None:
@@ -56,7 +58,9 @@ def apply_cluster_change(server: Server, batch: EntryBatch) -> list[Effect]:
     if position.index > server.cluster_index_term.index:
         server.adopt_cluster(position, list(decode_cluster(batch.body)))  # recovery, or a new log
     before = server.previous_cluster
-    if position == server.cluster_index_term and position.term == server.current_term:
+    if position != server.cluster_index_term:
+        return []  # a newer one is in force already
+    if position.term == server.current_term:
         server.cluster_change_permitted = True
     if server.raft_state is not RaftState.LEADER or before is None:
         return []
@@ -74,7 +78,12 @@ def _was_named(server: Server, record: MemberRecord) -> bool:
 
 
 def recognises(server: Server, sender: ServerId, uid: Uid) -> bool:
-    """Whether this uid may speak for this address: false only if the cluster knows another (MEMB-10)."""
+    """Whether this uid may *answer* for this address: false only if the cluster knows another (MEMB-10).
+
+    Votes and acknowledgements are what makes majorities, so they need it. What a leader or a
+    candidate asks does not: our configuration may be older than the one that made it a member,
+    and it has shown what it is by its votes, or must by its log.
+    """
     peer = server.cluster.get(sender)
     return peer is None or peer.uid is None or peer.uid == uid
 

@@ -6,7 +6,7 @@ from barque.core.effects import Effect, NextEvent
 from barque.core.events import LogEvent, PipelineRpcs, Written
 from barque.core.membership import leave_if_removed, promotions_due
 from barque.core.messages import AppendEntriesReply
-from barque.core.peers import Peer
+from barque.core.peers import Peer, PeerStatus
 from barque.core.queries import process_pending
 from barque.core.release_cursor import try_pending_release
 from barque.core.replication import pipelined_rpcs
@@ -25,6 +25,11 @@ def on_append_entries_reply(server: Server, reply: AppendEntriesReply) -> Transi
         # What it had then it may have lost since, to a leader between that term and ours.
         return server.stay()
     note_heard(server, reply.sender)
+    if (
+        peer.status is PeerStatus.SENDING_SNAPSHOT
+        and reply.next_index > server.log.snapshot_index_term().index
+    ):
+        peer.status, peer.attempts = PeerStatus.NORMAL, 0  # SEND-08: it needs no snapshot
     if reply.success:
         return _on_success(server, peer, reply)
     _rewind(server, peer, reply)

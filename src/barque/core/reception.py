@@ -54,7 +54,7 @@ def _nothing_new(server: Server, rpc: AppendEntriesRpc, matched: Index, effects:
     """
     if server.log.last_index_term().index <= matched:
         effects.append(Cast(rpc.leader_id, append_entries_reply(server, success=True)))
-        return server.stay(*effects, *_advance(server, rpc.leader_commit, matched))
+        return server.stay(*effects, *advance_commit(server, rpc.leader_commit, matched))
     # Part of our log is still unproven: say only how far it is proven, and durable.
     proven = min(max(server.last_applied, matched), server.log.last_written().index)
     term = server.log.fetch_term(proven)
@@ -77,11 +77,11 @@ def _write_new(
         return Transition(RaftState.AWAIT_CONDITION, [*effects, timeout])
     revert_overwritten(server, new[0].first_index)
     take_up_written(server, new)
-    effects += _advance(server, rpc.leader_commit, new[-1].last_index)
+    effects += advance_commit(server, rpc.leader_commit, new[-1].last_index)
     return server.stay(*effects)
 
 
-def _advance(server: Server, leader_commit: Index, matched: Index) -> list[Effect]:
+def advance_commit(server: Server, leader_commit: Index, matched: Index) -> list[Effect]:
     """Figure 2, AppendEntries receiver 5: commit what the leader has, as far as we match."""
     server.commit_index = max(server.commit_index, min(leader_commit, matched))
     before = server.last_applied

@@ -123,6 +123,7 @@ class Server:
         "decode_commands",
         "decode_query",
         "deleted",
+        "earlier_clusters",
         "effective_machine_version",
         "environment",
         "last_applied",
@@ -136,7 +137,6 @@ class Server:
         "membership",
         "pending_release_cursor",
         "persisted_last_applied",
-        "previous_cluster",
         "query_index",
         "raft_state",
         "role",
@@ -174,7 +174,7 @@ class Server:
         self.lost_quorum = False  # we led, and found no majority any more
         self.deleted = False  # the cluster's deletion is applied
         # Membership: the newest configuration in the log, committed or not.
-        self.previous_cluster: tuple[IndexTerm, tuple[MemberRecord, ...]] | None = None
+        self.earlier_clusters: list[tuple[IndexTerm, tuple[MemberRecord, ...]]] = []  # oldest first
         self.cluster_change_permitted = False  # true once this term's noop is applied
         self.cluster: Cluster = {}
         self.adopt_cluster(start, config.initial_cluster() if meta is None else [*meta.cluster])
@@ -200,6 +200,11 @@ class Server:
     def id(self) -> ServerId:
         """This server's own address."""
         return self.cfg.id
+
+    @property
+    def previous_cluster(self) -> tuple[IndexTerm, tuple[MemberRecord, ...]] | None:
+        """The configuration that an overwritten change falls back to (MEMB-03)."""
+        return self.earlier_clusters[-1] if self.earlier_clusters else None
 
     def peers(self) -> list[tuple[ServerId, Peer]]:
         """Every other member, voter or not, in the order of their ids."""

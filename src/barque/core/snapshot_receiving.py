@@ -3,9 +3,12 @@
 from collections.abc import Callable
 
 from barque.core.applying import take_callback_effects
-from barque.core.effects import Cast, Effect, NextEvent, StartReceiveTimeout
+from barque.core.configuration import revert_overwritten
+from barque.core.consistency import Found, has_entry
+from barque.core.effects import AppliedTo, Cast, Effect, NextEvent, StartReceiveTimeout
 from barque.core.events import LogEvent
 from barque.core.messages import AppendEntriesReply, InstallSnapshotResult, InstallSnapshotRpc, Message
+from barque.core.reception import advance_commit
 from barque.core.roles import ReceivingRole
 from barque.core.server import RaftState, Server, Transition
 from barque.core.snapshots import ChunkFlag, Snapshots
@@ -24,6 +27,7 @@ def on_install_snapshot(server: Server, rpc: InstallSnapshotRpc) -> Transition:
         return server.stay()
     effects = server.adopt_term(rpc.term)
     first = rpc.chunk.number <= 1 and rpc.chunk.flag is not ChunkFlag.PRE
+    effects += _commit_what_it_proves(server, rpc.meta.position)
     if rpc.meta.position.index <= server.last_applied or not first:
         return server.stay(*effects, server.follow(rpc.leader_id), _already_there(server, rpc))
     try:
@@ -31,10 +35,25 @@ def on_install_snapshot(server: Server, rpc: InstallSnapshotRpc) -> Transition:
     except StorageError:
         return server.stay(*effects)  # no room for it; the leader will try again
     if rpc.chunk.flag is ChunkFlag.INIT:
+        revert_overwritten(server, Index(server.last_applied + 1))
         server.log.set_last_index(server.last_applied)  # RECV-02
     effects.append(server.follow(rpc.leader_id))
     server.role = ReceivingRole(rpc.meta, rpc.chunk.flag)
     return Transition(RaftState.RECEIVE_SNAPSHOT, [*effects, NextEvent(rpc)])
+
+
+def _commit_what_it_proves(server: Server, position: IndexTerm) -> list[Effect]:
+    """§5: a snapshot's last entry is committed; if our log has that very entry, we keep our log.
+
+    It may go on behind that entry, and what we have acknowledged there may be committed with our
+    help: the leader may have sent entries first, and the snapshot by a reply that was under way.
+    """
+    if (
+        position.index <= server.commit_index
+        or has_entry(server, position.index, position.term) is not Found.OK
+    ):
+        return []
+    return advance_commit(server, position.index, position.index)
 
 
 def _already_there(server: Server, rpc: InstallSnapshotRpc) -> Effect:
@@ -142,10 +161,10 @@ def _install(server: Server, role: ReceivingRole, snapshots: Snapshots) -> list[
     server.machine_state = server.machine.decode_state(data, dict(server.cfg.machine_args))
     server.commit_index = server.last_applied = position.index
     server.persisted_last_applied = position.index
-    server.previous_cluster = None
+    server.earlier_clusters.clear()
     server.adopt_cluster(position, list(meta.cluster))
     wanted = server.machine.snapshot_installed(position, server.machine_state, old, old_state)
-    return take_callback_effects(wanted)
+    return [*take_callback_effects(wanted), AppliedTo(position)]
 
 
 def abort_receive(server: Server, effects: list[Effect]) -> Transition:

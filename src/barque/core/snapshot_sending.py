@@ -30,7 +30,9 @@ def on_install_snapshot_result(server: Server, result: InstallSnapshotResult) ->
     note_heard(server, result.sender)
     if result.chunk.flag is not ChunkFlag.LAST:
         return server.stay(SnapshotAcked(result.sender, result.chunk))
-    if server.log.fetch_term(result.last_index) != result.last_term:
+    ours = server.log.fetch_term(result.last_index)
+    replaced = ours is None and result.last_index < server.log.snapshot_index_term().index
+    if ours != result.last_term and not replaced:
         return server.stay()  # not a snapshot of ours: it proves nothing
     peer.status, peer.attempts = PeerStatus.NORMAL, 0
     peer.match_index = max(peer.match_index, result.last_index)

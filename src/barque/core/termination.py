@@ -4,15 +4,35 @@ Once the deletion is applied a leader stays until everybody has it, or for a whi
 until it is on its disk. Whoever was away learns of it from the nodes, which remember.
 """
 
-from barque.core.commands import refuse_here
-from barque.core.effects import Effect, Rejection, SendRpc, StartConditionTimeout, StopReason, StopServer
-from barque.core.events import AwaitConditionTimeout, LogEvent, Tick
-from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, Commands, Message
+from barque.core.check_quorum import unresolved_from
+from barque.core.effects import (
+    Effect,
+    Rejected,
+    Rejection,
+    SendRpc,
+    StartConditionTimeout,
+    StopReason,
+    StopServer,
+)
+from barque.core.events import AwaitConditionTimeout, ForceMemberChange, LogEvent, Tick
+from barque.core.messages import (
+    AppendEntriesReply,
+    AppendEntriesRpc,
+    AuxCommand,
+    Commands,
+    DeleteCluster,
+    JoinMember,
+    LeaveMember,
+    Message,
+    Queries,
+    TransferLeadership,
+)
 from barque.core.peers import PeerStatus
 from barque.core.progress import on_append_entries_reply, on_leader_log_event
 from barque.core.reception import append_entries_reply, on_append_entries, on_follower_log_event
 from barque.core.replication import make_rpcs, pipelined_rpcs
 from barque.core.server import RaftState, Server, Transition, refuse_commands
+from barque.types import NOBODY, Index, ReplyMode
 
 
 def begin_termination(server: Server, state: RaftState) -> Transition:
@@ -24,7 +44,8 @@ def begin_termination(server: Server, state: RaftState) -> Transition:
     refused = _refuse_waiting(server)
     done = _finish_leader(server)
     timeout = StartConditionTimeout(server.cfg.await_condition_timeout_ms)
-    return Transition(done.state, [*refused, *rpcs, *done.effects, timeout])
+    never = unresolved_from(server, Index(server.last_applied + 1))  # behind the deletion: not applied
+    return Transition(done.state, [*refused, *never, *rpcs, *done.effects, timeout])
 
 
 def _refuse_waiting(server: Server) -> list[Effect]:
@@ -51,13 +72,29 @@ def handle_terminating_leader(server: Server, message: Message) -> Transition:
             effects = on_leader_log_event(server, message).effects
         case Tick():
             effects = make_rpcs(server)
-        case Commands():
-            effects = refuse_commands(message, Rejection.UNKNOWN_CLUSTER, None)
         case _:
-            pass
+            effects = _refuse(message)
     rpcs, _ = pipelined_rpcs(server)
     done = _finish_leader(server)
     return Transition(done.state, [*effects, *rpcs, *done.effects])
+
+
+def _refuse(message: Message) -> list[Effect]:
+    """Whoever asks is told that there is nothing left to ask; what concerns nobody is ignored."""
+    gone = Rejection.UNKNOWN_CLUSTER
+    match message:
+        case Commands():
+            return refuse_commands(message, gone, None)
+        case Queries():
+            return [Rejected(message.origin, message.first_correlation, len(message.payloads), gone)]
+        case JoinMember() | LeaveMember() | DeleteCluster() if message.reply_mode is ReplyMode.NOREPLY:
+            return []
+        case JoinMember() | LeaveMember() | DeleteCluster() | TransferLeadership() | ForceMemberChange():
+            return [Rejected(message.origin, message.correlation, 1, gone)]
+        case AuxCommand() if message.origin != NOBODY:
+            return [Rejected(message.origin, message.correlation, 1, gone)]
+        case _:
+            return []
 
 
 def _finish_leader(server: Server) -> Transition:
@@ -76,10 +113,8 @@ def handle_terminating_follower(server: Server, message: Message) -> Transition:
             effects = on_follower_log_event(server, message).effects
         case AwaitConditionTimeout():
             return _stop()
-        case Commands():
-            effects = refuse_here(server, message).effects
         case _:
-            pass
+            effects = _refuse(message)
     done = _finish_follower(server)
     return Transition(done.state, [*effects, *done.effects])
 
