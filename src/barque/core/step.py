@@ -67,7 +67,7 @@ def step(server: Server, message: Message) -> list[Effect]:
         new, effects = ending.state, [*effects, *ending.effects]
     if new is not old:
         server.raft_state = new
-        effects = effects + _enter(server, old)
+        effects = effects + handle_state_enter(server, old)
     return effects
 
 
@@ -86,10 +86,10 @@ def recover(server: Server) -> list[Effect]:
     server.raft_state = RaftState.RECOVERED
     effects = _machine_enters(server)
     server.raft_state = RaftState.FOLLOWER
-    return effects + _enter(server, RaftState.RECOVERED)
+    return effects + handle_state_enter(server, RaftState.RECOVERED)
 
 
-def _enter(server: Server, old: RaftState) -> list[Effect]:
+def handle_state_enter(server: Server, old: RaftState) -> list[Effect]:
     """Ra's `handle_state_enter`: timers of the new state, then the machine's wishes (ELEC-18)."""
     effects: list[Effect] = []
     match server.raft_state:
