@@ -5,8 +5,15 @@ from typing import Any
 import pytest
 
 from barque.core.entries import EntryBatch, EntryKind, encode_body
-from barque.core.messages import AppendEntriesRpc, Commands, MachineAppend, MachineTimeout
-from barque.errors import MachineFault
+from barque.core.messages import (
+    AppendEntriesReply,
+    AppendEntriesRpc,
+    Commands,
+    MachineAppend,
+    MachineTimeout,
+    Written,
+)
+from barque.errors import BarqueError, MachineFault
 from barque.machine.effects import Aux, SendMsg, Timer
 from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
 from barque.testing.core_cluster import CLIENT, CoreCluster
@@ -128,7 +135,7 @@ def test_a_noop_raises_the_version_and_tells_the_machine() -> None:
 
 def test_a_member_without_the_version_applies_nothing_until_it_has_it() -> None:
     """VER-02: it keeps the log and the commit index, and goes on after an upgrade."""
-    cluster = CoreCluster("a", "b", "c", machine=Scripted(0))
+    cluster = CoreCluster("a", "b", "c", machine=Scripted(0), settings={"machine_upgrade_strategy": "quorum"})
     for name in "ab":
         cluster[name].machine = Scripted(2)
         cluster[name].start()
@@ -145,14 +152,27 @@ def test_a_member_without_the_version_applies_nothing_until_it_has_it() -> None:
     assert cluster.server("c").machine_state == cluster.server("a").machine_state
 
 
-@pytest.mark.parametrize("kind", [EntryKind.CLUSTER_CHANGE, EntryKind.CLUSTER_DELETE])
-def test_an_entry_of_a_newer_release_stops_a_server(kind: EntryKind) -> None:
-    """Better to stop than to go on without what it says."""
-    cluster = scripted()
-    body = encode_body([b"\x01"], kind)
-    cluster["a"].handle(Commands(1, body))
-    with pytest.raises(MachineFault, match="newer release"):
-        cluster.settle()
+@pytest.mark.parametrize(
+    "body",
+    [b"\x05" + encode_body([b"\x01"])[1:], encode_body([b"\x01"], EntryKind.CLUSTER_CHANGE)],
+    ids=["unknown kind", "unknown configuration"],
+)
+def test_an_entry_of_a_newer_release_stops_a_server(body: bytes) -> None:
+    """Better to stop than to go on without what it says; neither a leader nor a follower applies it."""
+    cluster = CoreCluster("a", "b")
+    cluster.elect("a")
+    batch = EntryBatch(Index(2), Term(1), 1, 0, body)
+    cluster["a"].log.append(batch)
+    cluster["a"].log.take_written()
+    server = cluster.server("a")
+    cluster["a"].handle(Written(server.cfg.uid, Term(1), Index(2), Index(2)))
+    with pytest.raises(BarqueError):
+        cluster["a"].handle(AppendEntriesReply(cluster["b"].id, Term(1), True, Index(3), Index(2), Term(1)))
+    assert server.last_applied == 1
+    rpc = AppendEntriesRpc(Term(1), cluster["a"].id, Index(2), Index(1), Term(1), (batch,))
+    with pytest.raises(BarqueError):
+        cluster["b"].handle(rpc)
+    assert cluster.server("b").last_applied == 1
 
 
 def test_machine_time_never_runs_back() -> None:

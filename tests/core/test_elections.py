@@ -16,7 +16,7 @@ from barque.core.messages import (
 )
 from barque.core.server import RaftState
 from barque.testing.core_cluster import CoreCluster, sent
-from barque.types import Index, Term
+from barque.types import Index, Membership, Term
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,8 @@ def test_the_truth_table_of_machine_versions(own: int, effective: int, theirs: i
 def silent() -> CoreCluster:
     """A cluster whose member b has no vote, as b knows."""
     cluster = CoreCluster("a", "b", "c")
-    cluster.server("b").cluster[cluster["b"].id].voter = False
+    cluster["b"].membership = Membership.NON_VOTER
+    cluster["b"].start()
     return cluster
 
 

@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from barque.core.messages import AppendEntriesRpc, HeartbeatRpc, NodeStatus, Tick
+import pytest
+
+from barque.core.effects import StartQuorumTimeout
+from barque.core.messages import AppendEntriesRpc, HeartbeatRpc, Message, NodeStatus, ServerDown, Tick
+from barque.core.server import RaftState
 from barque.machine.effects import Aux, SendMsg, Timer
 from barque.machine.simple import SimpleMachine
 from barque.testing.core_cluster import CLIENT, CoreCluster, sent
+from barque.types import ServerId
 
 
 class Ticking(SimpleMachine[int]):
@@ -43,12 +48,35 @@ def test_an_idle_leader_is_silent() -> None:
 
 
 def test_a_node_that_comes_within_reach_is_told_who_leads() -> None:
-    """FD-03: no need to wait for the tick; the others, and a node that goes, need nothing."""
+    """FD-03: no need to wait for the tick; the others need nothing."""
     cluster = CoreCluster("a", "b", "c")
     cluster.elect("a")
     cluster.query("a")
     cluster.network.clear()
-    assert cluster["a"].handle(NodeStatus("node_b", False)) == []
     effects = cluster["a"].handle(NodeStatus("node_b", True))
     assert [to for to, _ in sent(effects, AppendEntriesRpc)] == ["b"]
     assert [to for to, _ in sent(effects, HeartbeatRpc)] == ["b", "c"]
+
+
+@pytest.mark.parametrize("sign", [NodeStatus("node_b", False), ServerDown(ServerId("b", "node_b"), False)])
+def test_a_member_that_goes_is_a_reason_to_doubt(sign: Message) -> None:
+    """LIM-05: everybody is asked, once, and the time begins in which a majority has to answer."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster.query("a")
+    cluster.network.clear()
+    effects = cluster["a"].handle(sign)
+    assert [to for to, _ in sent(effects, AppendEntriesRpc)] == ["b", "c"]
+    assert [to for to, _ in sent(effects, HeartbeatRpc)] == ["b", "c"]
+    assert effects.count(StartQuorumTimeout()) == 1
+    assert cluster.server("a").raft_state is RaftState.LEADER
+    assert StartQuorumTimeout() not in cluster["a"].handle(sign)
+
+
+@pytest.mark.parametrize("sign", [NodeStatus("node_z", False), ServerDown(ServerId("z", "node_z"), False)])
+def test_a_stranger_that_goes_is_none(sign: Message) -> None:
+    """Only members are counted, so only members are missed."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster.query("a")
+    assert cluster["a"].handle(sign) == []

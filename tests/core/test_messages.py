@@ -1,15 +1,24 @@
 """Messages: which node each claims to come from (the transport checks it)."""
 
+from typing import get_args
+
 import pytest
 
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
+    AuxCommand,
     Commands,
+    DeleteCluster,
+    FromServer,
     HeartbeatReply,
     HeartbeatRpc,
+    InfoReply,
+    InfoRpc,
     InstallSnapshotResult,
     InstallSnapshotRpc,
+    JoinMember,
+    LeaveMember,
     PreVoteResult,
     PreVoteRpc,
     Queries,
@@ -20,10 +29,13 @@ from barque.core.messages import (
     TimeoutNow,
     TransferLeadership,
     claimed_node,
+    claimed_server,
 )
-from barque.types import ClientRef, Index, IndexTerm, ServerId, Term
+from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
+from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term
 
 ONE, ZERO, SENDER, CLIENT = Term(1), Index(0), ServerId("s", "n1"), ClientRef("n1", 9)
+CHUNK = ChunkState(1, ChunkFlag.NEXT)
 MESSAGES: list[RemoteMessage] = [
     AppendEntriesRpc(ONE, SENDER, ZERO, ZERO, ONE),
     AppendEntriesReply(SENDER, ONE, True, ZERO, ZERO, ONE),
@@ -33,12 +45,18 @@ MESSAGES: list[RemoteMessage] = [
     PreVoteResult(SENDER, ONE, 5, True),
     HeartbeatRpc(1, ONE, SENDER),
     HeartbeatReply(SENDER, 1, ONE),
-    InstallSnapshotRpc(ONE, SENDER, IndexTerm(ZERO, ONE)),
-    InstallSnapshotResult(SENDER, ONE, ZERO, ONE),
+    InstallSnapshotRpc(ONE, SENDER, SnapshotMeta(IndexTerm(ZERO, ONE), (), 0), CHUNK),
+    InstallSnapshotResult(SENDER, ONE, ZERO, ONE, CHUNK),
     Queries(CLIENT, 0, (), True),
     TransferLeadership(CLIENT, 0, ServerId("t", "n2")),
     TimeoutNow(SENDER),
     ServerDown(SENDER, True),
+    JoinMember(CLIENT, 0, ReplyMode.AWAIT_CONSENSUS, ServerId("t", "n2")),
+    LeaveMember(CLIENT, 0, ReplyMode.AWAIT_CONSENSUS, ServerId("t", "n2")),
+    DeleteCluster(CLIENT, 0, ReplyMode.AWAIT_CONSENSUS),
+    InfoRpc(SENDER, ONE, ("uid",)),
+    InfoReply(SENDER, ONE, ("uid",), {}),
+    AuxCommand(CLIENT, 0, b"\xc0"),
 ]
 
 
@@ -51,3 +69,15 @@ def test_a_message_names_its_senders_node(message: RemoteMessage) -> None:
 def test_commands_name_it_in_their_body() -> None:
     """The only ones that claim nothing outside."""
     assert claimed_node(Commands(1, b"")) is None
+
+
+def test_every_message_that_travels_is_among_these() -> None:
+    """Whoever adds a message says here whom it claims to come from."""
+    assert {*map(type, MESSAGES), Commands} == {*get_args(RemoteMessage)}
+
+
+def test_a_message_of_a_server_names_that_server() -> None:
+    """By it a receiver knows which incarnation has to be proved."""
+    spoken = [message for message in MESSAGES if isinstance(message, FromServer)]
+    assert {*map(type, spoken)} == {*get_args(FromServer)}
+    assert {claimed_server(message) for message in spoken} == {SENDER}

@@ -169,13 +169,13 @@ def test_a_duplicate_is_acknowledged_only_as_far_as_it_is_durable() -> None:
 
 
 def test_a_leader_cannot_send_what_it_no_longer_holds() -> None:
-    """Until snapshots can be sent, that would be our bug."""
+    """Nor can a snapshot take its place that it does not have; that would be our bug."""
     cluster = leader("a", "b")
     server = cluster.server("a")
-    peer = server.peers()[0][1]
+    [(member, peer)] = server.peers()
     peer.next_index = Index(9)
-    with pytest.raises(InvariantViolation, match="no longer holds entry 8"):
-        make_rpc(server, peer, 1)
+    with pytest.raises(InvariantViolation, match="neither entry 8 nor a snapshot"):
+        make_rpc(server, member, peer, 1)
 
 
 def test_a_follower_never_overwrites_what_it_has_applied() -> None:

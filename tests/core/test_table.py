@@ -13,34 +13,51 @@ import pytest
 
 from barque.core import invariants
 from barque.core.conditions import CatchUp, TransferDone, WalWritable
-from barque.core.effects import Cast, Effect, PersistTermAndVote, SendRpc, SendVoteRequests
-from barque.core.entries import EntryBatch, EntryKind, encode_body
+from barque.core.effects import Cast, Effect, PersistTermAndVote, SendRpc, SendVoteRequests, StopReason
+from barque.core.entries import EntryBatch, EntryKind, decode_head, encode_body
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
     AppendNoop,
+    AuxCommand,
     AwaitConditionTimeout,
+    ClientDown,
     Commands,
+    Component,
+    DeleteCluster,
     ElectionTimeout,
     FlushCommands,
+    ForceMemberChange,
+    FromClient,
     HeartbeatReply,
     HeartbeatRpc,
+    InfoReply,
+    InfoRpc,
     InstallSnapshotResult,
     InstallSnapshotRpc,
+    JoinMember,
+    LeaveMember,
     LocalMessage,
     MachineAppend,
     MachineTimeout,
     Message,
+    NodeEvent,
     NodeStatus,
     PipelineRpcs,
     PreVoteResult,
     PreVoteRpc,
     Queries,
+    QuorumTimeout,
+    ReceiveSnapshotTimeout,
     RemoteMessage,
     RequestVoteResult,
     RequestVoteRpc,
     ResendWrite,
+    SenderOutcome,
     ServerDown,
+    SnapshotRetryTimeout,
+    SnapshotSenderDown,
+    SnapshotWritten,
     Tick,
     TimeoutNow,
     TransferLeadership,
@@ -48,19 +65,38 @@ from barque.core.messages import (
     WalUp,
     Written,
 )
-from barque.core.server import RaftState, Server, WaitingRole
+from barque.core.roles import WaitingRole
+from barque.core.server import RaftState, Server
+from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.step import step
+from barque.core.table import each, ignore, on, total
 from barque.errors import InvariantViolation
 from barque.testing.core_cluster import CLIENT, CoreCluster, sent
-from barque.types import Index, IndexTerm, ReplyMode, ServerId, Term, Uid
+from barque.types import (
+    NOBODY,
+    Index,
+    IndexTerm,
+    MemberRecord,
+    Membership,
+    ReplyMode,
+    ServerId,
+    Term,
+    Uid,
+)
 
 A, B, STRANGER = ServerId("a", "node_a"), ServerId("b", "node_b"), ServerId("z", "node_z")
-F, P, C, L, W = (
+F, P, C, L, W, S = (
     RaftState.FOLLOWER,
     RaftState.PRE_VOTE,
     RaftState.CANDIDATE,
     RaftState.LEADER,
     RaftState.AWAIT_CONDITION,
+    RaftState.RECEIVE_SNAPSHOT,
+)
+TL, TF, END = (
+    RaftState.TERMINATING_LEADER,
+    RaftState.TERMINATING_FOLLOWER,
+    RaftState.DELETE_AND_TERMINATE,
 )
 
 
@@ -73,6 +109,23 @@ def entry(index: int, term: int, kind: EntryKind = EntryKind.USER) -> EntryBatch
 def rpc(term: int, prev: tuple[int, int], *entries: EntryBatch, sender: ServerId = B) -> AppendEntriesRpc:
     """An AppendEntries without news about commits."""
     return AppendEntriesRpc(Term(term), sender, Index(0), Index(prev[0]), Term(prev[1]), entries)
+
+
+def chunk(
+    term: int,
+    number: int = 1,
+    flag: ChunkFlag = ChunkFlag.NEXT,
+    at: tuple[int, int] | None = None,
+    sender: ServerId = B,
+    version: int = 0,
+) -> InstallSnapshotRpc:
+    """A chunk of a snapshot, of entry 9 in this term unless it is said where; piece 1 holds all of it."""
+    index, position_term = at or (9, term)
+    records = tuple(MemberRecord(ServerId(name, f"node_{name}"), Uid(f"uid_{name}")) for name in "abc")
+    meta = SnapshotMeta(IndexTerm(Index(index), Term(position_term)), records, version)
+    data = msgspec.msgpack.encode(["s"]) if number == 1 else b""
+    live = (entry(5, 3),) if flag is ChunkFlag.PRE else ()
+    return InstallSnapshotRpc(Term(term), sender, meta, ChunkState(number, flag), data, live)
 
 
 # --- the roles -----------------------------------------------------------------------------
@@ -161,6 +214,47 @@ def leader_that_hands_over() -> CoreCluster:
     return cluster
 
 
+def receiving() -> CoreCluster:
+    """Member a, a follower, has the first piece of a snapshot, and waits for more."""
+    cluster = follower()
+    cluster["a"].handle(chunk(3))
+    return cluster
+
+
+def receiving_live() -> CoreCluster:
+    """Member a was told that live entries will follow; they are not on its disk."""
+    cluster = follower()
+    cluster["a"].handle(chunk(3, 0, ChunkFlag.INIT))
+    cluster["a"].handle(chunk(3, 0, ChunkFlag.PRE))
+    return cluster
+
+
+def receiving_last() -> CoreCluster:
+    """Member a has all of a snapshot, and waits for its disk to have the live entries."""
+    cluster = receiving_live()
+    cluster["a"].handle(chunk(3, 1, ChunkFlag.LAST))
+    return cluster
+
+
+def leader_that_ends() -> CoreCluster:
+    """Member a leads; the deletion of the cluster is committed with b, and c does not have it."""
+    cluster = leader()
+    cluster.delete("a")
+    cluster["a"].sync()
+    cluster["b"].log.load([*cluster["a"].log.entries])
+    cluster["a"].handle(AppendEntriesReply(B, Term(4), True, Index(6), Index(5), Term(4)))
+    return cluster
+
+
+def follower_that_ends() -> CoreCluster:
+    """Member a follows b, and has applied the deletion of the cluster, which is not on its disk."""
+    cluster = follower()
+    end = EntryBatch(Index(3), Term(3), 1, 0, encode_body([b""], EntryKind.CLUSTER_DELETE))
+    cluster.witness.committed += [(batch, Term(3)) for batch in (*cluster["a"].log.entries, end)]
+    cluster["a"].handle(AppendEntriesRpc(Term(3), B, Index(3), Index(2), Term(3), (end,)))
+    return cluster
+
+
 ROLES: dict[str, tuple[Callable[[], CoreCluster], RaftState, type | None]] = {
     "fresh follower": (fresh, F, None),
     "follower": (follower, F, None),
@@ -173,6 +267,11 @@ ROLES: dict[str, tuple[Callable[[], CoreCluster], RaftState, type | None]] = {
     "without log": (without_log, W, WalWritable),
     "leader without log": (leader_without_log, W, WalWritable),
     "handing over": (leader_that_hands_over, W, TransferDone),
+    "receiving": (receiving, S, None),
+    "receiving live entries": (receiving_live, S, None),
+    "receiving, all but durable": (receiving_last, S, None),
+    "leader at the end": (leader_that_ends, TL, None),
+    "follower at the end": (follower_that_ends, TF, None),
 }
 
 
@@ -223,15 +322,46 @@ def with_term(term: int, sender: ServerId) -> list[Message]:
         HeartbeatRpc(1, at, sender),
         HeartbeatReply(sender, 1, at),
         HeartbeatReply(sender, 99, at),
-        InstallSnapshotRpc(at, sender, IndexTerm(Index(9), at)),
-        InstallSnapshotResult(sender, at, Index(9), at),
+        *(
+            chunk(term, number, flag, at=position, sender=sender)
+            for number, flag in (
+                *((0, ChunkFlag.INIT), (0, ChunkFlag.PRE), (1, ChunkFlag.NEXT), (2, ChunkFlag.NEXT)),
+                *((9, ChunkFlag.NEXT), (1, ChunkFlag.LAST), (2, ChunkFlag.LAST), (9, ChunkFlag.LAST)),
+            )
+            for position in ((9, min(term, 3)), (1, 1), (7, 1))
+        ),
+        chunk(term, sender=sender, version=9),
+        *(
+            InstallSnapshotResult(sender, at, Index(last), Term(last_term), ChunkState(1, flag))
+            for flag in ChunkFlag
+            for last, last_term in ((9, term), (2, 3), (2, 1))
+        ),
+        InfoRpc(sender, at, ("machine_version", "uid", "shoe_size")),
+        InfoReply(sender, at, ("machine_version", "uid"), {"machine_version": 0, "uid": "uid_b"}),
+        InfoReply(sender, at, ("machine_version", "uid"), {}),
+    ]
+
+
+def changes(mode: ReplyMode, sender: ServerId) -> list[Message]:
+    """Every wish for another cluster, in all its kinds."""
+    return [
+        *(
+            JoinMember(CLIENT, 50, mode, member, uid, membership, target)
+            for member in (A, B, sender, ServerId("y", "node_y"))
+            for uid in (None, Uid(f"uid_{member.name}"), Uid("other"))
+            for membership in Membership
+            for target in (None, Index(99))
+        ),
+        LeaveMember(CLIENT, 50, mode, A),
+        LeaveMember(CLIENT, 50, mode, sender),
+        DeleteCluster(CLIENT, 50, mode),
     ]
 
 
 def without_term(sender: ServerId) -> list[Message]:
     """Every other message."""
     uid = Uid("uid_a")
-    body = encode_body([b"\x01"], mode=ReplyMode.AWAIT_CONSENSUS, origin=CLIENT)
+    body = encode_body([b"\x01"], mode=ReplyMode.AWAIT_CONSENSUS, origin=CLIENT, first_correlation=50)
     quiet = encode_body([b"\x01"])
     payload = msgspec.msgpack.encode(None)
     return [
@@ -242,6 +372,12 @@ def without_term(sender: ServerId) -> list[Message]:
         Queries(CLIENT, 50, (payload, b"\xc1"), False),
         TransferLeadership(CLIENT, 50, A),
         TransferLeadership(CLIENT, 50, sender),
+        *changes(ReplyMode.AWAIT_CONSENSUS, sender),
+        *changes(ReplyMode.NOREPLY, sender),
+        AuxCommand(CLIENT, 50, payload),
+        AuxCommand(NOBODY, 0, payload),
+        AuxCommand(CLIENT, 50, payload, True),
+        ForceMemberChange(CLIENT, 50),
         TimeoutNow(sender),
         ServerDown(sender, True),
         ServerDown(sender, False),
@@ -251,8 +387,13 @@ def without_term(sender: ServerId) -> list[Message]:
         ResendWrite(uid, Index(1)),
         WalUp(),
         WalFailed("EIO"),
+        SnapshotWritten(uid, IndexTerm(Index(1), Term(1))),
         ElectionTimeout(),
         AwaitConditionTimeout(),
+        QuorumTimeout(),
+        ReceiveSnapshotTimeout(),
+        *(SnapshotSenderDown(sender, outcome) for outcome in SenderOutcome),
+        SnapshotRetryTimeout(sender),
         AppendNoop(0),
         FlushCommands(),
         PipelineRpcs(),
@@ -261,6 +402,8 @@ def without_term(sender: ServerId) -> list[Message]:
         MachineAppend(b"\x01"),
         NodeStatus(sender.node, True),
         NodeStatus(sender.node, False),
+        *(ClientDown(component, CLIENT, "gone") for component in Component),
+        *(NodeEvent(component, sender.node, up) for component in Component for up in (True, False)),
     ]
 
 
@@ -291,24 +434,35 @@ def check_order(effects: list[Effect]) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_answers_every_message(role: str) -> None:
-    """No exception, all invariants, storing before sending; only two leaders in one term are an error."""
+    """No exception, all invariants, storing before sending; what cannot be, in a cluster of which no member
+    is wrong, is an error.
+    """
     term = in_role(role).server("a").current_term
     for number, message in enumerate(all_messages(term)):
         server = in_role(role).server("a")
         before = invariants.observe(server)
-        two_leaders = (
-            before.state is L
-            and isinstance(message, AppendEntriesRpc | HeartbeatRpc)
-            and message.term == before.term
-        )
-        if two_leaders:
-            with pytest.raises(InvariantViolation, match="both lead"):
+        if isinstance(message, SnapshotWritten) and message.position.index > before.last_applied:
+            continue  # nobody makes a snapshot of what is not applied
+        error = impossible(before, message)
+        if error is not None:
+            with pytest.raises(InvariantViolation, match=error):
                 step(server, message)
             continue
         effects = step(server, message)
         invariants.check(before, server)
         check_order(effects)
         check_term_rule(before, server, message, number)
+
+
+def impossible(before: invariants.Facts, message: Message) -> str | None:
+    """The error for two leaders in one term, and for a leader without what is committed."""
+    rpcs = AppendEntriesRpc | HeartbeatRpc | InstallSnapshotRpc
+    if before.state is L and isinstance(message, rpcs) and message.term == before.term:
+        return "both lead"
+    if before.state is TF and isinstance(message, AppendEntriesRpc) and message.term > before.term:
+        fits = (message.prev_log_index, message.prev_log_term) == (2, 3)
+        return "overwrite applied" if fits and message.entries else None
+    return None
 
 
 def check_term_rule(before: invariants.Facts, server: Server, message: Message, number: int) -> None:
@@ -319,6 +473,40 @@ def check_term_rule(before: invariants.Facts, server: Server, message: Message, 
         changed = before.state is not server.raft_state
         # A waiting member takes a request for its vote as a follower (W-1); a writable log ends a wait.
         assert not changed or before.state is W, number
+
+
+def is_call(message: Message) -> bool:
+    """Whether somebody waits for an answer to it."""
+    match message:
+        case Commands():
+            return decode_head(message.body).reply_mode is not ReplyMode.NOREPLY
+        case JoinMember() | LeaveMember() | DeleteCluster():
+            return message.reply_mode is not ReplyMode.NOREPLY
+        case AuxCommand():
+            return message.origin != NOBODY
+        case _:
+            return isinstance(message, FromClient | ForceMemberChange)
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if "leader" not in role or "end" in role])
+def test_who_asks_where_nobody_leads_is_told_at_once(role: str) -> None:
+    """CMD-14: in every state but a leader's, whoever waits for an answer gets one in the same step."""
+    for message in filter(is_call, without_term(B)):
+        cluster = in_role(role)
+        cluster.answers.clear()
+        cluster["a"].handle(message)
+        told = [answer for answer in cluster.answers if answer.first_correlation == 50]
+        assert len(told) == 1, message
+
+
+def test_a_table_that_forgets_a_message_or_has_it_twice_is_our_bug() -> None:
+    """Totality is checked when a table is made, not when a message comes."""
+    everything = each(ignore, *get_args(RemoteMessage), *get_args(LocalMessage))
+    assert len(total("good", everything)) == len(everything)
+    with pytest.raises(InvariantViolation, match=r"bad: missing \['AppendEntriesRpc'\], twice \[\]"):
+        total("bad", everything[1:])
+    with pytest.raises(InvariantViolation, match=r"bad: missing \[\], twice \['Tick'\]"):
+        total("bad", everything, on(Tick, ignore))
 
 
 @pytest.mark.parametrize("role", ["leader", "new leader", "leader without log", "handing over"])
@@ -349,6 +537,12 @@ def reply(
     return lambda term: AppendEntriesReply(
         sender, Term(term), success, Index(next_index), Index(last[0]), Term(last[1])
     )
+
+
+def installed(index: int, at_term: int, sender: ServerId = B) -> Callable[[int], Message]:
+    """The answer to the last chunk of a snapshot of such an entry, in a given term."""
+    last = ChunkState(2, ChunkFlag.LAST)
+    return lambda term: InstallSnapshotResult(sender, Term(term), Index(index), Term(at_term), last)
 
 
 def ask(last: tuple[int, int], sender: ServerId = B) -> Callable[[int], Message]:
@@ -397,6 +591,27 @@ RULES: list[Row] = [
     ("L-35", "leader", always(TransferLeadership(CLIENT, 70, A)), 0, L, []),
     ("L-35", "leader", always(TransferLeadership(CLIENT, 70, STRANGER)), 0, L, []),
     ("L-35", "leader", always(TransferLeadership(CLIENT, 70, B)), 0, W, ["TimeoutNow"]),
+    ("L-13", "leader", always(AuxCommand(CLIENT, 70, b"\xc0")), 0, L, []),
+    ("L-14", "leader", last_of(InstallSnapshotResult), 1, F, []),
+    ("L-15", "leader", installed(2, 3), 0, L, ["AppendEntriesRpc"]),
+    ("L-15", "leader", installed(2, 2), 0, L, []),
+    ("L-15", "leader", installed(2, 3, STRANGER), 0, L, []),
+    ("L-14", "leader", installed(2, 3, STRANGER), 1, L, []),
+    ("L-18", "leader", lambda t: chunk(t), 1, S, ["InstallSnapshotResult"]),
+    ("L-18", "leader", lambda t: chunk(t, sender=STRANGER), 1, L, []),
+    ("C-13", "leader", lambda t: chunk(t), -1, L, ["InstallSnapshotResult"]),
+    ("L-24", "leader", always(AuxCommand(CLIENT, 70, b"\xc0", True)), 0, L, ["HeartbeatRpc"] * 2),
+    ("L-33", "leader", last_of(InfoRpc), 0, L, ["InfoReply"]),
+    ("L-33", "leader", last_of(InfoRpc), 1, F, ["InfoReply"]),
+    ("L-34", "leader", last_of(InfoReply), 0, L, []),
+    ("L-34", "leader", last_of(InfoReply), 1, F, []),
+    ("L-36", "leader", always(ForceMemberChange(CLIENT, 70)), 0, L, []),
+    ("§10.6", "leader at the end", reply(True, (5, 4), 6, ServerId("c", "node_c")), 0, END, []),
+    ("§10.6", "leader at the end", always(AwaitConditionTimeout()), 0, END, []),
+    ("§10.6", "leader at the end", reply(True, (2, 3), 3), 0, TL, []),
+    ("§10.6", "leader at the end", reply(False, (2, 3), 3), 1, END, []),
+    ("§10.6", "follower at the end", lambda t: rpc(t, (3, 3)), 0, TF, ["AppendEntriesReply"]),
+    ("§10.6", "follower at the end", always(AwaitConditionTimeout()), 0, END, []),
     ("C-1", "candidate", lambda t: RequestVoteResult(B, Term(t), True), 0, L, ["AppendEntriesRpc"] * 2),
     ("C-2", "candidate", lambda t: RequestVoteResult(B, Term(t), False), 1, F, []),
     ("C-3", "candidate", lambda t: RequestVoteResult(B, Term(t), False), 0, C, []),
@@ -415,6 +630,19 @@ RULES: list[Row] = [
     ("C-11", "candidate", trial(GOOD), 0, C, ["PreVoteResult"]),
     ("C-15", "candidate", always(ElectionTimeout()), 0, C, ["RequestVoteRpc"] * 2),
     ("C-18", "candidate", last_of(PreVoteResult), 0, C, []),
+    ("C-12", "candidate", lambda t: chunk(t), 0, S, ["InstallSnapshotResult"]),
+    ("C-12", "candidate", lambda t: chunk(t), 1, S, ["InstallSnapshotResult"]),
+    ("C-13", "candidate", lambda t: chunk(t), -1, C, ["InstallSnapshotResult"]),
+    ("C-16", "candidate", always(ForceMemberChange(CLIENT, 70)), 0, L, []),
+    ("C-17", "candidate", last_of(InfoRpc), 0, C, ["InfoReply"]),
+    ("C-17", "candidate", last_of(InfoRpc), 1, F, ["InfoReply"]),
+    ("C-17", "candidate", last_of(InfoReply), 0, C, []),
+    ("C-17", "candidate", last_of(InfoReply), 1, F, []),
+    ("P-5", "pre_vote", lambda t: chunk(t), 0, S, ["InstallSnapshotResult"]),
+    ("P-10", "pre_vote", last_of(InfoRpc), 0, P, ["InfoReply"]),
+    ("P-10", "pre_vote", last_of(InfoRpc), 1, F, ["InfoReply"]),
+    ("P-10", "pre_vote", last_of(InfoReply), 1, F, []),
+    ("P-11", "pre_vote", always(ForceMemberChange(CLIENT, 70)), 0, L, []),
     ("P-1", "pre_vote", last_of(AppendEntriesRpc), 0, F, ["AppendEntriesReply"]),
     ("P-1", "pre_vote", last_of(HeartbeatRpc), 0, F, ["HeartbeatReply"]),
     ("P-2", "pre_vote", last_of(HeartbeatRpc), -1, P, ["HeartbeatReply"]),
@@ -442,6 +670,18 @@ RULES: list[Row] = [
     ("F-11", "follower", last_of(AppendEntriesReply), 1, F, []),
     ("F-16", "follower", last_of(RequestVoteResult), 0, F, []),
     ("F-17", "follower", always(ElectionTimeout()), 0, P, ["PreVoteRpc"] * 2),
+    ("F-12", "follower", lambda t: chunk(t), -1, F, ["InstallSnapshotResult"]),
+    ("F-13", "follower", lambda t: chunk(t), 0, S, ["InstallSnapshotResult"]),
+    ("F-13", "follower", lambda t: chunk(t, 0, ChunkFlag.INIT), 1, S, ["InstallSnapshotResult"]),
+    ("F-14", "follower", lambda t: chunk(t, 2), 0, F, ["AppendEntriesReply"]),
+    ("F-14", "follower", lambda t: chunk(t, 0, ChunkFlag.PRE), 0, F, ["AppendEntriesReply"]),
+    ("F-15", "follower", lambda t: chunk(t, version=9), 0, F, []),  # Ra answers with an error
+    ("F-15", "follower", lambda t: chunk(t, version=9), 1, F, []),
+    ("F-16", "follower", last_of(InstallSnapshotResult), 0, F, []),
+    ("F-18", "follower", always(ForceMemberChange(CLIENT, 70)), 0, L, []),
+    ("F-19", "follower", last_of(InfoRpc), 1, F, ["InfoReply"]),
+    ("F-19", "follower", last_of(InfoRpc), -1, F, ["InfoReply"]),
+    ("F-20", "follower", last_of(InfoReply), 1, F, []),
     ("W-1", "gap", ask(GOOD), 0, F, ["RequestVoteResult"]),
     ("W-1", "handing over", ask(GOOD), 1, F, ["RequestVoteResult"]),
     ("W-2", "gap", trial(GOOD), 0, W, ["PreVoteResult"]),
@@ -463,7 +703,36 @@ RULES: list[Row] = [
     ("W-6", "handing over", lambda t: rpc(t, (2, 3)), 1, F, ["AppendEntriesReply"]),
     ("W-6", "gap", last_of(HeartbeatRpc), 0, W, []),
     ("W-6", "gap", last_of(HeartbeatRpc), 1, W, []),
-    ("W-6", "gap", last_of(InstallSnapshotRpc), 0, W, []),
+    ("W-6", "gap", lambda t: chunk(t), 0, S, ["InstallSnapshotResult"]),
+    ("W-6", "gap", lambda t: chunk(t, at=(2, 3)), 0, W, []),
+    ("W-6", "gap", lambda t: chunk(t), -1, W, []),
+    ("W-6", "handing over", lambda t: chunk(t), 1, S, ["InstallSnapshotResult"]),
+    ("W-6", "gap", last_of(InfoRpc), 1, W, []),
+    ("MEMB-15", "gap", always(ForceMemberChange(CLIENT, 70)), 0, L, []),
+    ("MEMB-15", "handing over", always(ForceMemberChange(CLIENT, 70)), 0, L, []),
+    ("S-1", "receiving live entries", lambda t: chunk(t, 0, ChunkFlag.INIT), 0, S, ["InstallSnapshotResult"]),
+    ("S-2", "receiving", lambda t: chunk(t, 0, ChunkFlag.INIT), 0, S, ["InstallSnapshotResult"]),
+    ("S-2", "receiving", lambda t: chunk(t, at=(7, 3)), 0, S, ["InstallSnapshotResult"]),
+    ("S-3", "receiving live entries", lambda t: chunk(t, 0, ChunkFlag.PRE), 0, S, ["InstallSnapshotResult"]),
+    ("S-4", "receiving", lambda t: chunk(t, 2), 0, S, ["InstallSnapshotResult"]),
+    ("S-4", "receiving", lambda t: chunk(t, 9), 0, F, []),
+    ("S-5", "receiving live entries", lambda t: chunk(t, 1, ChunkFlag.LAST), 0, S, []),
+    ("S-6", "receiving", lambda t: chunk(t, 2, ChunkFlag.LAST), 0, F, ["InstallSnapshotResult"]),
+    ("S-7", "receiving", lambda t: rpc(t, (2, 3)), 0, S, []),
+    ("S-7", "receiving", lambda t: rpc(t, (2, 3)), 1, F, ["AppendEntriesReply"]),
+    ("S-9", "receiving", always(ReceiveSnapshotTimeout()), 0, F, []),
+    ("S-10", "receiving", last_of(InfoRpc), 0, S, ["InfoReply"]),
+    ("S-10", "receiving", last_of(InfoRpc), 1, F, ["InfoReply"]),
+    ("S-11", "receiving", ask(GOOD), 0, S, ["RequestVoteResult"]),
+    ("S-11", "receiving", ask(GOOD), 1, F, ["RequestVoteResult"]),
+    ("S-12", "receiving", trial(GOOD), 0, S, ["PreVoteResult"]),
+    ("S-13", "receiving", last_of(HeartbeatRpc), 1, S, []),
+    ("S-13", "receiving", always(ElectionTimeout()), 0, S, []),
+    ("S-13", "receiving", always(TimeoutNow(B)), 0, S, []),
+    ("§10.10", "receiving", always(ServerDown(B, True)), 0, F, []),
+    ("§10.10", "receiving", always(ServerDown(STRANGER, True)), 0, S, []),
+    ("§10.10", "receiving", always(NodeStatus("node_b", False)), 0, F, []),
+    ("§10.10", "receiving", always(NodeStatus("node_b", True)), 0, S, []),
     ("§10.9", "gap", always(ServerDown(B, True)), 0, F, []),
     ("§10.9", "gap", always(ServerDown(STRANGER, True)), 0, W, []),
     ("§10.9", "gap", always(NodeStatus("node_b", False)), 0, F, []),
@@ -484,3 +753,14 @@ def test_the_rules_hold(
     effects = cluster["a"].handle(message(cluster.server("a").current_term + more))
     assert cluster.server("a").raft_state is state
     assert sorted(type(each).__name__ for _, each in sent(effects, object)) == sorted(sends), rule
+
+
+def test_a_follower_ends_when_the_end_is_on_its_disk() -> None:
+    """§10.6: its last answer says that it has everything, so that the leader need not wait for it."""
+    cluster = in_role("follower at the end")
+    before = len(cluster["a"].effects)
+    cluster["a"].sync()
+    assert cluster.server("a").raft_state is END
+    *_, (to, last) = sent(cluster["a"].effects[before:], AppendEntriesReply)
+    assert (to, last.success, last.last_index, last.next_index) == ("b", True, 3, 4)
+    assert cluster["a"].stopped is StopReason.DELETED

@@ -11,18 +11,21 @@ committed by counting. The present term is demanded nevertheless.
 import importlib.util
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 
-from barque.core import commitment, elections, queries, replication
+from barque.core import commitment, elections, leader, progress, queries, reception
 from barque.core.effects import Effect, PersistTermAndVote
-from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, HeartbeatReply, Written
+from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, HeartbeatReply, Queries, Written
 from barque.core.server import Server, Transition
 from barque.errors import BarqueError
 from barque.testing.memory_log import MemoryLog
+from barque.testing.patching import replace
 from barque.testing.scenarios import play
 from barque.types import Index, IndexTerm
 
@@ -42,20 +45,20 @@ FIRST_SEED = {
     "earlier_terms_are_committed_by_counting": 34,
 }
 """Where to begin, to be quick; a change of the core may make the walk go elsewhere."""
-Patch = Callable[[pytest.MonkeyPatch], None]
+Plant = AbstractContextManager[object]
 
 
-def votes_are_not_stored(patch: pytest.MonkeyPatch) -> None:
+def votes_are_not_stored() -> Plant:
     """1: after a crash a member votes again."""
     right = Server.adopt_term_and_vote
 
     def wrong(self: Server, term: Any, voted_for: Any) -> list[Effect]:
         return [PersistTermAndVote(e.term, None) for e in right(self, term, voted_for)]  # type: ignore[union-attr]
 
-    patch.setattr(Server, "adopt_term_and_vote", wrong)
+    return mock.patch.object(Server, "adopt_term_and_vote", wrong)
 
 
-def earlier_terms_are_committed_by_counting(patch: pytest.MonkeyPatch) -> None:
+def earlier_terms_are_committed_by_counting() -> Plant:
     """19: Figure 8."""
 
     def wrong(subject: Server) -> bool:
@@ -64,32 +67,32 @@ def earlier_terms_are_committed_by_counting(patch: pytest.MonkeyPatch) -> None:
         subject.commit_index = max(subject.commit_index, Index(candidate))
         return moved
 
-    patch.setattr(commitment, "advance_commit_index", wrong)
+    return replace(commitment.advance_commit_index, wrong)
 
 
-def followers_commit_what_the_leader_has(patch: pytest.MonkeyPatch) -> None:
+def followers_commit_what_the_leader_has() -> Plant:
     """20: although their own end is not proved."""
-    right = replication._nothing_new
+    right = reception._nothing_new
 
     def wrong(subject: Server, rpc: AppendEntriesRpc, matched: Index, effects: list[Effect]) -> Transition:
         done = right(subject, rpc, matched, effects)
-        rest = replication._advance(subject, rpc.leader_commit, subject.log.last_index_term().index)
+        rest = reception.advance_commit(subject, rpc.leader_commit, subject.log.last_index_term().index)
         return Transition(done.state, done.effects + rest)
 
-    patch.setattr(replication, "_nothing_new", wrong)
+    return replace(right, wrong)
 
 
-def the_leader_counts_what_it_has_not_written(patch: pytest.MonkeyPatch) -> None:
+def the_leader_counts_what_it_has_not_written() -> Plant:
     """43: its memory instead of its disk."""
 
     def wrong(subject: Server) -> list[Index]:
         others = [peer.match_index for _, peer in subject.peers() if peer.voter]
         return [subject.log.last_index_term().index, *others]
 
-    patch.setattr(commitment, "match_indexes", wrong)
+    return replace(commitment.match_indexes, wrong)
 
 
-def followers_acknowledge_what_they_have_not_written(patch: pytest.MonkeyPatch) -> None:
+def followers_acknowledge_what_they_have_not_written() -> Plant:
     """21, 23: the end of the log instead of the last written entry."""
 
     def wrong(subject: Server, *, success: bool) -> AppendEntriesReply:
@@ -98,10 +101,10 @@ def followers_acknowledge_what_they_have_not_written(patch: pytest.MonkeyPatch) 
             subject.id, subject.current_term, success, subject.log.next_index(), last.index, last.term
         )
 
-    patch.setattr(replication, "append_entries_reply", wrong)
+    return replace(reception.append_entries_reply, wrong)
 
 
-def late_reports_confirm_by_index(patch: pytest.MonkeyPatch) -> None:
+def late_reports_confirm_by_index() -> Plant:
     """22: a written event of entries that were overwritten."""
 
     def wrong(self: MemoryLog, event: Written) -> None:
@@ -109,31 +112,31 @@ def late_reports_confirm_by_index(patch: pytest.MonkeyPatch) -> None:
         if event.first <= self._written.index + 1 and last > self._written.index:
             self._written = IndexTerm(Index(last), self.fetch_term(Index(last)) or event.term)
 
-    patch.setattr(MemoryLog, "_on_written", wrong)
+    return mock.patch.object(MemoryLog, "_on_written", wrong)
 
 
-def an_empty_rpc_drops_the_rest(patch: pytest.MonkeyPatch) -> None:
+def an_empty_rpc_drops_the_rest() -> Plant:
     """26: a late one takes back what is acknowledged."""
-    right = replication._nothing_new
+    right = reception._nothing_new
 
     def wrong(subject: Server, rpc: AppendEntriesRpc, matched: Index, effects: list[Effect]) -> Transition:
         if not rpc.entries and subject.last_applied <= matched < subject.log.last_index_term().index:
             subject.log.set_last_index(matched)
         return right(subject, rpc, matched, effects)
 
-    patch.setattr(replication, "_nothing_new", wrong)
+    return replace(right, wrong)
 
 
-def reads_ask_nobody(patch: pytest.MonkeyPatch) -> None:
+def reads_ask_nobody() -> Plant:
     """33: a leader that lost its majority answers."""
 
     def wrong(subject: Server, pending: list[Any]) -> list[Effect]:
-        return [queries._answer(subject, w.origin, w.first_correlation, w.payloads) for w in pending]
+        return [effect for waiting in pending for effect in queries._answer(subject, waiting)]
 
-    patch.setattr(queries, "_start_round", wrong)
+    return replace(queries._start_round, wrong)
 
 
-def reads_do_not_wait_for_the_noop(patch: pytest.MonkeyPatch) -> None:
+def reads_do_not_wait_for_the_noop() -> Plant:
     """34: a new leader's commit index may be behind."""
     right = queries.on_queries
 
@@ -143,10 +146,10 @@ def reads_do_not_wait_for_the_noop(patch: pytest.MonkeyPatch) -> None:
         subject.cluster_change_permitted = kept
         return done
 
-    patch.setattr("barque.core.leader.on_queries", wrong)
+    return replace(right, wrong)
 
 
-def reads_are_confirmed_by_an_older_round(patch: pytest.MonkeyPatch) -> None:
+def reads_are_confirmed_by_an_older_round() -> Plant:
     """35: whatever question a member answers, it is taken for the newest."""
     right = queries.on_heartbeat_reply
 
@@ -154,27 +157,27 @@ def reads_are_confirmed_by_an_older_round(patch: pytest.MonkeyPatch) -> None:
         newest = HeartbeatReply(answer.sender, subject.query_index, answer.term)
         return right(subject, newest)
 
-    patch.setattr("barque.core.leader.on_heartbeat_reply", wrong)
+    return replace(right, wrong)
 
 
-def stale_ends_count(patch: pytest.MonkeyPatch) -> None:
+def stale_ends_count() -> Plant:
     """A success is counted by its index alone, whatever term the follower has there."""
-    right = replication._on_success
+    right = progress._on_success
 
     def wrong(subject: Server, peer: Any, reply: AppendEntriesReply) -> Transition:
         index = min(reply.last_index, subject.log.last_index_term().index)
         term = subject.log.fetch_term(index)
         return right(subject, peer, msgspec.structs.replace(reply, last_index=index, last_term=term))
 
-    patch.setattr(replication, "_on_success", wrong)
+    return replace(right, wrong)
 
 
-def any_log_is_good_enough(patch: pytest.MonkeyPatch) -> None:
+def any_log_is_good_enough() -> Plant:
     """§3.6.1 forgotten: a candidate without the committed entries wins."""
-    patch.setattr(Server, "is_up_to_date", lambda *_: True)
+    return mock.patch.object(Server, "is_up_to_date", return_value=True)
 
 
-def answers_come_before_the_disk(patch: pytest.MonkeyPatch) -> None:
+def answers_come_before_the_disk() -> Plant:
     """3: the vote leaves before it is stored."""
     right = elections.on_request_vote
 
@@ -182,16 +185,16 @@ def answers_come_before_the_disk(patch: pytest.MonkeyPatch) -> None:
         done = right(subject, rpc)
         return Transition(done.state, done.effects[::-1])
 
-    patch.setattr("barque.core.follower.on_request_vote", wrong)
+    return replace(right, wrong)
 
 
-def the_noop_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+def the_noop_is_forgotten() -> Plant:
     """§3.6.2: without it a new leader commits nothing until somebody sends a command."""
     right = elections.become_leader
-    patch.setattr(elections, "become_leader", lambda s: Transition(right(s).state, []))
+    return replace(right, lambda s: Transition(right(s).state, []))
 
 
-BUGS: list[Patch] = [
+BUGS: list[Callable[[], Plant]] = [
     votes_are_not_stored,
     earlier_terms_are_committed_by_counting,
     followers_commit_what_the_leader_has,
@@ -209,23 +212,35 @@ BUGS: list[Patch] = [
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_a_planted_bug_is_caught(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bug_is_caught(bug: Callable[[], Plant]) -> None:
     """Some walk fails: by the witness, an invariant, a history, or for want of progress."""
-    bug(monkeypatch)
     first = FIRST_SEED.get(bug.__name__, 0)
-    for seed in range(first, first + SEEDS_MAX):
-        try:
-            _walks.Walk(seed).run(1_000)
-        except (BarqueError, AssertionError) as noticed:
-            print(f"{bug.__name__}: seed {seed}: {str(noticed)[:120]}")
-            return
+    with bug():
+        for seed in range(first, first + SEEDS_MAX):
+            try:
+                _walks.Walk(seed).run(1_000)
+            except (BarqueError, AssertionError) as noticed:
+                print(f"{bug.__name__}: seed {seed}: {str(noticed)[:120]}")
+                return
     pytest.fail(f"{bug.__name__} survives {SEEDS_MAX} schedules")
 
 
-def test_a_read_confirmed_by_an_older_round_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_confirmed_by_an_older_round_is_caught() -> None:
     """The window is too narrow for the walks (2,000 schedules do not find it), so a transcript has it."""
     transcript = Path(__file__).parents[1] / "scenarios" / "old_round.txt"
     text = transcript.read_text()
     assert play(text) == text
-    reads_are_confirmed_by_an_older_round(monkeypatch)
-    assert play(text) != text
+    with reads_are_confirmed_by_an_older_round():
+        assert play(text) != text
+    assert play(text) == text
+
+
+def test_a_plant_that_changes_nothing_is_an_error() -> None:
+    """A function that nobody in the core refers to cannot be replaced; and what was replaced comes back."""
+    with pytest.raises(LookupError, match=r"nothing in barque\.core"), replace(play, print):
+        pass
+    held = leader.LEADER[Queries]
+    with replace(held, print):
+        assert leader.LEADER[Queries] is print
+        assert queries.on_queries is leader.on_queries is print
+    assert leader.LEADER[Queries] is queries.on_queries is leader.on_queries is held

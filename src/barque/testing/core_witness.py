@@ -46,8 +46,10 @@ class Witness:
         if leads and before.state is not RaftState.LEADER:
             self._check_new_leader(server)
         if server.commit_index > before.commit_index:
-            self._check_commit(member, before.commit_index)
-            if leads:
+            # A step in which a leader commits its own end (removed, deleted) leaves no leader behind.
+            led = leads or before.state in (RaftState.LEADER, RaftState.TERMINATING_LEADER)
+            self._check_commit(member, before.commit_index, led=led)
+            if led:
                 self._check_quorum(server)
         if server.log.last_index_term().index < before.commit_index:
             _violated(f"{server.id} has dropped committed entries")
@@ -65,7 +67,7 @@ class Witness:
             ):
                 _violated(f"{server.id} leads term {server.current_term} without committed entry {index}")
 
-    def _check_commit(self, member: "Member", before: int) -> None:
+    def _check_commit(self, member: "Member", before: int, *, led: bool) -> None:
         server = member.server
         before = max(before, server.log.snapshot_index_term().index)
         for entry in member.log.entries[before : server.commit_index]:
@@ -73,7 +75,7 @@ class Witness:
             if index <= len(self.committed):
                 if self.committed[index - 1][0] != entry:
                     _violated(f"{server.id} commits another entry {index} than was committed")
-            elif server.raft_state is not RaftState.LEADER:
+            elif not led:
                 _violated(f"{server.id} commits {index}, which no leader has committed")
             else:
                 self.committed.append((entry, server.current_term))

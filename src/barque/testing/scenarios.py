@@ -28,6 +28,7 @@ from barque.core.effects import (
     SendVoteRequests,
     StartConditionTimeout,
     StartElectionTimeout,
+    StartQuorumTimeout,
 )
 from barque.core.entries import EntryBatch
 from barque.core.messages import (
@@ -155,9 +156,10 @@ class Player:
     # --- setting up ------------------------------------------------------------------------
 
     def do_cluster(self, *words: str) -> None:
-        """`cluster a b c [batch=1] [pipeline=1] [flush=1] [meta] [mail]`: a new cluster.
+        """`cluster a b c [batch=1] [pipeline=1] [flush=1] [meta] [mail] [upgrade=quorum]`: a new cluster.
 
-        With `meta` terms and votes wait for `store`, with `mail` flushes wait for `mail`.
+        With `meta` terms and votes wait for `store`, with `mail` flushes wait for `mail`; `upgrade` is
+        the strategy by which a newer machine comes into force.
         """
         names = [word for word in words if "=" not in word and word not in ("meta", "mail")]
         keys = {
@@ -166,7 +168,9 @@ class Player:
             "flush": "low_priority_commands_flush_size",
         }
         options = dict(word.split("=") for word in words if "=" in word)
-        settings = {keys[key]: int(value) for key, value in options.items()}
+        strategy = options.pop("upgrade", "all")
+        settings: dict[str, Any] = {keys[key]: int(value) for key, value in options.items()}
+        settings["machine_upgrade_strategy"] = strategy
         self.cluster = CoreCluster(
             *names,
             machine=Journal(),
@@ -446,6 +450,8 @@ def effect_in_words(effect: Effect) -> str:
             return f"is established in term {effect.term}"
         case CancelElectionTimeout():
             return "stops its election timer"
+        case StartQuorumTimeout():
+            return "awaits signs of a majority"
         case RecordLeaderMsg() | AppliedTo() | AuxEval() | NextEvent():
             return ""
         case _:
