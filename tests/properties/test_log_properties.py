@@ -4,7 +4,7 @@ import contextlib
 import errno
 import random
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from barque.core.messages import Written
@@ -146,6 +146,7 @@ OPERATIONS = [
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(OPERATIONS), max_size=60))
+@example(145, ["append", "append", "overwrite", "overwrite", "flush", "overwrite", "deliver", "flush"])
 def test_the_log_is_a_list_that_survives(seed: int, operations: list[str]) -> None:
     """After any operations, faults and crashes: written entries are there, and nothing is invented."""
     checker = Checker(seed)
