@@ -25,16 +25,22 @@ from barque.core.effects import (
 )
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import (
+    AppendEntriesReply,
     Commands,
     DeleteCluster,
     ElectionTimeout,
     ForceMemberChange,
+    HeartbeatReply,
+    InfoReply,
+    InstallSnapshotResult,
     JoinMember,
     LeaveMember,
     Message,
+    PreVoteResult,
     PreVoteRpc,
     Queries,
     RemoteMessage,
+    RequestVoteResult,
     RequestVoteRpc,
     TransferLeadership,
 )
@@ -47,6 +53,17 @@ from barque.testing.core_witness import Witness as Witness
 from barque.types import ClientRef, Index, Membership, ReplyMode, ServerId, Term, Uid
 
 CLIENT = ClientRef("client", 1)
+_COUNTED = (
+    AppendEntriesReply,
+    HeartbeatReply,
+    InstallSnapshotResult,
+    RequestVoteResult,
+    PreVoteResult,
+    InfoReply,
+    RequestVoteRpc,
+    PreVoteRpc,
+)
+"""What makes majorities, or tells who somebody is."""
 
 
 def append_machine() -> Machine[Any]:
@@ -109,7 +126,7 @@ class CoreCluster:
         if (sender, to) in self.cut or not member.up:
             return False
         uid = self.members[sender.name].log.uid
-        if not recognises(member.server, sender, uid):
+        if isinstance(message, _COUNTED) and not recognises(member.server, sender, uid):
             return False  # another incarnation of that address: the node drops it
         if isinstance(message, PreVoteRpc | RequestVoteRpc) and is_removed(member.server, sender, uid):
             self.gone.append((sender, uid))
@@ -153,9 +170,8 @@ class CoreCluster:
     def partition(self, *groups: str) -> None:
         """Cut every link between these groups of one-letter names: `partition("a", "bc")`."""
         group_of = {name: number for number, group in enumerate(groups) for name in group}
-        self.cut = {
-            (x, y) for x in self.ids for y in self.ids if group_of.get(x.name) != group_of.get(y.name)
-        }
+        ids = [member.id for member in self.members.values()]
+        self.cut = {(x, y) for x in ids for y in ids if group_of.get(x.name) != group_of.get(y.name)}
         self.network = deque(e for e in self.network if (e[0], e[1]) not in self.cut)
 
     def heal(self) -> None:

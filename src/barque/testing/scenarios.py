@@ -20,15 +20,21 @@ from barque.core.effects import (
     Cast,
     Effect,
     LeaderEstablished,
+    MembersGone,
     NextEvent,
     PersistTermAndVote,
     RecordLeaderMsg,
     Rejected,
     SendRpc,
+    SendSnapshot,
     SendVoteRequests,
+    SnapshotAcked,
     StartConditionTimeout,
     StartElectionTimeout,
     StartQuorumTimeout,
+    StartReceiveTimeout,
+    StopServer,
+    Unresolved,
 )
 from barque.core.entries import EntryBatch
 from barque.core.messages import (
@@ -36,17 +42,27 @@ from barque.core.messages import (
     AppendEntriesRpc,
     AwaitConditionTimeout,
     Commands,
+    DeleteCluster,
     ElectionTimeout,
+    ForceMemberChange,
     HeartbeatReply,
     HeartbeatRpc,
+    InfoReply,
+    InfoRpc,
+    InstallSnapshotResult,
+    InstallSnapshotRpc,
+    JoinMember,
+    LeaveMember,
     MachineTimeout,
     Message,
+    NodeStatus,
     PreVoteResult,
     PreVoteRpc,
     Queries,
     RemoteMessage,
     RequestVoteResult,
     RequestVoteRpc,
+    SnapshotWritten,
     Tick,
     TimeoutNow,
     TransferLeadership,
@@ -54,11 +70,12 @@ from barque.core.messages import (
     WalUp,
     Written,
 )
+from barque.core.snapshots import ChunkState
 from barque.errors import BarqueError
-from barque.machine.effects import Timer
+from barque.machine.effects import ReleaseCursor, Timer
 from barque.machine.machine import CommandMeta, Machine, MachineVersion, Result, Timeout
 from barque.testing.core_cluster import CoreCluster, Member
-from barque.types import ReplyMode, ServerId
+from barque.types import Membership, ReplyMode, ServerId
 
 Envelope = tuple[ServerId, ServerId, RemoteMessage]
 MODES = {
@@ -69,7 +86,7 @@ MODES = {
 
 
 class Journal(Machine[tuple[str, ...]]):
-    """Writes down what it is told. `timer x` also sets the timer `x`."""
+    """Writes down what it is told. `timer x` also sets the timer `x`; `snap` asks for a snapshot."""
 
     def __init__(self, version: int = 0) -> None:
         self.version = version  # type: ignore[misc]  # of this member only
@@ -88,6 +105,8 @@ class Journal(Machine[tuple[str, ...]]):
             case _:
                 line = str(command)
         state = (*state, line)
+        if line == "snap":
+            return state, "snapped", [ReleaseCursor(meta.index, state)]
         if line.startswith("timer "):
             return state, " ".join(state), [Timer(line.removeprefix("timer "), after_ms=50)]
         return state, " ".join(state)
@@ -334,6 +353,36 @@ class Player:
         """`transfer a b`: a is asked to hand over to b."""
         self.cluster.transfer(name, target)
 
+    # --- members and their end -------------------------------------------------------------
+
+    def do_add(self, name: str) -> None:
+        """`add d`: a server starts that is no member yet."""
+        self.cluster.add(name)
+
+    def do_join(self, name: str, member: str, *words: str) -> None:
+        """`join a d [promotable|non_voter]`: a is asked to make d a member, or to change what it may do."""
+        self.cluster.join(name, member, Membership(words[0]) if words else Membership.VOTER)
+
+    def do_leave(self, name: str, member: str) -> None:
+        """`leave a c`: a is asked to remove c."""
+        self.cluster.leave(name, member)
+
+    def do_delete(self, name: str) -> None:
+        """A member is asked to delete the cluster."""
+        self.cluster.delete(name)
+
+    def do_force(self, name: str) -> None:
+        """A member is made the only one."""
+        self.cluster.force(name)
+
+    def do_node(self, name: str, other: str, status: str) -> None:
+        """`node a c down`: the failure detector of a tells of c's node."""
+        self.cluster[name].handle(NodeStatus(f"node_{other}", up=status == "up"))
+
+    def do_quorum_timeout(self, name: str) -> None:
+        """A doubting leader has waited long enough for signs of a majority."""
+        self.cluster[name].expire_quorum()
+
     # --- looking ---------------------------------------------------------------------------
 
     def do_answers(self) -> None:
@@ -348,11 +397,22 @@ class Player:
             terms.insert(member.log.last_written().index, "|")
             self.lines.append(f"{name}: {' '.join(terms)}")
 
+    def do_members(self) -> None:
+        """By which configuration each member goes; a question mark while it is not known to be committed."""
+        for name, member in self.cluster.members.items():
+            server = member.server
+            known = " ".join(
+                f"{i.name}" if peer.voter else f"{i.name}({peer.membership})"
+                for i, peer in server.cluster.items()
+            )
+            doubt = "" if server.cluster_index_term.index <= server.commit_index else "?"
+            self.lines.append(f"{name}: {known}{doubt}")
+
     def do_status(self) -> None:
         """Each member's state."""
         for name, member in self.cluster.members.items():
             server = member.server
-            state = str(server.raft_state) if member.up else "down"
+            state = str(server.raft_state) if member.up or member.stopped else "down"
             leader = server.leader_id.name if server.leader_id else "-"
             machine = " ".join(server.machine_state)
             vote = server.voted_for.name if server.voted_for else "-"
@@ -367,6 +427,10 @@ class Player:
 def _envelope(envelope: Envelope) -> str:
     sender, to, message = envelope
     return f"{sender.name}->{to.name} {in_words(message)}"
+
+
+def _chunk(chunk: ChunkState) -> str:
+    return f"{chunk.flag.name.lower()} {chunk.number}"
 
 
 def _span(first: int, last: int, term: int) -> str:
@@ -415,6 +479,27 @@ def in_words(message: Message) -> str:
             return f"TransferLeadership to {message.target.name}"
         case TimeoutNow():
             return f"TimeoutNow of {message.leader_id.name}"
+        case JoinMember():
+            return f"JoinMember {message.member.name} as {message.membership}"
+        case LeaveMember():
+            return f"LeaveMember {message.member.name}"
+        case DeleteCluster() | ForceMemberChange():
+            return kind
+        case InstallSnapshotRpc():
+            what = f"up to {message.meta.position.index}.{message.meta.position.term}"
+            leader = f"{message.leader_id.name} in term {message.term}"
+            return f"{kind} of {leader}: {what}, {_chunk(message.chunk)}"
+        case InstallSnapshotResult():
+            return f"{kind} of {message.sender.name} in term {message.term}: {_chunk(message.chunk)}"
+        case InfoRpc():
+            return f"{kind} of {message.sender.name} in term {message.term}: {' '.join(message.keys)}"
+        case InfoReply():
+            told = " ".join(f"{key}={value}" for key, value in message.info.items()) or "nothing"
+            return f"{kind} of {message.sender.name} in term {message.term}: {told}"
+        case NodeStatus():
+            return f"NodeStatus {message.node} {'up' if message.up else 'down'}"
+        case SnapshotWritten():
+            return f"SnapshotWritten {message.position.index}.{message.position.term}"
         case Queries():
             return f"Queries: {len(message.payloads)}, {'consistent' if message.consistent else 'local'}"
         case _:
@@ -452,6 +537,16 @@ def effect_in_words(effect: Effect) -> str:
             return "stops its election timer"
         case StartQuorumTimeout():
             return "awaits signs of a majority"
+        case SendSnapshot():
+            return f"begins to send {effect.to.name} its snapshot"
+        case Unresolved():
+            return f"does not know about {_numbers(effect.first_correlation, effect.count)}"
+        case StopServer():
+            return f"stops: {effect.reason.value}"
+        case MembersGone():
+            return f"says that {' '.join(i.name for i, _ in effect.members)} may stop"
+        case StartReceiveTimeout() | SnapshotAcked() | ReleaseCursor():
+            return ""
         case RecordLeaderMsg() | AppliedTo() | AuxEval() | NextEvent():
             return ""
         case _:
