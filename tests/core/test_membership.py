@@ -232,6 +232,18 @@ def test_the_last_voter_cannot_leave() -> None:
     assert "last_voter" in cluster.refusals()
 
 
+@pytest.mark.parametrize("membership", [Membership.NON_VOTER, Membership.PROMOTABLE])
+def test_the_last_voter_keeps_its_vote(membership: Membership) -> None:
+    """MEMB-05, MEMB-12: without a voter nobody could ever lead again; found on a random schedule."""
+    cluster = led("a")
+    cluster.add("b")
+    cluster.join("a", "b", Membership.NON_VOTER)
+    cluster.settle()
+    cluster.join("a", "a", membership)
+    assert cluster.refusals() == ["last_voter"]
+    assert cluster.server("a").membership is Membership.VOTER
+
+
 @pytest.mark.parametrize("mode", [ReplyMode.AWAIT_CONSENSUS, ReplyMode.AFTER_LOG_APPEND, ReplyMode.NOREPLY])
 def test_a_change_answers_as_it_was_asked_to(mode: ReplyMode) -> None:
     """L-7, L-8: the reply modes of commands; a refused one that wants no reply gets none."""

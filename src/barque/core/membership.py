@@ -109,8 +109,6 @@ def on_leave(server: Server, leave: LeaveMember) -> Transition:
     if leave.member not in server.cluster:
         return _refuse(server, _asker(leave), Rejection.UNKNOWN_MEMBER)
     rest = [record for record in records_of(server.cluster) if record.id != leave.member]
-    if not any(record.membership is Membership.VOTER for record in rest):
-        return _refuse(server, _asker(leave), Rejection.LAST_VOTER)  # that would be a deletion; say so
     return _change(server, _asker(leave), rest)
 
 
@@ -120,7 +118,9 @@ def on_delete_cluster(server: Server, delete: DeleteCluster) -> Transition:
 
 
 def _change(server: Server, asker: _Asker, records: list[MemberRecord]) -> Transition:
-    """MEMB-02: append the whole new configuration, and go by it at once."""
+    """MEMB-02: append the whole new configuration, and go by it at once; one in which somebody votes."""
+    if not any(record.membership is Membership.VOTER for record in records):
+        return _refuse(server, asker, Rejection.LAST_VOTER)  # that would be a deletion; say so
     records = sorted(records, key=lambda r: r.id)
     return _append(server, asker, EntryKind.CLUSTER_CHANGE, encode_cluster(records), records)
 
