@@ -57,16 +57,7 @@ def test_version_tells_what_must_match() -> None:
         "uvloop",
         "hiredis",
     } == facts.keys()
-    assert facts["wire_protocol"] == 1
-
-
-@pytest.mark.parametrize("verb", [("member", "add"), ("recover", "force-shrink")])
-def test_verbs_of_later_releases_say_so(verb: tuple[str, ...]) -> None:
-    """They exit with 1 and pretend nothing, whatever else is given."""
-    done = run_barque(*verb, "anything", "--really")
-    assert done.returncode == 1
-    assert "not built in this release" in done.stderr
-    assert done.stdout == ""
+    assert facts["wire_protocol"] == 2
 
 
 def test_help_lists_all_verbs() -> None:

@@ -398,6 +398,41 @@ def test_a_leader_that_gave_up_its_vote_hands_over() -> None:
     assert RaftState.LEADER in (cluster.server("b").raft_state, cluster.server("c").raft_state)
 
 
+def test_a_leader_that_gave_up_its_vote_asks_again_until_somebody_leads() -> None:
+    """MEMB-13: the others take it for their leader and would wait for ever; found on a random schedule."""
+    cluster = led("a", "b", "c")
+    cluster.join("a", "a", Membership.NON_VOTER)
+    cluster["a"].sync()
+    cluster.deliver(only=AppendEntriesRpc)
+    cluster["b"].sync()
+    cluster.deliver(only=AppendEntriesReply)
+    assert cluster.server("a").raft_state is RaftState.AWAIT_CONDITION
+    cluster.network.clear()  # the question is lost
+    cluster["a"].expire()
+    cluster["a"].handle(Tick(0))
+    cluster.settle()
+    assert cluster.server("a").raft_state is RaftState.FOLLOWER
+
+
+def test_a_voter_that_does_not_know_it_yet_gives_its_vote() -> None:
+    """F-6, F-7, §4.1: the candidate's configuration is newer; without this vote nobody could lead any more.
+
+    Ra's members without a vote are silent. Found on random schedules.
+    """
+    cluster = led("a", "b")
+    cluster.add("c", membership=Membership.NON_VOTER)
+    cluster.join("a", "c")
+    cluster["a"].sync()
+    cluster["b"].crash()
+    cluster["a"].restart()
+    cluster.network.clear()
+    assert cluster.server("c").membership is Membership.NON_VOTER
+    cluster["a"].handle(ElectionTimeout())
+    cluster.settle("a", "c")
+    assert cluster.server("a").raft_state is RaftState.LEADER
+    assert cluster.server("c").membership is Membership.VOTER
+
+
 def test_the_members_that_are_gone_are_named() -> None:
     """MEMB-12: once the removal is committed, whoever runs that server may stop it."""
     cluster = led("a", "b", "c")

@@ -1,5 +1,6 @@
 """Random schedules on three and five members: messages lost, repeated and reordered, disks that lag,
-crashes, partitions, failing logs. What must never happen is checked after every step by the cluster's
+crashes, partitions, failing logs, members that come and go, wiped disks, snapshots. What must never
+happen is checked after every step by the cluster's
 `Witness` and by the histories kept here; then everything heals, and somebody must lead.
 
 One seed decides everything and is part of the test's name: `pytest -k "seed-17"` runs it again.
@@ -18,15 +19,20 @@ from barque.core.entries import decode_head
 from barque.core.messages import (
     ElectionTimeout,
     NodeStatus,
+    ReceiveSnapshotTimeout,
+    SenderOutcome,
     ServerDown,
+    SnapshotRetryTimeout,
+    SnapshotSenderDown,
     Tick,
     WalFailed,
     WalUp,
 )
 from barque.core.server import RaftState
+from barque.machine.effects import ReleaseCursor
 from barque.machine.machine import Builtin, CommandMeta, Machine, Result
 from barque.testing.core_cluster import CoreCluster, Member
-from barque.types import ReplyMode
+from barque.types import Membership, ReplyMode
 
 SEEDS = int(os.environ.get("BARQUE_SEEDS", "300"))
 STEPS = int(os.environ.get("BARQUE_STEPS", "1500"))
@@ -34,7 +40,10 @@ ACKED = (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY)
 
 
 class Journal(Machine[list[Any]]):
-    """Keeps what it was told; replies with the position."""
+    """Keeps what it was told; replies with the position. May ask for a snapshot every so often."""
+
+    def __init__(self, snapshot_every: int = 0) -> None:
+        self.snapshot_every = snapshot_every
 
     def init(self, args: dict[str, Any]) -> list[Any]:
         """Nothing yet."""
@@ -44,6 +53,8 @@ class Journal(Machine[list[Any]]):
         """Write it down."""
         if not isinstance(command, Builtin):
             state.append(command)
+            if self.snapshot_every and len(state) % self.snapshot_every == 0:
+                return state, len(state), [ReleaseCursor(meta.index, list(state))]
         return state, len(state)
 
     def query(self, query: Any, state: list[Any]) -> list[Any]:
@@ -64,7 +75,7 @@ class Walk:
         }
         self.cluster = CoreCluster(
             *names,
-            machine=Journal(),
+            machine=Journal(rng.choice([0, 0, 3, 10])),
             settings=settings,
             hold_meta=rng.random() < 0.5,
             defer_flush=rng.random() < 0.5,
@@ -113,7 +124,17 @@ class Walk:
                 "hear": rng.choice([1, 4]),
                 "command": 10,
             }
+        self.chunk_bytes = rng.choice([100, 1 << 20])
+        for member in self.cluster.members.values():
+            member.log.snapshots.chunk_bytes = self.chunk_bytes
         self.fifo = rng.random() < 0.3
+        self.weights |= {"sender": 1, "retry": 1, "receive_timeout": 0.3}
+        self.wiped: str | None = None  # came back without its data, and is no voter again yet
+        if rng.random() < 0.5:
+            self.weights |= {"join": 6, "leave": rng.choice([0, 3]), "wipe": rng.choice([0, 1])}
+            if rng.random() < 0.7:  # mild: changes need a leader that stays
+                self.weights |= {"coup": 0.1, "election": 0.1, "expire": 1, "heal": 2, "deliver": 120}
+                self.weights |= {"drop": rng.choice([0, 1]), "replay": rng.choice([0, 1]), "sync": 20}
 
     # --- one step --------------------------------------------------------------------------
 
@@ -252,6 +273,77 @@ class Walk:
     def do_remember(self, member: Member) -> None:
         member.remember_applied()
 
+    # --- members and snapshots -------------------------------------------------------------
+
+    def leader(self) -> Member | None:
+        """The newest leader, if one may change the cluster."""
+        able = [
+            m
+            for m in self.cluster.members.values()
+            if m.server.raft_state is RaftState.LEADER and m.server.cluster_change_permitted
+        ]
+        return max(able, key=lambda m: m.server.current_term, default=None)
+
+    def do_join(self, _member: Member) -> None:
+        """Add somebody, or change what one may do; a wiped one is told apart by its uid."""
+        leader = self.leader()
+        if leader is None:
+            return
+        name = self.random.choice("abcdefg"[: len(self.cluster.ids) + 2])
+        if name not in self.cluster.members:
+            self.cluster.add(name).log.snapshots.chunk_bytes = self.chunk_bytes
+        if self.cluster[name].stopped is not None:
+            self.cluster[name].start()
+        if self.wiped is not None:
+            name, membership = self.wiped, Membership.PROMOTABLE
+        else:
+            membership = self.random.choice([Membership.VOTER, Membership.VOTER, *Membership])
+        self.cluster.join(leader.id.name, name, membership)
+
+    def do_leave(self, _member: Member) -> None:
+        leader = self.leader()
+        if leader is not None and self.wiped is None and len(leader.server.cluster) > 2:
+            self.cluster.leave(leader.id.name, self.random.choice(list(leader.server.cluster)).name)
+
+    def do_wipe(self, _member: Member) -> None:
+        """Only one at a time, and only while the others are a majority without it."""
+        leader = self.leader()
+        if leader is None or self.wiped is not None:
+            return
+        voters = [m.name for m, peer in leader.server.cluster.items() if peer.voter]
+        name = self.random.choice(voters)
+        if len(voters) >= 3 and name != leader.id.name and self.cluster[name].up:
+            self.wiped = name
+            self.values += 1
+            self.cluster[name].wipe(f"uid_{name}_{self.values}")
+            self.cluster[name].log.snapshots.chunk_bytes = self.chunk_bytes
+
+    def readmit(self) -> None:
+        """Look whether the wiped member is a voter again, and ask for that if it is not."""
+        leader = self.leader()
+        if self.wiped is None or leader is None:
+            return
+        member = self.cluster[self.wiped]
+        peer = leader.server.cluster.get(member.id)
+        if peer is not None and peer.voter and peer.uid == member.log.uid:
+            self.wiped = None
+        else:
+            self.do_join(leader)
+
+    def do_sender(self, member: Member) -> None:
+        if member.server.raft_state is RaftState.LEADER and member.senders:
+            other = self.random.choice(list(member.senders))
+            member.handle(SnapshotSenderDown(other, self.random.choice(list(SenderOutcome))))
+
+    def do_retry(self, member: Member) -> None:
+        retries, member.retries = member.retries, {}
+        for other in retries:
+            member.handle(SnapshotRetryTimeout(other))
+
+    def do_receive_timeout(self, member: Member) -> None:
+        if member.server.raft_state is RaftState.RECEIVE_SNAPSHOT:
+            member.handle(ReceiveSnapshotTimeout())
+
     # --- what clients see ------------------------------------------------------------------
 
     def read_answers(self) -> None:
@@ -306,7 +398,7 @@ class Walk:
             self.do_wal_up(member)
         if not any(member.log.entries for member in cluster.members.values()):
             self.elect_first()
-        for _ in range(400):
+        for rounds in range(400):
             for _ in range(30):
                 for member in cluster.members.values():
                     member.sync_meta()
@@ -317,10 +409,20 @@ class Walk:
             for member in cluster.members.values():
                 if member.server.raft_state is RaftState.LEADER:
                     member.handle(Tick(0))
+                    for other in list(member.senders):
+                        member.handle(NodeStatus(other.node, up=True))
+                        if rounds % 4 == 3:
+                            member.handle(SnapshotSenderDown(other, SenderOutcome.FAILED))
+                    self.do_retry(member)
+                elif rounds % 8 == 7:
+                    self.do_receive_timeout(member)
+                if member.stopped is not None and self.is_wanted(member):
+                    member.start()
+            self.readmit()
             self.read_answers()
             leaders = [m for m in cluster.members.values() if m.server.raft_state is RaftState.LEADER]
             newest = max(leaders, key=lambda m: m.server.current_term, default=None)
-            if newest is not None and self.in_step(newest):
+            if newest is not None and self.wiped is None and self.in_step(newest):
                 self.last_words(newest)
                 return
             if newest is not None and self.random.random() < 0.7:
@@ -334,9 +436,17 @@ class Walk:
         ]
         raise AssertionError(f"no progress after healing: {states}")
 
+    def is_wanted(self, member: Member) -> bool:
+        """Whether a leader takes this one for a member, though it has stopped."""
+        return any(
+            member.id in other.server.cluster
+            for other in self.cluster.members.values()
+            if other.server.raft_state is RaftState.LEADER
+        )
+
     def in_step(self, leader: Member) -> bool:
         """Whether everybody has applied what this leader has, and it answers."""
-        servers = [member.server for member in self.cluster.members.values()]
+        servers = [self.cluster[i.name].server for i in leader.server.cluster]
         return leader.server.cluster_change_permitted and all(
             (s.current_term, s.last_applied) == (leader.server.current_term, leader.log.next_index() - 1)
             and s.raft_state in (RaftState.LEADER, RaftState.FOLLOWER)

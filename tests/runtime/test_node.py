@@ -153,7 +153,9 @@ async def test_bad_requests_are_refused_with_the_cause(tmp_path: Path) -> None:
             await client.start_cluster("sum", "adder")
         with pytest.raises(UnknownCluster):
             await client.members("nosuch")
-        with pytest.raises(NotAvailableYet, match="membership changes"):
+        with pytest.raises(NotAvailableYet, match="snapshots"):
+            await client.call("snapshot", {})
+        with pytest.raises(barque.InvalidCommand, match="bad arguments"):
             await client.call("member_add", {})
         with pytest.raises(barque.InvalidCommand, match="unknown verb"):
             await client.call("nonsense", {})

@@ -1,4 +1,4 @@
-"""`barque cluster`: list them, form one."""
+"""`barque cluster`: list them, form one, delete one."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from barque.cli.status import fetch_status
 
 @click.group()
 def cluster() -> None:
-    """List clusters, or form one."""
+    """List clusters, form one, or delete one."""
 
 
 @cluster.command(name="list")
@@ -55,3 +55,17 @@ def create(reach: Reach, name: str, machine: str, members: str | None) -> int:
     for node, why in answer["not_started"].items():
         click.echo(f"not started on {node}: {why}", err=True)
     return FAILED if answer["not_started"] else OK
+
+
+@cluster.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@reach_options
+def delete(reach: Reach, name: str, yes: bool) -> None:
+    """Delete the cluster NAME and all its data, on all members."""
+    if not yes:
+        click.confirm(f"Delete {name!r} and all its data, for good?", abort=True)
+    done = run_with_client(reach, lambda client: client.delete_cluster(name))
+    click.echo(f"{name!r} is deleted")
+    if done["away"]:
+        click.echo(f"out of reach, and deleted when they come back: {', '.join(done['away'])}")

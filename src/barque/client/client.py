@@ -11,7 +11,7 @@ from barque.client.outcomes import Batch, Notification, Notifications
 from barque.client.routing import Connect, Router
 from barque.errors import InvalidCommand, Stopped
 from barque.transport.client_link import ClientLink
-from barque.types import Index, IndexTerm, ReplyMode, ServerId, Term
+from barque.types import Index, IndexTerm, Membership, ReplyMode, ServerId, Term
 
 _encode = msgspec.msgpack.encode
 
@@ -243,6 +243,92 @@ class Client:
         """
         request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": dict(arguments or {})}
         return await self._call("start_cluster", request, timeout_s)
+
+    # --- members (§4) ------------------------------------------------------------------
+
+    async def members_info(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """The members as their leader sees them: `{cluster, leader, term, members: [{server, …}]}`.
+
+        Raises `NoLeader` if nobody leads; see `status` for what each node knows then.
+        """
+        return await self._call("member_list", {"cluster": cluster}, timeout_s)
+
+    async def add_member(
+        self,
+        cluster: str,
+        node: str,
+        *,
+        membership: Membership = Membership.VOTER,
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Start a new server on `node` and add it (MEMB-05, MEMB-07, MEMB-14).
+
+        It receives the log first and votes when it has caught up. Returns `{member, uid, membership}`;
+        `membership` is `promotable` if it has not caught up in time: it becomes a voter by itself.
+        `Membership.NON_VOTER` never votes. Raises `AlreadyMember`, `ConfigurationError` for an unknown
+        node, `ChangeNotPermitted` while another change is under way, `NoLeader`, or `OutcomeUnknown`.
+        """
+        arguments = {"cluster": cluster, "node": node, "membership": str(membership)}
+        return await self._call("member_add", arguments, timeout_s)
+
+    async def remove_member(
+        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Remove a server (or the one on that node) and its data (MEMB-12, MEMB-13).
+
+        Returns `{member, told}`: one whose node is out of reach is told when it comes back. Raises
+        `UnknownMember`, `ChangeNotPermitted` (also for the last voter), `NoLeader`, or `OutcomeUnknown`.
+        """
+        return await self._call("member_remove", {"cluster": cluster, "member": str(member)}, timeout_s)
+
+    async def promote_member(
+        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Let a non-voter, or one that still catches up, vote now. Raises as `remove_member`."""
+        return await self._call("member_promote", {"cluster": cluster, "member": str(member)}, timeout_s)
+
+    async def replace_member(
+        self,
+        cluster: str,
+        member: ServerId | str,
+        *,
+        node: str | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Remove a member that is lost, and add a new one on `node` (default: the same).
+
+        Two changes, one after the other; if the second fails the first stands, and `add_member`
+        goes on from there. Raises what both raise.
+        """
+        arguments = {"cluster": cluster, "member": str(member), "node": node}
+        return await self._call("member_replace", arguments, timeout_s)
+
+    async def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Delete a cluster and its data on all members, by consensus (LIFE-06).
+
+        Returns `{cluster, members, away}`: members that were `away` delete themselves when they come
+        back. Raises `NoLeader`, or `OutcomeUnknown`.
+        """
+        return await self._call("cluster_delete", {"cluster": cluster}, timeout_s)
+
+    async def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Make the member on the *connected* node the whole cluster (MEMB-15): the quorum is lost for good.
+
+        What only the lost members had is lost, and they must never run again with their old data. Connect
+        to that node alone. Returns `{member, lost, term}`. Raises `UnknownCluster`, `WalDown`, `NoLeader`.
+        """
+        return await self._call("force_shrink", {"cluster": cluster}, timeout_s)
+
+    async def aux_command(
+        self, cluster: str, command: Any, *, consistent: bool = False, timeout_s: float | None = None
+    ) -> Any:
+        """A command for the aux machine of the member on the asked node (AUX-02).
+
+        `consistent` asks the leader's instead, once it has proved that it leads (QRY-05). Raises
+        `InvalidCommand` if the machine has none, or with what it raised.
+        """
+        arguments = {"cluster": cluster, "command": command, "consistent": consistent}
+        return await self.call("aux_command", arguments, timeout_s=timeout_s)
 
     async def call(
         self, verb: str, arguments: dict[str, Any] | None = None, *, timeout_s: float | None = None

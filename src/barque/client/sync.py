@@ -8,7 +8,7 @@ from typing import Any
 from barque.client.client import Client as AsyncClient
 from barque.client.outcomes import Notification
 from barque.errors import Stopped
-from barque.types import IndexTerm, ServerId
+from barque.types import IndexTerm, Membership, ServerId
 
 
 class Client:
@@ -159,3 +159,63 @@ class Client:
             )
         )
         return answer
+
+    def members_info(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """See `barque.Client.members_info`."""
+        answer: dict[str, Any] = self._run(self._client.members_info(cluster, timeout_s=timeout_s))
+        return answer
+
+    def add_member(
+        self,
+        cluster: str,
+        node: str,
+        *,
+        membership: Membership = Membership.VOTER,
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        """See `barque.Client.add_member`."""
+        answer: dict[str, Any] = self._run(
+            self._client.add_member(cluster, node, membership=membership, timeout_s=timeout_s)
+        )
+        return answer
+
+    def remove_member(
+        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """See `barque.Client.remove_member`."""
+        answer: dict[str, Any] = self._run(self._client.remove_member(cluster, member, timeout_s=timeout_s))
+        return answer
+
+    def promote_member(
+        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """See `barque.Client.promote_member`."""
+        answer: dict[str, Any] = self._run(self._client.promote_member(cluster, member, timeout_s=timeout_s))
+        return answer
+
+    def replace_member(
+        self, cluster: str, member: ServerId | str, *, node: str | None = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """See `barque.Client.replace_member`."""
+        answer: dict[str, Any] = self._run(
+            self._client.replace_member(cluster, member, node=node, timeout_s=timeout_s)
+        )
+        return answer
+
+    def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """See `barque.Client.delete_cluster`."""
+        answer: dict[str, Any] = self._run(self._client.delete_cluster(cluster, timeout_s=timeout_s))
+        return answer
+
+    def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """See `barque.Client.force_shrink`."""
+        answer: dict[str, Any] = self._run(self._client.force_shrink(cluster, timeout_s=timeout_s))
+        return answer
+
+    def aux_command(
+        self, cluster: str, command: Any, *, consistent: bool = False, timeout_s: float | None = None
+    ) -> Any:
+        """See `barque.Client.aux_command`."""
+        return self._run(
+            self._client.aux_command(cluster, command, consistent=consistent, timeout_s=timeout_s)
+        )

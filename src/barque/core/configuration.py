@@ -78,11 +78,11 @@ def _was_named(server: Server, record: MemberRecord) -> bool:
 
 
 def recognises(server: Server, sender: ServerId, uid: Uid) -> bool:
-    """Whether this uid may *answer* for this address: false only if the cluster knows another (MEMB-10).
+    """Whether this uid may speak for this address: false only if the cluster knows another (MEMB-10).
 
-    Votes and acknowledgements are what makes majorities, so they need it. What a leader or a
-    candidate asks does not: our configuration may be older than the one that made it a member,
-    and it has shown what it is by its votes, or must by its log.
+    Asked of whatever makes majorities: votes, acknowledgements, and candidates, for a member that lost
+    its data would find others with as little as it has. Not of a leader's messages: it is elected, and
+    our configuration may be older than the one that made it a member.
     """
     peer = server.cluster.get(sender)
     return peer is None or peer.uid is None or peer.uid == uid

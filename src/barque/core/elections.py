@@ -52,7 +52,7 @@ def _ask(server: Server, members: list[tuple[ServerId, Peer]]) -> Effect:
         rpc = PreVoteRpc(PROTOCOL_VERSION, version, term, token, server.id, last.index, last.term)
     else:
         rpc = RequestVoteRpc(server.current_term, server.id, last.index, last.term)
-    return SendVoteRequests(tuple((member, rpc) for member, _ in members))
+    return SendVoteRequests(tuple((member, rpc) for member, peer in members if peer.voter))
 
 
 def on_node_up(server: Server, node: str) -> Transition:
@@ -60,7 +60,7 @@ def on_node_up(server: Server, node: str) -> Transition:
 
     Votes are counted by voter, so an answer to both questions counts once.
     """
-    there = [(member, peer) for member, peer in server.peers() if member.node == node]
+    there = [(member, peer) for member, peer in server.peers() if member.node == node and peer.voter]
     return server.stay(*([_ask(server, there)] if there else []))
 
 
@@ -75,9 +75,11 @@ def on_election_timeout(server: Server) -> Transition:
 
 
 def on_request_vote(server: Server, rpc: RequestVoteRpc) -> Transition:
-    """Figure 2, RequestVote receiver (§3.4, §3.6.1); F-7 to F-10."""
-    if not server.is_voter(server.id):
-        return server.stay()  # F-7: who has no vote does not answer
+    """Figure 2, RequestVote receiver (§3.4, §3.6.1); F-7 to F-10.
+
+    Who has no vote by its own configuration answers too (§4.1; Ra's F-7 is silence): the
+    candidate's may be newer, and its majority may need us. It counts whom it takes for a voter.
+    """
     if rpc.term < server.current_term:
         return server.stay(vote_result(server, rpc, granted=False))
     effects = server.adopt_term(rpc.term)
@@ -109,11 +111,9 @@ def on_pre_vote(server: Server, rpc: PreVoteRpc) -> Transition:
     """Ra's `process_pre_vote` (§5); F-6, C-11, P-8, S-12, W-2. Binds us to nothing but the term."""
     if rpc.term < server.current_term:
         return server.stay(_pre_vote_result(server, rpc, granted=False))
-    if server.raft_state is RaftState.FOLLOWER and not server.is_voter(server.id):
-        return server.stay()  # ELEC-21
     effects = server.adopt_term(rpc.term)
     if not server.is_up_to_date(rpc.last_log_index, rpc.last_log_term):
-        if server.raft_state is RaftState.FOLLOWER:
+        if server.raft_state is RaftState.FOLLOWER and server.is_voter(server.id):
             # ELEC-07: silence, and a candidacy of our own, since our log is the better one.
             return server.stay(*effects, StartElectionTimeout())
         return server.stay(*effects, _pre_vote_result(server, rpc, granted=False))

@@ -110,8 +110,11 @@ def decode_head(body: bytes) -> BodyHead:
 
 
 def kind_of(body: bytes) -> EntryKind:
-    """What the entries of a body are, without decoding anything else."""
-    return EntryKind(body[0])
+    """What the entries of a body are, without decoding anything else. Raises `ProtocolError`."""
+    try:
+        return EntryKind(body[0])
+    except ValueError as error:
+        raise ProtocolError(f"malformed entry batch: {error}") from error
 
 
 _decode_cluster = msgspec.msgpack.Decoder(tuple[MemberRecord, ...]).decode

@@ -16,6 +16,7 @@ from barque.core.commands import (
 from barque.core.elections import refuse_vote, yield_to, yield_to_member
 from barque.core.heartbeats import heartbeat_reply
 from barque.core.membership import (
+    leave_if_removed,
     name_members,
     on_delete_cluster,
     on_join,
@@ -123,7 +124,7 @@ def _on_tick(server: Server, tick: m.Tick) -> Transition:
     effects += name_members(server)
     effects += take_callback_effects(server.machine.tick(tick.now_ms, server.machine_state))
     effects += cast_aux(server, "tick")
-    return server.stay(*effects)
+    return leave_if_removed(server, effects)
 
 
 def _on_aux(server: Server, command: m.AuxCommand) -> Transition:

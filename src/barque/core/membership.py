@@ -10,6 +10,7 @@ other data is nobody.
 from typing import NamedTuple
 
 from barque.core.commands import answer_append, append_entry, best_successor, take_wal_down
+from barque.core.conditions import TransferDone
 from barque.core.configuration import take_up
 from barque.core.effects import (
     Applied,
@@ -18,6 +19,7 @@ from barque.core.effects import (
     Rejected,
     Rejection,
     SendRpc,
+    StartConditionTimeout,
     StopReason,
     StopServer,
 )
@@ -28,6 +30,7 @@ from barque.core.log_contract import WalDown
 from barque.core.messages import DeleteCluster, JoinMember, LeaveMember, TimeoutNow
 from barque.core.peers import Peer, PeerStatus, records_of
 from barque.core.replication import pipelined_rpcs
+from barque.core.roles import WaitingRole
 from barque.core.server import RaftState, Server, Transition
 from barque.types import (
     NOBODY,
@@ -222,8 +225,10 @@ def leave_if_removed(server: Server, effects: list[Effect]) -> Transition:
         rpcs.append(SendRpc(successor, TimeoutNow(server.id)))
     own = server.cluster.get(server.id)
     if own is not None and own.uid in (None, server.cfg.uid):
-        server.leader_id = None
-        return Transition(RaftState.FOLLOWER, [*effects, *rpcs, *server.become_follower()])
+        # Until somebody is heard to lead it is asked again and again: the others take us for their leader.
+        server.role = WaitingRole(TransferDone(), timeout_to=RaftState.LEADER, resume=server.leader_role())
+        timeout = StartConditionTimeout(server.cfg.wal_down_timeout_ms)
+        return Transition(RaftState.AWAIT_CONDITION, [*effects, *rpcs, timeout])
     refused = server.become_follower()
     return Transition(RaftState.STOP, [*effects, *rpcs, *refused, StopServer(StopReason.REMOVED)])
 

@@ -126,6 +126,8 @@ class Wal:
         if stream is None:
             self._streams[uid] = _Stream(uid, last)
         else:
+            if stream.last > last:
+                stream.overwrite(last + 1)  # what is queued beyond it will be submitted again
             stream.last = last
             stream.gap_reported = False
 

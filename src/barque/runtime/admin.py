@@ -4,10 +4,8 @@ Every verb has a deadline and works against any live node; those that need anoth
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from barque.core.commands import best_successor
 from barque.core.messages import ElectionTimeout, TransferLeadership
@@ -21,25 +19,16 @@ from barque.errors import (
     NotLeader,
     UnknownCluster,
 )
-from barque.runtime.calls import error_named
+from barque.runtime.admin_members import MemberAdmin
 from barque.runtime.directory import configured_cluster_id, new_cluster_id, new_uid
-from barque.runtime.ranges import Range
 from barque.runtime.reporting import cluster_overview, local_report, merge_reports
-from barque.transport.wire import ClientAnswer, ClientFailed, ClientReplies
-from barque.types import ServerId, Uid
+from barque.types import ClientRef, ServerId, Uid
 
 if TYPE_CHECKING:
     from barque.runtime.node import Node
 
 _ASK_S = 2.0
-_LATER = {
-    "member_add": "membership changes",
-    "member_remove": "membership changes",
-    "member_promote": "membership changes",
-    "cluster_delete": "the deletion of clusters",
-    "force_shrink": "the recovery from a lost quorum",
-    "snapshot": "snapshots",
-}
+_LATER = {"snapshot": "snapshots"}
 
 
 class Admin:
@@ -60,6 +49,8 @@ class Admin:
             "start_server": self.start_server,
             "trigger_election": self.trigger_election,
         }
+        self._members = MemberAdmin(node, self._ask_at)
+        self._verbs.update(self._members.verbs)
 
     async def handle(self, verb: str, arguments: dict[str, Any]) -> Any:
         """Serve one request. Raises `BarqueError`s; their text is for the person who asked."""
@@ -158,23 +149,10 @@ class Admin:
         return await self._transfer_here(leader, target, int(arguments.get("timeout_ms", 5_000)) / 1000)
 
     async def _transfer_here(self, leader: ServerId, target: ServerId, timeout_s: float) -> Any:
-        node = self._node
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        def transfer(origin: ClientRef, correlation: int) -> TransferLeadership:
+            return TransferLeadership(origin, correlation, target)
 
-        def deliver(answers: list[ClientAnswer]) -> None:
-            for answer in answers:
-                if future.done():
-                    return
-                if isinstance(answer, ClientReplies):
-                    future.set_result(msgspec.msgpack.decode(answer.replies)[0])
-                elif isinstance(answer, ClientFailed):
-                    future.set_exception(error_named(answer.error, answer.text))
-
-        session = node.front.session(deliver)
-        correlation = node.front.expect(Range(session, 0, 1, payloads=(b"",)), leader, timeout_s)
-        node.send_to_server(leader, TransferLeadership(node.front.me, correlation, target))
-        node.wake()
-        return await future
+        return await self._members.ask_server(leader, transfer, timeout_s)
 
     async def hand_over(self, timeout_s: float) -> None:
         """Before a stop: give every leadership that another member can take at once to it."""
@@ -222,17 +200,31 @@ class Admin:
         [name] = [m.name for m in members if m.node == self._node.name]
         node = self._node
         configured = configured_cluster_id(node.config.installation, cluster)
+        cluster_id = str(arguments.get("cluster_id") or configured)
+        uids = {str(member): Uid(str(uid)) for member, uid in (arguments.get("uids") or {}).items()}
+        self._discard_leftover(name, cluster_id, uids)
         node.system.create(
             name,
             cluster,
             str(arguments["machine"]),
             dict(arguments.get("arguments") or {}),
             members,
-            cluster_id=str(arguments.get("cluster_id") or configured),
-            uids={str(member): Uid(str(uid)) for member, uid in (arguments.get("uids") or {}).items()},
+            cluster_id=cluster_id,
+            uids=uids,
             membership=str(arguments.get("membership") or "voter"),
         )
         return "ok"
+
+    def _discard_leftover(self, name: str, cluster_id: str, uids: Mapping[str, Uid]) -> None:
+        """A server of the same cluster that is no member of it by what its leader says may go.
+
+        It was removed while it was away, or was started for a change that did not come about.
+        """
+        process = self._node.system.processes.get(name)
+        if process is None or process.identity[0] != cluster_id or not uids:
+            return
+        if process.identity[1] not in uids.values():
+            self._node.system.delete(process, "its cluster has another member here", whole_cluster=False)
 
     async def start_cluster(self, arguments: dict[str, Any]) -> Any:
         """Start a member on each node named, elect a leader, and wait for it (API-02).

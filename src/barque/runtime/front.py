@@ -304,7 +304,9 @@ class Front:
                 position += 1
                 continue
             part = min(entry.first + entry.count, first + count) - position
-            if reason in _ROUTABLE and part == entry.count:
+            route = entry.route
+            routed = route is not None and self._routes.get(route.cluster) is route  # not by `expect`
+            if reason in _ROUTABLE and part == entry.count and routed:
                 self._withdraw(entry)
                 assert entry.route is not None
                 self._redirect(entry.route, reason, leader)

@@ -76,6 +76,17 @@ SENDERS: dict[type, Callable[[Any], ServerId]] = {
     ServerDown: attrgetter("server"),
 }
 """Which server each of Raft's messages says it comes from. The others come from fronts."""
+_COUNTED = (
+    AppendEntriesReply,
+    HeartbeatReply,
+    InstallSnapshotResult,
+    RequestVoteResult,
+    PreVoteResult,
+    InfoReply,
+    RequestVoteRpc,
+    PreVoteRpc,
+)
+"""What makes majorities, or tells who somebody is."""
 _GONE_INTERVAL_S = 1.0
 _REMEMBERED_MAX = 1_024
 
@@ -136,7 +147,7 @@ class Inbox:
             return False
         if not uid or not recognises(server, sender, uid):
             self._on_stranger(process, sender, uid)
-            return False
+            return bool(uid) and not isinstance(message, _COUNTED)
         if process.strangers and sender in process.strangers:
             del process.strangers[sender]  # the member itself is back, or this one has taken its place
         return True

@@ -21,7 +21,7 @@ from barque.transport.wire import (
     LeaderIs,
     NodeMessage,
 )
-from barque.types import ClientRef, ServerId
+from barque.types import ClientRef, ServerId, Uid
 
 if TYPE_CHECKING:
     from barque.runtime.node import Node
@@ -137,10 +137,13 @@ class NodeOutlets:
 
     def members_gone(self, process: ServerProcess, effect: MembersGone) -> None:
         """A member that was removed may not have heard of it: nobody sends it entries any more."""
-        cluster_id, _ = process.identity
         for member, uid in effect.members:
             if uid is not None and member != process.server.id:
-                self._node.inbox.tell_gone(member.node, Gone(cluster_id, uid))
+                self.tell_removed(process, member, uid)
+
+    def tell_removed(self, process: ServerProcess, member: ServerId, uid: Uid) -> None:
+        """Let a node forget a server that is no member of this leader's cluster."""
+        self._node.inbox.tell_gone(member.node, Gone(process.identity[0], uid))
 
     def server_stopped(self, process: ServerProcess) -> None:
         """Tell the other members at once, so that they need not wait for a timeout."""

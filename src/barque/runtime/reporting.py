@@ -22,6 +22,7 @@ def member_status(process: ServerProcess) -> dict[str, Any]:
         "node": server.id.node,
         "role": process.state,
         "voter": server.is_voter(server.id),
+        "membership": str(server.membership),
         "leader": str(server.leader_id) if server.leader_id else None,
         "current_term": server.current_term,
         "commit_index": server.commit_index,
@@ -30,6 +31,8 @@ def member_status(process: ServerProcess) -> dict[str, Any]:
         "last_written_index": written.index,
         "snapshot_index": server.log.snapshot_index_term().index,
     }
+    if server.lost_quorum:
+        status["lost_quorum"] = "it led, heard from no majority of the voters, and stepped down"
     if process.strangers:
         status["stale_incarnations"] = [
             {"server": str(member), "uid": uid, "cure": cure_of(process, member)}

@@ -41,6 +41,8 @@ from barque.core.messages import (
     Message,
     QuorumTimeout,
     ReceiveSnapshotTimeout,
+    SenderOutcome,
+    SnapshotSenderDown,
 )
 from barque.core.release_cursor import make_checkpoint, update_release_cursor
 from barque.core.server import RaftState, Server, ServerConfig
@@ -189,7 +191,7 @@ class Member:
                 case StartReceiveTimeout():
                     self.receiving = True
                 case SendSnapshot() | SnapshotAcked() | StartSnapshotRetry() | CancelSnapshotRetry():
-                    self._perform_snapshot(effect)
+                    following += self._perform_snapshot(effect)
                 case StopServer():
                     self.stopped, self.up = effect.reason, False
                 case MembersGone():
@@ -206,20 +208,24 @@ class Member:
 
     def _perform_snapshot(
         self, effect: SendSnapshot | SnapshotAcked | StartSnapshotRetry | CancelSnapshotRetry
-    ) -> None:
+    ) -> list[Message]:
         match effect:
             case SendSnapshot():
                 sender = SnapshotSender(self.id, effect.term, effect.meta, self.log.snapshots)
                 self.senders[effect.to] = sender
                 self.cluster.send(self.id, effect.to, sender.first())
             case SnapshotAcked():
-                following = self.senders[effect.member].after(effect.chunk)
+                sender = self.senders[effect.member]
+                if not sender.is_current():  # SEND-06
+                    return [SnapshotSenderDown(effect.member, SenderOutcome.FAILED)]
+                following = sender.after(effect.chunk)
                 if following is not None:
                     self.cluster.send(self.id, effect.member, following)
             case StartSnapshotRetry():
                 self.retries[effect.member] = effect
             case CancelSnapshotRetry():
                 self.retries.pop(effect.member, None)
+        return []
 
     def _perform_machine(self, effect: MachineEffect) -> list[Message]:
         """What a machine asks for; what needs a world around it is only written down."""
@@ -297,6 +303,8 @@ class Member:
 
     def wipe(self, uid: str) -> None:
         """Come back under the same address, with another uid and nothing else."""
+        self.cluster.witness.lost.append(list(self.log.disk))
+        self.cluster.network = deque(e for e in self.cluster.network if self.id not in e[:2])
         self.log = MemoryLog(Uid(uid))
         self.term, self.voted_for, self.last_applied = Term(0), None, Index(0)
         self.start()

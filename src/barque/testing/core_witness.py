@@ -19,7 +19,7 @@ from barque.core.messages import (
 )
 from barque.core.server import RaftState, Server
 from barque.errors import InvariantViolation
-from barque.types import Index, ServerId, Term
+from barque.types import Index, ServerId, Term, Uid
 
 if TYPE_CHECKING:
     from barque.testing.core_cluster import CoreCluster
@@ -36,7 +36,8 @@ class Witness:
     def __init__(self, cluster: "CoreCluster") -> None:
         self._cluster = cluster
         self.leaders: dict[Term, ServerId] = {}
-        self.votes: dict[tuple[ServerId, Term], ServerId] = {}
+        self.votes: dict[tuple[ServerId, Uid, Term], ServerId] = {}
+        self.lost: list[list[EntryBatch]] = []  # the disks of members that came back without them
         self.committed: list[tuple[EntryBatch, Term]] = []  # and the term in which it was committed
 
     def look(self, member: "Member", before: invariants.Facts) -> None:
@@ -88,6 +89,7 @@ class Witness:
             disk = member.log.disk
             behind = index <= member.log.snapshot_index_term().index
             holders += behind or (index <= len(disk) and disk[index - 1].term == term)
+        holders += sum(index <= len(disk) and disk[index - 1].term == term for disk in self.lost)
         if holders < server.quorum():
             _violated(f"{server.id} commits {index}, which is on {holders} disks")
 
@@ -100,9 +102,9 @@ class Witness:
             _violated(f"{sender.id} speaks of term {term} and has stored {known}: {message}")
         match message:
             case RequestVoteRpc():
-                self._vote(sender.id, message.term, sender.id)
+                self._vote(sender, message.term, sender.id)
             case RequestVoteResult() if message.vote_granted:
-                self._vote(sender.id, message.term, to)
+                self._vote(sender, message.term, to)
             case _:
                 pass
 
@@ -121,10 +123,10 @@ class Witness:
                 ):
                     _violated(f"{member.id} claims what is not on its disk: {effect.message}")
 
-    def _vote(self, voter: ServerId, term: Term, candidate: ServerId) -> None:
-        first = self.votes.setdefault((voter, term), candidate)
+    def _vote(self, voter: "Member", term: Term, candidate: ServerId) -> None:
+        first = self.votes.setdefault((voter.id, voter.log.uid, term), candidate)
         if first != candidate:
-            _violated(f"{voter} voted for {first} and for {candidate} in term {term}")
+            _violated(f"{voter.id} voted for {first} and for {candidate} in term {term}")
 
     def check_logs(self) -> None:
         """Log Matching (§3.5): the same index and term mean the same entries up to there."""
@@ -132,16 +134,19 @@ class Witness:
         for number, one in enumerate(members):
             for other in members[number + 1 :]:
                 for logs in ((one.log.entries, other.log.entries), (one.log.disk, other.log.disk)):
-                    _check_matching(one.id, other.id, *logs)
+                    start = max(one.log.snapshot_index_term().index, other.log.snapshot_index_term().index)
+                    _check_matching(one.id, other.id, *logs, start)
 
 
-def _check_matching(one: ServerId, other: ServerId, ours: list[EntryBatch], theirs: list[EntryBatch]) -> None:
-    meeting = 0
-    for index in range(min(len(ours), len(theirs)), 0, -1):
+def _check_matching(
+    one: ServerId, other: ServerId, ours: list[EntryBatch], theirs: list[EntryBatch], start: int
+) -> None:
+    meeting = start
+    for index in range(min(len(ours), len(theirs)), start, -1):
         if ours[index - 1].term == theirs[index - 1].term:
             meeting = index
             break
-    if ours[:meeting] != theirs[:meeting]:
+    if ours[start:meeting] != theirs[start:meeting]:
         _violated(f"the logs of {one} and {other} meet at {meeting} and differ before")
 
 

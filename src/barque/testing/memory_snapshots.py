@@ -29,7 +29,7 @@ class MemorySnapshots:
 
     def __init__(self, log: "MemoryLog", *, chunk_bytes: int = 8) -> None:
         self._log = log
-        self._chunk_bytes = chunk_bytes
+        self.chunk_bytes = chunk_bytes
         self._current: Snapshot | None = None
         self._writing: Snapshot | None = None
         self._accepting: SnapshotMeta | None = None
@@ -79,7 +79,7 @@ class MemorySnapshots:
     def chunk(self, number: int) -> tuple[bytes, bool] | None:
         """See `Snapshots.chunk`."""
         assert self._current is not None
-        state, size = self._current.state, self._chunk_bytes
+        state, size = self._current.state, self.chunk_bytes
         start = (number - 1) * size
         if start and start >= len(state):
             return None

@@ -1,0 +1,119 @@
+"""`barque member`: who belongs to a cluster, one change at a time."""
+
+import click
+from rich import box
+from rich.table import Table
+
+from barque.cli.failures import OK
+from barque.cli.output import output_option, print_json, print_rich
+from barque.cli.reach import Reach, reach_options, run_with_client
+from barque.client.client import Client
+from barque.types import Membership
+
+
+@click.group()
+def member() -> None:
+    """List a cluster's members, or change them.
+
+    MEMBER is a node (n4), or a server (kv@n4). Changes take effect one after the other; a new
+    member receives the log before it votes.
+    """
+
+
+@member.command(name="list")
+@click.argument("cluster")
+@output_option
+@reach_options
+def list_(reach: Reach, cluster: str, output: str) -> None:
+    """List the members of CLUSTER as its leader sees them."""
+    found = run_with_client(reach, lambda client: client.members_info(cluster))
+    if output == "json":
+        print_json(found)
+        return
+    table = Table("member", "may", "state", "has up to", "machine", "uid", box=box.SIMPLE_HEAD)
+    for facts in found["members"]:
+        leads = facts["server"] == found["leader"]
+        table.add_row(
+            facts["server"],
+            facts["membership"].replace("_", "-"),
+            "leader" if leads else facts["status"].replace("_", " "),
+            str(facts["match_index"]),
+            "?" if facts["machine_version"] is None else str(facts["machine_version"]),
+            facts["uid"] or "?",
+        )
+    print_rich(table)
+
+
+@member.command()
+@click.argument("cluster")
+@click.argument("node")
+@click.option("--non-voter", is_flag=True, help="It only receives, for ever; it never votes.")
+@reach_options
+def add(reach: Reach, cluster: str, node: str, non_voter: bool) -> int:
+    """Start a member of CLUSTER on NODE; it votes when it has caught up."""
+    membership = Membership.NON_VOTER if non_voter else Membership.VOTER
+    added = run_with_client(reach, lambda client: client.add_member(cluster, node, membership=membership))
+    return _tell_added(added)
+
+
+def _tell_added(added: dict[str, str]) -> int:
+    if added["membership"] == Membership.PROMOTABLE:
+        click.echo(
+            f"{added['member']} is a member and still catches up; it becomes a voter by itself "
+            "(see `barque member list`)"
+        )
+    else:
+        click.echo(f"{added['member']} is a {added['membership'].replace('_', '-')} now")
+    return OK
+
+
+@member.command()
+@click.argument("cluster")
+@click.argument("member_", metavar="MEMBER")
+@reach_options
+def remove(reach: Reach, cluster: str, member_: str) -> None:
+    """Remove MEMBER from CLUSTER, and delete its data."""
+    gone = run_with_client(reach, lambda client: client.remove_member(cluster, member_))
+    _tell_removed(gone)
+
+
+def _tell_removed(gone: dict[str, str]) -> None:
+    if gone["told"]:
+        click.echo(f"{gone['member']} is removed")
+    else:
+        click.echo(f"{gone['member']} is removed; its node is out of reach and learns it when it comes back")
+
+
+@member.command()
+@click.argument("cluster")
+@reach_options
+def leave(reach: Reach, cluster: str) -> None:
+    """Remove the member of CLUSTER on the node that is asked; name it by --node HOST:PORT."""
+
+    async def work(client: Client) -> dict[str, str]:
+        answer = await client.ping(cluster)
+        return await client.remove_member(cluster, answer["server"])
+
+    _tell_removed(run_with_client(reach, work))
+
+
+@member.command()
+@click.argument("cluster")
+@click.argument("member_", metavar="MEMBER")
+@reach_options
+def promote(reach: Reach, cluster: str, member_: str) -> None:
+    """Let MEMBER of CLUSTER vote now, however far it has caught up."""
+    now = run_with_client(reach, lambda client: client.promote_member(cluster, member_))
+    click.echo(f"{now['member']} is a {now['membership']} now")
+
+
+@member.command()
+@click.argument("cluster")
+@click.argument("member_", metavar="MEMBER")
+@click.option("--with", "node", metavar="NODE", help="Where the new one lives. Default: on the same node.")
+@reach_options
+def replace(reach: Reach, cluster: str, member_: str, node: str | None) -> int:
+    """Remove MEMBER, which is lost or came back without its data, and add a new one."""
+    done = run_with_client(reach, lambda client: client.replace_member(cluster, member_, node=node))
+    click.echo(f"{done['removed']} is removed")
+    return _tell_added(done)

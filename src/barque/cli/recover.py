@@ -1,0 +1,64 @@
+"""`barque recover`: ways out when a majority is lost for good."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from barque.cli.failures import CliError
+from barque.cli.reach import Reach, reach_options, run_with_client
+from barque.cli.status import fetch_status
+
+
+@click.group()
+def recover() -> None:
+    """Recover from a lost quorum. These verbs may lose what was acknowledged; each says what."""
+
+
+@recover.command(name="force-shrink")
+@click.argument("cluster")
+@click.argument("node")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@reach_options
+def force_shrink(reach: Reach, cluster: str, node: str, yes: bool) -> None:
+    """Make the member of CLUSTER on NODE the whole cluster.
+
+    For when a majority of its members will never come back: their disks are gone. Choose the
+    survivor with the longest log (`barque status`). Afterwards: `barque member add`.
+    """
+    address, survivor, others = _look(reach, cluster, node)
+    click.echo(f"{survivor['server']} will be the only member of {cluster!r}.")
+    click.echo(
+        f"  it has: entries up to {survivor['last_written_index']}, in term {survivor['current_term']}"
+    )
+    for other in others:
+        ahead = other["last_written_index"] > survivor["last_written_index"]
+        what = f"answers, with entries up to {other['last_written_index']}"
+        click.echo(f"  {other['server']} {what}{': MORE than the survivor' if ahead else ''}")
+    click.echo("  lost: what was acknowledged and only members that are gone have")
+    click.echo("  gone members must never run again with their old data: wipe their directories")
+    if len(others) and any(m["role"] == "leader" for m in [survivor, *others]):
+        click.echo("  WARNING: the cluster has a leader; remove members with `barque member remove` instead")
+    if not yes:
+        click.confirm("Go on?", abort=True)
+    alone = Reach((address,), reach.secret, reach.installation, reach.timeout_s)
+    done = run_with_client(alone, lambda client: client.force_shrink(cluster))
+    lost = ", ".join(done["lost"]) or "nobody"
+    click.echo(f"{done['member']} is all of {cluster!r} now, and leads in term {done['term']}; gone: {lost}")
+    click.echo(f"next: barque member add {cluster} NODE")
+
+
+def _look(reach: Reach, cluster: str, node: str) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
+    """The survivor's address and facts, and the other members that answer."""
+    report = asyncio.run(fetch_status(reach))
+    addresses = {n["name"]: n["address"] for n in report["nodes"] if n["address"]}
+    if node not in addresses:
+        known = ", ".join(sorted(addresses)) or "none"
+        raise CliError(f"node {node!r} does not answer (those that do: {known})")
+    for found in report["clusters"]:
+        if found["name"] == cluster:
+            here = [m for m in found["members"] if m["server"].rpartition("@")[2] == node]
+            if here:
+                others = [m for m in found["members"] if m is not here[0]]
+                return addresses[node], here[0], others
+    raise CliError(f"node {node!r} has no member of {cluster!r}; see `barque status`")

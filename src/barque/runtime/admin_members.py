@@ -1,0 +1,315 @@
+"""Verbs that change who belongs to a cluster, or end it (§4; MEMB-05 to MEMB-15, LIFE-06, LIFE-09).
+
+Each runs on the node of the leader; any other node passes it on. What may take long has a
+deadline, and says how far it came.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from barque.core.messages import (
+    AuxCommand,
+    DeleteCluster,
+    ForceMemberChange,
+    JoinMember,
+    LeaveMember,
+    RemoteMessage,
+)
+from barque.core.overview import members_info
+from barque.core.server import RaftState
+from barque.errors import (
+    AlreadyMember,
+    BarqueError,
+    ChangeNotPermitted,
+    ConfigurationError,
+    NoLeader,
+    NotLeader,
+    UnknownCluster,
+    UnknownMember,
+)
+from barque.runtime.calls import error_named
+from barque.runtime.directory import new_uid
+from barque.runtime.ranges import Range
+from barque.runtime.server_process import ServerProcess
+from barque.transport.wire import ClientAnswer, ClientFailed, ClientReplies
+from barque.types import ClientRef, Membership, ReplyMode, ServerId, Uid
+
+if TYPE_CHECKING:
+    from barque.runtime.node import Node
+
+_POLL_S = 0.02
+_AGAIN_S = 0.05
+_DEFAULT_MS = 5_000
+Verb = Callable[[dict[str, Any]], Awaitable[Any]]
+Ask = Callable[[str, str, dict[str, Any]], Awaitable[Any]]
+MakeMessage = Callable[[ClientRef, int], RemoteMessage]
+
+
+class MemberAdmin:
+    """The membership verbs of one node. `ask_at` calls a verb on another node, or on this one."""
+
+    def __init__(self, node: "Node", ask_at: Ask) -> None:
+        self._node = node
+        self._ask_at = ask_at
+        self.verbs: dict[str, Verb] = {
+            "member_list": self._by_leader("member_list", self._list),
+            "member_add": self._by_leader("member_add", self._add),
+            "member_remove": self._by_leader("member_remove", self._remove),
+            "member_promote": self._by_leader("member_promote", self._promote),
+            "member_replace": self._by_leader("member_replace", self._replace),
+            "cluster_delete": self._by_leader("cluster_delete", self._delete),
+            "force_shrink": self.force_shrink,
+            "aux_command": self.aux_command,
+        }
+
+    # --- finding the leader ------------------------------------------------------------
+
+    def _by_leader(self, verb: str, work: Callable[[ServerProcess, dict[str, Any]], Awaitable[Any]]) -> Verb:
+        async def serve(arguments: dict[str, Any]) -> Any:
+            cluster = str(arguments["cluster"])
+            leader = await self._leader_of(cluster, arguments)
+            if leader.node != self._node.name:
+                if arguments.get("forwarded"):
+                    raise NotLeader(f"{leader} leads {cluster!r} now", leader)
+                return await self._ask_at(leader.node, verb, {**arguments, "forwarded": True})
+            process = self._node.system.processes.get(leader.name)
+            if process is None or process.server.raft_state is not RaftState.LEADER:
+                raise NotLeader(f"{leader} leads {cluster!r} no longer; try again")
+            return await work(process, arguments)
+
+        return serve
+
+    async def _leader_of(self, cluster: str, arguments: dict[str, Any]) -> ServerId:
+        """Wait a moment for one: an election may be under way."""
+        front = self._node.front
+        deadline = self._deadline(arguments)
+        while (leader := front.leader_of(cluster)) is None:
+            if self._node.clock.monotonic() >= deadline or arguments.get("forwarded"):
+                raise NoLeader(f"nobody is known to lead {cluster!r}")
+            await asyncio.sleep(_AGAIN_S)
+        return leader
+
+    def _deadline(self, arguments: dict[str, Any]) -> float:
+        """On this node's clock; a little before the caller gives up."""
+        timeout_s = int(arguments.get("timeout_ms", _DEFAULT_MS)) / 1000 * 0.8
+        return self._node.clock.monotonic() + timeout_s
+
+    # --- asking a server ---------------------------------------------------------------
+
+    async def ask_server(self, server: ServerId, make: MakeMessage, timeout_s: float) -> Any:
+        """Send a server something that it answers once. Raises what it answers, or `OutcomeUnknown`."""
+        node = self._node
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def deliver(answers: list[ClientAnswer]) -> None:
+            for answer in answers:
+                if future.done():
+                    return
+                if isinstance(answer, ClientReplies) and answer.errors:
+                    future.set_exception(error_named("InvalidCommand", next(iter(answer.errors.values()))))
+                elif isinstance(answer, ClientReplies):
+                    future.set_result(msgspec.msgpack.decode(answer.replies)[0])
+                elif isinstance(answer, ClientFailed):
+                    future.set_exception(error_named(answer.error, answer.text))
+
+        session = node.front.session(deliver)
+        correlation = node.front.expect(Range(session, 0, 1, payloads=(b"",)), server, timeout_s)
+        node.send_to_server(server, make(node.front.me, correlation))
+        node.wake()
+        return await future
+
+    async def _change(self, process: ServerProcess, make: MakeMessage, deadline: float) -> Any:
+        """Ask our own leader for a change, again while another one is under way (MEMB-01)."""
+        while True:
+            left = deadline - self._node.clock.monotonic()
+            try:
+                return await self.ask_server(process.server.id, make, max(left, _AGAIN_S))
+            except ChangeNotPermitted:
+                if left <= _AGAIN_S or process.server.cluster_change_permitted:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
+
+    # --- members -----------------------------------------------------------------------
+
+    async def _list(self, process: ServerProcess, _arguments: dict[str, Any]) -> Any:
+        server = process.server
+        info = members_info(server)
+        return {
+            "cluster": server.cfg.cluster_name,
+            "leader": str(server.id),
+            "term": server.current_term,
+            "members": [{"server": str(member), **facts} for member, facts in info.items()],
+        }
+
+    async def _add(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
+        """Start a server on `node`, add it as one that catches up, and wait until it votes (MEMB-07)."""
+        server, node = process.server, str(arguments["node"])
+        cluster = server.cfg.cluster_name
+        if node not in self._node.config.nodes:
+            known = ", ".join(sorted(self._node.config.nodes))
+            raise ConfigurationError(f"node {node!r} is not among the nodes of this installation ({known})")
+        member = ServerId(server.id.name, node)
+        if member in server.cluster:
+            raise AlreadyMember(f"{member} is a member of {cluster!r} already; see `barque member list`")
+        deadline = self._deadline(arguments)
+        wanted = Membership(str(arguments.get("membership") or Membership.VOTER))
+        first = Membership.NON_VOTER if wanted is Membership.NON_VOTER else Membership.PROMOTABLE
+        uid = new_uid(member.name, self._node.rng)
+        await self._start(process, member, uid, first, arguments)
+
+        def join(origin: ClientRef, correlation: int) -> JoinMember:
+            return JoinMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member, uid, first)
+
+        try:
+            await self._change(process, join, deadline)
+        except BarqueError:
+            if member not in server.cluster:
+                await self._discard(process, member, uid)
+            raise
+        if wanted is Membership.VOTER:
+            await self._until(lambda: server.is_voter(member) and _is_settled(process), deadline)
+        peer = server.cluster.get(member)
+        return {"member": str(member), "uid": uid, "membership": str(peer.membership if peer else first)}
+
+    async def _start(
+        self,
+        process: ServerProcess,
+        member: ServerId,
+        uid: Uid,
+        membership: Membership,
+        arguments: dict[str, Any],
+    ) -> None:
+        server = process.server
+        record = self._node.system.directory.get(server.id.name)
+        uids = {str(m): peer.uid for m, peer in server.cluster.items() if peer.uid is not None}
+        request = {
+            "cluster": server.cfg.cluster_name,
+            "cluster_id": server.cfg.cluster_id,
+            "uids": {**uids, str(member): uid},
+            "machine": record.machine,
+            "arguments": record.arguments,
+            "members": [str(m) for m in sorted({*server.cluster, member})],
+            "membership": str(membership),
+            "timeout_ms": int(arguments.get("timeout_ms", _DEFAULT_MS)) // 2,
+        }
+        await self._ask_at(member.node, "start_server", request)
+
+    async def _discard(self, process: ServerProcess, member: ServerId, uid: Uid) -> None:
+        """The server that was started is not to be a member: let its node forget it, if it can be told."""
+        self._node.outlets.tell_removed(process, member, uid)
+
+    async def _remove(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
+        server = process.server
+        member = _member_of(process, arguments["member"])
+
+        def leave(origin: ClientRef, correlation: int) -> LeaveMember:
+            return LeaveMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member)
+
+        if member not in server.cluster:
+            raise UnknownMember(f"{member} is not a member of {server.cfg.cluster_name!r}")
+        await self._change(process, leave, self._deadline(arguments))
+        told = self._node.outlets.node_is_up(member.node)
+        return {"member": str(member), "told": told}
+
+    async def _promote(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
+        member = _member_of(process, arguments["member"])
+        peer = process.server.cluster.get(member)
+        if peer is None:
+            raise UnknownMember(f"{member} is not a member of {process.server.cfg.cluster_name!r}")
+        uid = peer.uid
+
+        def join(origin: ClientRef, correlation: int) -> JoinMember:
+            return JoinMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member, uid, Membership.VOTER)
+
+        await self._change(process, join, self._deadline(arguments))
+        return {"member": str(member), "membership": str(Membership.VOTER)}
+
+    async def _replace(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
+        """Remove a member that is lost, or came back without its data, then add a new one."""
+        removed = await self._remove(process, arguments)
+        member = _member_of(process, arguments["member"])
+        node = str(arguments.get("node") or member.node)
+        added = await self._add(process, {**arguments, "node": node, "membership": "voter"})
+        return {"removed": removed["member"], **added}
+
+    async def _until(self, holds: Callable[[], bool], deadline: float) -> bool:
+        while not holds():
+            if self._node.clock.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
+
+    # --- ends --------------------------------------------------------------------------
+
+    async def _delete(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
+        """LIFE-06: by consensus; members that are out of reach go when they come back."""
+        server = process.server
+        members = list(server.cluster)
+        timeout_s = int(arguments.get("timeout_ms", _DEFAULT_MS)) / 1000 * 0.8
+
+        def delete(origin: ClientRef, correlation: int) -> DeleteCluster:
+            return DeleteCluster(origin, correlation, ReplyMode.AWAIT_CONSENSUS)
+
+        await self.ask_server(server.id, delete, timeout_s)
+        away = [str(m) for m in members if not self._node.outlets.node_is_up(m.node)]
+        return {"cluster": server.cfg.cluster_name, "members": [str(m) for m in members], "away": away}
+
+    async def force_shrink(self, arguments: dict[str, Any]) -> Any:
+        """MEMB-15, LIFE-09: the member on *this* node becomes the whole cluster; waits until it leads."""
+        cluster = str(arguments["cluster"])
+        process = self._node.member_here(cluster)
+        if process is None:
+            raise UnknownCluster(f"no member of {cluster!r} runs on node {self._node.name}")
+        server, deadline = process.server, self._deadline(arguments)
+        lost = [str(member) for member, _ in server.peers()]
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def deliver(answers: list[ClientAnswer]) -> None:
+            for answer in answers:
+                if not future.done() and isinstance(answer, ClientFailed):
+                    future.set_exception(error_named(answer.error, answer.text))
+                elif not future.done():
+                    future.set_result(None)
+
+        session = self._node.front.session(deliver)
+        left = deadline - self._node.clock.monotonic()
+        correlation = self._node.front.expect(Range(session, 0, 1, payloads=(b"",)), server.id, left)
+        process.handle(ForceMemberChange(self._node.front.me, correlation))
+        self._node.wake()
+        await future
+        leads = await self._until(lambda: _is_settled(process), deadline)
+        if not leads:
+            raise NoLeader(f"{server.id} is alone now, and does not lead yet; see `barque status`")
+        return {"member": str(server.id), "lost": lost, "term": server.current_term}
+
+    async def aux_command(self, arguments: dict[str, Any]) -> Any:
+        """AUX-02, QRY-05: a value for the aux machine of the member here; of the leader, if `consistent`."""
+        cluster, consistent = str(arguments["cluster"]), bool(arguments.get("consistent"))
+        payload = msgspec.msgpack.encode(arguments.get("command"))
+        timeout_s = int(arguments.get("timeout_ms", _DEFAULT_MS)) / 1000 * 0.8
+        here = self._node.member_here(cluster)
+        if consistent:
+            server = await self._leader_of(cluster, arguments)
+        elif here is not None:
+            server = here.server.id
+        else:
+            raise UnknownCluster(f"no member of {cluster!r} runs on node {self._node.name}")
+
+        def command(origin: ClientRef, correlation: int) -> AuxCommand:
+            return AuxCommand(origin, correlation, payload, consistent)
+
+        return await self.ask_server(server, command, timeout_s)
+
+
+def _member_of(process: ServerProcess, value: Any) -> ServerId:
+    """`name@node`, or the name of a node alone."""
+    name, _, node = str(value).rpartition("@")
+    return ServerId(name or process.server.id.name, node)
+
+
+def _is_settled(process: ServerProcess) -> bool:
+    """Whether this server leads, and no change of its members is under way."""
+    return process.server.raft_state is RaftState.LEADER and process.server.cluster_change_permitted
