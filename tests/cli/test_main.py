@@ -57,7 +57,7 @@ def test_version_tells_what_must_match() -> None:
         "uvloop",
         "hiredis",
     } == facts.keys()
-    assert facts["wire_protocol"] == 1
+    assert facts["wire_protocol"] == 2
 
 
 @pytest.mark.parametrize("verb", [("member", "add"), ("recover", "force-shrink")])
