@@ -12,10 +12,19 @@ from tests.nodes import Nodes, nodes, until
 import barque
 from barque.core.messages import (
     AppendEntriesReply,
+    AuxCommand,
+    Commands,
+    DeleteCluster,
     ElectionTimeout,
+    JoinMember,
+    LeaveMember,
     PreVoteRpc,
+    Queries,
+    RemoteMessage,
     RequestVoteResult,
+    RequestVoteRpc,
     TimeoutNow,
+    TransferLeadership,
 )
 from barque.core.server import RaftState
 from barque.errors import OutcomeUnknown
@@ -133,6 +142,35 @@ async def test_a_wiped_member_neither_votes_nor_leads(tmp_path: Path) -> None:
         assert await client.consistent_query("sum") == 5
         wiped.handle(ElectionTimeout())
         await gone(three, "n3")  # a leader knows whom its committed configuration leaves out
+
+
+async def test_a_wiped_member_gets_no_vote_even_where_nothing_is_written(tmp_path: Path) -> None:
+    """Two of three had committed, and one of them lost its disk: with the third, whose log is as empty as
+    its own, it would be a majority that has forgotten everything.
+    """
+    some = Nodes(tmp_path, 3)
+    await some.start("n1")
+    try:
+        members = tuple(ServerId("sum", name) for name in some.addresses)
+        uids = {str(m): Uid(f"SUM{m.node.upper()}") for m in members}
+        lagging = some.running["n1"].system.create(
+            "sum", "sum", "adder", {}, members, cluster_id="R1", uids=uids
+        )
+        node, sender = some.running["n1"], members[2]
+        term = Term(lagging.server.current_term + 5)
+        for uid, voted_for in (("SUMNEW", None), ("", None), (uids["sum@n3"], sender)):
+            vote = RequestVoteRpc(term, sender, Index(0), Term(0))
+            node.on_envelopes("n3", [Envelope("sum", vote, "R1", uid)])
+            assert lagging.server.voted_for == voted_for
+        assert lagging.counters.raft.stale_incarnations == 2
+    finally:
+        await some.stop()
+
+
+def test_whatever_a_server_says_is_checked() -> None:
+    """Only what fronts send to servers needs no identity; a new message has to choose."""
+    fronts = {Commands, Queries, TransferLeadership, JoinMember, LeaveMember, DeleteCluster, AuxCommand}
+    assert set(RemoteMessage.__args__) == {*inbox.SENDERS, *fronts}
 
 
 async def test_a_removed_member_is_told_and_disappears(
