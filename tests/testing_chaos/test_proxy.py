@@ -207,20 +207,24 @@ async def test_a_target_that_is_not_there_ends_the_connection() -> None:
 
 
 async def test_directions_are_links_of_their_own() -> None:
-    """Between three nodes there are six links, and one more to each for clients."""
+    """Between three nodes there are six links, and three from the client beside each."""
     network = Network({"n1": 1, "n2": 2, "n3": 3})
     await network.start()
     try:
         assert len(network.among_nodes()) == 6
-        assert len(network.to_clients()) == 3
+        assert len(network.to_clients()) == 9
         cut = network.between(["n1"], ["n2", "n3"])
         assert {(link.source, link.target) for link in cut} == {
             ("n1", "n2"),
             ("n2", "n1"),
             ("n1", "n3"),
             ("n3", "n1"),
+            ("@n1", "n2"),
+            ("@n2", "n1"),
+            ("@n1", "n3"),
+            ("@n3", "n1"),
         }
-        assert len({link.port for link in network.links.values()}) == 9
+        assert len({link.port for link in network.links.values()}) == 15
         network.links["n1", "n2"].set(Mode.HELD)
         network.links["n1", "n3"].delay_s = 1.0
         network.heal()

@@ -262,7 +262,10 @@ def test_a_refused_operation_never_takes_effect() -> None:
         error="NoLeader",
     )
     history = [refused, record(2, "read", None, "a", at=(2, 3))]
-    assert check(history, MODELS["register"]).answer is Answer.VIOLATION
+    verdict = check(history, MODELS["register"])
+    assert verdict.answer is Answer.VIOLATION
+    assert "took effect that was refused" in verdict.text
+    assert "refused" not in check(VIOLATIONS["a stale read"][1], MODELS["register"]).text
 
 
 def test_an_unknown_write_may_take_effect_much_later_or_never() -> None:

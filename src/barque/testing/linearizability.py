@@ -68,7 +68,8 @@ def check(records: Iterable[Record], model: Model, configurations_max: int = CON
         answer, explored = _search(operations, model, configurations_max)
         total += explored
         if answer is Answer.VIOLATION:
-            return _explain(key, operations, model, total, configurations_max)
+            verdict = _explain(key, operations, model, total, configurations_max)
+            return _blame_refusals(verdict, by_key[key], model, configurations_max)
         if answer is Answer.UNDECIDED and not undecided:
             unknown = sum(o.outcome is Outcome.UNKNOWN for o in operations)
             undecided = (
@@ -240,6 +241,17 @@ def _explain(key: str, operations: list[Record], model: Model, explored: int, li
         f"whatever the {others} others until then did (times in ms):"
     )
     return Verdict(Answer.VIOLATION, explored + more, text, tuple(core))
+
+
+def _blame_refusals(verdict: Verdict, records: list[Record], model: Model, limit: int) -> Verdict:
+    """Say so if there would be no contradiction, had something taken effect that was refused."""
+    refused = [record for record in records if record.outcome is Outcome.FAIL]
+    perhaps = [weak for record in refused if (weak := _weaken(record, model)) is not None]
+    operations = sorted([*_relevant(records, model), *perhaps], key=lambda record: record.call)
+    if not perhaps or _search(operations, model, limit)[0] is not Answer.OK:
+        return verdict
+    text = f"{verdict.text[:-1]}; all is explained if something took effect that was refused:"
+    return msgspec.structs.replace(verdict, text=text)
 
 
 def _prefix(operations: Iterable[Record], end: int, model: Model) -> list[Record]:

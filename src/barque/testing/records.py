@@ -37,7 +37,8 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
     def __str__(self) -> str:
         asked = "" if self.value is None else f" {_text(self.value)}"
-        told = f" → {_text(self.result)}" if self.outcome is Outcome.OK and self.result is not None else ""
+        answered = self.outcome is Outcome.OK and (self.result is not None or self.f == "read")
+        told = f" → {_text(self.result)}" if answered else ""
         return f"{self.process}: {self.f}{asked} on {self.key}{told}: {self.outcome}"
 
 
@@ -68,16 +69,16 @@ def read_records(lines: Iterable[bytes]) -> Iterator[Record]:
 def as_list_operations(records: Iterable[Record]) -> list[Operation]:
     """A list-append history (`append` and `read`) as the exact checker of `history` takes it.
 
-    Times stay nanoseconds. An acknowledged append's result is its place in the list.
+    Times become seconds. An acknowledged append's result is its place in the list.
     """
     operations = []
     for record in records:
-        operation = Operation(record.process, record.key, record.call)
+        operation = Operation(record.process, record.key, record.call / 1e9)
         operation.outcome = record.outcome
         if record.f == "append":
             operation.element = str(record.value)
         if record.outcome is Outcome.OK and record.returned is not None:
-            operation.returned = record.returned
+            operation.returned = record.returned / 1e9
             operation.result = record.result
         operations.append(operation)
     return operations

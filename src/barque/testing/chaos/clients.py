@@ -171,6 +171,7 @@ class Workload:
         processes: int,
         rate: float,
         timeout_s: float,
+        origin_ns: int,
         operations_per_key: int | None = None,
     ) -> None:
         self.name = name
@@ -183,6 +184,7 @@ class Workload:
         self._seed = seed
         self._count = processes
         self._timeout_s = timeout_s
+        self._origin_ns = origin_ns
         self._think_s = processes / rate
         self._per_key = operations_per_key or self.kind.operations_per_key
         self._number = 0
@@ -250,7 +252,7 @@ class Workload:
 
     async def do(self, client: Client, process: str, key: str, f: str, value: Any) -> Outcome:
         """One operation, and its record."""
-        call = time.monotonic_ns()
+        call = time.monotonic_ns() - self._origin_ns
         result, error = None, ""
         limit_s = self._timeout_s + _HANG_S
         try:
@@ -266,7 +268,7 @@ class Workload:
         except TimeoutError:
             outcome, error = Outcome.UNKNOWN, f"no outcome after {limit_s:g} s"
             self.hangs.append(f"{process}: {f} on {key}: {error}")
-        returned = None if outcome is Outcome.UNKNOWN else time.monotonic_ns()
+        returned = None if outcome is Outcome.UNKNOWN else time.monotonic_ns() - self._origin_ns
         record = Record(
             process=process,
             f=f,

@@ -220,8 +220,8 @@ async def _one_way(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
 
 async def _half_open(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
     name = (await stage.leader() if rng.random() < 0.5 else None) or rng.choice(stage.names)
-    links = [link for link in stage.network.among_nodes() if name in (link.source, link.target)]
-    with _closed(links, Mode.SWALLOWED):
+    others = [other for other in stage.names if other != name]
+    with _closed(stage.network.between([name], others), Mode.SWALLOWED):
         yield f"all bytes from and to {name} are swallowed, nobody is told"
 
 

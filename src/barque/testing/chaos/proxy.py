@@ -1,8 +1,8 @@
 """Links between node processes that can be cut: a TCP proxy on the loopback address for each direction.
 
 Between nodes each connection carries messages one way only, so a link here is directed: what node a
-sends to node b goes through the link (a, b), and what b sends to a through another. Clients have links
-of their own.
+sends to node b goes through the link (a, b), and what b sends to a through another. Clients have links of
+their own, which carry both ways.
 """
 
 import asyncio
@@ -160,13 +160,17 @@ class Link:
 
 
 class Network:
-    """The links among some nodes, each way, and those of clients to them (source `""`)."""
+    """The links among some nodes, each way, and those of clients to them.
+
+    For each node there is a client beside it, `@n1` beside `n1`: it is on the node's side of every partition.
+    (A client that reached both sides would follow the leader that it knows, and never see two of them.)
+    """
 
     def __init__(self, ports: dict[str, int]) -> None:
         self.nodes = tuple(ports)
         self.links: dict[tuple[str, str], Link] = {
             (source, target): Link(source, target, port)
-            for source in ("", *ports)
+            for source in (*ports, *map(beside, ports))
             for target, port in ports.items()
             if source != target
         }
@@ -182,23 +186,28 @@ class Network:
             await link.stop()
 
     def between(self, one: Iterable[str], other: Iterable[str]) -> list[Link]:
-        """The links from `one` to `other`, and back."""
-        pairs = [(a, b) for a in one for b in other if a != b]
-        return [self.links[pair] for a, b in pairs for pair in ((a, b), (b, a))]
+        """The links from `one` to `other` and back, and those of the clients beside them."""
+        pairs = [pair for a in one for b in other if a != b for pair in ((a, b), (b, a))]
+        return [self.links[link] for a, b in pairs for link in ((a, b), (beside(a), b))]
 
     def to_clients(self) -> list[Link]:
         """Those that clients use."""
-        return [link for (source, _), link in self.links.items() if not source]
+        return [link for (source, _), link in self.links.items() if source not in self.nodes]
 
     def among_nodes(self) -> list[Link]:
         """Those that nodes use."""
-        return [link for (source, _), link in self.links.items() if source]
+        return [link for (source, _), link in self.links.items() if source in self.nodes]
 
     def heal(self) -> None:
         """Every link is as new."""
         for link in self.links.values():
             link.delay_s = 0.0
             link.set(Mode.OPEN)
+
+
+def beside(node: str) -> str:
+    """The client beside a node, as a source of links."""
+    return f"@{node}"
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

@@ -20,7 +20,7 @@ from barque.testing.chaos.clients import CLUSTER, Workload, connect_client, unti
 from barque.testing.chaos.faults import FAULTS, NotNow, Stage, lacking
 from barque.testing.chaos.nodes import HOST, NodeProcesses, free_ports, open_descriptors, quoted
 from barque.testing.chaos.presets import Preset
-from barque.testing.chaos.proxy import Network
+from barque.testing.chaos.proxy import Network, beside
 from barque.testing.chaos.schedule import Event, draw_schedule
 from barque.testing.chaos.verdict import Problem
 from barque.testing.history import Outcome
@@ -29,7 +29,7 @@ PATIENCE_S = 30.0
 """So soon after healing every workload must be served again, and all members be equal."""
 _TIMEOUT_S = 2.0
 _PROGRESS = 5
-_ATTEMPTS, _RETRY_S = 5, 0.3
+_ATTEMPTS, _RETRY_S, _LOOK_S = 5, 0.3, 0.2
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +135,7 @@ class Run:
             async with AsyncExitStack() as stack:
                 clients = [
                     await stack.enter_async_context(
-                        self._client(name, self._links_as_addresses(), _TIMEOUT_S)
+                        self._client(name, self._links_as_addresses(name), _TIMEOUT_S)
                     )
                     for name in self._names
                 ]
@@ -160,6 +160,8 @@ class Run:
 
     async def _work(self, stage: Stage, clients: Sequence[Client], schedule: dict[str, list[Event]]) -> None:
         plan = self.plan
+        self._began = time.monotonic()
+        origin_ns = time.monotonic_ns()
         self._workloads = [
             Workload(
                 name,
@@ -169,17 +171,23 @@ class Run:
                 processes=plan.preset.processes,
                 rate=plan.preset.rate,
                 timeout_s=_TIMEOUT_S,
+                origin_ns=origin_ns,
                 operations_per_key=plan.preset.operations_per_key,
             )
             for name in plan.workloads
         ]
-        self._began = time.monotonic()
         for workload in self._workloads:
             workload.start()
         lanes = [asyncio.create_task(self._lane(stage, events)) for events in schedule.values()]
         # who ends before the time does so by an error, and that ends the run
         waiting = [*lanes, *(task for workload in self._workloads for task in workload.tasks)]
-        await asyncio.wait(waiting, timeout=plan.seconds, return_when=asyncio.FIRST_EXCEPTION)
+        ends = self._began + plan.seconds
+        while time.monotonic() < ends or (
+            not all(self.fired.values()) and time.monotonic() < ends + plan.seconds
+        ):
+            ended, _ = await asyncio.wait(waiting, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
+            if any(task.exception() for task in ended):
+                break
         self._over.set()
         await asyncio.gather(*lanes)
         healed = time.monotonic()
@@ -295,9 +303,10 @@ class Run:
         """Where the nodes really listen, by their names and by all addresses that stand for them."""
         return self._addresses({name: f"{HOST}:{port}" for name, port in self._ports.items()})
 
-    def _links_as_addresses(self) -> dict[str, str]:
-        """Likewise, over the links of clients."""
-        return self._addresses({name: self._network.links["", name].address for name in self._names})
+    def _links_as_addresses(self, home: str) -> dict[str, str]:
+        """Likewise, over the links of the client beside this node."""
+        links = {name: self._network.links[beside(home), name] for name in self._names}
+        return self._addresses({name: link.address for name, link in links.items()})
 
     def _addresses(self, by_name: dict[str, str]) -> dict[str, str]:
         links = {link.address: by_name[link.target] for link in self._network.links.values()}

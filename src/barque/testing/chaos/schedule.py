@@ -13,6 +13,7 @@ from barque.testing.chaos.presets import Preset
 
 _BEFORE_MIN_S, _FAULT_MIN_S = 0.4, 0.8
 _CYCLES_MIN = 4
+_LONGER = 2
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -29,7 +30,8 @@ def draw_schedule(
 ) -> dict[str, list[Event]]:
     """The events of each lane. Every fault comes once before any comes again.
 
-    A lane has more events than fit into `seconds`, as some find nobody to work on.
+    A lane has more events than fit into `seconds`, as some find nobody to work on, and a run goes on until
+    each fault has happened.
     """
     lanes: dict[str, list[str]] = {}
     for name in faults:
@@ -38,11 +40,11 @@ def draw_schedule(
     for lane, names in lanes.items():
         rng = random.Random(f"{seed}/{lane}")  # noqa: S311  # repeatable on purpose
         cycle_s = preset.before_s + preset.fault_s
-        shrink = min(1.0, seconds / (max(_CYCLES_MIN, len(names)) * cycle_s))
+        shrink = min(1.0, seconds / (max(_CYCLES_MIN, 1.5 * len(names)) * cycle_s))
         before_s = max(_BEFORE_MIN_S, preset.before_s * shrink)
         fault_s = max(_FAULT_MIN_S, preset.fault_s * shrink)
         events: list[Event] = []
-        while sum(event.wait_s for event in events) < seconds:
+        while sum(event.wait_s for event in events) < _LONGER * seconds:
             for name in rng.sample(names, len(names)):
                 wait_s, length_s = before_s * rng.uniform(0.5, 1.5), fault_s * rng.uniform(0.5, 1.5)
                 if FAULTS[name].brief:
