@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,22 @@ def test_a_short_run_from_the_command_line(tmp_path: Path) -> None:
         assert judge_history(kind, records) == []
     assert not [name for name in os.listdir(directory) if (directory / name).is_dir()]
     assert processes_naming(str(directory)) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path, number: int, code: int) -> None:
+    """Told to stop in the middle of its faults, it ends its nodes and itself."""
+    command = [sys.executable, "-m", "barque", "nemesis", "--preset", "set-kill-vm", "--nodes", "3"]
+    command += ["--seconds", "60", "--out", str(tmp_path), "--seed", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "SIGKILL" in line:
+                break
+        process.send_signal(number)
+        process.stdout.read()
+        assert process.wait(60) == code
+    assert processes_naming(f"{tmp_path}/set-kill-vm-1/") == []
 
 
 async def test_a_machine_that_forgets_is_found_out(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """`barque nemesis`: real node processes under faults, real clients, and checkers of what these saw."""
 
 import asyncio
-import contextlib
 import secrets
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -63,26 +63,26 @@ def nemesis(
         return OK
     chosen = _chosen(names)
     seed = secrets.randbits(31) if seed is None else seed
-    with _root(out) as root:
-        plans = [
-            Plan(
-                name=name,
-                preset=PRESETS[name],
-                seed=seed,
-                seconds=PRESETS[name].seconds if seconds is None else seconds,
-                directory=root / f"{name}-{seed}",
-                nodes=nodes or PRESETS[name].nodes,
-                workloads=workloads or PRESETS[name].workloads,
-            )
-            for name in chosen
-        ]
-        taken = [str(plan.directory) for plan in plans if plan.directory.exists()]
-        if taken:
-            raise CliError(f"{taken[0]} is there already; choose another --seed or --out", USAGE)
-        reports = [_run(plan, output) for plan in plans]
-        clean = not any(report.problems for report in reports)
-        if clean and out is None:
-            shutil.rmtree(root)
+    root = _root(out)
+    plans = [
+        Plan(
+            name=name,
+            preset=PRESETS[name],
+            seed=seed,
+            seconds=PRESETS[name].seconds if seconds is None else seconds,
+            directory=root / f"{name}-{seed}",
+            nodes=nodes or PRESETS[name].nodes,
+            workloads=workloads or PRESETS[name].workloads,
+        )
+        for name in chosen
+    ]
+    taken = [str(plan.directory) for plan in plans if plan.directory.exists()]
+    if taken:
+        raise CliError(f"{taken[0]} is there already; choose another --seed or --out", USAGE)
+    reports = [_run(plan, output) for plan in plans]
+    clean = not any(report.problems for report in reports)
+    if clean and out is None:
+        shutil.rmtree(root)
     if output == "json":
         print_json({"seed": seed, "clean": clean, "runs": reports})
     elif not clean:
@@ -101,23 +101,40 @@ def _chosen(names: tuple[str, ...]) -> list[str]:
     return chosen
 
 
-@contextlib.contextmanager
-def _root(out: str | None):  # type: ignore[no-untyped-def]
-    if out is not None:
-        path = Path(out).absolute()
-        path.mkdir(parents=True, exist_ok=True)
-        yield path
-        return
-    yield Path(tempfile.mkdtemp(prefix="barque-nemesis-"))
+def _root(out: str | None) -> Path:
+    """Where the runs' directories are. Without --out it is removed when all is well."""
+    if out is None:
+        return Path(tempfile.mkdtemp(prefix="barque-nemesis-"))
+    path = Path(out).absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _run(plan: Plan, output: str) -> RunReport:
     faults = ", ".join(plan.preset.faults)
     err = output == "json"
     click.echo(f"{plan.name}: seed {plan.seed}, {plan.nodes} nodes, {plan.seconds:g} s; {faults}", err=err)
-    report = asyncio.run(run_plan(plan, lambda line: click.echo(line, err=err)))
+    report = asyncio.run(_unless_told_to_stop(plan, err=err))
     click.echo("\n".join(_summary(report)), err=err)
     return report
+
+
+async def _unless_told_to_stop(plan: Plan, *, err: bool) -> RunReport:
+    """Run it. SIGTERM ends it as Ctrl-C does: faults are undone and processes stopped."""
+    work = asyncio.create_task(run_plan(plan, lambda line: click.echo(line, err=err)))
+    told: list[int] = []
+
+    def stop() -> None:
+        told.append(signal.SIGTERM)
+        work.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if told:
+            raise CliError(f"stopped; {plan.directory} is kept", 128 + signal.SIGTERM) from None
+        raise
 
 
 def _summary(report: RunReport) -> list[str]:

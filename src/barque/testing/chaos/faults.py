@@ -289,7 +289,11 @@ async def _disk(stage: Stage, rng: random.Random, injection: str) -> AsyncIterat
             yield f"{name}: {injection}"
         finally:
             tracer.terminate()
-            await asyncio.to_thread(tracer.wait, _STRACE_S)
+            try:
+                await asyncio.to_thread(tracer.wait, _STRACE_S)
+            except subprocess.TimeoutExpired:
+                tracer.kill()
+                tracer.wait()
     injected = notes.read_bytes() if notes.exists() else b""
     notes.unlink(missing_ok=True)
     if b"INJECTED" not in injected and b"DELAYED" not in injected:

@@ -27,8 +27,9 @@ from barque.testing.history import Outcome
 
 PATIENCE_S = 30.0
 """So soon after healing every workload must be served again, and all members be equal."""
-_TIMEOUT_S = 2.0
+_TIMEOUT_S, _STATUS_S = 2.0, 5.0
 _PROGRESS = 5
+_LINE_MAX = 400  # the report has everything
 _ATTEMPTS, _RETRY_S, _LOOK_S = 5, 0.3, 0.2
 
 
@@ -93,6 +94,7 @@ class Run:
         self._network = Network(self._ports)
         self._nodes: NodeProcesses | None = None
         self._workloads: list[Workload] = []
+        self._lanes: list[asyncio.Task[None]] = []
         self._complaints: dict[str, str] = {}
         self._over = asyncio.Event()
         self._began = time.monotonic()
@@ -129,7 +131,7 @@ class Run:
     # --- phases --------------------------------------------------------------------------
 
     async def _with_nodes(self, nodes: NodeProcesses, schedule: dict[str, list[Event]]) -> None:
-        async with self._client("", self._ports_as_addresses(), 5.0) as admin:
+        async with self._client("", self._ports_as_addresses(), PATIENCE_S) as admin:
             await self._demand(lambda: self._is_well(admin), "the nodes to start")
             descriptors = {name: nodes.descriptors(name) for name in self._names}
             async with AsyncExitStack() as stack:
@@ -154,7 +156,7 @@ class Run:
         for name in self._names:
             counts = (descriptors[name], nodes.descriptors(name))
             self._found(verdict.judge_descriptors(name, *counts, verdict.DESCRIPTORS_SLACK))
-        codes = nodes.stop()
+        codes = await asyncio.to_thread(nodes.stop)  # they hand over through our proxies
         self._found(verdict.judge_nodes(nodes, codes))
         self._found(verdict.judge_progress(self._workloads, dict(self.fired)))
 
@@ -178,7 +180,7 @@ class Run:
         ]
         for workload in self._workloads:
             workload.start()
-        lanes = [asyncio.create_task(self._lane(stage, events)) for events in schedule.values()]
+        lanes = self._lanes = [asyncio.create_task(self._lane(stage, events)) for events in schedule.values()]
         # who ends before the time does so by an error, and that ends the run
         waiting = [*lanes, *(task for workload in self._workloads for task in workload.tasks)]
         ends = self._began + plan.seconds
@@ -245,13 +247,14 @@ class Run:
         return True
 
     async def _end(self) -> None:
-        """Whatever happened: nothing of this run goes on."""
+        """Whatever happened: every fault is undone, and nothing of this run goes on."""
         self._over.set()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
         for workload in self._workloads:
             await workload.cancel()
             workload.close()
         if self._nodes is not None:
-            self._nodes.stop()
+            await asyncio.to_thread(self._nodes.stop)
         await self._network.stop()
         await asyncio.sleep(0.05)  # transports close in a later turn of the loop
 
@@ -264,7 +267,7 @@ class Run:
 
     async def _is_well(self, admin: Client) -> str:
         """Nothing, if all nodes answer, one member leads, and all have written and applied the same."""
-        report = await admin.status([CLUSTER])
+        report = await admin.status([CLUSTER], timeout_s=_STATUS_S)
         self._complaints = {
             node["name"]: f"{node['state']}: {node.get('failure')}"
             for node in report["nodes"]
@@ -347,7 +350,7 @@ class Run:
 
     def _problem(self, problem: Problem) -> None:
         self.report.problems.append(problem)
-        self._say(str(problem))
+        self._say("\n".join(line[:_LINE_MAX] for line in str(problem).splitlines()))
 
     def _say(self, line: str) -> None:
         self.tell(f"{time.monotonic() - self._began:7.2f} s  {line}")
