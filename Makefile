@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test check fix bench sim mutants docs clean
+.PHONY: run test check fix bench sim nemesis mutants docs clean
 
 run: $(STAMP)           ## three nodes on this machine, a live table; Ctrl-C stops them
 	$(BIN)/barque dev
@@ -28,6 +28,10 @@ bench: $(STAMP)         ## this machine's figures, Barque alone
 
 sim: $(STAMP)           ## five minutes of simulated clusters, with faults, from a fresh seed
 	$(BIN)/barque simulate --seeds 100000 --seconds 300 --start $$(date +%s)
+
+nemesis: $(STAMP)       ## real nodes killed, frozen and cut off, each preset for 20 s; takes ten minutes
+	sh .ci/system-packages
+	$(BIN)/barque nemesis --preset all --seconds 20
 
 mutants: $(STAMP)       ## which planted bugs the simulator finds, and how soon; takes half an hour
 	-BARQUE_ALL_MUTANTS=1 $(BIN)/python -m pytest tests/simulation/test_mutants.py --timeout 300

@@ -6,8 +6,6 @@ import contextlib
 import itertools
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from tests.ports import free_port
 import barque
 from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
 from barque.machine.kv_commands import Append, Get
+from barque.testing.chaos.nodes import NodeProcesses
 
 SECRET = "a secret for tests only"
 PATIENCE_S = 30.0
@@ -43,10 +42,8 @@ class Cluster:
         self.installation = f"tests-{os.getpid()}-{next(_clusters)}"  # a stranger's node is refused
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in names}
         self.resp_ports = {name: free_port() for name in names}
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.options: dict[str, str] = {}
-        for name in names:
-            (directory / f"{name}.toml").write_text(self._config(name))
+        self.nodes = NodeProcesses(directory, {name: self._config(name) for name in names})
+        self.processes = self.nodes.running
 
     def _config(self, name: str) -> str:
         nodes = "\n".join(f'{n} = "{a}"' for n, a in self.addresses.items())
@@ -66,30 +63,19 @@ machine = "kv"
 
     def start(self, *names: str) -> None:
         """Start these nodes, or all."""
-        for name in names or self.addresses:
-            log = (self.directory / f"{name}.log").open("ab")
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "barque", "node", "--config", str(self.directory / f"{name}.toml")],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self.options},
-            )
-            log.close()
+        self.nodes.start(names or self.addresses)
 
     def kill(self, *names: str) -> None:
         """SIGKILL: no farewell."""
-        for name in names or list(self.processes):
-            self.processes[name].send_signal(signal.SIGKILL)
-        for name in names or list(self.processes):
-            self.processes[name].wait()
+        self.nodes.kill(names or self.addresses)
 
-    def signal(self, name: str, number: int) -> None:
+    def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one node."""
-        self.processes[name].send_signal(number)
+        self.nodes.signal(name, number)
 
     def log(self, name: str) -> str:
         """What a node has said."""
-        return (self.directory / f"{name}.log").read_text()
+        return self.nodes.log(name)
 
     def client(self, *names: str, timeout_s: float = 5.0) -> barque.Client:
         """A client that knows these nodes, or all."""
@@ -129,18 +115,7 @@ machine = "kv"
 
     def stop(self) -> dict[str, int]:
         """End all that still runs; returns the exit codes."""
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-        codes = {}
-        for name, process in self.processes.items():
-            try:
-                codes[name] = process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                codes[name] = process.wait()
-        return codes
+        return self.nodes.stop()
 
 
 @contextlib.asynccontextmanager

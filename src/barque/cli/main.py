@@ -22,6 +22,7 @@ _VERBS = {
     "recover": ("barque.cli.recover:recover", "Recover from a lost quorum."),
     "wal": ("barque.cli.wal:wal", "Look into write-ahead log files."),
     "simulate": ("barque.cli.simulate:simulate_command", "Run clusters on virtual time, with faults."),
+    "nemesis": ("barque.cli.nemesis:nemesis", "Kill, freeze and cut off real nodes; check what clients saw."),
     "bench": ("barque.cli.bench:bench", "Measure this machine."),
     "version": ("barque.cli.version:version", "Show versions: package, protocol, formats."),
 }

@@ -1,0 +1,162 @@
+"""`barque nemesis`: real node processes under faults, real clients, and checkers of what these saw."""
+
+import asyncio
+import secrets
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+import click
+
+from barque.cli.failures import FAILED, OK, USAGE, CliError
+from barque.cli.output import output_option, print_json
+from barque.testing.chaos.clients import KINDS
+from barque.testing.chaos.presets import OURS, PRESETS, RA
+from barque.testing.chaos.run import Plan, RunReport, run_plan
+
+_GROUPS = {"all": tuple(PRESETS), "ra": tuple(RA), "ours": tuple(OURS)}
+
+
+@click.command()
+@click.option(
+    "--preset",
+    "names",
+    multiple=True,
+    default=("chaos",),
+    show_default=True,
+    metavar="NAME",
+    help="Which faults and work; may be repeated; all, ra and ours are several. --list names them.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=2), help="Of faults, for each. Default: the preset's own."
+)
+@click.option("--seed", type=int, help="What the faults and the work are drawn from. Default: a new one.")
+@click.option("--out", type=click.Path(file_okay=False), help="Keep histories and reports in this directory.")
+@click.option("--nodes", type=click.IntRange(3, 9), help="How many. Default: the preset's own.")
+@click.option(
+    "--workload",
+    "workloads",
+    multiple=True,
+    type=click.Choice(list(KINDS)),
+    help="What clients do; may be repeated. Default: the preset's own.",
+)
+@click.option("--list", "show_list", is_flag=True, help="Show the presets, and run nothing.")
+@output_option
+def nemesis(
+    names: tuple[str, ...],
+    seconds: float | None,
+    seed: int | None,
+    out: str | None,
+    nodes: int | None,
+    workloads: tuple[str, ...],
+    show_list: bool,
+    output: str,
+) -> int:
+    """Kill, freeze and cut off node processes under load, then check what clients were told.
+
+    Exits with 0 only if every run is clean: no anomaly, no hang, nothing left behind, and
+    each fault really happened. See docs/how-to/nemesis.md.
+    """
+    if show_list:
+        _show_presets(output)
+        return OK
+    chosen = _chosen(names)
+    seed = secrets.randbits(31) if seed is None else seed
+    root = _root(out)
+    plans = [
+        Plan(
+            name=name,
+            preset=PRESETS[name],
+            seed=seed,
+            seconds=PRESETS[name].seconds if seconds is None else seconds,
+            directory=root / f"{name}-{seed}",
+            nodes=nodes or PRESETS[name].nodes,
+            workloads=workloads or PRESETS[name].workloads,
+        )
+        for name in chosen
+    ]
+    taken = [str(plan.directory) for plan in plans if plan.directory.exists()]
+    if taken:
+        raise CliError(f"{taken[0]} is there already; choose another --seed or --out", USAGE)
+    reports = [_run(plan, output) for plan in plans]
+    clean = not any(report.problems for report in reports)
+    if clean and out is None:
+        shutil.rmtree(root)
+    if output == "json":
+        print_json({"seed": seed, "clean": clean, "runs": reports})
+    elif not clean:
+        failed = [report for report in reports if report.problems]
+        for report in failed:
+            click.echo(f"{report.preset}: everything is kept in {report.directory}")
+        click.echo(f"{len(failed)} of {len(reports)} runs failed")
+    return OK if clean else FAILED
+
+
+def _chosen(names: tuple[str, ...]) -> list[str]:
+    chosen = list(dict.fromkeys(one for name in names for one in _GROUPS.get(name, (name,))))
+    for name in chosen:
+        if name not in PRESETS:
+            raise click.UsageError(f"there is no preset {name!r}; --list names them")
+    return chosen
+
+
+def _root(out: str | None) -> Path:
+    """Where the runs' directories are. Without --out it is removed when all is well."""
+    if out is None:
+        return Path(tempfile.mkdtemp(prefix="barque-nemesis-"))
+    path = Path(out).absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _run(plan: Plan, output: str) -> RunReport:
+    faults = ", ".join(plan.preset.faults)
+    err = output == "json"
+    click.echo(f"{plan.name}: seed {plan.seed}, {plan.nodes} nodes, {plan.seconds:g} s; {faults}", err=err)
+    report = asyncio.run(_unless_told_to_stop(plan, err=err))
+    click.echo("\n".join(_summary(report)), err=err)
+    return report
+
+
+async def _unless_told_to_stop(plan: Plan, *, err: bool) -> RunReport:
+    """Run it. SIGTERM ends it as Ctrl-C does: faults are undone and processes stopped."""
+    work = asyncio.create_task(run_plan(plan, lambda line: click.echo(line, err=err)))
+    told: list[int] = []
+
+    def stop() -> None:
+        told.append(signal.SIGTERM)
+        work.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if told:
+            raise CliError(f"stopped; {plan.directory} is kept", 128 + signal.SIGTERM) from None
+        raise
+
+
+def _summary(report: RunReport) -> list[str]:
+    lines = [
+        f"  {name}: {counts['begun']} operations, {counts['ok']} acknowledged, "
+        f"{counts['fail']} refused, {counts['unknown']} unknown"
+        for name, counts in report.workloads.items()
+    ]
+    happened = ", ".join(f"{name} {count}" for name, count in report.faults.items())
+    lines.append(f"  faults: {happened}; starts of nodes: {report.starts}")
+    if report.left_out:
+        lines.append(f"  left out: {', '.join(report.left_out)}")
+    recovered = "never" if report.recovered_s is None else f"after {report.recovered_s} s"
+    lines.append(f"  served again {recovered}; checked in {report.checking_s} s")
+    again = f"barque nemesis --preset {report.preset} --seed {report.seed} --seconds {report.seconds:g}"
+    lines.append("  clean" if not report.problems else f"  NOT CLEAN; the same schedule again: {again}")
+    return lines
+
+
+def _show_presets(output: str) -> None:
+    if output == "json":
+        print_json(PRESETS)
+        return
+    for name, preset in PRESETS.items():
+        click.echo(f"{name}: {preset.about}; {preset.nodes} nodes, {preset.seconds:g} s")

@@ -1,0 +1,385 @@
+"""What is done to a running cluster. A fault is a context: it begins, lasts, and is undone at its end.
+
+A node with which one fault is at work is left alone by the others of its kind; a fault that finds
+nobody to work on raises `NotNow`, and does not count as having happened.
+"""
+
+import asyncio
+import contextlib
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from barque.client.client import Client
+from barque.errors import BarqueError
+from barque.testing.chaos.clients import CLUSTER
+from barque.testing.chaos.nodes import NodeProcesses
+from barque.testing.chaos.proxy import Link, Mode, Network
+
+_ASK_S = 2.0
+_LOOK_S = 0.5
+_STRACE_S = 5.0
+_DISK_CALLS = "pwritev2,pwritev,pwrite64,fdatasync,fsync"
+_DISK_DELAY_US = 30_000
+
+
+class NotNow(Exception):
+    """This fault cannot begin at this moment."""
+
+
+class Stage:
+    """The cluster that faults work on.
+
+    `admin` is a client over links that no fault touches; `watchers` each know one node only.
+    """
+
+    def __init__(
+        self,
+        nodes: NodeProcesses,
+        network: Network,
+        admin: Client,
+        watchers: dict[str, Client],
+        directory: Path,
+    ) -> None:
+        self.nodes, self.network, self.admin, self.watchers = nodes, network, admin, watchers
+        self.directory = directory
+        self.names = nodes.names
+        self.busy: set[str] = set()
+        """Nodes that are down, frozen, or whose disk is bad, by some fault."""
+
+    def free(self) -> list[str]:
+        """Nodes that run, and that no fault works on."""
+        return [name for name in self.names if name not in self.busy and self.nodes.is_alive(name)]
+
+    async def leader(self) -> str | None:
+        """The node that leads, as far as anybody answers; of several the one with the latest term."""
+        asked = [self._term_as_leader(name) for name in self.free()]
+        newest = max(await asyncio.gather(*asked), default=None)
+        return newest[1] if newest is not None and newest[0] else None
+
+    async def _term_as_leader(self, name: str) -> tuple[int, str]:
+        """The term in which this node's own member leads, or 0."""
+        ask = self.watchers[name].call("local_report", {"clusters": [CLUSTER]}, timeout_s=_LOOK_S)
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                report = await ask
+        except (BarqueError, TimeoutError):
+            return 0, name
+        terms = [int(m["current_term"]) for m in report["members"] if m["role"] == "leader"]
+        return max(terms, default=0), name
+
+    async def choose(self, rng: random.Random, wanted: str) -> list[str]:
+        """`one`, the `leader`, a `minority` or `majority`, or `all`: nodes that are free. Raises `NotNow`."""
+        free = self.free()
+        if wanted == "leader":
+            leader = await self.leader()
+            chosen = [leader] if leader in free else []
+        else:
+            half = len(self.names) // 2
+            count = {"one": 1, "minority": half, "majority": half + 1, "all": len(self.names)}[wanted]
+            chosen = rng.sample(free, min(count, len(free)))
+            if len(chosen) < count:
+                chosen = []
+        if not chosen:
+            raise NotNow(f"no {wanted} to choose")
+        return [name for name in chosen if name is not None]
+
+    @contextlib.contextmanager
+    def taking(self, names: Iterable[str]) -> Any:
+        """No other fault works on these meanwhile."""
+        names = set(names)
+        self.busy |= names
+        try:
+            yield
+        finally:
+            self.busy -= names
+
+
+Context: TypeAlias = AbstractAsyncContextManager[str]
+Begin: TypeAlias = Callable[[Stage, random.Random], Context]
+
+
+class Fault(NamedTuple):
+    """`begin` makes the context, which yields a line about what it does. Lanes run side by side."""
+
+    lane: str
+    begin: Begin
+    needs: str = ""
+    """`strace` or `membership`, where not everybody has it."""
+    brief: bool = False
+    """It is over at once: how long it lasts means nothing."""
+
+
+def _context(function: Callable[..., AsyncIterator[str]], *arguments: Any) -> Begin:
+    """A fault with its arguments, waiting for a stage."""
+    make = contextlib.asynccontextmanager(function)
+    return lambda stage, rng: make(stage, rng, *arguments)
+
+
+# --- processes --------------------------------------------------------------------------------------
+
+
+async def _kill(stage: Stage, rng: random.Random, wanted: str) -> AsyncIterator[str]:
+    chosen = await stage.choose(rng, wanted)
+    with stage.taking(chosen):
+        stage.nodes.kill(chosen)
+        try:
+            yield f"SIGKILL {', '.join(sorted(chosen))}"
+        finally:
+            stage.nodes.start(chosen)
+
+
+async def _pause(stage: Stage, rng: random.Random, wanted: str) -> AsyncIterator[str]:
+    chosen = await stage.choose(rng, wanted)
+    with stage.taking(chosen):
+        for name in chosen:
+            stage.nodes.signal(name, signal.SIGSTOP)
+        try:
+            yield f"SIGSTOP {', '.join(sorted(chosen))}"
+        finally:
+            for name in chosen:
+                stage.nodes.signal(name, signal.SIGCONT)
+
+
+# --- links ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _closed(links: list[Link], mode: Mode) -> Any:
+    """These links are closed meanwhile. That no byte met them is no fault: `NotNow` at the end."""
+    before = sum(link.stopped_bytes + link.resets for link in links)
+    for link in links:
+        link.set(mode)
+    try:
+        yield
+    finally:
+        for link in links:
+            link.set(Mode.OPEN)
+    if sum(link.stopped_bytes + link.resets for link in links) == before:
+        raise NotNow("nothing was sent over the closed links")
+
+
+def _mode(rng: random.Random) -> Mode:
+    return rng.choice((Mode.HELD, Mode.HELD, Mode.REFUSED, Mode.SWALLOWED))
+
+
+async def _split(stage: Stage, rng: random.Random, how: str) -> AsyncIterator[str]:
+    names = list(stage.names)
+    if how == "random-halves":
+        rng.shuffle(names)
+    elif how == "leader":
+        leader = await stage.leader()
+        if leader is None:
+            raise NotNow("nobody leads")
+        names.remove(leader)
+        names.insert(0, leader)
+    elif how == "one":
+        one = rng.choice(names)
+        names.remove(one)
+        names.insert(0, one)
+    cut = 1 if how in ("leader", "one") else len(names) // 2
+    mode = _mode(rng)
+    with _closed(stage.network.between(names[:cut], names[cut:]), mode):
+        yield f"{' '.join(sorted(names[:cut]))} | {' '.join(sorted(names[cut:]))}, links {mode}"
+
+
+async def _ring(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
+    """Every node sees a majority, and no two see the same one; of three nodes two do not see each other."""
+    names = list(stage.names)
+    rng.shuffle(names)
+    count = len(names)
+    reach = max(1, count // 4)
+    pairs = [
+        (a, b)
+        for i, a in enumerate(names)
+        for j, b in enumerate(names[i + 1 :], i + 1)
+        if min(j - i, count - (j - i)) > reach
+    ] or [(names[0], names[1])]
+    mode = _mode(rng)
+    links = [link for a, b in pairs for link in stage.network.between([a], [b])]
+    with _closed(links, mode):
+        yield f"cut: {', '.join(f'{a}–{b}' for a, b in pairs)}, links {mode}"
+
+
+async def _one_way(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
+    """What one node sends (or what it is sent) does not arrive; the other way all is well."""
+    name = (await stage.leader() if rng.random() < 0.5 else None) or rng.choice(stage.names)
+    outward = rng.random() < 0.5
+    links = [
+        link for link in stage.network.among_nodes() if (link.source if outward else link.target) == name
+    ]
+    mode = _mode(rng)
+    with _closed(links, mode):
+        yield f"{'from' if outward else 'to'} {name}: links {mode}"
+
+
+async def _half_open(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
+    name = (await stage.leader() if rng.random() < 0.5 else None) or rng.choice(stage.names)
+    others = [other for other in stage.names if other != name]
+    with _closed(stage.network.between([name], others), Mode.SWALLOWED):
+        yield f"all bytes from and to {name} are swallowed, nobody is told"
+
+
+async def _flapping(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
+    """A pair of nodes that see each other only now and then, about as often as elections take."""
+    a, b = rng.sample(stage.names, 2)
+    links = stage.network.between([a], [b])
+    mode, period_s = _mode(rng), rng.choice((0.1, 0.3, 0.8))
+
+    async def flap() -> None:
+        while True:
+            for next_mode in (mode, Mode.OPEN):
+                for link in links:
+                    link.set(next_mode)
+                await asyncio.sleep(period_s * rng.uniform(0.5, 1.5))
+
+    with _closed(links, mode):
+        task = asyncio.create_task(flap())
+        try:
+            yield f"{a}–{b} comes and goes every {period_s} s, links {mode}"
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _slow_links(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
+    links = stage.network.among_nodes()
+    if rng.random() < 0.5:
+        links = rng.sample(links, len(links) // 2)
+    delay_s = rng.choice((0.01, 0.05, 0.2))
+    for link in links:
+        link.delay_s = delay_s
+    try:
+        yield f"{len(links)} links are {delay_s} s late"
+    finally:
+        for link in links:
+            link.delay_s = 0.0
+
+
+async def _reset(stage: Stage, rng: random.Random, whose: str) -> AsyncIterator[str]:
+    links = stage.network.to_clients() if whose == "clients" else stage.network.among_nodes()
+    count = sum(link.connections for link in links)
+    if not count:
+        raise NotNow("no connections")
+    for link in links:
+        link.reset()
+    yield f"{count} connections of {whose} were reset"
+
+
+# --- disks ------------------------------------------------------------------------------------------
+
+
+async def _disk(stage: Stage, rng: random.Random, injection: str) -> AsyncIterator[str]:
+    """System calls that write or sync fail, or take long, by way of strace."""
+    [name] = await stage.choose(rng, rng.choice(("leader", "one")))
+    notes = stage.directory / "strace.out"
+    notes.unlink(missing_ok=True)
+    command = ["strace", "-f", "-qq", "-o", str(notes), "-e", f"trace={_DISK_CALLS}"]
+    command += ["-e", f"inject={_DISK_CALLS}:{injection}", "-p", str(stage.nodes.pid(name))]
+    with stage.taking([name]):
+        tracer = subprocess.Popen(  # noqa: ASYNC220, S603  # it returns at once; our own arguments
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            yield f"{name}: {injection}"
+        finally:
+            tracer.terminate()
+            try:
+                await asyncio.to_thread(tracer.wait, _STRACE_S)
+            except subprocess.TimeoutExpired:
+                tracer.kill()
+                tracer.wait()
+    injected = notes.read_bytes() if notes.exists() else b""
+    notes.unlink(missing_ok=True)
+    if b"INJECTED" not in injected and b"DELAYED" not in injected:
+        raise NotNow("no system call was touched")
+
+
+def has_strace() -> bool:
+    """Whether disks can be made to fail here."""
+    return shutil.which("strace") is not None
+
+
+# --- the cluster itself -----------------------------------------------------------------------------
+
+
+async def _transfer(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
+    leader = await stage.leader()
+    others = [name for name in stage.free() if name != leader]
+    if leader is None or not others:
+        raise NotNow("nobody to hand over")
+    target = rng.choice(others)
+    try:
+        await stage.admin.transfer_leadership(CLUSTER, target, timeout_s=_ASK_S)
+    except BarqueError as error:
+        raise NotNow(f"{target}: {error}") from error
+    yield f"{leader} hands over to {target}"
+
+
+def offers_membership() -> bool:
+    """Whether clients of this release can add and remove members."""
+    return hasattr(Client, "add_member") and hasattr(Client, "remove_member")
+
+
+async def _member(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
+    """One member leaves the cluster, and joins it again."""
+    admin: Any = stage.admin
+    [name] = await stage.choose(rng, "one")
+    member = f"{CLUSTER}@{name}"
+    try:
+        await admin.remove_member(CLUSTER, member, timeout_s=_ASK_S)
+    except BarqueError as error:
+        raise NotNow(str(error)) from error
+    try:
+        yield f"{member} is no member"
+    finally:
+        await _until_done(lambda: admin.add_member(CLUSTER, member, timeout_s=_ASK_S))
+
+
+async def _until_done(ask: Callable[[], Any], attempts: int = 20) -> None:
+    for attempt in range(attempts):
+        try:
+            await ask()
+            return
+        except BarqueError:
+            if attempt + 1 == attempts:
+                raise
+            await asyncio.sleep(0.2)
+
+
+FAULTS: dict[str, Fault] = {
+    **{f"kill-{who}": Fault("processes", _context(_kill, who)) for who in ("one", "leader", "majority")},
+    "kill-minority": Fault("processes", _context(_kill, "minority")),
+    "kill-all": Fault("processes", _context(_kill, "all")),
+    "kill-and-restart": Fault("processes", _context(_kill, "minority"), brief=True),
+    **{f"pause-{who}": Fault("processes", _context(_pause, who)) for who in ("one", "leader", "majority")},
+    "partition-halves": Fault("links", _context(_split, "halves")),
+    "partition-random-halves": Fault("links", _context(_split, "random-halves")),
+    "partition-random-node": Fault("links", _context(_split, "one")),
+    "partition-majorities-ring": Fault("links", _context(_ring)),
+    "isolate-leader": Fault("links", _context(_split, "leader")),
+    "one-way": Fault("links", _context(_one_way)),
+    "half-open": Fault("links", _context(_half_open)),
+    "flapping": Fault("links", _context(_flapping)),
+    "slow-links": Fault("links", _context(_slow_links)),
+    "reset": Fault("links", _context(_reset, "nodes"), brief=True),
+    "client-reset": Fault("clients", _context(_reset, "clients"), brief=True),
+    "slow-disk": Fault("disks", _context(_disk, f"delay_enter={_DISK_DELAY_US}"), "strace"),
+    "disk-error": Fault("disks", _context(_disk, "error=EIO"), "strace"),
+    "disk-full": Fault("disks", _context(_disk, "error=ENOSPC"), "strace"),
+    "transfer": Fault("leadership", _context(_transfer), brief=True),
+    "member": Fault("leadership", _context(_member), "membership"),
+}
+"""All faults by name."""
+
+
+def lacking() -> set[str]:
+    """What some faults need and is not here."""
+    return {
+        need for need, there in (("strace", has_strace()), ("membership", offers_membership())) if not there
+    }

@@ -1,0 +1,153 @@
+"""Real node processes in one directory: their configurations, signals, logs and descriptors.
+
+Only processes that were started here are ever signalled, by the handle that Python holds on them.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+HOST = "127.0.0.1"
+_FIRST_PORT, _LAST_PORT = 10_000, 19_999  # below those that outgoing connections use
+STOP_S = 15.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now, and that no outgoing connection will take."""
+    found: list[int] = []
+    rng = random.Random()  # noqa: S311  # spreads runs that go on side by side; no secret
+    while len(found) < count:
+        port = rng.randint(_FIRST_PORT, _LAST_PORT)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            if port not in found:
+                found.append(port)
+    return found
+
+
+class NodeProcesses:
+    """`barque node` processes by name. Nothing is started until `start`.
+
+    Args:
+        directory: for configurations, data and logs; not removed.
+        configs: the text of each node's TOML file.
+        program: what Python is to run, before `node --config …`.
+
+    """
+
+    def __init__(
+        self, directory: Path, configs: Mapping[str, str], program: Sequence[str] = ("-m", "barque")
+    ) -> None:
+        self.directory = directory
+        self.names = tuple(configs)
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.starts = 0
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("BARQUE_")}
+        self._program = tuple(program)
+        for name, text in configs.items():
+            path = self.config_path(name)
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o600)
+
+    def config_path(self, name: str) -> Path:
+        """A node's configuration."""
+        return self.directory / f"{name}.toml"
+
+    def log_path(self, name: str) -> Path:
+        """What a node says; it is appended to at each start."""
+        return self.directory / f"{name}.log"
+
+    def start(self, names: Iterable[str]) -> None:
+        """Start these nodes, new or with the files that they have."""
+        for name in names:
+            with self.log_path(name).open("ab") as log:
+                self.running[name] = subprocess.Popen(  # noqa: S603  # this very interpreter and package
+                    [sys.executable, *self._program, "node", "--config", str(self.config_path(name))],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self._environment,
+                    start_new_session=True,  # a Ctrl-C in this terminal is for us
+                )
+            self.starts += 1
+
+    def is_alive(self, name: str) -> bool:
+        """Whether its newest process runs, or stands still."""
+        process = self.running.get(name)
+        return process is not None and process.poll() is None
+
+    def pid(self, name: str) -> int:
+        """Of its newest process."""
+        return self.running[name].pid
+
+    def kill(self, names: Iterable[str]) -> None:
+        """SIGKILL to all of them first, then wait until they are gone."""
+        names = [name for name in names if name in self.running]
+        for name in names:
+            self.running[name].kill()
+        for name in names:
+            self.running[name].wait()
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to one node; nothing happens if it is gone."""
+        self.running[name].send_signal(number)
+
+    def stop(self) -> dict[str, int]:
+        """SIGTERM to all that live; returns their exit codes. What does not end in time is killed (-9)."""
+        living = {name: process for name, process in self.running.items() if process.poll() is None}
+        for process in living.values():
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        deadline = time.monotonic() + STOP_S
+        codes = {}
+        for name, process in living.items():
+            try:
+                codes[name] = process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                codes[name] = process.wait()
+        return codes
+
+    def log(self, name: str) -> str:
+        """What a node has said so far."""
+        path = self.log_path(name)
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def last_words(self, lines: int = 5) -> str:
+        """The ends of all logs, for an error's text."""
+        words = [f"{name}: {line}" for name in self.names for line in self.log(name).splitlines()[-lines:]]
+        return "\n".join(words) or "the nodes logged nothing"
+
+    def descriptors(self, name: str) -> int:
+        """How many files and sockets it has open."""
+        return open_descriptors(self.pid(name))
+
+
+def open_descriptors(pid: int | None = None) -> int:
+    """How many descriptors a process, by default this one, has open."""
+    return len(os.listdir(f"/proc/{'self' if pid is None else pid}/fd"))
+
+
+def processes_naming(text: str) -> list[int]:
+    """Living processes other than this one whose command line has this text: of a directory, its orphans."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if text.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def quoted(text: str) -> str:
+    """A TOML basic string; JSON's strings are a subset of them."""
+    return msgspec.json.encode(text).decode()

@@ -1,0 +1,97 @@
+"""Who judges a run: the histories, by checkers that share no code with Raft, and what the processes left."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from barque.testing.chaos.clients import KINDS, Workload
+from barque.testing.chaos.nodes import NodeProcesses, processes_naming
+from barque.testing.history import check_history
+from barque.testing.linearizability import Answer, check
+from barque.testing.models import MODELS
+from barque.testing.records import Record, as_list_operations
+
+DESCRIPTORS_SLACK = 8
+"""How many more descriptors than at first a node may have: log files come and go."""
+_BAD_WORDS = ("Traceback", "InvariantViolation", "was never awaited", "never retrieved")
+_ACKNOWLEDGED_MIN = 10
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a run is not clean.
+
+    `kind`: anomaly, undecided, hang, state, leak, log, exit, orphan, void or error.
+    """
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+def judge_history(workload: str, records: Iterable[Record]) -> list[Problem]:
+    """What is wrong with what the clients of one workload saw."""
+    model = KINDS[workload].model
+    if model == "list-append":
+        found = check_history(as_list_operations(records))
+        return [] if found is None else [Problem("anomaly", f"{workload}: {found}")]
+    verdict = check(records, MODELS[model])
+    if verdict.answer is Answer.OK:
+        return []
+    kind = "anomaly" if verdict.answer is Answer.VIOLATION else "undecided"
+    return [Problem(kind, f"{workload}: {verdict}")]
+
+
+def judge_progress(workloads: Iterable[Workload], faults: dict[str, int]) -> list[Problem]:
+    """A run counts only if it did something: work was acknowledged, and each of its faults happened."""
+    problems = [
+        Problem("void", f"{workload.name}: only {workload.acknowledged} operations were acknowledged")
+        for workload in workloads
+        if workload.acknowledged < _ACKNOWLEDGED_MIN
+    ]
+    never = sorted(name for name, count in faults.items() if not count)
+    if never:
+        problems.append(Problem("void", f"never happened: {', '.join(never)}; give it more --seconds"))
+    for workload in workloads:
+        problems += [Problem("hang", text) for text in workload.hangs]
+    return problems
+
+
+def judge_nodes(nodes: NodeProcesses, codes: dict[str, int]) -> list[Problem]:
+    """What the nodes said, and how they ended when they were asked to."""
+    problems = []
+    for name in nodes.names:
+        if name not in codes:
+            problems.append(Problem("exit", f"{name} had ended by itself"))
+        elif codes[name] != 0:
+            problems.append(Problem("exit", f"{name} ended with exit code {codes[name]}"))
+        bad = [line for line in nodes.log(name).splitlines() if any(word in line for word in _BAD_WORDS)]
+        problems += [Problem("log", f"{name}: {line[:2_000]}") for line in bad[:3]]
+    return problems
+
+
+def judge_leftovers(directory: Path) -> list[Problem]:
+    """Processes and temporary files that should be gone when all nodes have stopped."""
+    orphans = processes_naming(f"{directory}/")
+    problems = [Problem("orphan", f"process {pid} still lives") for pid in orphans]
+    temporary = sorted(str(path.relative_to(directory)) for path in directory.rglob("*.tmp"))
+    if temporary:
+        problems.append(Problem("leak", f"temporary files: {', '.join(temporary[:5])}"))
+    return problems
+
+
+def judge_descriptors(what: str, before: int, after: int, slack: int) -> list[Problem]:
+    """Descriptors that were opened and never closed."""
+    if after <= before + slack:
+        return []
+    return [Problem("leak", f"{what}: {before} descriptors at first, {after} at the end")]
+
+
+def same_states(states: dict[str, Any]) -> list[Problem]:
+    """All members have applied the same, so all must have the same."""
+    if len({repr(state) for state in states.values()}) <= 1:
+        return []
+    return [Problem("anomaly", f"members differ: {states}")]

@@ -1,0 +1,97 @@
+"""Whole runs over real node processes: one that is clean, and one of a node that forgets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.support import run_barque
+
+from barque.testing.chaos.clients import KINDS
+from barque.testing.chaos.nodes import processes_naming
+from barque.testing.chaos.presets import Preset
+from barque.testing.chaos.run import Plan, run_plan
+from barque.testing.chaos.verdict import judge_history
+from barque.testing.records import read_records
+
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
+
+FORGETFUL = """
+from barque.cli.main import main
+from barque.machine import kv
+
+add = kv._COMMANDS[kv.IncrBy]
+
+def forgets(command, state):
+    before = state.values.get(command.key)
+    state, reply = add(command, state)
+    if reply % 7 == 0:  # the same on every member, so only those who look from outside can tell
+        state.values[command.key] = before
+    return state, reply
+
+kv._COMMANDS[kv.IncrBy] = forgets
+main()
+"""
+
+
+def test_a_short_run_from_the_command_line(tmp_path: Path) -> None:
+    """Nodes are killed under all kinds of work: a clean run, with histories that others can check."""
+    arguments = ("--preset", "set-kill-vm", "--nodes", "3", "--seconds", "5", "--out", str(tmp_path))
+    kinds = [part for kind in KINDS for part in ("--workload", kind)]
+    done = run_barque("nemesis", *arguments, *kinds, "-o", "json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    document = json.loads(done.stdout)
+    assert document["clean"] is True
+    [run] = document["runs"]
+    assert f"seed {document['seed']}" in done.stderr
+    assert run["faults"]["kill-minority"] >= 1
+    assert run["starts"] >= 4
+    assert set(run["workloads"]) == set(KINDS)
+    directory = Path(run["directory"])
+    for kind, counts in run["workloads"].items():
+        records = list(read_records((directory / f"{kind}.jsonl").read_bytes().splitlines()))
+        assert len(records) == counts["begun"] == counts["ok"] + counts["fail"] + counts["unknown"]
+        assert counts["ok"] > 10
+        assert judge_history(kind, records) == []
+    assert not [name for name in os.listdir(directory) if (directory / name).is_dir()]
+    assert processes_naming(str(directory)) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path, number: int, code: int) -> None:
+    """Told to stop in the middle of its faults, it ends its nodes and itself."""
+    command = [sys.executable, "-m", "barque", "nemesis", "--preset", "set-kill-vm", "--nodes", "3"]
+    command += ["--seconds", "60", "--out", str(tmp_path), "--seed", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "SIGKILL" in line:
+                break
+        process.send_signal(number)
+        process.stdout.read()
+        assert process.wait(60) == code
+    assert processes_naming(f"{tmp_path}/set-kill-vm-1/") == []
+
+
+async def test_a_machine_that_forgets_is_found_out(tmp_path: Path) -> None:
+    """The run is not clean, says which answers contradict each other, and keeps its directory."""
+    preset = Preset(about="", faults=("client-reset",), before_s=0.5)
+    plan = Plan(
+        name="forgetful",
+        preset=preset,
+        seed=1,
+        seconds=2.0,
+        directory=tmp_path / "run",
+        nodes=3,
+        workloads=("counter",),
+        program=("-c", FORGETFUL),
+    )
+    said: list[str] = []
+    report = await run_plan(plan, said.append)
+    assert {problem.kind for problem in report.problems} == {"anomaly"}, said
+    assert "is no counter" in report.problems[0].text
+    assert (plan.directory / "n1" / "wal").is_dir()
+    assert any("client-reset" in line for line in said)
