@@ -45,12 +45,21 @@ def silent() -> CoreCluster:
     return cluster
 
 
-def test_a_member_without_a_vote_gives_none() -> None:
-    """F-6, F-7: it does not answer at all."""
+def test_a_member_that_knows_of_no_vote_answers_nevertheless() -> None:
+    """F-6, F-7, §4.1: the candidate may know better, and counts only whom it takes for a voter."""
     cluster = silent()
     asked = RequestVoteRpc(Term(1), cluster["a"].id, Index(0), Term(0))
     trial = PreVoteRpc(1, 0, Term(1), 7, cluster["a"].id, Index(0), Term(0))
-    assert cluster["b"].handle(asked) == cluster["b"].handle(trial) == []
+    effects = cluster["b"].handle(trial) + cluster["b"].handle(asked)
+    assert [result.vote_granted for _, result in sent(effects, PreVoteResult)] == [True]
+    assert [result.vote_granted for _, result in sent(effects, RequestVoteResult)] == [True]
+
+
+def test_only_voters_are_asked() -> None:
+    """F-6, F-7, ELEC-21: by the candidate's own configuration."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.server("a").cluster[cluster["b"].id].voter = False
+    assert [to for to, _ in sent(cluster["a"].handle(ElectionTimeout()), PreVoteRpc)] == ["c"]
 
 
 def test_a_member_without_a_vote_calls_no_election() -> None:

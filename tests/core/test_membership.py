@@ -433,6 +433,23 @@ def test_a_voter_that_does_not_know_it_yet_gives_its_vote() -> None:
     assert cluster.server("c").membership is Membership.VOTER
 
 
+def test_who_may_have_lost_its_vote_still_stands() -> None:
+    """F-17, §4.2.2: only its own log has the change, and no other log is long enough to win."""
+    cluster = led("a", "b")
+    cluster.join("a", "a", Membership.NON_VOTER)
+    cluster["a"].sync()
+    cluster.network.clear()
+    cluster["a"].restart()
+    assert cluster.server("a").membership is Membership.NON_VOTER
+    cluster["b"].handle(ElectionTimeout())
+    cluster.settle()
+    assert cluster.server("b").raft_state is RaftState.PRE_VOTE
+    cluster["a"].handle(ElectionTimeout())
+    cluster.settle()
+    assert cluster.server("b").raft_state is RaftState.LEADER
+    assert cluster["a"].handle(ElectionTimeout()) == []  # committed: now it has none
+
+
 def test_the_members_that_are_gone_are_named() -> None:
     """MEMB-12: once the removal is committed, whoever runs that server may stop it."""
     cluster = led("a", "b", "c")

@@ -13,7 +13,7 @@ from barque.core.peers import Peer
 from barque.core.roles import CandidateRole, LeaderRole, PreVoteRole
 from barque.core.server import RaftState, Server, Transition
 from barque.core.upgrade import first_noop
-from barque.types import ServerId, Term
+from barque.types import Membership, ServerId, Term
 
 # --- asking --------------------------------------------------------------------------------
 
@@ -66,9 +66,22 @@ def on_node_up(server: Server, node: str) -> Transition:
 
 def on_election_timeout(server: Server) -> Transition:
     """F-17, P-9, W-3: nobody leads, as far as we can tell. Those without a vote stay (ELEC-21)."""
-    if not server.is_voter(server.id):
-        return server.stay()
-    return call_for_pre_vote(server)
+    return call_for_pre_vote(server) if may_stand(server) else server.stay()
+
+
+def may_stand(server: Server) -> bool:
+    """Whether we vote, or did until a change that is not known to be committed (§4.2.2).
+
+    Perhaps nobody else has that change, and with a log behind ours nobody else can win. Our own
+    vote counts only if the newest configuration says so.
+    """
+    if server.is_voter(server.id) or server.cluster_index_term.index <= server.commit_index:
+        return server.is_voter(server.id)
+    before = server.previous_cluster[1] if server.previous_cluster is not None else ()
+    return any(
+        r.id == server.id and r.uid in (None, server.cfg.uid) and r.membership is Membership.VOTER
+        for r in before
+    )
 
 
 # --- being asked ---------------------------------------------------------------------------
@@ -143,7 +156,7 @@ def on_pre_vote_result(server: Server, result: PreVoteResult) -> Transition:
     if result.term > server.current_term:
         return Transition(RaftState.FOLLOWER, server.step_down(result.term))
     current = result.term == server.current_term and result.token == role.token
-    if not (current and result.vote_granted and server.is_voter(server.id)):
+    if not (current and result.vote_granted and may_stand(server)):
         return server.stay()
     role.votes.add(result.sender)
     return call_for_election(server) if server.has_quorum(role.votes) else server.stay()
