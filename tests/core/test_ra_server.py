@@ -6,6 +6,7 @@ import pytest
 from barque.core import ra_server
 from barque.core.events import ClientDown, Component, NodeEvent
 from barque.core.messages import AppendEntriesRpc, Tick
+from barque.core.overview import members_info
 from barque.core.peers import PeerStatus
 from barque.core.server import RaftState, ServerConfig
 from barque.errors import NotAvailableYet
@@ -13,7 +14,7 @@ from barque.machine.machine import AuxKind, Machine
 from barque.testing.core_cluster import CLIENT, CoreCluster, sent
 from barque.testing.core_member import FixedEnvironment
 from barque.testing.memory_log import MemoryLog
-from barque.types import Index, ServerId, Term, Uid
+from barque.types import Index, Membership, ServerId, Term, Uid
 
 
 def led() -> CoreCluster:
@@ -128,3 +129,16 @@ def test_the_handlers_have_their_names() -> None:
     for handler in ("candidate", "pre_vote", "await_condition", "receive_snapshot"):
         assert callable(getattr(ra_server, f"handle_{handler}"))
     assert Term(1) == ra_server.current_term(cluster.server("b"))
+
+
+def test_what_is_known_of_members() -> None:
+    """OVW-01, §9 members_info: all of it on a leader, with a promotable's target; our own part elsewhere."""
+    cluster = led()
+    cluster.add("d")
+    cluster.join("a", "d", Membership.PROMOTABLE, target=99)
+    cluster.settle()
+    d = cluster["d"].id
+    leaders, followers = members_info(cluster.server("a")), members_info(cluster.server("b"))
+    assert (leaders[d]["target"], leaders[d]["membership"]) == (99, "promotable")
+    assert followers[d] == {}
+    assert followers[cluster["b"].id]["match_index"] == cluster.server("b").commit_index
