@@ -12,13 +12,23 @@ from collections.abc import Callable
 import msgspec
 
 from barque.config import TimeConfig
-from barque.core.messages import ElectionTimeout, NodeStatus, TransferLeadership, WalFailed, WalUp
+from barque.core.entries import EntryKind, decode_cluster, kind_of
+from barque.core.messages import (
+    ElectionTimeout,
+    JoinMember,
+    LeaveMember,
+    NodeStatus,
+    TransferLeadership,
+    WalFailed,
+    WalUp,
+)
 from barque.errors import InvariantViolation
 from barque.testing.checkers import Violation
-from barque.testing.core_cluster import CLIENT
+from barque.testing.core_cluster import CLIENT, Member
 from barque.testing.core_world import CoreWorld, WorldConfig
 from barque.testing.history import Operation, Outcome, check_history
 from barque.testing.loop import Storm
+from barque.types import Membership, ReplyMode, Uid
 
 LIVENESS_S = 60.0
 CORE_FAULTS = (
@@ -27,6 +37,8 @@ CORE_FAULTS = (
 )
 """The faults of a world. The first three hold all the time."""
 STEADY = CORE_FAULTS[:3]
+MEMBER_FAULTS = ("leave", "enter", "change")
+"""Members are removed, new servers take their places, and what they may do changes."""
 
 
 class CoreScenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,14 +72,17 @@ class CoreReport(msgspec.Struct, kw_only=True):
     def __str__(self) -> str:
         if self.violation is None:
             return f"core seed {self.seed}: clean"
+        replay = f"barque simulate --core --seed {self.seed}"
+        if any(name in MEMBER_FAULTS for name in self.scenario.faults):
+            replay = f"simulate_core({self.seed}, draw_core_scenario({self.seed}, members=True))"
         return (
             f"core seed {self.seed} violates a property after {self.virtual_s:.3f} virtual seconds\n"
-            f"{self.violation}\nreplay: barque simulate --core --seed {self.seed}"
+            f"{self.violation}\nreplay: {replay}"
         )
 
 
-def draw_core_scenario(seed: int) -> CoreScenario:
-    """What this seed means."""
+def draw_core_scenario(seed: int, *, members: bool = False) -> CoreScenario:
+    """What this seed means; with changes of membership only if asked for."""
     rng = random.Random(f"{seed}/core")  # noqa: S311  # repeatable on purpose
     heartbeat_ms = rng.choice((20, 50, 100))
     times = TimeConfig(
@@ -102,6 +117,8 @@ def draw_core_scenario(seed: int) -> CoreScenario:
         name: rng.choice((0.02, 0.1, 0.3)) if fault in faults else 0.0
         for name, fault in zip(("loss_rate", "duplicate_rate", "reorder_rate"), STEADY, strict=True)
     }
+    if members:
+        faults += MEMBER_FAULTS
     return CoreScenario(
         world=msgspec.structs.replace(world, **rates),
         duration_s=rng.uniform(5.0, 20.0),
@@ -297,11 +314,78 @@ class CoreSimulation:
         if not self.world.cluster[name].log.can_write():
             self.world.handle(name, boot, WalUp())
 
+    # --- membership ------------------------------------------------------------------------
+
+    def _ask_change(self, leader: Member, change: JoinMember | LeaveMember) -> None:
+        name = leader.id.name
+        self.world.handle(name, self.world.machines[name].boots, change)
+
+    def _leave(self) -> None:
+        for leader in self.world.leaders()[:1]:
+            if len(leader.server.cluster) > 1:
+                who = self.rng.choice(list(leader.server.cluster))
+                self._ask_change(leader, LeaveMember(CLIENT, 1 << 41, ReplyMode.AWAIT_CONSENSUS, who))
+
+    def _enter(self) -> None:
+        for leader in self.world.leaders()[:1]:
+            absent = [name for name, machine in self.world.machines.items() if machine.gone]
+            if absent:
+                name = self.rng.choice(absent)
+                self.world.replace(name)
+                self._ask_join(leader, name, self.rng.choice(list(Membership)))
+
+    def _change(self) -> None:
+        for leader in self.world.leaders()[:1]:
+            name, membership = self._someone(), self.rng.choice(list(Membership))
+            voters = {member.name for member, peer in leader.server.cluster.items() if peer.voter}
+            if membership is Membership.VOTER or voters != {name}:  # the last voter would end the cluster
+                self._ask_join(leader, name, membership)
+
+    def _ask_join(self, leader: Member, name: str, membership: Membership) -> None:
+        there = self.world.cluster[name]
+        if not self.world.machines[name].gone:
+            mode = ReplyMode.AWAIT_CONSENSUS
+            join = JoinMember(CLIENT, 1 << 41, mode, there.id, there.log.uid, membership)
+            self._ask_change(leader, join)
+
+    def _complete(self) -> None:
+        """As an operator would: until every place is taken by a voter."""
+        world = self.world
+        world.after(0.1, self._complete)
+        for leader in world.leaders()[:1]:
+            present = world.members_of_last()
+            for name, machine in world.machines.items():
+                there = world.cluster[name]
+                peer = leader.server.cluster.get(there.id)
+                uid = there.log.uid
+                if machine.gone:
+                    world.replace(name)
+                elif peer is None and uid not in present and self._was_member(uid):
+                    world.remove(name, uid)
+                elif peer is not None and peer.uid not in (None, uid):
+                    mode = ReplyMode.AWAIT_CONSENSUS
+                    self._ask_change(leader, LeaveMember(CLIENT, 1 << 41, mode, there.id))
+                elif peer is None or not peer.voter:
+                    self._ask_join(leader, name, Membership.VOTER)
+
+    def _was_member(self, uid: Uid) -> bool:
+        """Whether a committed configuration has named it; who was removed does not come back."""
+        if uid in {f"uid_{name}" for name in self.world.names}:
+            return True
+        changes = (
+            decode_cluster(entry.body)
+            for entry, _ in self.world.cluster.witness.committed
+            if kind_of(entry.body) is EntryKind.CLUSTER_CHANGE
+        )
+        return any(record.uid == uid for records in changes for record in records)
+
     # --- the second phase ------------------------------------------------------------------
 
     def _heal(self) -> None:
         world = self.world
         self.over = True
+        if any(name in MEMBER_FAULTS for name in self.scenario.faults):
+            self._complete()
         world.config = msgspec.structs.replace(
             world.config, loss_rate=0.0, duplicate_rate=0.0, reorder_rate=0.0
         )
@@ -350,7 +434,9 @@ class CoreSimulation:
 
     def _equal(self) -> bool:
         members = list(self.world.cluster.members.values())
-        if not all(member.up for member in members):
+        if not all(member.up and len(member.server.cluster) == len(members) for member in members):
+            return False
+        if not all(member.server.is_voter(member.id) for member in members):
             return False
         found = [
             (s.last_applied, s.log.last_index_term(), s.log.last_written(), s.leader_id, s.current_term)

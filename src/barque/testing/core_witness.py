@@ -17,9 +17,10 @@ from barque.core.messages import (
     RequestVoteResult,
     RequestVoteRpc,
 )
+from barque.core.quorum import majority
 from barque.core.server import RaftState, Server
 from barque.errors import InvariantViolation
-from barque.types import Index, ServerId, Term
+from barque.types import Index, ServerId, Term, Uid
 
 if TYPE_CHECKING:
     from barque.testing.core_cluster import CoreCluster
@@ -36,7 +37,7 @@ class Witness:
     def __init__(self, cluster: "CoreCluster") -> None:
         self._cluster = cluster
         self.leaders: dict[Term, ServerId] = {}
-        self.votes: dict[tuple[ServerId, Term], ServerId] = {}
+        self.votes: dict[tuple[Uid, Term], ServerId] = {}
         self.committed: list[tuple[EntryBatch, Term]] = []  # and the term in which it was committed
 
     def look(self, member: "Member", before: invariants.Facts) -> None:
@@ -83,12 +84,18 @@ class Witness:
     def _check_quorum(self, server: Server) -> None:
         index = server.commit_index
         term = server.log.fetch_term(index)
+        counted = {peer_id for peer_id, peer in server.cluster.items() if peer.voter} | {server.id}
+        # A leader that gave up its vote still counts itself until that is committed. That is safe: a
+        # majority of n + 1 with it in, and a majority of the n voters, have a voter in common.
         holders = 0
         for member in self._cluster.members.values():
+            peer = server.cluster.get(member.id)
+            if member.id not in counted or (peer is not None and peer.uid not in (None, member.log.uid)):
+                continue
             disk = member.log.disk
             behind = index <= member.log.snapshot_index_term().index
             holders += behind or (index <= len(disk) and disk[index - 1].term == term)
-        if holders < server.quorum():
+        if holders < majority(len(counted)):
             _violated(f"{server.id} commits {index}, which is on {holders} disks")
 
     def hear(self, sender: "Member", to: ServerId, message: RemoteMessage) -> None:
@@ -100,9 +107,9 @@ class Witness:
             _violated(f"{sender.id} speaks of term {term} and has stored {known}: {message}")
         match message:
             case RequestVoteRpc():
-                self._vote(sender.id, message.term, sender.id)
+                self._vote(sender.log.uid, message.term, sender.id)
             case RequestVoteResult() if message.vote_granted:
-                self._vote(sender.id, message.term, to)
+                self._vote(sender.log.uid, message.term, to)
             case _:
                 pass
 
@@ -121,7 +128,7 @@ class Witness:
                 ):
                     _violated(f"{member.id} claims what is not on its disk: {effect.message}")
 
-    def _vote(self, voter: ServerId, term: Term, candidate: ServerId) -> None:
+    def _vote(self, voter: Uid, term: Term, candidate: ServerId) -> None:
         first = self.votes.setdefault((voter, term), candidate)
         if first != candidate:
             _violated(f"{voter} voted for {first} and for {candidate} in term {term}")

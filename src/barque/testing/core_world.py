@@ -13,24 +13,29 @@ from typing import Any
 import msgspec
 
 from barque.config import TimeConfig
-from barque.core.effects import Applied, StartElectionTimeout, TimerSpan
+from barque.core.configuration import is_removed, recognises
+from barque.core.effects import Applied, StartElectionTimeout, StopReason, TimerSpan
+from barque.core.entries import EntryKind, decode_cluster, kind_of
 from barque.core.messages import (
     AwaitConditionTimeout,
     ElectionTimeout,
     Message,
     NodeStatus,
+    PreVoteRpc,
     RemoteMessage,
+    RequestVoteRpc,
     ServerDown,
     Tick,
 )
 from barque.core.server import RaftState, Server
 from barque.core.step import has_unfinished_business
+from barque.errors import InvariantViolation
 from barque.machine.machine import Builtin, CommandMeta, Machine
 from barque.runtime.failure_detector import FailureDetector
 from barque.testing.core_cluster import CoreCluster, Member
 from barque.testing.history import Operation, Outcome
 from barque.testing.loop import Storm
-from barque.types import ServerId
+from barque.types import Membership, ServerId, Uid
 
 NAMES = "abcdefg"
 EVENTS_MAX = 1_000_000
@@ -85,7 +90,7 @@ class _Cluster(CoreCluster):
     def send(self, sender: ServerId, to: ServerId, message: RemoteMessage) -> None:
         """See `CoreCluster`."""
         self.witness.hear(self.members[sender.name], to, message)
-        self.world.transmit(sender.name, to.name, message)
+        self.world.transmit(sender.name, to.name, message, self.members[sender.name].log.uid)
 
 
 class _Machine:
@@ -95,6 +100,8 @@ class _Machine:
         self.detector = FailureDetector(poll_interval_s=poll_s)
         self.boots = 0
         self.held_until = 0.0
+        self.gone = False  # its server was removed from the cluster, and deleted
+        self.incarnations = 1
         self.syncing = self.syncing_meta = self.doubting = False
         self.election: StartElectionTimeout | None = None
         self.condition: object = None
@@ -206,6 +213,13 @@ class CoreWorld:
             self.after(self._draw(TimerSpan.LONG), self._stop_doubting, name, machine.boots)
         if self.cluster.answers:
             self._read_answers()
+        if self.cluster.gone:
+            told, self.cluster.gone = self.cluster.gone, []
+            for gone, uid in told:
+                if uid is not None and (name, gone.name) in self.links:
+                    self._tell_gone(gone.name, uid)
+        if member.stopped is StopReason.REMOVED and not machine.gone:
+            self._tell_gone(name, member.log.uid)
 
     def _stop_doubting(self, name: str, boot: int) -> None:
         """The time is over in which a leader waited for signs of a majority."""
@@ -284,7 +298,7 @@ class CoreWorld:
     def _are_connected(self, one: str, other: str) -> bool:
         return one != other and self._connected[(one, other) if one < other else (other, one)]
 
-    def transmit(self, sender: str, to: str, message: RemoteMessage) -> None:
+    def transmit(self, sender: str, to: str, message: RemoteMessage, uid: Uid) -> None:
         """A member sends: the message arrives, perhaps twice, or is lost."""
         if sender == to or to not in self.machines or not self._are_connected(sender, to):
             return
@@ -295,13 +309,19 @@ class CoreWorld:
         if not (config.reorder_rate and rng.random() < config.reorder_rate):
             due = self._last_due[link] = max(due, self._last_due.get(link, 0.0))
         boot = self.machines[to].boots
-        self.after(due - self.now, self._arrive, link, boot, message)
+        self.after(due - self.now, self._arrive, link, boot, message, uid)
         if config.duplicate_rate and rng.random() < config.duplicate_rate:
             late = rng.choice((0.002, 0.05, 0.5, 3.0)) * rng.random()
-            self.after(due - self.now + late, self._arrive, link, boot, message)
+            self.after(due - self.now + late, self._arrive, link, boot, message, uid)
 
-    def _arrive(self, link: tuple[str, str], boot: int, message: RemoteMessage) -> None:
-        if link in self.links:
+    def _arrive(self, link: tuple[str, str], boot: int, message: RemoteMessage, uid: Uid) -> None:
+        if link not in self.links or not self._lives(link[1], boot):
+            return
+        server, sender = self.cluster.members[link[1]].server, self.cluster.members[link[0]].id
+        asks = isinstance(message, PreVoteRpc | RequestVoteRpc)
+        if asks and message.term <= server.current_term and is_removed(server, sender, uid):  # type: ignore[union-attr]  # they have one
+            self._tell_gone(sender.name, uid)
+        elif recognises(server, sender, uid):
             self.handle(link[1], boot, message)
 
     def _look_at_links(self) -> None:
@@ -351,8 +371,39 @@ class CoreWorld:
                 self._suspect(other, name, connected=False)
         self.after(down_s, self._restart, name)
 
+    def members_of_last(self) -> set[Uid]:
+        """The uids in the newest configuration that is committed."""
+        for entry, _ in reversed(self.cluster.witness.committed):
+            if kind_of(entry.body) is EntryKind.CLUSTER_CHANGE:
+                return {record.uid for record in decode_cluster(entry.body) if record.uid is not None}
+        return {Uid(f"uid_{name}") for name in self.names}
+
+    def _tell_gone(self, name: str, uid: Uid) -> None:
+        if uid in self.members_of_last():
+            raise InvariantViolation(f"{uid} is told that it was removed, and is a member")
+        self.after(self.rng.uniform(*self.config.latency_s), self.remove, name, uid)
+
+    def remove(self, name: str, uid: Uid) -> None:
+        """A server learns that it is no member, or a person deletes it: it stops for good."""
+        member, machine = self.cluster.members[name], self.machines[name]
+        if machine.held_until > self.now:
+            self.after(machine.held_until - self.now, self.remove, name, uid)
+        elif member.log.uid == uid and not machine.gone and (member.up or member.stopped is not None):
+            machine.gone = member.up = True
+            self.crash(name, 0, 0.0)
+
+    def replace(self, name: str) -> None:
+        """A new server takes the place of one that is gone: no data, another uid."""
+        member, machine = self.cluster.members[name], self.machines[name]
+        assert machine.gone
+        machine.gone = False
+        machine.incarnations += 1
+        member.knows_uids, member.membership = False, Membership.NON_VOTER
+        member.wipe(f"uid_{name}_{machine.incarnations}")
+        self._boot(name)
+
     def _restart(self, name: str) -> None:
-        if not self.cluster.members[name].up:
+        if not self.cluster.members[name].up and not self.machines[name].gone:
             self.cluster.members[name].start()
             self._boot(name)
             for other in self.names:
