@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test check fix bench sim nemesis mutants docs clean
+.PHONY: run test check fix bench sim worlds search nemesis mutants docs clean
 
 run: $(STAMP)           ## three nodes on this machine, a live table; Ctrl-C stops them
 	$(BIN)/barque dev
@@ -33,8 +33,16 @@ nemesis: $(STAMP)       ## real nodes killed, frozen and cut off, each preset fo
 	sh .ci/system-packages
 	$(BIN)/barque nemesis --preset all --seconds 20
 
-mutants: $(STAMP)       ## which planted bugs the simulator finds, and how soon; takes half an hour
-	-BARQUE_ALL_MUTANTS=1 $(BIN)/python -m pytest tests/simulation/test_mutants.py --timeout 300
+worlds: $(STAMP)        ## every graph of links on three and five nodes, then fifteen minutes of random core worlds
+	BARQUE_ALL_WORLDS=1 $(BIN)/python -m pytest tests/simulation/test_core_worlds.py --timeout 3600
+	$(BIN)/barque simulate --core --seeds 1000000 --seconds 900 --start $$(date +%s)
+
+search: $(STAMP)        ## all interleavings within bounds, 300,000 states for each of them; takes an hour
+	BARQUE_SEARCH_STATES=300000 $(BIN)/python -m pytest tests/simulation/test_search.py --timeout 7200
+
+mutants: $(STAMP)       ## which ring finds which planted bug, and how soon: docs/reference/mutants.md; half an hour
+	$(BIN)/python tests/simulation/kill_table.py > docs/reference/mutants.md.new
+	mv docs/reference/mutants.md.new docs/reference/mutants.md
 
 docs: $(STAMP)          ## the documentation as HTML, in docs/_build
 	$(BIN)/pip install -q -e '.[docs]'

@@ -117,6 +117,13 @@ def test_a_restart_that_forgets_an_ack() -> None:
     durability.may_overwrite(A, newer)
     durability.restarted(server)
     assert len(found) == 1
+    # An old promise that is repeated while the newer leader's entries are under way promises nothing.
+    durability.ack(A, Uid("u"), IndexTerm(Index(1), Term(1)), promised_in=Term(1))
+    durability.restarted(server)
+    assert len(found) == 1
+    durability.ack(A, Uid("u"), IndexTerm(Index(1), Term(2)), promised_in=Term(2))
+    durability.restarted(server)
+    assert len(found) == 2
 
 
 def test_a_vote_that_is_not_on_the_disk() -> None:

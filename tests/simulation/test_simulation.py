@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from barque.testing.simulator import simulate
+from barque.config import LogConfig
+from barque.testing.simulator import Simulation, simulate
 from barque.testing.swarm import Scenario
 
 REGRESSIONS = [
@@ -61,3 +62,16 @@ def test_a_calm_cluster_elects_once_and_refuses_nothing() -> None:
     assert report.violation is None, str(report)
     assert (report.elections, report.unknown, report.failed, report.void) == (1, 0, 0, "")
     assert report.operations > 100
+
+
+def test_rot_is_found_or_means_nothing() -> None:
+    """Files that change while their node is down: refused with their names, or nothing is lost (G7)."""
+    refused = 0
+    small = LogConfig(writer="inline", prefill=False, wal_max_size_bytes=4_096)
+    for seed in range(1, 6):
+        scenario = Scenario(duration_s=5.0, faults=("bit_rot",), pace_s=0.3, log=small)
+        simulation = Simulation(seed, scenario)
+        report = simulation.run()
+        assert report.violation is None, str(report)
+        refused += simulation.transcript.counts["rot refused"]
+    assert refused > 10

@@ -6,6 +6,7 @@ what it saw for the whole run, over all restarts, so what a server forgets the c
 
 import random
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -23,8 +24,8 @@ from barque.log.disk import join
 from barque.log.memtable import Memtable
 from barque.log.meta import MetaStore
 from barque.log.meta_format import MetaRecord
-from barque.log.wal_recovery import recover_wal
 from barque.testing.disk import SimDisk
+from barque.testing.lookout import Lookout
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
 
 
@@ -150,8 +151,8 @@ class Committed:
 class Durability:
     """I8, I11, I12: what a server says that it has would survive the loss of power, now.
 
-    Looking at a disk costs a recovery of it, so acknowledgements are looked at by chance
-    (`rate`, a share of 1); votes always.
+    Looking at a disk costs time (`lookout`), so acknowledgements are looked at by chance (`rate`, a share
+    of 1); votes always.
     """
 
     def __init__(
@@ -161,17 +162,23 @@ class Durability:
         self._disks = disks
         self._chance = chance
         self._data = data
+        self._lookouts = {node: Lookout(disk, join(data, "wal")) for node, disk in disks.items()}
         self._rate = rate
         self._acked: dict[ServerId, tuple[IndexTerm, Term]] = {}  # and the term of that promise
+        self._replacing: dict[ServerId, dict[Term, Index]] = {}  # sent to it: from where on
         self.looks = 0
 
     def log(self, node: str, uid: Uid) -> Memtable:
         """The log that this node would have after losing power now."""
         self.looks += 1
-        disk = self._disks[node].survivor()
-        if not disk.exists(join(self._data, "wal/manifest")):
-            return Memtable()
-        return recover_wal(disk, join(self._data, "wal"), ()).memtables.get(uid) or Memtable()
+        return self._lookouts[node].log(uid)
+
+    def hold(self, node: str, *, held: bool) -> None:
+        """Go by what this node's disk held before somebody damaged it; or look at it again."""
+        if held:
+            self._lookouts[node].hold()
+        else:
+            self._lookouts[node].release()
 
     def vote(self, voter: ServerId, uid: Uid, candidate: ServerId, term: Term) -> None:
         """A granted vote, or a candidacy, leaves."""
@@ -184,7 +191,7 @@ class Durability:
             self._report(Violation("votes are durable (I12)", "a vote left before it was synced", states))
 
     def _meta(self, node: str, uid: Uid) -> MetaRecord | None:
-        disk = self._disks[node].survivor()
+        disk = self._disks[node].survivor(join(self._data, "meta"))
         return MetaStore.open(disk, self._data).read(uid) if disk.exists(join(self._data, "meta")) else None
 
     def ack(self, server: ServerId, uid: Uid, last: IndexTerm, *, promised_in: Term | None) -> None:
@@ -193,7 +200,10 @@ class Durability:
         if promised_in is not None and (
             known is None or promised_in > known[1] or last.index > known[0].index
         ):
-            self._acked[server] = (last, promised_in)
+            # It may not yet have received what a newer leader sent before this was said.
+            replacing = self._replacing.get(server, {}).items()
+            if all(term <= promised_in or first > last.index for term, first in replacing):
+                self._acked[server] = (last, promised_in)
         if last.index and self._chance.random() < self._rate:
             found = self.log(server.node, uid).fetch_term(last.index)
             if found != last.term:
@@ -203,10 +213,14 @@ class Durability:
 
     def may_overwrite(self, server: ServerId, rpc: AppendEntriesRpc) -> None:
         """A newer leader may replace what this server promised an older one."""
-        known = self._acked.get(server)
-        if known is None or not rpc.entries or rpc.term <= known[1]:
+        if not rpc.entries:
             return
-        if rpc.entries[0].first_index <= known[0].index:
+        first = rpc.entries[0].first_index
+        replacing = self._replacing.setdefault(server, {})
+        if first < replacing.get(rpc.term, first + 1):
+            replacing[rpc.term] = first
+        known = self._acked.get(server)
+        if known is not None and rpc.term > known[1] and first <= known[0].index:
             del self._acked[server]
 
     def committed(self, index: Index, term: Term, members: Iterable[tuple[str, Uid]], quorum: int) -> None:
@@ -237,33 +251,45 @@ class Bystander:
         self.matching = LogMatching(report)
         self.committed = Committed(report)
         self.durability = Durability(report, disks, chance, data, rate)
+        self._looks: dict[type, Callable[[Server, ServerId, Any], None]] = {
+            AppendEntriesRpc: self._append_entries,
+            AppendEntriesReply: self._append_entries_reply,
+            RequestVoteRpc: self._request_vote,
+            HeartbeatRpc: self._heartbeat,
+            HeartbeatReply: self._heartbeat_reply,
+        }
 
     def sent(self, server: Server, to: ServerId, message: object) -> None:
         """A server gives a message to the transport; it counts whether or not it arrives."""
-        match message:
-            case AppendEntriesRpc():
-                self.elections.speaks(message.leader_id, message.term)
-                self.elections.leads(server.cfg.cluster_name, message.leader_id, message.term)
-                self.matching.sent(message.leader_id, message)
-                self.durability.may_overwrite(to, message)
-            case AppendEntriesReply():
-                # A repeated refusal may be of an earlier term; it promises nothing.
-                if message.success:
-                    self.elections.speaks(message.sender, message.term)
-                position = IndexTerm(message.last_index, message.last_term)
-                promised_in = message.term if message.success else None
-                self.durability.ack(message.sender, server.cfg.uid, position, promised_in=promised_in)
-            case RequestVoteRpc():
-                self.elections.speaks(message.candidate_id, message.term)
-                self.elections.votes(message.candidate_id, message.candidate_id, message.term)
-                self.durability.vote(message.candidate_id, server.cfg.uid, message.candidate_id, message.term)
-            case HeartbeatRpc():
-                self.elections.speaks(message.leader_id, message.term)
-                self.elections.leads(server.cfg.cluster_name, message.leader_id, message.term)
-            case HeartbeatReply():
-                self.elections.speaks(message.sender, message.term)
-            case _:
-                pass
+        look = self._looks.get(type(message))
+        if look is not None:
+            look(server, to, message)
+
+    def _append_entries(self, server: Server, to: ServerId, rpc: AppendEntriesRpc) -> None:
+        self.elections.speaks(rpc.leader_id, rpc.term)
+        self.elections.leads(server.cfg.cluster_name, rpc.leader_id, rpc.term)
+        self.matching.sent(rpc.leader_id, rpc)
+        self.durability.may_overwrite(to, rpc)
+
+    def _append_entries_reply(self, server: Server, _to: ServerId, reply: AppendEntriesReply) -> None:
+        # A repeated refusal may be of an earlier term; it promises nothing.
+        if reply.success:
+            self.elections.speaks(reply.sender, reply.term)
+        position = IndexTerm(reply.last_index, reply.last_term)
+        promised_in = reply.term if reply.success else None
+        self.durability.ack(reply.sender, server.cfg.uid, position, promised_in=promised_in)
+
+    def _request_vote(self, server: Server, _to: ServerId, rpc: RequestVoteRpc) -> None:
+        self.elections.speaks(rpc.candidate_id, rpc.term)
+        self.elections.votes(rpc.candidate_id, rpc.candidate_id, rpc.term)
+        self.durability.vote(rpc.candidate_id, server.cfg.uid, rpc.candidate_id, rpc.term)
+
+    def _heartbeat(self, server: Server, _to: ServerId, rpc: HeartbeatRpc) -> None:
+        self.elections.speaks(rpc.leader_id, rpc.term)
+        self.elections.leads(server.cfg.cluster_name, rpc.leader_id, rpc.term)
+
+    def _heartbeat_reply(self, _server: Server, _to: ServerId, reply: HeartbeatReply) -> None:
+        self.elections.speaks(reply.sender, reply.term)
 
     def voted(self, server: Server, message: RequestVoteResult, candidate: ServerId) -> None:
         """A server answers a candidate."""

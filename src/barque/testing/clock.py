@@ -21,7 +21,8 @@ class SimClock:
 
     def monotonic(self) -> float:
         """Virtual seconds; ahead of the loop's while a call takes time."""
-        return self._process.busy_until
+        now, held = self._loop.now, self._process.held_until
+        return held if held > now else now
 
     def wall_ms(self) -> int:
         """Unix time in milliseconds, as this node believes."""

@@ -93,6 +93,7 @@ class Member:
         self.voted_for: ServerId | None = None
         self.last_applied = Index(0)
         self.machine = cluster.machine
+        self.knows_uids = True  # of the initial members; whoever comes later need not
         self.effects: list[Effect] = []  # everything it asked for, oldest first
         self.machine_effects: list[MachineEffect] = []
         self.start()
@@ -104,7 +105,7 @@ class Member:
             uid=self.log.uid,
             cluster_name="c",
             initial_members=self.cluster.ids,
-            initial_uids={m: Uid(f"uid_{m.name}") for m in self.cluster.ids} | {self.id: self.log.uid},
+            initial_uids=self._initial_uids(),
             machine=self.machine,
             membership=self.membership,
             **self.cluster.settings,
@@ -130,6 +131,10 @@ class Member:
             last_applied=self.last_applied,
         )
         self._follow_up(self.perform(recover(self.server)))
+
+    def _initial_uids(self) -> dict[ServerId, Uid]:
+        known = self.cluster.ids if self.knows_uids else ()
+        return {m: Uid(f"uid_{m.name}") for m in known} | {self.id: self.log.uid}
 
     def handle(self, message: Message) -> list[Effect]:
         """One message and all that follows inside this server; returns the effects of both."""

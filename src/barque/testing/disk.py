@@ -271,13 +271,27 @@ class SimDisk:
         self.boots += 1
         self._locks.clear()
 
-    def survivor(self) -> "SimDisk":
-        """Another disk, with what a crash now would leave of this one at worst: nothing unsynced."""
+    def survivor(self, below: str = "/") -> "SimDisk":
+        """Another disk, with what a crash now would leave of this one at worst: nothing unsynced.
+
+        Only files whose paths begin with `below` are copied.
+        """
         other = SimDisk(random.Random(0))  # noqa: S311  # draws nothing that matters
         other._directories = set(self._directories)
         for path, inode in self._durable_names.items():
-            other.set_content(path, bytes(inode.disk))
+            if path.startswith(below):
+                other.set_content(path, bytes(inode.disk))
         return other
+
+    @property
+    def has_unsynced(self) -> bool:
+        """Whether a loss of power now could lose anything."""
+        return bool(self._changes) or any(inode.unsynced for inode in self._names.values())
+
+    def durable(self, path: str) -> bytearray | None:
+        """The bytes that a file would have at worst after a crash now; to look at, not to change."""
+        inode = self._durable_names.get(path)
+        return None if inode is None else inode.disk
 
     def flip(self, path: str, offset: int, mask: int = 0x01) -> None:
         """Bit rot: change the byte at `offset`, on the disk and in the cache."""

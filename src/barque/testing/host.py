@@ -18,9 +18,11 @@ from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers import Violation
 from barque.testing.clock import SimClock
 from barque.testing.disk import SimDisk
+from barque.testing.lookout import Lookout
 from barque.testing.loop import Crashed, VirtualProcess
 from barque.testing.network import SimTransport
 from barque.testing.process_disk import ProcessDisk
+from barque.testing.rot import Rot, rot
 from barque.testing.workload import CLUSTER, ListMachine
 from barque.transport.wire import PeerMessage
 from barque.types import ServerId, Uid
@@ -78,6 +80,7 @@ class Host:
         self.clock: SimClock | None = None
         self.loses_power = False
         self.uid: Uid | None = None  # known from its first successful start on
+        self.rotten: Rot | None = None  # what was changed on its disk since it went down
         self._graveyard: list[Any] = []  # what is dead must not be cleaned up at times nobody chose
 
     @property
@@ -95,7 +98,7 @@ class Host:
 
     def start(self) -> None:
         """Boot a new process on what is on the disk."""
-        if self.process is not None and self.process.alive:
+        if (self.process is not None and self.process.alive) or self.sim.absent is self:
             return
         self.boots += 1
         sim, rng = self.sim, random.Random(f"{self.sim.seed}/{self.name}/{self.boots}")  # noqa: S311
@@ -140,17 +143,49 @@ class Host:
         except Crashed:
             return  # `crashed` has been told
         except StorageError as error:
-            if type(error) is not StorageError:
-                self.sim.report(Violation("no damage without rot", f"{self.name} refuses", (str(error),)))
-            self.sim.transcript.note(self.name, f"cannot start: {error}")
+            self._refused(error)
             self.crashed()
             return
         self._shrink(node)
         self.node = node
         for server in node.system.processes.values():
             self.uid = server.server.cfg.uid
+            rotten, self.rotten = self.rotten, None
+            if rotten is not None:
+                self.sim.bystander.durability.hold(self.name, held=False)
+                violation = rotten.judge_start(server.server.log)
+                if violation is not None:
+                    self.sim.report(violation)
             self.sim.bystander.restarted(server.server)
             self.on_role(server.server)
+
+    def _refused(self, error: StorageError) -> None:
+        """The node does not start: the disk fails for a while, or somebody has changed a file."""
+        self.sim.transcript.note(self.name, f"cannot start: {error}")
+        rotten, self.rotten = self.rotten, None
+        violation: Violation | None = None
+        if rotten is not None and type(error) is not StorageError:
+            violation = rotten.judge_refusal(error)
+            self.sim.transcript.counts["rot refused"] += 1
+        elif type(error) is not StorageError:
+            violation = Violation("no damage without rot", f"{self.name} refuses", (str(error),))
+        if rotten is not None:
+            rotten.mend()
+            self.sim.bystander.durability.hold(self.name, held=False)
+        if violation is not None:
+            self.sim.report(violation)
+
+    def rot(self) -> bool:
+        """Change something on the disk while the node is down; whether anything was changed."""
+        if self.up or self.uid is None or self.rotten is not None or self.disk.has_unsynced:
+            return False
+        durability = self.sim.bystander.durability
+        durability.hold(self.name, held=True)
+        lookout = Lookout(self.disk, f"{DATA}/wal")
+        self.rotten = rot(self.disk, DATA, self.uid, lookout, self.sim.chance)
+        if self.rotten is None:
+            durability.hold(self.name, held=False)
+        return self.rotten is not None
 
     def _shrink(self, node: Node) -> None:
         """Let batches be as small as the scenario wants; a node has no setting for that."""

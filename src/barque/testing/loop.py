@@ -8,15 +8,18 @@ the code that runs inside.
 
 import asyncio
 import contextvars
-import heapq
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
+from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _PROCESS: "contextvars.ContextVar[VirtualProcess | None]" = contextvars.ContextVar("process", default=None)
 _SAME_INSTANT_MAX = 200_000
+CALLS_MAX = 3_000_000
+"""A run has some hundred thousand calls; one with so many is a storm."""
 _TICKS_PER_S = 1 << 30
 
 
@@ -26,6 +29,10 @@ class Deadlock(Exception):
 
 class Livelock(Exception):
     """Calls go on for ever while no time passes."""
+
+
+class Storm(Exception):
+    """More happens than any healthy cluster has reason to do."""
 
 
 class Crashed(BaseException):
@@ -43,6 +50,7 @@ class VirtualProcess:
         self.alive = True
         self.held_until = 0.0
         self.backlog: list[asyncio.Handle] = []
+        self.buried: list[asyncio.Handle] = []
         self.on_crash: Callable[[], None] = lambda: None
         self.context = contextvars.copy_context()
         self.context.run(_PROCESS.set, self)
@@ -51,7 +59,8 @@ class VirtualProcess:
     @property
     def busy_until(self) -> float:
         """When what it has done by now will be done: now, or later if a call took time."""
-        return max(self.loop.time(), self.held_until)
+        now, held = self.loop.now, self.held_until
+        return held if held > now else now
 
     def charge(self, seconds: float) -> None:
         """The present call takes so long; nothing else of this process happens meanwhile."""
@@ -66,11 +75,20 @@ class VirtualProcess:
     def kill(self) -> None:
         """Nothing of it runs any more."""
         self.alive = False
-        self.backlog.clear()
+        # Kept, not dropped: what it would clean up must not run at a moment that nobody chose.
+        self.buried += self.backlog
+        self.backlog = []
 
     def call(self, function: Callable[..., Any], *args: Any) -> None:
-        """Run a function inside this process, soon."""
-        self.loop.call_soon(function, *args, context=self.context)
+        """Run a function inside this process: now, or when it runs again.
+
+        For what comes from outside, not from another call of this process.
+        """
+        if self.alive:
+            if self.held_until > self.loop.now or self.backlog:
+                self.backlog.append(asyncio.Handle(function, args, self.loop, self.context))
+            else:
+                self.loop.run_call(self.context, function, args)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Run a coroutine as a task of this process."""
@@ -82,15 +100,16 @@ class VirtualProcess:
             self.loop.call_at(self.held_until, self._thaw, context=OUTSIDE)
 
     def _thaw(self) -> None:
-        if self.loop.time() >= self.held_until:
+        if self.loop.now >= self.held_until:
             backlog, self.backlog = self.backlog, []
             self.loop.run_later(backlog)
 
     def admits(self, handle: asyncio.Handle) -> bool:
         """Whether this call may run now; if it only has to wait, it is kept."""
         if not self.alive:
+            self.buried.append(handle)
             return False
-        if self.held_until > self.loop.time() or self.backlog:
+        if self.held_until > self.loop.now or self.backlog:
             self.backlog.append(handle)
             return False
         return True
@@ -104,22 +123,51 @@ def _on_grid(seconds: float) -> float:
     return math.ceil(seconds * _TICKS_PER_S) / _TICKS_PER_S
 
 
+_Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
-    """asyncio without waiting. `errors` gets what callbacks raised and nobody took."""
+    """asyncio without waiting. `errors` gets what callbacks raised and nobody took.
+
+    Calls of one instant run in the order in which they were scheduled. What belongs to no process is
+    kept as a bare function with its arguments: a handle for each frame cost a tenth of a run.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._now = 0.0
-        self._instant = 0
+        self.now = 0.0
+        """Virtual seconds since the loop was made."""
+        self._soon: deque[asyncio.Handle | _Call] = deque()
+        self._due: list[tuple[float, int, asyncio.TimerHandle | _Call]] = []
+        self._sequence = 0
+        self._calls = 0
         self._owner = threading.get_ident()
         self.errors: Callable[[dict[str, Any]], None] = lambda _context: None
         self.set_exception_handler(self._on_error)
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
-        return self._now
+        return self.now
 
-    def call_at(  # type: ignore[override]  # the variadic generics of typeshed
+    def call_soon(  # type: ignore[override]  # the variadic generics of typeshed
+        self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """See `AbstractEventLoop`."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._soon.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """See `AbstractEventLoop`."""
+        return self.call_at(self.now + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., Any],
@@ -131,15 +179,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
         Else a rounding error could make a caller wait for the last bit of a float, for ever: real
         time would pass while it looks, and virtual time does not.
         """
-        return super().call_at(_on_grid(when), callback, *args, context=context)
+        when = _on_grid(when)
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._sequence += 1
+        heappush(self._due, (when, self._sequence, handle))
+        return handle
 
     def later(self, seconds: float, callback: Callable[..., Any], *args: Any) -> None:
         """Call something that belongs to no process, whoever asks for it."""
-        self.call_at(self._now + seconds, callback, *args, context=OUTSIDE)
+        self.at(self.now + seconds, callback, *args)
 
     def at(self, when: float, callback: Callable[..., Any], *args: Any) -> None:
         """Likewise, at a time."""
-        self.call_at(when, callback, *args, context=OUTSIDE)
+        self._sequence += 1
+        heappush(self._due, (_on_grid(when), self._sequence, (callback, args)))
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
@@ -155,7 +208,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def run_later(self, handles: list[asyncio.Handle]) -> None:
         """Queue calls that had been kept back, ahead of what was queued since."""
-        self._ready.extendleft(reversed(handles))  # type: ignore[attr-defined]
+        self._soon.extendleft(reversed(handles))
+
+    def run_call(
+        self, context: contextvars.Context, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        """Run a call of a process now; its error goes where those of callbacks go."""
+        try:
+            context.run(function, *args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            text = f"exception in callback {function!r}"
+            process = context.get(_PROCESS)
+            self.call_exception_handler({"message": text, "exception": error, "process": process})
 
     def _process_events(self, event_list: list[Any]) -> None:
         pass
@@ -164,30 +230,46 @@ class VirtualLoop(asyncio.BaseEventLoop):
         pass
 
     def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
-        if not ready and not self._stopping:  # type: ignore[attr-defined]
-            if not scheduled:
-                raise Deadlock(f"at {self._now:.3f} s something waits, and nothing is scheduled")
-            if scheduled[0]._when > self._now:
-                self._now = scheduled[0]._when
-                self._instant = 0
-        while scheduled and scheduled[0]._when <= self._now:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            ready.append(handle)
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            process = handle._context.get(_PROCESS)
-            if process is None or process.admits(handle):
-                handle._run()
-            self._instant += 1
-        if self._instant > _SAME_INSTANT_MAX:
-            calls = "; ".join(sorted({repr(handle) for handle in list(ready)[:5]}))
-            raise Livelock(f"{self._instant} calls at {self._now:.6f} s, and no time passes: {calls}")
+        """All calls until somebody stops the loop: `run_forever` asks only between two of these."""
+        soon, due = self._soon, self._due
+        instant = before = 0
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not soon:
+                if not due:
+                    raise Deadlock(f"at {self.now:.3f} s something waits, and nothing is scheduled")
+                if due[0][0] > self.now:
+                    self.now = due[0][0]
+                    instant = before = 0
+            while due and due[0][0] <= self.now:
+                soon.append(heappop(due)[2])
+            for _ in range(len(soon)):
+                self._run_item(soon.popleft())
+                instant += 1
+            self._calls += instant - before
+            before = instant
+            if self._calls > CALLS_MAX:
+                raise Storm(f"{self._calls} calls in {self.now:.3f} virtual seconds")
+            if instant > _SAME_INSTANT_MAX:
+                calls = "; ".join(sorted({repr(item) for item in list(soon)[:5]}))
+                raise Livelock(f"{instant} calls at {self.now:.6f} s, and no time passes: {calls}")
+
+    def _run_item(self, item: asyncio.Handle | _Call) -> None:
+        if type(item) is tuple:
+            self.run_call(OUTSIDE, *item)
+            return
+        handle: Any = item  # typeshed does not show what a handle holds
+        if handle._cancelled:
+            return
+        context = handle._context
+        process = context.get(_PROCESS)
+        if process is None or process.admits(handle):
+            self.run_call(context, handle._callback, handle._args)
+
+    def close(self) -> None:
+        """See `AbstractEventLoop`."""
+        self._soon.clear()
+        self._due.clear()
+        super().close()
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         pass  # taken out when its time comes
@@ -195,15 +277,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _on_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, Crashed):
-            process = _PROCESS.get() or _process_of(context)
+            process = context.get("process") or _PROCESS.get()
             if process is not None and process.alive:
                 process.on_crash()
             return
         if "destroyed but it is pending" in str(context.get("message")):
             return  # a task of a process that was killed
         self.errors(context)
-
-
-def _process_of(context: dict[str, Any]) -> VirtualProcess | None:
-    handle = context.get("handle")
-    return handle._context.get(_PROCESS) if handle is not None else None

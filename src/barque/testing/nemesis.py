@@ -47,6 +47,9 @@ class Nemesis:
             "sync_error": self.sync_error,
             "disk_full": self.disk_full,
             "slow_disk": self.slow_disk,
+            "hung_sync": self.hung_sync,
+            "bit_rot": self.bit_rot,
+            "blocked_loop": self.blocked_loop,
             "clock_jump": self.clock_jump,
             "transfer": self.transfer,
         }
@@ -250,6 +253,13 @@ class Nemesis:
 
         self.sim.keep(self.sim.loop.create_task(ask()))
 
+    def blocked_loop(self) -> None:
+        """A call in a node takes long: its loop does nothing else, and its clock runs on."""
+        host = self._host()
+        if host.up and host.process is not None:
+            self._count("blocked_loop", host.name)
+            host.process.charge(min(self._length(), 5.0))
+
     # --- disks ---------------------------------------------------------------------------
 
     def sync_error(self) -> None:
@@ -282,3 +292,19 @@ class Nemesis:
             self._count("slow_disk", host.name)
             disk.sync_seconds = (0.0, self.rng.choice((0.01, 0.1, 0.5)))
             self._later(lambda: setattr(disk, "sync_seconds", self.scenario.sync_s))
+
+    def hung_sync(self) -> None:
+        """The next sync takes seconds, and all of the node with it."""
+        host = self._host()
+        if host.process_disk is not None and host.up:
+            self._count("hung_sync", host.name)
+            host.process_disk.hang_s = self.rng.choice((0.5, 2.0, 8.0))
+
+    def bit_rot(self) -> None:
+        """A node loses power, and something on its disk changes while it is down."""
+        host = self._host()
+        if host.up:
+            host.crash(power=True)
+            if host.rot():
+                assert host.rotten is not None
+                self._count("bit_rot", f"{host.name} {host.rotten.path}")

@@ -53,6 +53,7 @@ class SimTransport(MemoryTransport):
         self.sim = network
         self.on_send: Callable[[str, str, PeerMessage], None] = lambda _node, _to, _message: None
         self.handles: dict[_ClientHandle, None] = {}
+        self.unsent: dict[_ClientHandle, None] = {}  # those with answers that this turn sends
 
     def send(
         self, node: str, to: str, message: PeerMessage, cluster_id: str = "", sender_uid: str = ""
@@ -63,9 +64,12 @@ class SimTransport(MemoryTransport):
 
     def flush(self) -> None:
         """See `Transport`."""
-        super().flush()
-        for handle in list(self.handles):
-            handle.flush()
+        if self._outboxes or self._queued:
+            super().flush()
+        if self.unsent:
+            unsent, self.unsent = self.unsent, {}
+            for handle in unsent:
+                handle.flush()
 
     def incarnation_of(self, peer: str) -> int | None:
         """Which incarnation of a peer we are connected to."""
@@ -129,8 +133,8 @@ class SimNetwork(MemoryNetwork):
         faults = self._faults.get((source, target))
         if faults is not None and self._is_lost(faults):
             return
-        sender = self.transport(source)
-        departure = self.loop.time() if sender is None else sender.process.busy_until
+        sender = self._nodes.get(source)
+        departure = sender.process.busy_until if isinstance(sender, SimTransport) else self.loop.now
         link = (source, target)
         due = departure + self.delay()
         if faults is not None and faults.reorder_rate and self._rng.random() < faults.reorder_rate:
@@ -199,6 +203,12 @@ class SimNetwork(MemoryNetwork):
                 self._epochs[pair] = self._epochs.get(pair, 0) + 1
             if not silent:
                 self._tell_down(other, name, "the node is gone")
+
+    def reset_clients(self, name: str) -> None:
+        """TCP gives up at last: clients of a machine that died without a word learn of it."""
+        for link in list(self._links):
+            if link.node == name:
+                link.lose("timed out")
 
     def disconnect(self, source: str, target: str, reason: str = "disconnected") -> None:
         """Break the link: what is under way is lost, both learn of it, and it comes back."""
@@ -379,6 +389,7 @@ class _ClientHandle:
         if self._link.is_closed:
             return False
         self._outbox += answers
+        self._link.transport.unsent[self] = None
         return True
 
     def flush(self) -> None:

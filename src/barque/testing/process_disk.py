@@ -20,12 +20,14 @@ class ProcessDisk:
 
     `crash_in`: die at the start of that many operations from now (None: do not).
     `sync_seconds`: how long a sync takes, at least and at most.
+    `hang_s`: how long the next one takes besides.
     """
 
     def __init__(self, disk: SimDisk, process: VirtualProcess, rng: random.Random) -> None:
         self.disk = disk
         self.crash_in: int | None = None
         self.sync_seconds = (0.0, 0.0)
+        self.hang_s = 0.0
         self._process = process
         self._rng = rng
 
@@ -38,6 +40,9 @@ class ProcessDisk:
             if self.crash_in <= 0:
                 self._process.on_crash()
                 raise Crashed
+        if sync and self.hang_s:
+            self._process.charge(self.hang_s)
+            self.hang_s = 0.0
         if sync and self.sync_seconds[1]:
             self._process.charge(self._rng.uniform(*self.sync_seconds))
 

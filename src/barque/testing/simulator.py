@@ -5,6 +5,8 @@ of bystanders (`checkers`), and reports. docs/explanation/simulation.md tells ho
 """
 
 import asyncio
+import contextlib
+import gc
 import inspect
 import logging
 import random
@@ -17,13 +19,17 @@ from barque.core.server import RaftState
 from barque.testing.checkers import Bystander, Violation
 from barque.testing.history import Operation, Outcome, check_history
 from barque.testing.host import DATA, Host
-from barque.testing.loop import Deadlock, Livelock, VirtualLoop
+from barque.testing.loop import Deadlock, Livelock, Storm, VirtualLoop
 from barque.testing.nemesis import Nemesis
 from barque.testing.network import SimNetwork
 from barque.testing.swarm import Scenario, draw_scenario
 from barque.testing.transcript import Transcript
 from barque.testing.workload import SimClient
 
+ABSENT_RATE = 0.3
+"""In how many runs one machine is gone for good when all else is healed: the others must do without it."""
+GIVE_UP_S = 10.0
+"""After so long a client's connection to a machine that is gone breaks (production: 30 s)."""
 LIVENESS_S = 60.0
 """Virtual seconds after healing in which everything must be well again."""
 SETTLE_S = 2.0
@@ -101,6 +107,7 @@ class Simulation:
         ]
         self.nemesis = Nemesis(self)
         self.recovered_s = 0.0
+        self.absent: Host | None = None  # in the second phase one machine may be gone for good
         self._failed: asyncio.Future[None] = self.loop.create_future()
         self._tasks: list[asyncio.Task[Any]] = []
 
@@ -133,10 +140,12 @@ class Simulation:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             states = (repr(error), _where(error))
-            self.report(Violation("no unhandled error (I28)", "a client's work failed", states))
+            self.report(Violation("no unhandled error (I28)", "a client or the nemesis failed", states))
 
     def after_crash(self, host: Host) -> None:
         """Boot again: at once, or after a while."""
+        if host is self.absent:
+            return
         down = self.chance.choice((0.001, 0.02, 0.2)) + self.chance.expovariate(1 / self.scenario.fault_s)
         if self.nemesis.over:
             down = 0.05
@@ -151,6 +160,8 @@ class Simulation:
         levels = [logger.level for logger in loggers]
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
+        collects = gc.isenabled()
+        gc.disable()  # a run is short, and what it leaves is collected afterwards
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_until_complete(self._guarded(self._phases()))
@@ -158,12 +169,16 @@ class Simulation:
             pass
         except (Deadlock, Livelock) as error:
             self.report(Violation("liveness (I25)", str(error)))
+        except Storm as error:
+            self.report(Violation("bounded work (I27)", str(error), self._states()))
         finally:
             for host in self.hosts:
                 if host.process is not None:
                     host.process.kill()
             self._bury()
             asyncio.set_event_loop(None)
+            if collects:
+                gc.enable()
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
         return self._result()
@@ -172,8 +187,9 @@ class Simulation:
         """Let go of what was under way in processes that are dead by now, without a word."""
         for task in asyncio.all_tasks(self.loop):
             work = task.get_coro()
-            if inspect.iscoroutine(work) and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
-                work.close()
+            if inspect.iscoroutine(work):
+                with contextlib.suppress(BaseException):  # its clean-up meets a disk that is gone
+                    work.close()
         if self._failed.done():
             self._failed.exception()
         self.loop.close()
@@ -192,9 +208,15 @@ class Simulation:
         for client in self.clients:
             self.keep(self.loop.create_task(client.run()))
         nemesis = self.loop.create_task(self.nemesis.run())
+        nemesis.add_done_callback(self._on_task_done)
         await asyncio.sleep(self.scenario.duration_s)
         nemesis.cancel()
         self.nemesis.heal()
+        if self.chance.random() < ABSENT_RATE:
+            self.absent = self.chance.choice(self.hosts)
+            self.transcript.note(self.absent.name, "is gone for good")
+            self.absent.crash(power=True)
+            self.loop.later(GIVE_UP_S, self.network.reset_clients, self.absent.name)
         await self._recover()
 
     async def _recover(self) -> None:
@@ -232,7 +254,7 @@ class Simulation:
             await asyncio.sleep(0.05)
 
     def _equal(self) -> bool:
-        servers = [host.server for host in self.hosts]
+        servers = [host.server for host in self.hosts if host is not self.absent]
         found = [
             (s.last_applied, s.log.last_index_term(), s.log.last_written(), s.leader_id, s.current_term)
             for s in servers

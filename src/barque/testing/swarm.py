@@ -29,6 +29,9 @@ FAULTS = (
     "sync_error",
     "disk_full",
     "slow_disk",
+    "hung_sync",
+    "bit_rot",
+    "blocked_loop",
     "clock_jump",
     "transfer",
 )
@@ -72,20 +75,23 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 def draw_scenario(seed: int) -> Scenario:
     """What this seed means."""
     rng = random.Random(f"{seed}/scenario")  # noqa: S311  # repeatable on purpose
-    heartbeat_ms = rng.choice((10, 20, 30, 50, 100))
+    heartbeat_ms = rng.choice((10, 30, 50, 100, 100))
     times = TimeConfig(
         broadcast_time_ms=rng.choice((2, 5, 10, 20, 50, 100)),
         election_multiplier=rng.choice((2, 5, 5)),
         heartbeat_interval_ms=heartbeat_ms,
         detector_poll_ms=heartbeat_ms * rng.choice((3, 5, 10)),
-        tick_ms=rng.choice((10, 50, 200, 1000)),
+        tick_ms=rng.choice((10, 50, 200, 500, 1000)),
         await_condition_timeout_ms=rng.choice((50, 500, 3_000)),
         wal_down_timeout_ms=rng.choice((50, 500, 2_000)),
     )
     share = rng.choice((0.15, 0.3, 0.5))
     faults = tuple(name for name in FAULTS if rng.random() < share) or (rng.choice(FAULTS),)
     pace_s = rng.choice((0.15, 0.4, 1.0))
-    duration_s = max(rng.uniform(4.0, 12.0), 1.5 * pace_s * len(faults))
+    duration_s = max(rng.uniform(4.0, 16.0), 1.5 * pace_s * len(faults))
+    clients, workers = rng.choice((2, 3, 4)), rng.choice((1, 2, 4))
+    # A rate for all together: many clients shall crowd each other, not fill lists by thousands.
+    operations_a_s = rng.choice((10, 30, 100))
     return Scenario(
         nodes=rng.choice((3, 3, 3, 5)),
         duration_s=duration_s,
@@ -99,10 +105,10 @@ def draw_scenario(seed: int) -> Scenario:
         late_rate=rng.choice((0.005, 0.05)),
         late_s=rng.choice((0.05, 0.3, 1.0)),
         sync_s=rng.choice(((0.0, 0.0), (0.0001, 0.0005), (0.001, 0.005))),
-        clients=rng.choice((2, 3, 4)),
-        workers=rng.choice((1, 2, 4)),
+        clients=clients,
+        workers=workers,
         keys=rng.choice((1, 1, 2, 5)),
-        think_s=rng.choice((0.02, 0.05, 0.2)),
+        think_s=clients * workers / operations_a_s,
         timeout_s=rng.choice((0.2, 1.0, 3.0)),
         read_share=rng.choice((0.2, 0.4, 0.7)),
         burst_share=rng.choice((0.0, 0.2, 0.5)),

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections import Counter, deque
 
+from barque.errors import ProtocolError
 from barque.testing.loop import VirtualLoop
 from barque.transport import wire
 
@@ -35,13 +36,14 @@ class Transcript:
         self._add(source, target, payload)
 
     def _add(self, who: str, text: str, payload: bytes | None) -> None:
-        now = self._loop.time()
+        now = self._loop.now
         self.events += 1
-        self._hash.update(f"{now!r} {who} {text} ".encode())
-        if payload is not None:
-            self._hash.update(payload)
-        if payload == _ALIVE:
-            return
+        if payload is None:
+            self._hash.update(f"{now!r} {who} {text} ".encode())
+        else:
+            self._hash.update(b"%a %b %b %b" % (now, who.encode(), text.encode(), payload))
+            if payload == _ALIVE:
+                return
         self._last.append((now, who, text, payload))
         if self._echo:
             for line in _lines(self._last[-1]):
@@ -61,9 +63,13 @@ def _lines(event: tuple[float, str, str, bytes | None]) -> list[str]:
     now, who, text, payload = event
     if payload is None:
         return [f"{now:12.6f}  {who:4} {text}"]
+    try:
+        envelopes = wire.decode_envelopes(payload)
+    except ProtocolError as error:
+        return [f"{now:12.6f}  {who:4} → {text}: {error}"]
     return [
         f"{now:12.6f}  {who:4} → {text}: {_short(envelope.message)}"
-        for envelope in wire.decode_envelopes(payload)
+        for envelope in envelopes
         if not isinstance(envelope.message, wire.Alive)
     ]
 

@@ -1,0 +1,223 @@
+"""Suites for parts of one's own: subclass one in a test module, say how to make the part, and pytest runs it.
+
+`LogSuite` demands what the core needs of a `Log`; `TransportSuite` what a node needs of a `Transport`.
+docs/how-to/test-my-machine.md shows both.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from barque.core.entries import EntryBatch, encode_body
+from barque.core.log_contract import Log
+from barque.core.messages import LogEvent, Written
+from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport, TransportHandler
+from barque.transport.wire import Envelope, LeaderIs
+from barque.types import NOWHERE, Index, IndexTerm, ServerId, Term, Uid
+
+_ALL = 1 << 30
+
+
+def entries(first: int, term: int = 1, count: int = 1) -> EntryBatch:
+    """A batch of `count` entries from `first` on."""
+    return EntryBatch(Index(first), Term(term), count, 0, encode_body([b"\xa1x"] * count))
+
+
+class LogSuite(ABC):
+    """Subclass it as `class TestMyLog(LogSuite)`."""
+
+    @abstractmethod
+    def make(self) -> tuple[Log, Callable[[], list[LogEvent]]]:
+        """A new, empty log, and what makes its writes durable and returns the events of that, in order."""
+
+    @staticmethod
+    def _sync(log: Log, sync: Callable[[], list[LogEvent]]) -> None:
+        for event in sync():
+            log.handle_event(event)
+
+    def test_an_empty_log(self) -> None:
+        """It ends nowhere; position 0 has term 0, and no other has one."""
+        log, _ = self.make()
+        assert (log.last_index_term(), log.last_written(), log.next_index()) == (NOWHERE, NOWHERE, 1)
+        assert (log.fetch_term(Index(0)), log.fetch_term(Index(1))) == (0, None)
+        assert log.read(Index(1), Index(9), _ALL, _ALL) == []
+
+    def test_entries_are_there_at_once_and_durable_later(self) -> None:
+        """What is appended can be read; it counts as written when its event has been handled."""
+        log, sync = self.make()
+        log.append(entries(1, count=3))
+        assert (log.last_index_term(), log.last_written()) == (IndexTerm(Index(3), Term(1)), NOWHERE)
+        self._sync(log, sync)
+        assert log.last_written() == log.last_index_term()
+
+    def test_an_overlapping_write_replaces_and_lowers(self) -> None:
+        """What lies at and above the first new entry is gone, and no longer counts as written, at once."""
+        log, sync = self.make()
+        log.append(entries(1, count=4))
+        self._sync(log, sync)
+        log.write([entries(3, term=2)])
+        assert log.last_index_term() == IndexTerm(Index(3), Term(2))
+        assert log.last_written() == IndexTerm(Index(2), Term(1))
+        self._sync(log, sync)
+        assert log.last_written() == IndexTerm(Index(3), Term(2))
+
+    def test_a_late_event_confirms_nothing_that_is_gone(self) -> None:
+        """An event of another term, or of another server, is dropped."""
+        log, sync = self.make()
+        log.append(entries(1))
+        self._sync(log, sync)
+        log.append(entries(2, count=2))
+        log.write([entries(2, term=2, count=2)])
+        log.handle_event(Written(log.uid, Term(1), Index(2), Index(3)))
+        assert log.last_written().index == 1
+        log.handle_event(Written(Uid(f"not {log.uid}"), Term(2), Index(2), Index(3)))
+        assert log.last_written().index == 1
+
+    def test_forgetting_a_tail(self) -> None:
+        """`set_last_index` shortens the log, and what counts as written with it."""
+        log, sync = self.make()
+        log.append(entries(1, count=5))
+        self._sync(log, sync)
+        log.set_last_index(Index(2))
+        assert (log.last_index_term().index, log.last_written().index, log.next_index()) == (2, 2, 3)
+        assert log.fetch_term(Index(3)) is None
+        log.set_last_index(Index(0))
+        assert log.last_index_term() == NOWHERE
+
+    def test_reads_are_bounded_and_consecutive(self) -> None:
+        """At least one batch, no more than the bounds, nothing beyond the end."""
+        log, _ = self.make()
+        log.append(entries(1, count=4))
+        log.append(entries(5, count=4))
+        found = log.read(Index(2), Index(7), _ALL, _ALL)
+        assert [(b.first_index, b.last_index) for b in found] == [(2, 4), (5, 7)]
+        assert sum(b.count for b in log.read(Index(1), Index(8), 2, _ALL)) == 2
+        assert len(log.read(Index(1), Index(8), _ALL, 1)) == 1
+        assert log.read(Index(9), Index(20), _ALL, _ALL) == []
+
+    def test_terms(self) -> None:
+        """Each entry keeps its term."""
+        log, _ = self.make()
+        log.write([entries(1, 1, 2), entries(3, 4, 2)])
+        assert [log.fetch_term(Index(i)) for i in range(1, 6)] == [1, 1, 4, 4, None]
+
+
+class Heard:
+    """A handler that remembers what its transport told it (`TransportHandler`)."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, Envelope]] = []
+        self.up: dict[str, int] = {}
+
+    def on_envelopes(self, node: str, envelopes: list[Envelope]) -> None:
+        """See `TransportHandler`."""
+        self.messages += [(node, envelope) for envelope in envelopes]
+
+    def on_peer_connected(self, node: str, incarnation: int) -> None:
+        """See `TransportHandler`."""
+        self.up[node] = incarnation
+
+    def on_peer_disconnected(self, node: str, reason: str) -> None:
+        """See `TransportHandler`."""
+        self.up.pop(node, None)
+
+    def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
+        """Clients are not part of this suite."""
+        raise AssertionError("no client was expected")
+
+    def on_turn(self) -> None:
+        """See `TransportHandler`."""
+
+
+class TransportSuite(ABC):
+    """Subclass it as `class TestMyTransport(TransportSuite)`; its tests are coroutines without fixtures."""
+
+    @abstractmethod
+    async def make(self, name: str, peer: str, incarnation: int, handler: TransportHandler) -> Transport:
+        """A transport of node `name`, started or to be started, that knows how to reach `peer`."""
+
+    async def _pair(self) -> tuple[Transport, Transport, Heard, Heard]:
+        heard = Heard(), Heard()
+        one = await self.make("n1", "n2", 1, heard[0])
+        other = await self.make("n2", "n1", 1, heard[1])
+        await one.start()
+        await other.start()
+        await self._until(lambda: "n2" in heard[0].up and "n1" in heard[1].up)
+        return one, other, *heard
+
+    @staticmethod
+    async def _until(condition: Callable[[], Any], rounds: int = 2_000) -> None:
+        for _ in range(rounds):
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("waited in vain")
+
+    @staticmethod
+    def _message(term: int) -> LeaderIs:
+        return LeaderIs("kv", ServerId("s", "n1"), Term(term))
+
+    def _run(self, work: Callable[[], Any]) -> None:
+        asyncio.run(work())
+
+    def test_messages_arrive_in_order(self) -> None:
+        """What one node sends another on a link that stays up arrives once, in its order."""
+
+        async def work() -> None:
+            one, other, _, heard = await self._pair()
+            for term in range(100):
+                assert one.send("n2", "s", self._message(term))
+                if term % 7 == 0:
+                    one.flush()
+            one.flush()
+            await self._until(lambda: len(heard.messages) == 100)
+            assert [getattr(e.message, "term", -1) for _, e in heard.messages] == list(range(100))
+            assert {node for node, _ in heard.messages} == {"n1"}
+            await one.stop()
+            await other.stop()
+
+        self._run(work)
+
+    def test_nothing_leaves_before_the_flush(self) -> None:
+        """`send` only queues: the order of effects depends on it (docs/explanation/ordering.md)."""
+
+        async def work() -> None:
+            one, other, _, heard = await self._pair()
+            assert one.send("n2", "s", self._message(1))
+            await asyncio.sleep(0.05)
+            assert heard.messages == []
+            one.flush()
+            await self._until(lambda: heard.messages)
+            await one.stop()
+            await other.stop()
+
+        self._run(work)
+
+    def test_a_peer_that_is_gone_is_told_of_and_refused(self) -> None:
+        """When a peer stops, its handler hears of it, and messages to it are dropped with False."""
+
+        async def work() -> None:
+            one, other, heard, _ = await self._pair()
+            await other.stop()
+            await self._until(lambda: "n2" not in heard.up)
+            assert not one.send("n2", "s", self._message(1))
+            assert not one.send("nobody", "s", self._message(1))
+            await one.stop()
+
+        self._run(work)
+
+    def test_a_peer_that_comes_back_is_a_new_incarnation(self) -> None:
+        """The handler learns which incarnation it is connected to."""
+
+        async def work() -> None:
+            one, other, heard, _ = await self._pair()
+            await other.stop()
+            await self._until(lambda: "n2" not in heard.up)
+            again = await self.make("n2", "n1", 2, Heard())
+            await again.start()
+            await self._until(lambda: heard.up.get("n2") == 2)
+            await one.stop()
+            await again.stop()
+
+        self._run(work)

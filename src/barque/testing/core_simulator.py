@@ -1,0 +1,459 @@
+"""`simulate_core(seed)`: the same idea as `simulate`, for core servers alone, and many times faster.
+
+A seed draws a world (`core_world`), its faults and its clients. Elections, votes, commits and logs are judged
+by the cluster's `Witness` after every step, what clients saw by `history`; then everything heals, and the
+members must become equal and commit. What this cannot see: files, frames, the runtime.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from barque.config import TimeConfig
+from barque.core.entries import EntryKind, decode_cluster, kind_of
+from barque.core.messages import (
+    ElectionTimeout,
+    JoinMember,
+    LeaveMember,
+    NodeStatus,
+    TransferLeadership,
+    WalFailed,
+    WalUp,
+)
+from barque.errors import InvariantViolation
+from barque.testing.checkers import Violation
+from barque.testing.core_cluster import CLIENT, Member
+from barque.testing.core_world import CoreWorld, WorldConfig
+from barque.testing.history import Operation, Outcome, check_history
+from barque.testing.loop import Storm
+from barque.types import Membership, ReplyMode, Uid
+
+LIVENESS_S = 60.0
+CORE_FAULTS = (
+    *("loss", "duplicates", "reordering", "partition", "one_way", "flapping", "disconnect", "crash"),
+    *("crash_all", "crash_leader", "pause", "transfer", "election", "coup", "wal_failed", "suspicion"),
+)
+"""The faults of a world. The first three hold all the time."""
+STEADY = CORE_FAULTS[:3]
+MEMBER_FAULTS = ("leave", "enter", "change")
+"""Members are removed, new servers take their places, and what they may do changes."""
+
+
+class CoreScenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a world. Times in virtual seconds."""
+
+    world: WorldConfig = WorldConfig()
+    duration_s: float = 20.0
+    faults: tuple[str, ...] = ()
+    pace_s: float = 0.5
+    fault_s: float = 0.5
+    operations_a_s: float = 20.0
+    read_share: float = 0.4
+    anyone: float = 0.1  # the share of operations that go to whoever, not to a leader
+
+
+class CoreReport(msgspec.Struct, kw_only=True):
+    """What one seed did; the fields are those of `simulator.Report` where both have them."""
+
+    seed: int
+    scenario: CoreScenario
+    violation: Violation | None = None
+    virtual_s: float = 0.0
+    events: int = 0
+    elections: int = 0
+    committed: int = 0
+    operations: int = 0
+    unknown: int = 0
+    faults: dict[str, int] = {}
+    hash: str = ""
+
+    def __str__(self) -> str:
+        if self.violation is None:
+            return f"core seed {self.seed}: clean"
+        replay = f"barque simulate --core --seed {self.seed}"
+        if any(name in MEMBER_FAULTS for name in self.scenario.faults):
+            replay = f"simulate_core({self.seed}, draw_core_scenario({self.seed}, members=True))"
+        return (
+            f"core seed {self.seed} violates a property after {self.virtual_s:.3f} virtual seconds\n"
+            f"{self.violation}\nreplay: {replay}"
+        )
+
+
+def draw_core_scenario(seed: int, *, members: bool = False) -> CoreScenario:
+    """What this seed means; with changes of membership only if asked for."""
+    rng = random.Random(f"{seed}/core")  # noqa: S311  # repeatable on purpose
+    heartbeat_ms = rng.choice((20, 50, 100))
+    times = TimeConfig(
+        broadcast_time_ms=rng.choice((5, 20, 50, 100)),
+        election_multiplier=rng.choice((2, 5)),
+        heartbeat_interval_ms=heartbeat_ms,
+        detector_poll_ms=heartbeat_ms * rng.choice((3, 5, 10)),
+        tick_ms=rng.choice((10, 100, 500)),
+    )
+    share = rng.choice((0.15, 0.3, 0.6))
+    spans = ((0.0001, 0.0005), (0.0005, 0.005), (0.002, 0.05))
+    settings = {
+        "max_append_entries_rpc_batch_size": rng.choice((1, 2, 4096)),
+        "max_pipeline_count": rng.choice((1, 2, 4, 16384)),
+        "low_priority_commands_flush_size": rng.choice((1, 3)),
+        "await_condition_timeout_ms": rng.choice((50, 500, 3000)),
+        "catch_up_timeout_ms": rng.choice((20, 200)),
+        "wal_down_timeout_ms": rng.choice((50, 1000)),
+    }
+
+    world = WorldConfig(
+        nodes=rng.choice((3, 3, 3, 5)),
+        time=times,
+        latency_s=rng.choice(spans),
+        sync_s=rng.choice(spans),
+        meta_sync_s=rng.choice(spans),
+        silence_s=rng.choice((0.0, 0.3, 2.0)),
+        settings=settings,
+    )
+    faults = tuple(name for name in CORE_FAULTS if rng.random() < share) or (rng.choice(CORE_FAULTS),)
+    rates = {
+        name: rng.choice((0.02, 0.1, 0.3)) if fault in faults else 0.0
+        for name, fault in zip(("loss_rate", "duplicate_rate", "reorder_rate"), STEADY, strict=True)
+    }
+    if members:
+        faults += MEMBER_FAULTS
+    return CoreScenario(
+        world=msgspec.structs.replace(world, **rates),
+        duration_s=rng.uniform(5.0, 20.0),
+        faults=faults,
+        pace_s=rng.choice((0.1, 0.3, 1.0)),
+        fault_s=rng.choice((0.02, 0.2, 1.0)),
+        # With a pipeline of one, a slow link carries a dozen entries a second, and no more.
+        operations_a_s=min(rng.choice((5.0, 20.0, 60.0)), 5.0 * settings["max_pipeline_count"]),
+        read_share=rng.choice((0.2, 0.5)),
+    )
+
+
+class CoreSimulation:
+    """One run. Make it, and call `run`."""
+
+    def __init__(self, seed: int, scenario: CoreScenario) -> None:
+        self.seed = seed
+        self.scenario = scenario
+        self.rng = random.Random(f"{seed}/core nemesis")  # noqa: S311  # repeatable on purpose
+        world_rng = random.Random(f"{seed}/core world")  # noqa: S311
+        self.world = CoreWorld(scenario.world, world_rng)
+        self.whole = frozenset(self.world.links)
+        self.fired: Counter[str] = Counter()
+        self.over = False
+        self.elements = 0
+
+    def run(self) -> CoreReport:
+        """Faults, then none; never raises for what the cluster did wrong."""
+        violation: Violation | None = None
+        try:
+            violation = self._phases()
+        except InvariantViolation as error:
+            violation = Violation("an invariant of the core", str(error), self._states())
+        except Storm as error:
+            violation = Violation("bounded work (I27)", str(error), self._states())
+        except Exception as error:
+            violation = Violation("no unhandled error (I28)", f"{error!r}", self._states())
+        world = self.world
+        history = world.history
+        return CoreReport(
+            seed=self.seed,
+            scenario=self.scenario,
+            violation=violation,
+            virtual_s=world.now,
+            events=world.events,
+            elections=len(world.cluster.witness.leaders),
+            committed=len(world.cluster.witness.committed),
+            operations=len(history),
+            unknown=sum(o.outcome is Outcome.UNKNOWN for o in history),
+            faults=dict(self.fired),
+            hash=f"{world.events}/{world.now!r}/{world.terms()}/{len(history)}",
+        )
+
+    def _phases(self) -> Violation | None:
+        world, scenario = self.world, self.scenario
+        first = self.rng.choice(world.names)
+        world.cluster[first].handle(ElectionTimeout())
+        world.settle(first)
+        world.after(0.0, self._work)
+        if any(name not in STEADY for name in scenario.faults):
+            world.after(scenario.pace_s, self._cause)
+        world.run(scenario.duration_s)
+        self._heal()
+        return self._recover() or self._judge()
+
+    def _judge(self) -> Violation | None:
+        self.world.cluster.witness.check_logs()
+        anomaly = check_history(self.world.history)
+        if anomaly is not None:
+            shown = tuple(map(str, anomaly.operations))
+            return Violation("linearizability (I14 to I17)", anomaly.text, shown)
+        states = [server.machine_state for server in self.world.servers()]
+        if any(state != states[0] for state in states):
+            return Violation("same state (I18)", "equal logs, different machines", tuple(map(str, states)))
+        return None
+
+    # --- clients ---------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        if self.over:
+            return
+        rng, world = self.rng, self.world
+        world.after(rng.expovariate(self.scenario.operations_a_s), self._work)
+        leaders = [member.id.name for member in world.leaders()]
+        name = rng.choice(leaders if leaders and rng.random() > self.scenario.anyone else world.names)
+        if rng.random() < self.scenario.read_share:
+            world.read(name)
+        else:
+            self._append(name)
+
+    def _append(self, name: str) -> Operation:
+        self.elements += 1
+        return self.world.append(name, f"e{self.elements}")
+
+    # --- faults ----------------------------------------------------------------------------
+
+    def _cause(self) -> None:
+        if self.over:
+            return
+        self.world.after(self.rng.expovariate(1 / self.scenario.pace_s), self._cause)
+        name = self.rng.choice([name for name in self.scenario.faults if name not in STEADY])
+        self.fired[name] += 1
+        getattr(self, f"_{name}")()
+
+    def _length(self) -> float:
+        return self.rng.expovariate(1 / self.scenario.fault_s)
+
+    def _someone(self) -> str:
+        return self.rng.choice(self.world.names)
+
+    def _join_later(self) -> None:
+        election_s = self.scenario.world.time.detector_poll_ms / 1000
+        self.world.after(self._length() + self.rng.choice((0.0, 2.0)) * election_s, self._join)
+
+    def _join(self) -> None:
+        self.world.links = set(self.whole)
+
+    def _partition(self) -> None:
+        names = list(self.world.names)
+        self.rng.shuffle(names)
+        one = names[: self.rng.randrange(1, len(names))]
+        self.world.links = {(x, y) for x, y in self.world.links if (x in one) == (y in one)}
+        self._join_later()
+
+    def _one_way(self) -> None:
+        one = self._someone()
+        self.world.links = {(x, y) for x, y in self.world.links if x != one}
+        self._join_later()
+
+    def _flapping(self) -> None:
+        one, other = self.rng.sample(self.world.names, 2)
+        self.world.links -= {(one, other), (other, one)}
+        self._join_later()
+
+    def _disconnect(self) -> None:
+        self.world.disconnect(*self.rng.sample(self.world.names, 2))
+
+    def _crash(self, name: str | None = None) -> None:
+        keep = self.rng.choice((0, 0, 1, 100))
+        self.world.crash(name or self._someone(), keep, self.rng.choice((0.0, 0.01)) + self._length())
+
+    def _crash_leader(self) -> None:
+        for member in self.world.leaders()[:1]:
+            self._crash(member.id.name)
+
+    def _crash_all(self) -> None:
+        for name in self.world.names:
+            self._crash(name)
+
+    def _pause(self) -> None:
+        self.world.freeze(self._someone(), self._length())
+
+    def _transfer(self) -> None:
+        for member in self.world.leaders()[:1]:
+            target = self.world.cluster[self._someone()].id
+            boot = self.world.machines[member.id.name].boots
+            self.world.handle(member.id.name, boot, TransferLeadership(CLIENT, 1 << 40, target))
+
+    def _election(self) -> None:
+        name = self._someone()
+        self.world.handle(name, self.world.machines[name].boots, ElectionTimeout())
+
+    def _suspicion(self) -> None:
+        one, other = self.rng.sample(self.world.names, 2)
+        up = self.rng.random() < 0.5
+        self.world.handle(one, self.world.machines[one].boots, NodeStatus(f"node_{other}", up))
+
+    def _coup(self) -> None:
+        """Cut a leader off, with perhaps a companion, and let another stand at once."""
+        leaders = self.world.leaders()
+        if not leaders:
+            return
+        old = leaders[0].id.name
+        others = [name for name in self.world.names if name != old]
+        self.rng.shuffle(others)
+        part = {old, *others[: self.rng.randrange((len(others) + 1) // 2)]}
+        self.world.links = {(x, y) for x, y in self.world.links if (x in part) == (y in part)}
+        rest = [name for name in others if name not in part]
+        self.world.handle(rest[0], self.world.machines[rest[0]].boots, ElectionTimeout())
+        self._join_later()
+
+    def _wal_failed(self) -> None:
+        name = self._someone()
+        member = self.world.cluster[name]
+        machine = self.world.machines[name]
+        boot = machine.boots
+        if member.up and member.log.can_write() and machine.held_until <= self.world.now:
+            member.sync()
+            self.world.handle(name, boot, WalFailed("planned"))
+            self.world.after(self._length(), self._wal_up, name, boot)
+
+    def _wal_up(self, name: str, boot: int) -> None:
+        if not self.world.cluster[name].log.can_write():
+            self.world.handle(name, boot, WalUp())
+
+    # --- membership ------------------------------------------------------------------------
+
+    def _ask_change(self, leader: Member, change: JoinMember | LeaveMember) -> None:
+        name = leader.id.name
+        self.world.handle(name, self.world.machines[name].boots, change)
+
+    def _leave(self) -> None:
+        for leader in self.world.leaders()[:1]:
+            if len(leader.server.cluster) > 1:
+                who = self.rng.choice(list(leader.server.cluster))
+                self._ask_change(leader, LeaveMember(CLIENT, 1 << 41, ReplyMode.AWAIT_CONSENSUS, who))
+
+    def _enter(self) -> None:
+        for leader in self.world.leaders()[:1]:
+            absent = [name for name, machine in self.world.machines.items() if machine.gone]
+            if absent:
+                name = self.rng.choice(absent)
+                self.world.replace(name)
+                self._ask_join(leader, name, self.rng.choice(list(Membership)))
+
+    def _change(self) -> None:
+        for leader in self.world.leaders()[:1]:
+            name, membership = self._someone(), self.rng.choice(list(Membership))
+            voters = {member.name for member, peer in leader.server.cluster.items() if peer.voter}
+            if membership is Membership.VOTER or voters != {name}:  # the last voter would end the cluster
+                self._ask_join(leader, name, membership)
+
+    def _ask_join(self, leader: Member, name: str, membership: Membership) -> None:
+        there = self.world.cluster[name]
+        if not self.world.machines[name].gone:
+            mode = ReplyMode.AWAIT_CONSENSUS
+            join = JoinMember(CLIENT, 1 << 41, mode, there.id, there.log.uid, membership)
+            self._ask_change(leader, join)
+
+    def _complete(self) -> None:
+        """As an operator would: until every place is taken by a voter."""
+        world = self.world
+        world.after(0.1, self._complete)
+        for leader in world.leaders()[:1]:
+            present = world.members_of_last()
+            for name, machine in world.machines.items():
+                there = world.cluster[name]
+                peer = leader.server.cluster.get(there.id)
+                uid = there.log.uid
+                if machine.gone:
+                    world.replace(name)
+                elif peer is None and uid not in present and self._was_member(uid):
+                    world.remove(name, uid)
+                elif peer is not None and peer.uid not in (None, uid):
+                    mode = ReplyMode.AWAIT_CONSENSUS
+                    self._ask_change(leader, LeaveMember(CLIENT, 1 << 41, mode, there.id))
+                elif peer is None or not peer.voter:
+                    self._ask_join(leader, name, Membership.VOTER)
+
+    def _was_member(self, uid: Uid) -> bool:
+        """Whether a committed configuration has named it; who was removed does not come back."""
+        if uid in {f"uid_{name}" for name in self.world.names}:
+            return True
+        changes = (
+            decode_cluster(entry.body)
+            for entry, _ in self.world.cluster.witness.committed
+            if kind_of(entry.body) is EntryKind.CLUSTER_CHANGE
+        )
+        return any(record.uid == uid for records in changes for record in records)
+
+    # --- the second phase ------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        world = self.world
+        self.over = True
+        if any(name in MEMBER_FAULTS for name in self.scenario.faults):
+            self._complete()
+        world.config = msgspec.structs.replace(
+            world.config, loss_rate=0.0, duplicate_rate=0.0, reorder_rate=0.0
+        )
+        self._join()
+
+    def _recover(self) -> Violation | None:
+        world = self.world
+        start = world.now
+        goals = (("a command to be committed", self._commits()), ("all to be equal", self._equal))
+        for what, reached in goals:
+            if not world.run(LIVENESS_S - (world.now - start), reached):
+                text = f"waited {LIVENESS_S:.0f} s without faults for {what}"
+                return Violation("liveness (I25)", text, self._states())
+        world.run(2.0 + 3 * world.config.time.detector_poll_ms / 1000)  # old suspicions end
+        if not world.run(LIVENESS_S - (world.now - start), self._reads()):
+            return Violation("liveness (I25)", "no read is answered", self._states())
+        terms = world.terms()
+        world.run(3.0)
+        if world.terms() != terms:
+            return Violation("stability (I26)", "an election without any fault", self._states())
+        return None
+
+    def _commits(self) -> Callable[[], bool]:
+        asked: list[Operation] = []
+
+        def ask() -> None:
+            if not any(operation.outcome is Outcome.OK for operation in asked):
+                asked.extend(self._append(member.id.name) for member in self.world.leaders()[:1])
+                if not any(self.world.terms()):  # nobody has ever been asked (ELEC-20)
+                    self._election()
+                self.world.after(0.1, ask)
+
+        ask()
+        return lambda: any(operation.outcome is Outcome.OK for operation in asked[-50:])
+
+    def _reads(self) -> Callable[[], bool]:
+        asked: list[Operation] = []
+
+        def ask() -> None:
+            if not any(operation.outcome is Outcome.OK for operation in asked):
+                asked.extend(self.world.read(member.id.name) for member in self.world.leaders()[:1])
+                self.world.after(0.1, ask)
+
+        ask()
+        return lambda: any(operation.outcome is Outcome.OK for operation in asked[-50:])
+
+    def _equal(self) -> bool:
+        members = list(self.world.cluster.members.values())
+        if not all(member.up and len(member.server.cluster) == len(members) for member in members):
+            return False
+        if not all(member.server.is_voter(member.id) for member in members):
+            return False
+        found = [
+            (s.last_applied, s.log.last_index_term(), s.log.last_written(), s.leader_id, s.current_term)
+            for s in self.world.servers()
+        ]
+        same = all(fact == found[0] for fact in found)
+        return same and len(self.world.leaders()) == 1 and found[0][0] == found[0][1].index
+
+    def _states(self) -> tuple[str, ...]:
+        return tuple(
+            f"{s.id}: {s.raft_state}, term {s.current_term}, follows {s.leader_id}, voted {s.voted_for}, "
+            f"log to {s.log.last_index_term()}, on disk {s.log.last_written()}, commit {s.commit_index}, "
+            f"applied {s.last_applied}"
+            for s in self.world.servers()
+        )
+
+
+def simulate_core(seed: int, scenario: CoreScenario | None = None) -> CoreReport:
+    """Run one seed of a world of core servers."""
+    return CoreSimulation(seed, scenario or draw_core_scenario(seed)).run()

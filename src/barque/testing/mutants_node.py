@@ -1,0 +1,373 @@
+"""Planted bugs of disks, of recovery, of nodes and of their clients' side. See `mutants`."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+from unittest.mock import patch
+from zlib import crc32
+
+from barque.core.entries import EntryBatch, EntryKind, encode_head
+from barque.core.messages import Commands, NodeStatus, ServerDown, Written
+from barque.log import meta_format, wal_format, wal_recovery
+from barque.log.disk import join
+from barque.log.log import WalLog
+from barque.log.meta import MetaStore
+from barque.log.wal import Wal
+from barque.log.wal_files import OpenFile, WalFiles
+from barque.log.wal_format import Record
+from barque.runtime.front import Front, _join_columns
+from barque.runtime.node import Node
+from barque.runtime.ranges import Range
+from barque.runtime.server_process import ServerProcess
+from barque.testing.memory_log import MemoryLog
+from barque.testing.mutant_registry import mutant, together
+from barque.testing.process_disk import ProcessDisk
+from barque.testing.workload import ListMachine
+from barque.types import Index, IndexTerm, Term
+
+# --- terms and votes on the disk ------------------------------------------------------------
+
+
+@mutant("the vote is not written to the disk (rows 1, 3)", layer="node")
+def vote_not_persisted() -> Any:
+    """See `MUTANTS`."""
+    store = MetaStore.store
+    return patch.object(MetaStore, "store", lambda self, uid, term, _vote: store(self, uid, term, None))
+
+
+@mutant("neither term nor vote is written to the disk (row 1)", layer="node")
+def term_not_persisted() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(MetaStore, "store", lambda *_: None)
+
+
+@mutant("votes leave before they are synced (row 3)", layer="node")
+def vote_reply_before_sync() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(ServerProcess, "hold", lambda _self: None)
+
+
+# --- clients -------------------------------------------------------------------------------
+
+
+@mutant("a command whose answer is missing is sent once more (row 41)", layer="node")
+def front_resends_unknown() -> Any:
+    """See `MUTANTS`."""
+
+    def again(self: Front, entry: Range, text: str) -> None:
+        if text.startswith("leadership passed"):
+            self._withdraw(entry)
+        else:
+            self._fail(entry, "OutcomeUnknown", text)
+
+    return patch.object(Front, "_give_up", again)
+
+
+@mutant("a command whose answer is missing is called refused (I15)", layer="node")
+def unknown_called_refused() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(Front, "_give_up", lambda self, entry, text: self._fail(entry, "NoLeader", text))
+
+
+# --- disk ----------------------------------------------------------------------------------
+
+
+@mutant("the log is written but not synced (row 87)", layer="node")
+def wal_not_synced() -> Any:
+    """See `MUTANTS`."""
+
+    def write(self: OpenFile, buffers: list[bytes], end: int) -> None:
+        self.file.pwritev([*buffers, bytes(8)], self.end, sync=False)
+        self.end = end
+
+    return patch.object(OpenFile, "write", write)
+
+
+@mutant("a failed sync is tried again, and believed (fsyncgate)", layer="node")
+def failed_sync_believed() -> Any:
+    """See `MUTANTS`."""
+    real = Wal._on_done
+
+    def believe(self: Wal, items: Any, error: Exception | None) -> None:
+        real(self, items, None)
+
+    def write(self: OpenFile, buffers: list[bytes], end: int) -> None:
+        try:
+            self.file.pwritev([*buffers, bytes(8)], self.end, sync=True)
+        except OSError:
+            self.file.datasync()
+        self.end = end
+
+    return together(patch.object(Wal, "_on_done", believe), patch.object(OpenFile, "write", write))
+
+
+@mutant("a completion is matched by index, not by term (row 22)", layer="core")
+def written_event_by_index() -> Any:
+    """See `MUTANTS`."""
+
+    def confirm(self: WalLog, event: Written) -> None:
+        last = min(event.last, self._memtable.next_index() - 1)
+        if last > self._last_written.index:
+            self._last_written = self._position(last)
+
+    def confirm_in_memory(self: MemoryLog, event: Written) -> None:
+        last = Index(min(event.last, self.last_index_term().index))
+        if event.first <= self._written.index + 1 and last > self._written.index:
+            self._written = IndexTerm(last, self.fetch_term(last) or event.term)
+
+    return together(
+        patch.object(WalLog, "_on_written", confirm),
+        patch.object(MemoryLog, "_on_written", confirm_in_memory),
+    )
+
+
+@mutant("what is known to be written stays high after a truncation (row 21)", layer="core")
+def written_not_lowered() -> Any:
+    """See `MUTANTS`."""
+
+    def truncate(self: WalLog, last: int) -> None:
+        self._memtable.truncate(last)
+
+    def written(self: WalLog) -> IndexTerm:
+        last = self._memtable.last()
+        return min(self._last_written, last, key=lambda position: position.index)
+
+    def truncate_in_memory(self: MemoryLog, index: Index) -> None:
+        del self.entries[index:]
+        del self._batches[index:]
+
+    def written_in_memory(self: MemoryLog) -> IndexTerm:
+        index = min(self._written.index, self.last_index_term().index)
+        return IndexTerm(index, self.fetch_term(index) or Term(0))
+
+    return together(
+        patch.object(WalLog, "_truncate", truncate),
+        patch.object(WalLog, "last_written", written),
+        patch.object(MemoryLog, "set_last_index", truncate_in_memory),
+        patch.object(MemoryLog, "last_written", written_in_memory),
+    )
+
+
+@mutant("recovery takes the last record for a torn tail (row 70, the other way)", layer="node")
+def last_record_dropped() -> Any:
+    """See `MUTANTS`."""
+    real = wal_recovery.WalReader.records
+
+    def drop(self: Any, end: int | None = None) -> Iterator[Any]:
+        kept: Sequence[Any] = list(real(self, end))
+        full = [found for found in kept if isinstance(found, Record) and found.batches]
+        return iter([found for found in kept if not full or found is not full[-1]])
+
+    return patch.object(wal_recovery.WalReader, "records", drop)
+
+
+@mutant("recovery keeps what was overwritten (row 29)", layer="node")
+def overwrites_forgotten() -> Any:
+    """See `MUTANTS`."""
+    real = WalLog._truncate
+
+    def truncate(self: WalLog, last: int) -> None:
+        real(self, last)
+
+    def submit(self: Wal, uid: Any, previous: int, batch: EntryBatch) -> None:
+        stream = self._streams.get(uid)
+        if stream is None or previous >= stream.last:
+            _submit(self, uid, previous, batch)
+        else:
+            self._report(Written(uid, batch.term, batch.first_index, batch.last_index))
+
+    return patch.object(Wal, "submit", submit)
+
+
+_submit = Wal.submit
+
+
+@mutant("the meta file is replaced before its content is synced (ALICE)", layer="node")
+def meta_not_synced() -> Any:
+    """See `MUTANTS`."""
+
+    def append(self: MetaStore) -> None:
+        real_pwritev = self._file
+        assert real_pwritev is not None
+        lines = []
+        offset = self._end
+        for uid in {**self._urgent, **self._lazy}:
+            line = meta_format.encode_line(self._salt, offset, self._end, uid, self._records.get(uid))
+            offset += len(line)
+            lines.append(line)
+        real_pwritev.pwritev(lines, self._end, sync=False)
+        self._end = offset
+        self._clean()
+
+    return patch.object(MetaStore, "_append", append)
+
+
+@mutant("a directory is not synced after a rename (row 68)", layer="node")
+def directory_not_synced() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(ProcessDisk, "fsync_dir", lambda *_: None)
+
+
+@mutant("a file is renamed before its content is synced (ALICE; rows 68, 86)", layer="node")
+def content_not_synced_before_rename() -> Any:
+    """See `MUTANTS`."""
+
+    def replace(disk: Any, directory: str, name: str, data: bytes) -> None:
+        file = disk.create(join(directory, name + ".tmp"))
+        file.pwritev([data], 0, sync=False)
+        file.close()
+        disk.rename(join(directory, name + ".tmp"), join(directory, name))
+        disk.fsync_dir(directory)
+
+    return together(
+        patch("barque.log.meta.replace_file", replace), patch("barque.log.wal_files.replace_file", replace)
+    )
+
+
+@mutant("a torn tail keeps the node from starting (row 70)", layer="node")
+def torn_tail_refused() -> Any:
+    """See `MUTANTS`."""
+    decision = (wal_recovery.Finding.BROKEN, wal_recovery.Place.NEWEST)
+    return patch.dict(wal_recovery.DECISIONS, {decision: wal_recovery.Action.REFUSE})
+
+
+@mutant("damage is taken for a torn tail (rows 73, 85)", layer="node")
+def damage_is_cut_off() -> Any:
+    """See `MUTANTS`."""
+    damaged = {
+        (finding, place): wal_recovery.Action.END
+        for finding in (wal_recovery.Finding.CLAIMED, wal_recovery.Finding.GAP, wal_recovery.Finding.CLEAN)
+        for place in (wal_recovery.Place.CLOSED, wal_recovery.Place.NEWEST)
+    }
+    return patch.dict(wal_recovery.DECISIONS, damaged)
+
+
+@mutant("checksums of records are not compared (rows 70, 85)", layer="node")
+def checksum_ignored() -> Any:
+    """See `MUTANTS`."""
+    real = wal_format.decode_record
+
+    def decode(data: bytes, head: Any, offset: int) -> Any:
+        crc = crc32(memoryview(data)[8:], head.salt)
+        return real(data[:4] + crc.to_bytes(4, "little") + data[8:], head, offset)
+
+    return patch.object(wal_format, "decode_record", decode)
+
+
+@mutant(
+    "the last_applied that is kept may be ahead of the disk (row 45)",
+    layer="node",
+    equivalent="a restart takes the smaller of it and the log's end, so the crash of row 45 cannot happen; "
+    "to do harm, entries that conflict would have to reach beyond it first",
+)
+def applied_ahead_of_disk() -> Any:
+    """See `MUTANTS`."""
+
+    def ahead(self: ServerProcess) -> Any:
+        applied = self.server.last_applied
+        if applied <= self.server.persisted_last_applied:
+            return None
+        self.server.persisted_last_applied = applied
+        return applied
+
+    return patch.object(ServerProcess, "durable_applied", ahead)
+
+
+@mutant("an error of the disk is swallowed (row 83)", layer="node")
+def disk_error_swallowed() -> Any:
+    """See `MUTANTS`."""
+
+    def write(self: OpenFile, buffers: list[bytes], end: int) -> None:
+        with contextlib.suppress(OSError):
+            self.file.pwritev([*buffers, bytes(8)], self.end, sync=True)
+        self.end = end
+
+    return patch.object(OpenFile, "write", write)
+
+
+@mutant(
+    "after a failed sync the same file is used again (row 80, the other way)",
+    layer="node",
+    equivalent="all that is pending is written again, over the very bytes that failed; on a real disk they "
+    "may never be written, which the simulated one does not do",
+)
+def failed_file_goes_on() -> Any:
+    """See `MUTANTS`."""
+    real = WalFiles.start_next
+
+    def go_on(self: WalFiles, abandon: bool = False) -> None:
+        if not abandon:
+            real(self)
+
+    return patch.object(WalFiles, "start_next", go_on)
+
+
+@mutant("each batch of commands is sent twice (row 41)", layer="node")
+def commands_sent_twice() -> Any:
+    """See `MUTANTS`."""
+    real = Front._send
+
+    def twice(self: Front, route: Any, leader: Any, batch: Any) -> None:
+        real(self, route, leader, batch)
+        outside = self._outside
+        if not batch[0].payloads and route.unanswered:
+            head = encode_head(EntryKind.USER, batch[0].mode, self.me, next(reversed(route.unanswered)))
+            count = sum(entry.count for entry in batch)
+            again = Commands(count, _join_columns(head, batch), batch[0].low_priority)
+            outside.send_to_server(leader, again)
+
+    return patch.object(Front, "_send", twice)
+
+
+@mutant("a term and its vote are two records (row 2)", layer="node")
+def term_and_vote_apart() -> Any:
+    """See `MUTANTS`."""
+    store = MetaStore.store
+
+    def apart(self: MetaStore, uid: Any, term: Term, vote: Any) -> None:
+        store(self, uid, term, None)
+        self.sync()
+        store(self, uid, term, vote)
+        self._urgent.clear()  # the vote goes with whatever is synced next
+
+    return patch.object(MetaStore, "store", apart)
+
+
+@mutant("a machine whose members do not do the same (I18)", layer="node")
+def machine_is_not_deterministic() -> Any:
+    """See `MUTANTS`."""
+    real = ListMachine.apply
+
+    def apply(self: ListMachine, meta: Any, command: Any, state: dict[str, list[str]]) -> Any:
+        done = real(self, meta, command, state)
+        if meta.index % 7 == 0:
+            state[f"k{id(self) % 5}x"] = [str(id(self))]
+        return done
+
+    return patch.object(ListMachine, "apply", apply)
+
+
+@mutant("an exception in a node's timer reaches the loop (I28)", layer="node")
+def timer_raises() -> Any:
+    """See `MUTANTS`."""
+    real = Node._tell_all
+
+    def tell(self: Node, message: Any) -> None:
+        real(self, message)
+        if not message.up:
+            raise KeyError(message.node)
+
+    return patch.object(Node, "_tell_all", tell)
+
+
+@mutant("a follower's node forgets to tell that its leader's node is gone (I25)", layer="node")
+def suspicion_lost() -> Any:
+    """See `MUTANTS`."""
+    real = ServerProcess.handle
+
+    def handle(self: ServerProcess, message: Any) -> None:
+        down = isinstance(message, NodeStatus) and not message.up
+        if not (down or isinstance(message, ServerDown)):
+            real(self, message)
+
+    return patch.object(ServerProcess, "handle", handle)

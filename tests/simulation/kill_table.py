@@ -1,0 +1,31 @@
+"""Prints docs/reference/mutants.md: `python tests/simulation/kill_table.py [seconds a ring [planted bug …]]`.
+
+With names, only their rows.
+"""
+
+import sys
+from pathlib import Path
+
+from barque.testing.mutants import MUTANTS
+from barque.testing.rings import hunt, rings_for, row, table
+from barque.testing.scenarios import play
+
+SCENARIOS = Path(__file__).parents[1] / "scenarios"
+
+
+def transcripts() -> dict[str, str]:
+    """The texts of all transcripts, by name, that are right without any planted bug."""
+    texts = {path.stem: path.read_text() for path in sorted(SCENARIOS.glob("*.txt"))}
+    return {name: text for name, text in texts.items() if play(text) == text}
+
+
+if __name__ == "__main__":
+    budget_s = float(sys.argv[1]) if sys.argv[1:] else 15.0
+    if sys.argv[2:]:
+        for name in sys.argv[2:]:
+            mutant = MUTANTS[name]
+            kills = {ring: hunt(mutant, ring, budget_s, transcripts()) for ring in rings_for(mutant)}
+            print(row(mutant, kills), flush=True)
+    else:
+        for line in table(transcripts(), budget_s):
+            print(line, flush=True)

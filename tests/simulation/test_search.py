@@ -1,0 +1,72 @@
+"""All interleavings of a few events, within bounds; and the scripts that play what searches seldom find.
+
+`BARQUE_SEARCH_STATES=300000` (`make search`) goes further.
+"""
+
+import os
+
+import pytest
+
+from barque.testing.mutants import planted
+from barque.testing.rings import SEARCHES
+from barque.testing.scripts import SCRIPTS
+from barque.testing.search import Bounds, Clients, search
+
+STATES = int(os.environ.get("BARQUE_SEARCH_STATES", "1500"))
+FURTHER: tuple[Bounds, ...] = (
+    Bounds(elections=2, commands=1, crashes=2, reads=1),
+    Bounds(elections=2, commands=1, transfers=1, reads=1),
+    Bounds(elections=1, commands=1, reads=2, prompt_disks=False, late_reports=True),
+    Bounds(elections=2, commands=0, whole_elections=False, whole_links=False),
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script(script: str) -> None:
+    """The story ends well with the code as it is."""
+    SCRIPTS[script]()
+
+
+@pytest.mark.parametrize("bounds", [*SEARCHES, *FURTHER], ids=str)
+def test_no_order_of_events_breaks_anything(bounds: Bounds) -> None:
+    """From a cluster that `a` leads, every order of what the bounds allow, nearest first."""
+    report = search(bounds, led_by="a", states_max=STATES)
+    assert not report.violation, str(report)
+    assert report.states == STATES or report.exhausted
+
+
+def test_a_small_space_is_searched_to_its_end() -> None:
+    """One election, nothing else: the search knows when it has seen everything."""
+    report = search(Bounds(elections=1, commands=0), states_max=10_000)
+    assert (report.exhausted, report.violation) == (True, "")
+    assert report.states > 500
+
+
+@pytest.mark.parametrize(
+    ("mutant", "bounds"),
+    [
+        ("log_not_compared", Bounds(elections=1, commands=1)),
+        ("leader_counts_unwritten", Bounds(elections=1, commands=1)),
+        ("match_from_next_index", Bounds(elections=2, commands=1, prompt_disks=False)),
+        ("written_event_by_index", Bounds(elections=2, commands=0, prompt_disks=False, late_reports=True)),
+    ],
+)
+def test_a_search_finds_a_planted_bug_and_the_way_to_it(mutant: str, bounds: Bounds) -> None:
+    """The path is short, since the nearest states come first."""
+    with planted(mutant):
+        report = search(bounds, led_by="a", states_max=5_000)
+    assert report.violation
+    assert 0 < len(report.path) < 12
+
+
+def test_equal_states_are_met_once() -> None:
+    """A copy has its original's key until it moves, and the original does not move with it."""
+    bounds = Bounds(elections=1, commands=1)
+    one = Clients(bounds)
+    other = one.fork()
+    assert one.key() == other.key()
+    for name in "abc":
+        other.move(name)
+    other.elect("a")
+    assert one.key() != other.key()
+    assert one.server("a").current_term == 0

@@ -1,0 +1,43 @@
+"""A failing run is made small, always in the same way, and still fails."""
+
+import json
+import subprocess
+import sys
+
+from barque.testing.mutants import planted
+from barque.testing.shrink import changed, shrink
+from barque.testing.simulator import simulate
+from barque.testing.swarm import draw_scenario
+
+SEED = 3
+
+
+def test_a_failing_run_shrinks_to_less_and_fails_alike() -> None:
+    """Faults and time go, the violated property stays, and the changes lead to it again."""
+    first = draw_scenario(SEED)
+    with planted("follower_acks_before_sync"):
+        found = shrink(first, lambda scenario: simulate(SEED, scenario), tries_max=25)
+        assert found is not None
+        assert found.scenario.duration_s < first.duration_s
+        assert len(found.scenario.faults) < len(first.faults)
+        again = simulate(SEED, changed(first, json.loads(json.dumps(found.changes))))
+        assert again.violation == found.report.violation
+        assert again.hash == found.report.hash
+
+
+def test_a_clean_run_has_nothing_to_shrink() -> None:
+    """No violation, no result."""
+    assert shrink(draw_scenario(1), lambda scenario: simulate(1, scenario)) is None
+
+
+def test_the_command_replays_what_was_shrunk() -> None:
+    """`--with` takes what `--shrink` prints."""
+    command = [sys.executable, "-m", "barque", "simulate", "--seed", "1"]
+    changes = json.dumps({"faults": ["crash"], "duration_s": 2.0})
+    done = subprocess.run([*command, "--with", changes], capture_output=True, text=True, check=False)
+    assert "faults: crash\n" in done.stdout
+    wrong = subprocess.run(
+        [*command, "--with", '{"nodes": "x"}'], capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode != 0
+    assert "no part of a scenario" in wrong.stderr

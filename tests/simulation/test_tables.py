@@ -1,0 +1,53 @@
+"""What the tables of the reference name, exists; and each invariant has a bug that shows it can fail."""
+
+import re
+from pathlib import Path
+
+from barque.testing.mutants import MUTANTS
+from barque.testing.swarm import FAULTS
+
+ROOT = Path(__file__).parents[2]
+BUGS = (ROOT / "docs/reference/historical-bugs.md").read_text()
+TABLE = (ROOT / "docs/reference/mutants.md").read_text()
+
+
+def test_every_historical_bug_has_its_row() -> None:
+    """All 87, each with something in its last column."""
+    numbers: list[int] = []
+    for first, last, here in re.findall(r"^\| (\d+)(?: to (\d+))? \|.*\| ([^|]+) \|$", BUGS, re.MULTILINE):
+        numbers += range(int(first), int(last or first) + 1)
+        known = re.search(r"`\w+`|`tests/|comes with|comes later|cannot apply", here)
+        assert known, f"row {first}: {here}"
+    assert numbers == list(range(1, 88))
+
+
+def test_what_the_rows_name_exists() -> None:
+    """Planted bugs, tests and transcripts."""
+    for name in re.findall(r"`([^`]+)`", BUGS):
+        if name.startswith("tests/") and "::" in name:
+            path, test = name.split("::")
+            assert f"def {test}(" in (ROOT / path).read_text(), name
+        elif name.endswith(".txt") and "…" not in name:
+            assert (ROOT / name).exists(), name
+        elif re.fullmatch(r"[a-z_]+", name):
+            assert name in MUTANTS or name in FAULTS, name
+
+
+def test_the_table_of_planted_bugs_is_complete() -> None:
+    """Every planted bug has a row, and every one is found by something, or said to break no promise."""
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", TABLE, re.MULTILINE))
+    assert sorted(rows) == sorted(MUTANTS), "run `make mutants`"
+    for name, row in rows.items():
+        cells = [cell.strip() for cell in row.split("|")[1:]]
+        found = [cell for cell in cells if cell != "–" and not cell.startswith("not:")]
+        assert found or MUTANTS[name].equivalent, f"nothing finds {name}"
+
+
+def test_each_checker_has_a_bug_that_shows_it_can_fail() -> None:
+    """The table in docs/explanation/simulation.md names planted bugs that exist, for all that is checked."""
+    text = (ROOT / "docs/explanation/simulation.md").read_text()
+    rows = re.findall(r"^\| (I\d+|G7) [^|]+\| ([^|]+) \|$", text, re.MULTILINE)
+    named = {property_: re.findall(r"`(\w+)`", bugs) for property_, bugs in rows}
+    assert set(named) >= {f"I{i}" for i in (*range(1, 19), 25, 26, 28)} | {"G7"}
+    assert [bug for bugs in named.values() for bug in bugs if bug not in MUTANTS] == []
+    assert str(len(MUTANTS)) in text
