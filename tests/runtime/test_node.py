@@ -6,7 +6,14 @@ import pytest
 from tests.nodes import Adder, Nodes, nodes, until
 
 import barque
-from barque.errors import ConfigurationError, NoLeader, NotAvailableYet, OutcomeUnknown, UnknownCluster
+from barque.errors import (
+    ConfigurationError,
+    NoLeader,
+    NotAvailableYet,
+    OutcomeUnknown,
+    StorageError,
+    UnknownCluster,
+)
 
 
 async def test_a_cluster_forms_and_counts(tmp_path: Path) -> None:
@@ -224,3 +231,24 @@ async def test_configured_clusters_form_by_themselves(tmp_path: Path) -> None:
         await three.stop("n1")
         await three.start("n1")
         assert await client.consistent_query("kv", Get(b"k"), timeout_s=10) == b"v"
+
+
+async def test_a_meta_store_that_works_again_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One failed sync of terms and votes holds everything back, and is forgotten with the next that works."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        system = single.running["n1"].system
+        sync, failed = system.storage.sync_meta, []
+
+        def fail_once() -> None:
+            if not failed:
+                failed.append(True)
+                raise StorageError("a test: the disk said no")
+            sync()
+
+        monkeypatch.setattr(system.storage, "sync_meta", fail_once)
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", 1) == 1
+        assert failed
+        assert system.failure is None

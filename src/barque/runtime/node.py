@@ -151,7 +151,14 @@ class Node:
         self._beat()
         self._tick()
         self._poll_detector()
-        self._form_configured_clusters()
+        try:
+            self._form_configured_clusters()
+        except BaseException:
+            self._stopped = True
+            self.driver.stop()
+            await self.transport.stop()
+            self.system.close()
+            raise
         self.wake()
 
     def _form_configured_clusters(self) -> None:

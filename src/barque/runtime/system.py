@@ -21,6 +21,8 @@ from barque.types import Membership, ServerId, Uid
 
 logger = logging.getLogger("barque.system")
 
+_META_FAILED = "the meta store cannot be written: "
+
 
 _TERMINATING = (RaftState.TERMINATING_LEADER, RaftState.TERMINATING_FOLLOWER)
 
@@ -166,7 +168,10 @@ class System:
             membership=membership,
             initial_uids=known,
         )
-        self.directory.add(record)
+        try:
+            self.directory.add(record)
+        except OSError as error:
+            raise StorageError(f"server {name!r} cannot be created: {error}") from error
         return self._start(record)
 
     def _machine(self, name: str) -> Machine[Any]:
@@ -288,8 +293,11 @@ class System:
         try:
             self.storage.sync_meta()
         except StorageError as error:
-            self._note_failure(f"the meta store cannot be written: {error}")
+            self._note_failure(_META_FAILED + str(error))
             return False
+        if self.failure is not None and self.failure.startswith(_META_FAILED):
+            self.failure = None
+            logger.info("the meta store accepts writes again")
         waiting, self._awaiting_sync = self._awaiting_sync, {}
         for process in waiting:
             process.release()
