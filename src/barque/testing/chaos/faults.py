@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from barque.client.client import Client
-from barque.errors import BarqueError
+from barque.errors import AlreadyMember, BarqueError, OutcomeUnknown
 from barque.testing.chaos.clients import CLUSTER
 from barque.testing.chaos.nodes import NodeProcesses
 from barque.testing.chaos.proxy import Link, Mode, Network
 
 _ASK_S = 2.0
 _LOOK_S = 0.5
+_ADD_ATTEMPTS = 60
 _STRACE_S = 5.0
 _DISK_CALLS = "pwritev2,pwritev,pwrite64,fdatasync,fsync"
 _DISK_DELAY_US = 30_000
@@ -110,7 +111,7 @@ class Fault(NamedTuple):
     lane: str
     begin: Begin
     needs: str = ""
-    """`strace` or `membership`, where not everybody has it."""
+    """`strace`, which not everybody has."""
     brief: bool = False
     """It is over at once: how long it lasts means nothing."""
 
@@ -321,35 +322,33 @@ async def _transfer(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
     yield f"{leader} hands over to {target}"
 
 
-def offers_membership() -> bool:
-    """Whether clients of this release can add and remove members."""
-    return hasattr(Client, "add_member") and hasattr(Client, "remove_member")
-
-
 async def _member(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
-    """One member leaves the cluster, and joins it again."""
-    admin: Any = stage.admin
-    [name] = await stage.choose(rng, "one")
+    """One member leaves the cluster with all it has, and a new one joins in its place."""
+    [name] = await stage.choose(rng, rng.choice(("leader", "one")))
     member = f"{CLUSTER}@{name}"
-    try:
-        await admin.remove_member(CLUSTER, member, timeout_s=_ASK_S)
-    except BarqueError as error:
-        raise NotNow(str(error)) from error
-    try:
-        yield f"{member} is no member"
-    finally:
-        await _until_done(lambda: admin.add_member(CLUSTER, member, timeout_s=_ASK_S))
-
-
-async def _until_done(ask: Callable[[], Any], attempts: int = 20) -> None:
-    for attempt in range(attempts):
+    with stage.taking([name]):
         try:
-            await ask()
+            told = await stage.admin.remove_member(CLUSTER, member, timeout_s=_ASK_S)
+        except OutcomeUnknown:
+            told = {"told": "outcome unknown"}  # it is added again in any case
+        except BarqueError as error:
+            raise NotNow(f"{member}: {type(error).__name__}: {error}") from error
+        try:
+            yield f"{member} is removed ({told['told']})"
+        finally:
+            await _add_again(stage, name)
+
+
+async def _add_again(stage: Stage, name: str) -> None:
+    """Until it is a member; the run's end finds out if it never comes to be one."""
+    for _ in range(_ADD_ATTEMPTS):
+        try:
+            await stage.admin.add_member(CLUSTER, name, timeout_s=_ASK_S)
+            return
+        except AlreadyMember:
             return
         except BarqueError:
-            if attempt + 1 == attempts:
-                raise
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(_LOOK_S)
 
 
 FAULTS: dict[str, Fault] = {
@@ -373,13 +372,11 @@ FAULTS: dict[str, Fault] = {
     "disk-error": Fault("disks", _context(_disk, "error=EIO"), "strace"),
     "disk-full": Fault("disks", _context(_disk, "error=ENOSPC"), "strace"),
     "transfer": Fault("leadership", _context(_transfer), brief=True),
-    "member": Fault("leadership", _context(_member), "membership"),
+    "member": Fault("members", _context(_member)),
 }
 """All faults by name."""
 
 
 def lacking() -> set[str]:
     """What some faults need and is not here."""
-    return {
-        need for need, there in (("strace", has_strace()), ("membership", offers_membership())) if not there
-    }
+    return set() if has_strace() else {"strace"}

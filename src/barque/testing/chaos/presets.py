@@ -130,7 +130,8 @@ OURS: dict[str, Preset] = {
         about="writes and syncs that fail, or take long", faults=("slow-disk", "disk-error", "disk-full")
     ),
     "members": Preset(
-        about="members leave and join again", faults=("member", "transfer", "partition-random-node")
+        about="members leave and join again, meanwhile faults",
+        faults=("member", "transfer", "partition-random-node", "kill-one"),
     ),
     "chaos": Preset(
         about="all faults, in lanes side by side", faults=_LANE_FAULTS, fault_s=3.0, before_s=1.0
