@@ -1,0 +1,292 @@
+"""Verbs that change members, on whole nodes (runtime/admin_members.py; MEMB-05 to MEMB-15, AUX-02)."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.nodes import Adder, Nodes, nodes, until
+
+import barque
+from barque.errors import (
+    AlreadyMember,
+    ChangeNotPermitted,
+    ConfigurationError,
+    InvalidCommand,
+    NoLeader,
+    NoQuorum,
+    OutcomeUnknown,
+    UnknownCluster,
+    UnknownMember,
+)
+from barque.machine.machine import AuxKind, AuxResult, Member
+from barque.types import Membership
+
+
+class Hasty(Nodes):
+    """A leader whose cluster is deleted waits a second for those who are away, not thirty."""
+
+    def config(self, name: str) -> barque.NodeConfig:
+        """What a node is told."""
+        config = super().config(name)
+        time = msgspec.structs.replace(config.time, await_condition_timeout_ms=1_000)
+        return msgspec.structs.replace(config, time=time)
+
+
+async def listed(client: barque.Client) -> dict[str, str]:
+    """What each member may do, by its node, as the leader sees it."""
+    info = await client.members_info("sum")
+    return {m["server"].partition("@")[2]: m["membership"] for m in info["members"]}
+
+
+async def role_of(some: Nodes, node: str) -> str:
+    """The state of the member on a node, or that there is none."""
+    process = some.running[node].system.processes.get("sum")
+    return "none" if process is None else process.state
+
+
+async def all_connected(some: Nodes, client: barque.Client) -> None:
+    """Wait until the asked node hears all others: an answer takes the other direction's connection."""
+
+    async def answered() -> bool:
+        return all(node["pid"] for node in (await client.status(timeout_s=1))["nodes"])
+
+    await until(answered, "all nodes to answer")
+
+
+async def gone(some: Nodes, node: str) -> None:
+    """Wait until a node has no member any more."""
+
+    async def is_gone() -> bool:
+        return await role_of(some, node) == "none"
+
+    await until(is_gone, f"the member on {node} to disappear")
+
+
+async def reads(some: Nodes, node: str, expected: int) -> None:
+    """Wait until the member on a node has applied what it should."""
+
+    async def has_it() -> bool:
+        async with some.client(node) as client:
+            return bool(await client.local_query("sum") == expected)
+
+    await until(has_it, f"{node} to have {expected}")
+
+
+async def test_members_come_and_go(tmp_path: Path) -> None:
+    """A new member gets everything and votes; a removed one leaves nothing behind and may come again."""
+    async with nodes(tmp_path, 4) as four, four.client("n1", "n2") as client:
+        await client.start_cluster("sum", "adder", nodes=("n1", "n2", "n3"), arguments={"start": 40})
+        await client.process_command("sum", 2)
+        added = await client.add_member("sum", "n4")
+        assert (added["member"], added["membership"]) == ("sum@n4", "voter")
+        assert await listed(client) == dict.fromkeys(("n1", "n2", "n3", "n4"), "voter")
+        await reads(four, "n4", 42)
+        assert await client.remove_member("sum", "sum@n4") == {"member": "sum@n4", "told": True}
+        await gone(four, "n4")
+        again = await client.add_member("sum", "n4")
+        assert again["uid"] != added["uid"]
+        assert await client.process_command("sum", 1) == 43
+        await reads(four, "n4", 43)
+
+
+async def test_a_non_voter_receives_and_is_promoted(tmp_path: Path) -> None:
+    """It has everything and no vote, until it is told to vote."""
+    async with nodes(tmp_path, 2) as two, two.client() as client:
+        await client.start_cluster("sum", "adder", nodes=["n1"])
+        await client.process_command("sum", 5)
+        added = await client.add_member("sum", "n2", membership=Membership.NON_VOTER)
+        assert added["membership"] == "non_voter"
+        await reads(two, "n2", 5)
+        assert await listed(client) == {"n1": "voter", "n2": "non_voter"}
+        assert await client.promote_member("sum", "n2") == {"member": "sum@n2", "membership": "voter"}
+        assert await listed(client) == {"n1": "voter", "n2": "voter"}
+        assert await client.transfer_leadership("sum", "n2") == "ok"
+
+
+@pytest.mark.parametrize("target", [None, "n4"])
+async def test_a_dead_member_is_replaced(tmp_path: Path, target: str | None) -> None:
+    """On its own node, which came back, or on another while it is away; the old one is told."""
+    async with nodes(tmp_path, 4) as four, four.client("n1", "n2") as client:
+        await client.start_cluster("sum", "adder", nodes=("n1", "n2", "n3"))
+        await client.process_command("sum", 7)
+        await four.stop("n3")
+        if target is None:
+            await four.start("n3")
+        old = next(m["uid"] for m in (await client.members_info("sum"))["members"] if m["server"] == "sum@n3")
+        done = await client.replace_member("sum", "sum@n3", node=target)
+        assert (done["removed"], done["member"]) == ("sum@n3", f"sum@{target or 'n3'}")
+        assert done["uid"] != old
+        assert await listed(client) == dict.fromkeys(("n1", "n2", target or "n3"), "voter")
+        await reads(four, target or "n3", 7)
+        if target is not None:
+            await four.start("n3")
+            await gone(four, "n3")
+
+
+async def test_what_cannot_be_done_is_refused_with_its_reason(tmp_path: Path) -> None:
+    """Nothing has changed afterwards."""
+    async with nodes(tmp_path, 2) as two, two.client() as client:
+        await client.start_cluster("sum", "adder", nodes=["n1"])
+        with pytest.raises(AlreadyMember, match="member list"):
+            await client.add_member("sum", "n1")
+        with pytest.raises(ConfigurationError, match=r"n9.*n1, n2"):
+            await client.add_member("sum", "n9")
+        for verb in (client.remove_member, client.promote_member, client.replace_member):
+            with pytest.raises(UnknownMember, match="sum@n2"):
+                await verb("sum", "n2")
+        with pytest.raises(ChangeNotPermitted, match="cluster delete"):
+            await client.remove_member("sum", "n1")
+        await client.add_member("sum", "n2", membership=Membership.NON_VOTER)
+        with pytest.raises(ChangeNotPermitted, match="last voter"):
+            await client.remove_member("sum", "n1")
+        with pytest.raises(NoLeader, match="elsewhere"):
+            await client.members_info("elsewhere", timeout_s=1)
+        assert await listed(client) == {"n1": "voter", "n2": "non_voter"}
+        assert await client.process_command("sum", 1) == 1
+
+
+async def test_a_leader_removes_itself(tmp_path: Path) -> None:
+    """It answers, hands over by stepping down, and is gone; the others serve."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 3)
+        leader = await three.leader(client, "sum")
+        assert (await client.remove_member("sum", leader))["member"] == f"sum@{leader}"
+        await gone(three, leader)
+        others = {"n1", "n2", "n3"} - {leader}
+
+        async def served() -> bool:
+            return set(await listed(client)) == others
+
+        await until(served, "another leader")
+        assert await client.process_command("sum", 1) == 4
+
+
+async def test_changes_that_are_asked_for_at_once_follow_one_another(tmp_path: Path) -> None:
+    """One change at a time: the second waits for the first."""
+    async with nodes(tmp_path, 3) as three, three.client() as client:
+        await client.start_cluster("sum", "adder", nodes=["n1"])
+        await asyncio.gather(client.add_member("sum", "n2"), client.add_member("sum", "n3"))
+        assert await listed(client) == dict.fromkeys(("n1", "n2", "n3"), "voter")
+
+
+async def test_the_survivor_becomes_the_cluster(tmp_path: Path) -> None:
+    """MEMB-15: what it has is kept, it serves, and grows again; other nodes refuse."""
+    async with nodes(tmp_path) as three, three.client("n3") as client:
+        await all_connected(three, client)
+        await client.start_cluster("sum", "adder", nodes=["n2", "n3"])
+        await client.process_command("sum", 9)
+        async with three.client("n1") as other:
+            with pytest.raises(UnknownCluster, match="n1"):
+                await other.force_shrink("sum")
+        await reads(three, "n3", 9)
+        await three.stop("n2")
+        done = await client.force_shrink("sum")
+        assert (done["member"], done["lost"]) == ("sum@n3", ["sum@n2"])
+        assert await client.consistent_query("sum") == 9
+        assert (await client.add_member("sum", "n1"))["membership"] == "voter"
+        assert await listed(client) == {"n1": "voter", "n3": "voter"}
+
+
+async def test_a_cluster_is_deleted_by_consensus(tmp_path: Path) -> None:
+    """LIFE-06: on all members, and the member that was away when it comes back; the leader waits for it."""
+    three = Hasty(tmp_path, 3)
+    await three.start()
+    try:
+        await deleted(three)
+    finally:
+        await three.stop()
+
+
+async def deleted(three: Nodes) -> None:
+    """Form a cluster, delete it while n3 is away, and let that come back."""
+    async with three.client("n1", "n2") as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 9)
+        await three.stop("n3")
+        await client.process_command("sum", 1)
+        done = await client.delete_cluster("sum")
+        assert (sorted(done["members"]), done["away"]) == (["sum@n1", "sum@n2", "sum@n3"], ["sum@n3"])
+        await three.start("n3")
+        for node in three.addresses:
+            await gone(three, node)
+        assert (await client.status())["clusters"] == []
+
+
+async def test_a_leader_without_a_majority_says_so(tmp_path: Path) -> None:
+    """LIM-05: what was sent may have happened, what comes later is refused; `status` has the reason."""
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 1)
+
+        async def leads() -> bool:
+            await client.transfer_leadership("sum", "n1")
+            return await role_of(three, "n1") == "leader"
+
+        await until(leads, "n1 to lead")
+        await client.process_command("sum", 1)
+        await three.stop("n2", "n3")
+        with pytest.raises((OutcomeUnknown, NoQuorum)):
+            await client.process_command("sum", 1, timeout_s=15)
+
+        async def shown() -> Any:
+            return (await client.status())["clusters"][0]["members"][0].get("lost_quorum")
+
+        assert "no majority" in await until(shown, "status to say that the quorum is lost")
+        with pytest.raises((NoLeader, NoQuorum)):
+            await client.members_info("sum", timeout_s=1)
+        await three.start("n2")
+
+        async def found_again() -> bool:
+            return await client.process_command("sum", 0) is not None and not await shown()
+
+        await until(found_again, "the cluster to serve again, and status to have nothing to say")
+
+
+class Counting(Adder):
+    """Its aux machine says on which node it runs, and what it was asked."""
+
+    def init_aux(self, name: str) -> Any:
+        """How often it was called."""
+        return 0
+
+    def handle_aux(self, raft_state: str, kind: AuxKind, command: Any, aux: Any, member: Member) -> AuxResult:
+        """Counts calls; `raise` raises."""
+        if command == "raise":
+            raise LookupError("as told")
+        if kind is not AuxKind.CALL:
+            return AuxResult(aux)
+        return AuxResult(aux + 1, reply=[raft_state, command, aux + 1])
+
+
+async def test_an_aux_command_is_answered_by_the_member_that_is_asked(tmp_path: Path) -> None:
+    """AUX-02: by the asked node's member; a consistent one by the leader; with what it raised."""
+    some = Nodes(tmp_path, 3)
+    await some.start(machines={"adder": Counting(), "plain": Adder()})
+    try:
+        await ask_aux(some)
+    finally:
+        await some.stop()
+
+
+async def ask_aux(some: Nodes) -> None:
+    """Ask followers, the leader, a machine without one, and a node without a member."""
+    async with some.client("n1") as client:
+        await client.start_cluster("sum", "adder", nodes=("n1", "n2"))
+        await client.start_cluster("plain", "plain")
+        leader = await some.leader(client, "sum")
+        follower = "n1" if leader == "n2" else "n2"
+        async with some.client(follower) as asked:
+            assert await asked.aux_command("sum", {"a": 1}) == ["follower", {"a": 1}, 1]
+            assert await asked.aux_command("sum", "x") == ["follower", "x", 2]
+            assert await asked.aux_command("sum", "x", consistent=True) == ["leader", "x", 1]
+            with pytest.raises(InvalidCommand, match="as told"):
+                await asked.aux_command("sum", "raise")
+        with pytest.raises(InvalidCommand, match="aux"):
+            await client.aux_command("plain", "x")
+        async with some.client("n3") as stranger:
+            assert await stranger.aux_command("sum", "y", consistent=True) == ["leader", "y", 2]
+            with pytest.raises(UnknownCluster, match="n3"):
+                await stranger.aux_command("sum", "y")
