@@ -77,6 +77,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Machines that may be started here, by name: `package.module:Class`."""
     time: TimeConfig = TimeConfig()
     log: LogConfig = LogConfig()
+    machine_upgrade_strategy: str = "all"
+    """When clusters move to a new machine version: when `all` members have it, or at once (`quorum`)."""
     pending_commands_max: int = 1_000_000
     pending_bytes_max: int = 512 * 1024 * 1024
 
@@ -86,6 +88,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             known = ", ".join(sorted(self.nodes)) or "none"
             raise ConfigurationError(
                 f"nodes: this node, {self.name!r}, is not among them ({known}); add it with its address"
+            )
+        if self.machine_upgrade_strategy not in ("all", "quorum"):
+            raise ConfigurationError(
+                f"machine_upgrade_strategy: {self.machine_upgrade_strategy!r} is neither all nor quorum"
             )
         by_address: dict[str, str] = {}
         for node, address in self.nodes.items():

@@ -123,6 +123,7 @@ class Node:
                 disk=self._disk,
                 log=self.config.log,
                 times=self.config.time,
+                machine_upgrade_strategy=self.config.machine_upgrade_strategy,
                 machines=self.machines,
                 outlets=self.outlets,
                 timers=self.timers,

@@ -65,6 +65,7 @@ class System:
         disk: Disk,
         log: LogConfig,
         times: TimeConfig,
+        machine_upgrade_strategy: str = "all",
         machines: Mapping[str, Machine[Any]],
         outlets: Outlets,
         timers: Timers,
@@ -82,6 +83,7 @@ class System:
         self._active: dict[ServerProcess, None] = {}
         self._machines = machines
         self._times = times
+        self._upgrade_strategy = machine_upgrade_strategy
         self._clock = clock
         self._checked = checked
         self._rng = rng
@@ -194,6 +196,7 @@ class System:
             initial_uids={m: u for m in record.initial_members if (u := record.initial_uids.get(str(m)))},
             machine=self._machine(record.machine),
             machine_args=record.arguments,
+            machine_upgrade_strategy=self._upgrade_strategy,
             await_condition_timeout_ms=self._times.await_condition_timeout_ms,
             catch_up_timeout_ms=self._times.tick_ms,
             wal_down_timeout_ms=self._times.wal_down_timeout_ms,
