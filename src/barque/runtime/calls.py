@@ -1,6 +1,7 @@
 """Questions and answers between nodes, with a deadline on each (`NodeCall`, `NodeCallReply`)."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[Any]]
 _TASKS_MAX = 1_000
+_ANSWER_S = 10.0
+"""How long an answer waits for a connection; whoever asked has given up by then."""
 
 
 def error_named(name: str, text: str) -> BarqueError:
@@ -78,9 +81,24 @@ class Calls:
         """Somebody asks; the answer goes back when it is ready."""
 
         def answer(value: Any, error: str | None, text: str) -> None:
-            self._send(node, NodeCallReply(call.correlation, value, error, text))
+            reply = NodeCallReply(call.correlation, value, error, text)
+            if not self._send(node, reply):
+                self._answer_later(node, reply)
 
         self.serve(call.verb, call.arguments, answer)
+
+    def _answer_later(self, node: str, reply: NodeCallReply) -> None:
+        """It reached us before we reached it, as happens when nodes start: answer when we do, or never."""
+
+        async def wait() -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ANSWER_S):
+                    while not self._send(node, reply):
+                        await self._connection(node)
+
+        task = asyncio.get_running_loop().create_task(wait())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def serve(
         self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]
