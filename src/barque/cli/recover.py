@@ -32,8 +32,10 @@ def force_shrink(reach: Reach, cluster: str, node: str, yes: bool) -> None:
         f"  it has: entries up to {survivor['last_written_index']}, in term {survivor['current_term']}"
     )
     for other in others:
-        ahead = other["last_written_index"] > survivor["last_written_index"]
-        what = f"answers, with entries up to {other['last_written_index']}"
+        ahead = _log_of(other) > _log_of(survivor)
+        what = (
+            f"answers, with entries up to {other['last_written_index']} of term {other['last_written_term']}"
+        )
         click.echo(f"  {other['server']} {what}{': MORE than the survivor' if ahead else ''}")
     click.echo("  lost: what was acknowledged and only members that are gone have")
     click.echo("  gone members must never run again with their old data: wipe their directories")
@@ -46,6 +48,11 @@ def force_shrink(reach: Reach, cluster: str, node: str, yes: bool) -> None:
     lost = ", ".join(done["lost"]) or "nobody"
     click.echo(f"{done['member']} is all of {cluster!r} now, and leads in term {done['term']}; gone: {lost}")
     click.echo(f"next: barque member add {cluster} NODE")
+
+
+def _log_of(member: dict[str, Any]) -> tuple[int, int]:
+    """How up-to-date a member's log is (§3.6.1): the term of its last entry counts first."""
+    return int(member["last_written_term"]), int(member["last_written_index"])
 
 
 def _look(reach: Reach, cluster: str, node: str) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:

@@ -29,6 +29,7 @@ def member_status(process: ServerProcess) -> dict[str, Any]:
         "last_applied": server.last_applied,
         "last_index": last.index,
         "last_written_index": written.index,
+        "last_written_term": written.term,
         "snapshot_index": server.log.snapshot_index_term().index,
     }
     if server.lost_quorum:
