@@ -7,9 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barque.core import entries
-from barque.core.entries import BATCH_ENTRIES_MAX, EntryBatch, EntryKind
+from barque.core.entries import (
+    BATCH_ENTRIES_MAX,
+    EntryBatch,
+    EntryKind,
+    check_body,
+    encode_body,
+    encode_cluster,
+)
 from barque.errors import ProtocolError
-from barque.types import ClientRef, Index, ReplyMode, Term
+from barque.types import ClientRef, Index, MemberRecord, ReplyMode, ServerId, Term, Uid
 
 
 def test_correlations_that_would_overflow_are_refused() -> None:
@@ -107,3 +114,11 @@ def test_a_head_without_a_name_is_nobodys() -> None:
     head = entries.decode_head(entries.encode_body([b""]))
     assert head.origin.node == ""
     assert struct.calcsize("<BBHQQ") == head.size
+
+
+def test_a_configuration_is_read_before_it_is_believed() -> None:
+    """MEMB-02: a cluster change holds members, or it is no entry."""
+    good = encode_cluster([MemberRecord(ServerId("a", "n1"), Uid("A1"))])
+    assert check_body(encode_body([good], EntryKind.CLUSTER_CHANGE), 1).kind is EntryKind.CLUSTER_CHANGE
+    with pytest.raises(ProtocolError, match="configuration"):
+        check_body(encode_body([b"nonsense"], EntryKind.CLUSTER_CHANGE), 1)

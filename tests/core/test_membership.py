@@ -7,7 +7,7 @@ import pytest
 from barque.core.configuration import is_removed, recognises
 from barque.core.effects import MembersGone, StopReason
 from barque.core.entries import EntryBatch, EntryKind, encode_body
-from barque.core.membership import name_members
+from barque.core.membership import name_members, promotables_wait
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -654,3 +654,25 @@ def test_a_leave_without_reply_is_still_a_leave() -> None:
     cluster.settle()
     assert members(cluster, "b") == "ab"
     assert cluster.answers == []
+
+
+def test_who_lost_its_vote_for_good_does_not_stand() -> None:
+    """ELEC-21, §4.2.2: the change that took the vote is the last entry, and known to be committed."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster.join("a", "b", Membership.NON_VOTER)
+    cluster.settle()
+    server = cluster.server("b")
+    assert server.commit_index == server.cluster_index_term.index
+    cluster["b"].handle(ElectionTimeout())
+    assert server.raft_state is RaftState.FOLLOWER
+
+
+def test_a_promotion_that_could_not_be_made_keeps_the_ticks_going() -> None:
+    """MEMB-11: it was not permitted when it was due; the very target is far enough."""
+    cluster = CoreCluster("a", "b")
+    leader = cluster.elect("a")
+    assert not promotables_wait(leader)
+    peer = leader.cluster[ServerId("b", "node_b")]
+    peer.assign(MemberRecord(ServerId("b", "node_b"), peer.uid, Membership.PROMOTABLE, peer.match_index))
+    assert promotables_wait(leader)

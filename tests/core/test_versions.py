@@ -298,3 +298,14 @@ def test_a_noop_of_an_old_version_changes_nothing() -> None:
     cluster["a"].handle(AppendNoop(1))
     cluster.settle()
     assert effective(cluster) == [2, 2, 2]
+
+
+def test_with_quorum_nobody_is_waited_for() -> None:
+    """VER-03: answers about versions are remembered, and decide nothing."""
+    cluster = upgraded("111", strategy="quorum")
+    leader = cluster.server("a")
+    reply = InfoReply(
+        ServerId("b", "node_b"), leader.current_term, ("machine_version",), {"machine_version": 9}
+    )
+    assert cluster["a"].handle(reply) == []
+    assert leader.cluster[ServerId("b", "node_b")].machine_version == 9

@@ -45,9 +45,7 @@ def scan_uncommitted(server: Server) -> None:
     last = server.log.last_index_term().index
     while index <= last:
         batches = server.log.read(index, last, 65_536, 64 * 1024 * 1024)
-        if not batches:
-            server.log.set_last_index(Index(index - 1))  # LOG-16: what follows a gap is of no use
-            return
+        assert batches, "a log without gaps holds what it says that it holds"
         take_up_written(server, batches)
         index = Index(batches[-1].last_index + 1)
 
@@ -89,10 +87,11 @@ def recognises(server: Server, sender: ServerId, uid: Uid) -> bool:
 
 
 def is_removed(server: Server, sender: ServerId, uid: Uid) -> bool:
-    """Whether we can prove that this server is no member: we lead, and a committed configuration says so."""
+    """Whether we can prove that this server is no member: we lead, and a committed configuration says so.
+
+    A leader that permits a change has committed the one before (`invariants`).
+    """
     if server.raft_state is not RaftState.LEADER or not server.cluster_change_permitted:
-        return False
-    if server.commit_index < server.cluster_index_term.index:
         return False
     peer = server.cluster.get(sender)
     return peer is None or (peer.uid is not None and peer.uid != uid)

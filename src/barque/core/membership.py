@@ -28,7 +28,7 @@ from barque.core.entries import EntryKind, encode_body, encode_cluster
 from barque.core.events import ForceMemberChange
 from barque.core.log_contract import WalDown
 from barque.core.messages import DeleteCluster, JoinMember, LeaveMember, TimeoutNow
-from barque.core.peers import Peer, PeerStatus, records_of
+from barque.core.peers import Peer, records_of
 from barque.core.replication import pipelined_rpcs
 from barque.core.roles import WaitingRole
 from barque.core.server import RaftState, Server, Transition
@@ -181,9 +181,7 @@ def promotions_due(server: Server, only: ServerId | None = None) -> list[Effect]
 def promotables_wait(server: Server) -> bool:
     """Whether a tick has a promotion to look after."""
     return any(
-        peer.membership is Membership.PROMOTABLE
-        and peer.match_index >= peer.target
-        and peer.status is PeerStatus.NORMAL
+        peer.membership is Membership.PROMOTABLE and peer.match_index >= peer.target
         for _, peer in server.peers()
     )
 
