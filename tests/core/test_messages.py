@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 
 from barque.core.messages import (
+    SENDER_OF,
     AppendEntriesReply,
     AppendEntriesRpc,
     AuxCommand,
@@ -29,7 +30,6 @@ from barque.core.messages import (
     TimeoutNow,
     TransferLeadership,
     claimed_node,
-    claimed_server,
 )
 from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
 from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term
@@ -80,4 +80,4 @@ def test_a_message_of_a_server_names_that_server() -> None:
     """By it a receiver knows which incarnation has to be proved."""
     spoken = [message for message in MESSAGES if isinstance(message, FromServer)]
     assert {*map(type, spoken)} == {*get_args(FromServer)}
-    assert {claimed_server(message) for message in spoken} == {SENDER}
+    assert {SENDER_OF[type(message)](message) for message in spoken} == {SENDER}

@@ -11,6 +11,7 @@ from tests.nodes import Nodes, nodes, until
 
 import barque
 from barque.core.messages import (
+    SENDER_OF,
     AppendEntriesReply,
     AuxCommand,
     Commands,
@@ -170,7 +171,7 @@ async def test_a_wiped_member_gets_no_vote_even_where_nothing_is_written(tmp_pat
 def test_whatever_a_server_says_is_checked() -> None:
     """Only what fronts send to servers needs no identity; a new message has to choose."""
     fronts = {Commands, Queries, TransferLeadership, JoinMember, LeaveMember, DeleteCluster, AuxCommand}
-    assert set(RemoteMessage.__args__) == {*inbox.SENDERS, *fronts}
+    assert set(RemoteMessage.__args__) == {*SENDER_OF, *fronts}
 
 
 async def test_a_removed_member_is_told_and_disappears(

@@ -216,7 +216,7 @@ def test_append_entries_round_trip(batches: list[list[bytes]], prev: int, term: 
 @pytest.mark.parametrize("message", samples.PEER_MESSAGES[:15], ids=lambda m: type(m).__name__)
 def test_a_raft_message_comes_only_from_its_node(message: wire.PeerMessage) -> None:
     """A message that claims to be of n1 may come from n1 alone; commands are checked by their origin."""
-    assert claimed_node(message) in ("n1", None)  # type: ignore[arg-type]
+    assert claimed_node(message) in ("n1", None)
     assert wire.may_come_from(message, "n1")
     assert not wire.may_come_from(message, "n2")
 

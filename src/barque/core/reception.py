@@ -100,7 +100,7 @@ def _await_catch_up(server: Server, rpc: AppendEntriesRpc, found: Found, effects
     if found is Found.MISSING:
         reply = append_entries_reply(server, success=False)
     else:
-        reply = _rewind_to_applied(server)
+        reply = rewind_to_applied(server)
     server.role = WaitingRole(
         CatchUp(missing=found is Found.MISSING),
         timeout_effects=lambda _server: [Cast(rpc.leader_id, reply)],
@@ -109,14 +109,14 @@ def _await_catch_up(server: Server, rpc: AppendEntriesRpc, found: Found, effects
     return Transition(RaftState.AWAIT_CONDITION, [*effects, Cast(rpc.leader_id, reply), timeout])
 
 
-def _rewind_to_applied(server: Server) -> AppendEntriesReply:
+def rewind_to_applied(server: Server) -> AppendEntriesReply:
     """After a mismatch only what is applied is sure to agree, so ask from there on.
 
     What we claim to have is only what is also on disk: a follower may apply before its sync.
     """
     durable = min(server.last_applied, server.log.last_written().index)
     term = server.log.fetch_term(durable)
-    assert term is not None, "what is durable and applied is in the log"
+    assert term is not None, "what is durable and applied is in the log, or its snapshot"
     next_index = Index(server.last_applied + 1)
     return AppendEntriesReply(server.id, server.current_term, False, next_index, durable, term)
 

@@ -7,8 +7,8 @@ from barque.core.configuration import revert_overwritten
 from barque.core.consistency import Found, has_entry
 from barque.core.effects import AppliedTo, Cast, Effect, NextEvent, StartReceiveTimeout
 from barque.core.events import LogEvent
-from barque.core.messages import AppendEntriesReply, InstallSnapshotResult, InstallSnapshotRpc, Message
-from barque.core.reception import advance_commit
+from barque.core.messages import InstallSnapshotResult, InstallSnapshotRpc, Message
+from barque.core.reception import advance_commit, rewind_to_applied
 from barque.core.roles import ReceivingRole
 from barque.core.server import RaftState, Server, Transition
 from barque.core.snapshots import ChunkFlag, Snapshots
@@ -29,7 +29,9 @@ def on_install_snapshot(server: Server, rpc: InstallSnapshotRpc) -> Transition:
     first = rpc.chunk.number <= 1 and rpc.chunk.flag is not ChunkFlag.PRE
     effects += _commit_what_it_proves(server, rpc.meta.position)
     if rpc.meta.position.index <= server.last_applied or not first:
-        return server.stay(*effects, server.follow(rpc.leader_id), _already_there(server, rpc))
+        # F-14, SEND-08: we are at least that far, or have missed the beginning; go on from here.
+        go_on = Cast(rpc.leader_id, rewind_to_applied(server))
+        return server.stay(*effects, server.follow(rpc.leader_id), go_on)
     try:
         server.log.snapshots.begin_accept(rpc.meta)
     except StorageError:
@@ -54,19 +56,6 @@ def _commit_what_it_proves(server: Server, position: IndexTerm) -> list[Effect]:
     ):
         return []
     return advance_commit(server, position.index, position.index)
-
-
-def _already_there(server: Server, rpc: InstallSnapshotRpc) -> Effect:
-    """F-14, SEND-08: we are at least that far, or have missed the beginning; go on from here.
-
-    What we claim to have is only what is also on disk.
-    """
-    durable = min(server.last_applied, server.log.last_written().index)
-    term = server.log.fetch_term(durable)
-    assert term is not None, "what is durable and applied is in the log, or its snapshot"
-    next_index = Index(server.last_applied + 1)
-    reply = AppendEntriesReply(server.id, server.current_term, False, next_index, durable, term)
-    return Cast(rpc.leader_id, reply)
 
 
 def refuse_snapshot(server: Server, rpc: InstallSnapshotRpc) -> Transition:

@@ -5,34 +5,22 @@ not fit is dropped here, before the server hears of it (docs/explanation/identit
 """
 
 import logging
-from collections.abc import Callable
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from barque.core.configuration import is_removed, recognises
 from barque.core.effects import Rejected, Rejection
 from barque.core.messages import (
-    AppendEntriesReply,
-    AppendEntriesRpc,
+    COUNTED,
+    SENDER_OF,
     AuxCommand,
     Commands,
     DeleteCluster,
-    HeartbeatReply,
-    HeartbeatRpc,
-    InfoReply,
-    InfoRpc,
-    InstallSnapshotResult,
-    InstallSnapshotRpc,
     JoinMember,
     LeaveMember,
-    PreVoteResult,
     PreVoteRpc,
     Queries,
     RemoteMessage,
-    RequestVoteResult,
     RequestVoteRpc,
-    ServerDown,
-    TimeoutNow,
     TransferLeadership,
 )
 from barque.core.server import refuse_commands
@@ -56,37 +44,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("barque.inbox")
 
-SENDERS: dict[type, Callable[[Any], ServerId]] = {
-    **dict.fromkeys(
-        (AppendEntriesRpc, HeartbeatRpc, InstallSnapshotRpc, TimeoutNow), attrgetter("leader_id")
-    ),
-    **dict.fromkeys(
-        (
-            AppendEntriesReply,
-            HeartbeatReply,
-            InstallSnapshotResult,
-            RequestVoteResult,
-            PreVoteResult,
-            InfoRpc,
-            InfoReply,
-        ),
-        attrgetter("sender"),
-    ),
-    **dict.fromkeys((RequestVoteRpc, PreVoteRpc), attrgetter("candidate_id")),
-    ServerDown: attrgetter("server"),
-}
-"""Which server each of Raft's messages says it comes from. The others come from fronts."""
-_COUNTED = (
-    AppendEntriesReply,
-    HeartbeatReply,
-    InstallSnapshotResult,
-    RequestVoteResult,
-    PreVoteResult,
-    InfoReply,
-    RequestVoteRpc,
-    PreVoteRpc,
-)
-"""What makes majorities, or tells who somebody is."""
 _GONE_INTERVAL_S = 1.0
 _REMEMBERED_MAX = 1_024
 
@@ -112,7 +69,7 @@ class Inbox:
         message = envelope.message
         assert not isinstance(message, NodeMessage)
         process = self._node.system.processes.get(envelope.to)
-        sender_of = SENDERS.get(type(message))
+        sender_of = SENDER_OF.get(type(message))
         if sender_of is not None:
             if self._is_genuine(node, envelope, process, sender_of(message)):
                 assert process is not None
@@ -147,7 +104,7 @@ class Inbox:
             return False
         if not uid or not recognises(server, sender, uid):
             self._on_stranger(process, sender, uid)
-            return bool(uid) and not isinstance(message, _COUNTED)
+            return bool(uid) and not isinstance(message, COUNTED)
         if process.strangers and sender in process.strangers:
             del process.strangers[sender]  # the member itself is back, or this one has taken its place
         return True

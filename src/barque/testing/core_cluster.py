@@ -25,22 +25,17 @@ from barque.core.effects import (
 )
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import (
-    AppendEntriesReply,
+    COUNTED,
     Commands,
     DeleteCluster,
     ElectionTimeout,
     ForceMemberChange,
-    HeartbeatReply,
-    InfoReply,
-    InstallSnapshotResult,
     JoinMember,
     LeaveMember,
     Message,
-    PreVoteResult,
     PreVoteRpc,
     Queries,
     RemoteMessage,
-    RequestVoteResult,
     RequestVoteRpc,
     TransferLeadership,
 )
@@ -53,17 +48,6 @@ from barque.testing.core_witness import Witness as Witness
 from barque.types import ClientRef, Index, Membership, ReplyMode, ServerId, Term, Uid
 
 CLIENT = ClientRef("client", 1)
-_COUNTED = (
-    AppendEntriesReply,
-    HeartbeatReply,
-    InstallSnapshotResult,
-    RequestVoteResult,
-    PreVoteResult,
-    InfoReply,
-    RequestVoteRpc,
-    PreVoteRpc,
-)
-"""What makes majorities, or tells who somebody is."""
 
 
 def append_machine() -> Machine[Any]:
@@ -126,7 +110,7 @@ class CoreCluster:
         if (sender, to) in self.cut or not member.up:
             return False
         uid = self.members[sender.name].log.uid
-        if isinstance(message, _COUNTED) and not recognises(member.server, sender, uid):
+        if isinstance(message, COUNTED) and not recognises(member.server, sender, uid):
             return False  # another incarnation of that address: the node drops it
         if isinstance(message, PreVoteRpc | RequestVoteRpc) and is_removed(member.server, sender, uid):
             self.gone.append((sender, uid))
