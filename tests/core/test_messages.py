@@ -5,7 +5,6 @@ from typing import get_args
 import pytest
 
 from barque.core.messages import (
-    SENDER_OF,
     AppendEntriesReply,
     AppendEntriesRpc,
     AuxCommand,
@@ -29,8 +28,8 @@ from barque.core.messages import (
     ServerDown,
     TimeoutNow,
     TransferLeadership,
-    claimed_node,
 )
+from barque.core.senders import SENDER_OF, claimed_node
 from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
 from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term
 

@@ -11,7 +11,6 @@ from tests.nodes import Nodes, nodes, until
 
 import barque
 from barque.core.messages import (
-    SENDER_OF,
     AppendEntriesReply,
     AuxCommand,
     Commands,
@@ -27,6 +26,7 @@ from barque.core.messages import (
     TimeoutNow,
     TransferLeadership,
 )
+from barque.core.senders import SENDER_OF
 from barque.core.server import RaftState
 from barque.errors import OutcomeUnknown
 from barque.runtime import inbox

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.transport import samples
 
 from barque.core.entries import EntryBatch, encode_body
-from barque.core.messages import AppendEntriesRpc, Commands, RemoteMessage, RequestVoteRpc, claimed_node
+from barque.core.messages import AppendEntriesRpc, Commands, RemoteMessage, RequestVoteRpc
+from barque.core.senders import claimed_node
 from barque.errors import ProtocolError
 from barque.transport import wire
 from barque.transport.wire import Envelope

@@ -20,14 +20,13 @@ from barque.core.entries import (
     lengths_of,
     payloads_of,
 )
+from barque.core.log_contract import read_batches
 from barque.core.server import RaftState, Server
 from barque.errors import MachineFault
 from barque.machine.effects import MachineEffect
 from barque.machine.machine import Builtin, CommandMeta, MachineVersion
 from barque.types import NOBODY, Index, IndexTerm, ReplyMode
 
-_APPLY_ENTRIES_MAX = 65_536
-_APPLY_BYTES_MAX = 64 * 1024 * 1024
 _MACHINE_EFFECTS = get_args(MachineEffect)
 _encode = msgspec.msgpack.encode
 _split: Callable[[bytes], list[msgspec.Raw]] = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -43,13 +42,9 @@ def apply_to(server: Server, target: Index) -> list[Effect]:
     effects: list[Effect] = []
     last = min(target, server.log.last_index_term().index)
     before = server.last_applied
-    while server.last_applied < last and not _frozen(server):
-        first = Index(server.last_applied + 1)
-        batches = server.log.read(first, Index(last), _APPLY_ENTRIES_MAX, _APPLY_BYTES_MAX)
-        assert batches, f"entry {first} is committed but not in the log"
-        for batch in batches:
-            if not _apply_batch(server, batch, effects) or _frozen(server):
-                break  # what follows a deletion, or a version that we lack, is not applied here
+    for batch in read_batches(server.log, Index(before + 1), Index(last)):
+        if _frozen(server) or not _apply_batch(server, batch, effects):
+            break  # what follows a deletion, or a version that we lack, is not applied here
     if server.last_applied > before:
         term = server.log.fetch_term(server.last_applied)
         assert term is not None
@@ -204,6 +199,18 @@ def _take_effects(wanted: Any, effects: list[Effect]) -> None:
             _take_effects(effect, effects)
     elif wanted is not None:
         raise MachineFault(f"not an effect: {type(wanted).__name__}; see barque.machine.effects")
+
+
+def persist_last_applied(server: Server) -> Index | None:
+    """§9, COMMIT-08: how far to remember that the machine is, if that is news; never beyond the disk.
+
+    Whoever runs the server stores it, without waiting.
+    """
+    index = min(server.last_applied, server.log.last_written().index)
+    if index <= server.persisted_last_applied:
+        return None
+    server.persisted_last_applied = index
+    return index
 
 
 def decode_entries(server: Server, batch: EntryBatch) -> list[Any]:

@@ -7,6 +7,7 @@ import msgspec
 
 from barque.core.applying import decode_entries, take_callback_effects
 from barque.core.effects import Applied, Effect, Rejected, Rejection
+from barque.core.entries import BODY_BYTES_MAX
 from barque.core.events import ClientDown, Component, NodeEvent
 from barque.core.messages import AuxCommand
 from barque.core.overview import members_info, overview
@@ -126,6 +127,6 @@ def log_read(server: Server, indexes: Sequence[int]) -> list[Any]:
     """Ra's `log_read`: the user commands at these indexes, in this order, what is missing left out."""
     commands = []
     for index in indexes:
-        for batch in server.log.read(Index(index), Index(index), 1, 64 * 1024 * 1024):
+        for batch in server.log.read(Index(index), Index(index), 1, BODY_BYTES_MAX):
             commands += decode_entries(server, batch)
     return commands

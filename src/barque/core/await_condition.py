@@ -1,17 +1,14 @@
 """Waiting for one thing to come true (CORE-06; semantics §8)."""
 
 from barque.core import messages as m
-from barque.core.aux_machine import on_aux_command, on_client_down_aux, on_node_event_aux
-from barque.core.commands import refuse_here
 from barque.core.effects import Effect, NextEvent
 from barque.core.elections import on_election_timeout, on_pre_vote, yield_to
-from barque.core.membership import refuse_change, yield_to_force
-from barque.core.queries import refuse_queries
+from barque.core.elsewhere import ELSEWHERE
+from barque.core.membership import yield_to_force
 from barque.core.roles import WaitingRole
 from barque.core.server import RaftState, Server, Transition
 from barque.core.snapshot_sending import on_sender_down
 from barque.core.table import each, ignore, on, total
-from barque.core.transfer import refuse_transfer
 
 
 def handle_await_condition(server: Server, message: m.Message) -> Transition:
@@ -103,14 +100,7 @@ AWAIT_CONDITION = total(
     on(m.SnapshotSenderDown, on_sender_down),
     on(m.ForceMemberChange, yield_to_force),  # Ra lets the caller wait in vain (MEMB-15)
     # §10.9: nobody is served meanwhile
-    on(m.Commands, refuse_here),
-    on(m.Queries, refuse_queries),
-    on(m.TransferLeadership, refuse_transfer),
-    each(refuse_change, m.JoinMember, m.LeaveMember, m.DeleteCluster),
-    # the aux machine
-    on(m.AuxCommand, on_aux_command),
-    on(m.ClientDown, on_client_down_aux),
-    on(m.NodeEvent, on_node_event_aux),
+    ELSEWHERE,
     # W-6; heartbeats are not answered from here (QRY-19)
     each(_check, m.AppendEntriesRpc, m.InstallSnapshotRpc, m.HeartbeatRpc, m.InfoRpc),
     each(_check, m.AppendEntriesReply, m.HeartbeatReply, m.InstallSnapshotResult, m.InfoReply),

@@ -1,17 +1,14 @@
 """What a server does alike in a trial election and in a real one (semantics §4, §5)."""
 
 from barque.core import messages as m
-from barque.core.aux_machine import on_aux_command, on_client_down_aux, on_node_event_aux
-from barque.core.commands import refuse_here
 from barque.core.elections import on_node_up, refuse_vote, yield_to
+from barque.core.elsewhere import ELSEWHERE
 from barque.core.heartbeats import heartbeat_reply
-from barque.core.membership import refuse_change, yield_to_force
-from barque.core.queries import refuse_queries
+from barque.core.membership import yield_to_force
 from barque.core.reception import refuse_append_entries
 from barque.core.server import RaftState, Server, Transition
 from barque.core.snapshot_receiving import refuse_snapshot
 from barque.core.table import Row, each, ignore, on
-from barque.core.transfer import refuse_transfer
 from barque.core.versions import refuse_info
 
 
@@ -86,15 +83,7 @@ CANDIDACY: list[list[Row]] = [
     each(_on_log_event, m.Written, m.ResendWrite, m.WalUp, m.WalFailed, m.SnapshotWritten),
     on(m.NodeStatus, _on_node_status),
     on(m.ForceMemberChange, yield_to_force),  # C-16, P-11
-    # what only a leader does (CMD-14)
-    on(m.Commands, refuse_here),
-    on(m.Queries, refuse_queries),
-    on(m.TransferLeadership, refuse_transfer),
-    each(refuse_change, m.JoinMember, m.LeaveMember, m.DeleteCluster),
-    # the aux machine
-    on(m.AuxCommand, on_aux_command),
-    on(m.ClientDown, on_client_down_aux),
-    on(m.NodeEvent, on_node_event_aux),
+    ELSEWHERE,
     # we are trying already
     each(ignore, m.TimeoutNow, m.ServerDown),
     # left over from a leadership that has ended, or a wait

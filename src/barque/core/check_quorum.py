@@ -9,13 +9,11 @@ was not appended is refused, what was is of unknown outcome, and nobody waits fo
 from barque.core.effects import Effect, Rejection, StartQuorumTimeout, Unresolved
 from barque.core.entries import decode_head
 from barque.core.events import QuorumTimeout
+from barque.core.log_contract import read_batches
 from barque.core.replication import is_stale, make_all_rpcs
 from barque.core.roles import LeaderRole
 from barque.core.server import RaftState, Server, Transition
 from barque.types import Index, ReplyMode, ServerId
-
-_READ_ENTRIES = 65_536
-_READ_BYTES = 64 * 1024 * 1024
 
 
 def doubt(server: Server) -> list[Effect]:
@@ -72,11 +70,8 @@ def on_quorum_timeout(server: Server, _timeout: QuorumTimeout) -> Transition:
 def unresolved_from(server: Server, index: Index) -> list[Effect]:
     """The callers whose commands are in our log from `index` on, and who will hear no more of them."""
     effects: list[Effect] = []
-    last = server.log.last_index_term().index
-    while index <= last:
-        for batch in server.log.read(index, last, _READ_ENTRIES, _READ_BYTES):
-            head = decode_head(batch.body)
-            if head.reply_mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY):
-                effects.append(Unresolved(head.origin, head.first_correlation, batch.count))
-            index = Index(batch.last_index + 1)
+    for batch in read_batches(server.log, index, server.log.last_index_term().index):
+        head = decode_head(batch.body)
+        if head.reply_mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY):
+            effects.append(Unresolved(head.origin, head.first_correlation, batch.count))
     return effects

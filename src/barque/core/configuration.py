@@ -6,10 +6,11 @@ is uncommitted at a time; but a follower may not know yet that an earlier one is
 remembers all of them that lie beyond its own commit index, and one more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from barque.core.effects import Effect, MembersGone
 from barque.core.entries import EntryBatch, EntryKind, decode_cluster, kind_of
+from barque.core.log_contract import read_batches
 from barque.core.peers import records_of
 from barque.core.server import RaftState, Server
 from barque.types import Index, IndexTerm, MemberRecord, ServerId, Uid
@@ -32,7 +33,7 @@ def revert_overwritten(server: Server, first: Index) -> None:
         server.adopt_cluster(position, list(records))
 
 
-def take_up_written(server: Server, batches: Sequence[EntryBatch]) -> None:
+def take_up_written(server: Server, batches: Iterable[EntryBatch]) -> None:
     """Configurations among entries that were just written are in force now (F-1, §4.1)."""
     for batch in batches:
         if kind_of(batch.body) is EntryKind.CLUSTER_CHANGE:
@@ -41,13 +42,8 @@ def take_up_written(server: Server, batches: Sequence[EntryBatch]) -> None:
 
 def scan_uncommitted(server: Server) -> None:
     """Ra's `recover` 3: configurations beyond the commit index are in force as well."""
-    index = Index(server.commit_index + 1)
     last = server.log.last_index_term().index
-    while index <= last:
-        batches = server.log.read(index, last, 65_536, 64 * 1024 * 1024)
-        assert batches, "a log without gaps holds what it says that it holds"
-        take_up_written(server, batches)
-        index = Index(batches[-1].last_index + 1)
+    take_up_written(server, read_batches(server.log, Index(server.commit_index + 1), last))
 
 
 def apply_cluster_change(server: Server, batch: EntryBatch) -> list[Effect]:

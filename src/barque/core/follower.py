@@ -1,18 +1,16 @@
 """The follower: which message goes where (§3.3; semantics §6)."""
 
 from barque.core import messages as m
-from barque.core.aux_machine import cast_aux, on_aux_command, on_client_down_aux, on_node_event_aux
-from barque.core.commands import refuse_here
+from barque.core.aux_machine import cast_aux
 from barque.core.effects import CancelElectionTimeout, StartElectionTimeout, TimerSpan
 from barque.core.elections import on_election_timeout, on_pre_vote, on_request_vote
+from barque.core.elsewhere import ELSEWHERE
 from barque.core.heartbeats import on_heartbeat
-from barque.core.membership import on_force_member_change, refuse_change
-from barque.core.queries import refuse_queries
+from barque.core.membership import on_force_member_change
 from barque.core.reception import on_append_entries, on_follower_log_event
 from barque.core.server import Server, Transition
 from barque.core.snapshot_receiving import on_install_snapshot
 from barque.core.table import each, ignore, on, total
-from barque.core.transfer import refuse_transfer
 from barque.core.versions import on_info_rpc
 
 
@@ -80,15 +78,7 @@ FOLLOWER = total(
     on(m.ServerDown, _on_server_down),
     on(m.NodeStatus, _on_node_status),
     on(m.ForceMemberChange, on_force_member_change),  # F-18
-    # what only a leader does (CMD-14)
-    on(m.Commands, refuse_here),
-    on(m.Queries, refuse_queries),
-    on(m.TransferLeadership, refuse_transfer),
-    each(refuse_change, m.JoinMember, m.LeaveMember, m.DeleteCluster),
-    # the aux machine
-    on(m.AuxCommand, on_aux_command),
-    on(m.ClientDown, on_client_down_aux),
-    on(m.NodeEvent, on_node_event_aux),
+    ELSEWHERE,
     on(m.Tick, _on_tick),
     # F-16: late answers to a candidacy that we gave up
     each(ignore, m.RequestVoteResult, m.PreVoteResult, m.InstallSnapshotResult),

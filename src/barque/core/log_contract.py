@@ -5,16 +5,16 @@ Reads come from memory. The production log is `barque.log`; tests use the in-mem
 `barque.testing`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from barque.core.entries import EntryBatch
+from barque.core.entries import BATCH_ENTRIES_MAX, BODY_BYTES_MAX, EntryBatch
 from barque.core.messages import LogEvent
 from barque.core.snapshots import Snapshots
 from barque.errors import WalDown
 from barque.types import Index, IndexTerm, Term, Uid
 
-__all__ = ["Log", "WalDown"]
+__all__ = ["Log", "WalDown", "read_batches"]
 
 
 class Log(Protocol):
@@ -75,3 +75,15 @@ class Log(Protocol):
 
     def overview(self) -> dict[str, Any]:
         """Facts for people: ranges, sizes, positions."""
+
+
+def read_batches(log: Log, first: Index, last: Index) -> Iterator[EntryBatch]:
+    """All batches from `first` to `last`, cut to this range, in portions that fit into memory.
+
+    Nothing may be replaced in the log meanwhile. A gap is our bug (assert).
+    """
+    while first <= last:
+        batches = log.read(first, last, BATCH_ENTRIES_MAX, BODY_BYTES_MAX)
+        assert batches, f"a log without gaps holds entry {first}"
+        yield from batches
+        first = Index(batches[-1].last_index + 1)

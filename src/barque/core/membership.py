@@ -172,7 +172,7 @@ def promotions_due(server: Server, only: ServerId | None = None) -> list[Effect]
         return []
     members = server.peers() if only is None else [(only, server.cluster[only])]
     for member, peer in members:
-        if peer.membership is Membership.PROMOTABLE and peer.match_index >= peer.target:
+        if _has_caught_up(peer):
             join = JoinMember(NOBODY, 0, ReplyMode.NOREPLY, member, peer.uid, Membership.VOTER)
             return [NextEvent(join)]
     return []
@@ -180,10 +180,11 @@ def promotions_due(server: Server, only: ServerId | None = None) -> list[Effect]
 
 def promotables_wait(server: Server) -> bool:
     """Whether a tick has a promotion to look after."""
-    return any(
-        peer.membership is Membership.PROMOTABLE and peer.match_index >= peer.target
-        for _, peer in server.peers()
-    )
+    return any(_has_caught_up(peer) for _, peer in server.peers())
+
+
+def _has_caught_up(peer: Peer) -> bool:
+    return peer.membership is Membership.PROMOTABLE and peer.match_index >= peer.target
 
 
 # --- uids are learned ----------------------------------------------------------------------

@@ -5,9 +5,7 @@ One frozen class each, with Figure 2's names. Those here travel between nodes
 come from a server carries that server's id, and the transport checks it against the connection.
 """
 
-from collections.abc import Callable
-from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -329,7 +327,7 @@ FromServer: TypeAlias = (
     | InfoRpc
     | InfoReply
 )
-"""What servers say to each other. Each names its sender; see `SENDER_OF`."""
+"""What servers say to each other. Each names its sender; see `senders`."""
 
 FromClient: TypeAlias = (
     Commands | Queries | TransferLeadership | JoinMember | LeaveMember | DeleteCluster | AuxCommand
@@ -361,43 +359,3 @@ LocalMessage: TypeAlias = (
 )
 Message: TypeAlias = RemoteMessage | LocalMessage
 """Everything a role's handler must have an answer for."""
-
-
-SENDER_OF: dict[type, Callable[[Any], ServerId]] = {
-    **dict.fromkeys(
-        (AppendEntriesRpc, HeartbeatRpc, InstallSnapshotRpc, TimeoutNow), attrgetter("leader_id")
-    ),
-    **dict.fromkeys((RequestVoteRpc, PreVoteRpc), attrgetter("candidate_id")),
-    **dict.fromkeys(
-        (AppendEntriesReply, HeartbeatReply, InstallSnapshotResult, RequestVoteResult, PreVoteResult),
-        attrgetter("sender"),
-    ),
-    **dict.fromkeys((InfoRpc, InfoReply), attrgetter("sender")),
-    ServerDown: attrgetter("server"),
-}
-"""The server that each message of a server claims to come from."""
-
-
-COUNTED = (
-    AppendEntriesReply,
-    HeartbeatReply,
-    InstallSnapshotResult,
-    RequestVoteResult,
-    PreVoteResult,
-    InfoReply,
-    RequestVoteRpc,
-    PreVoteRpc,
-)
-"""What makes majorities, or tells who somebody is: it counts only from a member (`recognises`)."""
-_ASKED_BY_FRONTS = (Queries, TransferLeadership, JoinMember, LeaveMember, DeleteCluster, AuxCommand)
-
-
-def claimed_node(message: object) -> str | None:
-    """The node that a message claims to come from; None where it claims nothing.
-
-    Commands do, inside their body: the receiver checks it there.
-    """
-    sender_of = SENDER_OF.get(type(message))
-    if sender_of is not None:
-        return sender_of(message).node
-    return message.origin.node if isinstance(message, _ASKED_BY_FRONTS) else None

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from barque.core import aux_machine, queries, release_cursor, replication, step
 from barque.core import overview as _overview
 from barque.core import termination as _termination
+from barque.core.applying import persist_last_applied as persist_last_applied
 from barque.core.await_condition import handle_await_condition as handle_await_condition
 from barque.core.candidate import handle_candidate as handle_candidate
 from barque.core.effects import Effect
@@ -153,18 +154,6 @@ def make_rpcs(server: Server) -> list[Effect]:
 def update_release_cursor(server: Server, index: Index, state: Any, **conditions: Any) -> None:
     """§9, SNAP-02, EFF-15: a snapshot may be made. The store writes it; no effects come of it."""
     release_cursor.update_release_cursor(server, ReleaseCursor(index, state, **conditions))
-
-
-def persist_last_applied(server: Server) -> Index | None:
-    """§9, COMMIT-08: how far to remember that the machine is, if that is news; never beyond the disk.
-
-    Whoever runs the server stores it, without waiting.
-    """
-    index = min(server.last_applied, server.log.last_written().index)
-    if index <= server.persisted_last_applied:
-        return None
-    server.persisted_last_applied = index
-    return index
 
 
 def update_peer(server: Server, peer_id: ServerId, **update: Any) -> None:

@@ -1,15 +1,11 @@
 """Receiving a snapshot: which message goes where (semantics §7)."""
 
 from barque.core import messages as m
-from barque.core.aux_machine import on_aux_command, on_client_down_aux, on_node_event_aux
-from barque.core.commands import refuse_here
 from barque.core.elections import on_pre_vote, refuse_vote
-from barque.core.membership import refuse_change
-from barque.core.queries import refuse_queries
+from barque.core.elsewhere import ELSEWHERE
 from barque.core.server import Server, Transition
 from barque.core.snapshot_receiving import abort_for, abort_receive, on_chunk, on_receiving_log_event
 from barque.core.table import each, ignore, on, total
-from barque.core.transfer import refuse_transfer
 from barque.core.versions import refuse_info
 
 
@@ -75,15 +71,7 @@ RECEIVE_SNAPSHOT = total(
     on(m.ServerDown, _on_server_down),
     on(m.NodeStatus, _on_node_status),
     on(m.ForceMemberChange, abort_for),  # Ra lets the caller wait in vain (MEMB-15)
-    # what only a leader does (CMD-14)
-    on(m.Commands, refuse_here),
-    on(m.Queries, refuse_queries),
-    on(m.TransferLeadership, refuse_transfer),
-    each(refuse_change, m.JoinMember, m.LeaveMember, m.DeleteCluster),
-    # the aux machine
-    on(m.AuxCommand, on_aux_command),
-    on(m.ClientDown, on_client_down_aux),
-    on(m.NodeEvent, on_node_event_aux),
+    ELSEWHERE,
     # S-13: no answer, and no new term
     each(ignore, m.HeartbeatRpc, m.HeartbeatReply, m.AppendEntriesReply, m.InstallSnapshotResult),
     each(ignore, m.RequestVoteResult, m.PreVoteResult, m.TimeoutNow, m.ElectionTimeout),

@@ -10,11 +10,10 @@ KEYS = ("machine_version", "uid")
 
 def first_noop(server: Server) -> list[Effect]:
     """C-1: what a new leader appends first, and whom it asks what they can do."""
-    own = max(server.cfg.machine.version, server.effective_machine_version)
-    alone = len(server.peers()) == 0
-    if alone or server.cfg.machine_upgrade_strategy == "quorum":
-        return [NextEvent(AppendNoop(own)), *info_rpcs(server, unnamed=True)]
-    return [NextEvent(AppendNoop(server.effective_machine_version)), *info_rpcs(server, unnamed=True)]
+    version = server.effective_machine_version
+    if not server.peers() or server.cfg.machine_upgrade_strategy == "quorum":
+        version = max(version, server.cfg.machine.version)
+    return [NextEvent(AppendNoop(version)), *info_rpcs(server, unnamed=True)]
 
 
 def info_rpcs(server: Server, *, unnamed: bool = False) -> list[Effect]:

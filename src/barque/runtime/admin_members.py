@@ -101,6 +101,15 @@ class MemberAdmin:
 
     async def ask_server(self, server: ServerId, make: MakeMessage, timeout_s: float) -> Any:
         """Send a server something that it answers once. Raises what it answers, or `OutcomeUnknown`."""
+        return await self._ask(server, lambda m: self._node.send_to_server(server, m), make, timeout_s)
+
+    async def _ask(
+        self,
+        server: ServerId,
+        send: Callable[[Any], Any],
+        make: Callable[[ClientRef, int], Any],
+        timeout_s: float,
+    ) -> Any:
         node = self._node
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -117,7 +126,7 @@ class MemberAdmin:
 
         session = node.front.session(deliver)
         correlation = node.front.expect(Range(session, 0, 1, payloads=(b"",)), server, timeout_s)
-        node.send_to_server(server, make(node.front.me, correlation))
+        send(make(node.front.me, correlation))
         node.wake()
         return await future
 
@@ -167,7 +176,7 @@ class MemberAdmin:
             await self._change(process, join, deadline)
         except BarqueError:
             if member not in server.cluster:
-                await self._discard(process, member, uid)
+                self._node.outlets.tell_removed(process, member, uid)  # its node shall forget it
             raise
         if wanted is Membership.VOTER:
             await self._until(lambda: server.is_voter(member) and _is_settled(process), deadline)
@@ -196,10 +205,6 @@ class MemberAdmin:
             "timeout_ms": int(arguments.get("timeout_ms", _DEFAULT_MS)) // 2,
         }
         await self._ask_at(member.node, "start_server", request)
-
-    async def _discard(self, process: ServerProcess, member: ServerId, uid: Uid) -> None:
-        """The server that was started is not to be a member: let its node forget it, if it can be told."""
-        self._node.outlets.tell_removed(process, member, uid)
 
     async def _remove(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
         server = process.server
@@ -265,21 +270,8 @@ class MemberAdmin:
             raise UnknownCluster(f"no member of {cluster!r} runs on node {self._node.name}")
         server, deadline = process.server, self._deadline(arguments)
         lost = [str(member) for member, _ in server.peers()]
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def deliver(answers: list[ClientAnswer]) -> None:
-            for answer in answers:
-                if not future.done() and isinstance(answer, ClientFailed):
-                    future.set_exception(error_named(answer.error, answer.text))
-                elif not future.done():
-                    future.set_result(None)
-
-        session = self._node.front.session(deliver)
         left = deadline - self._node.clock.monotonic()
-        correlation = self._node.front.expect(Range(session, 0, 1, payloads=(b"",)), server.id, left)
-        process.handle(ForceMemberChange(self._node.front.me, correlation))
-        self._node.wake()
-        await future
+        await self._ask(server.id, process.handle, ForceMemberChange, left)
         leads = await self._until(lambda: _is_settled(process), deadline)
         if not leads:
             raise NoLeader(f"{server.id} is alone now, and does not lead yet; see `barque status`")

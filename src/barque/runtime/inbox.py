@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, assert_never
 from barque.core.configuration import is_removed, recognises
 from barque.core.effects import Rejected, Rejection
 from barque.core.messages import (
-    COUNTED,
-    SENDER_OF,
     AuxCommand,
     Commands,
     DeleteCluster,
@@ -23,6 +21,7 @@ from barque.core.messages import (
     RequestVoteRpc,
     TransferLeadership,
 )
+from barque.core.senders import COUNTED, SENDER_OF
 from barque.core.server import refuse_commands
 from barque.runtime.server_process import ServerProcess
 from barque.transport.wire import (

@@ -11,6 +11,7 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -115,35 +116,24 @@ class Node:
         self.driver = TimerDriver(self.clock)
         self.timers = self.driver.timers
         self._stopped = False
+        undo = AsyncExitStack()
         try:
-            self.system = System(
-                node=self.name,
-                installation=self.config.installation,
-                data_dir=self.config.data_dir,
-                disk=self._disk,
-                log=self.config.log,
-                times=self.config.time,
-                machine_upgrade_strategy=self.config.machine_upgrade_strategy,
-                machines=self.machines,
-                outlets=self.outlets,
-                timers=self.timers,
-                clock=self.clock,
-                rng=self.rng,
-                wake=self._run_on_loop,
-                changed=self.wake,
-                checked=self._checked,
-            )
+            await self._open(undo)
         except BaseException:
-            self.driver.stop()
+            self._stopped = True  # no turn runs any more
+            await undo.aclose()
             raise
-        try:
-            self.transport = self._make_transport(self, self.incarnation, self.rng)
-            self.system.recover()
-            await self.transport.start()
-        except BaseException:
-            self.driver.stop()
-            self.system.close()
-            raise
+        self.wake()
+
+    async def _open(self, undo: AsyncExitStack) -> None:
+        """Open one thing after the other; `undo` closes those that are open, if we come no further."""
+        undo.callback(self.driver.stop)
+        self.system = self._open_system()
+        undo.callback(self.system.close)
+        self.transport = self._make_transport(self, self.incarnation, self.rng)
+        self.system.recover()
+        await self.transport.start()
+        undo.push_async_callback(self.transport.stop)
         for node in self.config.nodes:
             if node != self.name:
                 self.detector.register(node)
@@ -152,15 +142,26 @@ class Node:
         self._beat()
         self._tick()
         self._poll_detector()
-        try:
-            self._form_configured_clusters()
-        except BaseException:
-            self._stopped = True
-            self.driver.stop()
-            await self.transport.stop()
-            self.system.close()
-            raise
-        self.wake()
+        self._form_configured_clusters()
+
+    def _open_system(self) -> System:
+        return System(
+            node=self.name,
+            installation=self.config.installation,
+            data_dir=self.config.data_dir,
+            disk=self._disk,
+            log=self.config.log,
+            times=self.config.time,
+            machine_upgrade_strategy=self.config.machine_upgrade_strategy,
+            machines=self.machines,
+            outlets=self.outlets,
+            timers=self.timers,
+            clock=self.clock,
+            rng=self.rng,
+            wake=self._run_on_loop,
+            changed=self.wake,
+            checked=self._checked,
+        )
 
     def _form_configured_clusters(self) -> None:
         """Start the servers that the configuration asks for and that are not here yet."""

@@ -22,7 +22,7 @@ from barque.core.messages import (
 from barque.core.server import RaftState, Server
 from barque.core.step import has_unfinished_business, recover, step
 from barque.runtime.counters import ServerCounters
-from barque.types import Index, ServerId, Uid
+from barque.types import ServerId, Uid
 
 if TYPE_CHECKING:
     from barque.runtime.executor import Executor
@@ -209,15 +209,6 @@ class ServerProcess:
     def applied_is_remembered(self) -> bool:
         """Whether a restart would begin where we are now."""
         return self.server.persisted_last_applied >= self.server.last_applied
-
-    def durable_applied(self) -> Index | None:
-        """The last_applied to remember, if it has grown: never more than is on disk (COMMIT-08)."""
-        server = self.server
-        durable = min(server.last_applied, server.log.last_written().index)
-        if durable <= server.persisted_last_applied:
-            return None
-        server.persisted_last_applied = durable
-        return durable
 
     def end(self, reason: str) -> None:
         """Stop on purpose: what still waits inside is dropped. What failed before stays failed."""

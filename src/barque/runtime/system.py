@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from barque.config import LogConfig, TimeConfig
+from barque.core.applying import persist_last_applied
 from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
 from barque.core.server import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, Damaged, StorageError
@@ -317,7 +318,7 @@ class System:
         """Look after the servers that did something since the last tick, and after the disk."""
         now_ms = self._clock.wall_ms()
         for process in list(self._active):
-            applied = process.durable_applied()
+            applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
             if not process.tick(now_ms) and (process.applied_is_remembered or process.failure):
@@ -354,7 +355,7 @@ class System:
     def close(self) -> None:
         """Remember what was applied, and close the files."""
         for process in self.processes.values():
-            applied = process.durable_applied()
+            applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
         self.storage.close()

@@ -25,7 +25,6 @@ from barque.core.effects import (
 )
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import (
-    COUNTED,
     Commands,
     DeleteCluster,
     ElectionTimeout,
@@ -39,6 +38,7 @@ from barque.core.messages import (
     RequestVoteRpc,
     TransferLeadership,
 )
+from barque.core.senders import COUNTED
 from barque.core.server import RaftState, Server
 from barque.machine.machine import Machine
 from barque.machine.simple import SimpleMachine

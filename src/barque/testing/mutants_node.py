@@ -8,6 +8,7 @@ from zlib import crc32
 
 from barque.core.entries import EntryBatch, EntryKind, encode_head
 from barque.core.messages import Commands, NodeStatus, ServerDown, Written
+from barque.core.server import Server
 from barque.log import meta_format, wal_format, wal_recovery
 from barque.log.disk import join
 from barque.log.log import WalLog
@@ -15,6 +16,7 @@ from barque.log.meta import MetaStore
 from barque.log.wal import Wal
 from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import Record
+from barque.runtime import system
 from barque.runtime.front import Front, _join_columns
 from barque.runtime.node import Node
 from barque.runtime.ranges import Range
@@ -263,14 +265,14 @@ def checksum_ignored() -> Any:
 def applied_ahead_of_disk() -> Any:
     """See `MUTANTS`."""
 
-    def ahead(self: ServerProcess) -> Any:
-        applied = self.server.last_applied
-        if applied <= self.server.persisted_last_applied:
+    def ahead(server: Server) -> Any:
+        applied = server.last_applied
+        if applied <= server.persisted_last_applied:
             return None
-        self.server.persisted_last_applied = applied
+        server.persisted_last_applied = applied
         return applied
 
-    return patch.object(ServerProcess, "durable_applied", ahead)
+    return patch.object(system, "persist_last_applied", ahead)
 
 
 @mutant("an error of the disk is swallowed (row 83)", layer="node")

@@ -1,0 +1,72 @@
+"""Whom a message claims to come from, and which messages count only if that is true.
+
+The transport compares the node with the connection; the inbox compares the incarnation with the member
+(docs/explanation/identity.md).
+"""
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from barque.core.messages import (
+    AppendEntriesReply,
+    AppendEntriesRpc,
+    AuxCommand,
+    DeleteCluster,
+    HeartbeatReply,
+    HeartbeatRpc,
+    InfoReply,
+    InfoRpc,
+    InstallSnapshotResult,
+    InstallSnapshotRpc,
+    JoinMember,
+    LeaveMember,
+    PreVoteResult,
+    PreVoteRpc,
+    Queries,
+    RequestVoteResult,
+    RequestVoteRpc,
+    ServerDown,
+    TimeoutNow,
+    TransferLeadership,
+)
+from barque.types import ServerId
+
+SENDER_OF: dict[type, Callable[[Any], ServerId]] = {
+    **dict.fromkeys(
+        (AppendEntriesRpc, HeartbeatRpc, InstallSnapshotRpc, TimeoutNow), attrgetter("leader_id")
+    ),
+    **dict.fromkeys((RequestVoteRpc, PreVoteRpc), attrgetter("candidate_id")),
+    **dict.fromkeys(
+        (AppendEntriesReply, HeartbeatReply, InstallSnapshotResult, RequestVoteResult, PreVoteResult),
+        attrgetter("sender"),
+    ),
+    **dict.fromkeys((InfoRpc, InfoReply), attrgetter("sender")),
+    ServerDown: attrgetter("server"),
+}
+"""The server that each message of a server claims to come from."""
+
+
+COUNTED = (
+    AppendEntriesReply,
+    HeartbeatReply,
+    InstallSnapshotResult,
+    RequestVoteResult,
+    PreVoteResult,
+    InfoReply,
+    RequestVoteRpc,
+    PreVoteRpc,
+)
+"""What makes majorities, or tells who somebody is: it counts only from a member (`recognises`)."""
+_ASKED_BY_FRONTS = (Queries, TransferLeadership, JoinMember, LeaveMember, DeleteCluster, AuxCommand)
+
+
+def claimed_node(message: object) -> str | None:
+    """The node that a message claims to come from; None where it claims nothing.
+
+    Commands do, inside their body: the receiver checks it there.
+    """
+    sender_of = SENDER_OF.get(type(message))
+    if sender_of is not None:
+        return sender_of(message).node
+    return message.origin.node if isinstance(message, _ASKED_BY_FRONTS) else None
