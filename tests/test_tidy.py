@@ -1,6 +1,7 @@
 """Style as a test: layers, sizes, forbidden imports and calls, docstrings. Each message says what to do."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,6 +152,16 @@ def test_files_are_short_enough_to_read() -> None:
         if lines > limit:
             complaints.append(f"{name_of(path)}: {lines} lines, at most {limit}")
     complain(complaints, "split the file where a reader would want two")
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    """A stranger finds each file on the map, and no file that is gone."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    rooms = dict(re.findall(r"^\| `(\w+)/` \| (.+) \|$", page, re.MULTILINE))
+    for layer in ("machine", "core", "log", "transport", "runtime", "client", "testing"):
+        modules = {path.stem for path in (PACKAGE / layer).glob("*.py")} - {"__init__"}
+        named = set(re.findall(r"`(\w+)`", rooms[layer]))
+        assert modules == named, f"docs/explanation/architecture.md, {layer}/: {modules ^ named}"
 
 
 def test_functions_are_short_enough_to_read() -> None:
