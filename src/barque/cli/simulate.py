@@ -6,12 +6,13 @@ import subprocess  # asks git for the commit
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import click
 import msgspec
 
 from barque.testing.core_simulator import draw_core_scenario, simulate_core
+from barque.testing.probes import PROBES, watched
 from barque.testing.shrink import changed, shrink
 from barque.testing.simulator import simulate
 from barque.testing.swarm import draw_scenario
@@ -29,6 +30,8 @@ from barque.testing.swarm import draw_scenario
 @click.option(
     "--seconds", type=click.FloatRange(min=0.1), help="Stop a campaign after so much processor time."
 )
+@click.option("--report", type=click.File("w"), help="Write a line of JSON for each seed of a campaign.")
+@click.option("--probes", "probed", is_flag=True, help="Count how often a campaign reached each rare path.")
 def simulate_command(
     seeds: int | None,
     start: int | None,
@@ -39,6 +42,8 @@ def simulate_command(
     show_hash: bool,
     trace: bool,
     seconds: float | None,
+    report: IO[str] | None,
+    probed: bool,
 ) -> int:
     """Run whole clusters on virtual time, network and disk, with faults.
 
@@ -48,9 +53,12 @@ def simulate_command(
     if seed is None:
         if show_hash or trace or shrinks or changes is not None:
             raise click.UsageError("--hash, --trace, --shrink and --with need --seed")
-        return _campaign(seeds or 20, 1 if start is None else start, seconds, core=core)
-    if seeds is not None or start is not None:
-        raise click.UsageError("--seed runs one seed; --seeds and --start are for campaigns")
+        campaign = _Campaign(seeds or 20, 1 if start is None else start, seconds, core, report)
+        return campaign.run_probed() if probed else campaign.run()
+    if seeds is not None or start is not None or report is not None or probed:
+        raise click.UsageError(
+            "--seed runs one seed; --seeds, --start, --report and --probes are for campaigns"
+        )
     if core and trace:
         raise click.UsageError("--core has no trace of events")
     scenario = _scenario(seed, changes, core=core)
@@ -103,35 +111,81 @@ def _shrink(seed: int, scenario: Any, changes: str | None, *, core: bool) -> int
     return 1
 
 
-def _campaign(seeds: int, start: int, seconds: float | None, *, core: bool) -> int:
-    reports: list[Any] = []
-    spent = _processor_seconds()
-    for seed in range(start, start + seeds):
-        report: Any = simulate_core(seed) if core else simulate(seed)
-        reports.append(report)
-        if report.violation is not None:
-            click.echo(str(report))
-            _say_commit(report)
-        if seconds is not None and _processor_seconds() - spent > seconds:
-            break
-    spent = _processor_seconds() - spent
-    click.echo(_facts(reports))
-    hours = sum(report.virtual_s for report in reports) / 3600
-    click.echo(f"processor: {spent:.1f} s; {hours / max(spent / 60, 1e-9):.2f} virtual hours a minute")
-    failed = [report.seed for report in reports if report.violation is not None]
-    click.echo(f"violations: {', '.join(map(str, failed)) or 'none'}")
-    return 1 if failed else 0
+class _Campaign(NamedTuple):
+    """Many seeds, one after the other."""
+
+    seeds: int
+    start: int
+    seconds: float | None
+    core: bool
+    lines: IO[str] | None
+
+    def run(self) -> int:
+        """Run them, say what they did, and whether all were clean."""
+        reports: list[Any] = []
+        begun = time.process_time()
+        for seed in range(self.start, self.start + self.seeds):
+            report: Any = simulate_core(seed) if self.core else simulate(seed)
+            reports.append(report)
+            self._note(line_of(report))
+            if report.violation is not None:
+                click.echo(str(report))
+                _say_commit(report)
+            if self.seconds is not None and time.process_time() - begun > self.seconds:
+                break
+        spent = time.process_time() - begun
+        self._note({"end": True, "processor_s": round(spent, 3), "commit": _commit()})
+        click.echo(_facts(reports))
+        hours = sum(report.virtual_s for report in reports) / 3600
+        click.echo(f"processor: {spent:.1f} s; {hours / max(spent / 60, 1e-9):.2f} virtual hours a minute")
+        failed = [report.seed for report in reports if report.violation is not None]
+        click.echo(f"violations: {', '.join(map(str, failed)) or 'none'}")
+        return 1 if failed else 0
+
+    def run_probed(self) -> int:
+        """Likewise, and count the rare paths that were reached."""
+        with watched() as reached:
+            code = self.run()
+        self._note({"probes": dict(reached)})
+        never = [name for name in PROBES if not reached[name]]
+        for name in PROBES:
+            click.echo(f"{reached[name]:>10}  {name}")
+        click.echo(f"probes reached: {len(PROBES) - len(never)} of {len(PROBES)}")
+        return code
+
+    def _note(self, line: dict[str, Any]) -> None:
+        if self.lines is not None:
+            self.lines.write(json.dumps(line) + "\n")
+            self.lines.flush()
+
+
+def line_of(report: Any) -> dict[str, Any]:
+    """What one seed did, without what can be had again from the seed."""
+    line = msgspec.to_builtins(report)
+    del line["scenario"]
+    line.pop("tail", None)
+    return {"nodes": nodes_of(report), **line}
+
+
+def nodes_of(report: Any) -> int:
+    """How many nodes its cluster had."""
+    scenario = report.scenario
+    return int(scenario.world.nodes if hasattr(scenario, "world") else scenario.nodes)
 
 
 def _say_commit(report: Any) -> None:
     """A seed means what this code makes of it: say which code, for a run that failed."""
+    commit = _commit()
+    if report.violation is not None and commit:
+        click.echo(f"commit: {commit}")
+
+
+def _commit() -> str:
     git = shutil.which("git")
-    if report.violation is None or git is None:
-        return
+    if git is None:
+        return ""
     command = [git, "-C", __file__.rpartition("/")[0], "rev-parse", "--short=12", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if found.returncode == 0:
-        click.echo(f"commit: {found.stdout.strip()}")
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
 
 
 def _facts(reports: list[Any]) -> str:
@@ -154,7 +208,3 @@ def _facts(reports: list[Any]) -> str:
         f"faults: {json.dumps(dict(sorted(faults.items())))[1:-1]}",
     )
     return "\n".join(lines)
-
-
-def _processor_seconds() -> float:
-    return time.process_time()

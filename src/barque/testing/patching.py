@@ -1,4 +1,4 @@
-"""Putting a mutant in the place of one function of the core, wherever the core holds it.
+"""Putting a function in the place of another, wherever a package holds it.
 
 A name that is imported into another module, and a row of a role's table, are references of their
 own: to replace the attribute of one module alone would change nothing for the others.
@@ -9,21 +9,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_CORE = "barque.core"
+CORE = "barque.core"
 
 
 @contextmanager
-def replace(original: Callable[..., Any], mutant: Callable[..., Any]) -> Iterator[None]:
-    """Swap a function of `barque.core` in every module and every table, and put it back afterwards.
+def replace(
+    original: Callable[..., Any], other: Callable[..., Any], *, package: str = CORE
+) -> Iterator[None]:
+    """Swap a function in every module and every table of a package, and put it back afterwards.
 
     Modules that are imported later are not looked at. Raises `LookupError` if nobody refers to
-    `original`: a plant that changes nothing would prove nothing.
+    `original`: a change that changes nothing would prove nothing.
     """
-    held = [(place, key) for place in _places() for key, value in place.items() if value is original]
+    held = [(place, key) for place in _places(package) for key, value in place.items() if value is original]
     if not held:
-        raise LookupError(f"nothing in {_CORE} refers to {original!r}")
+        raise LookupError(f"nothing in {package} refers to {original!r}")
     for place, key in held:
-        place[key] = mutant
+        place[key] = other
     try:
         yield
     finally:
@@ -31,10 +33,12 @@ def replace(original: Callable[..., Any], mutant: Callable[..., Any]) -> Iterato
             place[key] = original
 
 
-def _places() -> list[dict[Any, Any]]:
-    """The namespaces of the core's modules, and each table in them once."""
+def _places(package: str) -> list[dict[Any, Any]]:
+    """The namespaces of the package's modules, and each table in them once."""
     namespaces = [
-        vars(module) for name, module in sys.modules.items() if name == _CORE or name.startswith(f"{_CORE}.")
+        vars(module)
+        for name, module in sys.modules.items()
+        if name == package or name.startswith(f"{package}.")
     ]
     tables = {
         id(value): value

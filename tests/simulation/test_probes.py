@@ -1,0 +1,49 @@
+"""Probes: rare paths are counted from outside, and the run does not notice."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from barque.cli.simulate import simulate_command
+from barque.core import elections
+from barque.testing.probes import PROBES, watched
+from barque.testing.rare_paths import RARE_PATHS
+from barque.testing.simulator import simulate
+
+SEED = 4_003
+
+
+def test_each_rare_path_has_a_text_of_its_own() -> None:
+    """They are told apart, and counted, by what they say."""
+    assert len(PROBES) == len(RARE_PATHS)
+
+
+def test_watching_changes_nothing_but_the_counts() -> None:
+    """The same hash with probes and without, and afterwards no function is another than before."""
+    before, plain = elections.on_pre_vote, simulate(SEED)
+    with watched() as reached:
+        assert elections.on_pre_vote is not before
+        watched_run = simulate(SEED)
+    assert watched_run.hash == plain.hash
+    assert elections.on_pre_vote is before
+    assert sum(reached.values()) > 100
+
+
+@pytest.mark.parametrize("core", [False, True], ids=["nodes", "core"])
+def test_a_campaign_leaves_a_line_for_each_seed(core: bool, tmp_path: Path) -> None:
+    """And one for its end, and one for the probes."""
+    path = tmp_path / "runs.jsonl"
+    command = ["--seeds", "2", "--start", "4003", "--report", str(path), "--probes"]
+    done = CliRunner().invoke(
+        simulate_command, [*command, *(["--core"] if core else [])], standalone_mode=False
+    )
+    assert done.return_value == 0, done.output
+    *seeds, end, probes = map(json.loads, path.read_text().splitlines())
+    assert [line["seed"] for line in seeds] == [4_003, 4_004]
+    assert all(line["hash"] and line["violation"] is None and line["nodes"] >= 3 for line in seeds)
+    assert end["end"]
+    assert end["processor_s"] > 0
+    assert set(probes["probes"]) <= set(PROBES)
+    assert f"of {len(PROBES)}" in done.output
