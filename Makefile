@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test check fix bench sim worlds search nemesis mutants docs clean
+.PHONY: run test check fix bench sim campaign worlds search nemesis mutants docs clean
 
 run: $(STAMP)           ## three nodes on this machine, a live table; Ctrl-C stops them
 	$(BIN)/barque dev
@@ -28,6 +28,10 @@ bench: $(STAMP)         ## this machine's figures, Barque alone
 
 sim: $(STAMP)           ## five minutes of simulated clusters, with faults, from a fresh seed
 	$(BIN)/barque simulate --seeds 100000 --seconds 300 --start $$(date +%s)
+
+campaign: $(STAMP)      ## 100 hours of whole nodes, 100,000 seeds of core servers: docs/reference/campaign.md; two hours on two cores
+	$(BIN)/python tests/simulation/campaign.py build/campaign --start $$(date +%s) > docs/reference/campaign.md.new
+	mv docs/reference/campaign.md.new docs/reference/campaign.md
 
 nemesis: $(STAMP)       ## real nodes killed, frozen and cut off, each preset for 20 s; takes ten minutes
 	sh .ci/system-packages
