@@ -37,8 +37,9 @@ nemesis: $(STAMP)       ## real nodes killed, frozen and cut off, each preset fo
 	sh .ci/system-packages
 	$(BIN)/barque nemesis --preset all --seconds 20
 
-worlds: $(STAMP)        ## every graph of links on three and five nodes, then fifteen minutes of random core worlds
+worlds: $(STAMP)        ## every graph of links on three and five nodes, every crash point, fifteen minutes of random core worlds
 	BARQUE_ALL_WORLDS=1 $(BIN)/python -m pytest tests/simulation/test_core_worlds.py --timeout 3600
+	BARQUE_ALL_CRASH_POINTS=1 $(BIN)/python -m pytest tests/log/test_crash_points.py
 	$(BIN)/barque simulate --core --seeds 1000000 --seconds 900 --start $$(date +%s)
 
 search: $(STAMP)        ## all interleavings within bounds, 300,000 states for each of them; takes an hour
