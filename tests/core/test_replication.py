@@ -110,12 +110,13 @@ def test_more_that_could_be_sent_is_sent_in_the_next_round() -> None:
     [
         ((9, 1), 4, 2, 4),  # (a) an entry that the leader does not have
         ((3, 1), 4, 3, 4),  # (b) the logs meet there
+        ((2, 1), 4, 2, 4),  # (b) the end of what is on its disk, and it has more
         ((1, 1), 2, 1, 2),  # (c) it lost what it had acknowledged
         ((4, 9), 9, 2, 4),  # (d) another entry there: before it, but not before what is known to match
         ((3, 9), 9, 2, 3),
         ((2, 9), 9, 2, 3),
     ],
-    ids=["a", "b", "c", "d", "d-next", "d-match"],
+    ids=["a", "b", "b-known", "c", "d", "d-next", "d-match"],
 )
 def test_a_refusal_rewinds(last: tuple[int, int], next_index: int, match: int, expected: int) -> None:
     """L-6, its four cases; the peer is known to have entry 2 of five. It is sent the rest at once."""

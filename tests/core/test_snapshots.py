@@ -395,6 +395,16 @@ def test_results_of_strangers_and_other_terms(term: int) -> None:
         assert peer_status(cluster) is PeerStatus.SENDING_SNAPSHOT
 
 
+@pytest.mark.parametrize(("next_index", "status"), [(4, "SENDING_SNAPSHOT"), (5, "NORMAL")])
+def test_who_needs_nothing_of_the_snapshot_gets_entries(next_index: int, status: str) -> None:
+    """SEND-08: the snapshot stands for entries 1 to 4; who goes on behind it needs no snapshot."""
+    cluster = sending()
+    assert cluster["a"].log.snapshot_index_term().index == 4
+    reply = AppendEntriesReply(cluster["c"].id, ONE, False, Index(next_index), Index(0), Term(0))
+    cluster["a"].handle(reply)
+    assert peer_status(cluster) is PeerStatus[status]
+
+
 def test_a_result_for_a_snapshot_that_was_replaced_meanwhile_counts() -> None:
     """L-15: the leader may have made a newer one; the member is where the old one ends, and goes on."""
     cluster = sending()
