@@ -401,8 +401,9 @@ def test_who_needs_nothing_of_the_snapshot_gets_entries(next_index: int, status:
     cluster = sending()
     assert cluster["a"].log.snapshot_index_term().index == 4
     reply = AppendEntriesReply(cluster["c"].id, ONE, False, Index(next_index), Index(0), Term(0))
-    cluster["a"].handle(reply)
+    effects = cluster["a"].handle(reply)
     assert peer_status(cluster) is PeerStatus[status]
+    assert not any(isinstance(effect, SendSnapshot) for effect in effects)  # it is under way already
 
 
 def test_a_result_for_a_snapshot_that_was_replaced_meanwhile_counts() -> None:
