@@ -87,6 +87,7 @@ _COUNTED = (
     PreVoteRpc,
 )
 """What makes majorities, or tells who somebody is."""
+_ASKS = (PreVoteRpc, RequestVoteRpc)
 _GONE_INTERVAL_S = 1.0
 _REMEMBERED_MAX = 1_024
 
@@ -139,7 +140,7 @@ class Inbox:
             return False
         server, message = process.server, envelope.message
         if (
-            isinstance(message, PreVoteRpc | RequestVoteRpc)
+            isinstance(message, _ASKS)
             and message.term <= server.current_term  # who has met a later leader may be a member of later
             and is_removed(server, sender, uid)
         ):

@@ -64,6 +64,7 @@ _COUNTED = (
     PreVoteRpc,
 )
 """What makes majorities, or tells who somebody is."""
+_ASKS = (PreVoteRpc, RequestVoteRpc)
 
 
 def append_machine() -> Machine[Any]:
@@ -99,7 +100,7 @@ class CoreCluster:
         self.unresolved: list[Unresolved] = []
         self.gone: list[tuple[ServerId, Uid | None]] = []  # of whom a leader said that they are no members
         self.witness = Witness(self)
-        self.watch: Callable[[Member, Message, invariants.Facts, list[Effect]], None] = lambda *_: None
+        self.watch: Callable[[Member, Message, invariants.Facts, list[Effect]], None] | None = None
         self.members: dict[str, Member] = {}
         self.correlation = 0
         for member in self.ids:
@@ -128,7 +129,7 @@ class CoreCluster:
         uid = self.members[sender.name].log.uid
         if isinstance(message, _COUNTED) and not recognises(member.server, sender, uid):
             return False  # another incarnation of that address: the node drops it
-        if isinstance(message, PreVoteRpc | RequestVoteRpc) and is_removed(member.server, sender, uid):
+        if isinstance(message, _ASKS) and is_removed(member.server, sender, uid):
             self.gone.append((sender, uid))
             return False  # its node is told that it is no member
         member.handle(message)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from barque.testing.core_cluster import CoreCluster
     from barque.testing.core_member import Member
 
+_SENDS = (Cast, SendRpc, SendVoteRequests)
+
 
 class Witness:
     """Sees every member and every message, and checks what holds of a whole cluster.
@@ -115,7 +117,7 @@ class Witness:
         for effect in effects:
             if sending and isinstance(effect, PersistTermAndVote):
                 _violated(f"{member.id} sends before it stores: {effects}")
-            sending = sending or isinstance(effect, Cast | SendRpc | SendVoteRequests)
+            sending = sending or isinstance(effect, _SENDS)
             if isinstance(effect, Cast) and isinstance(effect.message, AppendEntriesReply):
                 index, term = effect.message.last_index, effect.message.last_term
                 if index > member.log.snapshot_index_term().index and (
