@@ -313,7 +313,7 @@ class Member:
 
     def wipe(self, uid: str) -> None:
         """Come back under the same address, with another uid and nothing else."""
-        self.cluster.witness.lost.append(list(self.log.disk))
+        self.cluster.witness.lost.append((self.id, self.log.uid, list(self.log.disk)))
         self.cluster.network = deque(e for e in self.cluster.network if self.id not in e[:2])
         self.log = MemoryLog(Uid(uid))
         self.term, self.voted_for, self.last_applied = Term(0), None, Index(0)

@@ -39,7 +39,7 @@ class Witness:
         self._cluster = cluster
         self.leaders: dict[Term, ServerId] = {}
         self.votes: dict[tuple[ServerId, Uid, Term], ServerId] = {}
-        self.lost: list[list[EntryBatch]] = []  # the disks of members that came back without them
+        self.lost: list[tuple[ServerId, Uid, list[EntryBatch]]] = []  # disks that members came back without
         self.committed: list[tuple[EntryBatch, Term]] = []  # and the term in which it was committed
 
     def look(self, member: "Member", before: invariants.Facts) -> None:
@@ -84,14 +84,18 @@ class Witness:
                 self.committed.append((entry, server.current_term))
 
     def _check_quorum(self, server: Server) -> None:
+        """Only voters by the newest configuration count: a leader that leaves is none (§4.2.2)."""
         index = server.commit_index
         term = server.log.fetch_term(index)
         holders = 0
         for member in self._cluster.members.values():
             disk = member.log.disk
             behind = index <= member.log.snapshot_index_term().index
-            holders += behind or (index <= len(disk) and disk[index - 1].term == term)
-        holders += sum(index <= len(disk) and disk[index - 1].term == term for disk in self.lost)
+            there = behind or (index <= len(disk) and disk[index - 1].term == term)
+            holders += there and _votes(server, member.id, member.log.uid)
+        for lost, uid, disk in self.lost:
+            there = index <= len(disk) and disk[index - 1].term == term
+            holders += there and _votes(server, lost, uid)
         if holders < server.quorum():
             _violated(f"{server.id} commits {index}, which is on {holders} disks")
 
@@ -138,6 +142,11 @@ class Witness:
                 for logs in ((one.log.entries, other.log.entries), (one.log.disk, other.log.disk)):
                     start = max(one.log.snapshot_index_term().index, other.log.snapshot_index_term().index)
                     _check_matching(one.id, other.id, *logs, start)
+
+
+def _votes(server: Server, member: ServerId, uid: Uid) -> bool:
+    peer = server.cluster.get(member)
+    return peer is not None and peer.voter and peer.uid in (None, uid)
 
 
 def _check_matching(
