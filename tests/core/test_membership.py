@@ -374,15 +374,15 @@ def test_a_leader_that_was_removed_commits_that_and_stops() -> None:
     assert members(cluster, "b") == "bc"
 
 
-def test_a_leader_of_two_leaves_by_its_own_disk() -> None:
-    """L-2: when its own write is what commits, it stops there (L-11)."""
+def test_a_leader_of_two_leaves_by_the_others_disk() -> None:
+    """L-2, §4.2.2: its own write decides nothing any more."""
     cluster = led("a", "b")
     cluster.leave("a", "a")
-    cluster.deliver()
-    cluster["b"].sync()
+    cluster["a"].sync()
     cluster.deliver()
     assert cluster["a"].stopped is None
-    cluster["a"].sync()
+    cluster["b"].sync()
+    cluster.deliver()
     assert cluster["a"].stopped is StopReason.REMOVED
 
 
@@ -405,6 +405,7 @@ def test_a_leader_that_gave_up_its_vote_asks_again_until_somebody_leads() -> Non
     cluster["a"].sync()
     cluster.deliver(only=AppendEntriesRpc)
     cluster["b"].sync()
+    cluster["c"].sync()
     cluster.deliver(only=AppendEntriesReply)
     assert cluster.server("a").raft_state is RaftState.AWAIT_CONDITION
     cluster.network.clear()  # the question is lost
@@ -448,6 +449,23 @@ def test_who_may_have_lost_its_vote_still_stands() -> None:
     cluster.settle()
     assert cluster.server("b").raft_state is RaftState.LEADER
     assert cluster["a"].handle(ElectionTimeout()) == []  # committed: now it has none
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_leader_without_a_vote_does_not_count_itself(leaves: bool) -> None:
+    """§4.2.2: its removal, or the loss of its vote, is committed by a majority of the others."""
+    cluster = led("a", "b", "c")
+    cluster.partition("ab", "c")
+    if leaves:
+        cluster.leave("a", "a")
+    else:
+        cluster.join("a", "a", Membership.NON_VOTER)
+    cluster.settle("a", "b")
+    assert cluster.server("a").commit_index == 1
+    cluster.heal()
+    cluster["a"].handle(Tick(0))
+    cluster.settle()
+    assert cluster.replies() == ["ok"]
 
 
 def test_the_members_that_are_gone_are_named() -> None:

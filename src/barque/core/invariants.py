@@ -5,7 +5,9 @@ after every step; the runtime does so when asked to. Properties of a whole clust
 bystander who sees all members: `barque.testing.checkers`.
 """
 
-from typing import NamedTuple
+from typing import NoReturn
+
+import msgspec
 
 from barque.core.roles import LeaderRole, ReceivingRole, WaitingRole
 from barque.core.server import RaftState, Server
@@ -13,7 +15,7 @@ from barque.errors import InvariantViolation
 from barque.types import Index, IndexTerm, ServerId, Term
 
 
-class Facts(NamedTuple):
+class Facts(msgspec.Struct, frozen=True, gc=False):
     """What `check` compares; take it before a step."""
 
     state: RaftState
@@ -36,56 +38,78 @@ def observe(server: Server) -> Facts:
     )
 
 
-def check(before: Facts, server: Server) -> None:
-    """Compare a server after a step with what it was before."""
-    _check_basic(server)
+def check(before: Facts, server: Server) -> Facts:
+    """Compare a server after a step with what it was before; returns what it is now.
+
+    Texts are made where something is wrong only: this runs after every step, and they cost more than it.
+    """
     after = observe(server)
-    _demand(server, after.term >= before.term, f"the term fell from {before.term} to {after.term}")
-    if after.term == before.term and before.voted_for is not None:
-        kept = after.voted_for in (before.voted_for, server.id)
-        _demand(
-            server, kept, f"the vote of term {after.term} went from {before.voted_for} to {after.voted_for}"
-        )
-    _demand(server, after.commit_index >= before.commit_index, "the commit index fell")
-    _demand(server, after.last_applied >= before.last_applied, "last_applied fell")
+    _check_basic(server, after)
+    if after.term < before.term:
+        _violated(server, f"the term fell from {before.term} to {after.term}")
+    voted = after.term == before.term and before.voted_for is not None
+    if voted and after.voted_for not in (before.voted_for, server.id):
+        change = f"from {before.voted_for} to {after.voted_for}"
+        _violated(server, f"the vote of term {after.term} went {change}")
+    if after.commit_index < before.commit_index:
+        _violated(server, "the commit index fell")
+    if after.last_applied < before.last_applied:
+        _violated(server, "last_applied fell")
     if before.state is RaftState.LEADER and after.state is RaftState.LEADER:
-        _demand(server, after.term == before.term, "a leader changed its term and still leads")
-        _demand(server, after.last.index >= before.last.index, "a leader shortened its log (§3.5)")
+        if after.term != before.term:
+            _violated(server, "a leader changed its term and still leads")
+        if after.last.index < before.last.index:
+            _violated(server, "a leader shortened its log (§3.5)")
+    return after
 
 
-def _check_basic(server: Server) -> None:
+def _check_basic(server: Server, now: Facts) -> None:
     """Properties of one state."""
-    last, written = server.log.last_index_term(), server.log.last_written()
-    _demand(server, server.last_applied <= server.commit_index, "applied beyond the commit index")
-    _demand(server, server.commit_index <= last.index, "committed beyond the end of the log")
-    _demand(server, written.index <= last.index, "written beyond the end of the log")
-    _demand(server, last.term <= server.current_term, "an entry from a future term")
-    if server.raft_state is RaftState.LEADER:
-        _demand(server, isinstance(server.role, LeaderRole), "a leader without a leader's state")
-        _demand(server, server.leader_id == server.id, "a leader that follows another")
-        _demand(server, server.voted_for in (server.id, None), "a leader that voted for another")
-        for member, peer in server.peers():
-            _demand(server, peer.match_index < peer.next_index, f"{member}: match ≥ next")
-            _demand(server, peer.next_index <= last.index + 1, f"{member}: next beyond the log")
-    if server.raft_state is RaftState.AWAIT_CONDITION:
-        _demand(server, isinstance(server.role, WaitingRole), "waiting for nothing")
-    if server.raft_state is RaftState.RECEIVE_SNAPSHOT:
-        _demand(server, isinstance(server.role, ReceivingRole), "receiving nothing")
-    _check_configuration(server)
+    if now.last_applied > now.commit_index:
+        _violated(server, "applied beyond the commit index")
+    if now.commit_index > now.last.index:
+        _violated(server, "committed beyond the end of the log")
+    if server.log.last_written().index > now.last.index:
+        _violated(server, "written beyond the end of the log")
+    if now.last.term > now.term:
+        _violated(server, "an entry from a future term")
+    if now.state is RaftState.LEADER:
+        _check_leader(server, now)
+    elif now.state is RaftState.AWAIT_CONDITION and not isinstance(server.role, WaitingRole):
+        _violated(server, "waiting for nothing")
+    elif now.state is RaftState.RECEIVE_SNAPSHOT and not isinstance(server.role, ReceivingRole):
+        _violated(server, "receiving nothing")
+    _check_configuration(server, now)
 
 
-def _check_configuration(server: Server) -> None:
+def _check_leader(server: Server, now: Facts) -> None:
+    if not isinstance(server.role, LeaderRole):
+        _violated(server, "a leader without a leader's state")
+    if server.leader_id != server.id:
+        _violated(server, "a leader that follows another")
+    if now.voted_for is not None and now.voted_for != server.id:
+        _violated(server, "a leader that voted for another")
+    for member, peer in server.peers():
+        if peer.match_index >= peer.next_index:
+            _violated(server, f"{member}: match ≥ next")
+        if peer.next_index > now.last.index + 1:
+            _violated(server, f"{member}: next beyond the log")
+
+
+def _check_configuration(server: Server, now: Facts) -> None:
     """MEMB-03: the newest configuration of the log is in force, and one that may go can be undone."""
-    position, last = server.cluster_index_term, server.log.last_index_term().index
-    _demand(server, position.index <= last, "goes by a configuration beyond the end of its log")
+    position = server.cluster_index_term
+    if position.index > now.last.index:
+        _violated(server, "goes by a configuration beyond the end of its log")
     term = server.log.fetch_term(position.index)
-    _demand(server, term in (None, position.term), "goes by a configuration that its log does not hold")
-    if position.index > server.commit_index:
-        _demand(server, server.previous_cluster is not None, "cannot undo its configuration")
-    if server.raft_state is RaftState.LEADER and server.cluster_change_permitted:
-        _demand(server, position.index <= server.commit_index, "permits a second change at a time")
+    if term is not None and term != position.term:
+        _violated(server, "goes by a configuration that its log does not hold")
+    if position.index > now.commit_index:
+        if server.previous_cluster is None:
+            _violated(server, "cannot undo its configuration")
+        if now.state is RaftState.LEADER and server.cluster_change_permitted:
+            _violated(server, "permits a second change at a time")
 
 
-def _demand(server: Server, holds: bool, what: str) -> None:
-    if not holds:
-        raise InvariantViolation(f"{server.id} ({server.raft_state}, term {server.current_term}): {what}")
+def _violated(server: Server, what: str) -> NoReturn:
+    raise InvariantViolation(f"{server.id} ({server.raft_state}, term {server.current_term}): {what}")

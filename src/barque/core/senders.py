@@ -58,6 +58,8 @@ COUNTED = (
     PreVoteRpc,
 )
 """What makes majorities, or tells who somebody is: it counts only from a member (`recognises`)."""
+ASKS_FOR_VOTES = (PreVoteRpc, RequestVoteRpc)
+"""A candidate's questions."""
 _ASKED_BY_FRONTS = (Queries, TransferLeadership, JoinMember, LeaveMember, DeleteCluster, AuxCommand)
 
 

@@ -15,13 +15,11 @@ from barque.core.messages import (
     DeleteCluster,
     JoinMember,
     LeaveMember,
-    PreVoteRpc,
     Queries,
     RemoteMessage,
-    RequestVoteRpc,
     TransferLeadership,
 )
-from barque.core.senders import COUNTED, SENDER_OF
+from barque.core.senders import ASKS_FOR_VOTES, COUNTED, SENDER_OF
 from barque.core.server import refuse_commands
 from barque.runtime.server_process import ServerProcess
 from barque.transport.wire import (
@@ -95,7 +93,7 @@ class Inbox:
             return False
         server, message = process.server, envelope.message
         if (
-            isinstance(message, PreVoteRpc | RequestVoteRpc)
+            isinstance(message, ASKS_FOR_VOTES)
             and message.term <= server.current_term  # who has met a later leader may be a member of later
             and is_removed(server, sender, uid)
         ):

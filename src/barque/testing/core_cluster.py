@@ -32,13 +32,11 @@ from barque.core.messages import (
     JoinMember,
     LeaveMember,
     Message,
-    PreVoteRpc,
     Queries,
     RemoteMessage,
-    RequestVoteRpc,
     TransferLeadership,
 )
-from barque.core.senders import COUNTED
+from barque.core.senders import ASKS_FOR_VOTES, COUNTED
 from barque.core.server import RaftState, Server
 from barque.machine.machine import Machine
 from barque.machine.simple import SimpleMachine
@@ -83,7 +81,7 @@ class CoreCluster:
         self.unresolved: list[Unresolved] = []
         self.gone: list[tuple[ServerId, Uid | None]] = []  # of whom a leader said that they are no members
         self.witness = Witness(self)
-        self.watch: Callable[[Member, Message, invariants.Facts, list[Effect]], None] = lambda *_: None
+        self.watch: Callable[[Member, Message, invariants.Facts, list[Effect]], None] | None = None
         self.members: dict[str, Member] = {}
         self.correlation = 0
         for member in self.ids:
@@ -112,7 +110,7 @@ class CoreCluster:
         uid = self.members[sender.name].log.uid
         if isinstance(message, COUNTED) and not recognises(member.server, sender, uid):
             return False  # another incarnation of that address: the node drops it
-        if isinstance(message, PreVoteRpc | RequestVoteRpc) and is_removed(member.server, sender, uid):
+        if isinstance(message, ASKS_FOR_VOTES) and is_removed(member.server, sender, uid):
             self.gone.append((sender, uid))
             return False  # its node is told that it is no member
         member.handle(message)

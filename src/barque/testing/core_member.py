@@ -130,7 +130,7 @@ class Member:
             voted_for=self.voted_for,
             last_applied=self.last_applied,
         )
-        self._follow_up(self.perform(recover(self.server)))
+        self.follow_up(self.perform(recover(self.server)))
 
     def _initial_uids(self) -> dict[ServerId, Uid]:
         known = self.cluster.ids if self.knows_uids else ()
@@ -139,22 +139,26 @@ class Member:
     def handle(self, message: Message) -> list[Effect]:
         """One message and all that follows inside this server; returns the effects of both."""
         first = len(self.effects)
-        self._follow_up([message])
+        self.follow_up([message])
         return self.effects[first:]
 
-    def _follow_up(self, messages: list[Message]) -> None:
-        queue = deque(messages)
-        while queue and self.stopped is None:
-            server = self.server
-            before = invariants.observe(server)
-            message = queue.popleft()
+    def follow_up(self, queue: list[Message]) -> None:
+        """Handle these messages, and all that follows inside this server."""
+        server, cluster = self.server, self.cluster
+        now = invariants.observe(server)
+        for message in queue:  # which grows meanwhile
+            if self.stopped is not None:
+                return
+            before = now
             effects = step(server, message)
-            invariants.check(before, server)
-            self.cluster.watch(self, message, before, effects)
-            self.cluster.witness.look(self, before)
-            if server.raft_state is not before.state:  # the timers of a state end with it
+            now = invariants.check(before, server)
+            if cluster.watch is not None:
+                cluster.watch(self, message, before, effects)
+            cluster.witness.look(self, before)
+            if now.state is not before.state:  # the timers of a state end with it
                 self.timer = self.condition_timer = None
-            queue.extend(self.perform(effects))
+            if effects:
+                queue += self.perform(effects)
 
     def perform(self, effects: list[Effect]) -> list[Message]:
         """Carry effects out; returns the messages that this server is to handle next."""
@@ -169,26 +173,31 @@ class Member:
         following: list[Message] = []
         for position, effect in enumerate(effects):
             match effect:
+                case SendRpc() | Cast():
+                    self.cluster.send(self.id, effect.to, effect.message)
+                case NextEvent():
+                    if self.cluster.defer_flush and isinstance(effect.message, FlushCommands):
+                        self.mail.append(effect.message)
+                    else:
+                        following.append(effect.message)
+                case RecordLeaderMsg() | CancelElectionTimeout():
+                    self.timer = None
+                case AppliedTo() | LeaderEstablished():
+                    pass
+                case AuxEval():
+                    following += self.perform(cast_aux(self.server, "eval"))
+                case Applied() | Rejected():
+                    self.cluster.answers.append(effect)
                 case PersistTermAndVote():
                     if self.cluster.hold_meta:
                         self.unsynced_meta, self.held = effect, effects[position + 1 :]
                         return following
                     self.term, self.voted_for = effect.term, effect.voted_for
-                case SendRpc() | Cast():
-                    self.cluster.send(self.id, effect.to, effect.message)
                 case SendVoteRequests():
                     for to, rpc in effect.requests:
                         self.cluster.send(self.id, to, rpc)
-                case NextEvent(FlushCommands()) if self.cluster.defer_flush:
-                    self.mail.append(effect.message)
-                case NextEvent():
-                    following.append(effect.message)
-                case Applied() | Rejected():
-                    self.cluster.answers.append(effect)
                 case StartElectionTimeout():
                     self.timer = self.timer or effect
-                case RecordLeaderMsg() | CancelElectionTimeout():
-                    self.timer = None
                 case StartConditionTimeout():
                     self.condition_timer = effect
                 case StartQuorumTimeout():
@@ -203,10 +212,6 @@ class Member:
                     self.cluster.gone += effect.members
                 case Unresolved():
                     self.cluster.unresolved.append(effect)
-                case AppliedTo() | LeaderEstablished():
-                    pass
-                case AuxEval():
-                    following += self.perform(cast_aux(self.server, "eval"))
                 case _:
                     following += self._perform_machine(effect)
         return following
@@ -276,7 +281,7 @@ class Member:
         if self.unsynced_meta is not None:
             self.term, self.voted_for = self.unsynced_meta.term, self.unsynced_meta.voted_for
             held, self.held, self.unsynced_meta = self.held or [], None, None
-            self._follow_up(self._perform(held))
+            self.follow_up(self._perform(held))
 
     def remember_applied(self) -> None:
         """Store how far the machine is, but never beyond what is durable (COMMIT-08)."""
@@ -308,7 +313,7 @@ class Member:
 
     def wipe(self, uid: str) -> None:
         """Come back under the same address, with another uid and nothing else."""
-        self.cluster.witness.lost.append(list(self.log.disk))
+        self.cluster.witness.lost.append((self.id, self.log.uid, list(self.log.disk)))
         self.cluster.network = deque(e for e in self.cluster.network if self.id not in e[:2])
         self.log = MemoryLog(Uid(uid))
         self.term, self.voted_for, self.last_applied = Term(0), None, Index(0)

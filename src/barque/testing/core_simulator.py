@@ -5,6 +5,7 @@ by the cluster's `Witness` after every step, what clients saw by `history`; then
 members must become equal and commit. What this cannot see: files, frames, the runtime.
 """
 
+import gc
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -148,6 +149,8 @@ class CoreSimulation:
     def run(self) -> CoreReport:
         """Faults, then none; never raises for what the cluster did wrong."""
         violation: Violation | None = None
+        collects = gc.isenabled()
+        gc.disable()  # a run is short, and what it leaves is collected afterwards
         try:
             violation = self._phases()
         except InvariantViolation as error:
@@ -156,6 +159,9 @@ class CoreSimulation:
             violation = Violation("bounded work (I27)", str(error), self._states())
         except Exception as error:
             violation = Violation("no unhandled error (I28)", f"{error!r}", self._states())
+        finally:
+            if collects:
+                gc.enable()
         world = self.world
         history = world.history
         return CoreReport(

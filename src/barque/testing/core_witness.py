@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from barque.testing.core_cluster import CoreCluster
     from barque.testing.core_member import Member
 
+_SENDS = (Cast, SendRpc, SendVoteRequests)
+
 
 class Witness:
     """Sees every member and every message, and checks what holds of a whole cluster.
@@ -37,7 +39,7 @@ class Witness:
         self._cluster = cluster
         self.leaders: dict[Term, ServerId] = {}
         self.votes: dict[tuple[ServerId, Uid, Term], ServerId] = {}
-        self.lost: list[list[EntryBatch]] = []  # the disks of members that came back without them
+        self.lost: list[tuple[ServerId, Uid, list[EntryBatch]]] = []  # disks that members came back without
         self.committed: list[tuple[EntryBatch, Term]] = []  # and the term in which it was committed
 
     def look(self, member: "Member", before: invariants.Facts) -> None:
@@ -82,14 +84,18 @@ class Witness:
                 self.committed.append((entry, server.current_term))
 
     def _check_quorum(self, server: Server) -> None:
+        """Only voters by the newest configuration count: a leader that leaves is none (§4.2.2)."""
         index = server.commit_index
         term = server.log.fetch_term(index)
         holders = 0
         for member in self._cluster.members.values():
             disk = member.log.disk
             behind = index <= member.log.snapshot_index_term().index
-            holders += behind or (index <= len(disk) and disk[index - 1].term == term)
-        holders += sum(index <= len(disk) and disk[index - 1].term == term for disk in self.lost)
+            there = behind or (index <= len(disk) and disk[index - 1].term == term)
+            holders += there and _votes(server, member.id, member.log.uid)
+        for lost, uid, disk in self.lost:
+            there = index <= len(disk) and disk[index - 1].term == term
+            holders += there and _votes(server, lost, uid)
         if holders < server.quorum():
             _violated(f"{server.id} commits {index}, which is on {holders} disks")
 
@@ -115,7 +121,7 @@ class Witness:
         for effect in effects:
             if sending and isinstance(effect, PersistTermAndVote):
                 _violated(f"{member.id} sends before it stores: {effects}")
-            sending = sending or isinstance(effect, Cast | SendRpc | SendVoteRequests)
+            sending = sending or isinstance(effect, _SENDS)
             if isinstance(effect, Cast) and isinstance(effect.message, AppendEntriesReply):
                 index, term = effect.message.last_index, effect.message.last_term
                 if index > member.log.snapshot_index_term().index and (
@@ -136,6 +142,11 @@ class Witness:
                 for logs in ((one.log.entries, other.log.entries), (one.log.disk, other.log.disk)):
                     start = max(one.log.snapshot_index_term().index, other.log.snapshot_index_term().index)
                     _check_matching(one.id, other.id, *logs, start)
+
+
+def _votes(server: Server, member: ServerId, uid: Uid) -> bool:
+    peer = server.cluster.get(member)
+    return peer is not None and peer.voter and peer.uid in (None, uid)
 
 
 def _check_matching(

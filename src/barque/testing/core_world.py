@@ -38,6 +38,7 @@ from barque.testing.loop import Storm
 from barque.types import Membership, ServerId, Uid
 
 NAMES = "abcdefg"
+_ASKS = (PreVoteRpc, RequestVoteRpc)
 EVENTS_MAX = 1_000_000
 """A run has some ten thousand events; one with so many is a storm."""
 
@@ -96,13 +97,16 @@ class _Cluster(CoreCluster):
 class _Machine:
     """What a member's node knows: its detector, and what is under way on its disk."""
 
-    def __init__(self, poll_s: float) -> None:
+    def __init__(self, name: str, poll_s: float) -> None:
+        self.node = f"node_{name}"
         self.detector = FailureDetector(poll_interval_s=poll_s)
         self.boots = 0
         self.held_until = 0.0
         self.gone = False  # its server was removed from the cluster, and deleted
         self.incarnations = 1
         self.syncing = self.syncing_meta = self.doubting = False
+        self.ticks_at = 0.0  # when its next tick is due, or would have been
+        self.ticking = False  # it will come
         self.election: StartElectionTimeout | None = None
         self.condition: object = None
 
@@ -115,6 +119,7 @@ class CoreWorld:
     ) -> None:
         self.config = config
         self.rng = rng
+        self._random = rng.random
         self.now = 0.0
         self.events = 0
         self.names = NAMES[: config.nodes]
@@ -126,8 +131,8 @@ class CoreWorld:
         self._connected = {(x, y): True for x in self.names for y in self.names if x < y}
         self._dead_since: dict[tuple[str, str], float] = {}
         self._last_due: dict[tuple[str, str], float] = {}
-        poll_s = config.time.detector_poll_ms / 1000
-        self.machines = {name: _Machine(poll_s) for name in self.names}
+        poll_s, self._tick_s = config.time.detector_poll_ms / 1000, config.time.tick_ms / 1000
+        self.machines = {name: _Machine(name, poll_s) for name in self.names}
         self.cluster = _Cluster(self, *self.names, settings=config.settings, machine=machine or Lists())
         for name in self.names:
             self._boot(name)
@@ -140,7 +145,12 @@ class CoreWorld:
         self._sequence += 1
         heappush(self._queue, (self.now + seconds, self._sequence, call, args))
 
-    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+    def _uniform(self, span: tuple[float, float]) -> float:
+        """As `random.uniform`, in half the time."""
+        least, most = span
+        return least + (most - least) * self._random()
+
+    def run(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
         """Let so much time pass, or less if `until` becomes true; whether it did."""
         end = self.now + seconds
         queue = self._queue
@@ -150,7 +160,7 @@ class CoreWorld:
             call(*args)
             if self.events > EVENTS_MAX:
                 raise Storm(f"{self.events} events in {self.now:.3f} virtual seconds")
-            if until():
+            if until is not None and until():
                 return True
         self.now = end
         return False
@@ -168,16 +178,22 @@ class CoreWorld:
             if other != name:
                 machine.detector.register(f"node_{other}")
         boot = machine.boots
-        for call, ms in (
-            (self._beat, times.heartbeat_interval_ms),
-            (self._poll, times.detector_poll_ms),
-            (self._tick, times.tick_ms),
-        ):
+        for call, ms in ((self._beat, times.heartbeat_interval_ms), (self._poll, times.detector_poll_ms)):
             self.after(self.rng.uniform(0, ms / 1000), call, name, boot)
+        machine.ticks_at = self.now + self.rng.uniform(0, times.tick_ms / 1000)
+        machine.ticking = False
         self.settle(name)
 
     def _lives(self, name: str, boot: int) -> bool:
         return self.machines[name].boots == boot and self.cluster.members[name].up
+
+    def _await_tick(self, name: str, machine: _Machine) -> None:
+        """Nothing changes in a member that nothing happens to: its ticks come only after something did."""
+        machine.ticking = True
+        while machine.ticks_at <= self.now:
+            machine.ticks_at += self._tick_s
+        self._sequence += 1
+        heappush(self._queue, (machine.ticks_at, self._sequence, self._tick, (name, machine.boots)))
 
     def handle(self, name: str, boot: int, message: Message) -> None:
         """A member's turn: one message, and what its node does about the effects."""
@@ -187,18 +203,20 @@ class CoreWorld:
         if held_until > self.now:
             self.after(held_until - self.now, self.handle, name, boot, message)
             return
-        self.cluster.members[name].handle(message)
+        self.cluster.members[name].follow_up([message])
         self.settle(name)
 
     def settle(self, name: str) -> None:
         """Arm the timers and begin the syncs that a member has asked for; read its answers."""
         member, machine = self.cluster.members[name], self.machines[name]
-        if member.log.unsynced and not machine.syncing:
+        if not machine.ticking:
+            self._await_tick(name, machine)
+        if not machine.syncing and member.log.unsynced:
             machine.syncing = True
-            self.after(self.rng.uniform(*self.config.sync_s), self._synced, name, machine.boots)
+            self.after(self._uniform(self.config.sync_s), self._synced, name, machine.boots)
         if member.unsynced_meta is not None and not machine.syncing_meta:
             machine.syncing_meta = True
-            self.after(self.rng.uniform(*self.config.meta_sync_s), self._meta_synced, name, machine.boots)
+            self.after(self._uniform(self.config.meta_sync_s), self._meta_synced, name, machine.boots)
         if member.timer is not machine.election:
             machine.election = member.timer
             if member.timer is not None:
@@ -266,10 +284,11 @@ class CoreWorld:
 
     def _tick(self, name: str, boot: int) -> None:
         if self._lives(name, boot):
-            self.after(self.config.time.tick_ms / 1000, self._tick, name, boot)
-            member = self.cluster.members[name]
+            member, machine = self.cluster.members[name], self.machines[name]
+            machine.ticking = False
             member.remember_applied()
             if has_unfinished_business(member.server):
+                self._await_tick(name, machine)
                 self.handle(name, boot, Tick(int(self.now * 1000)))
 
     def _beat(self, name: str, boot: int) -> None:
@@ -279,7 +298,7 @@ class CoreWorld:
         if machine.held_until <= self.now:
             for other in self.names:
                 if (name, other) in self.links and self._are_connected(name, other):
-                    self.machines[other].detector.heartbeat(f"node_{name}", self.now)
+                    self.machines[other].detector.heartbeat(machine.node, self.now)
         self.after(self.config.time.heartbeat_interval_ms / 1000, self._beat, name, boot)
 
     def _poll(self, name: str, boot: int) -> None:
@@ -302,35 +321,37 @@ class CoreWorld:
         """A member sends: the message arrives, perhaps twice, or is lost."""
         if sender == to or to not in self.machines or not self._are_connected(sender, to):
             return
-        config, rng, link = self.config, self.rng, (sender, to)
-        if link not in self.links or (config.loss_rate and rng.random() < config.loss_rate):
+        config, random_, link = self.config, self._random, (sender, to)
+        if link not in self.links or (config.loss_rate and random_() < config.loss_rate):
             return
-        due = self.now + rng.uniform(*config.latency_s)
-        if not (config.reorder_rate and rng.random() < config.reorder_rate):
+        due = self.now + self._uniform(config.latency_s)
+        if not (config.reorder_rate and random_() < config.reorder_rate):
             due = self._last_due[link] = max(due, self._last_due.get(link, 0.0))
         boot = self.machines[to].boots
         self.after(due - self.now, self._arrive, link, boot, message, uid)
-        if config.duplicate_rate and rng.random() < config.duplicate_rate:
-            late = rng.choice((0.002, 0.05, 0.5, 3.0)) * rng.random()
+        if config.duplicate_rate and random_() < config.duplicate_rate:
+            late = self.rng.choice((0.002, 0.05, 0.5, 3.0)) * random_()
             self.after(due - self.now + late, self._arrive, link, boot, message, uid)
 
     def _arrive(self, link: tuple[str, str], boot: int, message: RemoteMessage, uid: Uid) -> None:
-        if link not in self.links or not self._lives(link[1], boot):
+        name = link[1]
+        if link not in self.links or not self._lives(name, boot):
             return
-        server, sender = self.cluster.members[link[1]].server, self.cluster.members[link[0]].id
-        asks = isinstance(message, PreVoteRpc | RequestVoteRpc)
+        server, sender = self.cluster.members[name].server, self.cluster.members[link[0]].id
+        asks = isinstance(message, _ASKS)
         if asks and message.term <= server.current_term and is_removed(server, sender, uid):  # type: ignore[union-attr]  # they have one
             self._tell_gone(sender.name, uid)
         elif recognises(server, sender, uid):
-            self.handle(link[1], boot, message)
+            self.handle(name, boot, message)
 
     def _look_at_links(self) -> None:
         """Break connections that have had no path both ways for long; make those that have one again."""
         self.after(self.config.time.heartbeat_interval_ms / 1000, self._look_at_links)
+        members, links = self.cluster.members, self.links
         for pair, connected in self._connected.items():
-            there = all(self.cluster.members[name].up for name in pair)
-            path = there and pair in self.links and pair[::-1] in self.links
-            if path:
+            one, other = pair
+            there = members[one].up and members[other].up
+            if there and pair in links and (other, one) in links:
                 self._dead_since.pop(pair, None)
                 if not connected:
                     self._connect(pair)

@@ -19,11 +19,12 @@ class MemoryLog:
     """
 
     def __init__(self, uid: Uid) -> None:
-        self._uid = uid
+        self.uid = uid  # the server whose log this is
         self.entries: list[EntryBatch] = []
         self._batches: list[EntryBatch] = []  # for each entry, the batch that it came in
         self.disk: list[EntryBatch] = []
         self._disk_batches: list[EntryBatch] = []
+        self._last = NOWHERE  # where `entries` end: asked for several times in each step
         self._written = NOWHERE
         self._submitted: list[EntryBatch] = []
         self._up = True
@@ -34,11 +35,6 @@ class MemoryLog:
     def snapshots(self) -> MemorySnapshots:
         """See `Log.snapshots`."""
         return self._snapshots
-
-    @property
-    def uid(self) -> Uid:
-        """The server whose log this is."""
-        return self._uid
 
     def append(self, batch: EntryBatch) -> None:
         """See `Log.append`."""
@@ -63,20 +59,30 @@ class MemoryLog:
             self.entries += _single(batch)
             self._batches += [batch] * batch.count
             self._submitted.append(batch)
+        self._find_end()
 
     def set_last_index(self, index: Index) -> None:
         """See `Log.set_last_index`. The disk is told by the next write."""
         assert index >= self._start.index, "the log does not begin so early"
+        self.truncate(index)
+        if self._written.index > index:
+            self._written = self._last
+
+    def truncate(self, index: Index) -> None:
+        """Drop what lies behind an entry, whatever is known to be written."""
         del self.entries[index:]
         del self._batches[index:]
-        if self._written.index > index:
-            self._written = self.last_index_term()
+        self._find_end()
+
+    def _find_end(self) -> None:
+        if len(self.entries) == self._start.index:
+            self._last = self._start
+        else:
+            self._last = IndexTerm(self.entries[-1].first_index, self.entries[-1].term)
 
     def last_index_term(self) -> IndexTerm:
         """See `Log.last_index_term`."""
-        if len(self.entries) == self._start.index:
-            return self._start
-        return IndexTerm(self.entries[-1].first_index, self.entries[-1].term)
+        return self._last
 
     def last_written(self) -> IndexTerm:
         """See `Log.last_written`."""
@@ -148,7 +154,7 @@ class MemoryLog:
     def _on_written(self, event: Written) -> None:
         confirmed = self._written.index
         last = min(event.last, self.last_index_term().index)
-        if event.uid != self._uid or event.first > confirmed + 1 or last <= confirmed:
+        if event.uid != self.uid or event.first > confirmed + 1 or last <= confirmed:
             return
         if self.fetch_term(Index(confirmed + 1)) != event.term:
             return
@@ -176,6 +182,7 @@ class MemoryLog:
         for entries, batches in ((self.entries, self._batches), (self.disk, self._disk_batches)):
             hole = EntryBatch(Index(0), Term(0), 1, 0, b"")
             entries[:] = batches[:] = [hole] * position.index
+        self._find_end()
         self._submitted.clear()
 
     def take_written(self) -> list[LogEvent]:
@@ -183,7 +190,7 @@ class MemoryLog:
         events: list[LogEvent] = [*self._snapshots.sync()]
         for batch in self._submitted:
             self._to_disk(batch)
-            events.append(Written(self._uid, batch.term, batch.first_index, batch.last_index))
+            events.append(Written(self.uid, batch.term, batch.first_index, batch.last_index))
         self._submitted = []
         return events
 
@@ -202,7 +209,8 @@ class MemoryLog:
         meta = self._snapshots.current()
         self._start = NOWHERE if meta is None else meta.position
         self.entries, self._batches = list(self.disk), list(self._disk_batches)
-        self._written = self.last_index_term()
+        self._find_end()
+        self._written = self._last
         self._up = True
 
     def load(self, entries: list[EntryBatch]) -> None:

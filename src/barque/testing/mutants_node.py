@@ -135,8 +135,7 @@ def written_not_lowered() -> Any:
         return min(self._last_written, last, key=lambda position: position.index)
 
     def truncate_in_memory(self: MemoryLog, index: Index) -> None:
-        del self.entries[index:]
-        del self._batches[index:]
+        self.truncate(index)
 
     def written_in_memory(self: MemoryLog) -> IndexTerm:
         index = min(self._written.index, self.last_index_term().index)
