@@ -21,6 +21,7 @@ from barque.core.queries import run_query
 from barque.core.server import RaftState
 from barque.errors import UnknownCluster
 from barque.log.disk import Disk, OsDisk
+from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
 from barque.runtime.admin import Admin
 from barque.runtime.calls import Calls
@@ -51,8 +52,8 @@ _STOP_TRANSFER_S = 1.0
 class Node:
     """One node. `async with Node(config)` starts and stops it.
 
-    `machines` adds machines to those that the configuration names. `transport`, `disk`, `clock`
-    and `rng` are the seams that a simulator replaces. `checked` runs the core's invariants
+    `machines` adds machines to those that the configuration names. `transport`, `disk`, `make_writer`,
+    `clock` and `rng` are the seams that a simulator replaces. `checked` runs the core's invariants
     after every step.
     """
 
@@ -65,6 +66,7 @@ class Node:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         transport: Callable[["Node", int, random.Random], Transport] | None = None,
+        make_writer: MakeWriter = choose_writer,
         checked: bool = False,
     ) -> None:
         config.check()
@@ -91,6 +93,7 @@ class Node:
         self.started_at = self.clock.monotonic()
         self.resp: Any = None  # the gateway, if one is attached: for `status`
         self._disk = disk or OsDisk()
+        self._make_writer = make_writer
         self._checked = checked
         self._make_transport = transport or _tcp_transport
         self._incarnations: dict[str, int] = {}
@@ -132,6 +135,7 @@ class Node:
                 wake=self._run_on_loop,
                 changed=self.wake,
                 checked=self._checked,
+                make_writer=self._make_writer,
             )
         except BaseException:
             self.driver.stop()

@@ -371,3 +371,18 @@ def suspicion_lost() -> Any:
             real(self, message)
 
     return patch.object(ServerProcess, "handle", handle)
+
+
+@mutant("entries count as written as soon as the log's thread has them (rows 23, 87)", layer="node")
+def written_when_handed_over() -> Any:
+    """See `MUTANTS`."""
+
+    def launch(self: Wal, items: list[Any]) -> None:
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                self._fail(error)
+
+        self._writer.run(lambda: self._perform(items), done)
+        self._on_done(items, None)
+
+    return patch.object(Wal, "_launch", launch)
