@@ -339,8 +339,19 @@ class Node:
                 self.front.node_back(node)
             else:
                 self.front.node_lost(node)
+        self._doubt_leaders()
         self.wake()
         self.timers.arm("detector", now + self.config.time.detector_poll_ms / 1000, self._poll_detector)
+
+    def _doubt_leaders(self) -> None:
+        """A suspicion stands until it is taken back: say it again to those who follow a suspected node.
+
+        A message of a dead leader that comes late disarms the election timer, and there will be no news.
+        """
+        for process in list(self.system.processes.values()):
+            leader = process.server.leader_id
+            if leader is not None and leader.node != self.name and not self.detector.is_up(leader.node):
+                process.handle(NodeStatus(leader.node, up=False))
 
     def _tell_all(self, message: NodeStatus) -> None:
         for process in list(self.system.processes.values()):
