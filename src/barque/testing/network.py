@@ -92,6 +92,7 @@ class SimNetwork(MemoryNetwork):
         self.latency = (0.0001, 0.001)
         self.tail_rate = 0.0
         self.tail_s = 0.0
+        self._healed = False
         self.frames = 0
         self.counts = {"lost": 0, "duplicated": 0, "reordered": 0, "late": 0}
         self.on_frame: Frame = lambda _source, _target, _payload: None
@@ -123,6 +124,7 @@ class SimNetwork(MemoryNetwork):
         """No faults from now on."""
         self._faults.clear()
         self.tail_rate = 0.0
+        self._healed = True
 
     # --- frames between nodes ------------------------------------------------------------
 
@@ -168,6 +170,8 @@ class SimNetwork(MemoryNetwork):
         if receiver is None or receiver.incarnation != incarnation or (faults is not None and faults.cut):
             self.lost_frames += 1
             return
+        if epoch is None and self._healed:
+            return  # a repeated question of seconds ago would still make a follower stand
         if epoch is not None and epoch != self._epochs.get((source, target), 0):
             self.lost_frames += 1  # its connection is gone
             return
