@@ -16,6 +16,7 @@ from barque.log.wal import Wal
 from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import Record
 from barque.runtime.front import Front, _join_columns
+from barque.runtime.inbox import Inbox
 from barque.runtime.node import Node
 from barque.runtime.ranges import Range
 from barque.runtime.server_process import ServerProcess
@@ -23,6 +24,7 @@ from barque.testing.memory_log import MemoryLog
 from barque.testing.mutant_registry import mutant, together
 from barque.testing.process_disk import ProcessDisk
 from barque.testing.workload import ListMachine
+from barque.transport import handshake
 from barque.types import Index, IndexTerm, Term
 
 # --- terms and votes on the disk ------------------------------------------------------------
@@ -386,3 +388,18 @@ def written_when_handed_over() -> Any:
         self._on_done(items, None)
 
     return patch.object(Wal, "_launch", launch)
+
+
+@mutant("messages are heard whatever cluster and incarnation they are of", layer="node")
+def strangers_are_heard() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(
+        Inbox, "_is_genuine", lambda _self, _node, _envelope, process, _sender: process is not None
+    )
+
+
+@mutant("a peer's secret is not compared", layer="node")
+def any_secret_will_do() -> Any:
+    """See `MUTANTS`."""
+    real = handshake._mac
+    return patch.object(handshake, "_mac", lambda _secret, *said: real(b"", *said))

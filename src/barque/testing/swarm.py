@@ -34,6 +34,12 @@ FAULTS = (
     "blocked_loop",
     "clock_jump",
     "transfer",
+    "swizzle",
+    "bridge",
+    "ring",
+    "slow_link",
+    "half_open",
+    "wrong_peer",
 )
 """All faults of this stage, by name; docs/explanation/faults.md has a row for each."""
 
