@@ -7,11 +7,16 @@ import msgspec
 
 from barque.client.outcomes import Batch
 from barque.core.effects import Rejection
-from barque.core.messages import RemoteMessage
+from barque.core.messages import AppendEntriesRpc, RemoteMessage
+from barque.core.server import RaftState, Server
 from barque.errors import OutcomeUnknown
 from barque.runtime.front import Front
+from barque.testing.host import Host
+from barque.testing.simulator import Simulation
+from barque.testing.swarm import Scenario
+from barque.testing.workload import CLUSTER
 from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientReplies
-from barque.types import ClientRef, ReplyMode, ServerId, Term
+from barque.types import ClientRef, Index, ReplyMode, ServerId, Term
 
 
 class _Clock:
@@ -121,3 +126,45 @@ async def test_a_client_that_loses_its_node_hears_of_every_command() -> None:
     batch.failed_rest(OutcomeUnknown("lost"))
     assert [type(future.exception()) for future in batch.waiters[:2]] == [OutcomeUnknown, OutcomeUnknown]
     assert batch.waiters[2].result() == "c"
+
+
+def test_a_late_message_of_a_dead_leader_does_not_end_the_suspicion() -> None:
+    """A leader's machine hangs, its followers suspect it, and an old message of it arrives: they still elect.
+
+    The message disarmed their election timers, and the failure detector, which had said all that it had to
+    say, was silent: the cluster followed a dead leader for ever.
+    """
+    simulation = Simulation(1, Scenario(duration_s=14.0))
+    deceived: list[str] = []
+
+    def leaders() -> list[Host]:
+        return [h for h in simulation.hosts if h.server and h.server.raft_state is RaftState.LEADER]
+
+    def hang() -> None:
+        (leader,) = leaders()
+        assert leader.process is not None
+        assert leader.server is not None
+        leader.process.freeze(13.0)
+        deceive(leader.server)
+
+    def deceive(hung: Server) -> None:
+        old = AppendEntriesRpc(hung.current_term, hung.id, Index(0), Index(0), Term(0), ())
+        for host in simulation.hosts:
+            assert host.node is not None
+            member = host.node.member_here(CLUSTER)
+            if host.name not in deceived and (member, "election") in host.node.timers:
+                assert host.process is not None
+                assert member is not None
+                deceived.append(host.name)
+                host.process.call(member.handle, old)
+        if len(deceived) < 2:
+            simulation.loop.later(0.01, deceive, hung)
+
+    def look() -> None:
+        assert len(leaders()) == 2, "nobody but the one that hangs leads"
+
+    simulation.loop.later(2.0, hang)
+    simulation.loop.later(12.0, look)
+    report = simulation.run()
+    assert len(deceived) == 2
+    assert report.violation is None, str(report)

@@ -21,7 +21,7 @@ from barque.log.meta import META, MetaStore
 from barque.log.wal import FLUSH_BYTES_MAX, Wal
 from barque.log.wal_files import MANIFEST, SPARES_MAX, SparePreparer, WalFiles, file_number
 from barque.log.wal_recovery import ADVICE, RecoveredWal, recover_wal
-from barque.log.wal_writer import Clock, Wake, WriterKind, choose_writer, measure_sync
+from barque.log.wal_writer import Clock, MakeWriter, Wake, WriterKind, choose_writer, measure_sync
 from barque.types import Uid
 
 IDENTITY = "identity"
@@ -75,18 +75,20 @@ class Storage:
         on_event: Callable[[LogEvent], None],
         wake: Wake,
         clock: Clock = time.perf_counter,
+        make_writer: MakeWriter = choose_writer,
     ) -> "Storage":
         """Lock the directory, make it if it is new, else recover all that is in it.
 
         `on_event` is called on the loop; `wake(fn)` must run `fn` there soon, from any thread;
-        `clock` gives seconds and only measures. Raises `Damaged` where starting would lose
-        data, and `StorageError` when the disk fails or another process holds the directory.
+        `clock` gives seconds and only measures; a simulator makes another writer. Raises `Damaged`
+        where starting would lose data, and `StorageError` when the disk fails or another process
+        holds the directory.
         """
         lock: DiskFile | None = None
         try:
             disk.mkdir(data_dir)
             lock = disk.lock(join(data_dir, _LOCK))
-            return cls._open_locked(disk, data_dir, lock, config, on_event, wake, clock)
+            return cls._open_locked(disk, data_dir, lock, config, on_event, wake, clock, make_writer)
         except BaseException as error:
             if lock is not None:
                 lock.close()
@@ -104,6 +106,7 @@ class Storage:
         on_event: Callable[[LogEvent], None],
         wake: Wake,
         clock: Clock,
+        make_writer: MakeWriter,
     ) -> "Storage":
         wal_dir = join(data_dir, _WAL)
         if not disk.exists(join(data_dir, IDENTITY)):
@@ -131,7 +134,7 @@ class Storage:
             if file_number(name) is not None:
                 files.recycle(name)
         sync_seconds = measure_sync(disk, wal_dir, clock)
-        writer = choose_writer(config.wal_writer, sync_seconds, wake)
+        writer = make_writer(config.wal_writer, sync_seconds, wake)
         wal = Wal(files, writer, on_event, clock, config.wal_flush_bytes_max)
         storage = cls(disk, data_dir, lock, meta, wal, files)
         storage._sync_seconds = sync_seconds

@@ -21,6 +21,8 @@ Done = Callable[[Exception | None], None]
 Wake = Callable[[Callable[[], None]], None]
 Clock = Callable[[], float]
 WriterKind = Literal["auto", "inline", "thread"]
+MakeWriter = Callable[[WriterKind, float, Wake], "Writer"]
+"""Makes the writer that was asked for, for a disk that syncs in so many seconds (`choose_writer`)."""
 
 INLINE_SYNC_SECONDS_MAX = 0.001
 """A disk that syncs faster than this is written from the loop itself."""

@@ -22,6 +22,7 @@ from barque.core.queries import run_query
 from barque.core.server import RaftState
 from barque.errors import UnknownCluster
 from barque.log.disk import Disk, OsDisk
+from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
 from barque.runtime.admin import Admin
 from barque.runtime.calls import Calls
@@ -52,8 +53,8 @@ _STOP_TRANSFER_S = 1.0
 class Node:
     """One node. `async with Node(config)` starts and stops it.
 
-    `machines` adds machines to those that the configuration names. `transport`, `disk`, `clock`
-    and `rng` are the seams that a simulator replaces. `checked` runs the core's invariants
+    `machines` adds machines to those that the configuration names. `transport`, `disk`, `make_writer`,
+    `clock` and `rng` are the seams that a simulator replaces. `checked` runs the core's invariants
     after every step.
     """
 
@@ -66,6 +67,7 @@ class Node:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         transport: Callable[["Node", int, random.Random], Transport] | None = None,
+        make_writer: MakeWriter = choose_writer,
         checked: bool = False,
     ) -> None:
         config.check()
@@ -92,6 +94,7 @@ class Node:
         self.started_at = self.clock.monotonic()
         self.resp: Any = None  # the gateway, if one is attached: for `status`
         self._disk = disk or OsDisk()
+        self._make_writer = make_writer
         self._checked = checked
         self._make_transport = transport or _tcp_transport
         self._incarnations: dict[str, int] = {}
@@ -161,6 +164,7 @@ class Node:
             wake=self._run_on_loop,
             changed=self.wake,
             checked=self._checked,
+            make_writer=self._make_writer,
         )
 
     def _form_configured_clusters(self) -> None:
@@ -336,8 +340,20 @@ class Node:
                 self.front.node_back(node)
             else:
                 self.front.node_lost(node)
+        self._doubt_leaders()
         self.wake()
         self.timers.arm("detector", now + self.config.time.detector_poll_ms / 1000, self._poll_detector)
+
+    def _doubt_leaders(self) -> None:
+        """A suspicion stands until it is taken back: say it again to those who follow a suspected node.
+
+        A message of a dead leader that comes late disarms the election timer, and there will be no news.
+        """
+        suspected = {node for node in self.config.nodes if node != self.name and not self.detector.is_up(node)}
+        for process in list(self.system.processes.values()) if suspected else ():
+            leader = process.server.leader_id
+            if leader is not None and leader.node in suspected:
+                process.handle(NodeStatus(leader.node, up=False))
 
     def _tell_all(self, message: NodeStatus) -> None:
         for process in list(self.system.processes.values()):

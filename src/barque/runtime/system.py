@@ -12,6 +12,7 @@ from barque.core.server import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, Damaged, StorageError
 from barque.log.disk import Disk
 from barque.log.storage import Storage, StorageConfig
+from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
 from barque.runtime.clock import Clock
 from barque.runtime.directory import Directory, ServerRecord, new_uid
@@ -75,6 +76,7 @@ class System:
         wake: Callable[[Callable[[], None]], None],
         changed: Callable[[], None],
         checked: bool = False,
+        make_writer: MakeWriter = choose_writer,
     ) -> None:
         self.node = node
         self.processes: dict[str, ServerProcess] = {}
@@ -97,6 +99,7 @@ class System:
             ),
             self._on_log_event,
             wake,
+            make_writer=make_writer,
         )
         self._changed = changed
         self._outlets = outlets

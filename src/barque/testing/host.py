@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +24,7 @@ from barque.testing.loop import Crashed, VirtualProcess
 from barque.testing.network import SimTransport
 from barque.testing.process_disk import ProcessDisk
 from barque.testing.rot import Rot, rot
+from barque.testing.thread_writer import sim_writer
 from barque.testing.workload import CLUSTER, ListMachine
 from barque.transport.wire import PeerMessage
 from barque.types import ServerId, Uid
@@ -107,11 +109,13 @@ class Host:
         disk = self.process_disk = ProcessDisk(self.disk, process, rng)
         disk.sync_seconds = sim.scenario.sync_s
         self.clock = SimClock(sim.loop, process, rng)
-        node = self._make_node(disk, self.clock, rng)
+        node = self._make_node(process, disk, self.clock, rng)
         sim.transcript.note(self.name, f"start {self.boots}")
         process.spawn(self._boot(node, process))
 
-    def _make_node(self, disk: ProcessDisk, clock: Clock, rng: random.Random) -> SimNode:
+    def _make_node(
+        self, process: VirtualProcess, disk: ProcessDisk, clock: Clock, rng: random.Random
+    ) -> SimNode:
         sim, scenario = self.sim, self.sim.scenario
         names = sim.names
         config = NodeConfig(
@@ -125,7 +129,15 @@ class Host:
         )
         machines: Mapping[str, Any] = {CLUSTER: ListMachine(self._applied)}
         return SimNode(
-            self, config, machines, disk=disk, clock=clock, rng=rng, transport=self._transport, checked=True
+            self,
+            config,
+            machines,
+            disk=disk,
+            clock=clock,
+            rng=rng,
+            transport=self._transport,
+            make_writer=partial(sim_writer, process, disk),
+            checked=True,
         )
 
     def _transport(self, node: Node, incarnation: int, rng: random.Random) -> SimTransport:

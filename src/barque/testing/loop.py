@@ -49,9 +49,11 @@ class VirtualProcess:
         self.name = name
         self.alive = True
         self.held_until = 0.0
+        self.frozen_until = 0.0
         self.backlog: list[asyncio.Handle] = []
         self.buried: list[asyncio.Handle] = []
         self.on_crash: Callable[[], None] = lambda: None
+        self.on_death: Callable[[], None] = lambda: None
         self.context = contextvars.copy_context()
         self.context.run(_PROCESS.set, self)
         self._wake_at = 0.0
@@ -68,12 +70,15 @@ class VirtualProcess:
         self._wake()
 
     def freeze(self, until: float) -> None:
-        """Stop running (SIGSTOP) until then; timers and input wait."""
-        self.held_until = max(self.held_until, _on_grid(until))
+        """Stop running (SIGSTOP) until then; timers and input wait, and its threads as well."""
+        self.frozen_until = max(self.frozen_until, _on_grid(until))
+        self.held_until = max(self.held_until, self.frozen_until)
         self._wake()
 
     def kill(self) -> None:
-        """Nothing of it runs any more."""
+        """Nothing of it runs any more, after `on_death`."""
+        on_death, self.on_death = self.on_death, lambda: None
+        on_death()
         self.alive = False
         # Kept, not dropped: what it would clean up must not run at a moment that nobody chose.
         self.buried += self.backlog

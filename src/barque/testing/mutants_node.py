@@ -18,6 +18,7 @@ from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import Record
 from barque.runtime import system
 from barque.runtime.front import Front, _join_columns
+from barque.runtime.inbox import Inbox
 from barque.runtime.node import Node
 from barque.runtime.ranges import Range
 from barque.runtime.server_process import ServerProcess
@@ -25,6 +26,7 @@ from barque.testing.memory_log import MemoryLog
 from barque.testing.mutant_registry import mutant, together
 from barque.testing.process_disk import ProcessDisk
 from barque.testing.workload import ListMachine
+from barque.transport import handshake
 from barque.types import Index, IndexTerm, Term
 
 # --- terms and votes on the disk ------------------------------------------------------------
@@ -372,3 +374,33 @@ def suspicion_lost() -> Any:
             real(self, message)
 
     return patch.object(ServerProcess, "handle", handle)
+
+
+@mutant("entries count as written as soon as the log's thread has them (rows 23, 87)", layer="node")
+def written_when_handed_over() -> Any:
+    """See `MUTANTS`."""
+
+    def launch(self: Wal, items: list[Any]) -> None:
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                self._fail(error)
+
+        self._writer.run(lambda: self._perform(items), done)
+        self._on_done(items, None)
+
+    return patch.object(Wal, "_launch", launch)
+
+
+@mutant("messages are heard whatever cluster and incarnation they are of", layer="node")
+def strangers_are_heard() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(
+        Inbox, "_is_genuine", lambda _self, _node, _envelope, process, _sender: process is not None
+    )
+
+
+@mutant("a peer's secret is not compared", layer="node")
+def any_secret_will_do() -> Any:
+    """See `MUTANTS`."""
+    real = handshake._mac
+    return patch.object(handshake, "_mac", lambda _secret, *said: real(b"", *said))

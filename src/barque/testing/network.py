@@ -22,6 +22,7 @@ from barque.core.messages import (
     TimeoutNow,
 )
 from barque.errors import NoLeader
+from barque.testing.bad_links import Impostor, SlowLink
 from barque.testing.loop import VirtualLoop, VirtualProcess
 from barque.transport import wire
 from barque.transport.contract import ClientSink
@@ -60,6 +61,9 @@ class SimTransport(MemoryTransport):
     ) -> bool:
         """See `Transport`."""
         self.on_send(node, to, message)
+        if self.sim.slow and self.sim.is_full(self.name, node):
+            self.counters.dropped_sends += 1
+            return False
         return super().send(node, to, message, cluster_id, sender_uid)
 
     def flush(self) -> None:
@@ -92,6 +96,10 @@ class SimNetwork(MemoryNetwork):
         self.latency = (0.0001, 0.001)
         self.tail_rate = 0.0
         self.tail_s = 0.0
+        self._healed = False
+        self.slow: dict[tuple[str, str], SlowLink] = {}
+        self.impostors: dict[str, Impostor] = {}  # who answers at a node's address
+        self._half_open: dict[tuple[str, str], int] = {}  # and which of their connections
         self.frames = 0
         self.counts = {"lost": 0, "duplicated": 0, "reordered": 0, "late": 0}
         self.on_frame: Frame = lambda _source, _target, _payload: None
@@ -123,6 +131,12 @@ class SimNetwork(MemoryNetwork):
         """No faults from now on."""
         self._faults.clear()
         self.tail_rate = 0.0
+        self._healed = True
+        self.impostors.clear()
+        for one, other in list(self.slow):
+            self.speed_up(one, other)
+        for one, other in list(self._half_open):
+            self.notice(one, other)
 
     # --- frames between nodes ------------------------------------------------------------
 
@@ -133,6 +147,17 @@ class SimNetwork(MemoryNetwork):
         faults = self._faults.get((source, target))
         if faults is not None and self._is_lost(faults):
             return
+        if self._half_open and self._is_half_open(source, target):
+            return
+        slow = self.slow.get((source, target)) if self.slow else None
+        if slow is None:
+            self._depart(source, target, incarnation, payload, faults)
+        else:
+            slow.put(len(payload), lambda: self._depart(source, target, incarnation, payload, faults))
+
+    def _depart(
+        self, source: str, target: str, incarnation: int, payload: bytes, faults: Faults | None
+    ) -> None:
         sender = self._nodes.get(source)
         departure = sender.process.busy_until if isinstance(sender, SimTransport) else self.loop.now
         link = (source, target)
@@ -168,10 +193,49 @@ class SimNetwork(MemoryNetwork):
         if receiver is None or receiver.incarnation != incarnation or (faults is not None and faults.cut):
             self.lost_frames += 1
             return
+        if epoch is None and self._healed:
+            return  # a repeated question of seconds ago would still make a follower stand
         if epoch is not None and epoch != self._epochs.get((source, target), 0):
             self.lost_frames += 1  # its connection is gone
             return
+        if self._half_open and self._is_half_open(source, target):
+            return
         receiver.process.call(receiver.deliver, source, payload)
+
+    # --- bad links -----------------------------------------------------------------------
+
+    def slow_down(self, source: str, target: str, bytes_a_second: float) -> None:
+        """From now on frames queue, by their sizes."""
+        if (source, target) not in self.slow:
+            self.slow[source, target] = SlowLink(self.loop, bytes_a_second)
+
+    def speed_up(self, source: str, target: str) -> None:
+        """The link is as fast as others again; what waits leaves at once."""
+        slow = self.slow.pop((source, target), None)
+        if slow is not None:
+            slow.end()
+
+    def is_full(self, source: str, target: str) -> bool:
+        """Whether so much waits on a slow link that its sender takes no more."""
+        slow = self.slow.get((source, target))
+        return slow is not None and slow.is_full
+
+    def open_half(self, one: str, other: str) -> None:
+        """The connections of two nodes are dead, and nobody is told: what they carry vanishes."""
+        for link in ((one, other), (other, one)):
+            self._half_open[link] = self._epochs.get(link, 0)
+
+    def notice(self, one: str, other: str) -> None:
+        """They have learned that their connections are dead, unless those are gone anyway."""
+        alive = not self._is_half_open(one, other)
+        for link in ((one, other), (other, one)):
+            self._half_open.pop(link, None)
+        if not alive:
+            self.disconnect(one, other, "timed out")
+
+    def _is_half_open(self, source: str, target: str) -> bool:
+        link = (source, target)
+        return link in self._half_open and self._half_open[link] == self._epochs.get(link, 0)
 
     # --- links between nodes -------------------------------------------------------------
 
@@ -243,6 +307,9 @@ class SimNetwork(MemoryNetwork):
             del self._dialing[key]
         elif other is None or self.is_cut(transport.name, peer):
             self.loop.later(self._rng.uniform(*_DIAL_S), self._dial, transport, peer)
+        elif peer in self.impostors:
+            self.impostors[peer].answer(transport.name, transport.incarnation)
+            self.loop.later(self._rng.uniform(*_DIAL_S), self._dial, transport, peer)
         else:
             del self._dialing[key]
             transport.process.call(self._connected, transport, peer, other.incarnation)
@@ -273,6 +340,15 @@ class SimNetwork(MemoryNetwork):
         """A client's connection has ended."""
         self._links.pop(link, None)
 
+    def silence_client(self, chance: random.Random) -> "SimClientLink | None":
+        """Let the connection of some client be dead without a word; which, if there was one."""
+        links = list(self._links)
+        if not links:
+            return None
+        link = chance.choice(links)
+        link.is_silent = True
+        return link
+
     def break_client(self, chance: random.Random) -> bool:
         """Break the connection of some client; whether there was one."""
         links = list(self._links)
@@ -297,6 +373,7 @@ class SimClientLink:
         self.node = transport.name
         self.transport = transport
         self.is_closed = False
+        self.is_silent = False
         self._on_answers = on_answers
         self._on_closed = on_closed
         self._outbox: list[ClientRequest] = []
@@ -315,7 +392,7 @@ class SimClientLink:
 
     def _arrive(self, to_node: bool) -> None:
         network, queue = self.network, self._queues[to_node]
-        if self.is_closed or not queue:
+        if self.is_closed or self.is_silent or not queue:
             return
         if network.is_cut(self.client, self.node):
             network.loop.later(_RESEND_S, self._arrive, to_node)

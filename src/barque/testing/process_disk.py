@@ -4,8 +4,9 @@ The `SimDisk` behind it outlives the process. Once the process is dead, no code 
 reach the disk any more, not even its clean-up.
 """
 
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from barque.log.disk import DiskFile
@@ -13,6 +14,13 @@ from barque.testing.disk import SimDisk
 from barque.testing.loop import Crashed, VirtualProcess
 
 T = TypeVar("T")
+
+
+class Spent:
+    """How long operations took that the loop of their process did not wait for."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
 
 class ProcessDisk:
@@ -30,6 +38,7 @@ class ProcessDisk:
         self.hang_s = 0.0
         self._process = process
         self._rng = rng
+        self._spent: Spent | None = None  # set while a thread of the process works here, beside its loop
 
     def enter(self, sync: bool = False) -> None:
         """One operation begins."""
@@ -40,11 +49,31 @@ class ProcessDisk:
             if self.crash_in <= 0:
                 self._process.on_crash()
                 raise Crashed
-        if sync and self.hang_s:
-            self._process.charge(self.hang_s)
-            self.hang_s = 0.0
-        if sync and self.sync_seconds[1]:
-            self._process.charge(self._rng.uniform(*self.sync_seconds))
+        if sync and (seconds := self.sync_time()):
+            if self._spent is not None:
+                self._spent.seconds += seconds
+            else:
+                self._process.charge(seconds)
+
+    def sync_time(self) -> float:
+        """How many seconds one sync takes, now."""
+        seconds, self.hang_s = self.hang_s, 0.0
+        if self.sync_seconds[1]:
+            seconds += self._rng.uniform(*self.sync_seconds)
+        return seconds
+
+    def randomness(self, purpose: str) -> random.Random:
+        """Random numbers of their own for something else that belongs to this process."""
+        return random.Random(f"{purpose}/{self._rng.getrandbits(64)}")  # noqa: S311  # repeatable on purpose
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[Spent]:
+        """A thread does what is in this block: it takes time, for which the loop does not wait."""
+        self._spent = spent = Spent()
+        try:
+            yield spent
+        finally:
+            self._spent = None
 
     def _do(self, function: Callable[..., T], *args: str) -> T:
         self.enter()

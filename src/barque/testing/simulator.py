@@ -21,6 +21,7 @@ from barque.testing.history import Operation, Outcome, check_history
 from barque.testing.host import DATA, Host
 from barque.testing.loop import Deadlock, Livelock, Storm, VirtualLoop
 from barque.testing.nemesis import Nemesis
+from barque.testing.nemesis_network import judge_strangers
 from barque.testing.network import SimNetwork
 from barque.testing.swarm import Scenario, draw_scenario
 from barque.testing.transcript import Transcript
@@ -274,6 +275,7 @@ class Simulation:
         return tuple(lines)
 
     def _check_end(self) -> None:
+        judge_strangers(self)
         states = [host.server.machine_state for host in self.hosts if host.server is not None]
         if any(state != states[0] for state in states):
             self.report(

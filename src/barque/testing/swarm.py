@@ -34,6 +34,12 @@ FAULTS = (
     "blocked_loop",
     "clock_jump",
     "transfer",
+    "swizzle",
+    "bridge",
+    "ring",
+    "slow_link",
+    "half_open",
+    "wrong_peer",
 )
 """All faults of this stage, by name; docs/explanation/faults.md has a row for each."""
 
@@ -114,7 +120,9 @@ def draw_scenario(seed: int) -> Scenario:
         burst_share=rng.choice((0.0, 0.2, 0.5)),
         time=times,
         log=LogConfig(
-            writer="inline", prefill=False, wal_max_size_bytes=rng.choice((1_024, 4_096, 16_384, 1 << 20))
+            writer=rng.choice(("inline", "thread")),
+            prefill=False,
+            wal_max_size_bytes=rng.choice((1_024, 4_096, 16_384, 1 << 20)),
         ),
         pipeline_entries=rng.choice((1, 4, 64, 16_384)),
         rpc_entries=rng.choice((1, 3, 4_096)),
