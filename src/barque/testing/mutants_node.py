@@ -16,6 +16,7 @@ from barque.log.wal import Wal
 from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import Record
 from barque.runtime.front import Front, _join_columns
+from barque.runtime.inbox import Inbox
 from barque.runtime.node import Node
 from barque.runtime.ranges import Range
 from barque.runtime.server_process import ServerProcess
@@ -371,3 +372,29 @@ def suspicion_lost() -> Any:
             real(self, message)
 
     return patch.object(ServerProcess, "handle", handle)
+
+
+@mutant("a server that fails takes its neighbours on the node along (I31)", layer="node")
+def failure_spreads() -> Any:
+    """See `MUTANTS`."""
+    real = ServerProcess.fail
+
+    def fail(self: ServerProcess, error: Exception) -> None:
+        real(self, error)
+        for neighbour in list(self._active):
+            if neighbour.failure is None:
+                real(neighbour, error)
+
+    return patch.object(ServerProcess, "fail", fail)
+
+
+@mutant("a node with a failed server hears no other messages of its leaders (I31)", layer="node")
+def failed_server_deafens() -> Any:
+    """See `MUTANTS`."""
+    real = Inbox.to_server
+
+    def to_server(self: Inbox, node: str, envelope: Any) -> None:
+        if all(process.failure is None for process in self._node.system.processes.values()):
+            real(self, node, envelope)
+
+    return patch.object(Inbox, "to_server", to_server)

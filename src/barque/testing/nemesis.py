@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, RequestVoteResult, RequestVoteRpc
-from barque.core.server import RaftState
 from barque.errors import BarqueError
 from barque.testing.host import Host
+from barque.testing.nemesis_clusters import ClusterNemesis
 from barque.testing.swarm import STEADY
-from barque.testing.workload import CLUSTER
 
 if TYPE_CHECKING:
     from barque.testing.simulator import Simulation
@@ -53,6 +52,8 @@ class Nemesis:
             "clock_jump": self.clock_jump,
             "transfer": self.transfer,
         }
+        self._clusters = ClusterNemesis(self)
+        self._faults.update(self._clusters.faults)
 
     def begin(self) -> None:
         """Let the steady faults begin."""
@@ -93,30 +94,33 @@ class Nemesis:
                 host.process_disk.crash_in = None
                 host.process_disk.sync_seconds = self.scenario.sync_s
             host.start()
+        self._clusters.heal()
         self.sim.transcript.note("", "all faults are over")
 
     # --- choices -----------------------------------------------------------------------
 
-    def _host(self) -> Host:
+    def some_host(self) -> Host:
         """Some host; half of the time the leader's."""
-        leaders = [
-            h for h in self.sim.hosts if h.server is not None and h.server.raft_state is RaftState.LEADER
-        ]
+        leaders = [host for host in self.sim.hosts if host.leads()]
         return self.rng.choice(leaders if leaders and self.rng.random() < 0.5 else self.sim.hosts)
 
-    def _length(self) -> float:
+    def length(self) -> float:
+        """How long a fault lasts, in seconds."""
         return self.rng.expovariate(1 / self.scenario.fault_s)
 
-    def _count(self, name: str, who: str) -> None:
+    def count(self, name: str, who: str) -> None:
+        """A fault has happened."""
         self.fired[name] += 1
         self.sim.transcript.note(who, f"fault: {name}")
 
-    def _later(self, undo: Callable[[], None], at_least_s: float = 0.0) -> None:
+    def later(self, undo: Callable[[], None], at_least_s: float = 0.0) -> None:
+        """End a fault after a while, unless all of them end before."""
+
         def run() -> None:
             if not self.over:
                 undo()
 
-        self.sim.loop.later(at_least_s + self._length(), run)
+        self.sim.loop.later(at_least_s + self.length(), run)
 
     def _election_s(self) -> float:
         """Half of the time, as long as others need to miss a leader and elect another."""
@@ -130,7 +134,7 @@ class Nemesis:
         rate = _CRASH_RATES.get(type(message), 0.0)
         if rate and self.rng.random() < rate:
             process, power = host.process, self.rng.random() < 0.7
-            self._count("crash_on_send", host.name)
+            self.count("crash_on_send", host.name)
 
             def die() -> None:
                 if host.process is process and not self.over:
@@ -144,7 +148,7 @@ class Nemesis:
         """The nodes in two parts, and each client with one of them."""
         names = list(self.sim.names)
         self.rng.shuffle(names)
-        one = {self._host().name, *names[: self.rng.randrange(0, len(names) // 2)]}
+        one = {self.some_host().name, *names[: self.rng.randrange(0, len(names) // 2)]}
         sides = ([n for n in self.sim.names if n in one], [n for n in self.sim.names if n not in one])
         for client in self.sim.clients:
             sides[self.rng.randrange(2)].append(client.name)
@@ -153,21 +157,21 @@ class Nemesis:
     def partition(self) -> None:
         """Nothing passes between two parts; half of the time the links are also broken."""
         one, other = self._sides()
-        self._count("partition", "|".join(one))
+        self.count("partition", "|".join(one))
         self.sim.network.partition(one, other)
         if self.rng.random() < 0.5:
             for source in one:
                 for target in other:
                     if source in self.sim.names and target in self.sim.names:
                         self.sim.network.disconnect(source, target)
-        self._later(lambda: self._join(one, other), self._election_s())
+        self.later(lambda: self._join(one, other), self._election_s())
 
     def one_way(self) -> None:
         """Nothing passes from one part to the other."""
         one, other = self._sides()
-        self._count("one_way", "|".join(one))
+        self.count("one_way", "|".join(one))
         self.sim.network.partition(one, other, one_way=True)
-        self._later(lambda: self._join(one, other), self._election_s())
+        self.later(lambda: self._join(one, other), self._election_s())
 
     def _join(self, one: list[str], other: list[str]) -> None:
         for source in one:
@@ -179,7 +183,7 @@ class Nemesis:
     def flapping(self) -> None:
         """One link comes and goes, about as fast as elections do."""
         one, other = self.rng.sample(self.sim.names, 2)
-        self._count("flapping", f"{one}-{other}")
+        self.count("flapping", f"{one}-{other}")
         period = self.scenario.time.broadcast_time_ms * self.rng.uniform(0.5, 5) / 1000
 
         def flip(times: int) -> None:
@@ -195,59 +199,59 @@ class Nemesis:
     def disconnect(self) -> None:
         """A connection is reset; what is under way is lost."""
         one, other = self.rng.sample(self.sim.names, 2)
-        self._count("disconnect", f"{one}-{other}")
+        self.count("disconnect", f"{one}-{other}")
         self.sim.network.disconnect(one, other)
 
     def client_disconnect(self) -> None:
         """A client's connection is reset."""
         if self.sim.network.break_client(self.rng):
-            self._count("client_disconnect", "")
+            self.count("client_disconnect", "")
 
     # --- processes -----------------------------------------------------------------------
 
     def _crash(self, name: str, *, power: bool) -> None:
-        host = self._host()
+        host = self.some_host()
         if host.up:
-            self._count(name, host.name)
+            self.count(name, host.name)
             host.crash(power=power)
 
     def crash_in_disk(self) -> None:
         """A process dies between two operations of its disk, in the next few."""
-        host = self._host()
+        host = self.some_host()
         if host.process_disk is not None and host.up and host.process_disk.crash_in is None:
-            self._count("crash_in_disk", host.name)
+            self.count("crash_in_disk", host.name)
             host.loses_power = self.rng.random() < 0.7
             host.process_disk.crash_in = self.rng.randrange(1, 40)
 
     def crash_all(self) -> None:
         """All machines that run lose power at once."""
         if any(host.up for host in self.sim.hosts):
-            self._count("crash_all", "all")
+            self.count("crash_all", "all")
             for host in self.sim.hosts:
                 host.crash(power=True)
 
     def pause(self) -> None:
         """A process is stopped (SIGSTOP), and goes on later with everything that waits."""
-        host = self._host()
+        host = self.some_host()
         if host.up and host.process is not None:
-            self._count("pause", host.name)
-            host.process.freeze(self.sim.loop.time() + self._length())
+            self.count("pause", host.name)
+            host.process.freeze(self.sim.loop.time() + self.length())
 
     def clock_jump(self) -> None:
         """Somebody sets a wall clock."""
-        host = self._host()
+        host = self.some_host()
         if host.clock is not None:
-            self._count("clock_jump", host.name)
+            self.count("clock_jump", host.name)
             host.clock.jump(self.rng.choice((-1, 1)) * self.rng.choice((10, 1_000, 3_600_000)))
 
     def transfer(self) -> None:
         """An operator moves the leadership."""
         client, target = self.rng.choice(self.sim.clients), self.rng.choice(self.sim.names)
-        self._count("transfer", target)
+        self.count("transfer", target)
 
         async def ask() -> None:
             try:
-                await client.client.transfer_leadership(CLUSTER, f"{CLUSTER}@{target}")
+                await client.client.transfer_leadership(client.cluster, target)
             except BarqueError as error:
                 self.sim.transcript.note(client.name, f"transfer: {type(error).__name__}")
 
@@ -255,16 +259,16 @@ class Nemesis:
 
     def blocked_loop(self) -> None:
         """A call in a node takes long: its loop does nothing else, and its clock runs on."""
-        host = self._host()
+        host = self.some_host()
         if host.up and host.process is not None:
-            self._count("blocked_loop", host.name)
-            host.process.charge(min(self._length(), 5.0))
+            self.count("blocked_loop", host.name)
+            host.process.charge(min(self.length(), 5.0))
 
     # --- disks ---------------------------------------------------------------------------
 
     def sync_error(self) -> None:
         """Syncs fail with EIO, some or all, for a while; what they should have written is gone."""
-        host = self._host()
+        host = self.some_host()
         rate = self.rng.choice((0.05, 0.3, 1.0))
 
         def fail(operation: str, path: str) -> OSError | None:
@@ -273,38 +277,38 @@ class Nemesis:
                 return OSError(errno.EIO, os.strerror(errno.EIO), path)
             return None
 
-        self._count("sync_error", host.name)
+        self.count("sync_error", host.name)
         host.disk.fault = fail
-        self._later(lambda: setattr(host.disk, "fault", None))
+        self.later(lambda: setattr(host.disk, "fault", None))
 
     def disk_full(self) -> None:
         """The disk has little room left, for a while."""
-        host = self._host()
-        self._count("disk_full", host.name)
+        host = self.some_host()
+        self.count("disk_full", host.name)
         host.disk.space = self.rng.choice((0, 100, 1_000))
-        self._later(lambda: setattr(host.disk, "space", None))
+        self.later(lambda: setattr(host.disk, "space", None))
 
     def slow_disk(self) -> None:
         """Each sync takes long, for a while."""
-        host = self._host()
+        host = self.some_host()
         disk = host.process_disk
         if disk is not None:
-            self._count("slow_disk", host.name)
+            self.count("slow_disk", host.name)
             disk.sync_seconds = (0.0, self.rng.choice((0.01, 0.1, 0.5)))
-            self._later(lambda: setattr(disk, "sync_seconds", self.scenario.sync_s))
+            self.later(lambda: setattr(disk, "sync_seconds", self.scenario.sync_s))
 
     def hung_sync(self) -> None:
         """The next sync takes seconds, and all of the node with it."""
-        host = self._host()
+        host = self.some_host()
         if host.process_disk is not None and host.up:
-            self._count("hung_sync", host.name)
+            self.count("hung_sync", host.name)
             host.process_disk.hang_s = self.rng.choice((0.5, 2.0, 8.0))
 
     def bit_rot(self) -> None:
         """A node loses power, and something on its disk changes while it is down."""
-        host = self._host()
+        host = self.some_host()
         if host.up:
             host.crash(power=True)
             if host.rot():
                 assert host.rotten is not None
-                self._count("bit_rot", f"{host.name} {host.rotten.path}")
+                self.count("bit_rot", f"{host.name} {host.rotten.path}")
