@@ -8,12 +8,13 @@ from typing import Any
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesRpc
 from barque.log.meta import MetaStore
-from barque.testing.checkers import Committed, Durability, Elections, LogMatching, Violation
+from barque.testing.checkers import Committed, Durability, Elections, Incarnation, LogMatching, Violation
 from barque.testing.disk import SimDisk
 from barque.testing.history import Operation, Outcome, check_history
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
 
 A, B = ServerId("c", "n1"), ServerId("c", "n2")
+AS_A, AS_B = Incarnation(A, Uid("u")), Incarnation(B, Uid("v"))
 OK, FAIL, UNKNOWN = Outcome.OK, Outcome.FAIL, Outcome.UNKNOWN
 
 
@@ -21,11 +22,11 @@ def test_two_leaders_in_one_term() -> None:
     """I1: one leader a term; another term may have another."""
     found: list[Violation] = []
     elections = Elections(found.append)
-    elections.leads("c", A, Term(1))
-    elections.leads("c", A, Term(1))
-    elections.leads("c", B, Term(2))
+    elections.leads(AS_A, Term(1))
+    elections.leads(AS_A, Term(1))
+    elections.leads(AS_B, Term(2))
     assert not found
-    elections.leads("c", B, Term(1))
+    elections.leads(AS_B, Term(1))
     assert "I1" in found[0].name
     assert elections.count == 2
 
@@ -34,10 +35,10 @@ def test_two_votes_in_one_term() -> None:
     """I2: a vote may be repeated, not changed."""
     found: list[Violation] = []
     elections = Elections(found.append)
-    elections.votes(A, B, Term(1))
-    elections.votes(A, B, Term(1))
+    elections.votes(AS_A, B, Term(1))
+    elections.votes(AS_A, B, Term(1))
     assert not found
-    elections.votes(A, A, Term(1))
+    elections.votes(AS_A, A, Term(1))
     assert "I2" in found[0].name
 
 
@@ -45,11 +46,11 @@ def test_a_term_that_falls() -> None:
     """I3: nobody acts in an earlier term, and a restart does not forget one."""
     found: list[Violation] = []
     elections = Elections(found.append)
-    elections.speaks(A, Term(3))
-    elections.restarted(A, Term(3))
+    elections.speaks(AS_A, Term(3))
+    elections.restarted(AS_A, Term(3))
     assert not found
-    elections.speaks(A, Term(2))
-    elections.restarted(A, Term(2))
+    elections.speaks(AS_A, Term(2))
+    elections.restarted(AS_A, Term(2))
     assert [violation.name for violation in found] == ["terms grow (I3)", "terms last (I3)"]
 
 
@@ -110,7 +111,7 @@ def test_a_restart_that_forgets_an_ack() -> None:
     durability._rate = 0.0
     durability.ack(A, Uid("u"), IndexTerm(Index(1), Term(1)), promised_in=Term(1))
     log = SimpleNamespace(fetch_term=lambda _index: None, last_index_term=lambda: None)
-    server: Any = SimpleNamespace(id=A, log=log)
+    server: Any = SimpleNamespace(id=A, log=log, cfg=SimpleNamespace(uid=Uid("u")))
     durability.restarted(server)
     assert len(found) == 1
     newer = AppendEntriesRpc(Term(2), B, Index(0), Index(0), Term(0), _rpc(b"z").entries)

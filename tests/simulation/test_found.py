@@ -8,15 +8,16 @@ import msgspec
 from barque.client.outcomes import Batch
 from barque.core.effects import Rejection
 from barque.core.messages import AppendEntriesRpc, RemoteMessage
-from barque.core.server import RaftState, Server
+from barque.core.server import Server
 from barque.errors import OutcomeUnknown
 from barque.runtime.front import Front
 from barque.testing.host import Host
 from barque.testing.simulator import Simulation
 from barque.testing.swarm import Scenario
-from barque.testing.workload import CLUSTER
 from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientReplies
 from barque.types import ClientRef, Index, ReplyMode, ServerId, Term
+
+CLUSTER = "lists"
 
 
 class _Clock:
@@ -138,14 +139,15 @@ def test_a_late_message_of_a_dead_leader_does_not_end_the_suspicion() -> None:
     deceived: list[str] = []
 
     def leaders() -> list[Host]:
-        return [h for h in simulation.hosts if h.server and h.server.raft_state is RaftState.LEADER]
+        return [host for host in simulation.hosts if host.leads()]
 
     def hang() -> None:
         (leader,) = leaders()
         assert leader.process is not None
-        assert leader.server is not None
+        server = leader.server(CLUSTER)
+        assert server is not None
         leader.process.freeze(13.0)
-        deceive(leader.server)
+        deceive(server)
 
     def deceive(hung: Server) -> None:
         old = AppendEntriesRpc(hung.current_term, hung.id, Index(0), Index(0), Term(0), ())

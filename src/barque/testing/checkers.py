@@ -6,7 +6,7 @@ what it saw for the whole run, over all restarts, so what a server forgets the c
 
 import random
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,11 +19,12 @@ from barque.core.messages import (
     RequestVoteResult,
     RequestVoteRpc,
 )
-from barque.core.server import Server
+from barque.core.server import RaftState, Server
 from barque.log.disk import join
 from barque.log.memtable import Memtable
 from barque.log.meta import MetaStore
 from barque.log.meta_format import MetaRecord
+from barque.machine.machine import CommandMeta
 from barque.testing.disk import SimDisk
 from barque.testing.lookout import Lookout
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
@@ -41,6 +42,22 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 Report = Callable[[Violation], None]
+UidOf = Callable[[ServerId], Uid | None]
+
+
+class Incarnation(NamedTuple):
+    """One member as long as it has its data: what takes its address later is another."""
+
+    id: ServerId
+    uid: Uid
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.uid})"
+
+
+def incarnation(server: Server) -> Incarnation:
+    """Who this server is."""
+    return Incarnation(server.id, server.cfg.uid)
 
 
 class Elections:
@@ -48,28 +65,28 @@ class Elections:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._leaders: dict[tuple[str, Term], ServerId] = {}
-        self._votes: dict[tuple[ServerId, Term], ServerId] = {}
-        self._promised: dict[ServerId, Term] = {}
+        self._leaders: dict[Term, Incarnation] = {}
+        self._votes: dict[tuple[Incarnation, Term], ServerId] = {}
+        self._promised: dict[Incarnation, Term] = {}
         self.count = 0
 
-    def leads(self, cluster: str, server: ServerId, term: Term) -> None:
+    def leads(self, server: Incarnation, term: Term) -> None:
         """A server calls itself leader of this term."""
-        if (cluster, term) not in self._leaders:
+        if term not in self._leaders:
             self.count += 1
-        known = self._leaders.setdefault((cluster, term), server)
+        known = self._leaders.setdefault(term, server)
         if known != server:
             states = (f"{known} led in term {term}", f"{server} leads in term {term}")
             self._report(Violation("election safety (I1)", f"two leaders in term {term}", states))
 
-    def votes(self, voter: ServerId, candidate: ServerId, term: Term) -> None:
+    def votes(self, voter: Incarnation, candidate: ServerId, term: Term) -> None:
         """A vote is on its way."""
         known = self._votes.setdefault((voter, term), candidate)
         if known != candidate:
             states = (f"{voter} voted for {known}", f"{voter} votes for {candidate}")
             self._report(Violation("vote safety (I2)", f"two votes in term {term}", states))
 
-    def speaks(self, server: ServerId, term: Term) -> None:
+    def speaks(self, server: Incarnation, term: Term) -> None:
         """A server speaks in this term: it can never again act in a lower one."""
         promised = self._promised.get(server, Term(0))
         if term < promised:
@@ -77,7 +94,7 @@ class Elections:
             self._report(Violation("terms grow (I3)", "a server went back to an old term", states))
         self._promised[server] = max(promised, term)
 
-    def restarted(self, server: ServerId, term: Term) -> None:
+    def restarted(self, server: Incarnation, term: Term) -> None:
         """A server has recovered with this term."""
         promised = self._promised.get(server, Term(0))
         if term < promised:
@@ -164,7 +181,7 @@ class Durability:
         self._data = data
         self._lookouts = {node: Lookout(disk, join(data, "wal")) for node, disk in disks.items()}
         self._rate = rate
-        self._acked: dict[ServerId, tuple[IndexTerm, Term]] = {}  # and the term of that promise
+        self._acked: dict[ServerId, tuple[IndexTerm, Term, Uid]] = {}  # the term of that promise, and whose
         self._replacing: dict[ServerId, dict[Term, Index]] = {}  # sent to it: from where on
         self.looks = 0
 
@@ -198,12 +215,12 @@ class Durability:
         """A server says that its log is on disk up to here; `promised_in`: to the leader of that term."""
         known = self._acked.get(server)
         if promised_in is not None and (
-            known is None or promised_in > known[1] or last.index > known[0].index
+            known is None or known[2] != uid or promised_in > known[1] or last.index > known[0].index
         ):
             # It may not yet have received what a newer leader sent before this was said.
             replacing = self._replacing.get(server, {}).items()
             if all(term <= promised_in or first > last.index for term, first in replacing):
-                self._acked[server] = (last, promised_in)
+                self._acked[server] = (last, promised_in, uid)
         if last.index and self._chance.random() < self._rate:
             found = self.log(server.node, uid).fetch_term(last.index)
             if found != last.term:
@@ -235,26 +252,29 @@ class Durability:
     def restarted(self, server: Server) -> None:
         """A server has recovered: it must not have less than it once said it had."""
         known = self._acked.get(server.id)
-        if known is not None and server.log.fetch_term(known[0].index) != known[0].term:
+        if (
+            known is not None
+            and known[2] == server.cfg.uid
+            and server.log.fetch_term(known[0].index) != known[0].term
+        ):
             found = f"after its restart its log ends at {server.log.last_index_term()}"
             states = (f"{server.id} acknowledged {known[0]} in term {known[1]}", found)
             self._report(Violation("acks last (I11)", "a restart forgot acknowledged entries", states))
 
 
 class Bystander:
-    """All checkers of one run; the simulator tells it what happens."""
+    """All checkers of one cluster; whoever runs it tells what happens."""
 
-    def __init__(
-        self, report: Report, disks: dict[str, SimDisk], chance: random.Random, data: str, rate: float
-    ) -> None:
+    def __init__(self, report: Report, durability: Durability) -> None:
         self.elections = Elections(report)
         self.matching = LogMatching(report)
         self.committed = Committed(report)
-        self.durability = Durability(report, disks, chance, data, rate)
+        self.durability = durability
         self._looks: dict[type, Callable[[Server, ServerId, Any], None]] = {
             AppendEntriesRpc: self._append_entries,
             AppendEntriesReply: self._append_entries_reply,
             RequestVoteRpc: self._request_vote,
+            RequestVoteResult: self._request_vote_result,
             HeartbeatRpc: self._heartbeat,
             HeartbeatReply: self._heartbeat_reply,
         }
@@ -266,39 +286,80 @@ class Bystander:
             look(server, to, message)
 
     def _append_entries(self, server: Server, to: ServerId, rpc: AppendEntriesRpc) -> None:
-        self.elections.speaks(rpc.leader_id, rpc.term)
-        self.elections.leads(server.cfg.cluster_name, rpc.leader_id, rpc.term)
+        self.elections.speaks(incarnation(server), rpc.term)
+        self.elections.leads(incarnation(server), rpc.term)
         self.matching.sent(rpc.leader_id, rpc)
         self.durability.may_overwrite(to, rpc)
 
     def _append_entries_reply(self, server: Server, _to: ServerId, reply: AppendEntriesReply) -> None:
         # A repeated refusal may be of an earlier term; it promises nothing.
         if reply.success:
-            self.elections.speaks(reply.sender, reply.term)
+            self.elections.speaks(incarnation(server), reply.term)
         position = IndexTerm(reply.last_index, reply.last_term)
         promised_in = reply.term if reply.success else None
         self.durability.ack(reply.sender, server.cfg.uid, position, promised_in=promised_in)
 
     def _request_vote(self, server: Server, _to: ServerId, rpc: RequestVoteRpc) -> None:
-        self.elections.speaks(rpc.candidate_id, rpc.term)
-        self.elections.votes(rpc.candidate_id, rpc.candidate_id, rpc.term)
+        self.elections.speaks(incarnation(server), rpc.term)
+        self.elections.votes(incarnation(server), rpc.candidate_id, rpc.term)
         self.durability.vote(rpc.candidate_id, server.cfg.uid, rpc.candidate_id, rpc.term)
 
+    def _request_vote_result(self, server: Server, to: ServerId, result: RequestVoteResult) -> None:
+        self.elections.speaks(incarnation(server), result.term)
+        if result.vote_granted:
+            self.elections.votes(incarnation(server), to, result.term)
+            self.durability.vote(result.sender, server.cfg.uid, to, result.term)
+
     def _heartbeat(self, server: Server, _to: ServerId, rpc: HeartbeatRpc) -> None:
-        self.elections.speaks(rpc.leader_id, rpc.term)
-        self.elections.leads(server.cfg.cluster_name, rpc.leader_id, rpc.term)
+        self.elections.speaks(incarnation(server), rpc.term)
+        self.elections.leads(incarnation(server), rpc.term)
 
-    def _heartbeat_reply(self, _server: Server, _to: ServerId, reply: HeartbeatReply) -> None:
-        self.elections.speaks(reply.sender, reply.term)
+    def _heartbeat_reply(self, server: Server, _to: ServerId, reply: HeartbeatReply) -> None:
+        self.elections.speaks(incarnation(server), reply.term)
 
-    def voted(self, server: Server, message: RequestVoteResult, candidate: ServerId) -> None:
-        """A server answers a candidate."""
-        self.elections.speaks(message.sender, message.term)
-        if message.vote_granted:
-            self.elections.votes(message.sender, candidate, message.term)
-            self.durability.vote(message.sender, server.cfg.uid, candidate, message.term)
+    def leads(self, server: Server) -> None:
+        """A server has won an election."""
+        self.elections.leads(incarnation(server), server.current_term)
+        self.committed.leader(server)
+
+    def applied(
+        self, server: Server, uid_of: Callable[[ServerId], Uid | None], meta: CommandMeta, command: str
+    ) -> None:
+        """A server applies a command. `uid_of` knows the members that no configuration names yet."""
+        first = self.committed.applied(str(server.id), meta.index, meta.term, command, server.current_term)
+        if first and server.raft_state is RaftState.LEADER:
+            voters = [(member, peer.uid) for member, peer in server.cluster.items() if peer.voter]
+            known = [(member.node, uid or uid_of(member)) for member, uid in voters]
+            holders = [(node, uid) for node, uid in known if uid is not None]
+            self.durability.committed(meta.index, meta.term, holders, len(voters) // 2 + 1)
 
     def restarted(self, server: Server) -> None:
         """A server has recovered what was on its disk."""
-        self.elections.restarted(server.id, server.current_term)
+        self.elections.restarted(incarnation(server), server.current_term)
         self.durability.restarted(server)
+
+
+class Bystanders:
+    """A bystander for each cluster that there ever was, by its id, and the disks that all look at."""
+
+    def __init__(self, report: Report, durability: Durability) -> None:
+        self.durability = durability
+        self._report = report
+        self._all: dict[str, Bystander] = {}
+
+    def of(self, server: Server) -> Bystander:
+        """Whoever watches the cluster of this server."""
+        known = self._all.get(server.cfg.cluster_id)
+        if known is None:
+            known = self._all[server.cfg.cluster_id] = Bystander(self._report, self.durability)
+        return known
+
+    @property
+    def elections(self) -> int:
+        """How many elections were won."""
+        return sum(bystander.elections.count for bystander in self._all.values())
+
+    @property
+    def commits(self) -> int:
+        """How many commands were committed."""
+        return sum(len(bystander.committed.entries) for bystander in self._all.values())

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from barque.config import ClusterConfig, NodeConfig
-from barque.core.messages import RequestVoteResult
 from barque.core.server import RaftState, Server
 from barque.errors import StorageError
 from barque.machine.machine import CommandMeta
@@ -25,7 +24,7 @@ from barque.testing.network import SimTransport
 from barque.testing.process_disk import ProcessDisk
 from barque.testing.rot import Rot, rot
 from barque.testing.thread_writer import sim_writer
-from barque.testing.workload import CLUSTER, ListMachine
+from barque.testing.workload import ListMachine
 from barque.transport.wire import PeerMessage
 from barque.types import ServerId, Uid
 
@@ -51,9 +50,7 @@ class SimOutlets(NodeOutlets):
         """See `Outlets`."""
         super().server_stopped(process)
         if not process.ended:
-            self._host.sim.report(
-                Violation("no server fails", f"{process.server.id} stopped", (str(process.failure),))
-            )
+            self._host.on_failure(process)
 
 
 class SimNode(Node):
@@ -81,8 +78,11 @@ class Host:
         self.process_disk: ProcessDisk | None = None
         self.clock: SimClock | None = None
         self.loses_power = False
-        self.uid: Uid | None = None  # known from its first successful start on
+        self.uids: dict[str, Uid] = {}  # of its members by cluster, from their first successful start on
+        self.failing: dict[str, None] = {}  # the clusters whose machine raises here at its next command
+        self.failed: dict[str, None] = {}  # those whose machine did, until the node starts again
         self.rotten: Rot | None = None  # what was changed on its disk since it went down
+        self._newest: SimNode | None = None  # the node, while it starts as well
         self._graveyard: list[Any] = []  # what is dead must not be cleaned up at times nobody chose
 
     @property
@@ -90,26 +90,29 @@ class Host:
         """Whether its node runs."""
         return self.node is not None
 
-    @property
-    def server(self) -> Server | None:
-        """Its member, if it runs."""
-        if self.node is None:
-            return None
-        process = self.node.system.processes.get(CLUSTER)
-        return process.server if process is not None else None
+    def server(self, cluster: str) -> Server | None:
+        """Its member of a cluster, if it runs."""
+        process = self.node.system.processes.get(cluster) if self.node is not None else None
+        return process.server if process is not None and process.failure is None else None
+
+    def leads(self) -> bool:
+        """Whether a member of its leads its cluster."""
+        processes = self.node.system.processes.values() if self.node is not None else ()
+        return any(p.failure is None and p.server.raft_state is RaftState.LEADER for p in processes)
 
     def start(self) -> None:
         """Boot a new process on what is on the disk."""
         if (self.process is not None and self.process.alive) or self.sim.absent is self:
             return
         self.boots += 1
+        self.failing, self.failed = {}, {}
         sim, rng = self.sim, random.Random(f"{self.sim.seed}/{self.name}/{self.boots}")  # noqa: S311
         process = self.process = VirtualProcess(sim.loop, self.name)
         process.on_crash = self.crashed
         disk = self.process_disk = ProcessDisk(self.disk, process, rng)
         disk.sync_seconds = sim.scenario.sync_s
         self.clock = SimClock(sim.loop, process, rng)
-        node = self._make_node(process, disk, self.clock, rng)
+        node = self._newest = self._make_node(process, disk, self.clock, rng)
         sim.transcript.note(self.name, f"start {self.boots}")
         process.spawn(self._boot(node, process))
 
@@ -123,11 +126,13 @@ class Host:
             data_dir=DATA,
             nodes={name: name for name in names},
             secret="simulated",  # noqa: S106  # there is nobody to keep it from
-            clusters=(ClusterConfig(CLUSTER, CLUSTER, tuple(names)),),
+            clusters=tuple(ClusterConfig(c, c, tuple(names)) for c in scenario.configured_names),
             time=scenario.time,
             log=scenario.log,
         )
-        machines: Mapping[str, Any] = {CLUSTER: ListMachine(self._applied)}
+        machines: Mapping[str, Any] = {
+            cluster: ListMachine(partial(self._applied, cluster)) for cluster in scenario.cluster_names
+        }
         return SimNode(
             self,
             config,
@@ -158,18 +163,16 @@ class Host:
             self._refused(error)
             self.crashed()
             return
-        self._shrink(node)
         self.node = node
-        for server in node.system.processes.values():
-            self.uid = server.server.cfg.uid
-            rotten, self.rotten = self.rotten, None
-            if rotten is not None:
-                self.sim.bystander.durability.hold(self.name, held=False)
-                violation = rotten.judge_start(server.server.log)
-                if violation is not None:
-                    self.sim.report(violation)
-            self.sim.bystander.restarted(server.server)
-            self.on_role(server.server)
+        rotten, self.rotten = self.rotten, None
+        if rotten is not None:
+            self.sim.bystanders.durability.hold(self.name, held=False)
+        for server in [member.server for member in node.system.processes.values()]:
+            violation = rotten.judge_start(server.cfg.uid, server.log) if rotten is not None else None
+            if violation is not None:
+                self.sim.report(violation)
+            self.sim.bystanders.of(server).restarted(server)
+            self.on_role(server)
 
     def _refused(self, error: StorageError) -> None:
         """The node does not start: the disk fails for a while, or somebody has changed a file."""
@@ -183,33 +186,32 @@ class Host:
             violation = Violation("no damage without rot", f"{self.name} refuses", (str(error),))
         if rotten is not None:
             rotten.mend()
-            self.sim.bystander.durability.hold(self.name, held=False)
+            self.sim.bystanders.durability.hold(self.name, held=False)
         if violation is not None:
             self.sim.report(violation)
 
     def rot(self) -> bool:
         """Change something on the disk while the node is down; whether anything was changed."""
-        if self.up or self.uid is None or self.rotten is not None or self.disk.has_unsynced:
+        if self.up or not self.uids or self.rotten is not None or self.disk.has_unsynced:
             return False
-        durability = self.sim.bystander.durability
+        durability = self.sim.bystanders.durability
         durability.hold(self.name, held=True)
         lookout = Lookout(self.disk, f"{DATA}/wal")
-        self.rotten = rot(self.disk, DATA, self.uid, lookout, self.sim.chance)
+        self.rotten = rot(self.disk, DATA, list(self.uids.values()), lookout, self.sim.chance)
         if self.rotten is None:
             durability.hold(self.name, held=False)
         return self.rotten is not None
 
-    def _shrink(self, node: Node) -> None:
+    def _shrink(self, server: Server) -> None:
         """Let batches be as small as the scenario wants; a node has no setting for that."""
         scenario = self.sim.scenario
-        for process in node.system.processes.values():
-            process.server.cfg = msgspec.structs.replace(
-                process.server.cfg,
-                max_pipeline_count=scenario.pipeline_entries,
-                max_append_entries_rpc_batch_size=scenario.rpc_entries,
-                max_append_entries_rpc_bytes=scenario.rpc_bytes,
-                low_priority_commands_flush_size=scenario.flush_size,
-            )
+        server.cfg = msgspec.structs.replace(
+            server.cfg,
+            max_pipeline_count=scenario.pipeline_entries,
+            max_append_entries_rpc_batch_size=scenario.rpc_entries,
+            max_append_entries_rpc_bytes=scenario.rpc_bytes,
+            low_priority_commands_flush_size=scenario.flush_size,
+        )
 
     # --- ends --------------------------------------------------------------------------
 
@@ -241,30 +243,37 @@ class Host:
 
     def on_role(self, server: Server) -> None:
         """A member's state, or the leader that it knows, has changed."""
-        sim = self.sim
+        sim, cluster = self.sim, server.cfg.cluster_name
         text = f"{server.raft_state} in term {server.current_term}, follows {server.leader_id}"
-        sim.transcript.note(self.name, text)
+        sim.transcript.note(str(server.id), text)
+        self._shrink(server)
+        self.uids[cluster] = server.cfg.uid
         if server.raft_state is RaftState.LEADER:
-            sim.bystander.elections.leads(CLUSTER, server.id, server.current_term)
-            sim.bystander.committed.leader(server)
+            sim.bystanders.of(server).leads(server)
+
+    def on_failure(self, process: ServerProcess) -> None:
+        """A server has stopped: its own machine may do that to it, and nothing else."""
+        server = process.server
+        if server.cfg.cluster_name in self.failed:
+            return
+        name = "isolation (I31)" if self.failed else "no server fails"
+        states = (str(process.failure), f"machines that raised on this node: {list(self.failed)}")
+        self.sim.report(Violation(name, f"{server.id} stopped", states))
 
     def _sends(self, node: str, to: str, message: PeerMessage) -> None:
         if not to or self.process is None:
             return
-        server = self.server
+        server = self.server(to)
         self.sim.nemesis.sent(self, message)
         if server is not None:
-            if isinstance(message, RequestVoteResult):
-                self.sim.bystander.voted(server, message, ServerId(to, node))
-            else:
-                self.sim.bystander.sent(server, ServerId(to, node), message)
+            self.sim.bystanders.of(server).sent(server, ServerId(to, node), message)
 
-    def _applied(self, meta: CommandMeta, command: str) -> None:
-        server = self.server
-        current = server.current_term if server is not None else meta.term
-        bystander = self.sim.bystander
-        first = bystander.committed.applied(self.name, meta.index, meta.term, command, current)
-        if first and server is not None:
-            members = [(host.name, host.uid) for host in self.sim.hosts if host.uid is not None]
-            if len(members) == len(self.sim.hosts):
-                bystander.durability.committed(meta.index, meta.term, members, len(self.sim.hosts) // 2 + 1)
+    def _applied(self, cluster: str, meta: CommandMeta, command: str) -> None:
+        if self.failing and cluster in self.failing:
+            del self.failing[cluster]
+            self.failed[cluster] = None
+            self.sim.nemesis.count("machine_fails", f"{cluster}@{self.name}")
+            raise RuntimeError("this machine fails on this node, once")
+        assert self._newest is not None
+        server = self._newest.system.processes[cluster].server
+        self.sim.bystanders.of(server).applied(server, self.sim.uid_of, meta, command)

@@ -308,14 +308,14 @@ def rpc_with_a_hole() -> Any:
 @mutant("a mismatch is answered with what is applied, on the disk or not (row 24)", layer="core")
 def rewind_claims_unwritten() -> Any:
     """See `MUTANTS`."""
-    real = find("_rewind_to_applied")
+    real = find("rewind_to_applied")
 
     def claim(server: Server) -> Any:
         reply = real(server)
         term = server.log.fetch_term(server.last_applied) or Term(0)
         return msgspec.structs.replace(reply, last_index=server.last_applied, last_term=term)
 
-    return replace("_rewind_to_applied", claim)
+    return replace("rewind_to_applied", claim)
 
 
 @mutant("a partial success claims the end of the log (row 21)", layer="core")

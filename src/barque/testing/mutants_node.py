@@ -404,3 +404,29 @@ def any_secret_will_do() -> Any:
     """See `MUTANTS`."""
     real = handshake._mac
     return patch.object(handshake, "_mac", lambda _secret, *said: real(b"", *said))
+
+
+@mutant("a server that fails takes its neighbours on the node along (I31)", layer="node")
+def failure_spreads() -> Any:
+    """See `MUTANTS`."""
+    real = ServerProcess.fail
+
+    def fail(self: ServerProcess, error: Exception) -> None:
+        real(self, error)
+        for neighbour in list(self._active):
+            if neighbour.failure is None:
+                real(neighbour, error)
+
+    return patch.object(ServerProcess, "fail", fail)
+
+
+@mutant("a node with a failed server hears no other messages of its leaders (I31)", layer="node")
+def failed_server_deafens() -> Any:
+    """See `MUTANTS`."""
+    real = Inbox.to_server
+
+    def to_server(self: Inbox, node: str, envelope: Any) -> None:
+        if all(process.failure is None for process in self._node.system.processes.values()):
+            real(self, node, envelope)
+
+    return patch.object(Inbox, "to_server", to_server)

@@ -8,12 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, RequestVoteResult, RequestVoteRpc
-from barque.core.server import RaftState
 from barque.errors import BarqueError
 from barque.testing.host import Host
+from barque.testing.nemesis_clusters import ClusterNemesis
 from barque.testing.nemesis_network import NETWORK_FAULTS
 from barque.testing.swarm import STEADY
-from barque.testing.workload import CLUSTER
 
 if TYPE_CHECKING:
     from barque.testing.simulator import Simulation
@@ -56,6 +55,8 @@ class Nemesis:
             "transfer": self.transfer,
             **{name: partial(fault, self) for name, fault in NETWORK_FAULTS.items()},
         }
+        self._clusters = ClusterNemesis(self)
+        self._faults.update(self._clusters.faults)
 
     def begin(self) -> None:
         """Let the steady faults begin."""
@@ -96,28 +97,27 @@ class Nemesis:
                 host.process_disk.crash_in = None
                 host.process_disk.sync_seconds = self.scenario.sync_s
             host.start()
+        self._clusters.heal()
         self.sim.transcript.note("", "all faults are over")
 
     # --- choices -----------------------------------------------------------------------
 
-    def host(self) -> Host:
+    def some_host(self) -> Host:
         """Some host; half of the time the leader's."""
-        leaders = [
-            h for h in self.sim.hosts if h.server is not None and h.server.raft_state is RaftState.LEADER
-        ]
+        leaders = [host for host in self.sim.hosts if host.leads()]
         return self.rng.choice(leaders if leaders and self.rng.random() < 0.5 else self.sim.hosts)
 
     def length(self) -> float:
-        """How many seconds the present fault lasts."""
+        """How long a fault lasts, in seconds."""
         return self.rng.expovariate(1 / self.scenario.fault_s)
 
     def count(self, name: str, who: str) -> None:
-        """A fault has begun."""
+        """A fault has happened."""
         self.fired[name] += 1
         self.sim.transcript.note(who, f"fault: {name}")
 
     def later(self, undo: Callable[[], None], at_least_s: float = 0.0) -> None:
-        """End a fault when its time is over, unless all have been ended by then."""
+        """End a fault after a while, unless all of them end before."""
 
         def run() -> None:
             if not self.over:
@@ -151,7 +151,7 @@ class Nemesis:
         """The nodes in two parts, and each client with one of them."""
         names = list(self.sim.names)
         self.rng.shuffle(names)
-        one = {self.host().name, *names[: self.rng.randrange(0, len(names) // 2)]}
+        one = {self.some_host().name, *names[: self.rng.randrange(0, len(names) // 2)]}
         sides = ([n for n in self.sim.names if n in one], [n for n in self.sim.names if n not in one])
         for client in self.sim.clients:
             sides[self.rng.randrange(2)].append(client.name)
@@ -213,14 +213,14 @@ class Nemesis:
     # --- processes -----------------------------------------------------------------------
 
     def _crash(self, name: str, *, power: bool) -> None:
-        host = self.host()
+        host = self.some_host()
         if host.up:
             self.count(name, host.name)
             host.crash(power=power)
 
     def crash_in_disk(self) -> None:
         """A process dies between two operations of its disk, in the next few."""
-        host = self.host()
+        host = self.some_host()
         if host.process_disk is not None and host.up and host.process_disk.crash_in is None:
             self.count("crash_in_disk", host.name)
             host.loses_power = self.rng.random() < 0.7
@@ -235,14 +235,14 @@ class Nemesis:
 
     def pause(self) -> None:
         """A process is stopped (SIGSTOP), and goes on later with everything that waits."""
-        host = self.host()
+        host = self.some_host()
         if host.up and host.process is not None:
             self.count("pause", host.name)
             host.process.freeze(self.sim.loop.time() + self.length())
 
     def clock_jump(self) -> None:
         """Somebody sets a wall clock."""
-        host = self.host()
+        host = self.some_host()
         if host.clock is not None:
             self.count("clock_jump", host.name)
             host.clock.jump(self.rng.choice((-1, 1)) * self.rng.choice((10, 1_000, 3_600_000)))
@@ -254,7 +254,7 @@ class Nemesis:
 
         async def ask() -> None:
             try:
-                await client.client.transfer_leadership(CLUSTER, f"{CLUSTER}@{target}")
+                await client.client.transfer_leadership(client.cluster, target)
             except BarqueError as error:
                 self.sim.transcript.note(client.name, f"transfer: {type(error).__name__}")
 
@@ -262,7 +262,7 @@ class Nemesis:
 
     def blocked_loop(self) -> None:
         """A call in a node takes long: its loop does nothing else, and its clock runs on."""
-        host = self.host()
+        host = self.some_host()
         if host.up and host.process is not None:
             self.count("blocked_loop", host.name)
             host.process.charge(min(self.length(), 5.0))
@@ -271,7 +271,7 @@ class Nemesis:
 
     def sync_error(self) -> None:
         """Syncs fail with EIO, some or all, for a while; what they should have written is gone."""
-        host = self.host()
+        host = self.some_host()
         rate = self.rng.choice((0.05, 0.3, 1.0))
 
         def fail(operation: str, path: str) -> OSError | None:
@@ -286,14 +286,14 @@ class Nemesis:
 
     def disk_full(self) -> None:
         """The disk has little room left, for a while."""
-        host = self.host()
+        host = self.some_host()
         self.count("disk_full", host.name)
         host.disk.space = self.rng.choice((0, 100, 1_000))
         self.later(lambda: setattr(host.disk, "space", None))
 
     def slow_disk(self) -> None:
         """Each sync takes long, for a while."""
-        host = self.host()
+        host = self.some_host()
         disk = host.process_disk
         if disk is not None:
             self.count("slow_disk", host.name)
@@ -302,14 +302,14 @@ class Nemesis:
 
     def hung_sync(self) -> None:
         """The next sync takes seconds, and all of the node with it."""
-        host = self.host()
+        host = self.some_host()
         if host.process_disk is not None and host.up:
             self.count("hung_sync", host.name)
             host.process_disk.hang_s = self.rng.choice((0.5, 2.0, 8.0))
 
     def bit_rot(self) -> None:
         """A node loses power, and something on its disk changes while it is down."""
-        host = self.host()
+        host = self.some_host()
         if host.up:
             host.crash(power=True)
             if host.rot():

@@ -9,7 +9,6 @@ from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, RequestVo
 from barque.core.server import Server
 from barque.testing.bad_links import Impostor
 from barque.testing.checkers import Violation
-from barque.testing.workload import CLUSTER
 from barque.transport import wire
 from barque.types import Index, ServerId, Term
 
@@ -132,22 +131,23 @@ def _another_answers(nemesis: "Nemesis") -> None:
 
 def _a_stranger_speaks(nemesis: "Nemesis") -> None:
     """Messages in a peer's name reach a server: from another cluster, or from an incarnation that is gone."""
-    host, sim = nemesis.host(), nemesis.sim
+    host, sim = nemesis.some_host(), nemesis.sim
     name = nemesis.rng.choice([name for name in sim.names if name != host.name])
-    server, transport = host.server, sim.network.transport(host.name)
+    cluster = nemesis.rng.choice(sim.clusters).name
+    server, transport = host.server(cluster), sim.network.transport(host.name)
     if server is None or transport is None:
         return
-    sender = ServerId(CLUSTER, name)
+    sender = ServerId(cluster, name)
     peer = server.cluster.get(sender)
     if nemesis.rng.random() < 0.5:
         nemesis.count("wrong_peer", f"{host.name}: another cluster's {name}")
-        letters = [wire.Envelope(CLUSTER, m, "another cluster", "lists") for m in _lies(server, sender)]
+        letters = [wire.Envelope(cluster, m, "another cluster", "lists") for m in _lies(server, sender)]
     elif peer is not None and peer.uid is not None:
         nemesis.count("wrong_peer", f"{host.name}: a former {name}")
         former = peer.uid + "former"
         # A leader's messages count, whatever its uid: it is elected, and our configuration may be old.
         lies = [m for m in _lies(server, sender) if not isinstance(m, AppendEntriesRpc)]
-        letters = [wire.Envelope(CLUSTER, m, server.cfg.cluster_id, former) for m in lies]
+        letters = [wire.Envelope(cluster, m, server.cfg.cluster_id, former) for m in lies]
     else:
         return
     transport.process.call(transport.deliver, name, wire.encode_envelopes(letters))
@@ -166,7 +166,8 @@ def _lies(server: Server, sender: ServerId) -> list[wire.PeerMessage]:
 
 def judge_strangers(sim: "Simulation") -> None:
     """Nobody has listened to strangers."""
-    heard = [host.name for host in sim.hosts if host.server and host.server.current_term >= STRANGE_TERM]
+    servers = [server for cluster in sim.clusters for _, server in cluster.servers()]
+    heard = [str(server.id) for server in servers if server.current_term >= STRANGE_TERM]
     if heard:
         text = "a message of another cluster, or of a former member, was heard"
         sim.report(Violation("strangers are refused", text, tuple(heard)))

@@ -9,20 +9,24 @@ import random
 
 from barque.errors import Damaged
 from barque.log.disk import join
+from barque.log.memtable import Memtable
 from barque.log.meta_format import HEAD_SIZE as META_HEAD_SIZE
 from barque.log.wal_files import MANIFEST
 from barque.testing.checkers import Violation
 from barque.testing.disk import SECTOR, SimDisk
 from barque.testing.lookout import Lookout
-from barque.types import IndexTerm, Term, Uid
+from barque.types import Index, Term, Uid
 
 KINDS = ("flip", "zero", "misdirected")
+
+
+Terms = dict[int, Term]
 
 
 class Rot:
     """One change to one file of one node, made while it is down."""
 
-    def __init__(self, disk: SimDisk, data: str, path: str, before: bytes, last: dict[int, Term]) -> None:
+    def __init__(self, disk: SimDisk, data: str, path: str, before: bytes, last: dict[Uid, Terms]) -> None:
         self.path = path
         self._disk = disk
         self._data = data
@@ -39,10 +43,10 @@ class Rot:
             return None
         return Violation("damage is named (G7)", f"{self.path} was changed", (repr(error),))
 
-    def judge_start(self, log: object) -> Violation | None:
-        """The node starts: has it all that it had?"""
+    def judge_start(self, uid: Uid, log: object) -> Violation | None:
+        """The node starts: has this server all that it had?"""
         fetch = getattr(log, "fetch_term", lambda _index: None)
-        lost = {index: term for index, term in self._last.items() if fetch(index) != term}
+        lost = {index: term for index, term in self._last.get(uid, {}).items() if fetch(index) != term}
         if not lost:
             return None
         shown = (f"entries by index and term: {lost}",)
@@ -51,9 +55,9 @@ class Rot:
         )
 
 
-def rot(disk: SimDisk, data: str, uid: Uid, lookout: Lookout, chance: random.Random) -> Rot | None:
+def rot(disk: SimDisk, data: str, uids: list[Uid], lookout: Lookout, chance: random.Random) -> Rot | None:
     """Change something that was durable; None if there is nothing that could be changed so."""
-    known = lookout.from_scratch(uid).last()
+    logs = {uid: lookout.from_scratch(uid) for uid in uids}
     places = [(path, end) for path, end in _places(disk, data, lookout) if end > 0]
     if not places:
         return None
@@ -70,14 +74,13 @@ def rot(disk: SimDisk, data: str, uid: Uid, lookout: Lookout, chance: random.Ran
         changed[at : at + size] = bytes(size) if kind == "zero" else before[other : other + size].ljust(size)
     if bytes(changed) == before:
         return None
-    terms = _terms(lookout, uid, known)
+    terms = {uid: _terms(log) for uid, log in logs.items()}
     disk.set_content(path, bytes(changed))
     return Rot(disk, data, path, before, terms)
 
 
-def _terms(lookout: Lookout, uid: Uid, last: IndexTerm) -> dict[int, Term]:
-    log = lookout.log(uid)
-    found = {index: log.fetch_term(index) for index in range(1, last.index + 1)}
+def _terms(log: Memtable) -> Terms:
+    found = {index: log.fetch_term(Index(index)) for index in range(1, log.last().index + 1)}
     return {index: term for index, term in found.items() if term is not None}
 
 

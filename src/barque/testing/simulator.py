@@ -1,6 +1,6 @@
 """Whole nodes, their real code, on virtual time, network and disk, from one seed.
 
-`simulate(seed)` runs one cluster through a phase of faults and a phase without, under the eyes
+`simulate(seed)` runs one cluster or a few through a phase of faults and a phase without, under the eyes
 of bystanders (`checkers`), and reports. docs/explanation/simulation.md tells how it works.
 """
 
@@ -10,14 +10,14 @@ import gc
 import inspect
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
 
-from barque.core.server import RaftState
-from barque.testing.checkers import Bystander, Violation
-from barque.testing.history import Operation, Outcome, check_history
+from barque.testing.checkers import Bystanders, Durability, Violation
+from barque.testing.clusters import SimCluster
+from barque.testing.history import Operation, Outcome
 from barque.testing.host import DATA, Host
 from barque.testing.loop import Deadlock, Livelock, Storm, VirtualLoop
 from barque.testing.nemesis import Nemesis
@@ -26,6 +26,7 @@ from barque.testing.network import SimNetwork
 from barque.testing.swarm import Scenario, draw_scenario
 from barque.testing.transcript import Transcript
 from barque.testing.workload import SimClient
+from barque.types import ServerId, Uid
 
 ABSENT_RATE = 0.3
 """In how many runs one machine is gone for good when all else is healed: the others must do without it."""
@@ -101,16 +102,30 @@ class Simulation:
         self.hosts = [Host(self, name) for name in self.names]
         self.violation: Violation | None = None
         disks = {host.name: host.disk for host in self.hosts}
-        self.bystander = Bystander(self.report, disks, self.rng("looks"), DATA, scenario.look_rate)
-        self.clients = [
-            SimClient(f"c{i}", self.loop, self.network, self.names, scenario, self.rng(f"c{i}"))
-            for i in range(1, scenario.clients + 1)
+        durability = Durability(self.report, disks, self.rng("looks"), DATA, scenario.look_rate)
+        self.bystanders = Bystanders(self.report, durability)
+        self.clusters = [
+            SimCluster(self, name, configured=name in scenario.configured_names)
+            for name in scenario.cluster_names
         ]
+        self.clients = [self._make_client(number) for number in range(scenario.clients)]
         self.nemesis = Nemesis(self)
         self.recovered_s = 0.0
         self.absent: Host | None = None  # in the second phase one machine may be gone for good
         self._failed: asyncio.Future[None] = self.loop.create_future()
         self._tasks: list[asyncio.Task[Any]] = []
+
+    def _make_client(self, number: int) -> SimClient:
+        """The clients take the clusters in turn."""
+        cluster, name = self.clusters[number % len(self.clusters)], f"c{number + 1}"
+        rng = self.rng(name)
+        client = SimClient(name, cluster.name, self.loop, self.network, self.names, self.scenario, rng)
+        cluster.clients.append(client)
+        return client
+
+    def uid_of(self, member: ServerId) -> Uid | None:
+        """The uid of a member that has started once."""
+        return next((h.uids.get(member.name) for h in self.hosts if h.name == member.node), None)
 
     def rng(self, purpose: str) -> random.Random:
         """Random numbers of their own for each purpose, so that one use does not shift another."""
@@ -208,17 +223,35 @@ class Simulation:
         self.nemesis.begin()
         for client in self.clients:
             self.keep(self.loop.create_task(client.run()))
+        for cluster in self.clusters:
+            if not cluster.formed:
+                self.keep(self.loop.create_task(cluster.form()))
         nemesis = self.loop.create_task(self.nemesis.run())
         nemesis.add_done_callback(self._on_task_done)
         await asyncio.sleep(self.scenario.duration_s)
         nemesis.cancel()
         self.nemesis.heal()
-        if self.chance.random() < ABSENT_RATE:
-            self.absent = self.chance.choice(self.hosts)
-            self.transcript.note(self.absent.name, "is gone for good")
-            self.absent.crash(power=True)
-            self.loop.later(GIVE_UP_S, self.network.reset_clients, self.absent.name)
+        if self.chance.random() < ABSENT_RATE and not any(cluster.changes for cluster in self.clusters):
+            self._leave(self.chance.choice(self.hosts))
         await self._recover()
+
+    def _leave(self, host: Host) -> None:
+        """A machine is gone for good; the others must do without it, and with all their servers."""
+        self.absent = host
+        self.transcript.note(host.name, "is gone for good")
+        host.crash(power=True)
+        for other in self.hosts:
+            if other.failed:
+                other.crash(power=False)
+        self.loop.later(GIVE_UP_S, self.network.reset_clients, host.name)
+
+    async def _leave_if_spared(self, formed: list[SimCluster]) -> None:
+        """Likewise, where it takes a look at all clusters to tell whom they can spare."""
+        while not all(cluster.is_settled() for cluster in formed):  # noqa: ASYNC110  # not an event
+            await asyncio.sleep(0.05)
+        spared = [host for host in self.hosts if all(cluster.can_spare(host) for cluster in formed)]
+        if spared and self.chance.random() < ABSENT_RATE:
+            self._leave(self.chance.choice(spared))
 
     async def _recover(self) -> None:
         """The second phase: no faults, and everything must become well."""
@@ -228,11 +261,15 @@ class Simulation:
         try:
             async with asyncio.timeout(LIVENESS_S):
                 await asyncio.gather(*self._tasks)
+                formed = [cluster for cluster in self.clusters if cluster.formed]
+                if any(cluster.changes for cluster in self.clusters):
+                    phase = "all clusters to have their members"
+                    await self._leave_if_spared(formed)
                 phase = "a new command to be committed by each client"
-                for client in self.clients:
-                    await self._until(lambda c=client: c.append("k0", 2.0))  # type: ignore[misc]
+                for cluster in formed:
+                    await cluster.works()
                 phase = "all members to be equal"
-                while not self._equal():  # noqa: ASYNC110  # looks at what others do
+                while not all(cluster.equal() for cluster in formed):  # noqa: ASYNC110  # looks at what others do
                     await asyncio.sleep(0.05)
         except TimeoutError:
             text = f"waited {LIVENESS_S:.0f} s without faults for {phase}"
@@ -246,45 +283,18 @@ class Simulation:
             states = (f"terms before: {terms}", f"terms after: {self._terms()}")
             self.report(Violation("stability (I26)", "an election without any fault", states))
             return
-        for key in range(self.scenario.keys):
-            await self._until(lambda k=key: self.clients[0].read(f"k{k}", 2.0))  # type: ignore[misc]
-        self._check_end()
+        for cluster in formed:
+            await cluster.shows_all(self.scenario.keys)
+        judge_strangers(self)
+        for violation in (cluster.check() for cluster in self.clusters):
+            if violation is not None:
+                self.report(violation)
 
-    async def _until(self, attempt: Callable[[], Coroutine[Any, Any, Operation]]) -> None:
-        while (await attempt()).outcome is not Outcome.OK:  # noqa: ASYNC110  # not an event
-            await asyncio.sleep(0.05)
-
-    def _equal(self) -> bool:
-        servers = [host.server for host in self.hosts if host is not self.absent]
-        found = [
-            (s.last_applied, s.log.last_index_term(), s.log.last_written(), s.leader_id, s.current_term)
-            for s in servers
-            if s is not None
-        ]
-        leaders = sum(s is not None and s.raft_state is RaftState.LEADER for s in servers)
-        same = len(found) == len(servers) and all(f == found[0] for f in found)
-        return same and leaders == 1 and found[0][0] == found[0][1].index
-
-    def _terms(self) -> list[int]:
-        return [host.server.current_term if host.server is not None else -1 for host in self.hosts]
+    def _terms(self) -> dict[str, list[int]]:
+        return {cluster.name: cluster.terms() for cluster in self.clusters}
 
     def _states(self) -> tuple[str, ...]:
-        lines = []
-        for host in self.hosts:
-            lines.append(f"{host.name}: down" if host.server is None else _describe(host))
-        return tuple(lines)
-
-    def _check_end(self) -> None:
-        judge_strangers(self)
-        states = [host.server.machine_state for host in self.hosts if host.server is not None]
-        if any(state != states[0] for state in states):
-            self.report(
-                Violation("same state (I18)", "equal logs, different machines", tuple(map(str, states)))
-            )
-        anomaly = check_history(self._history())
-        if anomaly is not None:
-            shown = tuple(map(str, anomaly.operations))
-            self.report(Violation("linearizability (I14 to I17)", anomaly.text, shown))
+        return tuple(state for cluster in self.clusters for state in cluster.states())
 
     def _history(self) -> list[Operation]:
         return [operation for client in self.clients for operation in client.history]
@@ -302,13 +312,13 @@ class Simulation:
             virtual_s=self.loop.time(),
             events=self.transcript.events,
             frames=self.network.frames,
-            elections=self.bystander.elections.count,
+            elections=self.bystanders.elections,
             restarts=counts["restarts"],
-            committed=len(self.bystander.committed.entries),
+            committed=self.bystanders.commits,
             operations=len(history),
             unknown=sum(o.outcome is Outcome.UNKNOWN for o in history),
             failed=sum(o.outcome is Outcome.FAIL for o in history),
-            looks=self.bystander.durability.looks,
+            looks=self.bystanders.durability.looks,
             recovered_s=self.recovered_s,
             faults={name: counts[name] for name in self.scenario.faults},
             tail=self.transcript.tail() if self.violation is not None else "",
@@ -325,17 +335,6 @@ def _void(report: Report) -> str:
         return "void: no election"
     idle = [name for name, count in report.faults.items() if not count]
     return f"void: never happened: {', '.join(idle)}" if idle else ""
-
-
-def _describe(host: Host) -> str:
-    s = host.server
-    assert s is not None
-    last, written = s.log.last_index_term(), s.log.last_written()
-    return (
-        f"{s.id}: {s.raft_state}, term {s.current_term}, follows {s.leader_id}, voted {s.voted_for}, "
-        f"log to {last.index}/{last.term}, on disk {written.index}/{written.term}, "
-        f"commit {s.commit_index}, applied {s.last_applied}"
-    )
 
 
 def _where(error: Any) -> str:

@@ -47,10 +47,19 @@ STEADY = ("loss", "duplicates", "reordering", "late_frames", "crash_on_send")
 """Those that hold for the whole first phase; the others happen from time to time."""
 
 
+CLUSTER_FAULTS = ("machine_fails",)
+"""Those aimed at one cluster of several, which the others must not notice."""
+
+SEVERAL_RATE = 0.3
+"""How many seeds have several clusters on each node."""
+
+
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """One run. Times in virtual seconds, rates as shares of 1."""
 
     nodes: int = 3
+    clusters: int = 1
+    created: int = 0  # how many of them, the last, are created at run time
     duration_s: float = 8.0
     faults: tuple[str, ...] = ()
     pace_s: float = 0.5  # the mean time between two faults
@@ -77,6 +86,16 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rpc_bytes: int = 1_048_576
     flush_size: int = 16
 
+    @property
+    def cluster_names(self) -> tuple[str, ...]:
+        """All clusters; the last `created` of them are in no configuration."""
+        return tuple("lists" if i == 1 else f"lists{i}" for i in range(1, self.clusters + 1))
+
+    @property
+    def configured_names(self) -> tuple[str, ...]:
+        """Those that the nodes' configurations form."""
+        return self.cluster_names[: self.clusters - self.created]
+
 
 def draw_scenario(seed: int) -> Scenario:
     """What this seed means."""
@@ -98,8 +117,13 @@ def draw_scenario(seed: int) -> Scenario:
     clients, workers = rng.choice((2, 3, 4)), rng.choice((1, 2, 4))
     # A rate for all together: many clients shall crowd each other, not fill lists by thousands.
     operations_a_s = rng.choice((10, 30, 100))
+    some, created, aimed = _draw_clusters(seed)
+    clients = max(clients, some)
+    faults += aimed
     return Scenario(
         nodes=rng.choice((3, 3, 3, 5)),
+        clusters=some,
+        created=created,
         duration_s=duration_s,
         faults=faults,
         pace_s=pace_s,
@@ -129,3 +153,12 @@ def draw_scenario(seed: int) -> Scenario:
         rpc_bytes=rng.choice((64, 1_024, 1_048_576)),
         flush_size=rng.choice((1, 2, 16)),
     )
+
+
+def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
+    """How many clusters, how many of them are created at run time, and the faults aimed at one of them."""
+    rng = random.Random(f"{seed}/clusters")  # noqa: S311  # repeatable on purpose
+    some = rng.choice((2, 2, 3, 4)) if rng.random() < SEVERAL_RATE else 1
+    if some == 1:
+        return 1, 0, ()
+    return some, rng.randrange(some), tuple(name for name in CLUSTER_FAULTS if rng.random() < 0.5)

@@ -14,7 +14,6 @@ from barque.testing.loop import VirtualLoop
 from barque.testing.network import SimNetwork
 from barque.testing.swarm import Scenario
 
-CLUSTER = "lists"
 Applied = Callable[[CommandMeta, str], None]
 
 
@@ -42,11 +41,12 @@ class ListMachine(Machine[dict[str, list[str]]]):
 
 
 class SimClient:
-    """One client: a `Client` over simulated connections, its workers, and what they were told."""
+    """One client of one cluster: a `Client` over simulated connections, its workers, what they were told."""
 
     def __init__(
         self,
         name: str,
+        cluster: str,
         loop: VirtualLoop,
         network: SimNetwork,
         nodes: list[str],
@@ -54,6 +54,7 @@ class SimClient:
         rng: random.Random,
     ) -> None:
         self.name = name
+        self.cluster = cluster
         self.history: list[Operation] = []
         self.stop = False
         self._loop = loop
@@ -117,7 +118,9 @@ class SimClient:
         try:
             self._end(
                 operation,
-                await self.client.process_command(CLUSTER, [key, operation.element], timeout_s=timeout_s),
+                await self.client.process_command(
+                    self.cluster, [key, operation.element], timeout_s=timeout_s
+                ),
             )
         except BarqueError as error:
             self._end(operation, error)
@@ -127,7 +130,7 @@ class SimClient:
         """Read one list, linearizably."""
         operation = self._begin(key, append=False)
         try:
-            self._end(operation, await self.client.consistent_query(CLUSTER, key, timeout_s=timeout_s))
+            self._end(operation, await self.client.consistent_query(self.cluster, key, timeout_s=timeout_s))
         except BarqueError as error:
             self._end(operation, error)
         return operation
@@ -139,7 +142,7 @@ class SimClient:
             operation = self._begin(f"k{self._rng.randrange(self._scenario.keys)}", append=True)
             waiting[self._next] = operation
             self.client.pipeline_command(
-                CLUSTER, [operation.key, operation.element], self._next, priority=priority
+                self.cluster, [operation.key, operation.element], self._next, priority=priority
             )
         while waiting:
             for told in await self.client.take_notifications():
