@@ -9,7 +9,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, assert_never
 
-from barque.core.configuration import is_removed, recognises
+from barque.core.configuration import hears_candidate, is_removed, recognises
 from barque.core.effects import Rejected, Rejection
 from barque.core.messages import (
     AppendEntriesReply,
@@ -147,6 +147,8 @@ class Inbox:
             self.tell_gone(node, Gone(cluster_id, uid))
             return False
         if not uid or not recognises(server, sender, uid):
+            if uid and isinstance(message, _ASKS) and hears_candidate(server, sender, uid):
+                return True
             self._on_stranger(process, sender, uid)
             return bool(uid) and not isinstance(message, _COUNTED)
         if process.strangers and sender in process.strangers:

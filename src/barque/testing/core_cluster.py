@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from barque.core import invariants
-from barque.core.configuration import is_removed, recognises
+from barque.core.configuration import hears_candidate, is_removed, recognises
 from barque.core.effects import (
     Applied,
     Cast,
@@ -60,11 +60,16 @@ _COUNTED = (
     RequestVoteResult,
     PreVoteResult,
     InfoReply,
-    RequestVoteRpc,
-    PreVoteRpc,
 )
 """What makes majorities, or tells who somebody is."""
-_ASKS = (PreVoteRpc, RequestVoteRpc)
+ASKS = (PreVoteRpc, RequestVoteRpc)
+
+
+def admits(server: Server, sender: ServerId, uid: Uid, message: RemoteMessage) -> bool:
+    """As a node's inbox: what makes majorities is dropped if another incarnation of its sender speaks."""
+    if isinstance(message, ASKS):
+        return hears_candidate(server, sender, uid)
+    return not isinstance(message, _COUNTED) or recognises(server, sender, uid)
 
 
 def append_machine() -> Machine[Any]:
@@ -127,9 +132,9 @@ class CoreCluster:
         if (sender, to) in self.cut or not member.up:
             return False
         uid = self.members[sender.name].log.uid
-        if isinstance(message, _COUNTED) and not recognises(member.server, sender, uid):
-            return False  # another incarnation of that address: the node drops it
-        if isinstance(message, _ASKS) and is_removed(member.server, sender, uid):
+        if not admits(member.server, sender, uid, message):
+            return False
+        if isinstance(message, ASKS) and is_removed(member.server, sender, uid):
             self.gone.append((sender, uid))
             return False  # its node is told that it is no member
         member.handle(message)
