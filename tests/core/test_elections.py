@@ -115,6 +115,24 @@ def test_whoever_comes_within_reach_is_asked_again() -> None:
     assert cluster["a"].handle(NodeStatus("elsewhere", True)) == []
 
 
+@pytest.mark.parametrize("log", ["shorter", "as long"])
+def test_who_hears_of_a_later_term_waits_for_its_leader(log: str) -> None:
+    """§3.4: the leader that we followed is deposed; without a vote of its own it would never stand again.
+
+    Found on a random schedule: the candidate's log was shorter, and whose was not waited for the old leader.
+    """
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster.command("a", "x")
+    cluster.settle()
+    member = cluster["b"]
+    assert (member.server.leader_id, member.timer) == (cluster["a"].id, None)
+    last = Index(1) if log == "shorter" else member.server.log.last_index_term().index
+    member.handle(RequestVoteRpc(Term(2), cluster["c"].id, last, Term(1)))
+    assert (member.server.current_term, member.server.leader_id) == (2, None)
+    assert member.timer == StartElectionTimeout(TimerSpan.LONG)
+
+
 def test_each_state_arms_the_timer_that_suits_it() -> None:
     """ELEC-18: pre_vote long, then medium; candidate short, then medium; follower long, short after
     recovery.

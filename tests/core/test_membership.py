@@ -4,7 +4,7 @@ MEMB-17).
 
 import pytest
 
-from barque.core.configuration import is_removed, recognises
+from barque.core.configuration import hears_candidate, is_removed, recognises
 from barque.core.effects import MembersGone, StopReason
 from barque.core.entries import EntryBatch, EntryKind, encode_body
 from barque.core.membership import name_members, promotables_wait
@@ -515,6 +515,73 @@ def test_a_wiped_member_is_not_counted() -> None:
     cluster["b"].handle(ElectionTimeout())
     cluster.settle()
     assert cluster.server("b").raft_state is RaftState.PRE_VOTE
+
+
+def replace_by(cluster: CoreCluster, leader: str, name: str, uid: str) -> None:
+    """Remove a server and let a new one take its place as a voter."""
+    cluster.leave(leader, name)
+    cluster.settle()
+    member = cluster[name]
+    member.knows_uids, member.membership = False, Membership.NON_VOTER
+    member.wipe(uid)
+    cluster.join(leader, name)
+
+
+def behind_the_times() -> CoreCluster:
+    """a2 is the only voter but c2, which has the log only up to the days of the first a."""
+    cluster = led("a", "b", "c")
+    cluster.leave("a", "c")
+    cluster.settle()
+    cluster.transfer("a", "b")
+    cluster.settle()
+    replace_by(cluster, "b", "a", "a2")
+    cluster.settle()
+    cluster.transfer("b", "a")
+    cluster.settle()
+    cluster.leave("a", "b")
+    cluster.settle()
+    replacement = cluster["c"]
+    replacement.knows_uids, replacement.membership = False, Membership.NON_VOTER
+    replacement.wipe("c2")
+    cluster.join("a", "c")
+    cluster["a"].sync()
+    cluster.network.clear()
+    return cluster
+
+
+def hand_over(cluster: CoreCluster, name: str, last: int, commit: int) -> None:
+    """The log of a, up to an entry, reaches a member."""
+    entries = tuple(cluster["a"].log.entries[:last])
+    term = cluster.server("a").current_term
+    rpc = AppendEntriesRpc(term, cluster["a"].id, Index(commit), Index(0), Term(0), entries)
+    cluster[name].handle(rpc)
+    cluster[name].sync()
+    cluster.network.clear()
+
+
+@pytest.mark.parametrize(("commit", "leads"), [(2, True), (1, False)])
+def test_a_candidate_of_later_days_is_heard(commit: int, leads: bool) -> None:
+    """MEMB-10, §4.1: whoever has our committed configuration, and more, knows whether it is a member.
+
+    Else nobody could lead: its vote is needed, and only a leader could tell it of the new uid. While no
+    configuration of its log is known to be committed, another uid may be a server that lost its data.
+    """
+    cluster = behind_the_times()
+    hand_over(cluster, "c", last=2, commit=commit)
+    assert not recognises(cluster.server("c"), cluster["a"].id, Uid("a2"))
+    cluster["a"].restart()
+    cluster["a"].handle(ElectionTimeout())
+    cluster.settle()
+    assert (cluster.server("a").raft_state is RaftState.LEADER) is leads
+
+
+def test_a_leader_hears_no_candidate_but_its_members() -> None:
+    """MEMB-10: it knows the newest configuration; another uid would only disturb."""
+    cluster = led("a", "b", "c")
+    cluster.join("a", "b", Membership.NON_VOTER)
+    cluster.settle()
+    assert hears_candidate(cluster.server("c"), cluster["b"].id, Uid("new"))
+    assert not hears_candidate(cluster.server("a"), cluster["b"].id, Uid("new"))
 
 
 def test_a_voter_cannot_become_another_server_in_one_change() -> None:

@@ -6,9 +6,11 @@
 import os
 import time
 
+import msgspec
 import pytest
 
-from barque.testing.core_simulator import draw_core_scenario, simulate_core
+from barque.testing.core_simulator import simulate_core
+from barque.testing.core_swarm import CoreScenario, draw_core_scenario
 from barque.testing.small_worlds import (
     FLAP_S,
     Link,
@@ -38,26 +40,38 @@ def test_fresh_core_seeds(capsys: pytest.CaptureFixture[str]) -> None:
         print(f"\nsimulated core seeds {first} to {seed - 1}")
 
 
-@pytest.mark.parametrize("seed", [3, 5, 7])
+@pytest.mark.parametrize("seed", [37, 158, 218])
 def test_members_come_and_go(seed: int) -> None:
-    """Removed, replaced by new servers and demoted, leaders too: nothing committed is lost.
+    """Removed, replaced by new servers and demoted, leaders too: nothing committed is lost, and all recover.
 
-    That all become voters again in the end is not demanded yet: docs/explanation/simulation.md says why.
+    In these a world had dropped what a later leader said, and a voter had heard no candidate of later days.
     """
-    before = draw_core_scenario(seed, members=True)
-    report = simulate_core(seed, before)
-    assert report.violation is None or "liveness" in str(report), str(report)
-    assert {"leave", "enter", "change"} & set(report.faults)
+    report = simulate_core(seed)
+    assert report.violation is None, str(report)
+    assert {"leave", "enter", "change"} <= set(report.faults)
 
 
-def test_fresh_core_seeds_with_members() -> None:
-    """The same from seeds that nobody has run before, for two seconds of processor time."""
-    seed = int(time.time()) * 1_000
-    start = time.process_time()
-    while time.process_time() - start < 2.0:
-        report = simulate_core(seed, draw_core_scenario(seed, members=True))
-        assert report.violation is None or "liveness" in str(report), str(report)
-        seed += 1
+def test_only_people_can_help() -> None:
+    """A new voter hears nobody, and nobody can lead without it: `force` is what `barque recover` does."""
+    report = simulate_core(11)
+    assert (report.violation, report.faults["force"]) == (None, 1), str(report)
+
+
+def test_seeds_differ_in_kind() -> None:
+    """About a third are harsh and short, about three in ten change members; most do what they drew."""
+    scenarios = [draw_core_scenario(seed) for seed in range(300)]
+    assert 70 < sum(scenario.pace_s < 0.1 for scenario in scenarios) < 130
+    assert all(scenario.duration_s <= 6.0 for scenario in scenarios if scenario.pace_s < 0.1)
+    assert 60 < sum("leave" in scenario.faults for scenario in scenarios) < 120
+
+
+def test_a_run_that_did_nothing_is_void() -> None:
+    """Without commits, or without a fault that it drew, it proves nothing, and says so."""
+    quiet = CoreScenario(duration_s=0.1, operations_a_s=0.1)
+    assert simulate_core(1, quiet).void.startswith("void: ")
+    idle = CoreScenario(duration_s=6.0, faults=("crash",), pace_s=1e6)
+    assert simulate_core(1, idle).void == "void: never happened: crash"
+    assert simulate_core(1, msgspec.structs.replace(idle, pace_s=0.5)).void == ""
 
 
 def test_the_same_core_seed_is_the_same_run() -> None:

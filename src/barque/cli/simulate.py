@@ -11,7 +11,8 @@ from typing import IO, Any, NamedTuple
 import click
 import msgspec
 
-from barque.testing.core_simulator import draw_core_scenario, simulate_core
+from barque.testing.core_simulator import simulate_core
+from barque.testing.core_swarm import draw_core_scenario
 from barque.testing.probes import PROBES, watched
 from barque.testing.shrink import changed, shrink
 from barque.testing.simulator import simulate

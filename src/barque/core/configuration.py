@@ -74,12 +74,30 @@ def _was_named(server: Server, record: MemberRecord) -> bool:
 def recognises(server: Server, sender: ServerId, uid: Uid) -> bool:
     """Whether this uid may speak for this address: false only if the cluster knows another (MEMB-10).
 
-    Asked of whatever makes majorities: votes, acknowledgements, and candidates, for a member that lost
-    its data would find others with as little as it has. Not of a leader's messages: it is elected, and
-    our configuration may be older than the one that made it a member.
+    Asked of whatever makes majorities: votes and acknowledgements; of candidates see `hears_candidate`.
+    Not of a leader's messages: it is elected, and our configuration may be older than the one that made
+    it a member.
     """
     peer = server.cluster.get(sender)
     return peer is None or peer.uid is None or peer.uid == uid
+
+
+def hears_candidate(server: Server, sender: ServerId, uid: Uid) -> bool:
+    """Whether this uid may ask for our vote under this address.
+
+    A member that lost its data takes itself for a voter by what it was configured with, and would find
+    others with as little as it has. But a configuration in our log that is committed is in every log that
+    deserves our vote (§3.6): such a candidate knows by its own log whether it is a member. Ours may be
+    older, and without our vote nobody may ever lead and tell us. A leader needs not be told.
+    """
+    if recognises(server, sender, uid):
+        return True
+    return server.raft_state is not RaftState.LEADER and _has_committed_configuration(server)
+
+
+def _has_committed_configuration(server: Server) -> bool:
+    positions = (server.cluster_index_term, *(position for position, _ in server.earlier_clusters))
+    return any(0 < position.index <= server.commit_index for position in positions)
 
 
 def is_removed(server: Server, sender: ServerId, uid: Uid) -> bool:

@@ -1,6 +1,6 @@
 """Elections: pre-votes, votes and what a winner does first (§3.4, §9.6; ELEC-01 to ELEC-27)."""
 
-from barque.core.effects import Cast, Effect, NextEvent, SendVoteRequests, StartElectionTimeout
+from barque.core.effects import Cast, Effect, NextEvent, SendVoteRequests, StartElectionTimeout, TimerSpan
 from barque.core.messages import (
     PROTOCOL_VERSION,
     Message,
@@ -92,9 +92,11 @@ def on_request_vote(server: Server, rpc: RequestVoteRpc) -> Transition:
 
     Who has no vote by its own configuration answers too (§4.1; Ra's F-7 is silence): the
     candidate's may be newer, and its majority may need us. It counts whom it takes for a voter.
+    A higher term ends that of our leader (§3.3): from then on we wait for the next one.
     """
     if rpc.term < server.current_term:
         return server.stay(vote_result(server, rpc, granted=False))
+    forgets = rpc.term > server.current_term and server.leader_id is not None
     effects = server.adopt_term(rpc.term)
     granted = (
         server.voted_for in (None, rpc.candidate_id)  # one vote per term
@@ -102,7 +104,12 @@ def on_request_vote(server: Server, rpc: RequestVoteRpc) -> Transition:
     )
     if granted:
         effects += server.adopt_term_and_vote(rpc.term, rpc.candidate_id)
-    return server.stay(*_merge_persists(effects), vote_result(server, rpc, granted=granted))
+    effects = [*_merge_persists(effects), vote_result(server, rpc, granted=granted)]
+    if forgets:
+        # The leader that we follow is deposed, and if it has no vote any more it does not stand again.
+        server.leader_id = None
+        effects.append(StartElectionTimeout(TimerSpan.LONG))
+    return server.stay(*effects)
 
 
 def _merge_persists(effects: list[Effect]) -> list[Effect]:

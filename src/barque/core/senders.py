@@ -8,6 +8,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
+from barque.core.configuration import hears_candidate, recognises
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -30,7 +31,8 @@ from barque.core.messages import (
     TimeoutNow,
     TransferLeadership,
 )
-from barque.types import ServerId
+from barque.core.server import Server
+from barque.types import ServerId, Uid
 
 SENDER_OF: dict[type, Callable[[Any], ServerId]] = {
     **dict.fromkeys(
@@ -54,8 +56,6 @@ COUNTED = (
     RequestVoteResult,
     PreVoteResult,
     InfoReply,
-    RequestVoteRpc,
-    PreVoteRpc,
 )
 """What makes majorities, or tells who somebody is: it counts only from a member (`recognises`)."""
 ASKS_FOR_VOTES = (PreVoteRpc, RequestVoteRpc)
@@ -72,3 +72,10 @@ def claimed_node(message: object) -> str | None:
     if sender_of is not None:
         return sender_of(message).node
     return message.origin.node if isinstance(message, _ASKED_BY_FRONTS) else None
+
+
+def admits(server: Server, sender: ServerId, uid: Uid, message: object) -> bool:
+    """Whether a server shall hear this, said by that incarnation of its sender (MEMB-10)."""
+    if isinstance(message, ASKS_FOR_VOTES):
+        return hears_candidate(server, sender, uid)
+    return not isinstance(message, COUNTED) or recognises(server, sender, uid)

@@ -19,7 +19,7 @@ from barque.core.messages import (
     RemoteMessage,
     TransferLeadership,
 )
-from barque.core.senders import ASKS_FOR_VOTES, COUNTED, SENDER_OF
+from barque.core.senders import ASKS_FOR_VOTES, SENDER_OF, admits
 from barque.core.server import refuse_commands
 from barque.runtime.server_process import ServerProcess
 from barque.transport.wire import (
@@ -100,8 +100,10 @@ class Inbox:
             self.tell_gone(node, Gone(cluster_id, uid))
             return False
         if not uid or not recognises(server, sender, uid):
-            self._on_stranger(process, sender, uid)
-            return bool(uid) and not isinstance(message, COUNTED)
+            admitted = bool(uid) and admits(server, sender, uid, message)
+            if not (admitted and isinstance(message, ASKS_FOR_VOTES)):
+                self._on_stranger(process, sender, uid)
+            return admitted
         if process.strangers and sender in process.strangers:
             del process.strangers[sender]  # the member itself is back, or this one has taken its place
         return True

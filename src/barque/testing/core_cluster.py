@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from barque.core import invariants
-from barque.core.configuration import is_removed, recognises
+from barque.core.configuration import is_removed
 from barque.core.effects import (
     Applied,
     Cast,
@@ -36,7 +36,7 @@ from barque.core.messages import (
     RemoteMessage,
     TransferLeadership,
 )
-from barque.core.senders import ASKS_FOR_VOTES, COUNTED
+from barque.core.senders import ASKS_FOR_VOTES, admits
 from barque.core.server import RaftState, Server
 from barque.machine.machine import Machine
 from barque.machine.simple import SimpleMachine
@@ -108,8 +108,8 @@ class CoreCluster:
         if (sender, to) in self.cut or not member.up:
             return False
         uid = self.members[sender.name].log.uid
-        if isinstance(message, COUNTED) and not recognises(member.server, sender, uid):
-            return False  # another incarnation of that address: the node drops it
+        if not admits(member.server, sender, uid, message):
+            return False
         if isinstance(message, ASKS_FOR_VOTES) and is_removed(member.server, sender, uid):
             self.gone.append((sender, uid))
             return False  # its node is told that it is no member

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from barque.config import TimeConfig
-from barque.core.configuration import is_removed, recognises
+from barque.core.configuration import is_removed
 from barque.core.effects import Applied, StartElectionTimeout, StopReason, TimerSpan
 from barque.core.entries import EntryKind, decode_cluster, kind_of
 from barque.core.messages import (
@@ -21,12 +21,11 @@ from barque.core.messages import (
     ElectionTimeout,
     Message,
     NodeStatus,
-    PreVoteRpc,
     RemoteMessage,
-    RequestVoteRpc,
     ServerDown,
     Tick,
 )
+from barque.core.senders import ASKS_FOR_VOTES, admits
 from barque.core.server import RaftState, Server
 from barque.core.step import has_unfinished_business
 from barque.errors import InvariantViolation
@@ -38,7 +37,6 @@ from barque.testing.loop import Storm
 from barque.types import Membership, ServerId, Uid
 
 NAMES = "abcdefg"
-_ASKS = (PreVoteRpc, RequestVoteRpc)
 EVENTS_MAX = 1_000_000
 """A run has some ten thousand events; one with so many is a storm."""
 
@@ -131,6 +129,7 @@ class CoreWorld:
         self._connected = {(x, y): True for x in self.names for y in self.names if x < y}
         self._dead_since: dict[tuple[str, str], float] = {}
         self._last_due: dict[tuple[str, str], float] = {}
+        self._ended: dict[tuple[tuple[str, str], Uid], float] = {}  # when last words of who is gone arrive
         poll_s, self._tick_s = config.time.detector_poll_ms / 1000, config.time.tick_ms / 1000
         self.machines = {name: _Machine(name, poll_s) for name in self.names}
         self.cluster = _Cluster(self, *self.names, settings=config.settings, machine=machine or Lists())
@@ -337,11 +336,13 @@ class CoreWorld:
         name = link[1]
         if link not in self.links or not self._lives(name, boot):
             return
+        if self._ended and self.now > self._ended.get((link, uid), self.now):
+            return
         server, sender = self.cluster.members[name].server, self.cluster.members[link[0]].id
-        asks = isinstance(message, _ASKS)
+        asks = isinstance(message, ASKS_FOR_VOTES)
         if asks and message.term <= server.current_term and is_removed(server, sender, uid):  # type: ignore[union-attr]  # they have one
             self._tell_gone(sender.name, uid)
-        elif recognises(server, sender, uid):
+        elif admits(server, sender, uid, message):
             self.handle(name, boot, message)
 
     def _look_at_links(self) -> None:
@@ -410,8 +411,17 @@ class CoreWorld:
         if machine.held_until > self.now:
             self.after(machine.held_until - self.now, self.remove, name, uid)
         elif member.log.uid == uid and not machine.gone and (member.up or member.stopped is not None):
-            machine.gone = member.up = True
-            self.crash(name, 0, 0.0)
+            machine.gone = True
+            machine.boots += 1
+            member.crash()
+            for other in self.names:
+                if other != name:
+                    self._say_goodbye((name, other), uid)
+
+    def _say_goodbye(self, link: tuple[str, str], uid: Uid) -> None:
+        """A node that stops a server for good says so behind its last words, and nothing comes after that."""
+        last = self._ended[link, uid] = max(self.now, self._last_due.get(link, 0.0))
+        self.after(last - self.now, lambda: self._suspect(link[1], link[0], connected=True))
 
     def replace(self, name: str) -> None:
         """A new server takes the place of one that is gone: no data, another uid."""

@@ -22,7 +22,8 @@ from barque.errors import BarqueError
 from barque.machine.machine import CommandMeta, Machine
 from barque.runtime.machines import load_machines
 from barque.testing.checkers import Violation
-from barque.testing.core_simulator import CoreReport, CoreScenario, CoreSimulation, draw_core_scenario
+from barque.testing.core_simulator import CoreReport, CoreSimulation
+from barque.testing.core_swarm import CoreScenario, draw_core_scenario
 from barque.testing.core_world import CoreWorld
 from barque.testing.history import Operation
 from barque.types import NOBODY, Index, ReplyMode, Term
