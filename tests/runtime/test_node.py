@@ -14,6 +14,7 @@ from barque.errors import (
     StorageError,
     UnknownCluster,
 )
+from barque.log.disk import OsDisk
 
 
 async def test_a_cluster_forms_and_counts(tmp_path: Path) -> None:
@@ -252,3 +253,23 @@ async def test_a_meta_store_that_works_again_is_no_failure(
         assert await client.process_command("sum", 1) == 1
         assert failed
         assert system.failure is None
+
+
+class _Unreadable(OsDisk):
+    """A disk that cannot read the records of its servers."""
+
+    def read_file(self, path: str) -> bytes:
+        if path.endswith("/config"):
+            raise OSError(5, "Input/output error", path)
+        return super().read_file(path)
+
+
+async def test_a_node_that_cannot_read_its_servers_says_which_file(tmp_path: Path) -> None:
+    """It refuses to start with a `StorageError`, as for every other file, and lets go of the directory."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        await single.stop()
+        with pytest.raises(StorageError, match=r"servers/SUM\w+/config"):
+            await barque.Node(single.config("n1"), disk=_Unreadable()).start()
+        await single.start()
+        assert await client.process_command("sum", 1) == 1
