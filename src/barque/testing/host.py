@@ -179,6 +179,8 @@ class Host:
         if rotten is not None and type(error) is not StorageError:
             violation = rotten.judge_refusal(error)
             self.sim.transcript.counts["rot refused"] += 1
+        elif type(error) is StorageError and f"{DATA}/" not in str(error):
+            violation = Violation("refusals name a file", f"{self.name} does not start", (str(error),))
         elif type(error) is not StorageError:
             violation = Violation("no damage without rot", f"{self.name} refuses", (str(error),))
         if rotten is not None:
