@@ -151,7 +151,8 @@ def test_errors_of_an_open_file_name_it(tmp_path: Path, monkeypatch: pytest.Monk
         "ftruncate": lambda: file.truncate(0),
     }
     for call, operation in operations.items():
-        with pytest.raises(OSError, match=re.escape(path)), monkeypatch.context() as system:
+        with monkeypatch.context() as system:
             system.setattr(os, call, fail)
-            operation()
+            with pytest.raises(OSError, match=re.escape(path)):
+                operation()
     file.close()

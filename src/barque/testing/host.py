@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 DATA = "/data"
 
 
+def _names_a_path(text: str) -> bool:
+    """Whether it says what could not be read or written: a file, or the directory itself in quotes."""
+    return f"{DATA}/" in text or f"'{DATA}'" in text
+
+
 class SimOutlets(NodeOutlets):
     """Tells the host what the servers do."""
 
@@ -179,7 +184,7 @@ class Host:
         if rotten is not None and type(error) is not StorageError:
             violation = rotten.judge_refusal(error)
             self.sim.transcript.counts["rot refused"] += 1
-        elif type(error) is StorageError and f"{DATA}/" not in str(error):
+        elif type(error) is StorageError and not _names_a_path(str(error)):
             violation = Violation("refusals name a file", f"{self.name} does not start", (str(error),))
         elif type(error) is not StorageError:
             violation = Violation("no damage without rot", f"{self.name} refuses", (str(error),))
