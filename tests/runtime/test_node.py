@@ -1,5 +1,6 @@
 """Nodes together: forming clusters, losing members, coming back (runtime/node.py, system.py, admin.py)."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -273,3 +274,23 @@ async def test_a_node_that_cannot_read_its_servers_says_which_file(tmp_path: Pat
             await barque.Node(single.config("n1"), disk=_Unreadable()).start()
         await single.start()
         assert await client.process_command("sum", 1) == 1
+
+
+async def test_a_turn_that_was_asked_for_does_not_run_after_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last turn is that of `stop` itself: a later one would write to files that are closed."""
+    async with nodes(tmp_path, 1) as single:
+        node, turns = single.running["n1"], 0
+        real = node._turn
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            real()
+
+        monkeypatch.setattr(node, "_turn", turn)
+        node.wake()
+        await node.stop()
+        await asyncio.sleep(0.01)
+        assert turns == 1
