@@ -17,6 +17,7 @@ from barque.runtime.node import Node
 from barque.runtime.outlets import NodeOutlets
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers import Violation
+from barque.testing.checkers_resources import judge_stop
 from barque.testing.clock import SimClock
 from barque.testing.disk import SimDisk
 from barque.testing.lookout import Lookout
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from barque.testing.simulator import Simulation
 
 DATA = "/data"
+_AFTERLIFE_S = 0.05
 
 
 def _names_a_path(text: str) -> bool:
@@ -86,6 +88,7 @@ class Host:
         self.process_disk: ProcessDisk | None = None
         self.clock: SimClock | None = None
         self.loses_power = False
+        self.stopping = False
         self.uid: Uid | None = None  # known from its first successful start on
         self.rotten: Rot | None = None  # what was changed on its disk since it went down
         self._graveyard: list[Any] = []  # what is dead must not be cleaned up at times nobody chose
@@ -108,6 +111,7 @@ class Host:
         if (self.process is not None and self.process.alive) or self.sim.absent is self:
             return
         self.boots += 1
+        self.stopping = False
         sim, rng = self.sim, random.Random(f"{self.sim.seed}/{self.name}/{self.boots}")  # noqa: S311
         process = self.process = VirtualProcess(sim.loop, self.name)
         process.on_crash = self.crashed
@@ -219,6 +223,36 @@ class Host:
             )
 
     # --- ends --------------------------------------------------------------------------
+
+    def stop(self) -> bool:
+        """Ask the node to stop, as an operator would; whether there was one to ask."""
+        node, process = self.node, self.process
+        if node is None or process is None or self.stopping:
+            return False
+        self.stopping = True
+
+        async def close() -> None:
+            try:
+                await node.stop()
+            except StorageError as error:
+                self.sim.transcript.note(self.name, f"stops badly: {error}")
+            except Crashed:
+                return  # `crashed` has been told
+            self.node = None
+            # A program may go on after its node has stopped: what comes now must not hurt.
+            self.sim.loop.later(_AFTERLIFE_S, self._exit, process)
+
+        process.spawn(close())
+        return True
+
+    def _exit(self, process: VirtualProcess) -> None:
+        """The process ends by itself; it must have cleaned up."""
+        if process.alive:
+            violation = judge_stop(self.name, self.disk, process)
+            if violation is not None:
+                self.sim.report(violation)
+            self.sim.transcript.counts["stopped"] += 1
+            self.crashed()
 
     def crash(self, *, power: bool) -> None:
         """Kill the process; with `power` the machine loses what it had not synced."""

@@ -403,3 +403,9 @@ def any_secret_will_do() -> Any:
     """See `MUTANTS`."""
     real = handshake._mac
     return patch.object(handshake, "_mac", lambda _secret, *said: real(b"", *said))
+
+
+@mutant("a node that stops leaves its meta file open (I27)", layer="node")
+def meta_left_open() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(MetaStore, "close", lambda _self: None)

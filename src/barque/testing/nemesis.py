@@ -11,6 +11,7 @@ from barque.errors import BarqueError
 from barque.testing.host import Host
 from barque.testing.nemesis_disk import DISK_FAULTS
 from barque.testing.nemesis_network import NETWORK_FAULTS
+from barque.testing.nemesis_process import PROCESS_FAULTS
 from barque.testing.swarm import STEADY
 from barque.testing.workload import CLUSTER
 
@@ -48,7 +49,10 @@ class Nemesis:
             "blocked_loop": self.blocked_loop,
             "clock_jump": self.clock_jump,
             "transfer": self.transfer,
-            **{name: partial(fault, self) for name, fault in {**NETWORK_FAULTS, **DISK_FAULTS}.items()},
+            **{
+                name: partial(fault, self)
+                for name, fault in {**NETWORK_FAULTS, **DISK_FAULTS, **PROCESS_FAULTS}.items()
+            },
         }
 
     def begin(self) -> None:
@@ -82,6 +86,7 @@ class Nemesis:
         for name, count in network.counts.items():
             known = {"lost": "loss", "duplicated": "duplicates", "reordered": "reordering"}
             self.fired[known.get(name, "late_frames")] += count
+        self.fired["cancel"] += sum(client.cancelled for client in self.sim.clients)
         network.heal()
         for host in self.sim.hosts:
             host.disk.fault = None

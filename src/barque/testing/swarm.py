@@ -43,6 +43,8 @@ FAULTS = (
     "write_error",
     "open_error",
     "read_error",
+    "stop",
+    "cancel",
 )
 """All faults of this stage, by name; docs/explanation/faults.md has a row for each."""
 
