@@ -2,7 +2,9 @@
 
 import os
 import random
+import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,26 @@ def test_the_simulated_disk_loses_unsynced_sectors_and_names() -> None:
         lost_sectors += kept not in (b"a" * 2048, b"b" * 2048)
     assert lost_names > 10
     assert lost_sectors > 10
+
+
+def test_errors_of_an_open_file_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system knows only a descriptor; whoever reads the text needs to know which file it was."""
+    path = str(tmp_path / "f")
+    file = OsDisk().create(path)
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    operations: dict[str, Callable[[], object]] = {
+        "fstat": file.size,
+        "pread": lambda: file.pread(1, 0),
+        "pwritev": lambda: file.pwritev([b"x"], 0, sync=True),
+        "fdatasync": file.datasync,
+        "ftruncate": lambda: file.truncate(0),
+    }
+    for call, operation in operations.items():
+        with monkeypatch.context() as system:
+            system.setattr(os, call, fail)
+            with pytest.raises(OSError, match=re.escape(path)):
+                operation()
+    file.close()

@@ -122,3 +122,24 @@ def test_the_overview_says_what_people_ask() -> None:
     assert {"writer", "sync_seconds_measured", "files", "syncs", "longest_sync_seconds"} <= set(overview)
     assert overview["failed_reason"] is None
     assert overview["data_dir"] == DATA
+
+
+def test_a_failing_disk_keeps_no_file_open_when_the_storage_is_closed() -> None:
+    """Whichever operation of `close` fails, all are closed, and the directory can be opened again."""
+    failures = 0
+    for nth in range(30):
+        node = Node(SimDisk(random.Random(nth)))
+        node.storage.log(UID).append(batch(1))
+        node.sync()
+        last = node.disk.operations + nth
+        node.disk.fault = lambda op, path, disk=node.disk, last=last: (  # type: ignore[misc]
+            OSError(5, "EIO", path) if disk.operations == last else None
+        )
+        try:
+            node.storage.close()
+        except StorageError:
+            failures += 1
+        assert not node.disk.handles, f"operation {nth}"
+        node.disk.fault = None
+        assert [entry[0] for entry in content(node.open())] == [1]
+    assert failures > 5

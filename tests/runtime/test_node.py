@@ -1,5 +1,6 @@
 """Nodes together: forming clusters, losing members, coming back (runtime/node.py, system.py, admin.py)."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from barque.errors import (
     StorageError,
     UnknownCluster,
 )
+from barque.log.disk import OsDisk
 
 
 async def test_a_cluster_forms_and_counts(tmp_path: Path) -> None:
@@ -252,3 +254,43 @@ async def test_a_meta_store_that_works_again_is_no_failure(
         assert await client.process_command("sum", 1) == 1
         assert failed
         assert system.failure is None
+
+
+class _Unreadable(OsDisk):
+    """A disk that cannot read the records of its servers."""
+
+    def read_file(self, path: str) -> bytes:
+        if path.endswith("/config"):
+            raise OSError(5, "Input/output error", path)
+        return super().read_file(path)
+
+
+async def test_a_node_that_cannot_read_its_servers_says_which_file(tmp_path: Path) -> None:
+    """It refuses to start with a `StorageError`, as for every other file, and lets go of the directory."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        await single.stop()
+        with pytest.raises(StorageError, match=r"servers/SUM\w+/config"):
+            await barque.Node(single.config("n1"), disk=_Unreadable()).start()
+        await single.start()
+        assert await client.process_command("sum", 1) == 1
+
+
+async def test_a_turn_that_was_asked_for_does_not_run_after_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last turn is that of `stop` itself: a later one would write to files that are closed."""
+    async with nodes(tmp_path, 1) as single:
+        node, turns = single.running["n1"], 0
+        real = node._turn
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            real()
+
+        monkeypatch.setattr(node, "_turn", turn)
+        node.wake()
+        await node.stop()
+        await asyncio.sleep(0.01)
+        assert turns == 1

@@ -75,3 +75,15 @@ def test_rot_is_found_or_means_nothing() -> None:
         assert report.violation is None, str(report)
         refused += simulation.transcript.counts["rot refused"]
     assert refused > 10
+
+
+def test_nodes_that_are_stopped_leave_nothing_behind() -> None:
+    """At any moment, and with full and failing disks: no open file, no task, no timer, no error (I27)."""
+    stops = 0
+    for seed in range(6000, 6010):
+        faults = ("stop",) if seed % 2 else ("stop", "disk_full", "sync_error")
+        simulation = Simulation(seed, Scenario(duration_s=4.0, faults=faults, pace_s=0.1, fault_s=0.1))
+        report = simulation.run()
+        assert report.violation is None, str(report)
+        stops += simulation.transcript.counts["stopped"]
+    assert stops > 100

@@ -4,10 +4,11 @@
 Both raise `OSError` as the system does: what a failure means is for their callers to say.
 """
 
+import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from barque.errors import StorageError
@@ -98,24 +99,42 @@ class OsFile:
         self._path = path
         self._sync_flag = _DSYNC
 
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """The system's errors name no file where it knows only a descriptor: say which one it was."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = self._path
+            raise
+
     def size(self) -> int:
         """How long the file is now."""
-        return os.fstat(self._fd).st_size
+        with self._named():
+            return os.fstat(self._fd).st_size
 
     def pread(self, length: int, offset: int) -> bytes:
         """At most `length` bytes at `offset`; fewer only at the end of the file."""
-        data = os.pread(self._fd, length, offset)
-        if len(data) == length or not data:
-            return data
-        parts = [data]  # a signal or the 2 GiB limit of a call may cut a read short
-        got = len(data)
-        while got < length and (data := os.pread(self._fd, length - got, offset + got)):
-            parts.append(data)
-            got += len(data)
-        return b"".join(parts)
+        with self._named():
+            data = os.pread(self._fd, length, offset)
+            if len(data) == length or not data:
+                return data
+            parts = [data]  # a signal or the 2 GiB limit of a call may cut a read short
+            got = len(data)
+            while got < length and (data := os.pread(self._fd, length - got, offset + got)):
+                parts.append(data)
+                got += len(data)
+            return b"".join(parts)
 
     def pwritev(self, buffers: Sequence[bytes], offset: int, sync: bool) -> None:
         """One system call where possible; then the sync is part of it (`RWF_DSYNC`)."""
+        try:
+            self._pwritev(buffers, offset, sync)
+        except OSError as error:  # as `_named`, which would cost microseconds on the hottest path
+            error.filename = self._path
+            raise
+
+    def _pwritev(self, buffers: Sequence[bytes], offset: int, sync: bool) -> None:
         total = sum(map(len, buffers))
         done = 0
         if len(buffers) <= IOV_MAX and (self._sync_flag or not sync):
@@ -153,11 +172,13 @@ class OsFile:
 
     def datasync(self) -> None:
         """Make everything written so far durable."""
-        os.fdatasync(self._fd)
+        with self._named():
+            os.fdatasync(self._fd)
 
     def truncate(self, size: int) -> None:
         """Make the file exactly `size` bytes long."""
-        os.ftruncate(self._fd, size)
+        with self._named():
+            os.ftruncate(self._fd, size)
 
     def close(self) -> None:
         """Give the descriptor back; closing twice is harmless."""

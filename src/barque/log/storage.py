@@ -255,14 +255,14 @@ class Storage:
         the directory is unlocked in any case.
         """
         try:
-            if self._preparer is not None:
-                self._preparer.close()
-            self._wal.close()
-            self.meta.close()
+            with contextlib.ExitStack() as rest:  # each of them, whatever becomes of the others
+                rest.callback(self._lock.close)
+                rest.callback(self.meta.close)
+                rest.callback(self._wal.close)
+                if self._preparer is not None:
+                    self._preparer.close()
         except OSError as error:
             raise StorageError(f"{self._data_dir}: cannot be closed properly: {error}") from error
-        finally:
-            self._lock.close()
 
 
 def _create(disk: Disk, data_dir: str, wal_dir: str) -> None:

@@ -200,12 +200,15 @@ class WalFiles:
         if self._current is None:
             return
         ended, self._current = self._current, None
-        if sealed:
-            number = ended.head.epoch
-            self._write_manifest([*self._closed.values(), FileEntry(number, ended.end)])
-            self._leave(ended, abandon=False)
-        else:
-            ended.file.close()
+        try:
+            if sealed:
+                number = ended.head.epoch
+                self._write_manifest([*self._closed.values(), FileEntry(number, ended.end)])
+        except BaseException:
+            sealed = False
+            raise
+        finally:
+            self._leave(ended, abandon=not sealed)
 
     def _write_manifest(self, files: list[FileEntry]) -> None:
         replace_file(self._disk, self._directory, MANIFEST, wal_format.encode_manifest(files))

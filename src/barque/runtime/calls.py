@@ -32,7 +32,7 @@ class Calls:
         self._next = 0
         self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         self._connections: dict[str, asyncio.Event] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # a set that keeps its order
 
     async def call(
         self, node: str, verb: str, arguments: dict[str, Any], timeout_s: float, *, patient: bool = False
@@ -96,9 +96,11 @@ class Calls:
                     while not self._send(node, reply):
                         await self._connection(node)
 
-        task = asyncio.get_running_loop().create_task(wait())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(asyncio.get_running_loop().create_task(wait()))
+
+    def _keep(self, task: "asyncio.Task[None]") -> None:
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     def serve(
         self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]
@@ -107,9 +109,7 @@ class Calls:
         if len(self._tasks) >= _TASKS_MAX:
             answer(None, "Overloaded", "too many administrative requests at once")
             return
-        task = asyncio.get_running_loop().create_task(self._serve(verb, arguments, answer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(asyncio.get_running_loop().create_task(self._serve(verb, arguments, answer)))
 
     async def _serve(
         self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]

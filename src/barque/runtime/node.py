@@ -258,7 +258,7 @@ class Node:
         """Run the second half of a turn when all input of this one is handled."""
         if not self._turn_scheduled and not self._stopped:
             self._turn_scheduled = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._on_turn)
 
     def wake_later(self, after_s: float) -> None:
         """Run one after so many seconds."""
@@ -273,6 +273,11 @@ class Node:
 
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(run)
+
+    def _on_turn(self) -> None:
+        """What `wake` has asked for; the files may be closed by now."""
+        if not self._stopped:
+            self._turn()
 
     def _turn(self) -> None:
         self._turn_scheduled = False

@@ -113,9 +113,12 @@ class System:
         """Start every server that this directory knows (LIFE-02, `registered`).
 
         Raises `Damaged` if the log holds entries of servers that have no record: absence is
-        never deletion.
+        never deletion; and `StorageError` when the disk fails.
         """
-        self.directory.load()
+        try:
+            self.directory.load()
+        except OSError as error:
+            raise StorageError(f"the servers of this directory cannot be read: {error}") from error
         orphans = self.storage.recovered_uids() - self.directory.uids()
         if orphans:
             raise Damaged(

@@ -270,6 +270,7 @@ class Bystander:
         self.matching = LogMatching(report)
         self.committed = Committed(report)
         self.durability = durability
+        self._servers: dict[ServerId, Server] = {}  # as they started last
         self._looks: dict[type, Callable[[Server, ServerId, Any], None]] = {
             AppendEntriesRpc: self._append_entries,
             AppendEntriesReply: self._append_entries_reply,
@@ -291,12 +292,15 @@ class Bystander:
         self.matching.sent(rpc.leader_id, rpc)
         self.durability.may_overwrite(to, rpc)
 
-    def _append_entries_reply(self, server: Server, _to: ServerId, reply: AppendEntriesReply) -> None:
+    def _append_entries_reply(self, server: Server, to: ServerId, reply: AppendEntriesReply) -> None:
         # A repeated refusal may be of an earlier term; it promises nothing.
         if reply.success:
             self.elections.speaks(incarnation(server), reply.term)
         position = IndexTerm(reply.last_index, reply.last_term)
-        promised_in = reply.term if reply.success else None
+        # Nor does it promise anything to say what is on the disk to a leader that has other entries there.
+        leader = self._servers.get(to)
+        shared = leader is not None and leader.log.fetch_term(position.index) == position.term
+        promised_in = reply.term if reply.success and shared else None
         self.durability.ack(reply.sender, server.cfg.uid, position, promised_in=promised_in)
 
     def _request_vote(self, server: Server, _to: ServerId, rpc: RequestVoteRpc) -> None:
@@ -335,6 +339,7 @@ class Bystander:
 
     def restarted(self, server: Server) -> None:
         """A server has recovered what was on its disk."""
+        self._servers[server.id] = server
         self.elections.restarted(incarnation(server), server.current_term)
         self.durability.restarted(server)
 

@@ -78,6 +78,7 @@ class SimFile:
         self._path = path
         self._inode = inode
         self._boots = disk.boots
+        disk.handles[self] = None
 
     def _check(self, operation: str) -> None:
         if self._boots != self._disk.boots:
@@ -125,7 +126,11 @@ class SimFile:
 
     def close(self) -> None:
         """Give the file back; a lock on it ends."""
+        self._disk.handles.pop(self, None)
         self._disk.unlock(self._path, self._boots)
+
+    def __repr__(self) -> str:
+        return f"open file {self._path}"
 
 
 class SimDisk:
@@ -141,6 +146,8 @@ class SimDisk:
         self.space: int | None = None
         self.boots = 0
         self.operations = 0
+        self.handles: dict[SimFile, None] = {}
+        """The files that the process has open."""
         self._names: dict[str, _Inode] = {}
         self._durable_names: dict[str, _Inode] = {}
         self._changes: list[_Change] = []
@@ -183,7 +190,7 @@ class SimDisk:
         if path in self._locks:
             raise StorageError(f"{path}: another process uses this data directory")
         if path not in self._names:
-            self.create(path)
+            self.create(path).close()
         self._locks.add(path)
         return SimFile(self, path, self._names[path])
 
@@ -269,6 +276,7 @@ class SimDisk:
     def kill(self) -> None:
         """The process dies and the machine lives: the cache stays, locks and open files do not."""
         self.boots += 1
+        self.handles.clear()
         self._locks.clear()
 
     def survivor(self, below: str = "/") -> "SimDisk":

@@ -16,6 +16,7 @@ from barque.runtime.node import Node
 from barque.runtime.outlets import NodeOutlets
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers import Violation
+from barque.testing.checkers_resources import judge_stop
 from barque.testing.clock import SimClock
 from barque.testing.disk import SimDisk
 from barque.testing.lookout import Lookout
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from barque.testing.simulator import Simulation
 
 DATA = "/data"
+_AFTERLIFE_S = 0.05
+
+
+def _names_a_path(text: str) -> bool:
+    """Whether it says what could not be read or written: a file, or the directory itself in quotes."""
+    return f"{DATA}/" in text or f"'{DATA}'" in text
 
 
 class SimOutlets(NodeOutlets):
@@ -81,6 +88,7 @@ class Host:
         self.uids: dict[str, Uid] = {}  # of its members by cluster, from their first successful start on
         self.failing: dict[str, None] = {}  # the clusters whose machine raises here at its next command
         self.failed: dict[str, None] = {}  # those whose machine did, until the node starts again
+        self.stopping = False
         self.rotten: Rot | None = None  # what was changed on its disk since it went down
         self._newest: SimNode | None = None  # the node, while it starts as well
         self._graveyard: list[Any] = []  # what is dead must not be cleaned up at times nobody chose
@@ -106,6 +114,7 @@ class Host:
             return
         self.boots += 1
         self.failing, self.failed = {}, {}
+        self.stopping = False
         sim, rng = self.sim, random.Random(f"{self.sim.seed}/{self.name}/{self.boots}")  # noqa: S311
         process = self.process = VirtualProcess(sim.loop, self.name)
         process.on_crash = self.crashed
@@ -182,6 +191,8 @@ class Host:
         if rotten is not None and type(error) is not StorageError:
             violation = rotten.judge_refusal(error)
             self.sim.transcript.counts["rot refused"] += 1
+        elif type(error) is StorageError and not _names_a_path(str(error)):
+            violation = Violation("refusals name a file", f"{self.name} does not start", (str(error),))
         elif type(error) is not StorageError:
             violation = Violation("no damage without rot", f"{self.name} refuses", (str(error),))
         if rotten is not None:
@@ -214,6 +225,36 @@ class Host:
         )
 
     # --- ends --------------------------------------------------------------------------
+
+    def stop(self) -> bool:
+        """Ask the node to stop, as an operator would; whether there was one to ask."""
+        node, process = self.node, self.process
+        if node is None or process is None or self.stopping:
+            return False
+        self.stopping = True
+
+        async def close() -> None:
+            try:
+                await node.stop()
+            except StorageError as error:
+                self.sim.transcript.note(self.name, f"stops badly: {error}")
+            except Crashed:
+                return  # `crashed` has been told
+            self.node = None
+            # A program may go on after its node has stopped: what comes now must not hurt.
+            self.sim.loop.later(_AFTERLIFE_S, self._exit, process)
+
+        process.spawn(close())
+        return True
+
+    def _exit(self, process: VirtualProcess) -> None:
+        """The process ends by itself; it must have cleaned up."""
+        if process.alive:
+            violation = judge_stop(self.name, self.disk, process)
+            if violation is not None:
+                self.sim.report(violation)
+            self.sim.transcript.counts["stopped"] += 1
+            self.crashed()
 
     def crash(self, *, power: bool) -> None:
         """Kill the process; with `power` the machine loses what it had not synced."""

@@ -52,6 +52,7 @@ class VirtualProcess:
         self.frozen_until = 0.0
         self.backlog: list[asyncio.Handle] = []
         self.buried: list[asyncio.Handle] = []
+        self.tasks: list[asyncio.Task[Any]] = []  # all that it ever began
         self.on_crash: Callable[[], None] = lambda: None
         self.on_death: Callable[[], None] = lambda: None
         self.context = contextvars.copy_context()
@@ -128,6 +129,11 @@ def _on_grid(seconds: float) -> float:
     return math.ceil(seconds * _TICKS_PER_S) / _TICKS_PER_S
 
 
+def _context_of(handle: Any) -> contextvars.Context:
+    context: contextvars.Context = handle._context  # typeshed does not show what a handle holds
+    return context
+
+
 _Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
@@ -189,6 +195,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._sequence += 1
         heappush(self._due, (when, self._sequence, handle))
         return handle
+
+    def create_task(self, *args: Any, **settings: Any) -> asyncio.Task[Any]:
+        """See `AbstractEventLoop`; a process knows its tasks."""
+        task = super().create_task(*args, **settings)
+        process = (settings.get("context") or contextvars.copy_context()).get(_PROCESS)
+        if process is not None:
+            process.tasks.append(task)
+        return task
+
+    def timers_of(self, process: VirtualProcess) -> list[asyncio.TimerHandle]:
+        """What it has asked to be called at a time that has not come."""
+        timers = [item for _, _, item in self._due if isinstance(item, asyncio.TimerHandle)]
+        mine = [timer for timer in timers if _context_of(timer).get(_PROCESS) is process]
+        return sorted(timer for timer in mine if not timer.cancelled())
 
     def later(self, seconds: float, callback: Callable[..., Any], *args: Any) -> None:
         """Call something that belongs to no process, whoever asks for it."""

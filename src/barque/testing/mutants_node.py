@@ -430,3 +430,9 @@ def failed_server_deafens() -> Any:
             real(self, node, envelope)
 
     return patch.object(Inbox, "to_server", to_server)
+
+
+@mutant("a node that stops leaves its meta file open (I27)", layer="node")
+def meta_left_open() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(MetaStore, "close", lambda _self: None)

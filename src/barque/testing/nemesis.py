@@ -1,8 +1,6 @@
 """Makes the faults of a scenario happen, one now and then, and counts what really did."""
 
 import asyncio
-import errno
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,7 +9,9 @@ from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, RequestVo
 from barque.errors import BarqueError
 from barque.testing.host import Host
 from barque.testing.nemesis_clusters import ClusterNemesis
+from barque.testing.nemesis_disk import DISK_FAULTS
 from barque.testing.nemesis_network import NETWORK_FAULTS
+from barque.testing.nemesis_process import PROCESS_FAULTS
 from barque.testing.swarm import STEADY
 
 if TYPE_CHECKING:
@@ -45,15 +45,13 @@ class Nemesis:
             "crash_in_disk": self.crash_in_disk,
             "crash_all": self.crash_all,
             "pause": self.pause,
-            "sync_error": self.sync_error,
-            "disk_full": self.disk_full,
-            "slow_disk": self.slow_disk,
-            "hung_sync": self.hung_sync,
-            "bit_rot": self.bit_rot,
             "blocked_loop": self.blocked_loop,
             "clock_jump": self.clock_jump,
             "transfer": self.transfer,
-            **{name: partial(fault, self) for name, fault in NETWORK_FAULTS.items()},
+            **{
+                name: partial(fault, self)
+                for name, fault in {**NETWORK_FAULTS, **DISK_FAULTS, **PROCESS_FAULTS}.items()
+            },
         }
         self._clusters = ClusterNemesis(self)
         self._faults.update(self._clusters.faults)
@@ -89,6 +87,7 @@ class Nemesis:
         for name, count in network.counts.items():
             known = {"lost": "loss", "duplicated": "duplicates", "reordered": "reordering"}
             self.fired[known.get(name, "late_frames")] += count
+        self.fired["cancel"] += sum(client.cancelled for client in self.sim.clients)
         network.heal()
         for host in self.sim.hosts:
             host.disk.fault = None
@@ -266,52 +265,3 @@ class Nemesis:
         if host.up and host.process is not None:
             self.count("blocked_loop", host.name)
             host.process.charge(min(self.length(), 5.0))
-
-    # --- disks ---------------------------------------------------------------------------
-
-    def sync_error(self) -> None:
-        """Syncs fail with EIO, some or all, for a while; what they should have written is gone."""
-        host = self.some_host()
-        rate = self.rng.choice((0.05, 0.3, 1.0))
-
-        def fail(operation: str, path: str) -> OSError | None:
-            if operation in ("datasync", "fsync_dir") and self.rng.random() < rate:
-                self.fired["syncs that failed"] += 1
-                return OSError(errno.EIO, os.strerror(errno.EIO), path)
-            return None
-
-        self.count("sync_error", host.name)
-        host.disk.fault = fail
-        self.later(lambda: setattr(host.disk, "fault", None))
-
-    def disk_full(self) -> None:
-        """The disk has little room left, for a while."""
-        host = self.some_host()
-        self.count("disk_full", host.name)
-        host.disk.space = self.rng.choice((0, 100, 1_000))
-        self.later(lambda: setattr(host.disk, "space", None))
-
-    def slow_disk(self) -> None:
-        """Each sync takes long, for a while."""
-        host = self.some_host()
-        disk = host.process_disk
-        if disk is not None:
-            self.count("slow_disk", host.name)
-            disk.sync_seconds = (0.0, self.rng.choice((0.01, 0.1, 0.5)))
-            self.later(lambda: setattr(disk, "sync_seconds", self.scenario.sync_s))
-
-    def hung_sync(self) -> None:
-        """The next sync takes seconds, and all of the node with it."""
-        host = self.some_host()
-        if host.process_disk is not None and host.up:
-            self.count("hung_sync", host.name)
-            host.process_disk.hang_s = self.rng.choice((0.5, 2.0, 8.0))
-
-    def bit_rot(self) -> None:
-        """A node loses power, and something on its disk changes while it is down."""
-        host = self.some_host()
-        if host.up:
-            host.crash(power=True)
-            if host.rot():
-                assert host.rotten is not None
-                self.count("bit_rot", f"{host.name} {host.rotten.path}")

@@ -40,6 +40,11 @@ FAULTS = (
     "slow_link",
     "half_open",
     "wrong_peer",
+    "write_error",
+    "open_error",
+    "read_error",
+    "stop",
+    "cancel",
 )
 """All faults of this stage, by name; docs/explanation/faults.md has a row for each."""
 

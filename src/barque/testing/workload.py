@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from barque.client.client import Client
@@ -57,6 +57,8 @@ class SimClient:
         self.cluster = cluster
         self.history: list[Operation] = []
         self.stop = False
+        self.cancel_after_s: float | None = None  # the next call is cancelled after so long
+        self.cancelled = 0
         self._loop = loop
         self._scenario = scenario
         self._rng = rng
@@ -112,14 +114,26 @@ class SimClient:
         operation.outcome = Outcome.OK
         operation.result = result
 
+    async def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Wait for an answer, unless this is the call to be cancelled."""
+        after_s, self.cancel_after_s = self.cancel_after_s, None
+        if after_s is None:
+            return await work
+        try:
+            async with asyncio.timeout(after_s):
+                return await work
+        except TimeoutError:
+            self.cancelled += 1
+            raise OutcomeUnknown("the call was cancelled") from None
+
     async def append(self, key: str, timeout_s: float | None = None) -> Operation:
         """Append one element and wait for the outcome."""
         operation = self._begin(key, append=True)
         try:
             self._end(
                 operation,
-                await self.client.process_command(
-                    self.cluster, [key, operation.element], timeout_s=timeout_s
+                await self._call(
+                    self.client.process_command(self.cluster, [key, operation.element], timeout_s=timeout_s)
                 ),
             )
         except BarqueError as error:
@@ -130,7 +144,10 @@ class SimClient:
         """Read one list, linearizably."""
         operation = self._begin(key, append=False)
         try:
-            self._end(operation, await self.client.consistent_query(self.cluster, key, timeout_s=timeout_s))
+            self._end(
+                operation,
+                await self._call(self.client.consistent_query(self.cluster, key, timeout_s=timeout_s)),
+            )
         except BarqueError as error:
             self._end(operation, error)
         return operation
