@@ -7,7 +7,7 @@ from barque.types import Index, Term
 
 
 def test_the_leader_counts_itself_by_its_disk() -> None:
-    """COMMIT-01: not by the end of its log."""
+    """COMMIT-01, L-11: not by the end of its log."""
     cluster = CoreCluster("a", "b", "c")
     server = cluster.elect("a")
     cluster.command("a", "x")

@@ -374,15 +374,34 @@ def test_a_leader_that_was_removed_commits_that_and_stops() -> None:
     assert members(cluster, "b") == "bc"
 
 
-def test_a_leader_of_two_leaves_by_its_own_disk() -> None:
-    """L-2: when its own write is what commits, it stops there (L-11)."""
+def test_a_leader_of_two_leaves_by_the_other_disk() -> None:
+    """L-2, §4.2.2: it does not count itself any more, so the other's write commits; its own means nothing."""
     cluster = led("a", "b")
     cluster.leave("a", "a")
-    cluster.deliver()
-    cluster["b"].sync()
+    cluster["a"].sync()
     cluster.deliver()
     assert cluster["a"].stopped is None
-    cluster["a"].sync()
+    cluster["b"].sync()
+    cluster.deliver()
+    assert cluster["a"].stopped is StopReason.REMOVED
+
+
+def test_a_leader_that_leaves_does_not_count_itself() -> None:
+    """§4.2.2: of three, both others must have its removal, and what stands before it, on their disks.
+
+    Its data go when it does. Found by the simulator: an acknowledged entry was then on one disk of two.
+    """
+    cluster = led("a", "b", "c")
+    server = cluster.server("a")
+    cluster.partition("ab", "c")
+    cluster.command("a", "x")
+    cluster.leave("a", "a")
+    cluster.settle()
+    assert server.log.last_written() == server.log.last_index_term()
+    assert (server.commit_index, cluster["a"].stopped) == (1, None)
+    cluster.heal()
+    cluster["a"].handle(Tick(0))  # what was cut off is sent again
+    cluster.settle()
     assert cluster["a"].stopped is StopReason.REMOVED
 
 
@@ -404,7 +423,8 @@ def test_a_leader_that_gave_up_its_vote_asks_again_until_somebody_leads() -> Non
     cluster.join("a", "a", Membership.NON_VOTER)
     cluster["a"].sync()
     cluster.deliver(only=AppendEntriesRpc)
-    cluster["b"].sync()
+    for name in "bc":
+        cluster[name].sync()
     cluster.deliver(only=AppendEntriesReply)
     assert cluster.server("a").raft_state is RaftState.AWAIT_CONDITION
     cluster.network.clear()  # the question is lost

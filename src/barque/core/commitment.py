@@ -8,9 +8,12 @@ from barque.types import Index
 
 
 def match_indexes(server: Server) -> list[Index]:
-    """What each voter has on disk. The leader counts itself by what is *written*, too."""
-    written = server.log.last_written().index
-    return [written] + [peer.match_index for _, peer in server.peers() if peer.voter]
+    """What each voter has on disk. The leader counts itself by what is *written*, too.
+
+    One that is to leave, or has given up its vote, does not count itself (§4.2.2).
+    """
+    own = [server.log.last_written().index] if server.is_voter(server.id) else []
+    return own + [peer.match_index for _, peer in server.peers() if peer.voter]
 
 
 def advance_commit_index(server: Server) -> bool:
