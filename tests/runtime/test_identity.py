@@ -247,6 +247,22 @@ async def test_a_member_that_missed_the_deletion_is_told(tmp_path: Path) -> None
             assert await other.consistent_query("sum") == 20
 
 
+async def test_followers_that_missed_the_deletion_are_told_by_their_leader(tmp_path: Path) -> None:
+    """They trust its node, which lives, and would never ask; a new connection hears it again."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.transfer_leadership("sum", "n1")
+        leader = three.running["n1"]
+        cluster_id, _ = member(three, "n1").identity
+        leader.server_finished(member(three, "n1"), delete=True, whole_cluster=True)
+        for node in ("n2", "n3"):
+            await gone(three, node)
+        said: list[tuple[str, NodeMessage]] = []
+        leader.outlets.send_to_node = lambda to, message: said.append((to, message))  # type: ignore[assignment]
+        leader.on_peer_connected("n2", three.running["n2"].incarnation)
+        assert said == [("n2", Gone(cluster_id))]
+
+
 async def test_callers_of_a_deleted_cluster_hear_what_is_true(tmp_path: Path) -> None:
     """What was sent has an unknown outcome, and what was not did not happen."""
     async with nodes(tmp_path) as three, three.client("n1") as client:

@@ -21,6 +21,7 @@ from barque.errors import (
     UnknownMember,
 )
 from barque.machine.machine import AuxKind, AuxResult, Member
+from barque.runtime.admin_members import MemberAdmin
 from barque.types import Membership
 
 
@@ -94,6 +95,26 @@ async def test_a_non_voter_receives_and_is_promoted(tmp_path: Path) -> None:
         assert await client.promote_member("sum", "n2") == {"member": "sum@n2", "membership": "voter"}
         assert await listed(client) == {"n1": "voter", "n2": "voter"}
         assert await client.transfer_leadership("sum", "n2") == "ok"
+
+
+async def test_a_promotion_does_not_bring_back_who_was_removed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for its turn the member goes; it came back as a voter that had no server any more."""
+    change = MemberAdmin._change
+
+    async def after_a_removal(self: MemberAdmin, *asked: Any) -> Any:
+        monkeypatch.setattr(MemberAdmin, "_change", change)
+        await client.remove_member("sum", "n2")
+        return await change(self, *asked)
+
+    async with nodes(tmp_path, 2) as two, two.client() as client:
+        await client.start_cluster("sum", "adder", nodes=["n1"])
+        await client.add_member("sum", "n2", membership=Membership.NON_VOTER)
+        monkeypatch.setattr(MemberAdmin, "_change", after_a_removal)
+        with pytest.raises(UnknownMember):
+            await client.promote_member("sum", "n2")
+        assert await listed(client) == {"n1": "voter"}
 
 
 @pytest.mark.parametrize("target", [None, "n4"])

@@ -130,9 +130,19 @@ class MemberAdmin:
         node.wake()
         return await future
 
-    async def _change(self, process: ServerProcess, make: MakeMessage, deadline: float) -> Any:
-        """Ask our own leader for a change, again while another one is under way (MEMB-01)."""
+    async def _change(
+        self,
+        process: ServerProcess,
+        make: MakeMessage,
+        deadline: float,
+        check: Callable[[], None] = lambda: None,
+    ) -> Any:
+        """Ask our own leader for a change, again while another one is under way (MEMB-01).
+
+        `check` is called before each attempt; what it raises ends them.
+        """
         while True:
+            check()
             left = deadline - self._node.clock.monotonic()
             try:
                 return await self.ask_server(process.server.id, make, max(left, _AGAIN_S))
@@ -222,14 +232,18 @@ class MemberAdmin:
     async def _promote(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
         member = _member_of(process, arguments["member"])
         peer = process.server.cluster.get(member)
-        if peer is None:
-            raise UnknownMember(f"{member} is not a member of {process.server.cfg.cluster_name!r}")
-        uid = peer.uid
+        uid = peer.uid if peer is not None else None
+
+        def is_member() -> None:
+            """Else a promotion that waited for a removal would bring back who was just removed."""
+            known = process.server.cluster.get(member)
+            if known is None or uid not in (None, known.uid):
+                raise UnknownMember(f"{member} is not a member of {process.server.cfg.cluster_name!r}")
 
         def join(origin: ClientRef, correlation: int) -> JoinMember:
             return JoinMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member, uid, Membership.VOTER)
 
-        await self._change(process, join, self._deadline(arguments))
+        await self._change(process, join, self._deadline(arguments), is_member)
         return {"member": str(member), "membership": str(Membership.VOTER)}
 
     async def _replace(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:

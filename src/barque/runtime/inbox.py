@@ -141,6 +141,14 @@ class Inbox:
         else:
             own.outlets.send_to_node(node, gone)
 
+    def node_connected(self, node: str) -> None:
+        """What it was told may have been lost with the connection before, and nobody else would repeat it:
+        a member that trusts its leader's node asks nothing.
+        """
+        for told, gone in list(self._told):
+            if told == node:
+                self._node.outlets.send_to_node(node, gone)
+
     def _on_gone(self, node: str, gone: Gone) -> None:
         """A peer knows of a committed removal or deletion that we have missed."""
         for process in list(self._node.system.processes.values()):

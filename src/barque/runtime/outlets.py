@@ -161,6 +161,7 @@ class NodeOutlets:
         cluster = process.server.cfg.cluster_name
         if whole_cluster:
             node.front.cluster_gone(cluster, process.server.cfg.cluster_id)
+            self._tell_followers(process)
         else:
             self.server_stopped(process)
         standing = node.leaderboard.lookup(cluster)
@@ -168,6 +169,13 @@ class NodeOutlets:
         if standing is not None and standing.cluster_id == process.server.cfg.cluster_id and not here:
             node.leaderboard.clear(cluster)
         node.wake()
+
+    def _tell_followers(self, process: ServerProcess) -> None:
+        """Those who missed that their cluster was deleted would wait for this leader for ever."""
+        server = process.server
+        if server.leader_id == server.id:
+            for member, _ in server.peers():
+                self._node.inbox.tell_gone(member.node, Gone(process.identity[0]))
 
     # --- what waits for the end of the turn ----------------------------------------------
 

@@ -145,8 +145,9 @@ def _a_stranger_speaks(nemesis: "Nemesis") -> None:
     elif peer is not None and peer.uid is not None:
         nemesis.count("wrong_peer", f"{host.name}: a former {name}")
         former = peer.uid + "former"
-        # A leader's messages count, whatever its uid: it is elected, and our configuration may be old.
-        lies = [m for m in _lies(server, sender) if not isinstance(m, AppendEntriesRpc)]
+        # Leaders and candidates may be heard, whatever their uid: our configuration may be old, and they
+        # have proved who they are by their logs. No member ever lies about its log.
+        lies = [m for m in _lies(server, sender) if isinstance(m, AppendEntriesReply)]
         letters = [wire.Envelope(cluster, m, server.cfg.cluster_id, former) for m in lies]
     else:
         return
