@@ -18,6 +18,8 @@ FURTHER: tuple[Bounds, ...] = (
     Bounds(elections=2, commands=1, transfers=1, reads=1),
     Bounds(elections=1, commands=1, reads=2, prompt_disks=False, late_reports=True),
     Bounds(elections=2, commands=0, whole_elections=False, whole_links=False),
+    Bounds(elections=2, commands=0, changes=2, names="abcd"),
+    Bounds(elections=1, commands=1, changes=1, crashes=2, transfers=1, spare="d"),
 )
 
 
@@ -48,6 +50,10 @@ def test_a_small_space_is_searched_to_its_end() -> None:
         ("log_not_compared", Bounds(elections=1, commands=1)),
         ("leader_counts_unwritten", Bounds(elections=1, commands=1)),
         ("match_from_next_index", Bounds(elections=2, commands=1, prompt_disks=False)),
+        ("adds_too_early", Bounds(elections=1, commands=0, changes=1, spare="d")),
+        ("removes_too_early", Bounds(elections=1, commands=0, changes=1)),
+        ("leaving_leader_counts", Bounds(elections=0, commands=0, changes=1)),
+        ("void_configuration_stays", Bounds(elections=1, commands=0, changes=1)),
         ("written_event_by_index", Bounds(elections=2, commands=0, prompt_disks=False, late_reports=True)),
     ],
 )

@@ -19,7 +19,7 @@ from barque.core.messages import (
 )
 from barque.core.server import RaftState, Server
 from barque.errors import InvariantViolation
-from barque.types import Index, ServerId, Term, Uid
+from barque.types import Index, Membership, ServerId, Term, Uid
 
 if TYPE_CHECKING:
     from barque.testing.core_cluster import CoreCluster
@@ -54,6 +54,8 @@ class Witness:
             self._check_commit(member, before.commit_index, led=led)
             if led:
                 self._check_quorum(server)
+        if leads and server.cluster_index_term.index > before.last.index:
+            _check_change(server)
         if server.log.last_index_term().index < before.commit_index:
             _violated(f"{server.id} has dropped committed entries")
 
@@ -142,6 +144,22 @@ class Witness:
                 for logs in ((one.log.entries, other.log.entries), (one.log.disk, other.log.disk)):
                     start = max(one.log.snapshot_index_term().index, other.log.snapshot_index_term().index)
                     _check_matching(one.id, other.id, *logs, start)
+
+
+def _check_change(server: Server) -> None:
+    """I22: a leader changes its cluster one step at a time, and not before it has committed in its term."""
+    assert server.previous_cluster is not None
+    position, records = server.previous_cluster
+    if position.index > server.commit_index:
+        _violated(f"{server.id} changes its cluster while another change is under way")
+    if server.log.fetch_term(server.commit_index) != server.current_term:
+        _violated(f"{server.id} changes its cluster before it has committed an entry of its term")
+    before = {r.id: r.uid for r in records if r.membership is Membership.VOTER}
+    after = {member: peer.uid for member, peer in server.cluster.items() if peer.voter}
+    moved = sum((member in before) != (member in after) for member in before | after)
+    moved += sum(None not in (before[m], after[m]) and before[m] != after[m] for m in before if m in after)
+    if moved > 1:
+        _violated(f"majorities of {before} and of {after} need not meet")
 
 
 def _votes(server: Server, member: ServerId, uid: Uid) -> bool:

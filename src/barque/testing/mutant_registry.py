@@ -1,18 +1,18 @@
 """Where planted bugs are listed: a name, what is wrong, and what plants it.
 
-Bugs of the core name the function that they spoil, not its module: `find` and `replace` look for it wherever
-it lives and is held (in modules, and in the tables of the roles), so that a function may move.
+Bugs of the core name the function that they spoil, not its module: `find` and `replace` (by `patching`)
+look for it wherever it lives and is held, so that a function may move.
 """
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
 
 import barque.core.step  # every module of the core is loaded with it
+from barque.testing import patching
 
 Plant = Callable[[], Any]
 
@@ -68,17 +68,7 @@ def find(name: str) -> Any:
 
 def replace(name: str, wrong: Callable[..., Any]) -> Any:
     """Let this function be another one, wherever the core holds it."""
-    real = find(name)
-    patches: list[Any] = []
-    for module in _core():
-        for attribute, value in list(vars(module).items()):
-            if value is real:
-                patches.append(patch.object(module, attribute, wrong))
-            elif isinstance(value, dict):
-                held = {key: wrong for key, kept in value.items() if kept is real}
-                if held:
-                    patches.append(patch.dict(value, held))
-    return together(*patches)
+    return patching.replace(find(name), wrong)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from barque.testing.simulator import simulate
 
 SEARCHES: tuple[Bounds, ...] = (
     Bounds(elections=1, commands=1),
+    Bounds(elections=1, commands=0, changes=2, spare="d"),
     Bounds(elections=2, commands=0, prompt_disks=False, late_reports=True),
     Bounds(elections=1, commands=1, crashes=1),
     Bounds(elections=2, commands=1, copies=1),

@@ -19,7 +19,7 @@ from barque.core.messages import (
 from barque.core.roles import CandidateRole, PreVoteRole
 from barque.core.server import RaftState
 from barque.testing.core_cluster import CoreCluster
-from barque.types import Index, Term
+from barque.types import Index, Membership, Term
 
 Script = Callable[[], None]
 SCRIPTS: dict[str, Script] = {}
@@ -137,6 +137,54 @@ def a_read_is_confirmed_by_its_own_round() -> None:
         cluster.arrive(*envelope)
     stale = [reply for reply in cluster.replies()[1:] if "new" not in reply]
     assert not stale, f"a read that was asked after 'new' was acknowledged shows {stale}"
+
+
+@_script
+def two_removals_by_two_leaders() -> None:
+    """A new leader whose removal comes too early, while another's is not known to it: disjoint majorities.
+
+    The bug of single-server changes that their author reported in 2015; I22.
+    """
+    cluster = CoreCluster(*"abcd")
+    cluster.elect("a")
+    cluster.partition("a", "bcd")
+    cluster.leave("a", "d")  # a, b and c; nobody else hears of it
+    cluster["a"].sync()
+    _elect_among(cluster, "b", "bcd")
+    cluster.leave("b", "a")  # b, c and d, of whom two will do
+    assert "change_not_permitted" in cluster.refusals(), "a change before the first commit of a term"
+    cluster.partition("bd", "a", "c")
+    cluster.settle("b", "d")
+    _lead_again(cluster, "a", "ac")
+
+
+def _lead_again(cluster: CoreCluster, name: str, voters: str) -> None:
+    """A leader that missed its deposition hears of it, and is elected by these; then all hear of that."""
+    cluster.partition(voters, *(other for other in cluster.members if other not in voters))
+    cluster[name].handle(Tick(0))
+    cluster.settle(*voters)
+    assert cluster.server(name).raft_state is not RaftState.LEADER
+    _elect_among(cluster, name, voters)
+    cluster.heal()
+    cluster[name].handle(Tick(0))
+    cluster.settle()
+
+
+@_script
+def a_removal_and_an_addition_by_two_leaders() -> None:
+    """As above, with an addition that comes too early: two of three here, three of five there."""
+    cluster = CoreCluster(*"abcd")
+    cluster.elect("a")
+    cluster.partition("a", "bcd")
+    cluster.leave("a", "d")
+    cluster["a"].sync()
+    _elect_among(cluster, "b", "bcd")
+    cluster.add("e", membership=Membership.NON_VOTER)
+    cluster.join("b", "e")
+    assert "change_not_permitted" in cluster.refusals(), "a change before the first commit of a term"
+    cluster.partition("bde", "a", "c")
+    cluster.settle("b", "d", "e")
+    _lead_again(cluster, "a", "ac")
 
 
 @_script

@@ -1,4 +1,4 @@
-"""All interleavings of a few events on three members, within bounds: real core servers, every order tried.
+"""All interleavings of a few events on a few members, within bounds: real core servers, every order tried.
 
 A state is a whole cluster with what is under way on its network and disks, and with what its `Witness` has
 seen; states that were met before are not followed again. Every step is judged as everywhere (invariants,
@@ -6,17 +6,18 @@ witness), and reads by what had been acknowledged when they were asked. A search
 the shortest or first list of actions that leads to it, with the bounds exhausted, or with its cap of states.
 """
 
-import copy
 import enum
+import itertools
 import operator
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from barque.core.effects import Applied
+from barque.core.elections import may_stand
 from barque.core.messages import (
     ElectionTimeout,
     PreVoteResult,
@@ -25,36 +26,43 @@ from barque.core.messages import (
     RequestVoteRpc,
     Tick,
 )
+from barque.core.peers import Peer
 from barque.core.roles import WaitingRole
 from barque.core.server import RaftState, Server
 from barque.errors import InvariantViolation
 from barque.testing.core_cluster import CoreCluster, Member
-from barque.types import ServerId
+from barque.types import Membership, ServerId
 
 _VOTING = (PreVoteRpc, PreVoteResult, RequestVoteRpc, RequestVoteResult)
 _SHARED = {"cfg", "environment", "decode_commands", "decode_query", "aux_state", "log", "commit_latency_ms"}
 """Fields of a server that are the same in all states, or kept apart."""
 
-_COUNTED = ("elections", "commands", "crashes", "reads", "transfers", "ticks", "copies", "losses")
+_COUNTED = ("elections", "commands", "crashes", "reads", "transfers", "ticks", "copies", "losses", "changes")
 
+ObjectT = TypeVar("ObjectT")
 Link = tuple[ServerId, ServerId]
 Action = tuple[str, Callable[["Clients"], None]]
 """What may happen next: its name, and what does it to a copy of the state."""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How often each kind of event may happen in one history."""
+    """How often each kind of event may happen in one history, and who there is."""
 
+    names: str = "abc"
+    spare: str = ""
+    """Servers that are no members yet."""
     elections: int = 2
     commands: int = 1
     crashes: int = 0
     reads: int = 0
     transfers: int = 0
     ticks: int = 0
+    changes: int = 0
+    """Members that leave or join."""
     copies: int = 0
     """Messages that arrive twice."""
     whole_elections: bool = True
-    """An election is one action with one helper (its messages are then not interleaved with others)."""
+    """An election is one action, with the helpers that it needs; its messages mix with no others."""
     losses: int = 0
     """How often all that is under way on a link is lost."""
     whole_links: bool = True
@@ -68,24 +76,26 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 class Clients(CoreCluster):
     """A cluster that counts what has happened, and what clients know. `fork` copies it."""
 
-    def __init__(self, bounds: Bounds, names: str = "abc", settings: dict[str, Any] | None = None) -> None:
+    def __init__(self, bounds: Bounds, settings: dict[str, Any] | None = None) -> None:
         self.left = {kind: getattr(bounds, kind) for kind in _COUNTED}
         self.acked: frozenset[Any] = frozenset()
         self.asked: dict[int, frozenset[Any]] = {}
         self.keys: dict[str, Any] = {}  # of members that have not moved since
-        super().__init__(*names, settings=settings)
+        super().__init__(*bounds.names, settings=settings)
+        for name in bounds.spare:
+            self.add(name, membership=Membership.NON_VOTER)
 
     def fork(self) -> "Clients":
         """A copy to act on. Members are shared until `move` asks for one."""
-        other = copy.copy(self)
+        other = _twin(self)
         other.left = dict(self.left)
         other.asked = dict(self.asked)
         other.keys = dict(self.keys)
         other.network = deque(self.network)
-        other.answers = []
+        other.answers, other.gone = [], []
         other.members = dict(self.members)
-        other.environment = copy.copy(self.environment)
-        other.witness = copy.copy(self.witness)
+        other.environment = _twin(self.environment)
+        other.witness = _twin(self.witness)
         other.witness._cluster = other
         other.witness.leaders = dict(self.witness.leaders)
         other.witness.votes = dict(self.witness.votes)
@@ -137,16 +147,16 @@ class Clients(CoreCluster):
 
 
 def _copy_member(member: Member, cluster: Clients) -> Member:
-    other = copy.copy(member)
+    other = _twin(member)
     other.cluster = cluster
     other.effects, other.machine_effects = [], []
     other.unheard, other.mail = deque(member.unheard), deque(member.mail)
     other.held = None if member.held is None else list(member.held)
-    log = other.log = copy.copy(member.log)
+    log = other.log = _twin(member.log)
     for field, value in vars(log).items():
         if type(value) is list:
             setattr(log, field, value[:])
-    snapshots = log._snapshots = copy.copy(log._snapshots)
+    snapshots = log._snapshots = _twin(log._snapshots)
     snapshots._log = log
     server = other.server = _copy_slots(member.server)
     server.log = log
@@ -160,13 +170,20 @@ def _copy_member(member: Member, cluster: Clients) -> Member:
     return other
 
 
+def _twin(value: ObjectT) -> ObjectT:
+    """A copy of an object without slots, the containers in it shared; faster than `copy.copy`."""
+    other: ObjectT = type(value).__new__(type(value))
+    other.__dict__.update(value.__dict__)
+    return other
+
+
 def _copy_slots(value: Any) -> Any:
     """A copy of an object with slots, and of the containers in them."""
     kind: Any = type(value)
     other = kind.__new__(kind)
     for field in kind.__slots__:
         held = getattr(value, field)
-        setattr(other, field, copy.copy(held) if type(held) in _CONTAINERS else held)
+        setattr(other, field, held.copy() if type(held) in _CONTAINERS else held)
     return other
 
 
@@ -193,6 +210,8 @@ def _freeze(value: Any) -> Any:
         how = _KINDS[kind] = _kind(kind)
     if how == "plain":
         return value
+    if how == "peer":
+        return _PEER_FIELDS(value)
     if how == "sequence":
         return tuple(map(_freeze, value))
     if how == "mapping":
@@ -203,7 +222,8 @@ def _freeze(value: Any) -> Any:
     return (kind.__name__, *(_freeze(held) for held in fields if not callable(held)))
 
 
-_KINDS: dict[type, str] = {}
+_PEER_FIELDS = operator.attrgetter(*Peer.__slots__)
+_KINDS: dict[type, str] = {Peer: "peer"}
 
 
 def _kind(kind: type) -> str:
@@ -242,12 +262,13 @@ def actions(state: Clients, bounds: Bounds) -> Iterator[Action]:
             if not bounds.whole_elections:
                 yield f"{name} times out", lambda s, n=name: _timeout(s, n)  # type: ignore[misc]
                 continue
-            for helper in state.members:
-                if helper != name:
-                    yield (
-                        f"{name} stands, {helper} is asked",
-                        lambda s, n=name, h=helper: _elect(s, n, h),  # type: ignore[misc]
-                    )
+            if not may_stand(state.server(name)):
+                continue
+            for helpers in _helpers(state, name):
+                yield (
+                    f"{name} stands, {' and '.join(helpers) or 'nobody'} is asked",
+                    lambda s, n=name, h=helpers: _elect(s, n, h),  # type: ignore[misc]
+                )
     if state.left["crashes"]:
         for name in state.members:
             yield f"{name} loses power", lambda s, n=name: _crash(s, n)  # type: ignore[misc]
@@ -259,6 +280,27 @@ def actions(state: Clients, bounds: Bounds) -> Iterator[Action]:
                         f"{name} hands over to {target}",
                         lambda s, n=name, t=target: _transfer(s, n, t),  # type: ignore[misc]
                     )
+
+    if state.left["changes"]:
+        yield from _changes(state)
+
+
+def _helpers(state: Clients, name: str) -> Iterator[tuple[str, ...]]:
+    """Who may be asked: each smallest majority of the candidate's voters."""
+    server = state.server(name)
+    others = [member.name for member, peer in server.peers() if peer.voter and member.name in state.members]
+    return itertools.combinations(others, server.quorum() - server.is_voter(server.id))
+
+
+def _changes(state: Clients) -> Iterator[Action]:
+    """A leader removes a member, or takes in as a voter who is none."""
+    for name, member in state.members.items():
+        if member.server.raft_state is RaftState.LEADER:
+            for other, there in state.members.items():
+                if there.id in member.server.cluster:
+                    yield f"{name} removes {other}", lambda s, n=name, o=other: _leave(s, n, o)  # type: ignore[misc]
+                else:
+                    yield f"{name} adds {other}", lambda s, n=name, o=other: _join(s, n, o)  # type: ignore[misc]
 
 
 def _deliveries(state: Clients, bounds: Bounds) -> Iterator[Action]:
@@ -351,24 +393,36 @@ def _timeout(state: Clients, name: str) -> None:
     state.move(name).handle(ElectionTimeout())
 
 
-def _elect(state: Clients, name: str, helper: str) -> None:
-    """A whole election in which one other member hears the candidate."""
+def _elect(state: Clients, name: str, helpers: tuple[str, ...]) -> None:
+    """A whole election in which only these others hear the candidate."""
     state.take("elections")
-    state.move(name)
-    state.move(helper)
+    there = {name, *helpers}
+    for member in sorted(there):
+        state.move(member)
     state.members[name].handle(ElectionTimeout())
-    pair = {name, helper}
     for _ in range(8):
         voting = [e for e in state.network if isinstance(e[2], _VOTING)]
         state.network = deque(e for e in state.network if not isinstance(e[2], _VOTING))
         for sender, to, message in voting:
-            if {sender.name, to.name} == pair:
+            if sender.name in there and to.name in there and name in (sender.name, to.name):
                 state.members[to.name].handle(message)
 
 
 def _crash(state: Clients, name: str) -> None:
     state.take("crashes")
     state.move(name).restart()
+
+
+def _leave(state: Clients, name: str, other: str) -> None:
+    state.take("changes")
+    state.move(name)
+    state.leave(name, other)
+
+
+def _join(state: Clients, name: str, other: str) -> None:
+    state.take("changes")
+    state.move(name)
+    state.join(name, other)
 
 
 def _transfer(state: Clients, name: str, target: str) -> None:
@@ -404,7 +458,6 @@ def search(
     states_max: int = 20_000,
     depth_first: bool = False,
     seed: int | None = None,
-    names: str = "abc",
     settings: dict[str, Any] | None = None,
     led_by: str = "",
     more: Callable[[Clients], Iterator[Action]] = lambda _state: iter(()),
@@ -413,11 +466,11 @@ def search(
 
     With `led_by` that member has been elected and everything is settled before the first event. A `seed`
     shuffles the actions of each state, so that capped searches see different parts. `more` adds actions of
-    your own (changes of membership will come this way).
+    your own.
     """
     report = SearchReport()
     rng = random.Random(seed) if seed is not None else None  # noqa: S311  # repeatable on purpose
-    start = Clients(bounds, names, settings)
+    start = Clients(bounds, settings)
     try:
         if led_by:
             start.elect(led_by)
