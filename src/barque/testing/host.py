@@ -26,7 +26,7 @@ from barque.testing.network import SimTransport
 from barque.testing.process_disk import ProcessDisk
 from barque.testing.rot import Rot, rot
 from barque.testing.thread_writer import sim_writer
-from barque.testing.workload import CLUSTER, ListMachine
+from barque.testing.workload import CLUSTER, ListMachine, NewListMachine
 from barque.transport.wire import PeerMessage
 from barque.types import ServerId, Uid
 
@@ -89,6 +89,7 @@ class Host:
         self.clock: SimClock | None = None
         self.loses_power = False
         self.stopping = False
+        self.upgraded = False  # whether it has the machine's next version, from its next start on
         self.uid: Uid | None = None  # known from its first successful start on
         self.rotten: Rot | None = None  # what was changed on its disk since it went down
         self._graveyard: list[Any] = []  # what is dead must not be cleaned up at times nobody chose
@@ -135,8 +136,10 @@ class Host:
             clusters=(ClusterConfig(CLUSTER, CLUSTER, tuple(names)),),
             time=scenario.time,
             log=scenario.log,
+            machine_upgrade_strategy=scenario.upgrade_strategy,
         )
-        machines: Mapping[str, Any] = {CLUSTER: ListMachine(self._applied)}
+        machine = NewListMachine if self.upgraded else ListMachine
+        machines: Mapping[str, Any] = {CLUSTER: machine(self._applied)}
         return SimNode(
             self,
             config,
@@ -205,7 +208,9 @@ class Host:
         durability = self.sim.bystander.durability
         durability.hold(self.name, held=True)
         lookout = Lookout(self.disk, f"{DATA}/wal")
+        fault, self.disk.fault = self.disk.fault, None  # it is we who read, not the node
         self.rotten = rot(self.disk, DATA, self.uid, lookout, self.sim.chance)
+        self.disk.fault = fault
         if self.rotten is None:
             durability.hold(self.name, held=False)
         return self.rotten is not None

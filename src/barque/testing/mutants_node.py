@@ -23,7 +23,7 @@ from barque.runtime.server_process import ServerProcess
 from barque.testing.memory_log import MemoryLog
 from barque.testing.mutant_registry import mutant, together
 from barque.testing.process_disk import ProcessDisk
-from barque.testing.workload import ListMachine
+from barque.testing.workload import ListMachine, NewListMachine
 from barque.transport import handshake
 from barque.types import Index, IndexTerm, Term
 
@@ -409,3 +409,9 @@ def any_secret_will_do() -> Any:
 def meta_left_open() -> Any:
     """See `MUTANTS`."""
     return patch.object(MetaStore, "close", lambda _self: None)
+
+
+@mutant("a member applies commands with the newest code that it has (I18)", layer="node")
+def newest_code_applies() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(NewListMachine, "which_module", lambda self, _version: self)
