@@ -355,7 +355,7 @@ class Node:
         """
         for process in list(self.system.processes.values()):
             leader = process.server.leader_id
-            if leader is not None and leader.node != self.name and not self.detector.is_up(leader.node):
+            if leader is not None and leader.node != self.name and self.detector.suspects(leader.node):
                 process.handle(NodeStatus(leader.node, up=False))
 
     def _tell_all(self, message: NodeStatus) -> None:
