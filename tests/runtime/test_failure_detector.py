@@ -133,3 +133,18 @@ def test_jitter_below_half_an_interval_is_never_down() -> None:
         if beat % 10 == 9:
             downs += ("n2", False) in detector.poll(now + 0.01)
     assert downs == 0
+
+
+def test_a_node_is_suspected_only_after_it_was_heard() -> None:
+    """Of a node never heard of nothing is known; others are suspected from the poll that misses them."""
+    detector = FailureDetector()
+    detector.poll(0.5)
+    assert not detector.suspects("n2")
+    last = beating(detector, "n2", 1.0, 20)
+    detector.poll(last + 0.05)
+    assert not detector.suspects("n2")
+    detector.poll(last + 1.0)
+    assert detector.suspects("n2")
+    beating(detector, "n2", last + 1.1, 3)
+    detector.poll(last + 1.35)
+    assert not detector.suspects("n2")

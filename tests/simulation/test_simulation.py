@@ -87,3 +87,17 @@ def test_nodes_that_are_stopped_leave_nothing_behind() -> None:
         assert report.violation is None, str(report)
         stops += simulation.transcript.counts["stopped"]
     assert stops > 100
+
+
+@pytest.mark.parametrize("strategy", ["all", "quorum"])
+def test_clusters_move_to_the_next_machine_version(strategy: str) -> None:
+    """Nodes get new code one by one, amid crashes; all members move at one index, and most clusters do."""
+    moved = 0
+    for seed in range(1, 6):
+        faults = ("upgrade", "crash", "transfer")
+        scenario = Scenario(duration_s=5.0, faults=faults, pace_s=0.3, upgrade_strategy=strategy)
+        simulation = Simulation(seed, scenario)
+        report = simulation.run()
+        assert report.violation is None, str(report)
+        moved += any("moved" in host.server.machine_state for host in simulation.hosts if host.server)
+    assert moved >= 4

@@ -75,6 +75,11 @@ class FailureDetector:
         history = self._histories.get(node)
         return history is not None and history.up
 
+    def suspects(self, node: str) -> bool:
+        """Whether a node was heard of, and was down at the last poll; of others we know nothing yet."""
+        history = self._histories.get(node)
+        return history is not None and not history.up
+
     def heartbeat(self, node: str, now: float) -> None:
         """`Alive` has come from a node."""
         history = self._histories.get(node)

@@ -354,9 +354,7 @@ class Node:
 
         A message of a dead leader that comes late disarms the election timer, and there will be no news.
         """
-        suspected = {
-            node for node in self.config.nodes if node != self.name and not self.detector.is_up(node)
-        }
+        suspected = {node for node in self.config.nodes if self.detector.suspects(node)}
         for process in list(self.system.processes.values()) if suspected else ():
             leader = process.server.leader_id
             if leader is not None and leader.node in suspected:

@@ -25,7 +25,7 @@ from barque.testing.network import SimTransport
 from barque.testing.process_disk import ProcessDisk
 from barque.testing.rot import Rot, rot
 from barque.testing.thread_writer import sim_writer
-from barque.testing.workload import ListMachine
+from barque.testing.workload import ListMachine, NewListMachine
 from barque.transport.wire import PeerMessage
 from barque.types import ServerId, Uid
 
@@ -89,6 +89,7 @@ class Host:
         self.failing: dict[str, None] = {}  # the clusters whose machine raises here at its next command
         self.failed: dict[str, None] = {}  # those whose machine did, until the node starts again
         self.stopping = False
+        self.upgraded = False  # whether it has the machines' next version, from its next start on
         self.rotten: Rot | None = None  # what was changed on its disk since it went down
         self._newest: SimNode | None = None  # the node, while it starts as well
         self._graveyard: list[Any] = []  # what is dead must not be cleaned up at times nobody chose
@@ -138,9 +139,11 @@ class Host:
             clusters=tuple(ClusterConfig(c, c, tuple(names)) for c in scenario.configured_names),
             time=scenario.time,
             log=scenario.log,
+            machine_upgrade_strategy=scenario.upgrade_strategy,
         )
+        machine = NewListMachine if self.upgraded else ListMachine
         machines: Mapping[str, Any] = {
-            cluster: ListMachine(partial(self._applied, cluster)) for cluster in scenario.cluster_names
+            cluster: machine(partial(self._applied, cluster)) for cluster in scenario.cluster_names
         }
         return SimNode(
             self,
@@ -208,7 +211,9 @@ class Host:
         durability = self.sim.bystanders.durability
         durability.hold(self.name, held=True)
         lookout = Lookout(self.disk, f"{DATA}/wal")
+        fault, self.disk.fault = self.disk.fault, None  # it is we who read, not the node
         self.rotten = rot(self.disk, DATA, list(self.uids.values()), lookout, self.sim.chance)
+        self.disk.fault = fault
         if self.rotten is None:
             durability.hold(self.name, held=False)
         return self.rotten is not None

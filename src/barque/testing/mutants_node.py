@@ -25,7 +25,7 @@ from barque.runtime.server_process import ServerProcess
 from barque.testing.memory_log import MemoryLog
 from barque.testing.mutant_registry import mutant, together
 from barque.testing.process_disk import ProcessDisk
-from barque.testing.workload import ListMachine
+from barque.testing.workload import ListMachine, NewListMachine
 from barque.transport import handshake
 from barque.types import Index, IndexTerm, Term
 
@@ -436,3 +436,9 @@ def failed_server_deafens() -> Any:
 def meta_left_open() -> Any:
     """See `MUTANTS`."""
     return patch.object(MetaStore, "close", lambda _self: None)
+
+
+@mutant("a member applies commands with the newest code that it has (I18)", layer="node")
+def newest_code_applies() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(NewListMachine, "which_module", lambda self, _version: self)

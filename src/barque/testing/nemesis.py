@@ -11,7 +11,7 @@ from barque.testing.host import Host
 from barque.testing.nemesis_clusters import ClusterNemesis
 from barque.testing.nemesis_disk import DISK_FAULTS
 from barque.testing.nemesis_network import NETWORK_FAULTS
-from barque.testing.nemesis_process import PROCESS_FAULTS
+from barque.testing.nemesis_process import PROCESS_FAULTS, complete_upgrade
 from barque.testing.swarm import STEADY
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Nemesis:
             self.fired[known.get(name, "late_frames")] += count
         self.fired["cancel"] += sum(client.cancelled for client in self.sim.clients)
         network.heal()
+        complete_upgrade(self.sim.hosts)
         for host in self.sim.hosts:
             host.disk.fault = None
             host.disk.space = None

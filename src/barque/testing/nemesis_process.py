@@ -1,9 +1,10 @@
-"""Ends in order: a node is stopped, a call is cancelled; at any moment, and then something else happens."""
+"""What people do: a node is stopped, or gets new code; a call is cancelled; all at any moment."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from barque.testing.host import Host
     from barque.testing.nemesis import Nemesis
 
 
@@ -29,5 +30,27 @@ def cancel(nemesis: "Nemesis") -> None:
     client.cancel_after_s = nemesis.rng.choice((0.0, 0.001, 0.05)) * nemesis.rng.random()
 
 
-PROCESS_FAULTS: dict[str, Callable[["Nemesis"], None]] = {"stop": stop, "cancel": cancel}
+def upgrade(nemesis: "Nemesis") -> None:
+    """A node gets the machine's next version and is started with it; others have the former one meanwhile."""
+    old = [host for host in nemesis.sim.hosts if not host.upgraded]
+    if old:
+        host = nemesis.rng.choice(old)
+        nemesis.count("upgrade", host.name)
+        host.upgraded = True
+        if nemesis.rng.random() < 0.5:
+            host.crash(power=False)
+        else:
+            host.stop()
+
+
+def complete_upgrade(hosts: "list[Host]") -> None:
+    """If one has the next version, all get it: a member without the version in force applies nothing."""
+    if any(host.upgraded for host in hosts):
+        for host in hosts:
+            if not host.upgraded:
+                host.upgraded = True
+                host.crash(power=False)
+
+
+PROCESS_FAULTS: dict[str, Callable[["Nemesis"], None]] = {"stop": stop, "cancel": cancel, "upgrade": upgrade}
 """By name; each may find that it cannot happen now, and is then not counted."""

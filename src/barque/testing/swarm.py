@@ -45,6 +45,7 @@ FAULTS = (
     "read_error",
     "stop",
     "cancel",
+    "upgrade",
 )
 """All faults of this stage, by name; docs/explanation/faults.md has a row for each."""
 
@@ -90,6 +91,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rpc_entries: int = 4_096
     rpc_bytes: int = 1_048_576
     flush_size: int = 16
+    upgrade_strategy: str = "all"
 
     @property
     def cluster_names(self) -> tuple[str, ...]:
@@ -157,6 +159,7 @@ def draw_scenario(seed: int) -> Scenario:
         rpc_entries=rng.choice((1, 3, 4_096)),
         rpc_bytes=rng.choice((64, 1_024, 1_048_576)),
         flush_size=rng.choice((1, 2, 16)),
+        upgrade_strategy=rng.choice(("all", "quorum")),
     )
 
 

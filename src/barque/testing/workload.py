@@ -3,12 +3,12 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar
 
 from barque.client.client import Client
 from barque.client.connection import Connection, Link
 from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
-from barque.machine.machine import CommandMeta, Machine
+from barque.machine.machine import CommandMeta, Machine, MachineVersion
 from barque.testing.history import Operation, Outcome
 from barque.testing.loop import VirtualLoop
 from barque.testing.network import SimNetwork
@@ -28,9 +28,9 @@ class ListMachine(Machine[dict[str, list[str]]]):
         return {}
 
     def apply(self, meta: CommandMeta, command: Any, state: dict[str, list[str]]) -> Any:
-        """Append."""
+        """Append. Which version does it is a part of what happened: all members must do it with the same."""
         key, element = command
-        self._applied(meta, f"{key}+{element}")
+        self._applied(meta, f"{key}+{element} by version {self.version}")
         found = state.setdefault(key, [])
         found.append(element)
         return state, len(found)
@@ -38,6 +38,23 @@ class ListMachine(Machine[dict[str, list[str]]]):
     def query(self, query: Any, state: dict[str, list[str]]) -> Any:
         """One whole list."""
         return list(state.get(query, ()))
+
+
+class NewListMachine(ListMachine):
+    """The next version, which writes down in its state that the cluster has moved to it."""
+
+    version: ClassVar[int] = 1
+
+    def which_module(self, version: int) -> Machine[dict[str, list[str]]]:
+        """The code of the version in force."""
+        return self if version else ListMachine(self._applied)
+
+    def apply(self, meta: CommandMeta, command: Any, state: dict[str, list[str]]) -> Any:
+        """Append, or take over the state of the former version."""
+        if isinstance(command, MachineVersion):
+            state["moved"] = [f"{command.old} to {command.new} at {meta.index}"]
+            return state, None
+        return super().apply(meta, command, state)
 
 
 class SimClient:
