@@ -2,6 +2,7 @@
 ELEC-21).
 """
 
+import msgspec
 import pytest
 
 from barque.core.effects import StartElectionTimeout, TimerSpan
@@ -16,7 +17,7 @@ from barque.core.messages import (
 )
 from barque.core.server import RaftState
 from barque.testing.core_cluster import CoreCluster, sent
-from barque.types import Index, Membership, Term
+from barque.types import Index, IndexTerm, Membership, Term
 
 
 @pytest.mark.parametrize(
@@ -162,3 +163,20 @@ def test_each_state_arms_the_timer_that_suits_it() -> None:
         TimerSpan.LONG,
         TimerSpan.SHORT,
     ]
+
+
+def test_who_joins_gives_no_vote_to_somebody_behind_what_was_committed_then() -> None:
+    """§3.6.1, MEMB-10: its own log begins empty, and its address may be a voter's in an old configuration.
+
+    Found by the simulator: a member that had been removed long ago was elected by the successor of another
+    whose uid it had never learned, without what had been committed since.
+    """
+    cluster = CoreCluster("a", "b")
+    cluster.add("c", membership=Membership.NON_VOTER)
+    joining = cluster.server("c")
+    joining.cfg = msgspec.structs.replace(joining.cfg, joined_at=IndexTerm(Index(5), Term(2)))
+    lasts = ((9, 1, False), (4, 2, False), (5, 2, True))
+    for candidacy, (last, term, granted) in enumerate(lasts, start=10):
+        rpc = RequestVoteRpc(Term(candidacy), cluster["a"].id, Index(last), Term(term))
+        answers = sent(cluster["c"].handle(rpc), RequestVoteResult)
+        assert [answer.vote_granted for _, answer in answers] == [granted]

@@ -8,7 +8,7 @@ import pytest
 from barque.errors import ConfigurationError, Damaged
 from barque.runtime.directory import Directory, ServerRecord, configured_cluster_id
 from barque.testing.disk import SimDisk
-from barque.types import ServerId, Uid
+from barque.types import Index, IndexTerm, ServerId, Term, Uid
 
 RECORD = ServerRecord(
     name="kv",
@@ -20,11 +20,12 @@ RECORD = ServerRecord(
     cluster_id="RABC",
     membership="voter",
     initial_uids={"kv@n1": Uid("KV1"), "kv@n2": Uid("KV2")},
+    joined_at=IndexTerm(Index(5), Term(2)),
 )
 GOLDEN = (
     b'{"format":2,"name":"kv","uid":"KV1","cluster":"kv","machine":"kv","arguments":{"a":1},'
     b'"initial_members":[["kv","n1"],["kv","n2"]],"cluster_id":"RABC","membership":"voter",'
-    b'"initial_uids":{"kv@n1":"KV1","kv@n2":"KV2"}}'
+    b'"initial_uids":{"kv@n1":"KV1","kv@n2":"KV2"},"joined_at":[5,2]}'
 )
 FORMAT_1 = (
     b'{"format":1,"name":"kv","uid":"KV1","cluster":"kv","machine":"kv","arguments":{"a":1},'

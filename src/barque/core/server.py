@@ -64,6 +64,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What this server may do until a configuration in its log says so."""
     initial_uids: dict[ServerId, Uid] = {}
     """The uids of initial members, as far as they are known."""
+    joined_at: IndexTerm = NOWHERE
+    """What was committed when this server was made to join: whoever has less cannot lead any more."""
     machine_upgrade_strategy: str = "all"
     """When a leader moves to a new machine version: when `all` members have it, or at once (`quorum`)."""
     initial_machine_version: int = 0
@@ -226,9 +228,12 @@ class Server:
         return sum(self.is_voter(member) for member in votes) >= self.quorum()
 
     def is_up_to_date(self, last_log_index: Index, last_log_term: Term) -> bool:
-        """Whether a log that ends there is at least as up-to-date as ours (§3.6.1)."""
-        ours = self.log.last_index_term()
-        return (last_log_term, last_log_index) >= (ours.term, ours.index)
+        """Whether a log that ends there is at least as up-to-date as ours (§3.6.1).
+
+        One that joins answers for what its predecessor at this address has acknowledged, before it has it.
+        """
+        ours, owed = self.log.last_index_term(), self.cfg.joined_at
+        return (last_log_term, last_log_index) >= max((ours.term, ours.index), (owed.term, owed.index))
 
     def stay(self, *effects: Effect) -> Transition:
         """Answer a message without leaving the present state."""

@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from barque.core.commands import best_successor
 from barque.core.messages import ElectionTimeout, TransferLeadership
 from barque.core.server import RaftState
@@ -22,7 +24,7 @@ from barque.errors import (
 from barque.runtime.admin_members import MemberAdmin
 from barque.runtime.directory import configured_cluster_id, new_cluster_id, new_uid
 from barque.runtime.reporting import cluster_overview, local_report, merge_reports
-from barque.types import ClientRef, ServerId, Uid
+from barque.types import ClientRef, IndexTerm, ServerId, Uid
 
 if TYPE_CHECKING:
     from barque.runtime.node import Node
@@ -192,8 +194,8 @@ class Admin:
     async def start_server(self, arguments: dict[str, Any]) -> Any:
         """Start a new member here (API-05).
 
-        `cluster_id` and `uids` (`name@node` → uid, its own too) come from whoever forms or changes the
-        cluster. Without the first it is the one that configurations form.
+        `cluster_id`, `uids` (`name@node` → uid, its own too) and `joined_at` come from whoever forms or
+        changes the cluster. Without the first it is the one that configurations form.
         """
         members = tuple(_server_id(m, str(arguments["cluster"])) for m in arguments["members"])
         cluster = str(arguments["cluster"])
@@ -212,6 +214,7 @@ class Admin:
             cluster_id=cluster_id,
             uids=uids,
             membership=str(arguments.get("membership") or "voter"),
+            joined_at=msgspec.convert(arguments.get("joined_at") or (0, 0), IndexTerm),
         )
         return "ok"
 

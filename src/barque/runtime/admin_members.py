@@ -212,6 +212,7 @@ class MemberAdmin:
             "arguments": record.arguments,
             "members": [str(m) for m in sorted({*server.cluster, member})],
             "membership": str(membership),
+            "joined_at": [server.commit_index, server.log.fetch_term(server.commit_index) or 0],
             "timeout_ms": int(arguments.get("timeout_ms", _DEFAULT_MS)) // 2,
         }
         await self._ask_at(member.node, "start_server", request)

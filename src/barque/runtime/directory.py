@@ -24,7 +24,7 @@ from barque.runtime.tombstones import (
     encode_tombstones,
     prune,
 )
-from barque.types import ServerId, Uid
+from barque.types import NOWHERE, IndexTerm, ServerId, Uid
 
 _ALPHABET = string.ascii_uppercase + string.digits
 _FORMAT = 2
@@ -36,7 +36,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What restart needs of one server.
 
     `initial_uids` are the incarnations of the initial members (`name@node`) that were known when the
-    cluster was formed.
+    cluster was formed; `joined_at` is what was committed when this server was made to join.
     """
 
     format: int = _FORMAT
@@ -49,6 +49,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     cluster_id: str = ""
     membership: str = "voter"
     initial_uids: dict[str, Uid] = {}
+    joined_at: IndexTerm = NOWHERE
 
 
 def new_uid(name: str, rng: random.Random) -> Uid:

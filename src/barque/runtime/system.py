@@ -19,7 +19,7 @@ from barque.runtime.directory import Directory, ServerRecord, new_uid
 from barque.runtime.executor import Executor, Outlets
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.timers import Timers
-from barque.types import Membership, ServerId, Uid
+from barque.types import NOWHERE, IndexTerm, Membership, ServerId, Uid
 
 logger = logging.getLogger("barque.system")
 
@@ -154,6 +154,7 @@ class System:
         cluster_id: str,
         uids: Mapping[str, Uid] | None = None,
         membership: str = "voter",
+        joined_at: IndexTerm = NOWHERE,
     ) -> ServerProcess:
         """Make and start a new server. Raises `ConfigurationError` for a taken name or unknown machine.
 
@@ -176,6 +177,7 @@ class System:
             cluster_id=cluster_id,
             membership=membership,
             initial_uids=known,
+            joined_at=joined_at,
         )
         try:
             self.directory.add(record)
@@ -200,6 +202,7 @@ class System:
             cluster_id=record.cluster_id,
             membership=Membership(record.membership),
             initial_members=record.initial_members,
+            joined_at=record.joined_at,
             initial_uids={m: u for m in record.initial_members if (u := record.initial_uids.get(str(m)))},
             machine=self._machine(record.machine),
             machine_args=record.arguments,

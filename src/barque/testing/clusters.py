@@ -1,17 +1,22 @@
 """The clusters of a run: how each is formed, who works on it, and what it must be like in the end."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from barque.core.server import RaftState, Server
 from barque.errors import BarqueError
 from barque.testing.checkers import Violation
-from barque.testing.history import Outcome, check_history
+from barque.testing.history import Outcome, check_epochs
 from barque.testing.workload import SimClient
 
 if TYPE_CHECKING:
     from barque.testing.host import Host
     from barque.testing.simulator import Simulation
+
+
+Attempt = Callable[[SimClient], Awaitable[None]]
+_NEVER = float("inf")
 
 
 class SimCluster:
@@ -22,24 +27,43 @@ class SimCluster:
         self.name = name
         self.configured = configured
         self.formed = configured
+        self.epoch = 0  # of the last creation that was tried; each answer names its own
+        self.deleted: dict[int, float] = {}  # when the end of an epoch was acknowledged, in virtual seconds
         self.clients: list[SimClient] = []
 
     # --- its beginning -------------------------------------------------------------------
 
     async def form(self) -> None:
         """Create it, as an administrator would, who tries again until it is there."""
+        await self._form((self._create, self._find, self._elect))
+
+    async def _form(self, attempts: tuple[Attempt, ...]) -> None:
         admin = self.clients[0]
         while not (self.formed or admin.stop):
             await asyncio.sleep(0.1)
-            for attempt in (self._create, self._find, self._elect):
+            for attempt in attempts:
                 try:
                     await attempt(admin)
                     break
                 except BarqueError as error:
                     self.sim.transcript.note(admin.name, f"create {self.name}: {type(error).__name__}")
 
+    async def recreate(self) -> None:
+        """Delete it and create another one of its name; it may be that neither is done."""
+        admin = self.clients[0]
+        attempts: tuple[Attempt, ...] = (self._create, self._find, self._elect)
+        try:
+            epoch, _ = await admin.client.consistent_query(self.name, "k0")
+            await admin.client.delete_cluster(self.name)
+            self.deleted[epoch] = self.sim.loop.time()
+        except BarqueError as error:
+            self.sim.transcript.note(admin.name, f"delete {self.name}: {type(error).__name__}")
+            attempts = (self._create, self._elect)  # what is found now may yet be deleted
+        await self._form(attempts)
+
     async def _create(self, admin: SimClient) -> None:
-        await admin.client.start_cluster(self.name, self.name)
+        self.epoch += 1
+        await admin.client.start_cluster(self.name, self.name, arguments={"epoch": self.epoch})
         self.formed = True
 
     async def _find(self, admin: SimClient) -> None:
@@ -59,14 +83,18 @@ class SimCluster:
         return [(host, server) for host, server in found if server is not None]
 
     def leader(self) -> Server | None:
-        """Who leads, by the newest term."""
-        leaders = [server for _, server in self.servers() if server.raft_state is RaftState.LEADER]
-        return max(leaders, key=lambda server: server.current_term, default=None)
+        """Who leads, and nobody has met a newer term: a leader of old may not know yet."""
+        servers = [server for _, server in self.servers()]
+        leaders = [server for server in servers if server.raft_state is RaftState.LEADER]
+        leader = max(leaders, key=lambda server: server.current_term, default=None)
+        if leader is not None and any(_has_met_newer(server, leader) for server in servers):
+            return None
+        return leader
 
     @property
     def changes(self) -> bool:
-        """Whether its members are others than those of the configuration."""
-        return not self.configured
+        """Whether its members may be others than those of the configuration."""
+        return not self.configured or "members" in self.sim.scenario.faults
 
     def is_settled(self) -> bool:
         """Whether its configuration is committed, and a majority of its voters runs."""
@@ -88,8 +116,15 @@ class SimCluster:
         return [
             (host, server)
             for host, server in self.servers()
-            if server.id in leader.cluster and server.cfg.cluster_id == leader.cfg.cluster_id
+            if server.cfg.cluster_id == leader.cfg.cluster_id and _belongs(server, leader)
         ]
+
+    def missing(self) -> list[str]:
+        """Nodes that have no server although its leader counts one there: a creation did not reach them."""
+        leader = self.leader()
+        members = leader.cluster.items() if leader is not None else ()
+        known = {host.name: host.uids.get(self.name) for host in self.sim.hosts}
+        return [m.node for m, peer in members if (peer.uid or known[m.node]) != known[m.node]]
 
     def owed(self) -> list[Server] | None:
         """Those who must be equal in the end; None as long as it cannot be said.
@@ -119,9 +154,29 @@ class SimCluster:
         leaders = sum(s.raft_state is RaftState.LEADER for s in servers)
         return leaders == 1 and all(f == found[0] for f in found) and found[0][0] == found[0][1].index
 
+    def leftovers(self) -> list[str]:
+        """I23: who still runs although the leader knows that it was removed, or its cluster deleted.
+
+        A server that was only started, for a creation that came too late, has never taken part in anything.
+        """
+        leader = self.leader()
+        if leader is None or not self.changes:
+            return []
+        bystanders, found = self.sim.bystanders, []
+        once = bystanders.of(leader).configurations.named(leader)
+        for _, server in self.servers():
+            if server.cfg.cluster_id != leader.cfg.cluster_id:
+                deleted = bystanders.departures.is_deleted(server.cfg.cluster_id)
+                left = deleted and server.log.next_index() > 1
+            else:
+                left = server.cfg.uid in once and not _belongs(server, leader)
+            if left:
+                found.append(f"{server.id} ({server.cfg.uid}) still runs")
+        return found
+
     def terms(self) -> list[int]:
         """The terms of its members."""
-        return [server.current_term for _, server in self.servers()]
+        return [server.current_term for server in self.owed() or ()]
 
     async def works(self) -> None:
         """Wait until each client's new command was committed."""
@@ -140,16 +195,35 @@ class SimCluster:
         states = [server.machine_state for server in self.owed() or ()]
         if any(state != states[0] for state in states):
             return Violation("same state (I18)", "equal logs, different machines", tuple(map(str, states)))
-        anomaly = check_history([operation for client in self.clients for operation in client.history])
-        if anomaly is None:
-            return None
-        shown = tuple(map(str, anomaly.operations))
-        return Violation("linearizability (I14 to I17)", f"{self.name}: {anomaly.text}", shown)
+        anomaly = check_epochs([operation for client in self.clients for operation in client.history])
+        if anomaly is not None:
+            shown = tuple(map(str, anomaly.operations))
+            return Violation("linearizability (I14 to I17)", f"{self.name}: {anomaly.text}", shown)
+        return self._check_deleted()
+
+    def _check_deleted(self) -> Violation | None:
+        """I23: whoever asks after a cluster was deleted is not answered by it."""
+        for operation in (operation for client in self.clients for operation in client.history):
+            deleted = self.deleted.get(operation.epoch, _NEVER)
+            if operation.outcome is Outcome.OK and operation.called > deleted:
+                states = (str(operation), f"it was deleted at {deleted:.6f}")
+                text = f"{self.name}: a deleted cluster answers"
+                return Violation("the removed stay away (I23)", text, states)
+        return None
 
     def states(self) -> tuple[str, ...]:
         """Its members, in words."""
         there = {host.name: _describe(server) for host, server in self.servers()}
         return tuple(there.get(host.name, f"{self.name}@{host.name}: down") for host in self.sim.hosts)
+
+
+def _has_met_newer(server: Server, leader: Server) -> bool:
+    return server.cfg.cluster_id == leader.cfg.cluster_id and server.current_term > leader.current_term
+
+
+def _belongs(server: Server, leader: Server) -> bool:
+    peer = leader.cluster.get(server.id)
+    return peer is not None and peer.uid in (None, server.cfg.uid)
 
 
 def _describe(s: Server) -> str:

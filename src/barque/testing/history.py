@@ -31,7 +31,8 @@ class Operation(msgspec.Struct):
     """One operation of one client. Times in virtual seconds.
 
     `element` is what was appended, None for a read; `result` is what was read, or for an append
-    the length of the list after it, as far as the machine said.
+    the length of the list after it, as far as the machine said. `epoch` is the incarnation of the object
+    that answered, for objects that are deleted and made anew.
     """
 
     client: str
@@ -41,6 +42,7 @@ class Operation(msgspec.Struct):
     returned: float = _NEVER
     outcome: Outcome = Outcome.UNKNOWN
     result: list[str] | int | None = None
+    epoch: int = 0
 
     def __str__(self) -> str:
         end = "…" if self.returned == _NEVER else f"{self.returned:.6f}"
@@ -56,6 +58,32 @@ class Anomaly(NamedTuple):
 
     def __str__(self) -> str:
         return "\n".join((self.text, *(f"    {operation}" for operation in self.operations)))
+
+
+def check_epochs(operations: list[Operation]) -> Anomaly | None:
+    """The first anomaly of an object that may have been deleted and made anew, within epochs and across.
+
+    What one epoch answered did not happen in another; what nobody answered may have happened in one of them.
+    """
+    epochs = sorted({operation.epoch for operation in operations if operation.outcome is Outcome.OK})
+    if len(epochs) < 2:
+        return check_history(operations)
+    seen: dict[str, Operation] = {}
+    for epoch in epochs:
+        found = check_history([_seen_from(epoch, operation) for operation in operations])
+        if found is not None:
+            return found
+        mine = [o for o in operations if o.epoch == epoch and isinstance(o.result, list)]
+        for read, element in [(o, element) for o in mine for element in _read_list(o)]:
+            if seen.setdefault(element, read).epoch != epoch:
+                return Anomaly(f"{element} is in two incarnations of a list", (seen[element], read))
+    return None
+
+
+def _seen_from(epoch: int, operation: Operation) -> Operation:
+    if operation.outcome is Outcome.OK and operation.epoch != epoch:
+        return msgspec.structs.replace(operation, outcome=Outcome.FAIL, result=None)
+    return operation
 
 
 def check_history(operations: Iterable[Operation]) -> Anomaly | None:

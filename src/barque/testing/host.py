@@ -10,12 +10,14 @@ import msgspec
 from barque.config import ClusterConfig, NodeConfig
 from barque.core.server import RaftState, Server
 from barque.errors import StorageError
+from barque.log.disk import join
 from barque.machine.machine import CommandMeta
 from barque.runtime.clock import Clock
 from barque.runtime.node import Node
 from barque.runtime.outlets import NodeOutlets
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers import Violation
+from barque.testing.checkers_members import Departed, check_registry
 from barque.testing.checkers_resources import judge_stop
 from barque.testing.clock import SimClock
 from barque.testing.disk import SimDisk
@@ -58,6 +60,11 @@ class SimOutlets(NodeOutlets):
         super().server_stopped(process)
         if not process.ended:
             self._host.on_failure(process)
+
+    def server_deleted(self, process: ServerProcess, *, whole_cluster: bool) -> None:
+        """See `Outlets`."""
+        super().server_deleted(process, whole_cluster=whole_cluster)
+        self._host.on_deleted(process.server, whole_cluster=whole_cluster)
 
 
 class SimNode(Node):
@@ -176,6 +183,7 @@ class Host:
             self.crashed()
             return
         self.node = node
+        self.check_registry(finished=False)
         rotten, self.rotten = self.rotten, None
         if rotten is not None:
             self.sim.bystanders.durability.hold(self.name, held=False)
@@ -294,8 +302,29 @@ class Host:
         sim.transcript.note(str(server.id), text)
         self._shrink(server)
         self.uids[cluster] = server.cfg.uid
-        if server.raft_state is RaftState.LEADER:
-            sim.bystanders.of(server).leads(server)
+        sim.bystanders.of(server).role(server)
+
+    def on_deleted(self, server: Server, *, whole_cluster: bool) -> None:
+        """A server was deleted; for good, once its tombstone is on the disk."""
+        cluster, uid = server.cfg.cluster_name, server.cfg.uid
+        what = "with its cluster" if whole_cluster else "alone"
+        self.sim.transcript.note(str(server.id), f"{uid} is deleted, {what}")
+        if self.uids.get(cluster) == uid:
+            del self.uids[cluster]
+        assert self._newest is not None
+        if uid in self._newest.system.directory.buried():
+            departed = Departed(self.name, uid, server.cfg.cluster_id, whole_cluster)
+            self.sim.bystanders.departures.left(departed)
+
+    def check_registry(self, *, finished: bool) -> None:
+        """I24, while the node runs."""
+        if self.node is not None:
+            root = join(DATA, "servers")
+            names = self.disk.listdir(root) if self.disk.exists(root) else []
+            folders = [name for name in names if self.disk.exists(join(root, f"{name}/config"))]
+            violation = check_registry(self.node, folders, finished=finished)
+            if violation is not None:
+                self.sim.report(violation)
 
     def on_failure(self, process: ServerProcess) -> None:
         """A server has stopped: its own machine may do that to it, and nothing else."""

@@ -9,6 +9,7 @@ still are the beginning of the file, reading goes on behind them. When anything 
 from barque.log import wal_format
 from barque.log.disk import join
 from barque.log.memtable import Memtable
+from barque.log.meta import META, MetaStore
 from barque.log.wal_files import MANIFEST, file_name
 from barque.log.wal_format import FILE_HEAD_SIZE, RECORD_HEAD_SIZE, FileEntry, Record
 from barque.log.wal_recovery import recover_wal
@@ -60,16 +61,20 @@ class Lookout:
     def from_scratch(self, uid: Uid) -> Memtable:
         """Likewise, by the production's recovery of a copy of the disk."""
         self.scratches += 1
+        return self._recovered().get(uid) or Memtable()
+
+    def _recovered(self) -> dict[Uid, Memtable]:
+        """All servers' logs, less those that were deleted: files that only they were in may be gone."""
         disk = self._disk.survivor()
         if not disk.exists(join(self._directory, MANIFEST)):
-            return Memtable()
-        return recover_wal(disk, self._directory, ()).memtables.get(uid) or Memtable()
+            return {}
+        data = self._directory.rpartition("/")[0]
+        meta = MetaStore.open(disk, data) if disk.exists(join(data, META)) else None
+        return recover_wal(disk, self._directory, meta.tombstones if meta is not None else ()).memtables
 
     def hold(self) -> None:
         """Look no more until `release`, and tell what there is now: somebody will damage the disk."""
-        manifest = join(self._directory, MANIFEST)
-        if self._disk.exists(manifest):
-            self._held = recover_wal(self._disk.survivor(), self._directory, ()).memtables
+        self._held = self._recovered()
 
     def release(self) -> None:
         """Look again."""

@@ -1,11 +1,12 @@
-"""Planted bugs of membership. See `mutants`."""
+"""Planted bugs of membership: what counts as a configuration, and who has left for good. See `mutants`."""
 
 from typing import Any
 from unittest.mock import patch
 
 from barque.core.configuration import recognises
 from barque.core.server import Server
-from barque.testing import core_cluster
+from barque.runtime.directory import Directory
+from barque.runtime.inbox import Inbox
 from barque.testing.mutant_registry import find, mutant, replace
 from barque.types import Index
 
@@ -72,7 +73,7 @@ def void_configuration_stays() -> Any:
 @mutant("a candidate whose uid is newer than our configuration is never heard (I25)", layer="core")
 def later_candidate_unheard() -> Any:
     """See `MUTANTS`."""
-    return patch.object(core_cluster, "hears_candidate", recognises)
+    return replace("hears_candidate", recognises)
 
 
 @mutant("who hears of a later term waits for the leader of the former one (I25)", layer="core")
@@ -89,3 +90,21 @@ def deposed_leader_followed() -> Any:
         return type(done)(done.state, done.effects[:-1])
 
     return replace("on_request_vote", vote)
+
+
+@mutant("recovery stops at the committed part of the log to find its configuration (row 48)", layer="core")
+def uncommitted_configuration_forgotten() -> Any:
+    """See `MUTANTS`."""
+    return replace("scan_uncommitted", lambda _server: None)
+
+
+@mutant("a member that was removed while it was away does not believe it (I23)", layer="node")
+def removal_not_believed() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(Inbox, "_on_gone", lambda *_: None)
+
+
+@mutant("the folder of a deleted server is left behind (I24)", layer="node")
+def folder_left_behind() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(Directory, "erase", lambda self, uid: self.unfinished.discard(uid))

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from barque.testing.checkers import Bystanders, Durability, Violation
+from barque.testing.bystanders import Bystanders
+from barque.testing.checkers import Durability, Violation
 from barque.testing.clusters import SimCluster
 from barque.testing.history import Operation, Outcome
 from barque.testing.host import DATA, Host
@@ -112,6 +113,7 @@ class Simulation:
         self.nemesis = Nemesis(self)
         self.recovered_s = 0.0
         self.absent: Host | None = None  # in the second phase one machine may be gone for good
+        self._phase = ""  # what the second phase waits for
         self._failed: asyncio.Future[None] = self.loop.create_future()
         self._tasks: list[asyncio.Task[Any]] = []
 
@@ -201,6 +203,7 @@ class Simulation:
 
     def _bury(self) -> None:
         """Let go of what was under way in processes that are dead by now, without a word."""
+        self.loop.errors = lambda _context: None
         for task in asyncio.all_tasks(self.loop):
             work = task.get_coro()
             if inspect.iscoroutine(work):
@@ -253,27 +256,38 @@ class Simulation:
         if spared and self.chance.random() < ABSENT_RATE:
             self._leave(self.chance.choice(spared))
 
-    async def _recover(self) -> None:
-        """The second phase: no faults, and everything must become well."""
-        start, phase = self.loop.time(), "the clients to hear of everything"
+    async def _become_well(self) -> list[SimCluster]:
+        """Wait for everything that is owed, and tell which clusters there are."""
+        self._phase = "the clients to hear of everything"
         for client in self.clients:
             client.stop = True
+        await asyncio.gather(*self._tasks)
+        formed = [cluster for cluster in self.clusters if cluster.formed]
+        if any(cluster.changes for cluster in self.clusters):
+            self._phase = "all clusters to have their members"
+            await self._leave_if_spared(formed)
+        self._phase = "a new command to be committed by each client"
+        for cluster in formed:
+            await cluster.works()
+        self._phase = "all members to be equal"
+        while not all(cluster.equal() for cluster in formed):  # noqa: ASYNC110  # looks at what others do
+            await asyncio.sleep(0.05)
+        self._phase = "those who were removed to be gone"
+        while any(cluster.leftovers() for cluster in formed):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        return formed
+
+    async def _recover(self) -> None:
+        """The second phase: no faults, and everything must become well."""
+        start = self.loop.time()
         try:
             async with asyncio.timeout(LIVENESS_S):
-                await asyncio.gather(*self._tasks)
-                formed = [cluster for cluster in self.clusters if cluster.formed]
-                if any(cluster.changes for cluster in self.clusters):
-                    phase = "all clusters to have their members"
-                    await self._leave_if_spared(formed)
-                phase = "a new command to be committed by each client"
-                for cluster in formed:
-                    await cluster.works()
-                phase = "all members to be equal"
-                while not all(cluster.equal() for cluster in formed):  # noqa: ASYNC110  # looks at what others do
-                    await asyncio.sleep(0.05)
+                formed = await self._become_well()
         except TimeoutError:
-            text = f"waited {LIVENESS_S:.0f} s without faults for {phase}"
-            self.report(Violation("liveness (I25)", text, self._states()))
+            text = f"waited {LIVENESS_S:.0f} s without faults for {self._phase}"
+            leftovers = [who for cluster in self.clusters for who in cluster.leftovers()]
+            name = "the removed stay away (I23)" if leftovers else "liveness (I25)"
+            self.report(Violation(name, text, (*self._states(), *leftovers)))
             return
         self.recovered_s = self.loop.time() - start
         await asyncio.sleep(SETTLE_S + self.scenario.time.detector_poll_ms / 100)
@@ -286,6 +300,8 @@ class Simulation:
         for cluster in formed:
             await cluster.shows_all(self.scenario.keys)
         judge_strangers(self)
+        for host in self.hosts:
+            host.check_registry(finished=True)
         for violation in (cluster.check() for cluster in self.clusters):
             if violation is not None:
                 self.report(violation)

@@ -55,9 +55,13 @@ STEADY = ("loss", "duplicates", "reordering", "late_frames", "crash_on_send")
 
 CLUSTER_FAULTS = ("machine_fails",)
 """Those aimed at one cluster of several, which the others must not notice."""
+MEMBER_FAULTS = ("members", "recreate")
+"""Clients that change who belongs to a cluster; and that delete one that was created, and create it again."""
 
 SEVERAL_RATE = 0.3
 """How many seeds have several clusters on each node."""
+MEMBERS_RATE = 0.25
+"""In how many members come and go."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +171,10 @@ def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
     """How many clusters, how many of them are created at run time, and the faults aimed at one of them."""
     rng = random.Random(f"{seed}/clusters")  # noqa: S311  # repeatable on purpose
     some = rng.choice((2, 2, 3, 4)) if rng.random() < SEVERAL_RATE else 1
-    if some == 1:
-        return 1, 0, ()
-    return some, rng.randrange(some), tuple(name for name in CLUSTER_FAULTS if rng.random() < 0.5)
+    created = rng.randrange(some)
+    faults = tuple(name for name in CLUSTER_FAULTS if some > 1 and rng.random() < 0.5)
+    if rng.random() < MEMBERS_RATE:
+        faults += ("members",)
+    if created and rng.random() < 0.5:
+        faults += ("recreate",)
+    return some, created, faults

@@ -14,30 +14,35 @@ from barque.testing.loop import VirtualLoop
 from barque.testing.network import SimNetwork
 from barque.testing.swarm import Scenario
 
+_EPOCH = "epoch"
+Lists = dict[str, list[Any]]
 Applied = Callable[[CommandMeta, str], None]
 
 
-class ListMachine(Machine[dict[str, list[str]]]):
-    """Lists by key. A command `[key, element]` appends and replies with the new length; a query reads."""
+class ListMachine(Machine[Lists]):
+    """Lists by key. A command `[key, element]` appends and replies with the new length; a query reads.
+
+    Each answer begins with the epoch, which a cluster is given when it is created.
+    """
 
     def __init__(self, applied: Applied) -> None:
         self._applied = applied
 
-    def init(self, args: dict[str, Any]) -> dict[str, list[str]]:
-        """No lists."""
-        return {}
+    def init(self, args: dict[str, Any]) -> Lists:
+        """No lists but the epoch."""
+        return {_EPOCH: [args.get("epoch", 0)]}
 
-    def apply(self, meta: CommandMeta, command: Any, state: dict[str, list[str]]) -> Any:
+    def apply(self, meta: CommandMeta, command: Any, state: Lists) -> Any:
         """Append. Which version does it is a part of what happened: all members must do it with the same."""
         key, element = command
         self._applied(meta, f"{key}+{element} by version {self.version}")
         found = state.setdefault(key, [])
         found.append(element)
-        return state, len(found)
+        return state, [state[_EPOCH][0], len(found)]
 
-    def query(self, query: Any, state: dict[str, list[str]]) -> Any:
+    def query(self, query: Any, state: Lists) -> Any:
         """One whole list."""
-        return list(state.get(query, ()))
+        return [state[_EPOCH][0], list(state.get(query, ()))]
 
 
 class NewListMachine(ListMachine):
@@ -45,11 +50,11 @@ class NewListMachine(ListMachine):
 
     version: ClassVar[int] = 1
 
-    def which_module(self, version: int) -> Machine[dict[str, list[str]]]:
+    def which_module(self, version: int) -> Machine[Lists]:
         """The code of the version in force."""
         return self if version else ListMachine(self._applied)
 
-    def apply(self, meta: CommandMeta, command: Any, state: dict[str, list[str]]) -> Any:
+    def apply(self, meta: CommandMeta, command: Any, state: Lists) -> Any:
         """Append, or take over the state of the former version."""
         if isinstance(command, MachineVersion):
             state["moved"] = [f"{command.old} to {command.new} at {meta.index}"]
@@ -129,7 +134,7 @@ class SimClient:
             return
         operation.returned = self._loop.time()
         operation.outcome = Outcome.OK
-        operation.result = result
+        operation.epoch, operation.result = result
 
     async def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Wait for an answer, unless this is the call to be cancelled."""
