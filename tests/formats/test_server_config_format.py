@@ -93,3 +93,14 @@ def test_ids_of_configured_clusters_depend_on_all_names() -> None:
     """Other installations and other clusters have other ids, whatever the names are made of."""
     names = [("a", "b"), ("ab", ""), ("", "ab"), ("b", "a"), ("barque", "kv")]
     assert len({configured_cluster_id(*pair) for pair in names}) == len(names)
+
+
+def test_what_a_killed_process_left_is_durable_before_it_is_used() -> None:
+    """A rename that was not synced is seen after a kill; a loss of power must not take it away later."""
+    disk = SimDisk(random.Random(0))
+    disk.mkdir("/data/servers/KV1")
+    disk.create(PATH + ".tmp").pwritev([GOLDEN], 0, sync=True)
+    disk.rename(PATH + ".tmp", PATH)
+    disk.kill()
+    directory(disk).load()
+    assert disk.survivor().exists(PATH)

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from barque.errors import ConfigurationError, Damaged, UnknownCluster
+from barque.errors import ConfigurationError, Damaged, StorageError, UnknownCluster
 from barque.log.disk import Disk, join, remove_tree, replace_file
 from barque.runtime.tombstones import (
     TOMBSTONES,
@@ -84,9 +84,14 @@ class Directory:
     # --- what is there -----------------------------------------------------------------
 
     def load(self) -> None:
-        """Read all records and tombstones. Raises `Damaged` for a file that is missing or broken."""
+        """Read all records and tombstones. Raises `Damaged` for a file that is missing or broken.
+
+        What a killed process has renamed is seen, and may yet be lost with the power: it is made durable
+        before anything is built on it. Raises `StorageError` if the disk refuses that.
+        """
         if not self._disk.exists(self._root):
             return
+        self._make_durable(self._root)
         self._load_tombstones()
         buried = {tombstone.uid for tombstone in self._tombstones}
         for name in self._disk.listdir(self._root):
@@ -95,8 +100,15 @@ class Directory:
             if uid in buried:
                 self.unfinished.add(uid)
             elif self._disk.exists(path):
+                self._make_durable(f"{self._root}/{uid}")
                 self._load_record(uid, path)
             # else: the directory was made, and then nothing: the server never began
+
+    def _make_durable(self, folder: str) -> None:
+        try:
+            self._disk.fsync_dir(folder)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be synced: {error}") from error
 
     def _load_tombstones(self) -> None:
         path = join(self._root, TOMBSTONES)
