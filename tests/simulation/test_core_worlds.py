@@ -51,12 +51,6 @@ def test_members_come_and_go(seed: int) -> None:
     assert {"leave", "enter", "change"} <= set(report.faults)
 
 
-def test_only_people_can_help() -> None:
-    """A new voter hears nobody, and nobody can lead without it: `force` is what `barque recover` does."""
-    report = simulate_core(11)
-    assert (report.violation, report.faults["force"]) == (None, 1), str(report)
-
-
 def test_seeds_differ_in_kind() -> None:
     """About a third are harsh and short, about three in ten change members; most do what they drew."""
     scenarios = [draw_core_scenario(seed) for seed in range(300)]

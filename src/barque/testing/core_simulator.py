@@ -12,11 +12,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from barque.core.configuration import hears_candidate
 from barque.core.entries import EntryKind, decode_cluster, kind_of
 from barque.core.messages import (
     ElectionTimeout,
-    ForceMemberChange,
     JoinMember,
     LeaveMember,
     NodeStatus,
@@ -24,7 +22,6 @@ from barque.core.messages import (
     WalFailed,
     WalUp,
 )
-from barque.core.server import RaftState
 from barque.errors import InvariantViolation
 from barque.testing.checkers import Violation
 from barque.testing.core_cluster import CLIENT, Member
@@ -303,8 +300,6 @@ class CoreSimulation:
         """As an operator would: until every place is taken by a voter."""
         world = self.world
         world.after(0.1, self._complete)
-        if not world.leaders():
-            self._force_past_strangers()
         for leader in world.leaders()[:1]:
             present = world.members_of_last()
             for name, machine in world.machines.items():
@@ -320,26 +315,6 @@ class CoreSimulation:
                     self._ask_change(leader, LeaveMember(CLIENT, 1 << 41, mode, there.id))
                 elif peer is None or not peer.voter:
                     self._ask_join(leader, name, Membership.VOTER)
-
-    def _force_past_strangers(self) -> None:
-        """The last resort, for the one case in which only people can help.
-
-        A new voter may have an old configuration that is not known to be committed, and in which the only
-        server with the whole log has another uid: it does not hear that one, whom nobody else can elect.
-        """
-        up = [member for member in self.world.cluster.members.values() if member.up]
-        if not up:
-            return
-        ends = {member.id: member.log.last_index_term() for member in up}
-        best = max(up, key=lambda member: (ends[member.id].term, ends[member.id].index))
-        if best.server.raft_state is not RaftState.PRE_VOTE:
-            return
-        voters = [member for member in up if best.server.is_voter(member.id) and member is not best]
-        deaf = [m for m in voters if not hears_candidate(m.server, best.id, best.log.uid)]
-        if deaf and len(voters) + 1 >= best.server.quorum() > len(voters) + 1 - len(deaf):
-            self.fired["force"] += 1
-            boot = self.world.machines[best.id.name].boots
-            self.world.handle(best.id.name, boot, ForceMemberChange(CLIENT, 1 << 42))
 
     def _was_member(self, uid: Uid) -> bool:
         """Whether a committed configuration has named it; who was removed does not come back."""

@@ -62,7 +62,7 @@ def _draw_long(rng: random.Random) -> CoreScenario:
     settings = {
         "max_append_entries_rpc_batch_size": batch,
         # Each refusal sends a whole pipeline again: in RPCs of one entry, more messages than a run can bear.
-        "max_pipeline_count": rng.choice((1, 2, 4, 64 if batch < 4096 else 16384)),
+        "max_pipeline_count": rng.choice((1, 2, 4, 16 if batch < 4096 else 16384)),
         "low_priority_commands_flush_size": rng.choice((1, 3)),
         "await_condition_timeout_ms": rng.choice((50, 500, 3000)),
         "catch_up_timeout_ms": rng.choice((20, 200)),
