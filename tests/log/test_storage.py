@@ -143,3 +143,24 @@ def test_a_failing_disk_keeps_no_file_open_when_the_storage_is_closed() -> None:
         node.disk.fault = None
         assert [entry[0] for entry in content(node.open())] == [1]
     assert failures > 5
+
+
+def test_a_start_that_fails_keeps_no_file_open() -> None:
+    """Whichever operation fails: a program that tries again for days must not run out of descriptors."""
+    failures = 0
+    for nth in range(40):
+        node = Node(SimDisk(random.Random(nth)))
+        node.storage.log(UID).append(batch(1))
+        node.sync()
+        node.kill()
+        node.storage.close()
+        last = node.disk.operations + nth
+        node.disk.fault = lambda op, path, disk=node.disk, last=last: (  # type: ignore[misc]
+            OSError(5, "EIO", path) if disk.operations == last else None
+        )
+        try:
+            node.open()
+        except StorageError:
+            failures += 1
+            assert not node.disk.handles, f"operation {nth}"
+    assert failures > 20

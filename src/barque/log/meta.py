@@ -250,6 +250,10 @@ class MetaStore:
         except OSError as error:
             raise StorageError(f"{self._path}: term and vote cannot be written: {error}") from error
         finally:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Close the file as it is, without a word to the disk."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

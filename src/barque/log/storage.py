@@ -113,27 +113,31 @@ class Storage:
             _create(disk, data_dir, wal_dir)
         elif disk.read_file(join(data_dir, IDENTITY)) != _IDENTITY_TEXT:
             raise Damaged(f"{join(data_dir, IDENTITY)}: not the identity of a Barque directory. {ADVICE}")
-        meta = MetaStore.open(disk, data_dir)
-        recovered = recover_wal(disk, wal_dir, meta.tombstones)
-        _check_births(data_dir, meta, recovered)
-        files = WalFiles(
-            disk,
-            wal_dir,
-            config.wal_max_size_bytes,
-            recovered.closed,
-            recovered.uids,
-            recovered.next_number,
-        )
-        # Names that are spares already may be used for the new file; others only when the
-        # manifest that `start_next` writes no longer lists them.
-        spares = [name for name in recovered.blank if file_number(name) is None]
-        for name in spares:
-            files.recycle(name)
-        files.start_next()
-        for name in recovered.blank:
-            if file_number(name) is not None:
+        with contextlib.ExitStack() as opened:  # closed again if anything after it fails
+            meta = MetaStore.open(disk, data_dir)
+            opened.callback(meta.let_go)
+            recovered = recover_wal(disk, wal_dir, meta.tombstones)
+            _check_births(data_dir, meta, recovered)
+            files = WalFiles(
+                disk,
+                wal_dir,
+                config.wal_max_size_bytes,
+                recovered.closed,
+                recovered.uids,
+                recovered.next_number,
+            )
+            opened.callback(files.close, sealed=False)
+            # Names that are spares already may be used for the new file; others only when the
+            # manifest that `start_next` writes no longer lists them.
+            spares = [name for name in recovered.blank if file_number(name) is None]
+            for name in spares:
                 files.recycle(name)
-        sync_seconds = measure_sync(disk, wal_dir, clock)
+            files.start_next()
+            for name in recovered.blank:
+                if file_number(name) is not None:
+                    files.recycle(name)
+            sync_seconds = measure_sync(disk, wal_dir, clock)
+            opened.pop_all()
         writer = make_writer(config.wal_writer, sync_seconds, wake)
         wal = Wal(files, writer, on_event, clock, config.wal_flush_bytes_max)
         storage = cls(disk, data_dir, lock, meta, wal, files)

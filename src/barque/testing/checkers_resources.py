@@ -10,3 +10,9 @@ def judge_stop(name: str, disk: SimDisk, process: VirtualProcess) -> Violation |
     tasks = [f"task {task.get_coro()}" for task in process.tasks if not task.done()]
     left = (*map(repr, disk.handles), *tasks, *map(repr, process.loop.timers_of(process)))
     return Violation("nothing is left behind (I27)", f"{name} has stopped", left) if left else None
+
+
+def judge_refusal(name: str, disk: SimDisk) -> Violation | None:
+    """What is still open when `Node.start` has refused: a program may try again, for days."""
+    left = tuple(map(repr, disk.handles))
+    return Violation("nothing is left behind (I27)", f"{name} did not start", left) if left else None

@@ -18,7 +18,7 @@ from barque.runtime.outlets import NodeOutlets
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers import Violation
 from barque.testing.checkers_members import Departed, check_registry
-from barque.testing.checkers_resources import judge_stop
+from barque.testing.checkers_resources import judge_refusal, judge_stop
 from barque.testing.clock import SimClock
 from barque.testing.disk import SimDisk
 from barque.testing.lookout import Lookout
@@ -209,6 +209,7 @@ class Host:
         if rotten is not None:
             rotten.mend()
             self.sim.bystanders.durability.hold(self.name, held=False)
+        violation = violation or judge_refusal(self.name, self.disk)
         if violation is not None:
             self.sim.report(violation)
 
