@@ -11,6 +11,7 @@ from tests.nodes import Adder, Nodes, nodes, until
 import barque
 from barque.errors import (
     AlreadyMember,
+    BarqueError,
     ChangeNotPermitted,
     ConfigurationError,
     InvalidCommand,
@@ -95,6 +96,32 @@ async def test_a_non_voter_receives_and_is_promoted(tmp_path: Path) -> None:
         assert await client.promote_member("sum", "n2") == {"member": "sum@n2", "membership": "voter"}
         assert await listed(client) == {"n1": "voter", "n2": "voter"}
         assert await client.transfer_leadership("sum", "n2") == "ok"
+
+
+async def test_a_member_whose_removal_is_not_committed_keeps_its_data(tmp_path: Path) -> None:
+    """Somebody adds it again meanwhile; it was deleted to make room, and might still have been a member."""
+    async with nodes(tmp_path) as three, three.client("n1") as client, three.client("n1") as other:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 3)
+        await client.transfer_leadership("sum", "n1")
+        await reads(three, "n3", 3)
+        leader, before = (three.running[name].system.processes["sum"] for name in ("n1", "n3"))
+
+        async def sees(members: int) -> bool:
+            return (
+                leader.server.cluster_change_permitted == (members == 3)
+                and len(leader.server.cluster) == members
+            )
+
+        await until(lambda: sees(3), "a leader that may change its members")
+        await three.stop("n2")
+        removal = asyncio.ensure_future(client.remove_member("sum", "n3", timeout_s=1))
+        await until(lambda: sees(2), "a removal under way")
+        with pytest.raises(BarqueError):
+            await other.add_member("sum", "n3", timeout_s=1)
+        with pytest.raises(BarqueError):
+            await removal
+        assert three.running["n3"].system.processes.get("sum") is before
 
 
 async def test_a_promotion_does_not_bring_back_who_was_removed_meanwhile(

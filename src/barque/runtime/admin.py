@@ -24,7 +24,7 @@ from barque.errors import (
 from barque.runtime.admin_members import MemberAdmin
 from barque.runtime.directory import configured_cluster_id, new_cluster_id, new_uid
 from barque.runtime.reporting import cluster_overview, local_report, merge_reports
-from barque.types import ClientRef, IndexTerm, ServerId, Uid
+from barque.types import ClientRef, IndexTerm, ServerId, Term, Uid
 
 if TYPE_CHECKING:
     from barque.runtime.node import Node
@@ -204,7 +204,7 @@ class Admin:
         configured = configured_cluster_id(node.config.installation, cluster)
         cluster_id = str(arguments.get("cluster_id") or configured)
         uids = {str(member): Uid(str(uid)) for member, uid in (arguments.get("uids") or {}).items()}
-        self._discard_leftover(name, cluster_id, uids)
+        self._discard_leftover(name, cluster_id, uids, Term(int(arguments.get("term") or 0)))
         node.system.create(
             name,
             cluster,
@@ -218,15 +218,16 @@ class Admin:
         )
         return "ok"
 
-    def _discard_leftover(self, name: str, cluster_id: str, uids: Mapping[str, Uid]) -> None:
+    def _discard_leftover(self, name: str, cluster_id: str, uids: Mapping[str, Uid], term: Term) -> None:
         """A server of the same cluster that is no member of it by what its leader says may go.
 
-        It was removed while it was away, or was started for a change that did not come about.
+        It was removed while it was away, or was started for a change that did not come about. One that has
+        met a later leader than this of `term` stays: that leader may have added it.
         """
         process = self._node.system.processes.get(name)
         if process is None or process.identity[0] != cluster_id or not uids:
             return
-        if process.identity[1] not in uids.values():
+        if process.identity[1] not in uids.values() and process.server.current_term <= term:
             self._node.system.delete(process, "its cluster has another member here", whole_cluster=False)
 
     async def start_cluster(self, arguments: dict[str, Any]) -> Any:

@@ -174,6 +174,9 @@ class MemberAdmin:
         if member in server.cluster:
             raise AlreadyMember(f"{member} is a member of {cluster!r} already; see `barque member list`")
         deadline = self._deadline(arguments)
+        if not await self._until(lambda: _is_settled(process), deadline):
+            # The server of a member whose removal is not committed must not make room for another.
+            raise ChangeNotPermitted(f"another change of {cluster!r} is under way; try again")
         wanted = Membership(str(arguments.get("membership") or Membership.VOTER))
         first = Membership.NON_VOTER if wanted is Membership.NON_VOTER else Membership.PROMOTABLE
         uid = new_uid(member.name, self._node.rng)
@@ -212,6 +215,7 @@ class MemberAdmin:
             "arguments": record.arguments,
             "members": [str(m) for m in sorted({*server.cluster, member})],
             "membership": str(membership),
+            "term": server.current_term,
             "joined_at": [server.commit_index, server.log.fetch_term(server.commit_index) or 0],
             "timeout_ms": int(arguments.get("timeout_ms", _DEFAULT_MS)) // 2,
         }
