@@ -23,6 +23,7 @@ from barque.errors import (
 )
 from barque.machine.machine import AuxKind, AuxResult, Member
 from barque.runtime.admin_members import MemberAdmin
+from barque.runtime.refusals import CHANGE_UNDER_WAY
 from barque.types import Membership
 
 
@@ -209,6 +210,25 @@ async def test_changes_that_are_asked_for_at_once_follow_one_another(tmp_path: P
         await client.start_cluster("sum", "adder", nodes=["n1"])
         await asyncio.gather(client.add_member("sum", "n2"), client.add_member("sum", "n3"))
         assert await listed(client) == dict.fromkeys(("n1", "n2", "n3"), "voter")
+
+
+async def test_a_refusal_that_is_out_of_date_when_it_comes_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change before was committed meanwhile: the next one is asked for again, not refused."""
+    asked, ask = [], MemberAdmin.ask_server
+
+    async def refuse_once(self: MemberAdmin, *question: Any) -> Any:
+        asked.append(question)
+        if len(asked) == 1:
+            raise ChangeNotPermitted(CHANGE_UNDER_WAY)
+        return await ask(self, *question)
+
+    async with nodes(tmp_path, 2) as two, two.client() as client:
+        await client.start_cluster("sum", "adder")
+        monkeypatch.setattr(MemberAdmin, "ask_server", refuse_once)
+        assert await client.remove_member("sum", "n2") == {"member": "sum@n2", "told": True}
+        assert len(asked) == 2
 
 
 async def test_the_survivor_becomes_the_cluster(tmp_path: Path) -> None:

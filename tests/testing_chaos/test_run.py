@@ -60,12 +60,17 @@ def test_a_short_run_from_the_command_line(tmp_path: Path) -> None:
     assert processes_naming(str(directory)) == []
 
 
+def _hear_signals() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path, number: int, code: int) -> None:
     """Told to stop in the middle of its faults, it ends its nodes and itself."""
     command = [sys.executable, "-m", "barque", "nemesis", "--preset", "set-kill-vm", "--nodes", "3"]
     command += ["--seconds", "60", "--out", str(tmp_path), "--seed", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # A shell's background jobs ignore SIGINT, and hand that on to us.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_hear_signals) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "SIGKILL" in line:

@@ -33,6 +33,7 @@ from barque.errors import (
 from barque.runtime.calls import error_named
 from barque.runtime.directory import new_uid
 from barque.runtime.ranges import Range
+from barque.runtime.refusals import CHANGE_UNDER_WAY
 from barque.runtime.server_process import ServerProcess
 from barque.transport.wire import ClientAnswer, ClientFailed, ClientReplies
 from barque.types import ClientRef, Membership, ReplyMode, ServerId, Uid
@@ -146,9 +147,9 @@ class MemberAdmin:
             left = deadline - self._node.clock.monotonic()
             try:
                 return await self.ask_server(process.server.id, make, max(left, _AGAIN_S))
-            except ChangeNotPermitted:
-                if left <= _AGAIN_S or process.server.cluster_change_permitted:
-                    raise
+            except ChangeNotPermitted as refusal:
+                if left <= _AGAIN_S or str(refusal) != CHANGE_UNDER_WAY:
+                    raise  # the others of this class stay what they are, however long we wait
             await asyncio.sleep(_AGAIN_S)
 
     # --- members -----------------------------------------------------------------------
@@ -176,7 +177,7 @@ class MemberAdmin:
         deadline = self._deadline(arguments)
         if not await self._until(lambda: _is_settled(process), deadline):
             # The server of a member whose removal is not committed must not make room for another.
-            raise ChangeNotPermitted(f"another change of {cluster!r} is under way; try again")
+            raise ChangeNotPermitted(CHANGE_UNDER_WAY)
         wanted = Membership(str(arguments.get("membership") or Membership.VOTER))
         first = Membership.NON_VOTER if wanted is Membership.NON_VOTER else Membership.PROMOTABLE
         uid = new_uid(member.name, self._node.rng)

@@ -2,6 +2,9 @@
 
 from barque.core.effects import Rejection
 
+CHANGE_UNDER_WAY = (
+    "another membership change, or the new leader's first entry, is not committed yet; try again"
+)
 _TEXTS = {
     Rejection.UNKNOWN_MEMBER: ("UnknownMember", "that server is not a member of this cluster"),
     Rejection.NON_VOTER: ("NonVoter", "the target does not vote, so it cannot lead"),
@@ -15,10 +18,7 @@ _TEXTS = {
         "OutcomeUnknown",
         "the leader had it in its log when it lost its majority; it may happen yet",
     ),
-    Rejection.CHANGE_NOT_PERMITTED: (
-        "ChangeNotPermitted",
-        "another membership change, or the new leader's first entry, is not committed yet; try again",
-    ),
+    Rejection.CHANGE_NOT_PERMITTED: ("ChangeNotPermitted", CHANGE_UNDER_WAY),
     Rejection.ALREADY_MEMBER: ("AlreadyMember", "that server is a member already, and may do just that"),
     Rejection.MISSING_UID: ("InvalidCommand", "a promotable member must be named with its uid"),
     Rejection.WRONG_UID: (
