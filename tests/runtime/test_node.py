@@ -7,6 +7,7 @@ import pytest
 from tests.nodes import Adder, Nodes, nodes, until
 
 import barque
+from barque.core.messages import ServerDown
 from barque.errors import (
     ConfigurationError,
     NoLeader,
@@ -233,6 +234,35 @@ async def test_configured_clusters_form_by_themselves(tmp_path: Path) -> None:
         await three.stop("n1")
         await three.start("n1")
         assert await client.consistent_query("kv", Get(b"k"), timeout_s=10) == b"v"
+
+
+async def test_who_missed_that_its_leader_stopped_hears_it_with_the_next_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader's node lives on, so nobody else would ever doubt it: the cluster would hang."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", 1) == 1
+        node = three.running[await three.leader(client, "sum")]
+        process = node.system.processes["sum"]
+        others = [other for other in three.running.values() if other is not node]
+
+        async def all_follow() -> bool:
+            return all(o.system.processes["sum"].server.leader_id == process.server.id for o in others)
+
+        await until(all_follow, "two followers")
+        send = node.transport.send
+        with monkeypatch.context() as broken:
+
+            def lose(to: str, name: str, message: object, *who: str) -> bool:
+                return isinstance(message, ServerDown) or send(to, name, message, *who)  # type: ignore[arg-type]
+
+            broken.setattr(node.transport, "send", lose)
+            process.fail(RuntimeError("this server only"))
+        assert await all_follow()
+        for other in others:
+            node.on_peer_connected(other.name, other.incarnation)
+        assert await client.process_command("sum", 2) == 3
 
 
 async def test_a_meta_store_that_works_again_is_no_failure(

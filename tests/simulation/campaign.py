@@ -59,7 +59,7 @@ def portions(options: argparse.Namespace) -> Iterator[Portion]:
             yield Portion("again", options.start + nodes, NODES_SEEDS, 2 + number, False)
         if core < options.core_seeds:
             yield Portion("core", options.start + core, CORE_SEEDS, 1, probed)
-        if core < options.twice:
+        if core < min(options.twice, options.core_seeds):
             yield Portion("again-core", options.start + core, CORE_SEEDS, 2 + number, False)
 
 

@@ -378,6 +378,7 @@ class Node:
         """Tell a node that comes (back) who leads; and if it has restarted, its servers are new."""
         self.calls.node_connected(node)
         self.inbox.node_connected(node)
+        self.outlets.node_connected(node)
         known = self._incarnations.get(node)
         self._incarnations[node] = incarnation
         self.system.monitors.node_restarted(node, incarnation)

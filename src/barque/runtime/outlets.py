@@ -3,7 +3,7 @@
 The executor calls this (`Outlets`); so does the front, which reaches servers the same way.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     from barque.runtime.node import Node
 
 _COMMIT_DELAY_S = 0.005
+_REMEMBERED_MAX = 1_024
+
+
+class _Farewell(NamedTuple):
+    """Whom a server that has stopped knew, and who it was."""
+
+    members: tuple[ServerId, ...]
+    cluster_id: str
+    uid: str
 
 
 class NodeOutlets:
@@ -37,6 +46,7 @@ class NodeOutlets:
         self._pipelining: dict[ServerProcess, None] = {}
         self._committing: dict[ServerProcess, None] = {}
         self._flushing: dict[ServerProcess, None] = {}
+        self._stopped: dict[ServerId, _Farewell] = {}
 
     # --- messages ----------------------------------------------------------------------
 
@@ -148,10 +158,30 @@ class NodeOutlets:
     def server_stopped(self, process: ServerProcess) -> None:
         """Tell the other members at once, so that they need not wait for a timeout."""
         server = process.server
-        for member, _ in server.peers():
+        members = tuple(member for member, _ in server.peers())
+        for member in members:
             self.send_to_server(member, ServerDown(server.id, connected=True), process)
+        self._stopped[server.id] = _Farewell(members, *process.identity)
+        if len(self._stopped) > _REMEMBERED_MAX:
+            del self._stopped[next(iter(self._stopped))]
         self._node.front.leader_lost(server.id)
         self._node.wake()
+
+    def node_connected(self, other: str) -> None:
+        """Tell its servers again which of ours have stopped: the news may have been lost with a connection.
+
+        Nobody else would say it. Who follows a server that has stopped trusts its node, which lives.
+        """
+        node = self._node
+        for server, farewell in list(self._stopped.items()):
+            process = node.system.processes.get(server.name)
+            if process is not None and process.failure is None:
+                del self._stopped[server]  # there is one of that name again
+                continue
+            for member in farewell.members:
+                if member.node == other:
+                    down = ServerDown(server, connected=True)
+                    node.transport.send(other, member.name, down, farewell.cluster_id, farewell.uid)
 
     def server_deleted(self, process: ServerProcess, *, whole_cluster: bool) -> None:
         """Forget it. Callers of a deleted cluster are told; a removed member's cluster lives on elsewhere."""
