@@ -13,6 +13,9 @@ from barque.errors import StorageError
 from barque.log import disk as disk_module
 from barque.log.disk import OsDisk, replace_file
 from barque.log.storage import Storage, StorageConfig
+from barque.log.wal_files import OpenFile
+from barque.log.wal_format import FILE_HEAD_SIZE, FileHead, Record, encode_file_head, encode_record
+from barque.log.wal_recovery import WalReader
 from barque.testing.disk import SimDisk
 from barque.testing.storage import UID, batch, content
 
@@ -94,6 +97,23 @@ def test_a_storage_on_the_real_disk(tmp_path: Path) -> None:
     assert [entry[0] for entry in content(storage)] == list(range(1, 200))
     assert storage.overview()["sync_seconds_measured"] > 0
     storage.close()
+
+
+def test_offsets_beyond_four_gibibytes(tmp_path: Path) -> None:
+    """A record behind 2**32 bytes is where it was written, and not at the front of the file."""
+    far = 5 << 30
+    head = FileHead(epoch=1, salt=7)
+    opened = OpenFile(OsDisk().create(str(tmp_path / "f")), head, growing=True)
+    opened.file.pwritev([encode_file_head(head)], 0, sync=False)
+    opened.end = far  # what is before is a hole in the file, and takes no space
+    buffers: list[bytes] = []
+    opened.write(buffers, encode_record(buffers, head, far, far, b"alpha", 6, [batch(7)]))
+    reader = WalReader(opened.file)
+    record = reader.at(far)
+    assert isinstance(record, Record)
+    assert (record.offset, record.batches[0].first_index) == (far, 7)
+    assert not isinstance(reader.at(FILE_HEAD_SIZE), Record)
+    opened.file.close()
 
 
 def test_replacing_a_file_is_atomic_on_a_disk_that_loses_things() -> None:

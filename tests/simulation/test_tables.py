@@ -12,13 +12,16 @@ TABLE = (ROOT / "docs/reference/mutants.md").read_text()
 
 
 def test_every_historical_bug_has_its_row() -> None:
-    """All 87, each with something in its last column."""
+    """All 87, each with something in its last column, and but a few with something that notices it."""
     numbers: list[int] = []
+    waiting: list[int] = []
     for first, last, here in re.findall(r"^\| (\d+)(?: to (\d+))? \|.*\| ([^|]+) \|$", BUGS, re.MULTILINE):
         numbers += range(int(first), int(last or first) + 1)
         known = re.search(r"`\w+`|`tests/|comes with|comes later|cannot apply", here)
         assert known, f"row {first}: {here}"
+        waiting += [] if "`" in here else [int(first)]
     assert numbers == list(range(1, 88))
+    assert len(numbers) - len(waiting) >= 80, waiting
 
 
 def test_what_the_rows_name_exists() -> None:
