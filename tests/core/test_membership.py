@@ -527,8 +527,11 @@ def replace_by(cluster: CoreCluster, leader: str, name: str, uid: str) -> None:
     cluster.join(leader, name)
 
 
-def behind_the_times() -> CoreCluster:
-    """a2 is the only voter but c2, which has the log only up to the days of the first a."""
+def behind_the_times(*, told: bool) -> CoreCluster:
+    """a2 is the only voter but c2, which has the log only up to the days of the first a.
+
+    `told`: c2 knows from the start what was committed when it was made to join.
+    """
     cluster = led("a", "b", "c")
     cluster.leave("a", "c")
     cluster.settle()
@@ -542,6 +545,9 @@ def behind_the_times() -> CoreCluster:
     cluster.settle()
     replacement = cluster["c"]
     replacement.knows_uids, replacement.membership = False, Membership.NON_VOTER
+    if told:
+        leader = cluster.server("a")
+        replacement.joined_at = IndexTerm(leader.commit_index, leader.current_term)
     replacement.wipe("c2")
     cluster.join("a", "c")
     cluster["a"].sync()
@@ -559,14 +565,15 @@ def hand_over(cluster: CoreCluster, name: str, last: int, commit: int) -> None:
     cluster.network.clear()
 
 
-@pytest.mark.parametrize(("commit", "leads"), [(2, True), (1, False)])
-def test_a_candidate_of_later_days_is_heard(commit: int, leads: bool) -> None:
+@pytest.mark.parametrize(("commit", "told", "leads"), [(2, False, True), (1, False, False), (1, True, True)])
+def test_a_candidate_of_later_days_is_heard(commit: int, told: bool, leads: bool) -> None:
     """MEMB-10, §4.1: whoever has our committed configuration, and more, knows whether it is a member.
 
     Else nobody could lead: its vote is needed, and only a leader could tell it of the new uid. While no
-    configuration of its log is known to be committed, another uid may be a server that lost its data.
+    configuration of its log is known to be committed, another uid may be a server that lost its data; but who
+    was told at its beginning what was committed then has something to compare with.
     """
-    cluster = behind_the_times()
+    cluster = behind_the_times(told=told)
     hand_over(cluster, "c", last=2, commit=commit)
     assert not recognises(cluster.server("c"), cluster["a"].id, Uid("a2"))
     cluster["a"].restart()

@@ -88,11 +88,13 @@ def hears_candidate(server: Server, sender: ServerId, uid: Uid) -> bool:
     A member that lost its data takes itself for a voter by what it was configured with, and would find
     others with as little as it has. But a configuration in our log that is committed is in every log that
     deserves our vote (§3.6): such a candidate knows by its own log whether it is a member. Ours may be
-    older, and without our vote nobody may ever lead and tell us. A leader needs not be told.
+    older, and without our vote nobody may ever lead and tell us. Who joined knows from the start what was
+    committed then (`is_up_to_date`). A leader needs not be told.
     """
     if recognises(server, sender, uid):
         return True
-    return server.raft_state is not RaftState.LEADER and _has_committed_configuration(server)
+    proved = server.cfg.joined_at.index > 0 or _has_committed_configuration(server)
+    return server.raft_state is not RaftState.LEADER and proved
 
 
 def _has_committed_configuration(server: Server) -> bool:

@@ -51,7 +51,7 @@ from barque.core.step import recover, step
 from barque.machine.effects import Aux, Checkpoint, MachineEffect, ReadLog, ReleaseCursor
 from barque.machine.machine import AuxKind
 from barque.testing.memory_log import MemoryLog
-from barque.types import Index, Membership, ServerId, Term, Uid
+from barque.types import NOWHERE, Index, Membership, ServerId, Term, Uid
 
 if TYPE_CHECKING:
     from barque.testing.core_cluster import CoreCluster
@@ -93,6 +93,7 @@ class Member:
         self.voted_for: ServerId | None = None
         self.last_applied = Index(0)
         self.machine = cluster.machine
+        self.joined_at = NOWHERE  # what was committed when it was made to join
         self.knows_uids = True  # of the initial members; whoever comes later need not
         self.effects: list[Effect] = []  # everything it asked for, oldest first
         self.machine_effects: list[MachineEffect] = []
@@ -108,6 +109,7 @@ class Member:
             initial_uids=self._initial_uids(),
             machine=self.machine,
             membership=self.membership,
+            joined_at=self.joined_at,
             **self.cluster.settings,
         )
         self.up = True

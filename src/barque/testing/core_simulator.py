@@ -277,7 +277,7 @@ class CoreSimulation:
         if not (leaders and absent):
             return False
         name = self.rng.choice(absent)
-        self.world.replace(name)
+        self.world.replace(name, leaders[0])
         self._ask_join(leaders[0], name, self.rng.choice(list(Membership)))
         return True
 
@@ -307,7 +307,7 @@ class CoreSimulation:
                 peer = leader.server.cluster.get(there.id)
                 uid = there.log.uid
                 if machine.gone:
-                    world.replace(name)
+                    world.replace(name, leader)
                 elif peer is None and uid not in present and self._was_member(uid):
                     world.remove(name, uid)
                 elif peer is not None and peer.uid not in (None, uid):

@@ -34,7 +34,7 @@ from barque.runtime.failure_detector import FailureDetector
 from barque.testing.core_cluster import CoreCluster, Member
 from barque.testing.history import Operation, Outcome
 from barque.testing.loop import Storm
-from barque.types import Membership, ServerId, Uid
+from barque.types import IndexTerm, Membership, ServerId, Term, Uid
 
 NAMES = "abcdefg"
 EVENTS_MAX = 1_000_000
@@ -428,13 +428,19 @@ class CoreWorld:
         last = self._ended[link, uid] = max(self.now, self._last_due.get(link, 0.0))
         self.after(last - self.now, lambda: self._suspect(link[1], link[0], connected=True))
 
-    def replace(self, name: str) -> None:
-        """A new server takes the place of one that is gone: no data, another uid."""
+    def replace(self, name: str, leader: Member) -> None:
+        """A new server takes the place of one that is gone: no data, another uid.
+
+        As a leader's node does, it is told what is committed now.
+        """
         member, machine = self.cluster.members[name], self.machines[name]
         assert machine.gone
         machine.gone = False
         machine.incarnations += 1
         member.knows_uids, member.membership = False, Membership.NON_VOTER
+        known = leader.server
+        term = known.log.fetch_term(known.commit_index)
+        member.joined_at = IndexTerm(known.commit_index, term or Term(0))
         member.wipe(f"uid_{name}_{machine.incarnations}")
         self._boot(name)
 
