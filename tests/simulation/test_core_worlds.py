@@ -44,8 +44,8 @@ def test_fresh_core_seeds(capsys: pytest.CaptureFixture[str]) -> None:
 def test_members_come_and_go(seed: int) -> None:
     """Removed, replaced by new servers and demoted, leaders too: nothing committed is lost, and all recover.
 
-    In these a world had dropped what a later leader said, and a voter had heard no candidate of later days. The
-    last one knew of no committed configuration; now it is told what is committed when it joins.
+    In these a world had dropped what a later leader said, and a voter had heard no candidate of later days.
+    The last one knew of no committed configuration; now it is told what is committed when it joins.
     """
     report = simulate_core(seed)
     assert report.violation is None, str(report)
