@@ -99,5 +99,6 @@ def test_clusters_move_to_the_next_machine_version(strategy: str) -> None:
         simulation = Simulation(seed, scenario)
         report = simulation.run()
         assert report.violation is None, str(report)
-        moved += any("moved" in host.server.machine_state for host in simulation.hosts if host.server)
+        servers = [server for cluster in simulation.clusters for _, server in cluster.servers()]
+        moved += any("moved" in server.machine_state for server in servers)
     assert moved >= 4
