@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.nodes import Adder, Nodes, nodes, until
@@ -229,7 +230,11 @@ async def test_configured_clusters_form_by_themselves(tmp_path: Path) -> None:
     async with nodes(tmp_path, clusters=clusters) as three, three.client() as client:
         from barque.machine.kv_commands import Get, Set
 
-        await client.process_command("kv", Set(b"k", b"v"), timeout_s=10)
+        async def write() -> Any:
+            """Nodes that start one after the other may elect twice; a command in between has no known outcome."""
+            return await client.process_command("kv", Set(b"k", b"v"), timeout_s=10) or True
+
+        await until(write, "a cluster that commits")
         assert await client.consistent_query("kv", Get(b"k")) == b"v"
         await three.stop("n1")
         await three.start("n1")
