@@ -24,7 +24,7 @@ from barque.errors import (
 from barque.machine.machine import AuxKind, AuxResult, Member
 from barque.runtime.admin_members import MemberAdmin
 from barque.runtime.refusals import CHANGE_UNDER_WAY
-from barque.types import Membership
+from barque.types import Membership, ServerId
 
 
 class Hasty(Nodes):
@@ -246,6 +246,22 @@ async def test_the_survivor_becomes_the_cluster(tmp_path: Path) -> None:
         assert await client.consistent_query("sum") == 9
         assert (await client.add_member("sum", "n1"))["membership"] == "voter"
         assert await listed(client) == {"n1": "voter", "n3": "voter"}
+
+
+async def test_what_attempts_to_create_have_left_can_be_cleared_away(tmp_path: Path) -> None:
+    """Two creations that failed half-way hold the name on two of three nodes; the way out needs no third."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        members = tuple(ServerId("sum", name) for name in three.addresses)
+        for number, name in enumerate(("n1", "n2")):
+            three.running[name].system.create("sum", "sum", "adder", {}, members, cluster_id=f"HALF{number}")
+        with pytest.raises(BarqueError):
+            await client.start_cluster("sum", "adder", timeout_s=1)
+        for name in ("n1", "n2"):
+            async with three.client(name) as there:
+                await there.force_shrink("sum")
+                await there.delete_cluster("sum")
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", 4) == 4
 
 
 async def test_a_cluster_is_deleted_by_consensus(tmp_path: Path) -> None:

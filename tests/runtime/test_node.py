@@ -231,7 +231,7 @@ async def test_configured_clusters_form_by_themselves(tmp_path: Path) -> None:
         from barque.machine.kv_commands import Get, Set
 
         async def write() -> Any:
-            """Nodes that start one after the other may elect twice; a command in between has no known outcome."""
+            """Nodes that start one after the other may elect twice; what comes in between is unknown."""
             return await client.process_command("kv", Set(b"k", b"v"), timeout_s=10) or True
 
         await until(write, "a cluster that commits")
