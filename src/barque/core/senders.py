@@ -8,59 +8,51 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
+from barque.core import messages as m
 from barque.core.configuration import hears_candidate, recognises
-from barque.core.messages import (
-    AppendEntriesReply,
-    AppendEntriesRpc,
-    AuxCommand,
-    DeleteCluster,
-    HeartbeatReply,
-    HeartbeatRpc,
-    InfoReply,
-    InfoRpc,
-    InstallSnapshotResult,
-    InstallSnapshotRpc,
-    JoinMember,
-    LeaveMember,
-    PreVoteResult,
-    PreVoteRpc,
-    Queries,
-    RequestVoteResult,
-    RequestVoteRpc,
-    ServerDown,
-    TimeoutNow,
-    TransferLeadership,
-)
 from barque.core.server import Server
 from barque.types import ServerId, Uid
 
 SENDER_OF: dict[type, Callable[[Any], ServerId]] = {
     **dict.fromkeys(
-        (AppendEntriesRpc, HeartbeatRpc, InstallSnapshotRpc, TimeoutNow), attrgetter("leader_id")
+        (m.AppendEntriesRpc, m.HeartbeatRpc, m.InstallSnapshotRpc, m.TimeoutNow), attrgetter("leader_id")
     ),
-    **dict.fromkeys((RequestVoteRpc, PreVoteRpc), attrgetter("candidate_id")),
+    **dict.fromkeys((m.RequestVoteRpc, m.PreVoteRpc), attrgetter("candidate_id")),
     **dict.fromkeys(
-        (AppendEntriesReply, HeartbeatReply, InstallSnapshotResult, RequestVoteResult, PreVoteResult),
+        (
+            m.AppendEntriesReply,
+            m.HeartbeatReply,
+            m.InstallSnapshotResult,
+            m.RequestVoteResult,
+            m.PreVoteResult,
+        ),
         attrgetter("sender"),
     ),
-    **dict.fromkeys((InfoRpc, InfoReply), attrgetter("sender")),
-    ServerDown: attrgetter("server"),
+    **dict.fromkeys((m.InfoRpc, m.InfoReply), attrgetter("sender")),
+    m.ServerDown: attrgetter("server"),
 }
 """The server that each message of a server claims to come from."""
 
 
 COUNTED = (
-    AppendEntriesReply,
-    HeartbeatReply,
-    InstallSnapshotResult,
-    RequestVoteResult,
-    PreVoteResult,
-    InfoReply,
+    m.AppendEntriesReply,
+    m.HeartbeatReply,
+    m.InstallSnapshotResult,
+    m.RequestVoteResult,
+    m.PreVoteResult,
+    m.InfoReply,
 )
 """What makes majorities, or tells who somebody is: it counts only from a member (`recognises`)."""
-ASKS_FOR_VOTES = (PreVoteRpc, RequestVoteRpc)
+ASKS_FOR_VOTES = (m.PreVoteRpc, m.RequestVoteRpc)
 """A candidate's questions."""
-_ASKED_BY_FRONTS = (Queries, TransferLeadership, JoinMember, LeaveMember, DeleteCluster, AuxCommand)
+_ASKED_BY_FRONTS = (
+    m.Queries,
+    m.TransferLeadership,
+    m.JoinMember,
+    m.LeaveMember,
+    m.DeleteCluster,
+    m.AuxCommand,
+)
 
 
 def claimed_node(message: object) -> str | None:
