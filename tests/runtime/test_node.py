@@ -270,6 +270,16 @@ async def test_who_missed_that_its_leader_stopped_hears_it_with_the_next_connect
         assert await client.process_command("sum", 2) == 3
 
 
+async def test_a_node_that_has_stopped_begins_no_work(tmp_path: Path) -> None:
+    """A request that comes while its connections close is answered, and leaves no task."""
+    async with nodes(tmp_path, 1) as single:
+        node = single.running["n1"]
+        await single.stop("n1")
+        answers: list[tuple[Any, str | None, str]] = []
+        node.calls.serve("ping", {}, lambda *answer: answers.append(answer))
+        assert answers == [(None, "Stopped", "the node is stopping")]
+
+
 async def test_a_meta_store_that_works_again_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

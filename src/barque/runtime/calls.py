@@ -10,6 +10,7 @@ from barque.errors import BarqueError, QueryTimeout, Refused, Stopped
 from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[Any]]
+_STOPPING = "the node is stopping"
 _TASKS_MAX = 1_000
 _ANSWER_S = 10.0
 """How long an answer waits for a connection; whoever asked has given up by then."""
@@ -32,6 +33,7 @@ class Calls:
         self._next = 0
         self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         self._connections: dict[str, asyncio.Event] = {}
+        self._stopped = False
         self._tasks: dict[asyncio.Task[None], None] = {}  # a set that keeps its order
 
     async def call(
@@ -106,6 +108,9 @@ class Calls:
         self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]
     ) -> None:
         """Work on a request in a task of its own; every ending is answered."""
+        if self._stopped:
+            answer(None, "Stopped", _STOPPING)
+            return
         if len(self._tasks) >= _TASKS_MAX:
             answer(None, "Overloaded", "too many administrative requests at once")
             return
@@ -121,7 +126,7 @@ class Calls:
         except (KeyError, TypeError, ValueError) as error:
             answer(None, "InvalidCommand", f"bad arguments for {verb!r}: {error!r}")
         except asyncio.CancelledError:
-            answer(None, "Stopped", "the node is stopping")
+            answer(None, "Stopped", _STOPPING)
             raise
         else:
             answer(value, None, "")
@@ -133,7 +138,8 @@ class Calls:
                 future.set_exception(Refused(f"the connection to node {node} was lost"))
 
     async def stop(self) -> None:
-        """End all work; every caller hears of it."""
+        """End all work, and begin no more; every caller hears of it."""
+        self._stopped = True
         for _, future in list(self._waiting.values()):
             if not future.done():
                 future.set_exception(Stopped("this node is stopping"))
