@@ -38,6 +38,10 @@ class NodeOutlets:
         self._committing: dict[ServerProcess, None] = {}
         self._flushing: dict[ServerProcess, None] = {}
 
+    def wake(self) -> None:
+        """See `Node.wake`."""
+        self._node.wake()
+
     # --- messages ----------------------------------------------------------------------
 
     def send_to_server(self, to: ServerId, message: RemoteMessage, process: ServerProcess | None) -> bool:
