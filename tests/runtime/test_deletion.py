@@ -71,7 +71,7 @@ class World:
         """What is of no interest here."""
 
     answer = reject = send_event = leadership_changed = leader_established = nothing
-    pipeline_later = flush_commands_later = server_stopped = nothing
+    pipeline_later = flush_commands_later = server_stopped = wake = nothing
 
     def turn(self) -> None:
         """Until nothing is left to do."""

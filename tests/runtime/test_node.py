@@ -8,7 +8,8 @@ import pytest
 from tests.nodes import Adder, Nodes, nodes, until
 
 import barque
-from barque.core.messages import ServerDown
+from barque.core.messages import ElectionTimeout, ServerDown
+from barque.core.server import RaftState
 from barque.errors import (
     ConfigurationError,
     NoLeader,
@@ -319,6 +320,23 @@ async def test_a_node_that_cannot_read_its_servers_says_which_file(tmp_path: Pat
             await barque.Node(single.config("n1"), disk=_Unreadable()).start()
         await single.start()
         assert await client.process_command("sum", 1) == 1
+
+
+async def test_what_a_timer_lets_a_server_send_leaves_in_a_turn(tmp_path: Path) -> None:
+    """A candidate's questions do not wait in the outbox until something else happens to its node."""
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 1)
+        found = [(node, node.system.processes["sum"]) for node in three.running.values()]
+        [node, process] = next(pair for pair in found if pair[1].server.raft_state is RaftState.FOLLOWER)
+        process.handle(ElectionTimeout())
+        assert process.server.raft_state is RaftState.PRE_VOTE
+        long_ago_s = -node.clock.monotonic() - 1
+        node.system._executor._arm(process, "election", long_ago_s, ElectionTimeout())
+        node._turn_scheduled = False
+        node.timers.run_due(0.0)  # another round: no state changes, which would ask for a turn
+        assert process.server.raft_state is RaftState.PRE_VOTE
+        assert node._turn_scheduled
 
 
 async def test_a_turn_that_was_asked_for_does_not_run_after_the_stop(

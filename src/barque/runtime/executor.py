@@ -82,6 +82,9 @@ logger = logging.getLogger("barque.server")
 class Outlets(Protocol):
     """Where effects leave a server; the node implements it."""
 
+    def wake(self) -> None:
+        """End the turn that a timer has begun: what its server has queued is to leave."""
+
     def send_to_server(self, to: ServerId, message: RemoteMessage, process: ServerProcess | None) -> bool:
         """Queue a message of this server for another, here or elsewhere; False if it was dropped."""
 
@@ -293,6 +296,7 @@ class Executor:
             if isinstance(message, ElectionTimeout):
                 process.counters.raft.pre_vote_elections += 1
             process.handle(message)
+            self._outlets.wake()
 
         self._timers.arm((process, name), self._clock.monotonic() + after_s, expire)
 

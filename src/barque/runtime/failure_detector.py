@@ -86,13 +86,15 @@ class FailureDetector:
         if history is None:
             self._histories[node] = _History(now)
             return
-        interval = max(0.0, now - history.last) * self._scaling
-        history.last = max(now, history.last)
-        history.arrivals.append(interval)
-        insort(history.sizes, interval)
-        if len(history.arrivals) > self._window:
-            oldest = history.arrivals.popleft()
-            del history.sizes[bisect_left(history.sizes, oldest)]
+        interval = 0.0
+        if now > history.last:
+            interval = (now - history.last) * self._scaling
+            history.last = now
+        arrivals, sizes = history.arrivals, history.sizes
+        arrivals.append(interval)
+        insort(sizes, interval)
+        if len(arrivals) > self._window:
+            del sizes[bisect_left(sizes, arrivals.popleft())]
 
     def estimate(self, node: str, now: float) -> float:
         """How likely the node is down, 0 to 1; 1 for a node never heard of."""

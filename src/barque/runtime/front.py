@@ -217,6 +217,8 @@ class Front:
 
     def flush(self) -> None:
         """Send what is parked to those who lead, one batch a cluster, kind and size limit."""
+        if not self._dirty:
+            return
         dirty, self._dirty = self._dirty, {}
         now = self._clock.monotonic()
         for route in dirty.values():
@@ -510,6 +512,8 @@ class Front:
     @property
     def busy(self) -> bool:
         """Whether there is something to flush now; what waits for its next attempt is not."""
+        if not self._dirty:
+            return False
         dirty = [r for r in self._dirty.values() if r.leader is not None and not r.suspect and r.parked]
         if not dirty:
             return False

@@ -41,7 +41,7 @@ from barque.runtime.timers import TimerDriver
 from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport
 from barque.transport.secret import load_secret
 from barque.transport.tcp import TcpTransport
-from barque.transport.wire import Alive, ClientAnswer, ClientEvent, Envelope
+from barque.transport.wire import ALIVE, Alive, ClientAnswer, ClientEvent, Envelope
 from barque.types import ClientRef, ServerId
 
 logger = logging.getLogger("barque.node")
@@ -321,9 +321,8 @@ class Node:
         now = self.clock.monotonic()
         self.longest_stall_s = max(self.longest_stall_s, now - self._next_beat)
         self._next_beat = now + self.config.time.heartbeat_interval_ms / 1000
-        for node, status in self.transport.status().items():
-            if status.connected:
-                self.transport.send(node, "", Alive())
+        for node in self.transport.connected():
+            self.transport.send(node, "", Alive())
         self.transport.flush()
         self.timers.arm("beat", self._next_beat, self._beat)
 
@@ -334,9 +333,10 @@ class Node:
 
     def _poll_detector(self) -> None:
         now = self.clock.monotonic()
-        links = self.transport.status()
-        for node, up in self.detector.poll(now):
-            if up and not (node in links and links[node].connected):
+        changes = self.detector.poll(now)
+        connected = self.transport.connected() if changes else []
+        for node, up in changes:
+            if up and node not in connected:
                 continue  # an old rhythm; the broken link is newer and surer news
             logger.info("node %s: %s is %s", self.name, node, "up" if up else "suspected to be down")
             self._tell_all(NodeStatus(node, up))
@@ -368,7 +368,11 @@ class Node:
 
     def on_envelopes(self, node: str, envelopes: list[Envelope]) -> None:
         """Messages from another node, for its peers here or for the node itself."""
-        self.inbox.take(node, envelopes)
+        if envelopes == ALIVE:
+            self.detector.heartbeat(node, self.clock.monotonic())
+        else:
+            self.inbox.take(node, envelopes)
+        self.wake()
 
     def on_turn(self) -> None:
         """Input has been handed over."""

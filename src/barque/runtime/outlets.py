@@ -48,6 +48,10 @@ class NodeOutlets:
         self._flushing: dict[ServerProcess, None] = {}
         self._stopped: dict[ServerId, _Farewell] = {}
 
+    def wake(self) -> None:
+        """See `Node.wake`."""
+        self._node.wake()
+
     # --- messages ----------------------------------------------------------------------
 
     def send_to_server(self, to: ServerId, message: RemoteMessage, process: ServerProcess | None) -> bool:
@@ -134,10 +138,7 @@ class NodeOutlets:
 
     def node_is_up(self, node: str) -> bool:
         """Whether that node is within reach; our own always is."""
-        if node == self._node.name:
-            return True
-        status = self._node.transport.status().get(node)
-        return status is not None and status.connected
+        return node == self._node.name or node in self._node.transport.connected()
 
     def server_ended(self, process: ServerProcess, reason: StopReason) -> None:
         """It was removed, or its cluster deleted: both are committed, so its data may go."""

@@ -9,7 +9,6 @@ from barque.testing.loop import VirtualLoop
 from barque.transport import wire
 
 _LAST = 400
-_ALIVE = wire.encode_envelopes([wire.Envelope("", wire.Alive())])
 _NOISE = re.compile(r"ServerId\(name='\w+', node=|, timestamp_ms=\d+|(?<='n\d')\)")
 
 
@@ -42,7 +41,7 @@ class Transcript:
             self._hash.update(f"{now!r} {who} {text} ".encode())
         else:
             self._hash.update(b"%a %b %b %b" % (now, who.encode(), text.encode(), payload))
-            if payload == _ALIVE:
+            if payload == wire.ALIVE_PAYLOAD:
                 return
         self._last.append((now, who, text, payload))
         if self._echo:

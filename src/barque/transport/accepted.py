@@ -61,7 +61,8 @@ class AcceptedConnection(FramedConnection):
 
     def turn_ended(self) -> None:
         """All frames of one read are handed over."""
-        self._owner.handler.on_turn()
+        if self._client is not None:
+            self._owner.handler.on_turn()
 
     def lost(self, reason: str) -> None:
         """Forget the connection."""

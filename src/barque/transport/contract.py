@@ -125,7 +125,10 @@ class TransportHandler(Protocol):
     """What a transport calls; the node implements it. All calls come on the event loop."""
 
     def on_envelopes(self, node: str, envelopes: list[Envelope]) -> None:
-        """Messages of one frame from `node`; none of them claims to come from elsewhere."""
+        """Messages of one frame from `node`; none of them claims to come from elsewhere.
+
+        Whoever takes them asks for the flush that they need; `on_turn` does not follow.
+        """
 
     def on_peer_connected(self, node: str, incarnation: int) -> None:
         """Our outbound link to this incarnation of the node is up."""
@@ -138,7 +141,7 @@ class TransportHandler(Protocol):
         ...
 
     def on_turn(self) -> None:
-        """Input has arrived and was handed over: schedule one flush for this turn."""
+        """A client's input, or news of a link, was handed over: schedule one flush for this turn."""
 
 
 class Transport(Protocol):
@@ -175,6 +178,10 @@ class Transport(Protocol):
     def remove_peer(self, name: str) -> None:
         """Disconnect a peer and forget it."""
 
+    def connected(self) -> list[str]:
+        """The peers whose links are up."""
+        ...
+
     def status(self) -> dict[str, PeerStatus]:
         """Our links, by peer."""
         ...
@@ -185,10 +192,13 @@ def receive_envelopes(payload: bytes, node: str, counters: TransportCounters) ->
 
     Raises `ProtocolError` for a frame that no correct node sends.
     """
-    envelopes = wire.decode_envelopes(payload)
+    heartbeat = payload == wire.ALIVE_PAYLOAD  # which claims nothing
+    envelopes = wire.ALIVE if heartbeat else wire.decode_envelopes(payload)
     counters.frames_received += 1
     counters.bytes_received += len(payload)
     counters.messages_received += len(envelopes)
+    if heartbeat:
+        return envelopes
     genuine = [envelope for envelope in envelopes if wire.may_come_from(envelope.message, node)]
     if len(genuine) != len(envelopes):
         counters.forged_messages += len(envelopes) - len(genuine)

@@ -270,13 +270,21 @@ class MemoryTransport:
             if incarnation is None:
                 self.counters.dropped_sends += len(outbox)
                 continue
-            limit = self.limits.frame_bytes_max
-            for frame in encode_frames(FrameKind.ENVELOPES, outbox, limit, self.counters, node):
+            for payload in self._encode(outbox, node):
                 self.counters.frames_sent += 1
-                self.counters.bytes_sent += len(frame)
-                self.network.carry(self.name, node, incarnation, bytes(frame[HEADER.size :]))
+                self.counters.bytes_sent += HEADER.size + len(payload)
+                self.network.carry(self.name, node, incarnation, payload)
         for client in list(self._clients):
             client.flush()
+
+    def _encode(self, outbox: list[Envelope], node: str) -> list[bytes]:
+        """The payloads of as few frames as the limit allows."""
+        if outbox == wire.ALIVE:
+            self.counters.messages_sent += 1
+            return [wire.ALIVE_PAYLOAD]
+        limit = self.limits.frame_bytes_max
+        frames = encode_frames(FrameKind.ENVELOPES, outbox, limit, self.counters, node)
+        return [bytes(frame[HEADER.size :]) for frame in frames]
 
     def nudge(self, node: str) -> None:
         """Links come back at once here."""
@@ -290,6 +298,10 @@ class MemoryTransport:
         """Forget a peer; its link ends."""
         self._peers.pop(name, None)
         self.went_down(name, "no longer a peer")
+
+    def connected(self) -> list[str]:
+        """The peers whose links are up."""
+        return [name for name in self._peers if name in self._up]
 
     def status(self) -> dict[str, PeerStatus]:
         """Our links, by peer."""
@@ -332,7 +344,6 @@ class MemoryTransport:
             raise  # here both ends are ours: this is a bug, and must not look like a lost frame
         if envelopes:
             self.handler.on_envelopes(source, envelopes)
-            self.handler.on_turn()
 
     def accept_client(self, link: "MemoryClientLink") -> "MemoryClientHandle":
         """A client has come."""

@@ -108,6 +108,11 @@ class PeerLink:
             limit = self._limits.frame_bytes_max
             connection.write(encode_frames(FrameKind.ENVELOPES, outbox, limit, self._counters, self.name))
 
+    @property
+    def is_up(self) -> bool:
+        """Whether messages can be sent."""
+        return self._up is not None
+
     def status(self) -> PeerStatus:
         """How the link is."""
         up = self._up

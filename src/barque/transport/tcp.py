@@ -184,6 +184,10 @@ class TcpTransport:
         if link is not None:
             link.nudge()
 
+    def connected(self) -> list[str]:
+        """The peers whose links are up."""
+        return [name for name, link in self._links.items() if link.is_up]
+
     def status(self) -> dict[str, PeerStatus]:
         """Our links, by peer."""
         return {name: link.status() for name, link in self._links.items()}
