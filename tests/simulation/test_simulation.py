@@ -99,5 +99,6 @@ def test_clusters_move_to_the_next_machine_version(strategy: str) -> None:
         simulation = Simulation(seed, scenario)
         report = simulation.run()
         assert report.violation is None, str(report)
-        moved += any("moved" in host.server.machine_state for host in simulation.hosts if host.server)
+        servers = simulation.clusters[0].servers()
+        moved += any("moved" in server.machine_state for _, server in servers)
     assert moved >= 4
