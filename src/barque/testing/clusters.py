@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from barque.core.server import RaftState, Server
 from barque.errors import BarqueError
 from barque.testing.checkers import Violation
-from barque.testing.history import Outcome, check_epochs
+from barque.testing.history import Outcome
+from barque.testing.work import Work
 from barque.testing.workload import SimClient
 
 if TYPE_CHECKING:
@@ -22,14 +23,16 @@ _NEVER = float("inf")
 class SimCluster:
     """One cluster, by name. Until somebody was told that it is there, nothing is demanded of it."""
 
-    def __init__(self, sim: "Simulation", name: str, *, configured: bool) -> None:
+    def __init__(self, sim: "Simulation", name: str, work: Work, *, configured: bool) -> None:
         self.sim = sim
         self.name = name
+        self.work = work
         self.configured = configured
         self.formed = configured
         self.epoch = 0  # of the last creation that was tried; each answer names its own
         self.deleted: dict[int, float] = {}  # when the end of an epoch was acknowledged, in virtual seconds
         self.clients: list[SimClient] = []
+        self.undecided = 0  # how many of its histories were too much for the checker
 
     # --- its beginning -------------------------------------------------------------------
 
@@ -181,13 +184,13 @@ class SimCluster:
     async def works(self) -> None:
         """Wait until each client's new command was committed."""
         for client in self.clients:
-            while (await client.append("k0", 2.0)).outcome is not Outcome.OK:  # noqa: ASYNC110  # not an event
+            while (await client.change("k0", 2.0)).outcome is not Outcome.OK:  # noqa: ASYNC110  # not an event
                 await asyncio.sleep(0.05)
 
-    async def shows_all(self, keys: int) -> None:
-        """Read every list once more, so that no append is left that nobody has seen."""
-        for key in range(keys):
-            while (await self.clients[0].read(f"k{key}", 2.0)).outcome is not Outcome.OK:  # noqa: ASYNC110
+    async def shows_all(self) -> None:
+        """Read every object once more, so that no change is left that nobody has seen."""
+        for key in self.work.used():
+            while (await self.clients[0].read(key, 2.0)).outcome is not Outcome.OK:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     def check(self) -> Violation | None:
@@ -195,10 +198,10 @@ class SimCluster:
         states = [server.machine_state for server in self.owed() or ()]
         if any(state != states[0] for state in states):
             return Violation("same state (I18)", "equal logs, different machines", tuple(map(str, states)))
-        anomaly = check_epochs([operation for client in self.clients for operation in client.history])
-        if anomaly is not None:
-            shown = tuple(map(str, anomaly.operations))
-            return Violation("linearizability (I14 to I17)", f"{self.name}: {anomaly.text}", shown)
+        found = self.work.judge([operation for client in self.clients for operation in client.history])
+        self.undecided = found.undecided
+        if found.text:
+            return Violation("linearizability (I14 to I17)", f"{self.name}: {found.text}", found.shown)
         return self._check_deleted()
 
     def _check_deleted(self) -> Violation | None:

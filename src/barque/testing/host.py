@@ -24,10 +24,10 @@ from barque.testing.disk import SimDisk
 from barque.testing.lookout import Lookout
 from barque.testing.loop import Crashed, VirtualProcess
 from barque.testing.network import SimTransport
+from barque.testing.objects import KINDS, NewSimMachine, SimMachine
 from barque.testing.process_disk import ProcessDisk
 from barque.testing.rot import Rot, rot
 from barque.testing.thread_writer import sim_writer
-from barque.testing.workload import ListMachine, NewListMachine
 from barque.transport.wire import PeerMessage
 from barque.types import ServerId, Uid
 
@@ -148,9 +148,9 @@ class Host:
             log=scenario.log,
             machine_upgrade_strategy=scenario.upgrade_strategy,
         )
-        machine = NewListMachine if self.upgraded else ListMachine
+        machine = NewSimMachine if self.upgraded else SimMachine
         machines: Mapping[str, Any] = {
-            cluster: machine(partial(self._applied, cluster)) for cluster in scenario.cluster_names
+            cluster: machine(KINDS[kind], partial(self._applied, cluster)) for cluster, kind in scenario.kinds
         }
         return SimNode(
             self,

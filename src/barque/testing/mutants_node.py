@@ -24,8 +24,8 @@ from barque.runtime.ranges import Range
 from barque.runtime.server_process import ServerProcess
 from barque.testing.memory_log import MemoryLog
 from barque.testing.mutant_registry import mutant, together
+from barque.testing.objects import NewSimMachine, SimMachine, Swaps
 from barque.testing.process_disk import ProcessDisk
-from barque.testing.workload import ListMachine, NewListMachine
 from barque.transport import handshake
 from barque.types import Index, IndexTerm, Term
 
@@ -339,15 +339,15 @@ def term_and_vote_apart() -> Any:
 @mutant("a machine whose members do not do the same (I18)", layer="node")
 def machine_is_not_deterministic() -> Any:
     """See `MUTANTS`."""
-    real = ListMachine.apply
+    real = SimMachine.apply
 
-    def apply(self: ListMachine, meta: Any, command: Any, state: dict[str, list[str]]) -> Any:
+    def apply(self: SimMachine, meta: Any, command: Any, state: dict[str, list[str]]) -> Any:
         done = real(self, meta, command, state)
         if meta.index % 7 == 0:
             state[f"k{id(self) % 5}x"] = [str(id(self))]
         return done
 
-    return patch.object(ListMachine, "apply", apply)
+    return patch.object(SimMachine, "apply", apply)
 
 
 @mutant("an exception in a node's timer reaches the loop (I28)", layer="node")
@@ -441,4 +441,10 @@ def meta_left_open() -> Any:
 @mutant("a member applies commands with the newest code that it has (I18)", layer="node")
 def newest_code_applies() -> Any:
     """See `MUTANTS`."""
-    return patch.object(NewListMachine, "which_module", lambda self, _version: self)
+    return patch.object(NewSimMachine, "which_module", lambda self, _version: self)
+
+
+@mutant("a machine that compares and sets compares nothing (I14)", layer="node")
+def swaps_compare_nothing() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(Swaps, "matches", lambda _self, _old, _expected: True)

@@ -26,6 +26,7 @@ from barque.testing.nemesis_network import judge_strangers
 from barque.testing.network import SimNetwork
 from barque.testing.swarm import Scenario, draw_scenario
 from barque.testing.transcript import Transcript
+from barque.testing.work import make_work
 from barque.testing.workload import SimClient
 from barque.types import ServerId, Uid
 
@@ -58,6 +59,7 @@ class Report(msgspec.Struct, kw_only=True):
     operations: int = 0
     unknown: int = 0
     failed: int = 0
+    undecided: int = 0
     looks: int = 0
     recovered_s: float = 0.0
     faults: dict[str, int] = {}
@@ -106,8 +108,10 @@ class Simulation:
         durability = Durability(self.report, disks, self.rng("looks"), DATA, scenario.look_rate)
         self.bystanders = Bystanders(self.report, durability)
         self.clusters = [
-            SimCluster(self, name, configured=name in scenario.configured_names)
-            for name in scenario.cluster_names
+            SimCluster(
+                self, name, make_work(kind, scenario.keys), configured=name in scenario.configured_names
+            )
+            for name, kind in scenario.kinds
         ]
         self.clients = [self._make_client(number) for number in range(scenario.clients)]
         self.nemesis = Nemesis(self)
@@ -121,7 +125,9 @@ class Simulation:
         """The clients take the clusters in turn."""
         cluster, name = self.clusters[number % len(self.clusters)], f"c{number + 1}"
         rng = self.rng(name)
-        client = SimClient(name, cluster.name, self.loop, self.network, self.names, self.scenario, rng)
+        client = SimClient(
+            name, cluster.name, self.loop, self.network, self.names, self.scenario, cluster.work, rng
+        )
         cluster.clients.append(client)
         return client
 
@@ -298,7 +304,7 @@ class Simulation:
             self.report(Violation("stability (I26)", "an election without any fault", states))
             return
         for cluster in formed:
-            await cluster.shows_all(self.scenario.keys)
+            await cluster.shows_all()
         judge_strangers(self)
         for host in self.hosts:
             host.check_registry(finished=True)
@@ -334,6 +340,7 @@ class Simulation:
             operations=len(history),
             unknown=sum(o.outcome is Outcome.UNKNOWN for o in history),
             failed=sum(o.outcome is Outcome.FAIL for o in history),
+            undecided=sum(cluster.undecided for cluster in self.clusters),
             looks=self.bystanders.durability.looks,
             recovered_s=self.recovered_s,
             faults={name: counts[name] for name in self.scenario.faults},
@@ -349,6 +356,8 @@ def _void(report: Report) -> str:
         return f"void: {report.committed} commits"
     if report.elections < 1:
         return "void: no election"
+    if report.undecided:
+        return f"void: {report.undecided} histories are not decided"
     idle = [name for name, count in report.faults.items() if not count]
     return f"void: never happened: {', '.join(idle)}" if idle else ""
 

@@ -5,10 +5,12 @@ and elections overlap all the time.
 """
 
 import random
+from collections.abc import Iterable
 
 import msgspec
 
 from barque.config import LogConfig, TimeConfig
+from barque.testing.objects import KINDS, LISTS
 
 FAULTS = (
     "loss",
@@ -62,6 +64,8 @@ SEVERAL_RATE = 0.3
 """How many seeds have several clusters on each node."""
 MEMBERS_RATE = 0.25
 """In how many members come and go."""
+OTHERS_RATE = 0.2
+"""In how many some clusters have other objects than lists."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +74,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int = 3
     clusters: int = 1
     created: int = 0  # how many of them, the last, are created at run time
+    objects: tuple[str, ...] = ()  # of which kind each cluster's are; those that are not named have lists
     duration_s: float = 8.0
     faults: tuple[str, ...] = ()
     pace_s: float = 0.5  # the mean time between two faults
@@ -107,6 +112,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         """Those that the nodes' configurations form."""
         return self.cluster_names[: self.clusters - self.created]
 
+    @property
+    def kinds(self) -> Iterable[tuple[str, str]]:
+        """All clusters with the kind of their objects."""
+        return zip(self.cluster_names, (*self.objects, *(LISTS for _ in range(self.clusters))), strict=False)
+
 
 def draw_scenario(seed: int) -> Scenario:
     """What this seed means."""
@@ -135,6 +145,7 @@ def draw_scenario(seed: int) -> Scenario:
         nodes=rng.choice((3, 3, 3, 5)),
         clusters=some,
         created=created,
+        objects=_draw_objects(seed, some),
         duration_s=duration_s,
         faults=faults,
         pace_s=pace_s,
@@ -178,3 +189,10 @@ def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
     if created and rng.random() < 0.5:
         faults += ("recreate",)
     return some, created, faults
+
+
+def _draw_objects(seed: int, clusters: int) -> tuple[str, ...]:
+    """The kind of each cluster's objects; none if all have lists."""
+    rng = random.Random(f"{seed}/objects")  # noqa: S311  # repeatable on purpose
+    others = [kind for kind in KINDS if kind != LISTS]
+    return tuple(rng.choice(others) for _ in range(clusters)) if rng.random() < OTHERS_RATE else ()

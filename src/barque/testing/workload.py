@@ -1,65 +1,18 @@
-"""What the simulated clients do: append unique elements to lists, and read whole lists."""
+"""What the simulated clients do: change objects, and read them whole."""
 
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar
+from typing import Any
 
 from barque.client.client import Client
 from barque.client.connection import Connection, Link
 from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
-from barque.machine.machine import CommandMeta, Machine, MachineVersion
 from barque.testing.history import Operation, Outcome
 from barque.testing.loop import VirtualLoop
 from barque.testing.network import SimNetwork
 from barque.testing.swarm import Scenario
-
-_EPOCH = "epoch"
-Lists = dict[str, list[Any]]
-Applied = Callable[[CommandMeta, str], None]
-
-
-class ListMachine(Machine[Lists]):
-    """Lists by key. A command `[key, element]` appends and replies with the new length; a query reads.
-
-    Each answer begins with the epoch, which a cluster is given when it is created.
-    """
-
-    def __init__(self, applied: Applied) -> None:
-        self._applied = applied
-
-    def init(self, args: dict[str, Any]) -> Lists:
-        """No lists but the epoch."""
-        return {_EPOCH: [args.get("epoch", 0)]}
-
-    def apply(self, meta: CommandMeta, command: Any, state: Lists) -> Any:
-        """Append. Which version does it is a part of what happened: all members must do it with the same."""
-        key, element = command
-        self._applied(meta, f"{key}+{element} by version {self.version}")
-        found = state.setdefault(key, [])
-        found.append(element)
-        return state, [state[_EPOCH][0], len(found)]
-
-    def query(self, query: Any, state: Lists) -> Any:
-        """One whole list."""
-        return [state[_EPOCH][0], list(state.get(query, ()))]
-
-
-class NewListMachine(ListMachine):
-    """The next version, which writes down in its state that the cluster has moved to it."""
-
-    version: ClassVar[int] = 1
-
-    def which_module(self, version: int) -> Machine[Lists]:
-        """The code of the version in force."""
-        return self if version else ListMachine(self._applied)
-
-    def apply(self, meta: CommandMeta, command: Any, state: Lists) -> Any:
-        """Append, or take over the state of the former version."""
-        if isinstance(command, MachineVersion):
-            state["moved"] = [f"{command.old} to {command.new} at {meta.index}"]
-            return state, None
-        return super().apply(meta, command, state)
+from barque.testing.work import Work
 
 
 class SimClient:
@@ -73,6 +26,7 @@ class SimClient:
         network: SimNetwork,
         nodes: list[str],
         scenario: Scenario,
+        work: Work,
         rng: random.Random,
     ) -> None:
         self.name = name
@@ -83,6 +37,7 @@ class SimClient:
         self.cancelled = 0
         self._loop = loop
         self._scenario = scenario
+        self._objects = work
         self._rng = rng
         self._next = 0
 
@@ -110,20 +65,22 @@ class SimClient:
         bursts = number == 0 and scenario.burst_share > 0
         while not self.stop:
             await asyncio.sleep(rng.expovariate(1 / scenario.think_s))
-            key = f"k{rng.randrange(scenario.keys)}"
+            key = self._objects.draw_key(rng)
             if rng.random() < scenario.read_share:
                 await self.read(key)
             elif bursts and rng.random() < scenario.burst_share:
                 await self._burst(rng.randrange(2, 8), rng.choice(("low", "normal")))
             else:
-                await self.append(key)
+                await self.change(key)
 
-    def _begin(self, key: str, *, append: bool) -> Operation:
-        self._next += append
-        element = f"{self.name}.{self._next}" if append else None
-        operation = Operation(self.name, key, self._loop.time(), element)
+    def _begin(self, operation: Operation) -> Operation:
         self.history.append(operation)
         return operation
+
+    def _begin_change(self, key: str) -> Operation:
+        self._next += 1
+        element = f"{self.name}.{self._next}"
+        return self._begin(self._objects.change(self.name, key, self._loop.time(), element, self._rng))
 
     def _end(self, operation: Operation, result: Any) -> None:
         if isinstance(result, BarqueError):
@@ -135,6 +92,7 @@ class SimClient:
         operation.returned = self._loop.time()
         operation.outcome = Outcome.OK
         operation.epoch, operation.result = result
+        self._objects.learn(operation)
 
     async def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Wait for an answer, unless this is the call to be cancelled."""
@@ -148,23 +106,20 @@ class SimClient:
             self.cancelled += 1
             raise OutcomeUnknown("the call was cancelled") from None
 
-    async def append(self, key: str, timeout_s: float | None = None) -> Operation:
-        """Append one element and wait for the outcome."""
-        operation = self._begin(key, append=True)
+    async def change(self, key: str, timeout_s: float | None = None) -> Operation:
+        """Change one object and wait for the outcome."""
+        operation = self._begin_change(key)
+        command = self._objects.command(operation)
         try:
-            self._end(
-                operation,
-                await self._call(
-                    self.client.process_command(self.cluster, [key, operation.element], timeout_s=timeout_s)
-                ),
-            )
+            call = self.client.process_command(self.cluster, command, timeout_s=timeout_s)
+            self._end(operation, await self._call(call))
         except BarqueError as error:
             self._end(operation, error)
         return operation
 
     async def read(self, key: str, timeout_s: float | None = None) -> Operation:
-        """Read one list, linearizably."""
-        operation = self._begin(key, append=False)
+        """Read one object, linearizably."""
+        operation = self._begin(self._objects.read(self.name, key, self._loop.time()))
         try:
             self._end(
                 operation,
@@ -175,14 +130,13 @@ class SimClient:
         return operation
 
     async def _burst(self, count: int, priority: str) -> None:
-        """Several appends in one go, by pipeline."""
+        """Several changes in one go, by pipeline."""
         waiting: dict[int, Operation] = {}
         for _ in range(count):
-            operation = self._begin(f"k{self._rng.randrange(self._scenario.keys)}", append=True)
+            operation = self._begin_change(self._objects.draw_key(self._rng))
             waiting[self._next] = operation
-            self.client.pipeline_command(
-                self.cluster, [operation.key, operation.element], self._next, priority=priority
-            )
+            command = self._objects.command(operation)
+            self.client.pipeline_command(self.cluster, command, self._next, priority=priority)
         while waiting:
             for told in await self.client.take_notifications():
                 self._end(waiting.pop(told.correlation), told.error or told.reply)
