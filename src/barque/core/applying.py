@@ -42,6 +42,8 @@ def apply_to(server: Server, target: Index) -> list[Effect]:
     effects: list[Effect] = []
     last = min(target, server.log.last_index_term().index)
     before = server.last_applied
+    if last <= before:
+        return effects
     for batch in read_batches(server.log, Index(before + 1), Index(last)):
         if _frozen(server) or not _apply_batch(server, batch, effects):
             break  # what follows a deletion, or a version that we lack, is not applied here

@@ -368,11 +368,11 @@ class Node:
 
     def on_envelopes(self, node: str, envelopes: list[Envelope]) -> None:
         """Messages from another node, for its peers here or for the node itself."""
-        if envelopes == ALIVE:
+        if envelopes == ALIVE:  # nothing follows; it was six turns of ten in which there was nothing to do
             self.detector.heartbeat(node, self.clock.monotonic())
         else:
             self.inbox.take(node, envelopes)
-        self.wake()
+            self.wake()
 
     def on_turn(self) -> None:
         """Input has been handed over."""

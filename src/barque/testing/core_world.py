@@ -127,6 +127,9 @@ class CoreWorld:
         self._sequence = 0
         self._asked: dict[int, Operation] = {}
         self._connected = {(x, y): True for x in self.names for y in self.names if x < y}
+        self._ways = {
+            x: [(y, (x, y), (x, y) if x < y else (y, x)) for y in self.names if x != y] for x in self.names
+        }
         self._dead_since: dict[tuple[str, str], float] = {}
         self._last_due: dict[tuple[str, str], float] = {}
         self._ended: dict[tuple[tuple[str, str], Uid], float] = {}  # when last words of who is gone arrive
@@ -295,8 +298,8 @@ class CoreWorld:
         if not self._lives(name, boot):
             return
         if machine.held_until <= self.now:
-            for other in self.names:
-                if (name, other) in self.links and self._are_connected(name, other):
+            for other, link, pair in self._ways[name]:
+                if link in self.links and self._connected[pair]:
                     self.machines[other].detector.heartbeat(machine.node, self.now)
         self.after(self.config.time.heartbeat_interval_ms / 1000, self._beat, name, boot)
 
