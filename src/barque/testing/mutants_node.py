@@ -20,7 +20,7 @@ from barque.runtime import reporting, system
 from barque.runtime.front import Front, _join_columns
 from barque.runtime.inbox import Inbox
 from barque.runtime.node import Node
-from barque.runtime.ranges import Range
+from barque.runtime.ranges import Range, Ranges
 from barque.runtime.server_process import ServerProcess
 from barque.testing.memory_log import MemoryLog
 from barque.testing.mutant_registry import mutant, together
@@ -490,3 +490,15 @@ def batches_counted_once() -> Any:
             self.counters.raft.commands -= message.count - 1
 
     return patch.object(ServerProcess, "_count", count)
+
+
+@mutant("the bytes of commands that were answered go on counting as waiting (I27)", layer="node")
+def answered_bytes_wait() -> Any:
+    """See `MUTANTS`."""
+    real = Ranges.done
+
+    def done(self: Ranges, entry: Range) -> None:
+        real(self, entry)
+        self.bytes += entry.size
+
+    return patch.object(Ranges, "done", done)

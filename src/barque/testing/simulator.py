@@ -313,6 +313,7 @@ class Simulation:
         judge_strangers(self)
         for host in self.hosts:
             host.check_registry(finished=True)
+            host.check_rest()
         for violation in (cluster.check() for cluster in self.clusters):
             if violation is not None:
                 self.report(violation)
