@@ -9,6 +9,7 @@ import pytest
 from barque.testing import work
 from barque.testing.history import Outcome
 from barque.testing.models import MODELS
+from barque.testing.mutants import planted
 from barque.testing.objects import KINDS, LISTS
 from barque.testing.simulator import simulate
 from barque.testing.swarm import Scenario
@@ -51,6 +52,14 @@ def test_a_run_may_have_other_objects(name: str) -> None:
     report = simulate(1, msgspec.structs.replace(SMALL, objects=(name,)))
     assert str(report) == "seed 1: clean"
     assert report.operations > 100
+
+
+def test_a_swap_that_compares_nothing_is_noticed() -> None:
+    """Two clients swap the same value, and both are told that they did."""
+    with planted("swaps_compare_nothing"):
+        report = simulate(1, msgspec.structs.replace(SMALL, objects=("swaps",), keys=1))
+    assert report.violation is not None
+    assert "is no register" in str(report.violation)
 
 
 def test_what_is_not_decided_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

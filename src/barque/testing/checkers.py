@@ -73,6 +73,18 @@ class Elections:
             states = (f"{known} led in term {term}", f"{server} leads in term {term}")
             self._report(Violation("election safety (I1)", f"two leaders in term {term}", states))
 
+    def leader_of(self, term: Term) -> Incarnation | None:
+        """Who has led in this term, if anybody."""
+        return self._leaders.get(term)
+
+    def leaders_until(self, term: Term) -> list[str]:
+        """All who have led in this term or an earlier one."""
+        return [str(leader.id) for led, leader in self._leaders.items() if led <= term]
+
+    def promised(self, server: Incarnation) -> Term:
+        """The highest term in which a server has spoken."""
+        return self._promised.get(server, Term(0))
+
     def votes(self, voter: Incarnation, candidate: ServerId, term: Term) -> None:
         """A vote is on its way."""
         known = self._votes.setdefault((voter, term), candidate)

@@ -1,5 +1,7 @@
-"""Bounded resources (I27): a node that was stopped in order leaves nothing behind in its process."""
+"""Bounded resources (I27): who was stopped leaves nothing behind, and who is at rest has no queues."""
 
+from barque.runtime.node import Node
+from barque.runtime.reporting import node_status
 from barque.testing.checkers import Violation
 from barque.testing.disk import SimDisk
 from barque.testing.loop import VirtualProcess
@@ -16,3 +18,14 @@ def judge_refusal(name: str, disk: SimDisk) -> Violation | None:
     """What is still open when `Node.start` has refused: a program may try again, for days."""
     left = tuple(map(repr, disk.handles))
     return Violation("nothing is left behind (I27)", f"{name} did not start", left) if left else None
+
+
+def judge_rest(node: Node) -> Violation | None:
+    """What still waits on a node after all have heard of everything and all that was sent has arrived."""
+    status = node_status(node)
+    front = {name: count for name, count in status["front"].items() if count}
+    queued = {name: peer["bytes_queued"] for name, peer in status["peers"].items() if peer["connected"]}
+    left = [f"{count} bytes for {name}" for name, count in queued.items() if count]
+    if front:
+        left.append(f"at its front: {front}")
+    return Violation("queues drain (I27)", f"{node.name} is at rest", tuple(left)) if left else None

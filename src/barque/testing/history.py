@@ -44,6 +44,11 @@ class Operation(msgspec.Struct):
     result: list[str] | int | None = None
     epoch: int = 0
 
+    @property
+    def is_read(self) -> bool:
+        """Whether it only looks."""
+        return self.element is None
+
     def __str__(self) -> str:
         end = "…" if self.returned == _NEVER else f"{self.returned:.6f}"
         what = f"read {self.key}" if self.element is None else f"append {self.element} to {self.key}"

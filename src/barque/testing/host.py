@@ -18,7 +18,7 @@ from barque.runtime.outlets import NodeOutlets
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers import Violation
 from barque.testing.checkers_members import Departed, check_registry
-from barque.testing.checkers_resources import judge_refusal, judge_stop
+from barque.testing.checkers_resources import judge_refusal, judge_rest, judge_stop
 from barque.testing.clock import SimClock
 from barque.testing.disk import SimDisk
 from barque.testing.lookout import Lookout
@@ -326,6 +326,12 @@ class Host:
             violation = check_registry(self.node, folders, finished=finished)
             if violation is not None:
                 self.sim.report(violation)
+
+    def check_rest(self) -> None:
+        """I27, when all is over and the node runs."""
+        violation = judge_rest(self.node) if self.node is not None else None
+        if violation is not None:
+            self.sim.report(violation)
 
     def on_failure(self, process: ServerProcess) -> None:
         """A server has stopped: its own machine may do that to it, and nothing else."""

@@ -16,11 +16,11 @@ from barque.log.meta import MetaStore
 from barque.log.wal import Wal
 from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import Record
-from barque.runtime import system
+from barque.runtime import reporting, system
 from barque.runtime.front import Front, _join_columns
 from barque.runtime.inbox import Inbox
 from barque.runtime.node import Node
-from barque.runtime.ranges import Range
+from barque.runtime.ranges import Range, Ranges
 from barque.runtime.server_process import ServerProcess
 from barque.testing.memory_log import MemoryLog
 from barque.testing.mutant_registry import mutant, together
@@ -448,3 +448,57 @@ def newest_code_applies() -> Any:
 def swaps_compare_nothing() -> Any:
     """See `MUTANTS`."""
     return patch.object(Swaps, "matches", lambda _self, _old, _expected: True)
+
+
+@mutant("a status calls written whatever is in memory (I32)", layer="node")
+def unwritten_reported_written() -> Any:
+    """See `MUTANTS`."""
+    real, real_counts = reporting.member_status, ServerProcess.count_overview
+
+    def status(process: ServerProcess) -> dict[str, Any]:
+        last = process.server.log.last_index_term()
+        return {**real(process), "last_written_index": last.index, "last_written_term": last.term}
+
+    def counts(self: ServerProcess) -> dict[str, int]:
+        found = real_counts(self)
+        return {**found, "last_written_index": found["last_index"]}
+
+    counting = patch.object(ServerProcess, "count_overview", counts)
+    return together(patch.object(reporting, "member_status", status), counting)
+
+
+@mutant("a status names the candidate who got the vote as the leader (I32)", layer="node")
+def candidate_named() -> Any:
+    """See `MUTANTS`."""
+    real = reporting.member_status
+
+    def status(process: ServerProcess) -> dict[str, Any]:
+        voted_for = process.server.voted_for
+        return {**real(process), "leader": str(voted_for)} if voted_for else real(process)
+
+    return patch.object(reporting, "member_status", status)
+
+
+@mutant("a batch of commands is counted as one (I32)", layer="node")
+def batches_counted_once() -> Any:
+    """See `MUTANTS`."""
+    real = ServerProcess._count
+
+    def count(self: ServerProcess, message: Any) -> None:
+        real(self, message)
+        if isinstance(message, Commands):
+            self.counters.raft.commands -= message.count - 1
+
+    return patch.object(ServerProcess, "_count", count)
+
+
+@mutant("the bytes of commands that were answered go on counting as waiting (I27)", layer="node")
+def answered_bytes_wait() -> Any:
+    """See `MUTANTS`."""
+    real = Ranges.done
+
+    def done(self: Ranges, entry: Range) -> None:
+        real(self, entry)
+        self.bytes += entry.size
+
+    return patch.object(Ranges, "done", done)

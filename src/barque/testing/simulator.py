@@ -17,6 +17,7 @@ import msgspec
 
 from barque.testing.bystanders import Bystanders
 from barque.testing.checkers import Durability, Violation
+from barque.testing.checkers_reports import Reports
 from barque.testing.clusters import SimCluster
 from barque.testing.history import Operation, Outcome
 from barque.testing.host import DATA, Host
@@ -115,6 +116,7 @@ class Simulation:
         ]
         self.clients = [self._make_client(number) for number in range(scenario.clients)]
         self.nemesis = Nemesis(self)
+        self.reports = Reports(self)
         self.recovered_s = 0.0
         self.absent: Host | None = None  # in the second phase one machine may be gone for good
         self._phase = ""  # what the second phase waits for
@@ -230,6 +232,7 @@ class Simulation:
         for host in self.hosts:
             self.loop.later(self.chance.uniform(0, 0.05), host.start)
         self.nemesis.begin()
+        self.reports.begin()
         for client in self.clients:
             self.keep(self.loop.create_task(client.run()))
         for cluster in self.clusters:
@@ -303,11 +306,14 @@ class Simulation:
             states = (f"terms before: {terms}", f"terms after: {self._terms()}")
             self.report(Violation("stability (I26)", "an election without any fault", states))
             return
+        settled_s = self.loop.time()
         for cluster in formed:
             await cluster.shows_all()
+        self.reports.finish(formed, settled_s)
         judge_strangers(self)
         for host in self.hosts:
             host.check_registry(finished=True)
+            host.check_rest()
         for violation in (cluster.check() for cluster in self.clusters):
             if violation is not None:
                 self.report(violation)

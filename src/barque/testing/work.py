@@ -102,6 +102,11 @@ class ObjectOperation(Operation):
     f: str = "read"
     value: Any = None
 
+    @property
+    def is_read(self) -> bool:
+        """See `Operation`."""
+        return self.f == "read"
+
     def __str__(self) -> str:
         return f"[{self.called:.6f}] {as_record(self)}"
 

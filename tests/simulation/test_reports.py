@@ -1,0 +1,31 @@
+"""What nodes report is compared with what others know (I32)."""
+
+import pytest
+
+from barque.config import LogConfig
+from barque.testing.mutants import planted
+from barque.testing.simulator import simulate
+from barque.testing.swarm import Scenario
+
+SLOW_DISKS = Scenario(
+    duration_s=6.0,
+    think_s=0.02,
+    sync_s=(0.02, 0.05),
+    log=LogConfig(writer="thread", prefill=False),
+)
+
+
+def test_reports_are_honest_while_disks_are_slow() -> None:
+    """Much is in memory and not yet written, at any moment; nodes tell one from the other."""
+    report = simulate(1, SLOW_DISKS)
+    assert str(report) == "seed 1: clean"
+    assert report.looks > 10
+
+
+@pytest.mark.parametrize("name", ["unwritten_reported_written", "candidate_named", "batches_counted_once"])
+def test_a_false_report_is_noticed(name: str) -> None:
+    """Nothing else in such a run is wrong."""
+    with planted(name):
+        found = [simulate(seed, SLOW_DISKS).violation for seed in range(1, 6)]
+    names = {violation.name for violation in found if violation is not None}
+    assert names == {"honest reports (I32)"}
