@@ -64,6 +64,15 @@ def test_a_calm_cluster_elects_once_and_refuses_nothing() -> None:
     assert report.operations > 100
 
 
+def test_each_effect_of_a_machine_is_performed_once() -> None:
+    """I21: without faults, each command's message is sent, by the leader, and nobody sends it again."""
+    simulation = Simulation(1, Scenario(duration_s=3.0, think_s=0.02, tells=True))
+    report = simulation.run()
+    assert report.violation is None, str(report)
+    [bystander] = simulation.bystanders._all.values()
+    assert [index for _, index in bystander._told] == sorted(bystander.committed.entries)
+
+
 def test_rot_is_found_or_means_nothing() -> None:
     """Files that change while their node is down: refused with their names, or nothing is lost (G7)."""
     refused = 0

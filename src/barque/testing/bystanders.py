@@ -25,7 +25,7 @@ from barque.testing.checkers import (
     incarnation,
 )
 from barque.testing.checkers_members import Configurations, Departures
-from barque.types import IndexTerm, ServerId
+from barque.types import Index, IndexTerm, ServerId, Term
 
 
 class Bystander:
@@ -39,6 +39,7 @@ class Bystander:
         self.durability = durability
         self.departures = departures
         self._report = report
+        self._told: dict[tuple[Term, Index], None] = {}
         self._servers: dict[ServerId, Server] = {}  # as they started last
         self._looks: dict[type, Callable[[Server, ServerId, Any], None]] = {
             AppendEntriesRpc: self._append_entries,
@@ -111,6 +112,18 @@ class Bystander:
             known = [(member.node, uid or uid_of(member)) for member, uid in voters]
             holders = [(node, uid) for node, uid in known if uid is not None]
             self.durability.committed(meta.index, meta.term, holders, len(voters) // 2 + 1)
+
+    def told(self, server: Server, index: Index) -> None:
+        """A machine's effect is performed: by a leader, and once in a leadership (I21)."""
+        if server.raft_state is not RaftState.LEADER:
+            states = (
+                f"{server.id} is {server.raft_state} in term {server.current_term}, and performs {index}",
+            )
+            self._report(Violation("effects (I21)", "an effect of a server that does not lead", states))
+        if (server.current_term, index) in self._told:
+            states = (f"{server.id} performs the effect of {index} once more in term {server.current_term}",)
+            self._report(Violation("effects (I21)", "an effect is performed twice", states))
+        self._told[server.current_term, index] = None
 
     def restarted(self, server: Server) -> None:
         """A server has recovered what was on its disk."""

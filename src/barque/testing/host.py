@@ -29,7 +29,7 @@ from barque.testing.process_disk import ProcessDisk
 from barque.testing.rot import Rot, rot
 from barque.testing.thread_writer import sim_writer
 from barque.transport.wire import PeerMessage
-from barque.types import ServerId, Uid
+from barque.types import ClientRef, ServerId, Uid
 
 if TYPE_CHECKING:
     from barque.testing.simulator import Simulation
@@ -54,6 +54,11 @@ class SimOutlets(NodeOutlets):
         """See `Outlets`."""
         super().leadership_changed(process)
         self._host.on_role(process.server)
+
+    def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
+        """See `Outlets`."""
+        self._host.sim.bystanders.of(process.server).told(process.server, message)
+        super().send_event(process, to, message)
 
     def server_stopped(self, process: ServerProcess) -> None:
         """See `Outlets`."""
@@ -150,7 +155,8 @@ class Host:
         )
         machine = NewSimMachine if self.upgraded else SimMachine
         machines: Mapping[str, Any] = {
-            cluster: machine(KINDS[kind], partial(self._applied, cluster)) for cluster, kind in scenario.kinds
+            cluster: machine(KINDS[kind], partial(self._applied, cluster), tells=scenario.tells)
+            for cluster, kind in scenario.kinds
         }
         return SimNode(
             self,

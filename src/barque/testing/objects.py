@@ -8,6 +8,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, ClassVar, Protocol
 
+from barque.machine.effects import SendMsg
 from barque.machine.machine import CommandMeta, Machine, MachineVersion
 
 _EPOCH = "epoch"
@@ -154,11 +155,15 @@ KINDS: dict[str, Kind] = {
 
 
 class SimMachine(Machine[Objects]):
-    """Objects of one kind. Each answer begins with the epoch, which a cluster is given when it is created."""
+    """Objects of one kind. Each answer begins with the epoch, which a cluster is given when it is created.
 
-    def __init__(self, kind: Kind, applied: Applied) -> None:
+    One that `tells` sends whoever asked a message with the index of each command, for the bystanders.
+    """
+
+    def __init__(self, kind: Kind, applied: Applied, *, tells: bool = False) -> None:
         self._kind = kind
         self._applied = applied
+        self._tells = tells
 
     def init(self, args: dict[str, Any]) -> Objects:
         """No objects but the epoch."""
@@ -169,7 +174,8 @@ class SimMachine(Machine[Objects]):
         key, *what = command
         self._applied(meta, f"{what} to {key} by version {self.version}")
         state[key], answer = self._kind.perform(state.get(key), *what)
-        return state, [state[_EPOCH][0], answer]
+        told = [SendMsg(meta.origin, meta.index)] if self._tells else []
+        return state, [state[_EPOCH][0], answer], told
 
     def query(self, query: Any, state: Objects) -> Any:
         """One whole object."""
@@ -183,7 +189,7 @@ class NewSimMachine(SimMachine):
 
     def which_module(self, version: int) -> Machine[Objects]:
         """The code of the version in force."""
-        return self if version else SimMachine(self._kind, self._applied)
+        return self if version else SimMachine(self._kind, self._applied, tells=self._tells)
 
     def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
         """Do it, or take over the state of the former version."""

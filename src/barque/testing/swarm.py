@@ -66,6 +66,8 @@ MEMBERS_RATE = 0.25
 """In how many members come and go."""
 OTHERS_RATE = 0.2
 """In how many some clusters have other objects than lists."""
+TELLS_RATE = 0.1
+"""In how many machines send a message for each command."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +77,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     clusters: int = 1
     created: int = 0  # how many of them, the last, are created at run time
     objects: tuple[str, ...] = ()  # of which kind each cluster's are; those that are not named have lists
+    tells: bool = False  # whether machines send a message for each command
     duration_s: float = 8.0
     faults: tuple[str, ...] = ()
     pace_s: float = 0.5  # the mean time between two faults
@@ -146,6 +149,7 @@ def draw_scenario(seed: int) -> Scenario:
         clusters=some,
         created=created,
         objects=_draw_objects(seed, some),
+        tells=random.Random(f"{seed}/tells").random() < TELLS_RATE,  # noqa: S311  # repeatable on purpose
         duration_s=duration_s,
         faults=faults,
         pace_s=pace_s,
