@@ -26,7 +26,7 @@ from barque.errors import InvariantViolation
 from barque.testing.checkers import Violation
 from barque.testing.core_cluster import CLIENT, Member
 from barque.testing.core_swarm import MEMBER_FAULTS, STEADY, CoreScenario, draw_core_scenario
-from barque.testing.core_world import CoreWorld
+from barque.testing.core_world import CoreWorld, WorldConfig
 from barque.testing.history import Operation, Outcome, check_history
 from barque.testing.loop import Storm
 from barque.types import Membership, ReplyMode, Uid
@@ -335,7 +335,7 @@ class CoreSimulation:
         if any(name in MEMBER_FAULTS for name in self.scenario.faults):
             self._complete()
         world.config = msgspec.structs.replace(
-            world.config, loss_rate=0.0, duplicate_rate=0.0, reorder_rate=0.0
+            world.config, loss_rate=0.0, duplicate_rate=0.0, reorder_rate=0.0, **_in_time(world.config)
         )
         self._join()
 
@@ -405,3 +405,10 @@ class CoreSimulation:
 def simulate_core(seed: int, scenario: CoreScenario | None = None) -> CoreReport:
     """Run one seed of a world of core servers."""
     return CoreSimulation(seed, scenario or draw_core_scenario(seed)).run()
+
+
+def _in_time(config: WorldConfig) -> dict[str, tuple[float, float]]:
+    """Messages and syncs take a small part of an election timeout, as liveness requires (§3.9)."""
+    most = config.time.detector_poll_ms / 1000 / 10
+    spans = {"latency_s": config.latency_s, "sync_s": config.sync_s, "meta_sync_s": config.meta_sync_s}
+    return {name: (min(span[0], most), min(span[1], most)) for name, span in spans.items()}
