@@ -8,6 +8,8 @@ import pytest
 from barque.core.effects import StartElectionTimeout, TimerSpan
 from barque.core.elections import version_permits
 from barque.core.messages import (
+    AppendEntriesReply,
+    AppendEntriesRpc,
     ElectionTimeout,
     NodeStatus,
     PreVoteResult,
@@ -68,6 +70,30 @@ def test_a_member_without_a_vote_calls_no_election() -> None:
     cluster = silent()
     assert cluster["b"].handle(ElectionTimeout()) == []
     assert cluster.server("b").raft_state is RaftState.FOLLOWER
+
+
+def test_who_may_have_led_and_has_no_vote_disowns_its_followers() -> None:
+    """It cannot stand, and its node lives: whoever votes would follow it for ever (core seed 30003771)."""
+    cluster = CoreCluster("a", "b")
+    cluster.elect("a")
+    cluster.settle()
+    cluster.join("a", "a", Membership.NON_VOTER)
+    cluster["a"].sync()
+    cluster.deliver(only=AppendEntriesRpc)
+    cluster["b"].sync()
+    cluster.deliver(only=AppendEntriesReply)
+    cluster.network.clear()  # it has asked b to take over, and is not heard
+    leader = cluster.server("a")
+    leader.become_follower()
+    leader.raft_state, leader.leader_id = RaftState.FOLLOWER, None
+    assert cluster.server("b").leader_id == leader.id
+    effects = cluster["a"].handle(ElectionTimeout())
+    assert isinstance(effects[-1], StartElectionTimeout)  # and again, until somebody leads
+    cluster.settle()
+    assert cluster["b"].timer == StartElectionTimeout(TimerSpan.REALLY_SHORT)
+    cluster["b"].handle(ElectionTimeout())
+    cluster.settle()
+    assert cluster.server("b").raft_state is RaftState.LEADER
 
 
 def test_a_vote_of_a_stranger_does_not_count() -> None:

@@ -40,7 +40,7 @@ def test_fresh_core_seeds(capsys: pytest.CaptureFixture[str]) -> None:
         print(f"\nsimulated core seeds {first} to {seed - 1}")
 
 
-@pytest.mark.parametrize("seed", [37, 158, 218, 20_001_020])
+@pytest.mark.parametrize("seed", [37, 158, 218, 20_001_020, 30_003_771])
 def test_members_come_and_go(seed: int) -> None:
     """Removed, replaced by new servers and demoted, leaders too: nothing committed is lost, and all recover.
 

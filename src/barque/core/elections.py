@@ -8,6 +8,7 @@ from barque.core.messages import (
     PreVoteRpc,
     RequestVoteResult,
     RequestVoteRpc,
+    ServerDown,
 )
 from barque.core.peers import Peer
 from barque.core.roles import CandidateRole, LeaderRole, PreVoteRole
@@ -66,7 +67,19 @@ def on_node_up(server: Server, node: str) -> Transition:
 
 def on_election_timeout(server: Server) -> Transition:
     """F-17, P-9, W-3: nobody leads, as far as we can tell. Those without a vote stay (ELEC-21)."""
-    return call_for_pre_vote(server) if may_stand(server) else server.stay()
+    return call_for_pre_vote(server) if may_stand(server) else server.stay(*_disown(server))
+
+
+def _disown(server: Server) -> list[Effect]:
+    """We may have led this term, and have given up our vote: nobody shall go on following us.
+
+    Others take us for their leader, and our node lives. Who votes would wait for ever; we cannot stand.
+    """
+    if server.leader_id is not None or server.voted_for != server.id:
+        return []
+    down = ServerDown(server.id, connected=True)
+    told: list[Effect] = [Cast(member, down) for member, peer in server.peers() if peer.voter]
+    return [*told, StartElectionTimeout()]
 
 
 def may_stand(server: Server) -> bool:
