@@ -19,6 +19,7 @@ from barque.errors import (
     UnknownCluster,
 )
 from barque.log.disk import OsDisk
+from barque.transport.wire import NodeCallReply
 
 
 async def test_a_cluster_forms_and_counts(tmp_path: Path) -> None:
@@ -279,6 +280,8 @@ async def test_a_node_that_has_stopped_begins_no_work(tmp_path: Path) -> None:
         answers: list[tuple[Any, str | None, str]] = []
         node.calls.serve("ping", {}, lambda *answer: answers.append(answer))
         assert answers == [(None, "Stopped", "the node is stopping")]
+        node.calls._answer_later("n2", NodeCallReply(1, None, "Stopped", ""))
+        assert not node.calls._tasks  # an answer that finds no connection does not wait for one
 
 
 async def test_a_meta_store_that_works_again_is_no_failure(

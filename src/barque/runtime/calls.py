@@ -91,6 +91,8 @@ class Calls:
 
     def _answer_later(self, node: str, reply: NodeCallReply) -> None:
         """It reached us before we reached it, as happens when nodes start: answer when we do, or never."""
+        if self._stopped:
+            return  # there will be no connection any more
 
         async def wait() -> None:
             with contextlib.suppress(TimeoutError):
