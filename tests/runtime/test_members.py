@@ -9,6 +9,8 @@ import pytest
 from tests.nodes import Adder, Nodes, nodes, until
 
 import barque
+from barque.client.connection import unanswered
+from barque.client.outcomes import Batch
 from barque.errors import (
     AlreadyMember,
     BarqueError,
@@ -18,11 +20,14 @@ from barque.errors import (
     NoLeader,
     NoQuorum,
     OutcomeUnknown,
+    QueryTimeout,
     UnknownCluster,
     UnknownMember,
 )
 from barque.machine.machine import AuxKind, AuxResult, Member
+from barque.runtime import calls
 from barque.runtime.admin_members import MemberAdmin
+from barque.runtime.calls import READING_VERBS
 from barque.runtime.refusals import CHANGE_UNDER_WAY
 from barque.types import Membership, ServerId
 
@@ -364,3 +369,14 @@ async def ask_aux(some: Nodes) -> None:
             assert await stranger.aux_command("sum", "y", consistent=True) == ["leader", "y", 2]
             with pytest.raises(UnknownCluster, match="n3"):
                 await stranger.aux_command("sum", "y")
+
+
+async def test_a_change_without_an_answer_may_have_happened(tmp_path: Path) -> None:
+    """Only verbs that read are told as reads: a change that was asked for is not said to be none."""
+    async with nodes(tmp_path, 1) as single:
+        verbs = set(single.running["n1"].admin._verbs)
+    assert verbs > READING_VERBS
+    for verb in sorted(verbs):
+        batch = Batch("call", verb, 0.0)
+        kind = QueryTimeout if verb in READING_VERBS else OutcomeUnknown
+        assert type(unanswered(batch, "")) is type(calls.unanswered(verb, "")) is kind

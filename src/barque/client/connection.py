@@ -14,7 +14,7 @@ import msgspec
 
 from barque.client.outcomes import Batch
 from barque.errors import BarqueError, InvalidCommand, OutcomeUnknown, QueryTimeout
-from barque.runtime.calls import error_named
+from barque.runtime.calls import READING_VERBS, error_named
 from barque.transport.wire import (
     ClientAnswer,
     ClientCall,
@@ -193,6 +193,6 @@ class Connection:
 
 def unanswered(batch: Batch, text: str) -> BarqueError:
     """What may be said of requests that were sent and not answered."""
-    if batch.kind == "command" or batch.cluster in ("transfer_leadership", "start_cluster"):
+    if batch.kind == "command" or (batch.kind == "call" and batch.cluster not in READING_VERBS):
         return OutcomeUnknown(text)
     return QueryTimeout(text)

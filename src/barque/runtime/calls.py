@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from barque import errors
-from barque.errors import BarqueError, QueryTimeout, Refused, Stopped
+from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused, Stopped
 from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[Any]]
@@ -24,6 +24,15 @@ def error_named(name: str, text: str) -> BarqueError:
     return Refused(f"{name}: {text}")
 
 
+READING_VERBS = frozenset(("ping", "nodes", "local_report", "status", "members", "overview", "member_list"))
+"""The administrative verbs that change nothing; any other may have happened although no answer came."""
+
+
+def unanswered(verb: str, text: str) -> BarqueError:
+    """What may be said of a call that was sent and not answered."""
+    return QueryTimeout(text) if verb in READING_VERBS else OutcomeUnknown(text)
+
+
 class Calls:
     """What this node has asked others, and what it is working on for others."""
 
@@ -31,7 +40,7 @@ class Calls:
         self._send = send
         self._handler = handler
         self._next = 0
-        self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        self._waiting: dict[int, tuple[str, str, asyncio.Future[Any]]] = {}
         self._connections: dict[str, asyncio.Event] = {}
         self._stopped = False
         self._tasks: dict[asyncio.Task[None], None] = {}  # a set that keeps its order
@@ -39,14 +48,14 @@ class Calls:
     async def call(
         self, node: str, verb: str, arguments: dict[str, Any], timeout_s: float, *, patient: bool = False
     ) -> Any:
-        """Ask a node. Raises what it answered, `Refused` if it cannot be reached, or `QueryTimeout`.
+        """Ask a node. Raises what it answered, `Refused` if it cannot be reached, or what `unanswered` says.
 
         `patient` waits for a connection, too, until the same deadline.
         """
         self._next += 1
         correlation = self._next
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[correlation] = (node, future)
+        self._waiting[correlation] = (node, verb, future)
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._send(node, NodeCall(correlation, verb, arguments)):
@@ -55,7 +64,7 @@ class Calls:
                     await self._connection(node)
                 return await future
         except TimeoutError:
-            raise QueryTimeout(f"node {node} did not answer {verb!r} in {timeout_s:.1f} s") from None
+            raise unanswered(verb, f"node {node} did not answer {verb!r} in {timeout_s:.1f} s") from None
         finally:
             self._waiting.pop(correlation, None)
 
@@ -71,7 +80,7 @@ class Calls:
 
     def on_reply(self, node: str, reply: NodeCallReply) -> None:
         """An answer; a late one, or one from a node that was not asked, is dropped."""
-        asked, future = self._waiting.get(reply.correlation, ("", None))
+        asked, _, future = self._waiting.get(reply.correlation, ("", "", None))
         if future is None or asked != node or future.done():
             return
         if reply.error is None:
@@ -135,14 +144,14 @@ class Calls:
 
     def node_lost(self, node: str) -> None:
         """Its answers will not come."""
-        for asked, future in list(self._waiting.values()):
+        for asked, verb, future in list(self._waiting.values()):
             if asked == node and not future.done():
-                future.set_exception(Refused(f"the connection to node {node} was lost"))
+                future.set_exception(unanswered(verb, f"the connection to node {node} was lost"))
 
     async def stop(self) -> None:
         """End all work, and begin no more; every caller hears of it."""
         self._stopped = True
-        for _, future in list(self._waiting.values()):
+        for _, _, future in list(self._waiting.values()):
             if not future.done():
                 future.set_exception(Stopped("this node is stopping"))
         for task in list(self._tasks):

@@ -336,10 +336,10 @@ async def _member(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
         try:
             yield f"{member} is removed ({told['told']})"
         finally:
-            await _add_again(stage, name)
+            await add_again(stage, name)
 
 
-async def _add_again(stage: Stage, name: str) -> None:
+async def add_again(stage: Stage, name: str) -> None:
     """Until it is a member; the run's end finds out if it never comes to be one."""
     for _ in range(_ADD_ATTEMPTS):
         try:

@@ -17,7 +17,7 @@ from barque.client.client import Client
 from barque.machine.kv_commands import Keys, Mget, Stats
 from barque.testing.chaos import verdict
 from barque.testing.chaos.clients import CLUSTER, Workload, connect_client, until
-from barque.testing.chaos.faults import FAULTS, NotNow, Stage, lacking
+from barque.testing.chaos.faults import FAULTS, NotNow, Stage, add_again, lacking
 from barque.testing.chaos.nodes import HOST, NodeProcesses, free_ports, open_descriptors, quoted
 from barque.testing.chaos.presets import Preset
 from barque.testing.chaos.proxy import Network, beside
@@ -194,6 +194,7 @@ class Run:
         await asyncio.gather(*lanes)
         healed = time.monotonic()
         self._network.heal()
+        await self._repair(stage)
         self._say("healed")
         goals = {workload.name: workload.acknowledged + _PROGRESS for workload in self._workloads}
 
@@ -210,6 +211,13 @@ class Run:
             missing = await workload.read_all(PATIENCE_S)
             if missing:
                 self._problem(Problem("hang", f"{workload.name}: could not be read: {missing[:5]}"))
+
+    async def _repair(self, stage: Stage) -> None:
+        """As an operator would: start what could not start amid the faults, add who has been left out."""
+        stage.nodes.start([name for name in self._names if not stage.nodes.is_alive(name)])
+        if "member" in self.plan.preset.faults:
+            for name in self._names:
+                await add_again(stage, name)
 
     async def _lane(self, stage: Stage, events: list[Event]) -> None:
         """The faults of one lane, one after the other, until the run is over."""
