@@ -14,7 +14,8 @@ import msgspec
 
 from barque.client.outcomes import Batch
 from barque.errors import BarqueError, InvalidCommand, OutcomeUnknown, QueryTimeout
-from barque.runtime.calls import READING_VERBS, error_named
+from barque.runtime import calls
+from barque.runtime.calls import error_named
 from barque.transport.wire import (
     ClientAnswer,
     ClientCall,
@@ -193,6 +194,6 @@ class Connection:
 
 def unanswered(batch: Batch, text: str) -> BarqueError:
     """What may be said of requests that were sent and not answered."""
-    if batch.kind == "command" or (batch.kind == "call" and batch.cluster not in READING_VERBS):
-        return OutcomeUnknown(text)
-    return QueryTimeout(text)
+    if batch.kind == "call":
+        return calls.unanswered(batch.cluster, text)
+    return OutcomeUnknown(text) if batch.kind == "command" else QueryTimeout(text)
