@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.nodes import Nodes, nodes, until
 
@@ -32,8 +33,8 @@ from barque.errors import OutcomeUnknown
 from barque.runtime import inbox
 from barque.runtime.directory import configured_cluster_id
 from barque.runtime.server_process import ServerProcess
-from barque.transport.wire import Envelope, Gone, NodeMessage
-from barque.types import Index, ServerId, Term, Uid
+from barque.transport.wire import Envelope, Gone, LeaderIs, NodeMessage
+from barque.types import Index, IndexTerm, Membership, ServerId, Term, Uid
 
 
 def member(some: Nodes, node: str, cluster: str = "sum") -> ServerProcess:
@@ -204,6 +205,54 @@ async def test_a_removed_member_is_told_and_disappears(
         cluster_id = member(three, "n1").server.cfg.cluster_id
         assert directory.deleted_cluster(cluster_id) is None
         assert directory.last_tombstone(cluster_id) is not None
+
+
+async def test_a_removed_member_without_a_vote_is_told_by_the_next_announcement(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It never campaigns, so it never asks; and who removed it has forgotten whom it wanted to tell."""
+    async with nodes(tmp_path) as three, three.client("n1", "n2") as client:
+        await client.start_cluster("sum", "adder", nodes=["n1", "n2"])
+        await client.add_member("sum", "n3", membership=Membership.NON_VOTER)
+        assert await client.process_command("sum", 1) == 1
+        await three.stop("n3")
+        assert await client.remove_member("sum", "sum@n3") == {"member": "sum@n3", "told": False}
+        await three.stop("n1")
+        await three.stop("n2")
+        with caplog.at_level(logging.WARNING):
+            for node in ("n3", "n1", "n2"):
+                await three.start(node)
+            await gone(three, "n3")
+        assert "was removed from its cluster" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("term", "uids", "stays"),
+    [
+        (7, ("SUMX",), False),
+        (7, None, True),  # the leader cannot say
+        (7, ("SUMX", "OWN"), True),
+        (5, ("SUMX",), True),  # it was made to join in this term, perhaps after the announcement
+        (6, ("SUMX",), True),  # it has met a later leader
+    ],
+)
+async def test_an_announcement_sends_nobody_away_who_may_be_a_member(
+    tmp_path: Path, term: int, uids: tuple[str, ...] | None, *, stays: bool
+) -> None:
+    """Only a leader later than the one that made it join, and than all it has met, knows that for certain."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        node, process = single.running["n1"], member(single, "n1")
+        server = process.server
+        config = msgspec.structs.replace(server.cfg, joined_at=IndexTerm(Index(1), Term(5)))
+        server.cfg, server.raft_state = config, RaftState.FOLLOWER
+        server.current_term = Term(7 if term == 6 else 5)
+        named = None if uids is None else tuple(Uid(server.cfg.uid if uid == "OWN" else uid) for uid in uids)
+        said = LeaderIs("sum", ServerId("sum", "n2"), Term(term), server.cfg.cluster_id, named)
+        node.on_envelopes("n2", [Envelope("", said)])
+        node.wake()
+        await asyncio.sleep(0)
+        assert (process.failure is None) is stays
 
 
 async def test_who_has_met_a_later_leader_is_not_told(

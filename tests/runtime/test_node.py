@@ -20,6 +20,7 @@ from barque.errors import (
 )
 from barque.log.disk import OsDisk
 from barque.transport.wire import NodeCallReply
+from barque.types import ServerId
 
 
 async def test_a_cluster_forms_and_counts(tmp_path: Path) -> None:
@@ -270,6 +271,34 @@ async def test_who_missed_that_its_leader_stopped_hears_it_with_the_next_connect
         for other in others:
             node.on_peer_connected(other.name, other.incarnation)
         assert await client.process_command("sum", 2) == 3
+
+
+async def test_a_suspicion_does_not_outlive_the_connection_that_disproves_it(tmp_path: Path) -> None:
+    """A restarted leader was heard of before it was connected, then suspected by its old rhythm: a hang."""
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder", nodes=["n3"])
+        assert await client.process_command("sum", 1) == 1
+        asked, leading = three.running["n1"], three.running["n3"]
+        asked.front.node_lost("n3")
+        assert asked.front.leader_of("sum") is None
+        asked.on_peer_connected("n3", leading.incarnation + 1)
+        assert asked.front.leader_of("sum") == ServerId("sum", "n3")
+
+
+async def test_a_node_that_connects_amid_a_change_hears_who_leads(tmp_path: Path) -> None:
+    """It has no member, so nothing but the announcement tells it; a change may wait for long."""
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder", nodes=["n1"])
+        assert await client.process_command("sum", 1) == 1
+        leader = three.running["n1"].system.processes["sum"].server
+        leader.cluster_change_permitted = False
+        await three.stop("n3")
+        await three.start("n3")
+
+        async def knows() -> bool:
+            return three.running["n3"].front.leader_of("sum") == leader.id
+
+        await until(knows, "the announcement")
 
 
 async def test_a_node_that_has_stopped_begins_no_work(tmp_path: Path) -> None:

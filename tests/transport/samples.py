@@ -76,7 +76,7 @@ PEER_MESSAGES = [
     wire.Alive(),
     wire.FrontReplies(5, 9, 2, msgspec.Raw(b"\x92\x01\x02"), {1: "no"}),
     wire.FrontRejected(5, 9, 2, "not_leader", N1),
-    wire.LeaderIs("kv", N1, Term(3)),
+    wire.LeaderIs("kv", N1, Term(3), "c1", (Uid("KV1"),)),
     wire.NodeCall(1, "start_server", {"a": 1}),
     wire.NodeCallReply(1, error="NotLeader", text="no"),
     wire.FrontEvent(5, "kv", RAW),

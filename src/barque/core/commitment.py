@@ -29,6 +29,12 @@ def advance_commit_index(server: Server) -> bool:
     return True
 
 
+def is_established(server: Server) -> bool:
+    """Whether we lead, and have applied an entry of our own term: all earlier ones are answered."""
+    leads = server.leader_id == server.id
+    return leads and server.log.fetch_term(server.last_applied) == server.current_term
+
+
 def evaluate_quorum(server: Server) -> list[Effect]:
     """Advance the commit index, then apply what that allows; Ra's `evaluate_quorum`."""
     moved = advance_commit_index(server)

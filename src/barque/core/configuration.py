@@ -13,7 +13,7 @@ from barque.core.entries import EntryBatch, EntryKind, decode_cluster, kind_of
 from barque.core.log_contract import read_batches
 from barque.core.peers import records_of
 from barque.core.server import RaftState, Server
-from barque.types import Index, IndexTerm, MemberRecord, ServerId, Uid
+from barque.types import Index, IndexTerm, MemberRecord, ServerId, Term, Uid
 
 
 def take_up(server: Server, position: IndexTerm, records: Sequence[MemberRecord]) -> None:
@@ -107,7 +107,28 @@ def is_removed(server: Server, sender: ServerId, uid: Uid) -> bool:
 
     A leader that permits a change has committed the one before (`invariants`).
     """
-    if server.raft_state is not RaftState.LEADER or not server.cluster_change_permitted:
+    if not _knows_members(server):
         return False
     peer = server.cluster.get(sender)
     return peer is None or (peer.uid is not None and peer.uid != uid)
+
+
+def uids_on(server: Server, node: str) -> tuple[Uid, ...] | None:
+    """The members on a node, if we can prove that it has no others; None if not, or if a uid is unknown."""
+    uids = [peer.uid for member, peer in server.cluster.items() if member.node == node]
+    known = tuple(uid for uid in uids if uid is not None)
+    return known if _knows_members(server) and len(known) == len(uids) else None
+
+
+def _knows_members(server: Server) -> bool:
+    return server.raft_state is RaftState.LEADER and server.cluster_change_permitted
+
+
+def was_removed(server: Server, term: Term, uids: tuple[Uid, ...]) -> bool:
+    """Whether this server is none of the members that an established leader of `term` knows on its node.
+
+    A leader of the term in which it was made to join may have said so before; an earlier one than the newest
+    that it has met may not know that it has joined.
+    """
+    cfg = server.cfg
+    return cfg.uid not in uids and term > cfg.joined_at.term and term >= server.current_term

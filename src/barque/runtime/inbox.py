@@ -7,7 +7,7 @@ not fit is dropped here, before the server hears of it (docs/explanation/identit
 import logging
 from typing import TYPE_CHECKING, assert_never
 
-from barque.core.configuration import is_removed, recognises
+from barque.core.configuration import is_removed, recognises, was_removed
 from barque.core.effects import Rejected, Rejection
 from barque.core.messages import (
     AuxCommand,
@@ -161,6 +161,14 @@ class Inbox:
                 reason = f"node {node} says that its cluster was deleted"
             self._node.server_finished(process, delete=True, whole_cluster=not gone.uid, reason=reason)
 
+    def _end_if_removed(self, node: str, message: LeaderIs) -> None:
+        """A removed member without a vote never campaigns, and so would never be told."""
+        process = self._node.system.processes.get(message.leader.name)
+        if process is None or message.uids is None or process.identity[0] != message.cluster_id:
+            return
+        if was_removed(process.server, message.term, message.uids):
+            self._on_gone(node, Gone(*process.identity))
+
     # --- for fronts and the node ---------------------------------------------------------
 
     def _refuse(self, message: RemoteMessage, reason: str) -> None:
@@ -213,6 +221,7 @@ class Inbox:
         if own.system.directory.deleted_cluster(message.cluster_id) is not None:
             self.tell_gone(node, Gone(message.cluster_id))
             return
+        self._end_if_removed(node, message)
         standing = own.leaderboard.lookup(cluster)
         members = standing.members if standing and standing.cluster_id == message.cluster_id else ()
         own.leaderboard.record(cluster, message.leader, members, message.term, message.cluster_id)

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 
 from barque.config import NodeConfig
+from barque.core.commitment import is_established
 from barque.core.messages import ElectionTimeout, NodeStatus, RemoteMessage, ServerDown
 from barque.core.queries import run_query
-from barque.core.server import RaftState
 from barque.errors import UnknownCluster
 from barque.log.disk import Disk, OsDisk
 from barque.log.wal_writer import MakeWriter, choose_writer
@@ -387,15 +387,14 @@ class Node:
         self._incarnations[node] = incarnation
         self.system.monitors.node_restarted(node, incarnation)
         self.system.monitors.node_changed(node, up=True)
-        if known == incarnation:
-            self.front.node_back(node)  # the connection was gone, the process was not
+        self.front.node_back(node)  # if a restarted one leads no more, it refuses what it is sent
         for process in list(self.system.processes.values()):
             leader = process.server.leader_id
             if known not in (None, incarnation) and leader is not None and leader.node == node:
                 process.handle(ServerDown(leader, connected=True))
             process.handle(NodeStatus(node, up=True))
-            if process.server.raft_state is RaftState.LEADER and process.server.cluster_change_permitted:
-                self.outlets.send_to_node(node, leader_is(process))
+            if is_established(process.server):
+                self.outlets.send_to_node(node, leader_is(process, node))
         self.wake()
 
     def on_peer_disconnected(self, node: str, reason: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from barque.core.configuration import uids_on
 from barque.core.effects import Applied, MembersGone, Rejected, Rejection, StopReason, Unresolved
 from barque.core.messages import FlushCommands, PipelineRpcs, RemoteMessage, ServerDown
 from barque.core.replication import has_entries_to_send
@@ -127,14 +128,12 @@ class NodeOutlets:
     def leader_established(self, process: ServerProcess) -> None:
         """Announce a leader to all nodes; replies of its predecessors' entries went ahead."""
         node = self._node
-        announcement = leader_is(process)
-        node.front.leader_established(
-            announcement.cluster, announcement.leader, announcement.term, announcement.cluster_id
-        )
+        server, cluster = process.server, process.server.cfg.cluster_name
+        node.front.leader_established(cluster, server.id, server.current_term, server.cfg.cluster_id)
         for other in node.config.nodes:
             if other != node.name:
-                node.transport.send(other, "", announcement)
-        node.admin.leader_established(announcement.cluster)
+                node.transport.send(other, "", leader_is(process, other))
+        node.admin.leader_established(cluster)
 
     def node_is_up(self, node: str) -> bool:
         """Whether that node is within reach; our own always is."""
@@ -259,7 +258,7 @@ class NodeOutlets:
         self._node.wake()
 
 
-def leader_is(process: ServerProcess) -> LeaderIs:
-    """What a leader announces."""
-    server = process.server
-    return LeaderIs(server.cfg.cluster_name, server.id, server.current_term, server.cfg.cluster_id)
+def leader_is(process: ServerProcess, node: str) -> LeaderIs:
+    """What a leader announces to a node."""
+    server, cfg = process.server, process.server.cfg
+    return LeaderIs(cfg.cluster_name, server.id, server.current_term, cfg.cluster_id, uids_on(server, node))

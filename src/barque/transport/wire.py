@@ -37,7 +37,7 @@ from barque.core.messages import (
 )
 from barque.core.senders import claimed_node
 from barque.errors import ProtocolError
-from barque.types import TERM_MAX, ReplyMode, ServerId, Term
+from barque.types import TERM_MAX, ReplyMode, ServerId, Term, Uid
 
 MESSAGES_MAX = 65_536
 """Messages in one frame. Bounds what small messages cost once they are decoded."""
@@ -79,13 +79,15 @@ class LeaderIs(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=35):
     """`leader` leads the cluster, and has applied its noop of `term` (docs/explanation/routing.md).
 
     Whatever was sent to a leader of an earlier term and is unanswered when this arrives has an
-    unknown outcome.
+    unknown outcome. `uids` are the members on the node that this is for, or None if the leader cannot say:
+    who is on that node and not among them was removed (docs/explanation/identity.md).
     """
 
     cluster: str
     leader: ServerId
     term: Term
     cluster_id: str = ""
+    uids: tuple[Uid, ...] | None = None
 
 
 class NodeCall(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=36):
