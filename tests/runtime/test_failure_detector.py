@@ -135,9 +135,10 @@ def test_jitter_below_half_an_interval_is_never_down() -> None:
     assert downs == 0
 
 
-def test_a_node_is_suspected_only_after_it_was_heard() -> None:
-    """Of a node never heard of nothing is known; others are suspected from the poll that misses them."""
+def test_a_node_is_suspected_from_the_poll_that_misses_it() -> None:
+    """Who was never heard of may only just have come: it is given as long as others with few samples."""
     detector = FailureDetector()
+    assert not detector.suspects("n2")
     detector.poll(0.5)
     assert not detector.suspects("n2")
     last = beating(detector, "n2", 1.0, 20)
@@ -148,3 +149,18 @@ def test_a_node_is_suspected_only_after_it_was_heard() -> None:
     beating(detector, "n2", last + 1.1, 3)
     detector.poll(last + 1.35)
     assert not detector.suspects("n2")
+
+
+def test_who_was_never_heard_of_is_suspected_in_the_end() -> None:
+    """A node may lead, and die before its first heartbeat: its followers would trust it for ever."""
+    detector = FailureDetector()
+    for second in range(3):
+        assert not detector.suspects("n2")
+        detector.poll(float(second))
+    assert detector.suspects("n2")
+    detector.poll(60.0)  # we slept; it may have come meanwhile
+    assert not detector.suspects("n2")
+    for second in (61, 62):
+        detector.poll(float(second))
+    assert detector.suspects("n2")
+    assert not detector.is_up("n2")

@@ -50,6 +50,7 @@ class FailureDetector:
         self._histories: dict[str, _History] = {}
         self._watchers: Counter[str] = Counter()
         self._last_poll: float | None = None
+        self._listening_since = 0.0  # the poll from which on somebody never heard of has been silent
 
     def register(self, node: str) -> bool:
         """Report this node's transitions from now on; returns whether it is up now (FD-02).
@@ -76,9 +77,13 @@ class FailureDetector:
         return history is not None and history.up
 
     def suspects(self, node: str) -> bool:
-        """Whether a node was heard of, and was down at the last poll; of others we know nothing yet."""
+        """Whether a node was down at the last poll; one never heard of is given time to come."""
         history = self._histories.get(node)
-        return history is not None and not history.up
+        if history is not None:
+            return not history.up
+        if self._last_poll is None:
+            return False
+        return self._last_poll - self._listening_since >= self._poll_interval_s * self._scaling
 
     def heartbeat(self, node: str, now: float) -> None:
         """`Alive` has come from a node."""
@@ -109,7 +114,10 @@ class FailureDetector:
     def poll(self, now: float) -> list[tuple[str, bool]]:
         """Judge all nodes; returns (node, is up) for registered ones whose state has changed (FD-03)."""
         previous, self._last_poll = self._last_poll, now
-        if previous is not None and now - previous > 3 * self._poll_interval_s:
+        if previous is None:
+            self._listening_since = now
+        elif now - previous > 3 * self._poll_interval_s:
+            self._listening_since = now
             return []
         changes = []
         for node, history in self._histories.items():
