@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from barque.testing.core_cluster import CoreCluster
     from barque.testing.core_member import Member
 
-_SENDS = (Cast, SendRpc, SendVoteRequests)
+_LEADER = RaftState.LEADER
+_TOLD = frozenset({Cast, SendRpc, SendVoteRequests, PersistTermAndVote})
+"""What leaves a server, and what must be stored before."""
 
 
 class Witness:
@@ -45,8 +47,8 @@ class Witness:
     def look(self, member: "Member", before: invariants.Facts) -> None:
         """After each step of a member."""
         server = member.server
-        leads = server.raft_state is RaftState.LEADER
-        if leads and before.state is not RaftState.LEADER:
+        leads = server.raft_state is _LEADER
+        if leads and before.state is not _LEADER:
             self._check_new_leader(server)
         if server.commit_index > before.commit_index:
             # A step in which a leader commits its own end (removed, deleted) leaves no leader behind.
@@ -121,9 +123,12 @@ class Witness:
         disk = member.log.disk
         sending = False
         for effect in effects:
-            if sending and isinstance(effect, PersistTermAndVote):
+            kind = type(effect)
+            if kind not in _TOLD:
+                continue
+            if sending and kind is PersistTermAndVote:
                 _violated(f"{member.id} sends before it stores: {effects}")
-            sending = sending or isinstance(effect, _SENDS)
+            sending = sending or kind is not PersistTermAndVote
             if isinstance(effect, Cast) and isinstance(effect.message, AppendEntriesReply):
                 index, term = effect.message.last_index, effect.message.last_term
                 if index > member.log.snapshot_index_term().index and (

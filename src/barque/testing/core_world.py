@@ -127,9 +127,6 @@ class CoreWorld:
         self._sequence = 0
         self._asked: dict[int, Operation] = {}
         self._connected = {(x, y): True for x in self.names for y in self.names if x < y}
-        self._ways = {
-            x: [(y, (x, y), (x, y) if x < y else (y, x)) for y in self.names if x != y] for x in self.names
-        }
         self._dead_since: dict[tuple[str, str], float] = {}
         self._last_due: dict[tuple[str, str], float] = {}
         self._ended: dict[tuple[tuple[str, str], Uid], float] = {}  # when last words of who is gone arrive
@@ -180,8 +177,7 @@ class CoreWorld:
             if other != name:
                 machine.detector.register(f"node_{other}")
         boot = machine.boots
-        for call, ms in ((self._beat, times.heartbeat_interval_ms), (self._poll, times.detector_poll_ms)):
-            self.after(self.rng.uniform(0, ms / 1000), call, name, boot)
+        self.after(self.rng.uniform(0, times.detector_poll_ms / 1000), self._poll, name, boot)
         machine.ticks_at = self.now + self.rng.uniform(0, times.tick_ms / 1000)
         machine.ticking = False
         self.settle(name)
@@ -293,16 +289,6 @@ class CoreWorld:
                 self._await_tick(name, machine)
                 self.handle(name, boot, Tick(int(self.now * 1000)))
 
-    def _beat(self, name: str, boot: int) -> None:
-        machine = self.machines[name]
-        if not self._lives(name, boot):
-            return
-        if machine.held_until <= self.now:
-            for other, link, pair in self._ways[name]:
-                if link in self.links and self._connected[pair]:
-                    self.machines[other].detector.heartbeat(machine.node, self.now)
-        self.after(self.config.time.heartbeat_interval_ms / 1000, self._beat, name, boot)
-
     def _poll(self, name: str, boot: int) -> None:
         machine = self.machines[name]
         if not self._lives(name, boot):
@@ -354,19 +340,28 @@ class CoreWorld:
             self.handle(name, boot, message)
 
     def _look_at_links(self) -> None:
-        """Break connections that have had no path both ways for long; make those that have one again."""
+        """A beat of all nodes. Connections without a path both ways for long break; others are made again.
+
+        That all beat at once spares a third of the events; each looks at what it heard at times of its own.
+        """
         self.after(self.config.time.heartbeat_interval_ms / 1000, self._look_at_links)
-        members, links = self.cluster.members, self.links
+        now, links, members, machines = self.now, self.links, self.cluster.members, self.machines
+        awake = {x for x in self.names if members[x].up and machines[x].held_until <= now}
         for pair, connected in self._connected.items():
             one, other = pair
-            there = members[one].up and members[other].up
-            if there and pair in links and (other, one) in links:
+            there, back = pair in links, (other, one) in links
+            if connected:
+                if there and one in awake:
+                    machines[other].detector.heartbeat(machines[one].node, now)
+                if back and other in awake:
+                    machines[one].detector.heartbeat(machines[other].node, now)
+            if there and back and members[one].up and members[other].up:
                 self._dead_since.pop(pair, None)
                 if not connected:
                     self._connect(pair)
             elif connected and self.config.silence_s:
-                since = self._dead_since.setdefault(pair, self.now)
-                if self.now - since >= self.config.silence_s:
+                since = self._dead_since.setdefault(pair, now)
+                if now - since >= self.config.silence_s:
                     self.disconnect(*pair)
 
     def _connect(self, pair: tuple[str, str]) -> None:
