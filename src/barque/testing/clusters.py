@@ -28,11 +28,32 @@ class SimCluster:
         self.name = name
         self.work = work
         self.configured = configured
-        self.formed = configured
+        self._lived_s = 0.0
+        self._formed_at = 0.0 if configured else None
         self.epoch = 0  # of the last creation that was tried; each answer names its own
         self.deleted: dict[int, float] = {}  # when the end of an epoch was acknowledged, in virtual seconds
         self.clients: list[SimClient] = []
         self.undecided = 0  # how many of its histories were too much for the checker
+
+    @property
+    def formed(self) -> bool:
+        """Whether somebody was told that it is there."""
+        return self._formed_at is not None
+
+    @property
+    def lived_s(self) -> float:
+        """For how many virtual seconds it has been there."""
+        since = 0.0 if self._formed_at is None else self.sim.loop.time() - self._formed_at
+        return self._lived_s + since
+
+    def is_there(self) -> None:
+        """From now on it is demanded."""
+        if self._formed_at is None:
+            self._formed_at = self.sim.loop.time()
+
+    def may_be_gone(self) -> None:
+        """Nothing is demanded until somebody is told of it again."""
+        self._lived_s, self._formed_at = self.lived_s, None
 
     # --- its beginning -------------------------------------------------------------------
 
@@ -67,12 +88,12 @@ class SimCluster:
     async def _create(self, admin: SimClient) -> None:
         self.epoch += 1
         await admin.client.start_cluster(self.name, self.name, arguments={"epoch": self.epoch})
-        self.formed = True
+        self.is_there()
 
     async def _find(self, admin: SimClient) -> None:
         """An attempt whose outcome was unknown may have formed it."""
         await admin.client.members_info(self.name)
-        self.formed = True
+        self.is_there()
 
     async def _elect(self, admin: SimClient) -> None:
         """Its members may be there, and the one that was to stand for election has died."""

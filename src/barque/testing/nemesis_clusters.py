@@ -128,6 +128,6 @@ class ClusterNemesis:
         created = [c for c in self._sim.clusters if c.formed and not c.configured]
         if created:
             cluster = self._rng.choice(created)
-            cluster.formed = False
+            cluster.may_be_gone()
             self._nemesis.count("recreate", cluster.name)
             self._sim.keep(self._sim.loop.create_task(cluster.recreate()))

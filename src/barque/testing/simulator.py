@@ -52,6 +52,8 @@ class Report(msgspec.Struct, kw_only=True):
     violation: Violation | None = None
     void: str = ""
     virtual_s: float = 0.0
+    cluster_s: float = 0.0
+    """The time that each cluster has been there, added up."""
     events: int = 0
     frames: int = 0
     elections: int = 0
@@ -338,6 +340,7 @@ class Simulation:
             hash=self.transcript.hexdigest(),
             violation=self.violation,
             virtual_s=self.loop.time(),
+            cluster_s=sum(cluster.lived_s for cluster in self.clusters),
             events=self.transcript.events,
             frames=self.network.frames,
             elections=self.bystanders.elections,
