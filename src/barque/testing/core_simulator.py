@@ -30,11 +30,10 @@ from barque.testing.core_swarm import MEMBER_FAULTS, STEADY, CoreScenario, draw_
 from barque.testing.core_world import CoreWorld, WorldConfig
 from barque.testing.history import Operation, Outcome, check_history
 from barque.testing.loop import Storm
+from barque.testing.turns import COMMITS_MIN, in_turn, is_behind, pause_s
 from barque.types import Membership, ReplyMode, ServerId, Uid
 
 LIVENESS_S = 60.0
-COMMITS_MIN = 10
-"""A run with fewer commits, or without one of its faults, proves nothing."""
 
 
 class CoreReport(msgspec.Struct, kw_only=True):
@@ -68,6 +67,7 @@ class CoreSimulation:
     def __init__(self, seed: int, scenario: CoreScenario) -> None:
         self.seed = seed
         self.scenario = scenario
+        self.passing = [name for name in scenario.faults if name not in STEADY]
         self.rng = random.Random(f"{seed}/core nemesis")  # noqa: S311  # repeatable on purpose
         world_rng = random.Random(f"{seed}/core world")  # noqa: S311
         self.world = CoreWorld(scenario.world, world_rng)
@@ -114,7 +114,7 @@ class CoreSimulation:
         commits = len(self.world.cluster.witness.committed)
         if commits < COMMITS_MIN:
             return f"void: {commits} commits"
-        idle = [name for name in self.scenario.faults if name not in STEADY and not self.fired[name]]
+        idle = [name for name in self.passing if not self.fired[name]]
         return f"void: never happened: {', '.join(idle)}" if idle else ""
 
     def _phases(self) -> Violation | None:
@@ -123,8 +123,8 @@ class CoreSimulation:
         world.cluster[first].handle(ElectionTimeout())
         world.settle(first)
         world.after(0.0, self._work)
-        if any(name not in STEADY for name in scenario.faults):
-            world.after(scenario.pace_s, self._cause)
+        if self.passing:
+            self._cause_later()
         world.run(scenario.duration_s)
         self._heal()
         return self._recover() or self._judge()
@@ -163,9 +163,10 @@ class CoreSimulation:
     def _cause(self) -> None:
         if self.over:
             return
-        self.world.after(self.rng.expovariate(1 / self.scenario.pace_s), self._cause)
+        self._cause_later()
         self.world.config = self.scenario.world
-        if self._is_behind():
+        committed = len(self.world.cluster.witness.committed)
+        if is_behind(committed, self.world.now / self.scenario.duration_s):
             self._rest()
             return
         for name in self._in_turn():
@@ -173,10 +174,10 @@ class CoreSimulation:
                 self.fired[name] += 1
                 return
 
-    def _is_behind(self) -> bool:
-        """Whether the cluster is held down so much that it will hardly have committed enough in the end."""
-        due = 2 * self.world.now / self.scenario.duration_s - 0.5
-        return len(self.world.cluster.witness.committed) < due * COMMITS_MIN
+    def _cause_later(self) -> None:
+        left_s = self.scenario.duration_s - self.world.now
+        mean_s = pause_s(self.scenario.pace_s, left_s, self.passing, self.fired)
+        self.world.after(self.rng.expovariate(1 / mean_s), self._cause)
 
     def _rest(self) -> None:
         """Let the members find a leader: nothing more happens to them, and who is slow is in time."""
@@ -190,11 +191,9 @@ class CoreSimulation:
             self._election()
 
     def _in_turn(self) -> list[str]:
-        """The faults, in the order in which to try them: first those that have not happened yet."""
-        names = [name for name in self.scenario.faults if name not in STEADY]
-        self.rng.shuffle(names)
-        names.sort(key=lambda name: self.fired[name] > 0)
-        if "enter" in names and not (self.fired["enter"] or self._absent()):
+        """The faults, in the order in which to try them."""
+        names = in_turn(self.passing, self.fired, self.rng)
+        if {"leave", "enter"} <= set(names) and not (self.fired["enter"] or self._absent()):
             names.insert(names.index("enter"), "leave")  # nobody can enter before
         return names
 

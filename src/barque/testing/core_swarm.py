@@ -43,10 +43,9 @@ def draw_core_scenario(seed: int) -> CoreScenario:
     """What this seed means."""
     rng = random.Random(f"{seed}/core")  # noqa: S311  # repeatable on purpose
     scenario = _draw_harsh(rng) if rng.random() < HARSH_SHARE else _draw_long(rng)
-    faults = scenario.faults + (MEMBER_FAULTS if rng.random() < MEMBERS_SHARE else ())
-    # However they are spread, there shall be time for each of them.
-    slowest_s = scenario.duration_s / (1.5 * len(faults) + 4)
-    return msgspec.structs.replace(scenario, faults=faults, pace_s=min(scenario.pace_s, slowest_s))
+    if rng.random() < MEMBERS_SHARE:
+        return msgspec.structs.replace(scenario, faults=scenario.faults + MEMBER_FAULTS)
+    return scenario
 
 
 def _draw_long(rng: random.Random) -> CoreScenario:
