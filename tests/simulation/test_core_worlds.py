@@ -64,9 +64,9 @@ def test_a_run_that_did_nothing_is_void() -> None:
     """Without commits, or without a fault that it drew, it proves nothing, and says so."""
     quiet = CoreScenario(duration_s=0.1, operations_a_s=0.1)
     assert simulate_core(1, quiet).void.startswith("void: ")
-    idle = CoreScenario(duration_s=6.0, faults=("crash",), pace_s=1e6)
-    assert simulate_core(1, idle).void == "void: never happened: crash"
-    assert simulate_core(1, msgspec.structs.replace(idle, pace_s=0.5)).void == ""
+    idle = CoreScenario(duration_s=6.0, faults=("crash", "enter"))  # nobody leaves
+    assert simulate_core(1, idle).void == "void: never happened: enter"
+    assert simulate_core(1, msgspec.structs.replace(idle, faults=("crash",))).void == ""
 
 
 def test_the_same_core_seed_is_the_same_run() -> None:

@@ -13,6 +13,7 @@ from barque.testing.nemesis_disk import DISK_FAULTS
 from barque.testing.nemesis_network import NETWORK_FAULTS
 from barque.testing.nemesis_process import PROCESS_FAULTS, complete_upgrade
 from barque.testing.swarm import STEADY
+from barque.testing.turns import in_turn, is_behind, pause_s
 
 if TYPE_CHECKING:
     from barque.testing.simulator import Simulation
@@ -23,6 +24,9 @@ _CRASH_RATES: dict[type, float] = {
     AppendEntriesReply: 0.005,
     AppendEntriesRpc: 0.002,
 }
+_LIE_IN_WAIT = ("machine_fails", "recreate", "cancel", "crash_on_send")
+"""They need a cluster that works: its next command, call or answer, or one that was created."""
+_OF_FRAMES = {"loss", "duplicates", "reordering", "late_frames"}
 
 
 class Nemesis:
@@ -34,6 +38,7 @@ class Nemesis:
         self.rng = sim.rng("nemesis")
         self.fired = sim.transcript.counts
         self.over = False
+        self.resting = False
         self._faults: dict[str, Callable[[], None]] = {
             "partition": self.partition,
             "one_way": self.one_way,
@@ -57,7 +62,8 @@ class Nemesis:
         self._faults.update(self._clusters.faults)
 
     def begin(self) -> None:
-        """Let the steady faults begin."""
+        """Let the steady faults begin, or go on after a rest."""
+        self.resting = False
         scenario, network = self.scenario, self.sim.network
         if "late_frames" in scenario.faults:
             network.tail_rate, network.tail_s = scenario.late_rate, scenario.late_s
@@ -75,10 +81,57 @@ class Nemesis:
         """Cause one fault after the other, for ever."""
         names = [name for name in self.scenario.faults if name not in STEADY]
         while names:
-            self.rng.shuffle(names)
-            for name in names:
-                await asyncio.sleep(self.rng.expovariate(1 / self.scenario.pace_s))
-                self._faults[name]()
+            left_s = self.scenario.duration_s - self.sim.loop.time()
+            mean_s = pause_s(self.scenario.pace_s, left_s, names, self.fired)
+            await asyncio.sleep(self.rng.expovariate(1 / mean_s))
+            self._count_cancelled()
+            waiting = {name for name in self.scenario.faults if not self.fired[name]} - _OF_FRAMES
+            for name in _LIE_IN_WAIT:
+                if name in waiting and name in self._faults:
+                    self._faults[name]()
+            if self._must_rest(waiting):
+                self._rest()
+            else:
+                if self.resting:
+                    self.begin()
+                self._cause_one_of(names)
+
+    def _share(self) -> float:
+        """How much of the time for faults is over."""
+        return self.sim.loop.time() / self.scenario.duration_s
+
+    def _must_rest(self, waiting: set[str]) -> bool:
+        """Whether the run will prove nothing unless a cluster comes to work."""
+        if is_behind(self.sim.bystanders.commits, self._share()):
+            return True
+        return self._share() > 0.5 and bool(waiting) and waiting <= set(_LIE_IN_WAIT)
+
+    def _cause_one_of(self, names: list[str]) -> None:
+        """One that finds nobody to harm gives way to another."""
+        for name in in_turn(names, self.fired, self.rng):
+            before = self.fired[name]
+            self._faults[name]()
+            if self.fired[name] > before:
+                return
+
+    def _rest(self) -> None:
+        """Let the nodes find a leader: what can be undone is, and nothing more happens to them."""
+        self.resting = True
+        self.sim.network.reunite()
+        for host in self.sim.hosts:
+            self._mend(host)
+            host.start()
+
+    def _mend(self, host: Host) -> None:
+        """Its disk has room, and does what it is asked."""
+        host.disk.fault = None
+        host.disk.space = None
+        if host.process_disk is not None:
+            host.process_disk.crash_in = None
+            host.process_disk.sync_seconds = self.scenario.sync_s
+
+    def _count_cancelled(self) -> None:
+        self.fired["cancel"] = sum(client.cancelled for client in self.sim.clients)
 
     def heal(self) -> None:
         """Undo everything, and start what is down."""
@@ -87,15 +140,11 @@ class Nemesis:
         for name, count in network.counts.items():
             known = {"lost": "loss", "duplicated": "duplicates", "reordered": "reordering"}
             self.fired[known.get(name, "late_frames")] += count
-        self.fired["cancel"] += sum(client.cancelled for client in self.sim.clients)
+        self._count_cancelled()
         network.heal()
         complete_upgrade(self.sim.hosts)
         for host in self.sim.hosts:
-            host.disk.fault = None
-            host.disk.space = None
-            if host.process_disk is not None:
-                host.process_disk.crash_in = None
-                host.process_disk.sync_seconds = self.scenario.sync_s
+            self._mend(host)
             host.start()
         self._clusters.heal()
         self.sim.transcript.note("", "all faults are over")
@@ -135,6 +184,10 @@ class Nemesis:
         if self.over or "crash_on_send" not in self.scenario.faults or host.process is None:
             return
         rate = _CRASH_RATES.get(type(message), 0.0)
+        if rate and self.fired["crash_on_send"]:
+            rate *= not self.resting
+        elif rate and self._share() > 0.5:
+            rate *= 4  # it is late
         if rate and self.rng.random() < rate:
             process, power = host.process, self.rng.random() < 0.7
             self.count("crash_on_send", host.name)

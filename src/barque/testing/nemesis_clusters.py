@@ -60,7 +60,7 @@ class ClusterNemesis:
 
         One at a time in each cluster, so that it can go on.
         """
-        cluster = self._rng.choice(self._sim.clusters).name
+        cluster = self._rng.choice([c for c in self._sim.clusters if c.formed] or self._sim.clusters).name
         victims = [host for host in self._sim.hosts if host.server(cluster) is not None]
         spoiled = any(cluster in host.failed or cluster in host.failing for host in self._sim.hosts)
         if spoiled or not victims:

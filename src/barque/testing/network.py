@@ -129,9 +129,13 @@ class SimNetwork(MemoryNetwork):
 
     def heal(self) -> None:
         """No faults from now on."""
+        self._healed = True
+        self.reunite()
+
+    def reunite(self) -> None:
+        """All hear each other again, and in time."""
         self._faults.clear()
         self.tail_rate = 0.0
-        self._healed = True
         self.impostors.clear()
         for one, other in list(self.slow):
             self.speed_up(one, other)

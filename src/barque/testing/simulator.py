@@ -27,6 +27,7 @@ from barque.testing.nemesis_network import judge_strangers
 from barque.testing.network import SimNetwork
 from barque.testing.swarm import Scenario, draw_scenario
 from barque.testing.transcript import Transcript
+from barque.testing.turns import COMMITS_MIN
 from barque.testing.work import make_work
 from barque.testing.workload import SimClient
 from barque.types import ServerId, Uid
@@ -361,7 +362,7 @@ class Simulation:
 
 def _void(report: Report) -> str:
     """Why a run proves nothing, if that is so."""
-    if report.committed < 10:
+    if report.committed < COMMITS_MIN:
         return f"void: {report.committed} commits"
     if report.elections < 1:
         return "void: no election"
