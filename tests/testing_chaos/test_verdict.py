@@ -39,8 +39,10 @@ def test_each_workload_has_its_checker() -> None:
 
 def test_orphans_are_found_by_the_directory_on_their_command_line(tmp_path: Path) -> None:
     """A process that names a file of the run is one of its own; it is found while it lives."""
-    sleeper = [sys.executable, "-c", "input()", f"{tmp_path}/n1.toml"]
-    with subprocess.Popen(sleeper, stdin=subprocess.PIPE) as process:
+    sleeper = [sys.executable, "-c", "print(flush=True); input()", f"{tmp_path}/n1.toml"]
+    with subprocess.Popen(sleeper, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # a program that is still being loaded has no command line yet
         assert process.pid in processes_naming(f"{tmp_path}/")
         assert [p.kind for p in verdict.judge_leftovers(tmp_path)] == ["orphan"]
         process.communicate(b"\n")
