@@ -63,10 +63,14 @@ def test_the_targets_request_reaches_the_prior_leader_with_a_higher_term() -> No
 
 
 def test_a_transfer_that_does_not_complete_is_aborted() -> None:
-    """§3.10: if it takes too long, the prior leader aborts it and takes commands again."""
+    """§3.10: if it takes longer than about an election timeout, the prior leader aborts it and takes commands
+    again. The target may never have heard of it, or have lost what it had.
+    """
     cluster = led_by_a("a", "b", "c")
     cluster.transfer("a", "b")
-    assert cluster["a"].condition_timer is not None
+    timer = cluster["a"].condition_timer
+    assert timer is not None
+    assert timer.after_ms == cluster.server("a").cfg.transfer_timeout_ms == 1_000  # a few elections' time
     cluster.network.clear()
     cluster["a"].handle(AwaitConditionTimeout())
     cluster.answers.clear()

@@ -11,6 +11,7 @@ from tests.nodes import Adder, Nodes, nodes, until
 import barque
 from barque.client.connection import unanswered
 from barque.client.outcomes import Batch
+from barque.core.messages import LeaveMember
 from barque.errors import (
     AlreadyMember,
     BarqueError,
@@ -29,7 +30,7 @@ from barque.runtime import calls
 from barque.runtime.admin_members import MemberAdmin
 from barque.runtime.calls import READING_VERBS
 from barque.runtime.refusals import CHANGE_UNDER_WAY
-from barque.types import Membership, ServerId
+from barque.types import ClientRef, Membership, ReplyMode, ServerId
 
 
 class Hasty(Nodes):
@@ -380,3 +381,16 @@ async def test_a_change_without_an_answer_may_have_happened(tmp_path: Path) -> N
         batch = Batch("call", verb, 0.0)
         kind = QueryTimeout if verb in READING_VERBS else OutcomeUnknown
         assert type(unanswered(batch, "")) is type(calls.unanswered(verb, "")) is kind
+
+
+async def test_a_change_that_the_leader_never_answers_may_have_happened(tmp_path: Path) -> None:
+    """Its node gives up before the client does, and does not take it for a read either."""
+    async with nodes(tmp_path, 1) as single:
+
+        def leave(origin: ClientRef, correlation: int) -> LeaveMember:
+            member = ServerId("sum", "n9")
+            return LeaveMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member)
+
+        members = MemberAdmin(single.running["n1"], single.running["n1"].admin._ask_at)
+        with pytest.raises(OutcomeUnknown, match="in time"):
+            await members.ask_server(ServerId("sum", "nowhere"), leave, 0.05)

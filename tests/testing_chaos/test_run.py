@@ -37,6 +37,19 @@ main()
 """
 
 
+CRASHING = """
+import os, sys, threading
+from pathlib import Path
+from barque.cli.main import main
+
+first = Path(sys.argv[3]).with_suffix(".first")
+if first.name.startswith("n2") and not first.exists():
+    first.touch()
+    threading.Timer(3, os._exit, [70]).start()
+main()
+"""
+
+
 def test_a_short_run_from_the_command_line(tmp_path: Path) -> None:
     """Nodes are killed under all kinds of work: a clean run, with histories that others can check."""
     arguments = ("--preset", "set-kill-vm", "--nodes", "3", "--seconds", "5", "--out", str(tmp_path))
@@ -100,3 +113,20 @@ async def test_a_machine_that_forgets_is_found_out(tmp_path: Path) -> None:
     assert "is no counter" in report.problems[0].text
     assert (plan.directory / "n1" / "wal").is_dir()
     assert any("client-reset" in line for line in said)
+
+
+async def test_a_node_that_crashes_is_found_out(tmp_path: Path) -> None:
+    """It is started again, and the cluster serves; that it ended by itself is a problem nevertheless."""
+    plan = Plan(
+        name="crashing",
+        preset=Preset(about="", faults=("client-reset",), before_s=0.5),
+        seed=1,
+        seconds=5.0,
+        directory=tmp_path / "run",
+        nodes=3,
+        workloads=("counter",),
+        program=("-c", CRASHING),
+    )
+    report = await run_plan(plan, lambda line: None)
+    assert [str(problem) for problem in report.problems] == ["exit: n2 ended by itself with exit code 70"]
+    assert (report.starts, report.restarts) == (4, 1)

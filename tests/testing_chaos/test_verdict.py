@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from barque.testing.chaos import verdict
-from barque.testing.chaos.nodes import NodeProcesses, open_descriptors, processes_naming
+from barque.testing.chaos.nodes import End, NodeProcesses, open_descriptors, processes_naming
 from barque.testing.history import Outcome
 from barque.testing.records import Record
 
@@ -39,8 +39,10 @@ def test_each_workload_has_its_checker() -> None:
 
 def test_orphans_are_found_by_the_directory_on_their_command_line(tmp_path: Path) -> None:
     """A process that names a file of the run is one of its own; it is found while it lives."""
-    sleeper = [sys.executable, "-c", "input()", f"{tmp_path}/n1.toml"]
-    with subprocess.Popen(sleeper, stdin=subprocess.PIPE) as process:
+    sleeper = [sys.executable, "-c", "print(flush=True); input()", f"{tmp_path}/n1.toml"]
+    with subprocess.Popen(sleeper, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # a program that is still being loaded has no command line yet
         assert process.pid in processes_naming(f"{tmp_path}/")
         assert [p.kind for p in verdict.judge_leftovers(tmp_path)] == ["orphan"]
         process.communicate(b"\n")
@@ -65,6 +67,14 @@ def test_what_nodes_say_and_how_they_end_is_judged(tmp_path: Path) -> None:
     nodes.log_path("n1").write_text("all is well\nERROR: Traceback (most recent call last) | …\n")
     problems = verdict.judge_nodes(nodes, {"n1": 0, "n2": -9})
     assert [(p.kind, p.text[:2]) for p in problems] == [("log", "n1"), ("exit", "n2"), ("exit", "n3")]
+
+
+def test_only_a_failed_disk_may_end_a_node(tmp_path: Path) -> None:
+    """A node that ended by itself is a problem, though it was started again and ends well in the end."""
+    nodes = NodeProcesses(tmp_path, {"n1": ""})
+    nodes.ends += [End("n1", 74, disk_failed=True), End("n1", 70, disk_failed=False)]
+    problems = verdict.judge_nodes(nodes, {"n1": 0})
+    assert [str(problem) for problem in problems] == ["exit: n1 ended by itself with exit code 70"]
 
 
 def test_a_run_that_did_nothing_does_not_count() -> None:

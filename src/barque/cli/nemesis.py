@@ -144,7 +144,7 @@ def _summary(report: RunReport) -> list[str]:
         for name, counts in report.workloads.items()
     ]
     happened = ", ".join(f"{name} {count}" for name, count in report.faults.items())
-    lines.append(f"  faults: {happened}; starts of nodes: {report.starts}")
+    lines.append(f"  faults: {happened}; starts of nodes: {report.starts}, {report.restarts} by the keeper")
     if report.left_out:
         lines.append(f"  left out: {', '.join(report.left_out)}")
     recovered = "never" if report.recovered_s is None else f"after {report.recovered_s} s"

@@ -78,6 +78,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     low_priority_commands_flush_size: int = 1_024
     """Commands appended at a time. Ra's 16 counts single entries, as above."""
     await_condition_timeout_ms: int = 30_000
+    transfer_timeout_ms: int = 1_000
+    """How long a leader that hands over serves nobody, about an election (§3.10); then it leads on."""
     catch_up_timeout_ms: int = 1_000
     """How long a follower waits for what it asked its leader for, before it asks again."""
     wal_down_timeout_ms: int = 5_000

@@ -10,7 +10,8 @@ from barque.core.server import RaftState, Server, Transition
 def on_transfer_leadership(server: Server, request: TransferLeadership) -> Transition:
     """L-35: hand over to a voter whose log is as long as ours.
 
-    The answer means that the request is under way, not that the target has won.
+    The answer means that the request is under way, not that the target has won. If it does not in time,
+    because it heard nothing of it or has lost what it had, we lead on.
     """
     target = server.cluster.get(request.target)
     if request.target == server.id:
@@ -27,7 +28,7 @@ def on_transfer_leadership(server: Server, request: TransferLeadership) -> Trans
         [
             Applied(request.origin, request.correlation, ["ok"]),
             SendRpc(request.target, TimeoutNow(server.id)),
-            StartConditionTimeout(server.cfg.await_condition_timeout_ms),
+            StartConditionTimeout(server.cfg.transfer_timeout_ms),
         ],
     )
 

@@ -126,7 +126,7 @@ class MemberAdmin:
                     future.set_exception(error_named(answer.error, answer.text))
 
         session = node.front.session(deliver)
-        correlation = node.front.expect(Range(session, 0, 1, payloads=(b"",)), server, timeout_s)
+        correlation = node.front.expect(Range(session, 0, 1), server, timeout_s)
         send(make(node.front.me, correlation))
         node.wake()
         return await future

@@ -208,6 +208,7 @@ class System:
             machine_args=record.arguments,
             machine_upgrade_strategy=self._upgrade_strategy,
             await_condition_timeout_ms=self._times.await_condition_timeout_ms,
+            transfer_timeout_ms=2 * self._times.election_multiplier * self._times.broadcast_time_ms,
             catch_up_timeout_ms=self._times.tick_ms,
             wal_down_timeout_ms=self._times.wal_down_timeout_ms,
         )

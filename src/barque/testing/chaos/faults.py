@@ -10,20 +10,22 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from barque.client.client import Client
 from barque.errors import AlreadyMember, BarqueError, OutcomeUnknown
-from barque.testing.chaos.clients import CLUSTER
+from barque.testing.chaos.clients import CLUSTER, until
 from barque.testing.chaos.nodes import NodeProcesses
 from barque.testing.chaos.proxy import Link, Mode, Network
 
 _ASK_S = 2.0
 _LOOK_S = 0.5
-_ADD_ATTEMPTS = 60
+_LOOKS = 20
+_RESTART_S = 0.3
+_JOIN_S = 30.0
 _STRACE_S = 5.0
 _DISK_CALLS = "pwritev2,pwritev,pwrite64,fdatasync,fsync"
 _DISK_DELAY_US = 30_000
@@ -52,14 +54,39 @@ class Stage:
         self.names = nodes.names
         self.busy: set[str] = set()
         """Nodes that are down, frozen, or whose disk is bad, by some fault."""
+        self.restarts = 0
+        """How many nodes the keeper has started."""
+        self._turn = asyncio.Lock()
 
     def free(self) -> list[str]:
         """Nodes that run, and that no fault works on."""
         return [name for name in self.names if name not in self.busy and self.nodes.is_alive(name)]
 
+    @contextlib.asynccontextmanager
+    async def kept(self, tell: Callable[[str], None]) -> AsyncIterator[None]:
+        """Meanwhile nodes that end by themselves are started again, as a service manager does."""
+        keeper = asyncio.create_task(self._keep(tell))
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+
+    async def _keep(self, tell: Callable[[str], None]) -> None:
+        while True:
+            self.nodes.reap()
+            down = [name for name in self.names if not self.nodes.is_alive(name)]
+            await asyncio.sleep(_RESTART_S)
+            still = [name for name in down if name not in self.busy and not self.nodes.is_alive(name)]
+            self.nodes.start(still)  # a fault that holds a node down is busy with it until it has started it
+            self.restarts += len(still)
+            for name in still:
+                tell(f"keeper: {name} had ended, and is started again")
+
     async def leader(self) -> str | None:
         """The node that leads, as far as anybody answers; of several the one with the latest term."""
-        asked = [self._term_as_leader(name) for name in self.free()]
+        asked = [self._term_as_leader(name) for name in self.names if self.nodes.is_alive(name)]
         newest = max(await asyncio.gather(*asked), default=None)
         return newest[1] if newest is not None and newest[0] else None
 
@@ -74,31 +101,45 @@ class Stage:
         terms = [int(m["current_term"]) for m in report["members"] if m["role"] == "leader"]
         return max(terms, default=0), name
 
-    async def choose(self, rng: random.Random, wanted: str) -> list[str]:
-        """`one`, the `leader`, a `minority` or `majority`, or `all`: nodes that are free. Raises `NotNow`."""
-        free = self.free()
-        if wanted == "leader":
+    async def some_leader(self) -> str:
+        """The node that leads, as soon as one does. Raises `NotNow`."""
+        for _ in range(_LOOKS):
             leader = await self.leader()
-            chosen = [leader] if leader in free else []
-        else:
-            half = len(self.names) // 2
-            count = {"one": 1, "minority": half, "majority": half + 1, "all": len(self.names)}[wanted]
-            chosen = rng.sample(free, min(count, len(free)))
-            if len(chosen) < count:
-                chosen = []
-        if not chosen:
-            raise NotNow(f"no {wanted} to choose")
-        return [name for name in chosen if name is not None]
+            if leader is not None:
+                return leader
+            await asyncio.sleep(_LOOK_S)
+        raise NotNow("nobody leads")
 
-    @contextlib.contextmanager
-    def taking(self, names: Iterable[str]) -> Any:
-        """No other fault works on these meanwhile."""
-        names = set(names)
-        self.busy |= names
+    @contextlib.asynccontextmanager
+    async def taking(self, rng: random.Random, wanted: str) -> AsyncIterator[list[str]]:
+        """Take `one`, the `leader`, a `minority` or `majority`, or `all`, which others then leave alone.
+
+        Raises `NotNow`.
+        """
+        chosen = await self._choose(rng, wanted)
+        self.busy.update(chosen)
         try:
-            yield
+            yield chosen
         finally:
-            self.busy -= names
+            self.busy.difference_update(chosen)
+
+    async def _choose(self, rng: random.Random, wanted: str) -> list[str]:
+        """Wait until so many are free.
+
+        Who asked first is served first: who needs all nodes would never find them otherwise.
+        """
+        half = len(self.names) // 2
+        counts = {"one": 1, "leader": 1, "minority": half, "majority": half + 1, "all": len(self.names)}
+        order: list[str | None] = [*rng.sample(self.names, len(self.names))]
+        async with self._turn:
+            for _ in range(_LOOKS):
+                acceptable = [await self.leader()] if wanted == "leader" else order
+                free = self.free()
+                chosen = [name for name in acceptable if name in free][: counts[wanted]]
+                if len(chosen) == counts[wanted]:
+                    return [name for name in chosen if name is not None]
+                await asyncio.sleep(_LOOK_S)
+        raise NotNow(f"no {wanted} to choose")
 
 
 Context: TypeAlias = AbstractAsyncContextManager[str]
@@ -126,8 +167,7 @@ def _context(function: Callable[..., AsyncIterator[str]], *arguments: Any) -> Be
 
 
 async def _kill(stage: Stage, rng: random.Random, wanted: str) -> AsyncIterator[str]:
-    chosen = await stage.choose(rng, wanted)
-    with stage.taking(chosen):
+    async with stage.taking(rng, wanted) as chosen:
         stage.nodes.kill(chosen)
         try:
             yield f"SIGKILL {', '.join(sorted(chosen))}"
@@ -136,8 +176,7 @@ async def _kill(stage: Stage, rng: random.Random, wanted: str) -> AsyncIterator[
 
 
 async def _pause(stage: Stage, rng: random.Random, wanted: str) -> AsyncIterator[str]:
-    chosen = await stage.choose(rng, wanted)
-    with stage.taking(chosen):
+    async with stage.taking(rng, wanted) as chosen:
         for name in chosen:
             stage.nodes.signal(name, signal.SIGSTOP)
         try:
@@ -174,9 +213,7 @@ async def _split(stage: Stage, rng: random.Random, how: str) -> AsyncIterator[st
     if how == "random-halves":
         rng.shuffle(names)
     elif how == "leader":
-        leader = await stage.leader()
-        if leader is None:
-            raise NotNow("nobody leads")
+        leader = await stage.some_leader()
         names.remove(leader)
         names.insert(0, leader)
     elif how == "one":
@@ -277,14 +314,18 @@ async def _reset(stage: Stage, rng: random.Random, whose: str) -> AsyncIterator[
 
 async def _disk(stage: Stage, rng: random.Random, injection: str) -> AsyncIterator[str]:
     """System calls that write or sync fail, or take long, by way of strace."""
-    [name] = await stage.choose(rng, rng.choice(("leader", "one")))
     notes = stage.directory / "strace.out"
     notes.unlink(missing_ok=True)
     command = ["strace", "-f", "-qq", "-o", str(notes), "-e", f"trace={_DISK_CALLS}"]
-    command += ["-e", f"inject={_DISK_CALLS}:{injection}", "-p", str(stage.nodes.pid(name))]
-    with stage.taking([name]):
+    command += ["-e", f"inject={_DISK_CALLS}:{injection}"]
+    async with stage.taking(rng, rng.choice(("leader", "one"))) as [name]:
+        if injection.startswith("error"):
+            stage.nodes.disk_fails(name)
         tracer = subprocess.Popen(  # noqa: ASYNC220, S603  # it returns at once; our own arguments
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*command, "-p", str(stage.nodes.pid(name))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             yield f"{name}: {injection}"
@@ -310,11 +351,8 @@ def has_strace() -> bool:
 
 
 async def _transfer(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
-    leader = await stage.leader()
-    others = [name for name in stage.free() if name != leader]
-    if leader is None or not others:
-        raise NotNow("nobody to hand over")
-    target = rng.choice(others)
+    leader = await stage.some_leader()
+    target = rng.choice([name for name in stage.names if name != leader])
     try:
         await stage.admin.transfer_leadership(CLUSTER, target, timeout_s=_ASK_S)
     except BarqueError as error:
@@ -324,31 +362,29 @@ async def _transfer(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
 
 async def _member(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
     """One member leaves the cluster with all it has, and a new one joins in its place."""
-    [name] = await stage.choose(rng, rng.choice(("leader", "one")))
-    member = f"{CLUSTER}@{name}"
-    with stage.taking([name]):
+    async with stage.taking(rng, rng.choice(("leader", "one"))) as [name]:
+        member = f"{CLUSTER}@{name}"
         try:
-            told = await stage.admin.remove_member(CLUSTER, member, timeout_s=_ASK_S)
+            told = (await stage.admin.remove_member(CLUSTER, member, timeout_s=_ASK_S))["told"]
         except OutcomeUnknown:
-            told = {"told": "outcome unknown"}  # it is added again in any case
+            told = "outcome unknown"  # it is added again in any case
         except BarqueError as error:
             raise NotNow(f"{member}: {type(error).__name__}: {error}") from error
         try:
-            yield f"{member} is removed ({told['told']})"
+            yield f"{member} is removed ({told})"
         finally:
             await add_again(stage, name)
 
 
 async def add_again(stage: Stage, name: str) -> None:
     """Until it is a member; the run's end finds out if it never comes to be one."""
-    for _ in range(_ADD_ATTEMPTS):
-        try:
+
+    async def is_member() -> str:
+        with contextlib.suppress(AlreadyMember):
             await stage.admin.add_member(CLUSTER, name, timeout_s=_ASK_S)
-            return
-        except AlreadyMember:
-            return
-        except BarqueError:
-            await asyncio.sleep(_LOOK_S)
+        return ""
+
+    await until(is_member, _JOIN_S, _LOOK_S)
 
 
 FAULTS: dict[str, Fault] = {

@@ -13,12 +13,14 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 HOST = "127.0.0.1"
 _FIRST_PORT, _LAST_PORT = 10_000, 19_999  # below those that outgoing connections use
 STOP_S = 15.0
+_IO_ERROR = 74  # a node's exit code if its disk fails: docs/operations/exit-codes.md
 
 
 def free_ports(count: int) -> list[int]:
@@ -32,6 +34,15 @@ def free_ports(count: int) -> list[int]:
             if port not in found:
                 found.append(port)
     return found
+
+
+class End(NamedTuple):
+    """A process that has ended, and nobody here asked it to."""
+
+    name: str
+    code: int
+    disk_failed: bool
+    """It said so, and its disk was made to fail: what a real node does then, too."""
 
 
 class NodeProcesses:
@@ -51,6 +62,9 @@ class NodeProcesses:
         self.names = tuple(configs)
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.starts = 0
+        self.ends: list[End] = []
+        """Of all processes that ended by themselves, as far as `reap` has seen."""
+        self._bad_disks: set[int] = set()
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("BARQUE_")}
         self._program = tuple(program)
         for name, text in configs.items():
@@ -68,6 +82,7 @@ class NodeProcesses:
 
     def start(self, names: Iterable[str]) -> None:
         """Start these nodes, new or with the files that they have."""
+        self.reap()
         for name in names:
             with self.log_path(name).open("ab") as log:
                 self.running[name] = subprocess.Popen(  # noqa: S603  # this very interpreter and package
@@ -79,6 +94,21 @@ class NodeProcesses:
                     start_new_session=True,  # a Ctrl-C in this terminal is for us
                 )
             self.starts += 1
+
+    def reap(self) -> None:
+        """Note which processes have ended by themselves."""
+        for name, process in list(self.running.items()):
+            if process.poll() is not None:
+                self._note_end(name)
+
+    def _note_end(self, name: str) -> None:
+        process = self.running.pop(name)
+        code = process.returncode
+        self.ends.append(End(name, code, code == _IO_ERROR and process.pid in self._bad_disks))
+
+    def disk_fails(self, name: str) -> None:
+        """From now on its newest process may end because of its disk."""
+        self._bad_disks.add(self.pid(name))
 
     def is_alive(self, name: str) -> bool:
         """Whether its newest process runs, or stands still."""
@@ -95,15 +125,20 @@ class NodeProcesses:
         for name in names:
             self.running[name].kill()
         for name in names:
-            self.running[name].wait()
+            if self.running[name].wait() == -signal.SIGKILL:
+                del self.running[name]
+            else:
+                self._note_end(name)  # it was faster than we
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one node; nothing happens if it is gone."""
-        self.running[name].send_signal(number)
+        if name in self.running:
+            self.running[name].send_signal(number)
 
     def stop(self) -> dict[str, int]:
         """SIGTERM to all that live; returns their exit codes. What does not end in time is killed (-9)."""
-        living = {name: process for name, process in self.running.items() if process.poll() is None}
+        self.reap()
+        living = dict(self.running)
         for process in living.values():
             process.send_signal(signal.SIGCONT)
             process.terminate()
@@ -115,6 +150,7 @@ class NodeProcesses:
             except subprocess.TimeoutExpired:
                 process.kill()
                 codes[name] = process.wait()
+            del self.running[name]
         return codes
 
     def log(self, name: str) -> str:

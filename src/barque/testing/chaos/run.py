@@ -30,7 +30,7 @@ PATIENCE_S = 30.0
 _TIMEOUT_S, _STATUS_S = 2.0, 5.0
 _PROGRESS = 5
 _LINE_MAX = 400  # the report has everything
-_ATTEMPTS, _RETRY_S, _LOOK_S = 5, 0.3, 0.2
+_LOOK_S = 0.2
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +58,8 @@ class RunReport(msgspec.Struct, kw_only=True):
     faults: dict[str, int] = {}
     left_out: list[str] = []
     starts: int = 0
+    restarts: int = 0
+    """How many of the starts were of nodes that had ended by themselves."""
     recovered_s: float | None = None
     checking_s: float = 0.0
     problems: list[Problem] = []
@@ -148,11 +150,13 @@ class Run:
                     for name in self._names
                 }
                 stage = Stage(nodes, self._network, admin, watchers, self.plan.directory)
+                await stack.enter_async_context(stage.kept(self._say))
                 await self._work(stage, clients, schedule)
-            await self._demand(lambda: self._is_well(admin), "all members to be equal")
-            for name, complaint in self._complaints.items():
-                self._problem(Problem("state", f"{name} serves, and says that it is {complaint}"))
-            self._found(verdict.same_states(await self._states()))
+                await self._demand(lambda: self._is_well(admin), "all members to be equal")
+                for name, complaint in self._complaints.items():
+                    self._problem(Problem("state", f"{name} serves, and says that it is {complaint}"))
+                self._found(verdict.same_states(await self._states()))
+                self.report.restarts = stage.restarts
         for name in self._names:
             counts = (descriptors[name], nodes.descriptors(name))
             self._found(verdict.judge_descriptors(name, *counts, verdict.DESCRIPTORS_SLACK))
@@ -194,7 +198,9 @@ class Run:
         await asyncio.gather(*lanes)
         healed = time.monotonic()
         self._network.heal()
-        await self._repair(stage)
+        if "member" in self.faults:
+            for name in self._names:  # a removal without an answer may come late
+                await add_again(stage, name)
         self._say("healed")
         goals = {workload.name: workload.acknowledged + _PROGRESS for workload in self._workloads}
 
@@ -212,24 +218,12 @@ class Run:
             if missing:
                 self._problem(Problem("hang", f"{workload.name}: could not be read: {missing[:5]}"))
 
-    async def _repair(self, stage: Stage) -> None:
-        """As an operator would: start what could not start amid the faults, add who has been left out."""
-        stage.nodes.start([name for name in self._names if not stage.nodes.is_alive(name)])
-        if "member" in self.plan.preset.faults:
-            for name in self._names:
-                await add_again(stage, name)
-
     async def _lane(self, stage: Stage, events: list[Event]) -> None:
         """The faults of one lane, one after the other, until the run is over."""
         waiting = deque(events)
         while waiting and not await self._is_over(waiting[0].wait_s):
             event = waiting.popleft()
-            for _ in range(_ATTEMPTS):
-                if await self._happens(stage, event):
-                    break
-                if await self._is_over(_RETRY_S):
-                    return
-            else:
+            if not await self._happens(stage, event):
                 waiting.insert(1, event)  # another one first, then it is tried again
 
     async def _happens(self, stage: Stage, event: Event) -> bool:

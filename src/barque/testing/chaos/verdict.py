@@ -61,8 +61,15 @@ def judge_progress(workloads: Iterable[Workload], faults: dict[str, int]) -> lis
 
 
 def judge_nodes(nodes: NodeProcesses, codes: dict[str, int]) -> list[Problem]:
-    """What the nodes said, and how they ended when they were asked to."""
-    problems = []
+    """What the nodes said, how they ended when they were asked to, and who ended unasked.
+
+    Those that were started again count, too. Only a disk that was made to fail may end a node.
+    """
+    problems = [
+        Problem("exit", f"{end.name} ended by itself with exit code {end.code}")
+        for end in nodes.ends
+        if not end.disk_failed
+    ]
     for name in nodes.names:
         if name not in codes:
             problems.append(Problem("exit", f"{name} had ended by itself"))
