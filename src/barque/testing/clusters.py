@@ -144,9 +144,13 @@ class SimCluster:
         ]
 
     def missing(self) -> list[str]:
-        """Nodes that have no server although its leader counts one there: a creation did not reach them."""
-        leader = self.leader()
-        members = leader.cluster.items() if leader is not None else ()
+        """Nodes that have no server although its leader counts one there: a creation did not reach them.
+
+        While nobody leads, the longest log tells.
+        """
+        servers = [server for _, server in self.servers()]
+        knows = self.leader() or max(servers, key=_up_to_date, default=None)
+        members = knows.cluster.items() if knows is not None else ()
         known = {host.name: host.uids.get(self.name) for host in self.sim.hosts}
         return [m.node for m, peer in members if (peer.uid or known[m.node]) != known[m.node]]
 
@@ -239,6 +243,11 @@ class SimCluster:
         """Its members, in words."""
         there = {host.name: _describe(server) for host, server in self.servers()}
         return tuple(there.get(host.name, f"{self.name}@{host.name}: down") for host in self.sim.hosts)
+
+
+def _up_to_date(server: Server) -> tuple[int, int]:
+    last = server.log.last_index_term()
+    return last.term, last.index
 
 
 def _has_met_newer(server: Server, leader: Server) -> bool:

@@ -80,7 +80,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     tells: bool = False  # whether machines send a message for each command
     duration_s: float = 8.0
     faults: tuple[str, ...] = ()
-    pace_s: float = 0.5  # the mean time between two faults
+    pace_s: float = 0.5  # the mean time between two faults, at most
     fault_s: float = 0.5  # the mean length of one
     loss_rate: float = 0.05
     duplicate_rate: float = 0.1
