@@ -22,6 +22,22 @@ def test_the_disk_goes_on_while_votes_are_counted() -> None:
     assert cluster["a"].log.last_written().index == 2
 
 
+def test_who_cannot_win_does_not_raise_the_term_for_ever() -> None:
+    """§9.6: after a second candidacy it asks first. Others would never catch up with its terms.
+
+    Found by the simulator: a removed voter, far behind, had won a round of pre-votes once. Its terms outran
+    those in which the only member that could win asked.
+    """
+    cluster = CoreCluster("a", "b", "c")
+    cluster["a"].handle(ElectionTimeout())
+    cluster.deliver()
+    cluster.deliver()
+    for term in (1, 2, 2, 2):
+        assert cluster.server("a").current_term == term
+        cluster["a"].expire()
+    assert cluster.server("a").raft_state is RaftState.PRE_VOTE
+
+
 def test_votes_of_a_candidacy_that_timed_out_do_not_count_in_the_next() -> None:
     """C-15: a new election begins with our own vote alone."""
     cluster = CoreCluster("a", "b", "c", "d", "e")

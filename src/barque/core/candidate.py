@@ -3,7 +3,14 @@
 from barque.core import messages as m
 from barque.core.candidacy import CANDIDACY
 from barque.core.effects import StartElectionTimeout, TimerSpan
-from barque.core.elections import call_for_election, on_pre_vote, on_request_vote_result, yield_to
+from barque.core.elections import (
+    call_for_election,
+    call_for_pre_vote,
+    on_pre_vote,
+    on_request_vote_result,
+    yield_to,
+)
+from barque.core.roles import CandidateRole
 from barque.core.server import Server, Transition
 from barque.core.table import ignore, on, total
 
@@ -21,8 +28,14 @@ def _on_pre_vote(server: Server, rpc: m.PreVoteRpc) -> Transition:
 
 
 def _on_election_timeout(server: Server, _message: m.ElectionTimeout) -> Transition:
-    """C-15: a split vote, most likely (§3.4)."""
-    again = call_for_election(server)
+    """C-15: a split vote, most likely (§3.4): try again, with more time. Then ask whether we could win (§9.6).
+
+    Who cannot win would raise the term without end, and those who could would never catch up with it.
+    """
+    assert isinstance(server.role, CandidateRole)
+    if server.role.second:
+        return call_for_pre_vote(server)
+    again = call_for_election(server, second=True)
     return Transition(again.state, [*again.effects, StartElectionTimeout(TimerSpan.MEDIUM)])
 
 

@@ -34,11 +34,11 @@ def call_for_pre_vote(server: Server) -> Transition:
     return Transition(RaftState.PRE_VOTE, [*effects, own, _ask(server, server.peers())])
 
 
-def call_for_election(server: Server) -> Transition:
+def call_for_election(server: Server, *, second: bool = False) -> Transition:
     """Figure 2, Candidates 1: a new term, our own vote, and a question to all others (§3.4)."""
     effects = server.adopt_term_and_vote(Term(server.current_term + 1), server.id)
     server.leader_id = None
-    server.role = CandidateRole()
+    server.role = CandidateRole(second=second)
     own = NextEvent(RequestVoteResult(server.id, server.current_term, True))
     return Transition(RaftState.CANDIDATE, [*effects, own, _ask(server, server.peers())])
 

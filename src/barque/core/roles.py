@@ -57,10 +57,11 @@ class LeaderRole:
 class CandidateRole:
     """A real election: who has voted for us in the current term."""
 
-    __slots__ = ("votes",)
+    __slots__ = ("second", "votes")
 
-    def __init__(self) -> None:
+    def __init__(self, *, second: bool = False) -> None:
         self.votes: set[ServerId] = set()
+        self.second = second  # the first came to nothing
 
 
 class PreVoteRole:
