@@ -28,7 +28,7 @@ def _on_pre_vote(server: Server, rpc: m.PreVoteRpc) -> Transition:
 
 
 def _on_election_timeout(server: Server, _message: m.ElectionTimeout) -> Transition:
-    """C-15: a split vote, most likely (§3.4): try again, with more time. Then ask whether we could win (§9.6).
+    """C-15: a split vote, most likely (§3.4): try again, with more time. Then ask if we could win (§9.6).
 
     Who cannot win would raise the term without end, and those who could would never catch up with it.
     """
