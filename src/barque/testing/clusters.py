@@ -143,9 +143,15 @@ class SimCluster:
             if server.cfg.cluster_id == leader.cfg.cluster_id and _belongs(server, leader)
         ]
 
-    def missing(self) -> list[str]:
-        """Nodes that have no server although its leader counts one there: a creation did not reach them."""
+    def missing(self) -> list[str] | None:
+        """Nodes that have no server although its leader counts one there: a creation did not reach them.
+
+        None if that cannot be told: without a leader, or as long as what it goes by may be undone.
+        """
         leader = self.leader()
+        known_for_good = leader is not None and leader.commit_index >= leader.cluster_index_term.index
+        if not (known_for_good or self.configured):
+            return None
         members = leader.cluster.items() if leader is not None else ()
         known = {host.name: host.uids.get(self.name) for host in self.sim.hosts}
         return [m.node for m, peer in members if (peer.uid or known[m.node]) != known[m.node]]
