@@ -99,6 +99,23 @@ def test_nodes_that_are_stopped_leave_nothing_behind() -> None:
     assert stops > 100
 
 
+def test_no_hang_that_was_ordered_comes_after_all_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sync that should hang may not have come by then; nor shall it hang later."""
+    simulation = Simulation(1, Scenario(duration_s=2.0))
+    heal = simulation.nemesis.heal
+
+    def order_hangs_and_heal() -> None:
+        for host in simulation.hosts:
+            assert host.process_disk is not None
+            host.process_disk.hang_s = 8.0
+        heal()
+
+    monkeypatch.setattr(simulation.nemesis, "heal", order_hangs_and_heal)
+    report = simulation.run()
+    assert report.violation is None, str(report)
+    assert report.recovered_s < 8.0
+
+
 def test_nobody_is_taken_away_while_others_may_never_have_been_started() -> None:
     """A creation may have reached a majority only; as long as nobody can tell, members are only added.
 
