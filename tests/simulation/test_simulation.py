@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from barque.config import LogConfig
+from barque.testing.nemesis_clusters import ClusterNemesis
 from barque.testing.simulator import Simulation, simulate
 from barque.testing.swarm import Scenario
 
@@ -96,6 +97,41 @@ def test_nodes_that_are_stopped_leave_nothing_behind() -> None:
         assert report.violation is None, str(report)
         stops += simulation.transcript.counts["stopped"]
     assert stops > 100
+
+
+def test_no_hang_that_was_ordered_comes_after_all_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sync that should hang may not have come by then; nor shall it hang later."""
+    simulation = Simulation(1, Scenario(duration_s=2.0))
+    heal = simulation.nemesis.heal
+
+    def order_hangs_and_heal() -> None:
+        for host in simulation.hosts:
+            assert host.process_disk is not None
+            host.process_disk.hang_s = 8.0
+        heal()
+
+    monkeypatch.setattr(simulation.nemesis, "heal", order_hangs_and_heal)
+    report = simulation.run()
+    assert report.violation is None, str(report)
+    assert report.recovered_s < 8.0
+
+
+def test_nobody_is_taken_away_while_others_may_never_have_been_started() -> None:
+    """A creation may have reached a majority only; as long as nobody can tell, members are only added.
+
+    What is removed then counts at once, may need the one that is not there, and is lost for ever.
+    """
+    simulation = Simulation(1, Scenario(clusters=2, created=1, faults=("members",)))
+    configured, created = simulation.clusters
+    nemesis = ClusterNemesis(simulation.nemesis)
+    verbs = {
+        cluster.name: {nemesis.draw_change(cluster)[0] for _ in range(200)}
+        for cluster in (configured, created)
+    }
+    assert created.leader() is None
+    assert verbs[created.name] == {"add", "promote"}
+    assert verbs[configured.name] == {"remove", "replace", "promote"}
+    simulation.loop.close()
 
 
 @pytest.mark.parametrize("strategy", ["all", "quorum"])

@@ -45,6 +45,11 @@ class SlowLink:
             if self._queue:
                 self._loop.later(self._queue[0][0] / self._rate, self._pass)
 
+    def renew(self) -> "SlowLink":
+        """The connection has broken, and what waits is lost. The next one is as slow."""
+        self._queue.clear()
+        return SlowLink(self._loop, self._rate)
+
     def end(self) -> None:
         """All that waits leaves now, in its order."""
         self._waiting = 0

@@ -143,14 +143,16 @@ class SimCluster:
             if server.cfg.cluster_id == leader.cfg.cluster_id and _belongs(server, leader)
         ]
 
-    def missing(self) -> list[str]:
+    def missing(self) -> list[str] | None:
         """Nodes that have no server although its leader counts one there: a creation did not reach them.
 
-        While nobody leads, the longest log tells.
+        None if that cannot be told: without a leader, or as long as what it goes by may be undone.
         """
-        servers = [server for _, server in self.servers()]
-        knows = self.leader() or max(servers, key=_up_to_date, default=None)
-        members = knows.cluster.items() if knows is not None else ()
+        leader = self.leader()
+        known_for_good = leader is not None and leader.commit_index >= leader.cluster_index_term.index
+        if not (known_for_good or self.configured):
+            return None
+        members = leader.cluster.items() if leader is not None else ()
         known = {host.name: host.uids.get(self.name) for host in self.sim.hosts}
         return [m.node for m, peer in members if (peer.uid or known[m.node]) != known[m.node]]
 
@@ -243,11 +245,6 @@ class SimCluster:
         """Its members, in words."""
         there = {host.name: _describe(server) for host, server in self.servers()}
         return tuple(there.get(host.name, f"{self.name}@{host.name}: down") for host in self.sim.hosts)
-
-
-def _up_to_date(server: Server) -> tuple[int, int]:
-    last = server.log.last_index_term()
-    return last.term, last.index
 
 
 def _has_met_newer(server: Server, leader: Server) -> bool:

@@ -128,6 +128,7 @@ class Nemesis:
         host.disk.space = None
         if host.process_disk is not None:
             host.process_disk.crash_in = None
+            host.process_disk.hang_s = 0.0
             host.process_disk.sync_seconds = self.scenario.sync_s
 
     def _count_cancelled(self) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from barque.client.client import Client
-from barque.core.server import Server
 from barque.errors import BarqueError
 from barque.testing.clusters import SimCluster
 from barque.testing.host import Host
@@ -82,16 +81,20 @@ class ClusterNemesis:
         cluster = self._rng.choice([cluster for cluster in self._sim.clusters if cluster.formed] or [None])
         if cluster is None:
             return
-        leader, missing = cluster.leader(), cluster.missing()
-        if missing:  # who takes others away before these are there may lose the majority for ever
-            verb, node = "replace", self._rng.choice(missing)
-        else:
-            verb, node = self._draw_change(leader)
+        verb, node = self.draw_change(cluster)
         self._nemesis.count("members", f"{verb} {cluster.name}@{node}")
         self._ask(cluster, verb, lambda client: self._change(client, verb, cluster.name, node))
 
-    def _draw_change(self, leader: Server | None) -> tuple[str, str]:
-        node = self._rng.choice(self._sim.names)
+    def draw_change(self, cluster: SimCluster) -> tuple[str, str]:
+        """A verb and the node of a member. Nobody is taken away while another is missing, or may be:
+
+        what remains might need that one, and could not even undo the change.
+        """
+        node, leader, missing = self._rng.choice(self._sim.names), cluster.leader(), cluster.missing()
+        if missing is None:
+            return self._rng.choice(("add", "promote")), node
+        if missing:
+            return "replace", self._rng.choice(missing)
         if leader is not None and self._rng.random() < 0.3:
             node = leader.id.node
         here = leader is None or any(member.node == node for member in leader.cluster)

@@ -253,6 +253,7 @@ class SimNetwork(MemoryNetwork):
                 link.lose("connection reset by peer")  # it spoke to the former process
         for other in list(self._nodes.values()):
             if other is not transport:
+                self._end_connections(other.name, transport.name)  # what one wrote to the dead other
                 self.join(other, transport.name)
                 self.join(transport, other.name)
 
@@ -267,8 +268,7 @@ class SimNetwork(MemoryNetwork):
             if link.node == name and not silent:
                 link.lose("the node is gone")
         for other in list(self._nodes.values()):
-            for pair in ((name, other.name), (other.name, name)):
-                self._epochs[pair] = self._epochs.get(pair, 0) + 1
+            self._end_connections(name, other.name)
             if not silent:
                 self._tell_down(other, name, "the node is gone")
 
@@ -280,11 +280,19 @@ class SimNetwork(MemoryNetwork):
 
     def disconnect(self, source: str, target: str, reason: str = "disconnected") -> None:
         """Break the link: what is under way is lost, both learn of it, and it comes back."""
+        self._end_connections(source, target)
         for one, other in ((source, target), (target, source)):
-            self._epochs[one, other] = self._epochs.get((one, other), 0) + 1
             transport = self._nodes.get(one)
             if transport is not None:
                 self._tell_down(transport, other, reason)
+
+    def _end_connections(self, one: str, other: str) -> None:
+        """What is under way between them is lost; what the next connections carry does not wait."""
+        for link in ((one, other), (other, one)):
+            self._epochs[link] = self._epochs.get(link, 0) + 1
+            self._last_due.pop(link, None)
+            if link in self.slow:
+                self.slow[link] = self.slow[link].renew()
 
     def _tell_down(self, transport: MemoryTransport, peer: str, reason: str) -> None:
         assert isinstance(transport, SimTransport)
