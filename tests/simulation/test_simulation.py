@@ -1,5 +1,6 @@
 """Seeds: the same twice, those that once failed, and some that nobody has run before."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -114,6 +115,24 @@ def test_no_hang_that_was_ordered_comes_after_all_faults(monkeypatch: pytest.Mon
     report = simulation.run()
     assert report.violation is None, str(report)
     assert report.recovered_s < 8.0
+
+
+@pytest.mark.parametrize("formed", [True, False])
+def test_stability_is_demanded_of_clusters_that_somebody_was_told_of(
+    monkeypatch: pytest.MonkeyPatch, formed: bool
+) -> None:
+    """Nobody waits until the others are well, so they may still elect somebody (I26)."""
+    simulation = Simulation(1, Scenario(duration_s=2.0, clusters=2, created=1))
+    configured, created = simulation.clusters
+    terms = itertools.count()
+
+    async def never_forms() -> None:
+        """Nobody creates it."""
+
+    monkeypatch.setattr(created, "form", never_forms)
+    monkeypatch.setattr(configured if formed else created, "terms", lambda: [next(terms)])
+    violation = simulation.run().violation
+    assert (violation.name if violation is not None else None) == ("stability (I26)" if formed else None)
 
 
 def test_nobody_is_taken_away_while_others_may_never_have_been_started() -> None:

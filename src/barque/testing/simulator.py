@@ -303,10 +303,10 @@ class Simulation:
             return
         self.recovered_s = self.loop.time() - start
         await asyncio.sleep(SETTLE_S + self.scenario.time.detector_poll_ms / 100)
-        terms = self._terms()
+        terms = _terms(formed)
         await asyncio.sleep(STABLE_S)
-        if self._terms() != terms:
-            states = (f"terms before: {terms}", f"terms after: {self._terms()}")
+        if _terms(formed) != terms:
+            states = (f"terms before: {terms}", f"terms after: {_terms(formed)}")
             self.report(Violation("stability (I26)", "an election without any fault", states))
             return
         settled_s = self.loop.time()
@@ -320,9 +320,6 @@ class Simulation:
         for violation in (cluster.check() for cluster in self.clusters):
             if violation is not None:
                 self.report(violation)
-
-    def _terms(self) -> dict[str, list[int]]:
-        return {cluster.name: cluster.terms() for cluster in self.clusters}
 
     def _states(self) -> tuple[str, ...]:
         return tuple(state for cluster in self.clusters for state in cluster.states())
@@ -370,6 +367,10 @@ def _void(report: Report) -> str:
         return f"void: {report.undecided} histories are not decided"
     idle = [name for name, count in report.faults.items() if not count]
     return f"void: never happened: {', '.join(idle)}" if idle else ""
+
+
+def _terms(clusters: list[SimCluster]) -> dict[str, list[int]]:
+    return {cluster.name: cluster.terms() for cluster in clusters}
 
 
 def _where(error: Any) -> str:
