@@ -45,6 +45,11 @@ class Calls:
         self._stopped = False
         self._tasks: dict[asyncio.Task[None], None] = {}  # a set that keeps its order
 
+    @property
+    def working(self) -> int:
+        """How many requests this node is working on."""
+        return len(self._tasks)
+
     async def call(
         self, node: str, verb: str, arguments: dict[str, Any], timeout_s: float, *, patient: bool = False
     ) -> Any:

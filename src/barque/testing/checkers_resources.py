@@ -26,6 +26,8 @@ def judge_rest(node: Node) -> Violation | None:
     front = {name: count for name, count in status["front"].items() if count}
     queued = {name: peer["bytes_queued"] for name, peer in status["peers"].items() if peer["connected"]}
     left = [f"{count} bytes for {name}" for name, count in queued.items() if count]
+    if node.calls.working:
+        left.append(f"{node.calls.working} requests that it works on")
     if front:
         left.append(f"at its front: {front}")
     return Violation("queues drain (I27)", f"{node.name} is at rest", tuple(left)) if left else None

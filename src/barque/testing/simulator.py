@@ -262,11 +262,15 @@ class Simulation:
 
     async def _leave_if_spared(self, formed: list[SimCluster]) -> None:
         """Likewise, where it takes a look at all clusters to tell whom they can spare."""
-        while not all(cluster.is_settled() for cluster in formed):  # noqa: ASYNC110  # not an event
+        while self._is_changing() or not all(cluster.is_settled() for cluster in formed):  # noqa: ASYNC110  # not an event
             await asyncio.sleep(0.05)
         spared = [host for host in self.hosts if all(cluster.can_spare(host) for cluster in formed)]
         if spared and self.chance.random() < ABSENT_RATE:
             self._leave(self.chance.choice(spared))
+
+    def _is_changing(self) -> bool:
+        """A request outlives its caller, and may yet take away whom a cluster needs."""
+        return any(host.node is not None and host.node.calls.working for host in self.hosts)
 
     async def _become_well(self) -> list[SimCluster]:
         """Wait for everything that is owed, and tell which clusters there are."""
