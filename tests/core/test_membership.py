@@ -631,6 +631,30 @@ def test_a_removal_is_no_proof_before_it_is_committed() -> None:
     assert is_removed(cluster.server("a"), cluster["c"].id, Uid("uid_c"))
 
 
+def test_who_alone_has_its_own_demotion_stands_when_it_is_asked() -> None:
+    """ELEC-07, §4.2.2: the leader that made the change has lost it, and cannot win with the shorter log.
+
+    Found by the simulator: a late copy had made the other follow the leader that was none any more. It refused
+    that one's pre-votes, waited for it, and nobody was elected again.
+    """
+    cluster = led("a", "c")
+    cluster.join("a", "c", Membership.PROMOTABLE)
+    cluster.deliver()  # to c alone, and nothing is synced
+    cluster["c"].sync()
+    cluster.network.clear()
+    assert cluster.server("c").leader_id == cluster["a"].id
+    cluster["a"].restart()
+    cluster["a"].handle(ElectionTimeout())
+    cluster.settle()
+    assert cluster["c"].timer is not None
+    cluster["c"].expire()
+    cluster.settle()
+    leader = cluster["a"] if cluster.server("a").raft_state is RaftState.LEADER else cluster["c"]
+    cluster.command(leader.id.name, "x")
+    cluster.settle()
+    assert cluster.server("a").last_applied == cluster.server("c").last_applied
+
+
 def test_uids_are_written_down_when_they_are_known() -> None:
     """MEMB-10: a member that was configured by address alone is named by the answer to the first question."""
     cluster = led("a", "b", "c")

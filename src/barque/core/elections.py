@@ -146,7 +146,7 @@ def on_pre_vote(server: Server, rpc: PreVoteRpc) -> Transition:
         return server.stay(_pre_vote_result(server, rpc, granted=False))
     effects = server.adopt_term(rpc.term)
     if not server.is_up_to_date(rpc.last_log_index, rpc.last_log_term):
-        if server.raft_state is RaftState.FOLLOWER and server.is_voter(server.id):
+        if server.raft_state is RaftState.FOLLOWER and may_stand(server):
             # ELEC-07: silence, and a candidacy of our own, since our log is the better one.
             return server.stay(*effects, StartElectionTimeout())
         return server.stay(*effects, _pre_vote_result(server, rpc, granted=False))
