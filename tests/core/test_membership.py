@@ -634,8 +634,8 @@ def test_a_removal_is_no_proof_before_it_is_committed() -> None:
 def test_who_alone_has_its_own_demotion_stands_when_it_is_asked() -> None:
     """ELEC-07, §4.2.2: the leader that made the change has lost it, and cannot win with the shorter log.
 
-    Found by the simulator: a late copy had made the other follow the leader that was none any more. It refused
-    that one's pre-votes, waited for it, and nobody was elected again.
+    Found by the simulator: a late copy had made the other follow the leader that was none any more; it
+    refused that one's pre-votes, waited for it, and nobody was elected again.
     """
     cluster = led("a", "c")
     cluster.join("a", "c", Membership.PROMOTABLE)
