@@ -29,7 +29,7 @@ bench: $(STAMP)         ## this machine's figures, Barque alone
 sim: $(STAMP)           ## five minutes of simulated clusters, with faults, from a fresh seed
 	$(BIN)/barque simulate --seeds 100000 --seconds 300 --start $$(date +%s)
 
-campaign: $(STAMP)      ## 100 hours of whole nodes, 100,000 seeds of core servers: docs/reference/campaign.md; two hours on two cores
+campaign: $(STAMP)      ## 100 cluster-hours of whole nodes, 100,000 seeds of core servers: docs/reference/campaign.md; 90 minutes on two cores
 	$(BIN)/python tests/simulation/campaign.py build/campaign --start $$(date +%s) > docs/reference/campaign.md.new
 	mv docs/reference/campaign.md.new docs/reference/campaign.md
 

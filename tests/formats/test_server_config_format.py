@@ -104,3 +104,30 @@ def test_what_a_killed_process_left_is_durable_before_it_is_used() -> None:
     disk.kill()
     directory(disk).load()
     assert disk.survivor().exists(PATH)
+
+
+@pytest.mark.parametrize("operation", ["mkdir", "create", "rename", "fsync_dir"])
+def test_a_creation_that_failed_leaves_no_second_record_of_its_name(operation: str) -> None:
+    """Its own may be on the disk although it was told to have failed: the node could not start any more.
+
+    Found by the simulator (I24). As long as the disk refuses to take it away, nobody else gets the name.
+    """
+    disk = SimDisk(random.Random(0))
+    disk.mkdir("/data/servers")
+    found = directory(disk)
+
+    def fails(what: str, path: str) -> OSError | None:
+        return OSError(5, "refused", path) if what == operation and "KV1" in path else None
+
+    other = msgspec.structs.replace(RECORD, uid=Uid("KV2"))
+    disk.fault = fails
+    with pytest.raises(OSError, match="refused"):
+        found.add(RECORD)
+    assert found.unfinished == {Uid("KV1")}
+    disk.fault = None
+    found.add(other)
+    assert not found.unfinished
+    again = directory(disk)
+    again.load()
+    assert again.records == {"kv": other}
+    assert not disk.exists("/data/servers/KV1")

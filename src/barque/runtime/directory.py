@@ -79,7 +79,7 @@ class Directory:
         self._tombstones: list[Tombstone] = []
         self._deleted_clusters: dict[str, Tombstone] = {}
         self.records: dict[str, ServerRecord] = {}
-        self.unfinished: set[Uid] = set()  # buried, but their data are still there
+        self.unfinished: set[Uid] = set()  # buried, or never quite created, and something may be left of them
 
     # --- what is there -----------------------------------------------------------------
 
@@ -167,7 +167,11 @@ class Directory:
     # --- changes -----------------------------------------------------------------------
 
     def add(self, record: ServerRecord) -> None:
-        """Make a new server's record durable. Raises `ConfigurationError` if it must not exist."""
+        """Make a new server's record durable. Raises `ConfigurationError` if it must not exist, or `OSError`.
+
+        A record that could not be made durable may be there all the same, and with a second one of its name
+        the node could not start: so nothing is added before it is gone.
+        """
         if record.name in self.records:
             raise ConfigurationError(f"server {record.name!r} exists already; start it again instead")
         for what, value in (("uid", record.uid), ("cluster id", record.cluster_id)):
@@ -178,11 +182,15 @@ class Directory:
         folder = f"{self._root}/{record.uid}"
         if record.uid in self.uids() or self._disk.exists(join(folder, _CONFIG)):
             raise ConfigurationError(f"uid {record.uid!r} was used before, and is never used again")
+        for uid in sorted(self.unfinished - self.buried()):
+            self.erase(uid)
+        self.unfinished.add(record.uid)
         for path in (self._root, folder):
             if not self._disk.exists(path):
                 self._disk.mkdir(path)
                 self._disk.fsync_dir(path.rpartition("/")[0])
         replace_file(self._disk, folder, _CONFIG, msgspec.json.encode(record))
+        self.unfinished.discard(record.uid)
         self.records[record.name] = record
 
     def remove(self, name: str, reason: str, *, at_ms: int, whole_cluster: bool) -> Uid:
@@ -216,8 +224,8 @@ class Directory:
         self._deleted_clusters = {t.cluster_id: t for t in tombstones if t.whole_cluster}
 
     def erase(self, uid: Uid) -> None:
-        """Remove what is left of a server that has a tombstone; may be repeated. Raises `OSError`."""
-        assert uid in self.unfinished, f"{uid} has no tombstone"
+        """Remove what is left of a server that is `unfinished`; may be repeated. Raises `OSError`."""
+        assert uid in self.unfinished, f"{uid} is in use"
         folder = f"{self._root}/{uid}"
         if self._disk.exists(folder):
             remove_tree(self._disk, folder)
