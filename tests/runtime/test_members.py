@@ -218,6 +218,22 @@ async def test_changes_that_are_asked_for_at_once_follow_one_another(tmp_path: P
         assert await listed(client) == dict.fromkeys(("n1", "n2", "n3"), "voter")
 
 
+async def test_two_who_add_the_same_member_do_not_take_its_server_away(tmp_path: Path) -> None:
+    """Each starts a server of its own there, and makes room for it; one of them is the member.
+
+    Found by the simulator: the other's was left, and the member was gone.
+    """
+    async with nodes(tmp_path, 2) as two, two.client("n1") as client, two.client("n1") as other:
+        await client.start_cluster("sum", "adder", nodes=["n1"])
+        await client.process_command("sum", 5)
+        asked = (client.add_member("sum", "n2"), other.add_member("sum", "n2"))
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(answer) for answer in told if isinstance(answer, BaseException)] == [AlreadyMember]
+        [added] = [answer for answer in told if not isinstance(answer, BaseException)]
+        assert two.running["n2"].system.processes["sum"].server.cfg.uid == added["uid"]
+        await reads(two, "n2", 5)
+
+
 async def test_a_refusal_that_is_out_of_date_when_it_comes_is_no_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

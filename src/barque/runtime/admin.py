@@ -222,12 +222,13 @@ class Admin:
         """A server of the same cluster that is no member of it by what its leader says may go.
 
         It was removed while it was away, or was started for a change that did not come about. One that has
-        met a later leader than this of `term` stays: that leader may have added it.
+        met a later leader than this of `term`, or was made to join by one, stays: this request is late.
         """
         process = self._node.system.processes.get(name)
         if process is None or process.identity[0] != cluster_id or not uids:
             return
-        if process.identity[1] not in uids.values() and process.server.current_term <= term:
+        met = max(process.server.current_term, process.server.cfg.joined_at.term)
+        if process.identity[1] not in uids.values() and met <= term:
             self._node.system.delete(process, "its cluster has another member here", whole_cluster=False)
 
     async def start_cluster(self, arguments: dict[str, Any]) -> Any:

@@ -5,7 +5,8 @@ deadline, and says how far it came.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +20,7 @@ from barque.core.messages import (
     RemoteMessage,
 )
 from barque.core.overview import members_info
-from barque.core.server import RaftState
+from barque.core.server import RaftState, Server
 from barque.errors import (
     AlreadyMember,
     BarqueError,
@@ -55,6 +56,7 @@ class MemberAdmin:
     def __init__(self, node: "Node", ask_at: Ask) -> None:
         self._node = node
         self._ask_at = ask_at
+        self._adding: set[ServerProcess] = set()
         self.verbs: dict[str, Verb] = {
             "member_list": self._by_leader("member_list", self._list),
             "member_add": self._by_leader("member_add", self._add),
@@ -167,35 +169,51 @@ class MemberAdmin:
     async def _add(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
         """Start a server on `node`, add it as one that catches up, and wait until it votes (MEMB-07)."""
         server, node = process.server, str(arguments["node"])
-        cluster = server.cfg.cluster_name
         if node not in self._node.config.nodes:
             known = ", ".join(sorted(self._node.config.nodes))
             raise ConfigurationError(f"node {node!r} is not among the nodes of this installation ({known})")
         member = ServerId(server.id.name, node)
-        if member in server.cluster:
-            raise AlreadyMember(f"{member} is a member of {cluster!r} already; see `barque member list`")
+        _demand_absent(server, member)
         deadline = self._deadline(arguments)
-        if not await self._until(lambda: _is_settled(process), deadline):
-            # The server of a member whose removal is not committed must not make room for another.
-            raise ChangeNotPermitted(CHANGE_UNDER_WAY)
         wanted = Membership(str(arguments.get("membership") or Membership.VOTER))
         first = Membership.NON_VOTER if wanted is Membership.NON_VOTER else Membership.PROMOTABLE
         uid = new_uid(member.name, self._node.rng)
-        await self._start(process, member, uid, first, arguments)
-
-        def join(origin: ClientRef, correlation: int) -> JoinMember:
-            return JoinMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member, uid, first)
-
-        try:
-            await self._change(process, join, deadline)
-        except BarqueError:
-            if member not in server.cluster:
-                self._node.outlets.tell_removed(process, member, uid)  # its node shall forget it
-            raise
+        async with self._alone(process, deadline):
+            _demand_absent(server, member)
+            await self._start(process, member, uid, first, arguments)
+            await self._join(process, member, uid, first, deadline)
         if wanted is Membership.VOTER:
             await self._until(lambda: server.is_voter(member) and _is_settled(process), deadline)
         peer = server.cluster.get(member)
         return {"member": str(member), "uid": uid, "membership": str(peer.membership if peer else first)}
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, process: ServerProcess, deadline: float) -> AsyncIterator[None]:
+        """While this lasts nobody else adds a member to this cluster, and none is on its way out.
+
+        Whoever starts a server makes room for it: that must not be the server of one who has just joined, or
+        whose removal is not committed.
+        """
+        if not await self._until(lambda: _is_settled(process) and process not in self._adding, deadline):
+            raise ChangeNotPermitted(CHANGE_UNDER_WAY)
+        self._adding.add(process)
+        try:
+            yield
+        finally:
+            self._adding.discard(process)
+
+    async def _join(
+        self, process: ServerProcess, member: ServerId, uid: Uid, membership: Membership, deadline: float
+    ) -> None:
+        def join(origin: ClientRef, correlation: int) -> JoinMember:
+            return JoinMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member, uid, membership)
+
+        try:
+            await self._change(process, join, deadline)
+        except BarqueError:
+            if member not in process.server.cluster:
+                self._node.outlets.tell_removed(process, member, uid)  # its node shall forget it
+            raise
 
     async def _start(
         self,
@@ -320,6 +338,12 @@ def _member_of(process: ServerProcess, value: Any) -> ServerId:
     """`name@node`, or the name of a node alone."""
     name, _, node = str(value).rpartition("@")
     return ServerId(name or process.server.id.name, node)
+
+
+def _demand_absent(server: Server, member: ServerId) -> None:
+    if member in server.cluster:
+        cluster = server.cfg.cluster_name
+        raise AlreadyMember(f"{member} is a member of {cluster!r} already; see `barque member list`")
 
 
 def _is_settled(process: ServerProcess) -> bool:
