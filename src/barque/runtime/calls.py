@@ -1,7 +1,6 @@
 """Questions and answers between nodes, with a deadline on each (`NodeCall`, `NodeCallReply`)."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -43,12 +42,13 @@ class Calls:
         self._waiting: dict[int, tuple[str, str, asyncio.Future[Any]]] = {}
         self._connections: dict[str, asyncio.Event] = {}
         self._stopped = False
+        self._late = 0  # how many of the tasks have only an answer left
         self._tasks: dict[asyncio.Task[None], None] = {}  # a set that keeps its order
 
     @property
     def working(self) -> int:
-        """How many requests this node is working on."""
-        return len(self._tasks)
+        """How many requests this node is working on; answers that wait for a connection are none."""
+        return len(self._tasks) - self._late
 
     async def call(
         self, node: str, verb: str, arguments: dict[str, Any], timeout_s: float, *, patient: bool = False
@@ -109,10 +109,15 @@ class Calls:
             return  # there will be no connection any more
 
         async def wait() -> None:
-            with contextlib.suppress(TimeoutError):
+            self._late += 1
+            try:
                 async with asyncio.timeout(_ANSWER_S):
                     while not self._send(node, reply):
                         await self._connection(node)
+            except TimeoutError:
+                pass
+            finally:
+                self._late -= 1
 
         self._keep(asyncio.get_running_loop().create_task(wait()))
 

@@ -11,7 +11,7 @@ import inspect
 import logging
 import random
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -41,6 +41,7 @@ LIVENESS_S = 60.0
 SETTLE_S = 2.0
 """Old suspicions may still elect somebody in this time, and ten polls of the failure detector."""
 STABLE_S = 3.0
+T = TypeVar("T")
 _LOGGERS = ("barque", "asyncio")
 
 
@@ -268,6 +269,11 @@ class Simulation:
         if spared and self.chance.random() < ABSENT_RATE:
             self._leave(self.chance.choice(spared))
 
+    def _is_held(self) -> bool:
+        """Whether some node stands still, in its disk for instance."""
+        processes = (host.process for host in self.hosts)
+        return any(process is not None and process.held_until > self.loop.now for process in processes)
+
     def _is_changing(self) -> bool:
         """A request outlives its caller, and may yet take away whom a cluster needs."""
         return any(host.node is not None and host.node.calls.working for host in self.hosts)
@@ -296,14 +302,8 @@ class Simulation:
     async def _recover(self) -> None:
         """The second phase: no faults, and everything must become well."""
         start = self.loop.time()
-        try:
-            async with asyncio.timeout(LIVENESS_S):
-                formed = await self._become_well()
-        except TimeoutError:
-            text = f"waited {LIVENESS_S:.0f} s without faults for {self._phase}"
-            leftovers = [who for cluster in self.clusters for who in cluster.leftovers()]
-            name = "the removed stay away (I23)" if leftovers else "liveness (I25)"
-            self.report(Violation(name, text, (*self._states(), *leftovers)))
+        formed = await self._in_time(self._become_well())
+        if formed is None:
             return
         self.recovered_s = self.loop.time() - start
         await asyncio.sleep(SETTLE_S + self.scenario.time.detector_poll_ms / 100)
@@ -314,8 +314,8 @@ class Simulation:
             self.report(Violation("stability (I26)", "an election without any fault", states))
             return
         settled_s = self.loop.time()
-        for cluster in formed:
-            await cluster.shows_all()
+        if await self._in_time(self._come_to_rest(formed)) is None:
+            return
         self.reports.finish(formed, settled_s)
         judge_strangers(self)
         for host in self.hosts:
@@ -324,6 +324,27 @@ class Simulation:
         for violation in (cluster.check() for cluster in self.clusters):
             if violation is not None:
                 self.report(violation)
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Wait for this, but not for ever; None says that it was reported."""
+        try:
+            async with asyncio.timeout(LIVENESS_S):
+                return await work
+        except TimeoutError:
+            text = f"waited {LIVENESS_S:.0f} s without faults for {self._phase}"
+            leftovers = [who for cluster in self.clusters for who in cluster.leftovers()]
+            name = "the removed stay away (I23)" if leftovers else "liveness (I25)"
+            self.report(Violation(name, text, (*self._states(), *leftovers)))
+            return None
+
+    async def _come_to_rest(self, formed: list[SimCluster]) -> bool:
+        """Read everything once more; a disk may still hang then, and who was asked may name its members."""
+        self._phase = "everything to be read, and to come to rest"
+        for cluster in formed:
+            await cluster.shows_all()
+        while self._is_held() or not all(cluster.equal() for cluster in formed):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        return True
 
     def _states(self) -> tuple[str, ...]:
         return tuple(state for cluster in self.clusters for state in cluster.states())
