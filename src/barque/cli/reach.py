@@ -19,7 +19,7 @@ from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory
 from barque.cli.failures import USAGE, CliError
 from barque.client.client import Client
 from barque.errors import BarqueError, NoLeader
-from barque.runtime.calls import error_named
+from barque.runtime.calls import error_named, fail
 from barque.transport.client_link import ClientLink
 from barque.transport.secret import load_secret
 from barque.transport.wire import ClientAnswer, ClientCall, ClientCallReply
@@ -133,8 +133,7 @@ async def ask(address: str, reach: Reach, verb: str, arguments: dict[str, Any]) 
 
     def on_closed(why: str) -> None:
         if not answer.done():
-            answer.set_exception(NoLeader(f"{address} hung up: {why}"))
-            answer.exception()  # nobody may be waiting any more
+            fail(answer, NoLeader(f"{address} hung up: {why}"))
 
     try:
         async with asyncio.timeout(reach.timeout_s):

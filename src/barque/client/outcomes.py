@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from barque.errors import BarqueError
+from barque.runtime.calls import fail
 from barque.runtime.ranges import Gaps
 
 
@@ -135,7 +136,7 @@ class Batch:
             if future.done():
                 continue  # its caller was cancelled
             if errors and position in errors:
-                future.set_exception(errors[position])
+                fail(future, errors[position])
             else:
                 future.set_result(reply)
 
@@ -153,8 +154,7 @@ class Batch:
             return
         for future in waiters:
             if not future.done():
-                future.set_exception(error)
-                future.exception()  # who was cancelled meanwhile needs no log line about it
+                fail(future, error)
 
     def failed_rest(self, error: BarqueError) -> None:
         """Everything that is not answered yet has no reply."""

@@ -31,7 +31,7 @@ from barque.errors import (
     UnknownCluster,
     UnknownMember,
 )
-from barque.runtime.calls import error_named
+from barque.runtime.calls import error_named, fail
 from barque.runtime.directory import new_uid
 from barque.runtime.ranges import Range
 from barque.runtime.refusals import CHANGE_UNDER_WAY
@@ -121,11 +121,11 @@ class MemberAdmin:
                 if future.done():
                     return
                 if isinstance(answer, ClientReplies) and answer.errors:
-                    future.set_exception(error_named("InvalidCommand", next(iter(answer.errors.values()))))
+                    fail(future, error_named("InvalidCommand", next(iter(answer.errors.values()))))
                 elif isinstance(answer, ClientReplies):
                     future.set_result(msgspec.msgpack.decode(answer.replies)[0])
                 elif isinstance(answer, ClientFailed):
-                    future.set_exception(error_named(answer.error, answer.text))
+                    fail(future, error_named(answer.error, answer.text))
 
         session = node.front.session(deliver)
         correlation = node.front.expect(Range(session, 0, 1), server, timeout_s)

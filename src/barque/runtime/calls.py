@@ -32,6 +32,12 @@ def unanswered(verb: str, text: str) -> BarqueError:
     return QueryTimeout(text) if verb in READING_VERBS else OutcomeUnknown(text)
 
 
+def fail(future: "asyncio.Future[Any]", error: Exception) -> None:
+    """Let this fail. Who awaits it may be gone, with its loop: nobody needs a log line about that."""
+    future.set_exception(error)
+    future.exception()
+
+
 class Calls:
     """What this node has asked others, and what it is working on for others."""
 
@@ -91,7 +97,7 @@ class Calls:
         if reply.error is None:
             future.set_result(reply.value)
         else:
-            future.set_exception(error_named(reply.error, reply.text))
+            fail(future, error_named(reply.error, reply.text))
 
     def on_call(self, node: str, call: NodeCall) -> None:
         """Somebody asks; the answer goes back when it is ready."""
@@ -156,14 +162,14 @@ class Calls:
         """Its answers will not come."""
         for asked, verb, future in list(self._waiting.values()):
             if asked == node and not future.done():
-                future.set_exception(unanswered(verb, f"the connection to node {node} was lost"))
+                fail(future, unanswered(verb, f"the connection to node {node} was lost"))
 
     async def stop(self) -> None:
         """End all work, and begin no more; every caller hears of it."""
         self._stopped = True
         for _, _, future in list(self._waiting.values()):
             if not future.done():
-                future.set_exception(Stopped("this node is stopping"))
+                fail(future, Stopped("this node is stopping"))
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
