@@ -117,6 +117,7 @@ class Member:
         self.timer: StartElectionTimeout | None = None
         self.condition_timer: StartConditionTimeout | None = None
         self.doubting = False  # its quorum timer runs
+        self.doubts = 0  # how often it was started: a new doubt has all its time
         self.receiving = False  # its timer for chunks runs
         self.retries: dict[ServerId, StartSnapshotRetry] = {}
         self.senders: dict[ServerId, SnapshotSender] = {}
@@ -204,6 +205,7 @@ class Member:
                     self.condition_timer = effect
                 case StartQuorumTimeout():
                     self.doubting = True
+                    self.doubts += 1
                 case StartReceiveTimeout():
                     self.receiving = True
                 case SendSnapshot() | SnapshotAcked() | StartSnapshotRetry() | CancelSnapshotRetry():

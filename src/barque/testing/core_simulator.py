@@ -315,8 +315,8 @@ class CoreSimulation:
     def _enter(self) -> bool:
         leaders = self.world.leaders()
         absent = self._absent()
-        if not (leaders and absent):
-            return False
+        if not (leaders and absent and leaders[0].server.cluster_change_permitted):
+            return False  # as its node does, which tells a new server what is committed
         name = self.rng.choice(absent)
         self.world.replace(name, leaders[0])
         self._ask_join(leaders[0], name, self.rng.choice(list(Membership)))
@@ -352,7 +352,8 @@ class CoreSimulation:
                 peer = leader.server.cluster.get(there.id)
                 uid = there.log.uid
                 if machine.gone:
-                    world.replace(name, leader)
+                    if leader.server.cluster_change_permitted:
+                        world.replace(name, leader)
                 elif peer is None and uid not in present and self._was_member(uid):
                     world.remove(name, uid)
                 elif peer is not None and peer.uid not in (None, uid):

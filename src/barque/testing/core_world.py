@@ -102,7 +102,8 @@ class _Machine:
         self.held_until = 0.0
         self.gone = False  # its server was removed from the cluster, and deleted
         self.incarnations = 1
-        self.syncing = self.syncing_meta = self.doubting = False
+        self.syncing = self.syncing_meta = False
+        self.doubts = 0
         self.ticks_at = 0.0  # when its next tick is due, or would have been
         self.ticking = False  # it will come
         self.election: StartElectionTimeout | None = None
@@ -169,7 +170,8 @@ class CoreWorld:
     def _boot(self, name: str) -> None:
         machine, times = self.machines[name], self.config.time
         machine.boots += 1
-        machine.syncing = machine.syncing_meta = machine.doubting = False
+        machine.syncing = machine.syncing_meta = False
+        machine.doubts = 0
         machine.election = machine.condition = None
         machine.held_until = 0.0
         machine.detector = FailureDetector(poll_interval_s=times.detector_poll_ms / 1000)
@@ -224,9 +226,9 @@ class CoreWorld:
             if member.condition_timer is not None:
                 wait_s = member.condition_timer.after_ms / 1000
                 self.after(wait_s, self._expire, name, machine.boots, member.condition_timer)
-        if member.doubting and not machine.doubting:
-            machine.doubting = True
-            self.after(self._draw(TimerSpan.LONG), self._stop_doubting, name, machine.boots)
+        if member.doubts != machine.doubts:
+            machine.doubts = member.doubts
+            self.after(self._draw(TimerSpan.LONG), self._stop_doubting, name, machine.boots, member.doubts)
         if self.cluster.answers:
             self._read_answers()
         if self.cluster.gone:
@@ -237,13 +239,12 @@ class CoreWorld:
         if member.stopped is StopReason.REMOVED and not machine.gone:
             self._tell_gone(name, member.log.uid)
 
-    def _stop_doubting(self, name: str, boot: int) -> None:
+    def _stop_doubting(self, name: str, boot: int, doubt: int) -> None:
         """The time is over in which a leader waited for signs of a majority."""
-        if self._lives(name, boot):
-            self.machines[name].doubting = False
-            if self.cluster.members[name].doubting:
-                self.cluster.members[name].expire_quorum()
-                self.settle(name)
+        member = self.cluster.members[name]
+        if self._lives(name, boot) and member.doubting and member.doubts == doubt:
+            member.expire_quorum()
+            self.settle(name)
 
     def _expire(self, name: str, boot: int, timer: object) -> None:
         member = self.cluster.members[name]
