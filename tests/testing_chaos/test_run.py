@@ -94,19 +94,23 @@ def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path, number: int, co
     assert processes_naming(f"{tmp_path}/set-kill-vm-1/") == []
 
 
-async def test_a_machine_that_forgets_is_found_out(tmp_path: Path) -> None:
-    """The run is not clean, says which answers contradict each other, and keeps its directory."""
-    preset = Preset(about="", faults=("client-reset",), before_s=0.5)
-    plan = Plan(
-        name="forgetful",
-        preset=preset,
+def gently(tmp_path: Path, name: str, program: str, seconds: float) -> Plan:
+    """A run whose nodes are this program, and to whom little is done."""
+    return Plan(
+        name=name,
+        preset=Preset(about="", faults=("client-reset",), before_s=0.5),
         seed=1,
-        seconds=2.0,
+        seconds=seconds,
         directory=tmp_path / "run",
         nodes=3,
         workloads=("counter",),
-        program=("-c", FORGETFUL),
+        program=("-c", program),
     )
+
+
+async def test_a_machine_that_forgets_is_found_out(tmp_path: Path) -> None:
+    """The run is not clean, says which answers contradict each other, and keeps its directory."""
+    plan = gently(tmp_path, "forgetful", FORGETFUL, 2.0)
     said: list[str] = []
     report = await run_plan(plan, said.append)
     assert {problem.kind for problem in report.problems} == {"anomaly"}, said
@@ -117,16 +121,7 @@ async def test_a_machine_that_forgets_is_found_out(tmp_path: Path) -> None:
 
 async def test_a_node_that_crashes_is_found_out(tmp_path: Path) -> None:
     """It is started again, and the cluster serves; that it ended by itself is a problem nevertheless."""
-    plan = Plan(
-        name="crashing",
-        preset=Preset(about="", faults=("client-reset",), before_s=0.5),
-        seed=1,
-        seconds=5.0,
-        directory=tmp_path / "run",
-        nodes=3,
-        workloads=("counter",),
-        program=("-c", CRASHING),
-    )
+    plan = gently(tmp_path, "crashing", CRASHING, 5.0)
     report = await run_plan(plan, lambda line: None)
     assert [str(problem) for problem in report.problems] == ["exit: n2 ended by itself with exit code 70"]
     assert (report.starts, report.restarts) == (4, 1)

@@ -107,7 +107,7 @@ def is_removed(server: Server, sender: ServerId, uid: Uid) -> bool:
 
     A leader that permits a change has committed the one before (`invariants`).
     """
-    if not _knows_members(server):
+    if not is_settled(server):
         return False
     peer = server.cluster.get(sender)
     return peer is None or (peer.uid is not None and peer.uid != uid)
@@ -117,10 +117,11 @@ def uids_on(server: Server, node: str) -> tuple[Uid, ...] | None:
     """The members on a node, if we can prove that it has no others; None if not, or if a uid is unknown."""
     uids = [peer.uid for member, peer in server.cluster.items() if member.node == node]
     known = tuple(uid for uid in uids if uid is not None)
-    return known if _knows_members(server) and len(known) == len(uids) else None
+    return known if is_settled(server) and len(known) == len(uids) else None
 
 
-def _knows_members(server: Server) -> bool:
+def is_settled(server: Server) -> bool:
+    """Whether this server leads, and no change of its members is under way."""
     return server.raft_state is RaftState.LEADER and server.cluster_change_permitted
 
 

@@ -108,7 +108,9 @@ def decode_head(body: bytes) -> BodyHead:
         node = body[_HEAD.size : size].decode() if node_length else ""
         origin = ClientRef(node, incarnation) if node_length else NOBODY
         return BodyHead(_KINDS[kind], _MODES[mode], origin, correlation, size)
-    except (struct.error, KeyError, ValueError) as error:
+    except KeyError as error:
+        raise ProtocolError(f"malformed entry batch: {error} is no kind, or no reply mode") from error
+    except (struct.error, ValueError) as error:
         raise ProtocolError(f"malformed entry batch: {error}") from error
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from barque.core.configuration import is_settled
 from barque.core.messages import (
     AuxCommand,
     DeleteCluster,
@@ -183,7 +184,7 @@ class MemberAdmin:
             await self._start(process, member, uid, first, arguments)
             await self._join(process, member, uid, first, deadline)
         if wanted is Membership.VOTER:
-            await self._until(lambda: server.is_voter(member) and _is_settled(process), deadline)
+            await self._until(lambda: server.is_voter(member) and is_settled(server), deadline)
         peer = server.cluster.get(member)
         return {"member": str(member), "uid": uid, "membership": str(peer.membership if peer else first)}
 
@@ -194,7 +195,9 @@ class MemberAdmin:
         Whoever starts a server makes room for it: that must not be the server of one who has just joined, or
         whose removal is not committed.
         """
-        if not await self._until(lambda: _is_settled(process) and process not in self._adding, deadline):
+        if not await self._until(
+            lambda: is_settled(process.server) and process not in self._adding, deadline
+        ):
             raise ChangeNotPermitted(CHANGE_UNDER_WAY)
         self._adding.add(process)
         try:
@@ -310,7 +313,7 @@ class MemberAdmin:
         lost = [str(member) for member, _ in server.peers()]
         left = deadline - self._node.clock.monotonic()
         await self._ask(server.id, process.handle, ForceMemberChange, left)
-        leads = await self._until(lambda: _is_settled(process), deadline)
+        leads = await self._until(lambda: is_settled(server), deadline)
         if not leads:
             raise NoLeader(f"{server.id} is alone now, and does not lead yet; see `barque status`")
         return {"member": str(server.id), "lost": lost, "term": server.current_term}
@@ -344,8 +347,3 @@ def _demand_absent(server: Server, member: ServerId) -> None:
     if member in server.cluster:
         cluster = server.cfg.cluster_name
         raise AlreadyMember(f"{member} is a member of {cluster!r} already; see `barque member list`")
-
-
-def _is_settled(process: ServerProcess) -> bool:
-    """Whether this server leads, and no change of its members is under way."""
-    return process.server.raft_state is RaftState.LEADER and process.server.cluster_change_permitted
