@@ -4,7 +4,7 @@ MEMB-17).
 
 import pytest
 
-from barque.core.configuration import hears_candidate, is_removed, recognises
+from barque.core.configuration import hears_candidate, is_named, is_removed, recognises
 from barque.core.effects import MembersGone, StopReason
 from barque.core.entries import EntryBatch, EntryKind, encode_body
 from barque.core.membership import name_members, promotables_wait
@@ -26,6 +26,7 @@ from barque.core.messages import (
 from barque.core.peers import make_cluster
 from barque.core.server import RaftState
 from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
+from barque.core.step import has_unfinished_business
 from barque.testing.core_cluster import CLIENT, CoreCluster, sent
 from barque.types import (
     Index,
@@ -415,6 +416,32 @@ def test_a_leader_that_gave_up_its_vote_asks_again_until_somebody_leads() -> Non
     assert cluster.server("a").raft_state is RaftState.FOLLOWER
 
 
+def test_a_leader_that_gave_up_its_vote_asks_who_has_most() -> None:
+    """MEMB-13, §3.10: it goes on to learn who has what; found with core seed 84001826.
+
+    When it asked first, it took two for equal; one has an entry more, and nobody else can win.
+    """
+    cluster = led("a", "b", "c")
+    cluster.join("a", "a", Membership.NON_VOTER)
+    cluster.deliver(only=AppendEntriesRpc)
+    cluster["b"].sync()
+    cluster["c"].sync()
+    cluster.cut = {(cluster["a"].id, cluster["b"].id)}
+    cluster.command("a", "x")
+    cluster.deliver(only=AppendEntriesRpc)
+    cluster.heal()
+    cluster["c"].sync()
+    cluster.deliver(only=AppendEntriesReply)
+    assert cluster.server("a").raft_state is RaftState.AWAIT_CONDITION
+    cluster.settle()
+    assert cluster.server("b").raft_state is RaftState.PRE_VOTE  # b was asked; c has more
+    cluster["a"].expire()
+    assert has_unfinished_business(cluster.server("a"))
+    cluster["a"].handle(Tick(0))
+    cluster.settle()
+    assert cluster.server("c").raft_state is RaftState.LEADER
+
+
 def test_a_voter_that_does_not_know_it_yet_gives_its_vote() -> None:
     """F-6, F-7, §4.1: the candidate's configuration is newer; without this vote nobody could lead any more.
 
@@ -565,13 +592,11 @@ def hand_over(cluster: CoreCluster, name: str, last: int, commit: int) -> None:
     cluster.network.clear()
 
 
-@pytest.mark.parametrize(("commit", "told", "leads"), [(2, False, True), (1, False, False), (1, True, True)])
-def test_a_candidate_of_later_days_is_heard(commit: int, told: bool, leads: bool) -> None:
-    """MEMB-10, §4.1: whoever has our committed configuration, and more, knows whether it is a member.
+@pytest.mark.parametrize(("commit", "told"), [(2, False), (1, False), (1, True)])
+def test_a_candidate_of_later_days_is_heard(commit: int, told: bool) -> None:
+    """MEMB-10, §4.1: whose log says that it is a member may ask, whatever we know to be committed.
 
-    Else nobody could lead: its vote is needed, and only a leader could tell it of the new uid. While no
-    configuration of its log is known to be committed, another uid may be a server that lost its data; but who
-    was told at its beginning what was committed then has something to compare with.
+    Else nobody could lead: our vote is needed, and only a leader could tell us of the new uid.
     """
     cluster = behind_the_times(told=told)
     hand_over(cluster, "c", last=2, commit=commit)
@@ -579,7 +604,17 @@ def test_a_candidate_of_later_days_is_heard(commit: int, told: bool, leads: bool
     cluster["a"].restart()
     cluster["a"].handle(ElectionTimeout())
     cluster.settle()
-    assert (cluster.server("a").raft_state is RaftState.LEADER) is leads
+    assert cluster.server("a").raft_state is RaftState.LEADER
+
+
+@pytest.mark.parametrize(("name", "says"), [("b", True), ("c", False)])
+def test_a_change_of_its_own_log_names_a_member(name: str, says: bool) -> None:
+    """MEMB-10: what it was configured with says nothing; an entry that names its own uid does."""
+    cluster = led("a", "b", "c")
+    assert not is_named(cluster.server(name))
+    cluster.leave("a", "c")
+    cluster.settle()
+    assert is_named(cluster.server(name)) is says
 
 
 def test_a_leader_hears_no_candidate_but_its_members() -> None:
@@ -587,8 +622,8 @@ def test_a_leader_hears_no_candidate_but_its_members() -> None:
     cluster = led("a", "b", "c")
     cluster.join("a", "b", Membership.NON_VOTER)
     cluster.settle()
-    assert hears_candidate(cluster.server("c"), cluster["b"].id, Uid("new"))
-    assert not hears_candidate(cluster.server("a"), cluster["b"].id, Uid("new"))
+    assert hears_candidate(cluster.server("c"), cluster["b"].id, Uid("new"), named=True)
+    assert not hears_candidate(cluster.server("a"), cluster["b"].id, Uid("new"), named=True)
 
 
 def test_a_voter_cannot_become_another_server_in_one_change() -> None:

@@ -76,7 +76,7 @@ def followers_commit_what_the_leader_has() -> Plant:
 
     def wrong(subject: Server, rpc: AppendEntriesRpc, matched: Index, effects: list[Effect]) -> Transition:
         done = right(subject, rpc, matched, effects)
-        rest = reception.advance_commit(subject, rpc.leader_commit, subject.log.last_index_term().index)
+        rest = reception.advance_commit(subject, subject.log.last_index_term().index)
         return Transition(done.state, done.effects + rest)
 
     return replace(right, wrong)
@@ -162,9 +162,9 @@ def reads_are_confirmed_by_an_older_round() -> Plant:
 
 def stale_ends_count() -> Plant:
     """A success is counted by its index alone, whatever term the follower has there."""
-    right = progress._on_success
+    right = progress._advance
 
-    def wrong(subject: Server, peer: Any, reply: AppendEntriesReply) -> Transition:
+    def wrong(subject: Server, peer: Any, reply: AppendEntriesReply) -> bool:
         index = min(reply.last_index, subject.log.last_index_term().index)
         term = subject.log.fetch_term(index)
         return right(subject, peer, msgspec.structs.replace(reply, last_index=index, last_term=term))

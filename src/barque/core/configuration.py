@@ -82,24 +82,24 @@ def recognises(server: Server, sender: ServerId, uid: Uid) -> bool:
     return peer is None or peer.uid is None or peer.uid == uid
 
 
-def hears_candidate(server: Server, sender: ServerId, uid: Uid) -> bool:
-    """Whether this uid may ask for our vote under this address.
+def hears_candidate(server: Server, sender: ServerId, uid: Uid, *, named: bool) -> bool:
+    """Whether this uid may ask for our vote under this address; `named` is what it says of itself.
 
-    A member that lost its data takes itself for a voter by what it was configured with, and would find
-    others with as little as it has. But a configuration in our log that is committed is in every log that
-    deserves our vote (§3.6): such a candidate knows by its own log whether it is a member. Ours may be
-    older, and without our vote nobody may ever lead and tell us. Who joined knows from the start what was
-    committed then (`is_up_to_date`). A leader needs not be told.
+    Our configuration may be older than its own, and without our vote nobody may ever lead and tell us. But
+    a member that lost its data takes itself for a voter by what it was configured with, and would find
+    others with as little as it has: so an unknown uid must be a member by its log (§4.1). A leader needs
+    not be told.
     """
-    if recognises(server, sender, uid):
-        return True
-    proved = server.cfg.joined_at.index > 0 or _has_committed_configuration(server)
-    return server.raft_state is not RaftState.LEADER and proved
+    return recognises(server, sender, uid) or (named and server.raft_state is not RaftState.LEADER)
 
 
-def _has_committed_configuration(server: Server) -> bool:
-    positions = (server.cluster_index_term, *(position for position, _ in server.earlier_clusters))
-    return any(0 < position.index <= server.commit_index for position in positions)
+def is_named(server: Server) -> bool:
+    """Whether a configuration in our log, or in our snapshot, says that this very uid is a member."""
+    in_force = (server.cluster_index_term, records_of(server.cluster))
+    return any(
+        position.index > 0 and any((r.id, r.uid) == (server.id, server.cfg.uid) for r in records)
+        for position, records in (in_force, *server.earlier_clusters)
+    )
 
 
 def is_removed(server: Server, sender: ServerId, uid: Uid) -> bool:

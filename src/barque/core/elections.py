@@ -1,5 +1,6 @@
 """Elections: pre-votes, votes and what a winner does first (§3.4, §9.6; ELEC-01 to ELEC-27)."""
 
+from barque.core.configuration import is_named
 from barque.core.effects import Cast, Effect, NextEvent, SendVoteRequests, StartElectionTimeout, TimerSpan
 from barque.core.messages import (
     PROTOCOL_VERSION,
@@ -45,14 +46,14 @@ def call_for_election(server: Server, *, second: bool = False) -> Transition:
 
 def _ask(server: Server, members: list[tuple[ServerId, Peer]]) -> Effect:
     """The question of the present round, to these members."""
-    last = server.log.last_index_term()
+    last, named = server.log.last_index_term(), is_named(server)
     rpc: RequestVoteRpc | PreVoteRpc
     if isinstance(server.role, PreVoteRole):
         version, token = server.cfg.machine.version, server.role.token
         term = server.current_term
-        rpc = PreVoteRpc(PROTOCOL_VERSION, version, term, token, server.id, last.index, last.term)
+        rpc = PreVoteRpc(PROTOCOL_VERSION, version, term, token, server.id, last.index, last.term, named)
     else:
-        rpc = RequestVoteRpc(server.current_term, server.id, last.index, last.term)
+        rpc = RequestVoteRpc(server.current_term, server.id, last.index, last.term, named)
     return SendVoteRequests(tuple((member, rpc) for member, peer in members if peer.voter))
 
 

@@ -123,12 +123,13 @@ class AppendEntriesReply(msgspec.Struct, frozen=True, array_like=True, gc=False,
 
 
 class RequestVoteRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """Figure 2, RequestVote arguments."""
+    """Figure 2, RequestVote arguments; `named`: the candidate's log says that it is a member (MEMB-10)."""
 
     term: Term
     candidate_id: ServerId
     last_log_index: Index
     last_log_term: Term
+    named: bool = False
 
 
 class RequestVoteResult(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -140,7 +141,7 @@ class RequestVoteResult(msgspec.Struct, frozen=True, array_like=True, gc=False, 
 
 
 class PreVoteRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
-    """Would you vote for me? (§9.6). `token` names the round: terms cannot."""
+    """Would you vote for me? (§9.6). `token` names the round: terms cannot; `named` as above."""
 
     version: int
     machine_version: int
@@ -149,6 +150,7 @@ class PreVoteRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     candidate_id: ServerId
     last_log_index: Index
     last_log_term: Term
+    named: bool = False
 
 
 class PreVoteResult(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):

@@ -30,23 +30,37 @@ def on_append_entries_reply(server: Server, reply: AppendEntriesReply) -> Transi
         and reply.next_index > server.log.snapshot_index_term().index
     ):
         peer.status, peer.attempts = PeerStatus.NORMAL, 0  # SEND-08: it needs no snapshot
+    if not reply.success:
+        _rewind(server, peer, reply)
+        rpcs, _ = pipelined_rpcs(server)
+        return server.stay(*rpcs)
+    if not _advance(server, peer, reply):
+        return server.stay()
+    promotions = promotions_due(server, reply.sender)
+    return leave_if_removed(server, [NextEvent(PipelineRpcs()), *progress(server), *promotions])
+
+
+def note_while_waiting(server: Server, reply: AppendEntriesReply) -> None:
+    """A leader that waits goes on to learn how far its peers are, to choose its successor well (L-1, L-6)."""
+    peer = server.cluster.get(reply.sender)
+    if peer is None or reply.sender == server.id or reply.term != server.current_term:
+        return
     if reply.success:
-        return _on_success(server, peer, reply)
-    _rewind(server, peer, reply)
-    rpcs, _ = pipelined_rpcs(server)
-    return server.stay(*rpcs)
+        _advance(server, peer, reply)
+    else:
+        _rewind(server, peer, reply)
 
 
-def _on_success(server: Server, peer: Peer, reply: AppendEntriesReply) -> Transition:
+def _advance(server: Server, peer: Peer, reply: AppendEntriesReply) -> bool:
+    """What it has on disk, if the end of its log proves it to be ours."""
     if server.log.fetch_term(reply.last_index) != reply.last_term:
         # The end of its log is still a former leader's. Equal index and term at the end prove
         # equal logs (Log Matching); anything else proves nothing, and must not be counted.
-        return server.stay()
+        return False
     peer.match_index = max(peer.match_index, reply.last_index)
     expected = min(reply.next_index, server.log.next_index())
     peer.next_index = max(peer.next_index, expected, Index(peer.match_index + 1))
-    promotions = promotions_due(server, reply.sender)
-    return leave_if_removed(server, [NextEvent(PipelineRpcs()), *progress(server), *promotions])
+    return True
 
 
 def progress(server: Server) -> list[Effect]:

@@ -69,5 +69,5 @@ def claimed_node(message: object) -> str | None:
 def admits(server: Server, sender: ServerId, uid: Uid, message: object) -> bool:
     """Whether a server shall hear this, said by that incarnation of its sender (MEMB-10)."""
     if isinstance(message, ASKS_FOR_VOTES):
-        return hears_candidate(server, sender, uid)
+        return hears_candidate(server, sender, uid, named=message.named)
     return not isinstance(message, COUNTED) or recognises(server, sender, uid)

@@ -32,6 +32,7 @@ from barque.core.termination import (
 from barque.core.versions import asks_on_tick
 from barque.errors import InvariantViolation
 from barque.machine.machine import Machine
+from barque.types import Membership
 
 Handler = Callable[[Server, Message], Transition]
 
@@ -129,6 +130,8 @@ def has_unfinished_business(server: Server) -> bool:
         return True
     if server.raft_state is not RaftState.LEADER:
         return False
+    if server.membership is not Membership.VOTER:
+        return True  # it hands over, or asks again whom it asked
     role = server.leader_role()
     if type(server.machine).tick is not Machine.tick:
         return True

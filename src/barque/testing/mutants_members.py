@@ -73,7 +73,13 @@ def void_configuration_stays() -> Any:
 @mutant("a candidate whose uid is newer than our configuration is never heard (I25)", layer="core")
 def later_candidate_unheard() -> Any:
     """See `MUTANTS`."""
-    return replace("hears_candidate", recognises)
+    return replace("hears_candidate", lambda server, sender, uid, **_: recognises(server, sender, uid))
+
+
+@mutant("a candidate that lost its data is heard (MEMB-10)", layer="core")
+def any_candidate_heard() -> Any:
+    """See `MUTANTS`."""
+    return replace("hears_candidate", lambda *_, **__: True)
 
 
 @mutant("who hears of a later term waits for the leader of the former one (I25)", layer="core")

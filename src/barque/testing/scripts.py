@@ -191,12 +191,51 @@ def a_removal_and_an_addition_by_two_leaders() -> None:
 def a_follower_commits_only_what_is_proved() -> None:
     """An RPC proves a log up to its own last entry, whatever lies behind (row 20)."""
     cluster = CoreCluster(*"abc")
-    cluster.load("a", [1, 1, 2, 2])
-    cluster.load("b", [1, 1, 1, 1])
-    cluster.load("c", [1, 1, 2, 2])
-    rpc = AppendEntriesRpc(Term(2), cluster["a"].id, Index(4), Index(2), Term(1), ())
+    cluster.elect("b")
+    common = cluster.server("b").log.last_index_term()
+    cluster.partition("ac", "b")
+    for _ in range(2):
+        cluster.command("b", "lost")
+    _elect_among(cluster, "a", "ac")
+    cluster.command("a", "kept")
+    cluster.settle("a", "c")
+    leader = cluster.server("a")
+    assert leader.commit_index == cluster.server("b").log.last_index_term().index
+    rpc = AppendEntriesRpc(leader.current_term, leader.id, leader.commit_index, common.index, common.term, ())
     cluster["b"].handle(rpc)
-    assert cluster.server("b").commit_index <= 2, "entries that nobody has compared were committed"
+    assert cluster.server("b").commit_index == common.index, "entries that nobody has compared were committed"
+
+
+@_script
+def what_matched_one_leader_says_nothing_of_the_next() -> None:
+    """§3.5: the end of this log is the former leader's; the next may not have it."""
+    cluster = CoreCluster(*"abc")
+    cluster.elect("a")
+    cluster.partition("ab", "c")
+    cluster.command("a", "lost")
+    cluster.deliver()
+    cluster["b"].sync()
+    end = cluster.server("b").log.last_index_term()
+    before = Index(end.index - 1)
+    rpc = AppendEntriesRpc(Term(end.term + 1), cluster["c"].id, end.index, before, end.term, ())
+    cluster["b"].handle(rpc)
+    assert cluster.server("b").commit_index == before, "an entry was committed that this leader may not have"
+
+
+@_script
+def who_lost_its_data_finds_no_vote() -> None:
+    """MEMB-10: it takes itself for a voter, as at its first start; who has as little would elect it."""
+    cluster = CoreCluster(*"abc")
+    _elect_among(cluster, "a", "ab")
+    cluster.command("a", "x")
+    cluster.settle("a", "b")
+    cluster["b"].wipe("b2")
+    cluster["a"].crash()
+    cluster.heal()
+    cluster["b"].handle(ElectionTimeout())
+    cluster.settle("b", "c")
+    assert cluster.replies() == [("x",)]
+    assert cluster.server("b").raft_state is RaftState.PRE_VOTE, "it leads without what was acknowledged"
 
 
 @_script

@@ -25,7 +25,7 @@ import msgspec
 from barque.errors import ProtocolError, Unauthenticated
 from barque.transport.framing import FrameKind, encode_frame
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 """The protocol version: it changes with the handshake, a message or a tag."""
 
 NONCE_BYTES = 32
