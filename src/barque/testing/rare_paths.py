@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from barque.core.configuration import recognises
 from barque.core.consistency import Found
 from barque.core.effects import Cast, Rejected, SendRpc, StartElectionTimeout
 from barque.core.messages import TimeoutNow
@@ -184,7 +185,7 @@ REPLICATION = (
     ),
     RarePath(
         "an acknowledged log still ends with another leader's entry",
-        "core.progress:_on_success",
+        "core.progress:_advance",
         before=lambda s, _p, m: _term_at(s, m) != m.last_term,
     ),
     RarePath(
@@ -193,6 +194,18 @@ REPLICATION = (
         before=_older_term_agreed,
     ),
     RarePath("a follower waits, and asks once more", "core.await_condition:_on_timeout"),
+    RarePath("a leader that waits learns how far a peer is", "core.progress:note_while_waiting"),
+    RarePath(
+        "a commit index comes after a later one",
+        "core.reception:note_leader_commit",
+        before=lambda s, index: index < s.leader_commit,
+    ),
+    RarePath(
+        "a candidate of an unknown uid is heard, as its log names it",
+        "core.configuration:hears_candidate",
+        before=lambda s, sender, uid, named: named and not recognises(s, sender, uid),
+        after=lambda heard: bool(heard),
+    ),
     RarePath(
         "a leader's log cannot be written: it offers the leadership",
         "core.commands:await_wal",
