@@ -1,9 +1,5 @@
 """Waiting for one thing (W-1 to W-6); the table has the rest."""
 
-from collections import deque
-
-import pytest
-
 from barque.core.effects import StartConditionTimeout
 from barque.core.messages import (
     AppendEntriesRpc,
@@ -114,29 +110,3 @@ def test_a_leader_within_reach_again_is_told_again_what_is_missing() -> None:
     cluster.settle()
     assert follower.server.raft_state is RaftState.FOLLOWER
     assert follower.server.log.last_index_term() == leader.server.log.last_index_term()
-
-
-def told(cluster: CoreCluster, name: str) -> list[AppendEntriesRpc]:
-    """What is on its way to a member, in the order in which it was sent."""
-    rpcs = [m for _, to, m in cluster.network if to.name == name and isinstance(m, AppendEntriesRpc)]
-    cluster.network = deque(letter for letter in cluster.network if letter[1].name != name)
-    return rpcs
-
-
-@pytest.mark.parametrize("order", [(2, 0, 1), (2, 1, 0, 1), (0, 2, 1), (1, 2, 0, 1)], ids=str)
-def test_a_commit_index_that_came_too_early_counts_when_the_entries_are_there(order: tuple[int, ...]) -> None:
-    """W-6: the leader tells it once, and may be idle afterwards; found with core seed 84004273."""
-    cluster = CoreCluster("a", "b", "c")
-    cluster.elect("a")
-    cluster.command("a", "x")
-    cluster.command("a", "y")
-    first, second = told(cluster, "b")
-    cluster["a"].sync()
-    cluster.deliver(link=("a", "c"))
-    cluster["c"].sync()
-    cluster.deliver(link=("c", "a"))
-    newest = told(cluster, "b")[-1]
-    assert newest.leader_commit == second.entries[0].last_index
-    for number in order:
-        cluster["b"].handle((first, second, newest)[number])
-    assert cluster.server("b").commit_index == newest.leader_commit

@@ -4,8 +4,9 @@ import pytest
 
 from barque.core.effects import Cast, PersistTermAndVote
 from barque.core.entries import EntryBatch, encode_body
-from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, PipelineRpcs
+from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, NodeStatus, PipelineRpcs, Tick
 from barque.core.replication import has_entries_to_send, make_rpc, pipelined_rpcs
+from barque.core.step import has_unfinished_business
 from barque.errors import InvariantViolation
 from barque.testing.core_cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term
@@ -198,3 +199,37 @@ def test_a_conflict_is_answered_with_what_is_applied_and_durable() -> None:
     cluster["b"].handle(AppendEntriesRpc(Term(1), cluster["a"].id, Index(1), Index(2), Term(0)))
     [(_, answer)] = [(to, m) for to, m in sent(cluster["b"].effects[-3:], AppendEntriesReply)]
     assert (answer.next_index, answer.last_index) == (3, 1)
+
+
+def test_a_commit_index_is_told_until_it_has_arrived() -> None:
+    """REPL-10, REPL-21: it travels alone, and a full channel drops; the next command may be a day away."""
+    cluster = CoreCluster("a", "b")
+    cluster.elect("a")
+    cluster.command("a", "x")
+    cluster["a"].sync()
+    cluster.deliver(only=AppendEntriesRpc)
+    cluster["b"].sync()
+    cluster.deliver(only=AppendEntriesReply)
+    cluster.network.clear()  # the commit index is lost
+    leader = cluster.server("a")
+    assert cluster.server("b").commit_index < leader.commit_index
+    assert has_unfinished_business(leader)
+    cluster["a"].handle(Tick(0))
+    cluster.settle()
+    assert cluster.server("b").commit_index == leader.commit_index
+    assert not has_unfinished_business(leader)
+    assert sent(cluster["a"].handle(Tick(0)), AppendEntriesRpc) == []
+
+
+def test_who_comes_back_is_asked_what_it_knows() -> None:
+    """REPL-23: it may have forgotten what it had been told to be committed."""
+    cluster = CoreCluster("a", "b")
+    cluster.elect("a")
+    cluster.settle()
+    cluster["b"].restart()
+    cluster["a"].handle(NodeStatus("node_b", up=True))
+    cluster.network.clear()
+    assert cluster.server("b").commit_index < cluster.server("a").commit_index
+    cluster["a"].handle(Tick(0))
+    cluster.settle()
+    assert cluster.server("b").commit_index == cluster.server("a").commit_index

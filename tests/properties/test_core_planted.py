@@ -76,7 +76,7 @@ def followers_commit_what_the_leader_has() -> Plant:
 
     def wrong(subject: Server, rpc: AppendEntriesRpc, matched: Index, effects: list[Effect]) -> Transition:
         done = right(subject, rpc, matched, effects)
-        rest = reception.advance_commit(subject, subject.log.last_index_term().index)
+        rest = reception.advance_commit(subject, rpc.leader_commit, subject.log.last_index_term().index)
         return Transition(done.state, done.effects + rest)
 
     return replace(right, wrong)

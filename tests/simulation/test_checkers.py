@@ -176,6 +176,7 @@ def test_histories_by_hand() -> None:
         "from the future": [_read(0, 1, "a"), _append("a", 2, 3, OK)],
         "the wrong place": [_append("a", 0, 1, OK, 2), _read(2, 3, "a")],
         "unseen, in a taken place": [_append("b", 0, 9, OK, 1), a, _read(10, 11, "a")],
+        "another's answer": [a, Operation("c", "k", 2, None, 3, OK, 1)],
     }
     missed = [name for name, history in bad.items() if check_history(history) is None]
     assert missed == []

@@ -53,7 +53,7 @@ META = SnapshotMeta(IndexTerm(Index(6), Term(2)), (MemberRecord(N1, Uid("S1")),)
 
 PEER_MESSAGES = [
     AppendEntriesRpc(Term(3), N1, Index(3), Index(3), Term(2), ENTRIES),
-    AppendEntriesReply(N1, Term(3), True, Index(7), Index(6), Term(3)),
+    AppendEntriesReply(N1, Term(3), True, Index(7), Index(6), Term(3), Index(5)),
     RequestVoteRpc(Term(3), N1, Index(6), Term(2), True),
     RequestVoteResult(N1, Term(3), True),
     PreVoteRpc(1, 0, Term(3), 77, N1, Index(6), Term(2), False),

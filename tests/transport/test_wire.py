@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from tests.transport import samples
 
 from barque.core.entries import EntryBatch, encode_body
-from barque.core.messages import AppendEntriesRpc, Commands, RemoteMessage, RequestVoteRpc
+from barque.core.messages import (
+    AppendEntriesReply,
+    AppendEntriesRpc,
+    Commands,
+    RemoteMessage,
+    RequestVoteRpc,
+)
 from barque.core.senders import claimed_node
 from barque.errors import ProtocolError
 from barque.transport import wire
@@ -21,6 +27,7 @@ from barque.types import TERM_MAX, ClientRef, Index, ReplyMode, ServerId, Term
 
 GOLDEN = {
     1: "91 94 a1 74 97 01 03 92 a1 73 a2 6e 31 03 03 02 92 95 04 02 02 cd 03 e8",
+    2: "91 94 a1 74 98 02 92 a1 73 a2 6e 31 03 c3 07 06 03 05 a2 63 31 a3 4b 56 31",
     3: "91 94 a1 74 96 03 03 92 a1 73 a2 6e 31 06 02 c3 a2 63 31 a3 4b 56 31",
     5: "91 94 a1 74 99 05 01 00 03 4d 92 a1 73 a2 6e 31 06 02 c2 a2 63 31 a3 4b 56 31",
     9: "91 94 a1 74 97 09 03 92 a1 73 a2 6e 31 93 92 06 02 91 94 92 a1 73 a2 6e 31 a2 53 31",
@@ -104,6 +111,7 @@ BAD_MESSAGES = [
     rpc(prev=-1),
     rpc(batch(TERM_MAX + 1), prev=TERM_MAX),
     RequestVoteRpc(Term(2**63), samples.N1, Index(0), Term(0)),
+    AppendEntriesReply(samples.N1, Term(1), True, Index(1), Index(0), Term(0), Index(2**63)),
     Commands(1, samples.NOOP),  # only user commands may be asked for
     Commands(3, samples.BODY),
     Commands(2, encode_body([b"", b""], first_correlation=2**64 - 1)),

@@ -6,7 +6,6 @@ from barque.core.elections import on_election_timeout, on_pre_vote, yield_to
 from barque.core.elsewhere import ELSEWHERE
 from barque.core.membership import yield_to_force
 from barque.core.progress import note_while_waiting
-from barque.core.reception import note_leader_commit
 from barque.core.roles import WaitingRole
 from barque.core.server import RaftState, Server, Transition
 from barque.core.snapshot_sending import on_sender_down
@@ -64,13 +63,6 @@ def _check(server: Server, message: m.Message) -> Transition:
     return _leave(server, role, role.transition_to, [NextEvent(message)])
 
 
-def _on_append_entries(server: Server, rpc: m.AppendEntriesRpc) -> Transition:
-    """W-6; of an RPC that is dropped the commit index remains."""
-    if rpc.term == server.current_term:
-        note_leader_commit(server, rpc.leader_commit)
-    return _check(server, rpc)
-
-
 def _on_append_entries_reply(server: Server, reply: m.AppendEntriesReply) -> Transition:
     """W-6; but a leader goes on to learn who has what."""
     if _waiting(server).resume is not None:
@@ -118,9 +110,8 @@ AWAIT_CONDITION = total(
     # §10.9: nobody is served meanwhile
     ELSEWHERE,
     # W-6; heartbeats are not answered from here (QRY-19)
-    on(m.AppendEntriesRpc, _on_append_entries),
     on(m.AppendEntriesReply, _on_append_entries_reply),
-    each(_check, m.InstallSnapshotRpc, m.HeartbeatRpc, m.InfoRpc),
+    each(_check, m.AppendEntriesRpc, m.InstallSnapshotRpc, m.HeartbeatRpc, m.InfoRpc),
     each(_check, m.HeartbeatReply, m.InstallSnapshotResult, m.InfoReply),
     each(_check, m.RequestVoteResult, m.PreVoteResult),
     # a waiting leader's own business

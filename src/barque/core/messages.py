@@ -111,7 +111,8 @@ class AppendEntriesReply(msgspec.Struct, frozen=True, array_like=True, gc=False,
     """Figure 2, AppendEntries results, and where the follower stands (REPL-02).
 
     `next_index` is the index it expects next; (`last_index`, `last_term`) is its last
-    entry that is on disk, and so the only thing the leader may count.
+    entry that is on disk, and so the only thing the leader may count. It repeats its commit
+    index until `commit_index` says that it has arrived.
     """
 
     sender: ServerId
@@ -120,6 +121,7 @@ class AppendEntriesReply(msgspec.Struct, frozen=True, array_like=True, gc=False,
     next_index: Index
     last_index: Index
     last_term: Term
+    commit_index: Index = Index(0)
 
 
 class RequestVoteRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):

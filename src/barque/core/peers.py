@@ -26,6 +26,7 @@ class Peer:
 
     __slots__ = (
         "attempts",
+        "commit_index",
         "commit_index_sent",
         "machine_version",
         "match_index",
@@ -42,6 +43,7 @@ class Peer:
     def __init__(self, record: MemberRecord) -> None:
         self.next_index = Index(1)  # the next entry to send; moved on optimistically (REPL-03)
         self.match_index = Index(0)  # durable there, in this leader's term
+        self.commit_index = Index(0)  # as it has told last
         self.commit_index_sent = Index(0)  # by pipelined RPCs only
         self.query_index = 0  # the newest heartbeat it has answered in this term
         self.status = PeerStatus.NORMAL
@@ -64,7 +66,7 @@ class Peer:
     def begin_term(self, next_index: Index) -> None:
         """A new leader knows nothing of anybody's log (§3.5)."""
         self.next_index = next_index
-        self.match_index = self.commit_index_sent = Index(0)
+        self.match_index = self.commit_index = self.commit_index_sent = Index(0)
         self.query_index = self.attempts = 0
         self.status = PeerStatus.NORMAL
 

@@ -25,6 +25,7 @@ def on_append_entries_reply(server: Server, reply: AppendEntriesReply) -> Transi
         # What it had then it may have lost since, to a leader between that term and ours.
         return server.stay()
     note_heard(server, reply.sender)
+    peer.commit_index = reply.commit_index
     if (
         peer.status is PeerStatus.SENDING_SNAPSHOT
         and reply.next_index > server.log.snapshot_index_term().index
@@ -45,6 +46,7 @@ def note_while_waiting(server: Server, reply: AppendEntriesReply) -> None:
     peer = server.cluster.get(reply.sender)
     if peer is None or reply.sender == server.id or reply.term != server.current_term:
         return
+    peer.commit_index = reply.commit_index
     if reply.success:
         _advance(server, peer, reply)
     else:

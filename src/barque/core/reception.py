@@ -18,9 +18,9 @@ from barque.types import Index, ServerId
 
 def append_entries_reply(server: Server, *, success: bool) -> AppendEntriesReply:
     """Where our log stands: what comes next, and what is on disk."""
-    written = server.log.last_written()
+    written, following = server.log.last_written(), server.log.next_index()
     return AppendEntriesReply(
-        server.id, server.current_term, success, server.log.next_index(), written.index, written.term
+        server.id, server.current_term, success, following, written.index, written.term, server.commit_index
     )
 
 
@@ -36,7 +36,6 @@ def on_append_entries(server: Server, rpc: AppendEntriesRpc) -> Transition:
         return refuse_append_entries(server, rpc)
     effects = server.adopt_term(rpc.term)
     effects.append(server.follow(rpc.leader_id))
-    note_leader_commit(server, rpc.leader_commit)
     found = has_entry(server, rpc.prev_log_index, rpc.prev_log_term)
     if found is not Found.OK:
         return _await_catch_up(server, rpc, found, effects)
@@ -47,22 +46,24 @@ def on_append_entries(server: Server, rpc: AppendEntriesRpc) -> Transition:
 
 
 def _nothing_new(server: Server, rpc: AppendEntriesRpc, matched: Index, effects: list[Effect]) -> Transition:
-    """F-1 (a): commit only what is known to match (REPL-15).
+    """F-1 (a): adopt the commit index only if our whole log is known to match (REPL-15).
 
     Unlike Ra we drop nothing when an empty RPC ends before our log does: the RPC may have been
     overtaken by a later one whose entries we have acknowledged. A stale end is replaced when
     an entry conflicts with it, and the noop of each new leader does.
     """
     if server.log.last_index_term().index <= matched:
+        applied = advance_commit(server, rpc.leader_commit, matched)
         effects.append(Cast(rpc.leader_id, append_entries_reply(server, success=True)))
-        return server.stay(*effects, *advance_commit(server, matched))
+        return server.stay(*effects, *applied)
     # Part of our log is still unproven: say only how far it is proven, and durable.
     proven = min(max(server.last_applied, matched), server.log.last_written().index)
     term = server.log.fetch_term(proven)
     assert term is not None, "what is durable here is in the log"
-    partial = AppendEntriesReply(server.id, server.current_term, True, Index(proven + 1), proven, term)
-    effects.append(Cast(rpc.leader_id, partial))
-    return server.stay(*effects, *advance_commit(server, matched))
+    partial = AppendEntriesReply(
+        server.id, server.current_term, True, Index(proven + 1), proven, term, server.commit_index
+    )
+    return server.stay(*effects, Cast(rpc.leader_id, partial))
 
 
 def _write_new(
@@ -79,20 +80,13 @@ def _write_new(
         return Transition(RaftState.AWAIT_CONDITION, [*effects, timeout])
     revert_overwritten(server, new[0].first_index)
     take_up_written(server, new)
-    effects += advance_commit(server, new[-1].last_index)
+    effects += advance_commit(server, rpc.leader_commit, new[-1].last_index)
     return server.stay(*effects)
 
 
-def note_leader_commit(server: Server, leader_commit: Index) -> None:
-    """The leader of our term tells each commit index once, perhaps before our log matches."""
-    server.leader_commit = max(server.leader_commit, leader_commit)
-
-
-def advance_commit(server: Server, matched: Index) -> list[Effect]:
+def advance_commit(server: Server, leader_commit: Index, matched: Index) -> list[Effect]:
     """Figure 2, AppendEntries receiver 5: commit what the leader has, as far as we match."""
-    server.matched = max(server.matched, matched)
-    agreed = min(server.leader_commit, server.matched, server.log.last_index_term().index)
-    server.commit_index = max(server.commit_index, agreed)
+    server.commit_index = max(server.commit_index, min(leader_commit, matched))
     before = server.last_applied
     effects = apply_to(server, server.commit_index)
     try_pending_release(server)
@@ -127,7 +121,9 @@ def rewind_to_applied(server: Server) -> AppendEntriesReply:
     term = server.log.fetch_term(durable)
     assert term is not None, "what is durable and applied is in the log, or its snapshot"
     next_index = Index(server.last_applied + 1)
-    return AppendEntriesReply(server.id, server.current_term, False, next_index, durable, term)
+    return AppendEntriesReply(
+        server.id, server.current_term, False, next_index, durable, term, server.commit_index
+    )
 
 
 def on_follower_log_event(server: Server, event: LogEvent) -> Transition:

@@ -111,6 +111,7 @@ def greet(server: Server, node: str) -> list[Effect]:
         if member.node != node or peer.status is PeerStatus.SENDING_SNAPSHOT:
             continue
         effects += _reach_again(member, peer)
+        peer.commit_index = Index(0)  # that may have been an earlier life of its
         effects.append(make_rpc(server, member, peer, 1))
     return effects + heartbeats_due(server)
 
@@ -133,9 +134,12 @@ def _reach_again(member: ServerId, peer: Peer) -> list[Effect]:
 
 
 def is_stale(server: Server, peer: Peer) -> bool:
-    """Whether an answer from this peer, or a commit index at it, is missing."""
+    """Whether an answer from this peer is missing, or it does not know yet what is committed.
+
+    To have told it is not enough: a full channel drops, and who waits for entries does not listen (W-6).
+    """
     behind = peer.match_index < peer.next_index - 1 or peer.next_index < server.log.next_index()
-    return behind or peer.commit_index_sent < server.commit_index
+    return behind or min(peer.commit_index, peer.commit_index_sent) < server.commit_index
 
 
 def on_pipeline_rpcs(server: Server, _message: PipelineRpcs) -> Transition:

@@ -131,7 +131,6 @@ class Server:
         "effective_machine_version",
         "environment",
         "last_applied",
-        "leader_commit",
         "leader_id",
         "log",
         "lost_quorum",
@@ -139,7 +138,6 @@ class Server:
         "machine_state",
         "machine_time_ms",
         "machine_versions",
-        "matched",
         "membership",
         "pending_release_cursor",
         "persisted_last_applied",
@@ -177,8 +175,6 @@ class Server:
         self.last_applied = start.index
         self.persisted_last_applied = self.commit_index
         self.leader_id: ServerId | None = None
-        self.leader_commit = NOWHERE.index  # the highest that the leader of this term has told us
-        self.matched = NOWHERE.index  # how far our log is known to be that leader's
         self.lost_quorum = False  # we led, and found no majority any more
         self.deleted = False  # the cluster's deletion is applied
         # Membership: the newest configuration in the log, committed or not.
@@ -279,7 +275,6 @@ class Server:
         if (term, voted_for) == (self.current_term, self.voted_for):
             return []
         if term > self.current_term:
-            self.leader_commit = self.matched = NOWHERE.index
             for peer in self.cluster.values():
                 peer.query_index = 0  # heartbeats of another term prove nothing (QRY-08)
         self.current_term = term

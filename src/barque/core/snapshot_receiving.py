@@ -8,7 +8,7 @@ from barque.core.consistency import Found, has_entry
 from barque.core.effects import AppliedTo, Cast, Effect, NextEvent, StartReceiveTimeout
 from barque.core.events import LogEvent
 from barque.core.messages import InstallSnapshotResult, InstallSnapshotRpc, Message
-from barque.core.reception import advance_commit, note_leader_commit, rewind_to_applied
+from barque.core.reception import advance_commit, rewind_to_applied
 from barque.core.roles import ReceivingRole
 from barque.core.server import RaftState, Server, Transition
 from barque.core.snapshots import ChunkFlag, Snapshots
@@ -55,8 +55,7 @@ def _commit_what_it_proves(server: Server, position: IndexTerm) -> list[Effect]:
         or has_entry(server, position.index, position.term) is not Found.OK
     ):
         return []
-    note_leader_commit(server, position.index)
-    return advance_commit(server, position.index)
+    return advance_commit(server, position.index, position.index)
 
 
 def refuse_snapshot(server: Server, rpc: InstallSnapshotRpc) -> Transition:

@@ -36,7 +36,7 @@ def on_install_snapshot_result(server: Server, result: InstallSnapshotResult) ->
         return server.stay()  # not a snapshot of ours: it proves nothing
     peer.status, peer.attempts = PeerStatus.NORMAL, 0
     peer.match_index = max(peer.match_index, result.last_index)
-    peer.commit_index_sent = result.last_index
+    peer.commit_index = peer.commit_index_sent = result.last_index
     peer.next_index = max(Index(peer.match_index + 1), Index(result.last_index + 1))
     try_pending_release(server)
     rpcs, _ = pipelined_rpcs(server)

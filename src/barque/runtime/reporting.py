@@ -114,6 +114,7 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
             str(member): {
                 "next_index": peer.next_index,
                 "match_index": peer.match_index,
+                "commit_index": peer.commit_index,
                 "commit_index_sent": peer.commit_index_sent,
                 "voter": peer.voter,
                 "uid": peer.uid,

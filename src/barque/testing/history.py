@@ -106,6 +106,9 @@ def check_history(operations: Iterable[Operation]) -> Anomaly | None:
 def _check_key(operations: list[Operation]) -> Anomaly | None:
     appends: dict[str | None, Operation] = {o.element: o for o in operations if o.element is not None}
     reads = [o for o in operations if o.element is None and o.outcome is Outcome.OK]
+    odd = next((read for read in reads if not isinstance(read.result, list)), None)
+    if odd is not None:
+        return Anomaly("a read was told what another call had asked for", (odd,))
     longest = max(reads, key=_length, default=None)
     order = _read_list(longest) if longest is not None else []
     found = _check_elements(order, appends, longest) or _check_prefixes(reads, order, longest)

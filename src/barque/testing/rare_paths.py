@@ -196,9 +196,11 @@ REPLICATION = (
     RarePath("a follower waits, and asks once more", "core.await_condition:_on_timeout"),
     RarePath("a leader that waits learns how far a peer is", "core.progress:note_while_waiting"),
     RarePath(
-        "a commit index comes after a later one",
-        "core.reception:note_leader_commit",
-        before=lambda s, index: index < s.leader_commit,
+        "a commit index that was told has not arrived",
+        "core.replication:is_stale",
+        before=lambda s, p: (
+            p.match_index == s.log.last_index_term().index and p.commit_index < p.commit_index_sent
+        ),
     ),
     RarePath(
         "a candidate of an unknown uid is heard, as its log names it",

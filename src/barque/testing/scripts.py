@@ -207,22 +207,6 @@ def a_follower_commits_only_what_is_proved() -> None:
 
 
 @_script
-def what_matched_one_leader_says_nothing_of_the_next() -> None:
-    """§3.5: the end of this log is the former leader's; the next may not have it."""
-    cluster = CoreCluster(*"abc")
-    cluster.elect("a")
-    cluster.partition("ab", "c")
-    cluster.command("a", "lost")
-    cluster.deliver()
-    cluster["b"].sync()
-    end = cluster.server("b").log.last_index_term()
-    before = Index(end.index - 1)
-    rpc = AppendEntriesRpc(Term(end.term + 1), cluster["c"].id, end.index, before, end.term, ())
-    cluster["b"].handle(rpc)
-    assert cluster.server("b").commit_index == before, "an entry was committed that this leader may not have"
-
-
-@_script
 def who_lost_its_data_finds_no_vote() -> None:
     """MEMB-10: it takes itself for a voter, as at its first start; who has as little would elect it."""
     cluster = CoreCluster(*"abc")

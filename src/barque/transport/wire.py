@@ -350,8 +350,9 @@ def _check_append_entries(rpc: AppendEntriesRpc) -> None:
 
 def _check_append_entries_reply(reply: AppendEntriesReply) -> None:
     """One look at all bits first: this is the most frequent message of all."""
-    if (reply.term | reply.next_index | reply.last_index | reply.last_term) >> 62:
-        _bounds(reply, reply.term, reply.next_index, reply.last_index, reply.last_term)
+    indexes = reply.next_index | reply.last_index | reply.commit_index
+    if (reply.term | reply.last_term | indexes) >> 62:
+        _bounds(reply, reply.term, reply.next_index, reply.last_index, reply.last_term, reply.commit_index)
 
 
 def _check_install_snapshot(rpc: InstallSnapshotRpc) -> None:
