@@ -6,6 +6,9 @@ from barque.testing.checkers import Violation
 from barque.testing.disk import SimDisk
 from barque.testing.loop import VirtualProcess
 
+FILES_MAX = 3
+"""The lock of the data directory, the newest file of the log and of the meta store; others are open for a moment."""
+
 
 def judge_stop(name: str, disk: SimDisk, process: VirtualProcess) -> Violation | None:
     """What is still there some time after `Node.stop` has returned: open files, locks, tasks, timers."""
@@ -18,6 +21,21 @@ def judge_refusal(name: str, disk: SimDisk) -> Violation | None:
     """What is still open when `Node.start` has refused: a program may try again, for days."""
     left = tuple(map(repr, disk.handles))
     return Violation("nothing is left behind (I27)", f"{name} did not start", left) if left else None
+
+
+def judge_bounds(node: Node, disk: SimDisk) -> Violation | None:
+    """What no fault may exceed: the commands that wait, and the files that are open."""
+    waiting, config = node.front.overview(), node.config
+    over = [
+        f"{what}: {found}, at most {bound} are allowed"
+        for what, found, bound in (
+            ("commands that wait", waiting["waiting"], config.pending_commands_max),
+            ("bytes that wait", waiting["waiting_bytes"], config.pending_bytes_max),
+            ("open files", len(disk.handles), FILES_MAX),
+        )
+        if found > bound
+    ]
+    return Violation("bounded resources (I27)", node.name, tuple(over)) if over else None
 
 
 def judge_rest(node: Node) -> Violation | None:

@@ -18,7 +18,7 @@ from barque.runtime.outlets import NodeOutlets
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers import Violation
 from barque.testing.checkers_members import Departed, check_registry
-from barque.testing.checkers_resources import judge_refusal, judge_rest, judge_stop
+from barque.testing.checkers_resources import judge_bounds, judge_refusal, judge_rest, judge_stop
 from barque.testing.clock import SimClock
 from barque.testing.disk import SimDisk
 from barque.testing.lookout import Lookout
@@ -28,6 +28,7 @@ from barque.testing.objects import KINDS, NewSimMachine, SimMachine
 from barque.testing.process_disk import ProcessDisk
 from barque.testing.rot import Rot, rot
 from barque.testing.thread_writer import sim_writer
+from barque.transport.contract import Limits
 from barque.transport.wire import PeerMessage
 from barque.types import ClientRef, ServerId, Uid
 
@@ -152,6 +153,8 @@ class Host:
             time=scenario.time,
             log=scenario.log,
             machine_upgrade_strategy=scenario.upgrade_strategy,
+            pending_commands_max=scenario.pending_commands,
+            pending_bytes_max=scenario.pending_bytes,
         )
         machine = NewSimMachine if self.upgraded else SimMachine
         machines: Mapping[str, Any] = {
@@ -174,7 +177,13 @@ class Host:
         assert self.process is not None
         peers = {name: name for name in self.sim.names if name != self.name}
         transport = SimTransport(
-            self.sim.network, self.process, name=self.name, incarnation=incarnation, peers=peers, handler=node
+            self.sim.network,
+            self.process,
+            name=self.name,
+            incarnation=incarnation,
+            peers=peers,
+            handler=node,
+            limits=Limits(peer_output_max=self.sim.scenario.peer_bytes),
         )
         transport.on_send = self._sends
         return transport
@@ -330,6 +339,13 @@ class Host:
             names = self.disk.listdir(root) if self.disk.exists(root) else []
             folders = [name for name in names if self.disk.exists(join(root, f"{name}/config"))]
             violation = check_registry(self.node, folders, finished=finished)
+            if violation is not None:
+                self.sim.report(violation)
+
+    def check_bounds(self) -> None:
+        """I27, at any time at which the node runs."""
+        if self.node is not None:
+            violation = judge_bounds(self.node, self.disk)
             if violation is not None:
                 self.sim.report(violation)
 

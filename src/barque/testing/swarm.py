@@ -68,6 +68,8 @@ OTHERS_RATE = 0.2
 """In how many some clusters have other objects than lists."""
 TELLS_RATE = 0.1
 """In how many machines send a message for each command."""
+TIGHT_RATE = 0.1
+"""In how many nodes may use up little: few commands wait at a time, few bytes for a peer."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +80,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     created: int = 0  # how many of them, the last, are created at run time
     objects: tuple[str, ...] = ()  # of which kind each cluster's are; those that are not named have lists
     tells: bool = False  # whether machines send a message for each command
+    pending_commands: int = 1_000_000
+    pending_bytes: int = 512 * 1024 * 1024
+    peer_bytes: int = 8 * 1024 * 1024
     duration_s: float = 8.0
     faults: tuple[str, ...] = ()
     pace_s: float = 0.5  # the mean time between two faults, at most
@@ -150,6 +155,7 @@ def draw_scenario(seed: int) -> Scenario:
         created=created,
         objects=_draw_objects(seed, some),
         tells=random.Random(f"{seed}/tells").random() < TELLS_RATE,  # noqa: S311  # repeatable on purpose
+        **_draw_limits(seed),
         duration_s=duration_s,
         faults=faults,
         pace_s=pace_s,
@@ -193,6 +199,18 @@ def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
     if created and rng.random() < 0.5:
         faults += ("recreate",)
     return some, created, faults
+
+
+def _draw_limits(seed: int) -> dict[str, int]:
+    """How much may wait on a node, if that is little."""
+    rng = random.Random(f"{seed}/limits")  # noqa: S311  # repeatable on purpose
+    if rng.random() >= TIGHT_RATE:
+        return {}
+    return {
+        "pending_commands": rng.choice((2, 8, 1_000)),
+        "pending_bytes": rng.choice((200, 2_000, 1_000_000)),
+        "peer_bytes": rng.choice((100, 1_000, 10_000)),
+    }
 
 
 def _draw_objects(seed: int, clusters: int) -> tuple[str, ...]:
