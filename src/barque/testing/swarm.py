@@ -209,7 +209,7 @@ def _draw_limits(seed: int) -> dict[str, int]:
     return {
         "pending_commands": rng.choice((2, 8, 1_000)),
         "pending_bytes": rng.choice((200, 2_000, 1_000_000)),
-        "peer_bytes": rng.choice((100, 1_000, 10_000)),
+        "peer_bytes": rng.choice((1_000, 5_000, 20_000)),
     }
 
 
