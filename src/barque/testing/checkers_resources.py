@@ -7,7 +7,7 @@ from barque.testing.disk import SimDisk
 from barque.testing.loop import VirtualProcess
 
 FILES_MAX = 3
-"""The lock of the data directory, the newest file of the log and of the meta store; others are open for a moment."""
+"""The lock, the newest file of the log and of the meta store; others are open for a moment only."""
 
 
 def judge_stop(name: str, disk: SimDisk, process: VirtualProcess) -> Violation | None:
@@ -24,12 +24,15 @@ def judge_refusal(name: str, disk: SimDisk) -> Violation | None:
 
 
 def judge_bounds(node: Node, disk: SimDisk) -> Violation | None:
-    """What no fault may exceed: the commands that wait, and the files that are open."""
+    """What no fault may exceed: the commands that wait, and the files that are open.
+
+    A request to change members waits for one answer more, and is no command of a client.
+    """
     waiting, config = node.front.overview(), node.config
     over = [
         f"{what}: {found}, at most {bound} are allowed"
         for what, found, bound in (
-            ("commands that wait", waiting["waiting"], config.pending_commands_max),
+            ("commands that wait", waiting["waiting"] - node.calls.working, config.pending_commands_max),
             ("bytes that wait", waiting["waiting_bytes"], config.pending_bytes_max),
             ("open files", len(disk.handles), FILES_MAX),
         )

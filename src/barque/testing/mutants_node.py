@@ -506,6 +506,24 @@ def answered_bytes_wait() -> Any:
     return patch.object(Ranges, "done", done)
 
 
+@mutant("commands wait on a node without bound (I27)", layer="node")
+def waits_without_bound() -> Any:
+    """See `MUTANTS`."""
+    real = Front._park
+
+    def park(self: Front, *arguments: Any) -> None:
+        self._commands_max = self._bytes_max = 1 << 62
+        real(self, *arguments)
+
+    return patch.object(Front, "_park", park)
+
+
+@mutant("a file of the log that is full stays open (I27)", layer="node")
+def full_file_stays_open() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(WalFiles, "_leave", lambda *_: None)
+
+
 @mutant("followers perform the effects of their machines, too (I21)", layer="node")
 def everybody_performs_effects() -> Any:
     """See `MUTANTS`."""
