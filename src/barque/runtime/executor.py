@@ -308,7 +308,7 @@ class Executor:
         if server.raft_state is not old:
             self._timers.cancel((process, "election"))
             self._timers.cancel((process, "condition"))
-            if old is RaftState.LEADER and server.raft_state is not RaftState.AWAIT_CONDITION:
+            if _ends_leadership(old, server.raft_state):
                 self._cancel_machine_timers(process)
             if server.raft_state is RaftState.CANDIDATE:
                 process.counters.raft.elections += 1
@@ -338,6 +338,12 @@ class Executor:
             self._timers.cancel((process, name))
         self._cancel_machine_timers(process)
         self.monitors.forget(process)
+
+
+def _ends_leadership(old: RaftState, new: RaftState) -> bool:
+    """A leader that waits may lead on; its machine's timers and monitors end when it does not (TIME-06)."""
+    leading = (RaftState.LEADER, RaftState.AWAIT_CONDITION)
+    return old in leading and new not in leading
 
 
 def _reads_here(process: ServerProcess, effect: ReadLog) -> bool:

@@ -68,6 +68,8 @@ OTHERS_RATE = 0.2
 """In how many some clusters have other objects than lists."""
 TELLS_RATE = 0.1
 """In how many machines send a message for each command."""
+TIMERS_RATE = 0.1
+"""In how many machines set timers."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +80,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     created: int = 0  # how many of them, the last, are created at run time
     objects: tuple[str, ...] = ()  # of which kind each cluster's are; those that are not named have lists
     tells: bool = False  # whether machines send a message for each command
+    timers: bool = False  # whether they set timers
     duration_s: float = 8.0
     faults: tuple[str, ...] = ()
     pace_s: float = 0.5  # the mean time between two faults, at most
@@ -144,7 +147,7 @@ def draw_scenario(seed: int) -> Scenario:
     some, created, aimed = _draw_clusters(seed)
     clients = max(clients, some)
     faults += aimed
-    return Scenario(
+    scenario = Scenario(
         nodes=rng.choice((3, 3, 3, 5)),
         clusters=some,
         created=created,
@@ -180,6 +183,14 @@ def draw_scenario(seed: int) -> Scenario:
         flush_size=rng.choice((1, 2, 16)),
         upgrade_strategy=rng.choice(("all", "quorum")),
     )
+    timers = random.Random(f"{seed}/timers").random() < TIMERS_RATE  # noqa: S311  # repeatable on purpose
+    return with_timers(scenario) if timers else scenario
+
+
+def with_timers(scenario: Scenario) -> Scenario:
+    """The same with machines that set timers, and leaderships that come, go and come back while they run."""
+    faults = scenario.faults if "transfer" in scenario.faults else (*scenario.faults, "transfer")
+    return msgspec.structs.replace(scenario, timers=True, faults=faults, pace_s=0.15)
 
 
 def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
