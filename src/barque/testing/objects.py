@@ -219,3 +219,8 @@ class NewSimMachine(SimMachine):
             state["moved"] = [f"{command.old} to {command.new} at {meta.index}"]
             return state, None
         return super().apply(meta, command, state)
+
+    def state_enter(self, raft_state: str, state: Objects) -> Sequence[MachineEffect]:
+        """Only who has taken over the state of the former version is asked."""
+        assert "moved" in state, "this version is not in force yet"
+        return super().state_enter(raft_state, state)
