@@ -60,6 +60,18 @@ def test_a_machines_timers_and_monitors_end_with_its_leadership(states: tuple[Ra
     handle.assert_not_called()
 
 
+def test_a_timer_that_is_over_is_forgotten() -> None:
+    """A machine may name each of its timers anew, for as long as it leads."""
+    leader = Leader()
+    for number in range(100):
+        leader.executor.perform(leader.process, Timer(f"fired {number}", after_ms=0))
+        leader.executor.perform(leader.process, Timer(f"cancelled {number}", after_ms=1_000))
+        leader.executor.perform(leader.process, Timer(f"cancelled {number}"))
+    leader.timers.run_due(float("inf"))
+    assert leader.executor._machine_timers == {leader.process: set()}
+    assert len(leader.timers) == 0
+
+
 def test_a_machines_timers_go_on_while_its_leader_waits() -> None:
     """It may be back before they are due."""
     leader = Leader()
