@@ -15,6 +15,7 @@ from barque.core.messages import (
 )
 from barque.core.server import RaftState, ServerConfig
 from barque.errors import ConfigurationError
+from barque.machine.effects import Aux
 from barque.machine.machine import CommandMeta, Machine, MachineVersion
 from barque.testing.core_cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term, Uid
@@ -39,6 +40,10 @@ class Versioned(Machine[list[Any]]):
         state.append((self.acts_as, meta.machine_version, what))
         return state, self.acts_as
 
+    def state_enter(self, raft_state: str, state: list[Any]) -> Any:
+        """A leader's machine tells which version was asked."""
+        return [Aux(self.acts_as)] if raft_state == "leader" else []
+
     def which_module(self, version: int) -> Machine[list[Any]]:
         """The machine of that version."""
         return Versioned(self.version, version)
@@ -61,6 +66,16 @@ def upgraded(versions: str, *, strategy: str = "all", initial: int = 0) -> CoreC
 def effective(cluster: CoreCluster) -> list[int]:
     """The version in force on each member."""
     return [member.server.effective_machine_version for member in cluster.members.values()]
+
+
+def test_who_enters_a_state_is_asked_in_the_version_in_force() -> None:
+    """MAC-05, MAC-10: newer code does not know the state that the older one has left."""
+    cluster = upgraded("220")
+    assert cluster["a"].machine_effects == [Aux(0)]
+    cluster = upgraded("222")
+    cluster.partition("a", "bc")
+    cluster.elect("b")
+    assert cluster["b"].machine_effects == [Aux(2)]
 
 
 # --- strategies ----------------------------------------------------------------------------

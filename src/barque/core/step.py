@@ -119,7 +119,7 @@ def handle_state_enter(server: Server, old: RaftState) -> list[Effect]:
 
 
 def _machine_enters(server: Server) -> list[Effect]:
-    return take_callback_effects(server.cfg.machine.state_enter(str(server.raft_state), server.machine_state))
+    return take_callback_effects(server.machine.state_enter(str(server.raft_state), server.machine_state))
 
 
 def has_unfinished_business(server: Server) -> bool:

@@ -258,15 +258,16 @@ class Executor:
                 process.enqueue(MachineAppend(msgspec.msgpack.encode(effect.command)))
 
     def _set_machine_timer(self, process: ServerProcess, timer: Timer) -> None:
-        key = (process, f"machine {timer.name}")
+        key, mine = (process, f"machine {timer.name}"), self._machine_timers.setdefault(process, set())
         if timer.at_ms is not None:
             after_ms = max(0, timer.at_ms - self._clock.wall_ms())
         elif timer.after_ms is not None:
             after_ms = max(0, timer.after_ms)
         else:
             self._timers.cancel(key)
+            mine.discard(timer.name)
             return
-        self._machine_timers.setdefault(process, set()).add(timer.name)
+        mine.add(timer.name)
         self._arm(process, key[1], after_ms / 1000, MachineTimeout(timer.name))
 
     # --- timers ------------------------------------------------------------------------
@@ -295,6 +296,8 @@ class Executor:
         def expire() -> None:
             if isinstance(message, ElectionTimeout):
                 process.counters.raft.pre_vote_elections += 1
+            elif isinstance(message, MachineTimeout):
+                self._machine_timers[process].discard(message.name)
             process.handle(message)
             self._outlets.wake()
 
@@ -308,7 +311,7 @@ class Executor:
         if server.raft_state is not old:
             self._timers.cancel((process, "election"))
             self._timers.cancel((process, "condition"))
-            if old is RaftState.LEADER and server.raft_state is not RaftState.AWAIT_CONDITION:
+            if _ends_leadership(old, server.raft_state):
                 self._cancel_machine_timers(process)
             if server.raft_state is RaftState.CANDIDATE:
                 process.counters.raft.elections += 1
@@ -338,6 +341,12 @@ class Executor:
             self._timers.cancel((process, name))
         self._cancel_machine_timers(process)
         self.monitors.forget(process)
+
+
+def _ends_leadership(old: RaftState, new: RaftState) -> bool:
+    """A leader that waits may lead on; its machine's timers and monitors end when it does not (TIME-06)."""
+    leading = (RaftState.LEADER, RaftState.AWAIT_CONDITION)
+    return old in leading and new not in leading
 
 
 def _reads_here(process: ServerProcess, effect: ReadLog) -> bool:

@@ -105,7 +105,7 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
             "type": type(machine).__name__,
             "version": machine.version,
             "effective_version": server.effective_machine_version,
-            **machine.overview(server.machine_state),
+            **server.machine.overview(server.machine_state),
         },
         "log": server.log.overview(),
         "commit_latency_ms": server.commit_latency_ms,

@@ -24,8 +24,9 @@ from barque.testing.checkers import (
     Violation,
     incarnation,
 )
+from barque.testing.checkers_effects import Messages, Timeouts
 from barque.testing.checkers_members import Configurations, Departures
-from barque.types import Index, IndexTerm, ServerId, Term
+from barque.types import IndexTerm, ServerId
 
 
 class Bystander:
@@ -36,10 +37,11 @@ class Bystander:
         self.matching = LogMatching(report)
         self.committed = Committed(report)
         self.configurations = Configurations(report)
+        self.messages = Messages(report)
+        self.timeouts = Timeouts(report)
         self.durability = durability
         self.departures = departures
         self._report = report
-        self._told: dict[tuple[Term, Index], None] = {}
         self._servers: dict[ServerId, Server] = {}  # as they started last
         self._looks: dict[type, Callable[[Server, ServerId, Any], None]] = {
             AppendEntriesRpc: self._append_entries,
@@ -113,18 +115,6 @@ class Bystander:
             holders = [(node, uid) for node, uid in known if uid is not None]
             self.durability.committed(meta.index, meta.term, holders, len(voters) // 2 + 1)
 
-    def told(self, server: Server, index: Index) -> None:
-        """A machine's effect is performed: by a leader, and once in a leadership (I21)."""
-        if server.raft_state is not RaftState.LEADER:
-            states = (
-                f"{server.id} is {server.raft_state} in term {server.current_term}, and performs {index}",
-            )
-            self._report(Violation("effects (I21)", "an effect of a server that does not lead", states))
-        if (server.current_term, index) in self._told:
-            states = (f"{server.id} performs the effect of {index} once more in term {server.current_term}",)
-            self._report(Violation("effects (I21)", "an effect is performed twice", states))
-        self._told[server.current_term, index] = None
-
     def restarted(self, server: Server) -> None:
         """A server has recovered what was on its disk."""
         self.departures.lives(server, "starts again")
@@ -151,6 +141,10 @@ class Bystanders:
                 self._report, self.durability, self.departures
             )
         return known
+
+    def all(self) -> list[Bystander]:
+        """Of all clusters that there were."""
+        return list(self._all.values())
 
     @property
     def elections(self) -> int:

@@ -113,7 +113,8 @@ class Reports:
         """It has led since it started, so it has counted what was done in its term, or more."""
         history = [operation for client in cluster.clients for operation in client.history]
         reads = [o for o in history if o.called > settled_s and o.outcome is Outcome.OK and o.is_read]
-        terms = [term for term, _, _ in bystander.committed.entries.values()]
+        entries, timeouts = bystander.committed.entries, bystander.timeouts.judged  # these nobody sent
+        terms = [term for index, (term, _, _) in entries.items() if index not in timeouts]
         commands = terms.count(said["current_term"])
         least = {"elections": 1, "commands": commands, "consistent_queries": len(reads)}
         for name, count in least.items():

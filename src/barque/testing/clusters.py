@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from barque.core.server import RaftState, Server
 from barque.errors import BarqueError
+from barque.testing.alarms import PENDING
 from barque.testing.checkers import Violation
 from barque.testing.history import Outcome
 from barque.testing.work import Work
@@ -213,6 +214,15 @@ class SimCluster:
         for client in self.clients:
             while (await client.change("k0", 2.0)).outcome is not Outcome.OK:  # noqa: ASYNC110  # not an event
                 await asyncio.sleep(0.05)
+
+    def timers_owed(self) -> list[str]:
+        """I21: timers that are pending although their time is over, and who should have fired them."""
+        leader = self.leader()
+        if leader is None:
+            return [f"{self.name}: no leader"]
+        timeouts, now_s = self.sim.bystanders.of(leader).timeouts, self.sim.loop.now
+        pending = leader.machine_state.get(PENDING, ())
+        return [f"{leader.id}: timer {name}" for name in pending if timeouts.is_owed(leader, name, now_s)]
 
     async def shows_all(self) -> None:
         """Read every object once more, so that no change is left that nobody has seen."""

@@ -11,11 +11,13 @@ from barque.config import ClusterConfig, NodeConfig
 from barque.core.server import RaftState, Server
 from barque.errors import StorageError
 from barque.log.disk import join
+from barque.machine.effects import Timer
 from barque.machine.machine import CommandMeta
 from barque.runtime.clock import Clock
 from barque.runtime.node import Node
 from barque.runtime.outlets import NodeOutlets
 from barque.runtime.server_process import ServerProcess
+from barque.testing.alarms import Alarms
 from barque.testing.checkers import Violation
 from barque.testing.checkers_members import Departed, check_registry
 from barque.testing.checkers_resources import judge_bounds, judge_refusal, judge_rest, judge_stop
@@ -58,7 +60,7 @@ class SimOutlets(NodeOutlets):
 
     def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
         """See `Outlets`."""
-        self._host.sim.bystanders.of(process.server).told(process.server, message)
+        self._host.sim.bystanders.of(process.server).messages.sent(process.server, message)
         super().send_event(process, to, message)
 
     def server_stopped(self, process: ServerProcess) -> None:
@@ -156,10 +158,8 @@ class Host:
             pending_commands_max=scenario.pending_commands,
             pending_bytes_max=scenario.pending_bytes,
         )
-        machine = NewSimMachine if self.upgraded else SimMachine
         machines: Mapping[str, Any] = {
-            cluster: machine(KINDS[kind], partial(self._applied, cluster), tells=scenario.tells)
-            for cluster, kind in scenario.kinds
+            cluster: self._make_machine(cluster, kind) for cluster, kind in scenario.kinds
         }
         return SimNode(
             self,
@@ -172,6 +172,12 @@ class Host:
             make_writer=partial(sim_writer, process, disk),
             checked=True,
         )
+
+    def _make_machine(self, cluster: str, kind: str) -> SimMachine:
+        scenario, applied = self.sim.scenario, partial(self._applied, cluster)
+        alarms = Alarms(partial(self._asks, cluster), partial(self._fired, cluster))
+        machine = NewSimMachine if self.upgraded else SimMachine
+        return machine(KINDS[kind], applied, tells=scenario.tells, alarms=alarms if scenario.timers else None)
 
     def _transport(self, node: Node, incarnation: int, rng: random.Random) -> SimTransport:
         assert self.process is not None
@@ -378,6 +384,22 @@ class Host:
             self.failed[cluster] = None
             self.sim.nemesis.count("machine_fails", f"{cluster}@{self.name}")
             raise RuntimeError("this machine fails on this node, once")
-        assert self._newest is not None
-        server = self._newest.system.processes[cluster].server
+        server = self._member(cluster)
         self.sim.bystanders.of(server).applied(server, self.sim.uid_of, meta, command)
+
+    def _asks(self, cluster: str, timer: Timer) -> None:
+        server = self._member(cluster)
+        assert self.clock is not None
+        if server.raft_state is RaftState.LEADER:
+            self.sim.transcript.note(str(server.id), f"asks for {timer}")
+        self.sim.bystanders.of(server).timeouts.asks(server, timer, self.clock)
+
+    def _fired(self, cluster: str, meta: CommandMeta, name: str) -> None:
+        server = self._member(cluster)
+        assert self.clock is not None
+        self.sim.bystanders.of(server).timeouts.fired(server, meta, name, self.clock.monotonic())
+
+    def _member(self, cluster: str) -> Server:
+        """Its member, be it that it is still starting."""
+        assert self._newest is not None
+        return self._newest.system.processes[cluster].server

@@ -4,13 +4,14 @@
 are worth. docs/reference/mutants.md has the table. Rows are those of docs/reference/historical-bugs.md.
 """
 
-from barque.testing import mutants_core, mutants_elections, mutants_members, mutants_node
+from barque.testing import mutants_core, mutants_effects, mutants_elections, mutants_members, mutants_node
 from barque.testing.mutant_registry import MUTANTS, Mutant, planted
 
 __all__ = [
     "MUTANTS",
     "Mutant",
     "mutants_core",
+    "mutants_effects",
     "mutants_elections",
     "mutants_members",
     "mutants_node",

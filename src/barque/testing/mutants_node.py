@@ -16,9 +16,7 @@ from barque.log.meta import MetaStore
 from barque.log.wal import Wal
 from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import Record
-from barque.machine.effects import SendMsg
 from barque.runtime import reporting, system
-from barque.runtime.executor import Executor
 from barque.runtime.front import Front, _join_columns
 from barque.runtime.inbox import Inbox
 from barque.runtime.node import Node
@@ -522,17 +520,3 @@ def waits_without_bound() -> Any:
 def full_file_stays_open() -> Any:
     """See `MUTANTS`."""
     return patch.object(WalFiles, "_leave", lambda *_: None)
-
-
-@mutant("followers perform the effects of their machines, too (I21)", layer="node")
-def everybody_performs_effects() -> Any:
-    """See `MUTANTS`."""
-    real = Executor._perform_machine
-
-    def perform(self: Executor, process: ServerProcess, effect: Any) -> None:
-        if isinstance(effect, SendMsg):
-            self._perform_leaders(process, effect)
-        else:
-            real(self, process, effect)
-
-    return patch.object(Executor, "_perform_machine", perform)

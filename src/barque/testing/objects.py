@@ -4,12 +4,13 @@ What the machine does is written here once more, apart from the models that judg
 """
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, ClassVar, Protocol
 
-from barque.machine.effects import SendMsg
-from barque.machine.machine import CommandMeta, Machine, MachineVersion
+from barque.machine.effects import MachineEffect, SendMsg
+from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
+from barque.testing.alarms import Alarms
 
 _EPOCH = "epoch"
 LISTS = "lists"
@@ -157,13 +158,18 @@ KINDS: dict[str, Kind] = {
 class SimMachine(Machine[Objects]):
     """Objects of one kind. Each answer begins with the epoch, which a cluster is given when it is created.
 
-    One that `tells` sends whoever asked a message with the index of each command, for the bystanders.
+    One that `tells` sends whoever asked a message with the index of each command, for the bystanders. One
+    with `alarms` sets and cancels timers with each command; what is pending and what has expired is a part
+    of its state.
     """
 
-    def __init__(self, kind: Kind, applied: Applied, *, tells: bool = False) -> None:
+    def __init__(
+        self, kind: Kind, applied: Applied, *, tells: bool = False, alarms: Alarms | None = None
+    ) -> None:
         self._kind = kind
         self._applied = applied
         self._tells = tells
+        self._alarms = alarms
 
     def init(self, args: dict[str, Any]) -> Objects:
         """No objects but the epoch."""
@@ -171,11 +177,25 @@ class SimMachine(Machine[Objects]):
 
     def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
         """Do it. Which version does it is a part of what happened: all members must do it with the same."""
+        if isinstance(command, Timeout):
+            return self._expire(meta, command, state)
         key, *what = command
         self._applied(meta, f"{what} to {key} by version {self.version}")
         state[key], answer = self._kind.perform(state.get(key), *what)
         told = [SendMsg(meta.origin, meta.index)] if self._tells else []
-        return state, [state[_EPOCH][0], answer], told
+        timers = self._alarms.change(meta, key, state) if self._alarms is not None else []
+        return state, [state[_EPOCH][0], answer], [*told, *timers]
+
+    def _expire(self, meta: CommandMeta, timeout: Timeout, state: Objects) -> Any:
+        assert self._alarms is not None
+        self._applied(meta, f"timeout of {timeout.name} by version {self.version}")
+        return state, None, self._alarms.expire(meta, timeout.name, state)
+
+    def state_enter(self, raft_state: str, state: Objects) -> Sequence[MachineEffect]:
+        """Timers die with leadership: a new leader sets them again."""
+        if self._alarms is None or raft_state != "leader":
+            return ()
+        return self._alarms.lead(state)
 
     def query(self, query: Any, state: Objects) -> Any:
         """One whole object."""
@@ -189,7 +209,9 @@ class NewSimMachine(SimMachine):
 
     def which_module(self, version: int) -> Machine[Objects]:
         """The code of the version in force."""
-        return self if version else SimMachine(self._kind, self._applied, tells=self._tells)
+        if version:
+            return self
+        return SimMachine(self._kind, self._applied, tells=self._tells, alarms=self._alarms)
 
     def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
         """Do it, or take over the state of the former version."""
@@ -197,3 +219,8 @@ class NewSimMachine(SimMachine):
             state["moved"] = [f"{command.old} to {command.new} at {meta.index}"]
             return state, None
         return super().apply(meta, command, state)
+
+    def state_enter(self, raft_state: str, state: Objects) -> Sequence[MachineEffect]:
+        """Only who has taken over the state of the former version is asked."""
+        assert "moved" in state, "this version is not in force yet"
+        return super().state_enter(raft_state, state)

@@ -291,6 +291,9 @@ class Simulation:
         self._phase = "a new command to be committed by each client"
         for cluster in formed:
             await cluster.works()
+        self._phase = "timers to fire whose time is over"
+        while any(cluster.timers_owed() for cluster in formed):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         self._phase = "all members to be equal"
         while not all(cluster.equal() for cluster in formed):  # noqa: ASYNC110  # looks at what others do
             await asyncio.sleep(0.05)
@@ -334,7 +337,8 @@ class Simulation:
             text = f"waited {LIVENESS_S:.0f} s without faults for {self._phase}"
             leftovers = [who for cluster in self.clusters for who in cluster.leftovers()]
             name = "the removed stay away (I23)" if leftovers else "liveness (I25)"
-            self.report(Violation(name, text, (*self._states(), *leftovers)))
+            owed = [timer for cluster in self.clusters for timer in cluster.timers_owed()]
+            self.report(Violation(name, text, (*self._states(), *leftovers, *owed)))
             return None
 
     async def _come_to_rest(self, formed: list[SimCluster]) -> bool:

@@ -70,6 +70,8 @@ TELLS_RATE = 0.1
 """In how many machines send a message for each command."""
 TIGHT_RATE = 0.1
 """In how many nodes may use up little: few commands wait at a time, few bytes for a peer."""
+TIMERS_RATE = 0.1
+"""In how many machines set timers."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +85,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     pending_commands: int = 1_000_000
     pending_bytes: int = 512 * 1024 * 1024
     peer_bytes: int = 8 * 1024 * 1024
+    timers: bool = False  # whether they set timers
     duration_s: float = 8.0
     faults: tuple[str, ...] = ()
     pace_s: float = 0.5  # the mean time between two faults, at most
@@ -149,13 +152,12 @@ def draw_scenario(seed: int) -> Scenario:
     some, created, aimed = _draw_clusters(seed)
     clients = max(clients, some)
     faults += aimed
-    return Scenario(
+    scenario = Scenario(
         nodes=rng.choice((3, 3, 3, 5)),
         clusters=some,
         created=created,
         objects=_draw_objects(seed, some),
         tells=random.Random(f"{seed}/tells").random() < TELLS_RATE,  # noqa: S311  # repeatable on purpose
-        **_draw_limits(seed),
         duration_s=duration_s,
         faults=faults,
         pace_s=pace_s,
@@ -186,6 +188,26 @@ def draw_scenario(seed: int) -> Scenario:
         flush_size=rng.choice((1, 2, 16)),
         upgrade_strategy=rng.choice(("all", "quorum")),
     )
+    timers = random.Random(f"{seed}/timers").random() < TIMERS_RATE  # noqa: S311  # repeatable on purpose
+    scenario = with_timers(scenario) if timers else scenario
+    limits = random.Random(f"{seed}/limits")  # noqa: S311  # repeatable on purpose
+    return with_limits(scenario, limits) if limits.random() < TIGHT_RATE else scenario
+
+
+def with_timers(scenario: Scenario) -> Scenario:
+    """The same with machines that set timers, and leaderships that come, go and come back while they run."""
+    faults = scenario.faults if "transfer" in scenario.faults else (*scenario.faults, "transfer")
+    return msgspec.structs.replace(scenario, timers=True, faults=faults, pace_s=0.15)
+
+
+def with_limits(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same with nodes on which little may wait."""
+    return msgspec.structs.replace(
+        scenario,
+        pending_commands=rng.choice((2, 8, 1_000)),
+        pending_bytes=rng.choice((200, 2_000, 1_000_000)),
+        peer_bytes=rng.choice((1_000, 5_000, 20_000)),
+    )
 
 
 def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
@@ -199,18 +221,6 @@ def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
     if created and rng.random() < 0.5:
         faults += ("recreate",)
     return some, created, faults
-
-
-def _draw_limits(seed: int) -> dict[str, int]:
-    """How much may wait on a node, if that is little."""
-    rng = random.Random(f"{seed}/limits")  # noqa: S311  # repeatable on purpose
-    if rng.random() >= TIGHT_RATE:
-        return {}
-    return {
-        "pending_commands": rng.choice((2, 8, 1_000)),
-        "pending_bytes": rng.choice((200, 2_000, 1_000_000)),
-        "peer_bytes": rng.choice((1_000, 5_000, 20_000)),
-    }
 
 
 def _draw_objects(seed: int, clusters: int) -> tuple[str, ...]:

@@ -1,0 +1,193 @@
+"""Timers of machines in a simulation (I21): what the checker demands, and that it notices what is wrong."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from barque.core.server import RaftState
+from barque.machine.effects import Timer
+from barque.machine.machine import CommandMeta
+from barque.testing.alarms import EXPIRED, PENDING, Alarms
+from barque.testing.checkers import Violation
+from barque.testing.checkers_effects import Timeouts
+from barque.testing.mutants import planted
+from barque.testing.simulator import Simulation, simulate
+from barque.testing.swarm import Scenario, draw_scenario, with_timers
+from barque.types import NOBODY, Index, IndexTerm, ReplyMode, Term
+
+TRANSFERS = Scenario(faults=("transfer",), duration_s=6.0, pace_s=0.15, timers=True)
+
+
+class Clock:
+    """Stands still, and its wall clock is 100 s ahead."""
+
+    now_s = 0.0
+
+    def monotonic(self) -> float:
+        """See `BothClocks`."""
+        return self.now_s
+
+    def wall_ms(self) -> int:
+        """See `BothClocks`."""
+        return round(self.now_s * 1000) + 100_000
+
+
+class Leadership:
+    """A leader of term 2 that is asked for timers, and what the checker says."""
+
+    def __init__(self) -> None:
+        self.found: list[Violation] = []
+        self.timeouts = Timeouts(self.found.append)
+        self.clock = Clock()
+        self.server: Any = SimpleNamespace(
+            id="lists@n1",
+            raft_state=RaftState.LEADER,
+            current_term=Term(2),
+            log=SimpleNamespace(last_index_term=lambda: IndexTerm(Index(self.log_end), Term(2))),
+        )
+        self.log_end = 5
+
+    def asks(self, timer: Timer) -> None:
+        """Its machine asks for this."""
+        self.timeouts.asks(self.server, timer, self.clock)
+
+    def fired(self, index: int, now_s: float, term: int = 2) -> list[str]:
+        """A timeout of `t` is applied; what was found so far."""
+        self.timeouts.fired(self.server, meta(index, term=term), "t", now_s)
+        return [violation.text for violation in self.found]
+
+
+def meta(index: int, *, time_ms: int = 1_000, term: int = 2) -> CommandMeta:
+    """Of a command at this index."""
+    return CommandMeta(Index(index), Term(term), 0, time_ms, NOBODY, ReplyMode.NOREPLY)
+
+
+def test_a_timer_fires_once_at_its_time() -> None:
+    """By the monotonic clock for `after_ms`, and for `at_ms` from the moment it was asked for."""
+    leader = Leadership()
+    leader.asks(Timer("t", after_ms=200))
+    assert leader.timeouts.is_owed(leader.server, "t", 0.2)
+    assert not leader.timeouts.is_owed(leader.server, "t", 0.1)
+    assert leader.fired(6, 0.2) == []
+    leader.log_end = 6
+    leader.asks(Timer("t", at_ms=100_300))
+    assert leader.fired(7, 0.3) == []
+    assert leader.fired(7, 0.4) == [], "the other members apply it, too"
+    assert leader.fired(8, 0.5) == ["a timer fires twice"]
+
+
+def test_a_timer_that_fires_early_is_noticed() -> None:
+    """Also if it is its former setting that fires, after it was replaced."""
+    leader = Leadership()
+    leader.asks(Timer("t", after_ms=10))
+    leader.log_end = 6
+    leader.asks(Timer("t", at_ms=100_200))
+    assert leader.fired(7, 0.1) == ["a timer fires before its time"]
+
+
+def test_what_was_appended_before_a_replacement_may_be_applied_after_it() -> None:
+    """The log tells: the timeout is older than what the machine asked for last."""
+    leader = Leadership()
+    leader.asks(Timer("t", after_ms=10))
+    leader.log_end = 7
+    leader.asks(Timer("t"))
+    assert leader.fired(7, 0.1) == []
+    assert leader.fired(8, 0.1) == ["a timer fires although it was cancelled"]
+
+
+def test_a_timeout_of_another_leadership_is_noticed() -> None:
+    """Nobody had asked for it in that term; what a follower's machine asks for does not count."""
+    leader = Leadership()
+    leader.asks(Timer("t", after_ms=10))
+    leader.server.current_term, leader.server.raft_state = Term(3), RaftState.FOLLOWER
+    leader.asks(Timer("t", after_ms=10))
+    assert leader.fired(6, 0.1, term=3) == ["a timeout that nobody had asked for in this leadership"]
+    assert leader.timeouts.is_owed(leader.server, "t", 0.0), "a leader that never set it owes it"
+
+
+def test_the_machine_knows_what_is_pending() -> None:
+    """A setting is pending until it expires or is cancelled, and is set again with each leadership."""
+    asked: list[Timer] = []
+    alarms, state = Alarms(asked.append, lambda *_: None), dict[str, Any]()
+    for index in range(1, 200):
+        effects = alarms.change(meta(index), f"k{index % 2}", state)
+        assert effects == asked[-1:]
+        assert (asked[-1].name in state[PENDING]) == (asked[-1] != Timer(asked[-1].name))
+    again = alarms.lead(state)
+    assert {timer.name for timer in again} == set(state[PENDING])
+    assert {timer.at_ms is None for timer in again} == {False, True}
+    settings = {setting.set_at for setting in state[PENDING].values()}
+    for name in list(state[PENDING]):
+        alarms.expire(meta(200, time_ms=10_000), name, state)
+    assert not state[PENDING]
+    assert {setting for setting, _ in state[EXPIRED]} == settings
+
+
+def test_the_machine_sets_again_what_came_too_early() -> None:
+    """A `Timeout` may be of a former setting; with `at_ms` the log's time tells."""
+    alarms, state = Alarms(lambda _: None, lambda *_: None), dict[str, Any]()
+    index = 0
+    while not any(setting.by_wall and setting.after_ms for setting in state.get(PENDING, {}).values()):
+        index += 1
+        alarms.change(meta(index), "k", state)
+    [name] = [n for n, setting in state[PENDING].items() if setting.by_wall and setting.after_ms]
+    assert alarms.expire(meta(index + 1), name, state) == [Timer(name, at_ms=state[PENDING][name].due_ms)]
+    assert name in state[PENDING]
+    assert EXPIRED not in state
+
+
+def test_timers_come_back_with_leaderships_that_come_and_go() -> None:
+    """Leaders hand over, follow and lead again: a timer of the former leadership does not fire.
+
+    They did: a leader that hands over waits before it follows, and its timers went on.
+    """
+    for seed in range(1, 3):
+        assert str(simulate(seed, TRANSFERS)) == f"seed {seed}: clean"
+
+
+def test_a_timer_that_outlives_its_leadership_is_noticed() -> None:
+    """It fires when its server leads again, and nobody has set it since."""
+    with planted("timers_outlive_leadership"):
+        found = [simulate(seed, TRANSFERS).violation for seed in range(1, 5)]
+    texts = {violation.text for violation in found if violation is not None}
+    assert "a timeout that nobody had asked for in this leadership" in texts
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("timer_fires_twice", "a timer fires twice"),
+        ("timer_fires_early", "a timer fires before its time"),
+        ("cancelled_timer_fires", "a timer fires although it was cancelled"),
+        ("replaced_timer_fires", "a timer fires"),
+        ("timers_not_set_again", "waited 60 s without faults for timers to fire whose time is over"),
+    ],
+)
+def test_a_timer_that_misbehaves_is_noticed(name: str, text: str) -> None:
+    """Within a few seeds, whatever else they draw."""
+    with planted(name):
+        for seed in range(1, 5):
+            violation = simulate(seed, with_timers(draw_scenario(seed))).violation
+            if violation is not None:
+                assert text in violation.text
+                return
+    pytest.fail("nothing was noticed")
+
+
+def test_one_seed_in_ten_has_timers_and_the_others_do_not_know() -> None:
+    """The draw has random numbers of its own; such a seed has transfers, at a quick pace."""
+    drawn = [draw_scenario(seed) for seed in range(1, 301)]
+    some = [scenario for scenario in drawn if scenario.timers]
+    assert 15 < len(some) < 50
+    assert all("transfer" in scenario.faults and scenario.pace_s == 0.15 for scenario in some)
+    assert not _timeouts(msgspec.structs.replace(TRANSFERS, timers=False))
+    assert _timeouts(TRANSFERS) > 20
+
+
+def _timeouts(scenario: Scenario) -> int:
+    """How many were applied."""
+    simulation = Simulation(1, scenario)
+    assert str(simulation.run()) == "seed 1: clean"
+    return sum(len(bystander.timeouts.judged) for bystander in simulation.bystanders.all())
