@@ -211,8 +211,7 @@ class SimCluster:
     async def works(self) -> None:
         """Wait until each client's new command was committed."""
         for client in self.clients:
-            while (await client.change("k0", 2.0)).outcome is not Outcome.OK:  # noqa: ASYNC110  # not an event
-                await asyncio.sleep(0.05)
+            await client.is_served()
 
     async def shows_all(self) -> None:
         """Read every object once more, so that no change is left that nobody has seen."""
