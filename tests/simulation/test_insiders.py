@@ -75,6 +75,14 @@ def test_insiders_hear_machines() -> None:
         assert violation(run(tells=True)) == "messages of machines arrive (I21)"
 
 
+def test_a_connection_that_has_ended_is_forgotten() -> None:
+    """At rest a node has as many sessions as clients are connected, inside and outside."""
+    faults = ("client_disconnect",)
+    assert violation(run(clients=3, insiders=1, faults=faults)) == ""
+    with planted("ended_clients_kept"):
+        assert violation(run(clients=3, insiders=1, faults=faults)) == "queues drain (I27)"
+
+
 def test_insiders_are_drawn_apart() -> None:
     """One seed in six has some; what else a seed means does not depend on it."""
     some = [seed for seed in range(1, 601) if draw_scenario(seed).insiders]

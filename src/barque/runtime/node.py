@@ -268,6 +268,11 @@ class Node:
         self._listeners.pop(session, None)
         self._insiders.pop(session, None)
 
+    @property
+    def listening(self) -> int:
+        """How many clients are connected, by the transport or in this process."""
+        return len(self._listeners)
+
     def tell_listeners(self, cluster: str, message: msgspec.Raw) -> None:
         """A machine's message has come for the clients of this node."""
         for session in self._listeners:

@@ -352,7 +352,8 @@ class Host:
 
     def check_rest(self) -> None:
         """I27, when all is over and the node runs."""
-        found = [judge_rest(self.node)] if self.node is not None else []
+        connected = self.sim.network.clients_of(self.name) + sum(i.is_connected for i in self.insiders)
+        found = [judge_rest(self.node, connected)] if self.node is not None else []
         for violation in (*found, *(insider.judge_heard() for insider in self.insiders)):
             if violation is not None:
                 self.sim.report(violation)

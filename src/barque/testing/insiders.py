@@ -177,6 +177,11 @@ class Insider(SimClient):
         except BarqueError:
             return False
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether its node has a session for it."""
+        return self._life is not None and self._life.process.alive and self._life.told is not None
+
     # --- machines' messages ------------------------------------------------------------------
 
     def is_told(self, cluster: str, message: Any) -> None:

@@ -20,6 +20,7 @@ from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import Record
 from barque.machine.effects import SendMsg
 from barque.runtime import reporting, system
+from barque.runtime.client_sink import ClientSession
 from barque.runtime.executor import Executor
 from barque.runtime.front import Front, _join_columns
 from barque.runtime.inbox import Inbox
@@ -96,6 +97,12 @@ def stopped_called_refused() -> Any:
         real(self, reason)
 
     return patch.object(Router, "end", end)
+
+
+@mutant("a client's connection that has ended is kept (I27)", layer="node")
+def ended_clients_kept() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(ClientSession, "on_closed", lambda _self: None)
 
 
 @mutant("a machine's message reaches one of a node's clients only (I21)", layer="node")
