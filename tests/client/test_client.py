@@ -9,7 +9,7 @@ from tests.nodes import SECRET, nodes, until
 from tests.ports import free_port
 
 import barque
-from barque.errors import NoLeader, Stopped, Unauthenticated
+from barque.errors import NoLeader, OutcomeUnknown, Stopped, Unauthenticated
 
 
 async def test_pipelined_commands_are_applied_in_order(tmp_path: Path) -> None:
@@ -148,6 +148,29 @@ async def test_a_client_inside_the_process(tmp_path: Path) -> None:
         assert sum(await asyncio.gather(*(client.process_command("sum", 1) for _ in range(10)))) == 55
         assert (await client.ping("sum"))["server"] == "sum@n2"
         assert (await client.overview("sum"))["machine"]["sum"] == 10
+
+
+async def test_a_client_inside_the_process_ends_with_its_node(tmp_path: Path) -> None:
+    """What waits when the node stops is told so at once, whatever its time; later calls are refused."""
+    async with nodes(tmp_path) as three:
+        node = three.running["n2"]
+        async with barque.local_client(node, timeout_s=60.0) as client:
+            await client.start_cluster("sum", "adder")
+            await three.stop("n1")
+            await three.stop("n3")
+            command = asyncio.create_task(client.process_command("sum", 1))
+            read = asyncio.create_task(client.consistent_query("sum"))
+            await asyncio.sleep(0.05)
+            await three.stop("n2")
+            async with asyncio.timeout(1.0):
+                with pytest.raises(OutcomeUnknown):
+                    await command
+                with pytest.raises(Stopped):
+                    await read
+                with pytest.raises(Stopped):
+                    await client.process_command("sum", 1)
+        with pytest.raises(NoLeader, match="does not run"):
+            await barque.local_client(node, timeout_s=0.1).connect()
 
 
 async def test_threads_share_a_sync_client(tmp_path: Path) -> None:

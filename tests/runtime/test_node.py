@@ -15,6 +15,7 @@ from barque.errors import (
     NoLeader,
     NotAvailableYet,
     OutcomeUnknown,
+    QueryTimeout,
     StorageError,
     UnknownCluster,
 )
@@ -311,6 +312,26 @@ async def test_a_node_that_has_stopped_begins_no_work(tmp_path: Path) -> None:
         assert answers == [(None, "Stopped", "the node is stopping")]
         node.calls._answer_later("n2", NodeCallReply(1, None, "Stopped", ""))
         assert not node.calls._tasks  # an answer that finds no connection does not wait for one
+
+
+async def test_what_a_node_works_on_when_it_stops_may_have_happened(tmp_path: Path) -> None:
+    """A change that is cut off, here or on the node that was asked, is not called refused."""
+    async with nodes(tmp_path, 1) as single:
+        calls = single.running["n1"].calls
+        answers: list[tuple[str, str | None]] = []
+
+        async def works(_verb: str, _arguments: dict[str, Any]) -> None:
+            await asyncio.sleep(60.0)
+
+        calls._handler, calls._send = works, lambda _node, _message: True
+        for verb in ("member_add", "ping"):
+            calls.serve(verb, {}, lambda _value, error, _text, verb=verb: answers.append((verb, error)))  # type: ignore[misc]
+        asked = [asyncio.create_task(calls.call("n2", verb, {}, 60.0)) for verb in ("member_add", "ping")]
+        await asyncio.sleep(0)
+        await single.stop("n1")
+        assert answers == [("member_add", "OutcomeUnknown"), ("ping", "QueryTimeout")]
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(end) for end in ends] == [OutcomeUnknown, QueryTimeout]
 
 
 async def test_a_meta_store_that_works_again_is_no_failure(

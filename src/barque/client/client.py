@@ -83,6 +83,11 @@ class Client:
         self._open = False
         await self._router.close()
 
+    def end(self, reason: str) -> None:
+        """Likewise, at once, for the owner of the links: `reason` is what those who wait are told."""
+        self._open = False
+        self._router.end(reason)
+
     async def __aenter__(self) -> "Client":
         await self.connect()
         return self

@@ -28,23 +28,33 @@ _decode = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 def local_client(node: Node, *, timeout_s: float = 5.0) -> Client:
-    """A client of this node; it ends with the node."""
+    """A client of this node. When the node stops it is closed, as by `Client.close`."""
 
     async def connect(
         address: str, connection: Connection, on_closed: Callable[[str], None]
     ) -> tuple[Link, str]:
-        return LocalLink(node, connection, on_closed), node.name
+        return LocalLink(node, connection, on_closed, client.end), node.name
 
-    return Client.over(connect, timeout_s=timeout_s)
+    client = Client.over(connect, timeout_s=timeout_s)
+    return client
 
 
 class LocalLink:
-    """Hands requests to the node as they are. Answers come in a later turn, as from a socket."""
+    """Hands requests to the node as they are. Answers come in a later turn, as from a socket.
 
-    def __init__(self, node: Node, connection: Connection, on_closed: Callable[[str], None]) -> None:
+    Raises `Stopped` if the node does not run. `on_stopped` hears when it stops.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        connection: Connection,
+        on_closed: Callable[[str], None],
+        on_stopped: Callable[[str], None],
+    ) -> None:
         self._node = node
         self._on_closed = on_closed
-        self._session = node.session(connection.on_answers, events=True)
+        self._session = node.session(connection.on_answers, events=True, on_stopped=on_stopped)
         self._closed = False
 
     def send(self, requests: list[ClientRequest]) -> bool:

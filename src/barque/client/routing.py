@@ -102,22 +102,27 @@ class Router:
 
     async def close(self) -> None:
         """End everything; what waits is told."""
+        dialing = list(self._dialing.values())
+        self.end("the client was closed")
+        await asyncio.gather(*dialing, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    def end(self, reason: str) -> None:
+        """Likewise, at once."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for task in list(self._dialing.values()):
+        for task in self._dialing.values():
             task.cancel()
-        await asyncio.gather(*self._dialing.values(), return_exceptions=True)
         unsent = [*self._unsent, *self._open.values()]
         self._unsent, self._open = [], {}
         for connection in list(self._connections.values()):
             if connection.link is not None:
-                unsent += connection.closed("the client was closed")
+                unsent += connection.closed(reason)
                 connection.link.close()
         self._connections.clear()
         for batch in unsent:
-            batch.failed_rest(Stopped("the client was closed"))
-        await asyncio.sleep(0)
+            batch.failed_rest(Stopped(reason))
 
     # --- requests ----------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from barque import errors
-from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused, Stopped
+from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
 from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[Any]]
@@ -153,7 +153,7 @@ class Calls:
         except (KeyError, TypeError, ValueError) as error:
             answer(None, "InvalidCommand", f"bad arguments for {verb!r}: {error!r}")
         except asyncio.CancelledError:
-            answer(None, "Stopped", _STOPPING)
+            answer(None, type(unanswered(verb, "")).__name__, _STOPPING)  # it may have happened
             raise
         else:
             answer(value, None, "")
@@ -167,9 +167,9 @@ class Calls:
     async def stop(self) -> None:
         """End all work, and begin no more; every caller hears of it."""
         self._stopped = True
-        for _, _, future in list(self._waiting.values()):
+        for _, verb, future in list(self._waiting.values()):
             if not future.done():
-                fail(future, Stopped("this node is stopping"))
+                fail(future, unanswered(verb, _STOPPING))
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

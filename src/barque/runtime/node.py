@@ -20,7 +20,7 @@ from barque.config import NodeConfig
 from barque.core.commitment import is_established
 from barque.core.messages import ElectionTimeout, NodeStatus, RemoteMessage, ServerDown
 from barque.core.queries import run_query
-from barque.errors import UnknownCluster
+from barque.errors import Stopped, UnknownCluster
 from barque.log.disk import Disk, OsDisk
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
@@ -99,6 +99,7 @@ class Node:
         self._make_transport = transport or _tcp_transport
         self._incarnations: dict[str, int] = {}
         self._listeners: dict[Session, None] = {}
+        self._insiders: dict[Session, Callable[[str], None]] = {}  # who in this process hears when we stop
         self._turn_scheduled = False
         self._next_beat = 0.0
         self._stopped = True
@@ -224,9 +225,15 @@ class Node:
         self._stopped = True
         await self.calls.stop()
         self._turn()
+        self._leave_insiders()
         self.driver.stop()
         await self.transport.stop()
         self.system.close()
+
+    def _leave_insiders(self) -> None:
+        """Nothing is answered after the last turn: clients in this process must not wait for it."""
+        for on_stopped in list(self._insiders.values()):
+            on_stopped(f"node {self.name} has stopped")
 
     async def __aenter__(self) -> "Node":
         await self.start()
@@ -235,17 +242,36 @@ class Node:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    def session(self, deliver: Callable[[list[ClientAnswer]], None], *, events: bool = False) -> Session:
-        """A way in for a program inside this process; with `events` it hears machines' messages."""
+    def session(
+        self,
+        deliver: Callable[[list[ClientAnswer]], None],
+        *,
+        events: bool = False,
+        on_stopped: Callable[[str], None] | None = None,
+    ) -> Session:
+        """A way in for a program inside this process; with `events` it hears machines' messages.
+
+        With `on_stopped` it hears why answers end. Raises `Stopped` then if the node does not run.
+        """
+        if on_stopped is not None and self._stopped:
+            raise Stopped(f"node {self.name} does not run")
         session = self.front.session(deliver)
         if events:
             self._listeners[session] = None
+        if on_stopped is not None:
+            self._insiders[session] = on_stopped
         return session
 
     def end_session(self, session: Session) -> None:
         """Nobody listens there any more."""
         session.close()
         self._listeners.pop(session, None)
+        self._insiders.pop(session, None)
+
+    @property
+    def listening(self) -> int:
+        """How many clients are connected, by the transport or in this process."""
+        return len(self._listeners)
 
     def tell_listeners(self, cluster: str, message: msgspec.Raw) -> None:
         """A machine's message has come for the clients of this node."""

@@ -41,14 +41,19 @@ def judge_bounds(node: Node, disk: SimDisk) -> Violation | None:
     return Violation("bounded resources (I27)", node.name, tuple(over)) if over else None
 
 
-def judge_rest(node: Node) -> Violation | None:
-    """What still waits on a node after all have heard of everything and all that was sent has arrived."""
+def judge_rest(node: Node, connected: int) -> Violation | None:
+    """What still waits on a node after all have heard of everything and all that was sent has arrived.
+
+    `connected` is how many clients really are.
+    """
     status = node_status(node)
     front = {name: count for name, count in status["front"].items() if count}
     queued = {name: peer["bytes_queued"] for name, peer in status["peers"].items() if peer["connected"]}
     left = [f"{count} bytes for {name}" for name, count in queued.items() if count]
     if node.calls.working:
         left.append(f"{node.calls.working} requests that it works on")
+    if node.listening != connected:
+        left.append(f"{node.listening} clients that it would tell, and {connected} are connected")
     if front:
         left.append(f"at its front: {front}")
     return Violation("queues drain (I27)", f"{node.name} is at rest", tuple(left)) if left else None

@@ -212,8 +212,7 @@ class SimCluster:
     async def works(self) -> None:
         """Wait until each client's new command was committed."""
         for client in self.clients:
-            while (await client.change("k0", 2.0)).outcome is not Outcome.OK:  # noqa: ASYNC110  # not an event
-                await asyncio.sleep(0.05)
+            await client.is_served()
 
     def timers_owed(self) -> list[str]:
         """I21: timers that are pending although their time is over, and who should have fired them."""

@@ -35,6 +35,7 @@ from barque.transport.wire import PeerMessage
 from barque.types import ClientRef, ServerId, Uid
 
 if TYPE_CHECKING:
+    from barque.testing.insiders import Insider
     from barque.testing.simulator import Simulation
 
 DATA = "/data"
@@ -86,6 +87,12 @@ class SimNode(Node):
         """See `Node`."""
         return SimOutlets(self)
 
+    def tell_listeners(self, cluster: str, message: msgspec.Raw) -> None:
+        """See `Node`."""
+        for insider in self.host.insiders:
+            insider.is_told(cluster, msgspec.msgpack.decode(message))
+        super().tell_listeners(cluster, message)
+
 
 class Host:
     """One machine of the simulated cluster."""
@@ -105,6 +112,7 @@ class Host:
         self.failed: dict[str, None] = {}  # those whose machine did, until the node starts again
         self.stopping = False
         self.upgraded = False  # whether it has the machines' next version, from its next start on
+        self.insiders: list[Insider] = []  # clients that live in its process
         self.rotten: Rot | None = None  # what was changed on its disk since it went down
         self._newest: SimNode | None = None  # the node, while it starts as well
         self._graveyard: list[Any] = []  # what is dead must not be cleaned up at times nobody chose
@@ -204,6 +212,8 @@ class Host:
             self.crashed()
             return
         self.node = node
+        for insider in self.insiders:
+            insider.begin(process, node)
         self.check_registry(finished=False)
         rotten, self.rotten = self.rotten, None
         if rotten is not None:
@@ -270,12 +280,16 @@ class Host:
 
         async def close() -> None:
             try:
+                for insider in self.insiders:
+                    await insider.before_stop()
                 await node.stop()
             except StorageError as error:
                 self.sim.transcript.note(self.name, f"stops badly: {error}")
             except Crashed:
                 return  # `crashed` has been told
             self.node = None
+            for insider in self.insiders:
+                insider.after_stop()
             # A program may go on after its node has stopped: what comes now must not hurt.
             self.sim.loop.later(_AFTERLIFE_S, self._exit, process)
 
@@ -284,7 +298,10 @@ class Host:
 
     def _exit(self, process: VirtualProcess) -> None:
         """The process ends by itself; it must have cleaned up."""
-        if process.alive:
+        free_at = process.held_until + _AFTERLIFE_S
+        if process.alive and self.insiders and free_at > self.sim.loop.now:
+            self.sim.loop.at(free_at, self._exit, process)  # it stood still when it was to clean up
+        elif process.alive:
             violation = judge_stop(self.name, self.disk, process)
             if violation is not None:
                 self.sim.report(violation)
@@ -357,9 +374,11 @@ class Host:
 
     def check_rest(self) -> None:
         """I27, when all is over and the node runs."""
-        violation = judge_rest(self.node) if self.node is not None else None
-        if violation is not None:
-            self.sim.report(violation)
+        connected = self.sim.network.clients_of(self.name) + sum(i.is_connected for i in self.insiders)
+        found = [judge_rest(self.node, connected)] if self.node is not None else []
+        for violation in (*found, *(insider.judge_heard() for insider in self.insiders)):
+            if violation is not None:
+                self.sim.report(violation)
 
     def on_failure(self, process: ServerProcess) -> None:
         """A server has stopped: its own machine may do that to it, and nothing else."""

@@ -50,6 +50,8 @@ class VirtualProcess:
         self.alive = True
         self.held_until = 0.0
         self.frozen_until = 0.0
+        self.stood_s = 0.0
+        """For how long it was stopped or busy in its life, what is under way included."""
         self.backlog: list[asyncio.Handle] = []
         self.buried: list[asyncio.Handle] = []
         self.tasks: list[asyncio.Task[Any]] = []  # all that it ever began
@@ -67,13 +69,16 @@ class VirtualProcess:
 
     def charge(self, seconds: float) -> None:
         """The present call takes so long; nothing else of this process happens meanwhile."""
-        self.held_until = _on_grid(self.busy_until + seconds)
-        self._wake()
+        self._hold(_on_grid(self.busy_until + seconds))
 
     def freeze(self, until: float) -> None:
         """Stop running (SIGSTOP) until then; timers and input wait, and its threads as well."""
         self.frozen_until = max(self.frozen_until, _on_grid(until))
-        self.held_until = max(self.held_until, self.frozen_until)
+        self._hold(max(self.held_until, self.frozen_until))
+
+    def _hold(self, until: float) -> None:
+        self.stood_s += max(0.0, until - self.busy_until)
+        self.held_until = until
         self._wake()
 
     def kill(self) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 from unittest.mock import patch
 from zlib import crc32
 
+from barque.client.routing import Router
 from barque.core.entries import EntryBatch, EntryKind, encode_head
 from barque.core.messages import Commands, NodeStatus, ServerDown, Written
 from barque.core.server import Server
+from barque.errors import Stopped
 from barque.log import meta_format, wal_format, wal_recovery
 from barque.log.disk import join
 from barque.log.log import WalLog
@@ -17,6 +19,7 @@ from barque.log.wal import Wal
 from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import Record
 from barque.runtime import reporting, system
+from barque.runtime.client_sink import ClientSession
 from barque.runtime.front import Front, _join_columns
 from barque.runtime.inbox import Inbox
 from barque.runtime.node import Node
@@ -27,6 +30,7 @@ from barque.testing.mutant_registry import mutant, together
 from barque.testing.objects import NewSimMachine, SimMachine, Swaps
 from barque.testing.process_disk import ProcessDisk
 from barque.transport import handshake
+from barque.transport.wire import ClientEvent
 from barque.types import Index, IndexTerm, Term
 
 # --- terms and votes on the disk ------------------------------------------------------------
@@ -71,6 +75,43 @@ def front_resends_unknown() -> Any:
 def unknown_called_refused() -> Any:
     """See `MUTANTS`."""
     return patch.object(Front, "_give_up", lambda self, entry, text: self._fail(entry, "NoLeader", text))
+
+
+@mutant("a node that stops says nothing to the clients in its process (I25, I27)", layer="node")
+def insiders_forgotten() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(Node, "_leave_insiders", lambda _self: None)
+
+
+@mutant("what clients in the process wait for when their node stops is called refused (I15)", layer="node")
+def stopped_called_refused() -> Any:
+    """See `MUTANTS`."""
+    real = Router.end
+
+    def end(self: Router, reason: str) -> None:
+        for connection in self._connections.values():
+            for batch in connection._waiting.values():
+                batch.failed_rest(Stopped(reason))
+        real(self, reason)
+
+    return patch.object(Router, "end", end)
+
+
+@mutant("a client's connection that has ended is kept (I27)", layer="node")
+def ended_clients_kept() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(ClientSession, "on_closed", lambda _self: None)
+
+
+@mutant("a machine's message reaches one of a node's clients only (I21)", layer="node")
+def one_listener_hears() -> Any:
+    """See `MUTANTS`."""
+
+    def tell(self: Node, cluster: str, message: Any) -> None:
+        for session in list(self._listeners)[:1]:
+            self.front.tell(session, ClientEvent(cluster, message))
+
+    return patch.object(Node, "tell_listeners", tell)
 
 
 # --- disk ----------------------------------------------------------------------------------

@@ -308,7 +308,7 @@ class Nemesis:
 
         async def ask() -> None:
             try:
-                await client.client.transfer_leadership(client.cluster, target)
+                await client.ask(lambda own: own.transfer_leadership(client.cluster, target))
             except BarqueError as error:
                 self.sim.transcript.note(client.name, f"transfer: {type(error).__name__}")
 

@@ -119,7 +119,7 @@ class ClusterNemesis:
 
         async def run() -> None:
             try:
-                answer = await ask(admin.client)
+                answer = await admin.ask(ask)
                 self._sim.transcript.note(admin.name, f"{what}: {answer}")
             except BarqueError as error:
                 self._sim.transcript.note(admin.name, f"{what}: {type(error).__name__}")

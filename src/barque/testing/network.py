@@ -352,6 +352,11 @@ class SimNetwork(MemoryNetwork):
         """A client's connection has ended."""
         self._links.pop(link, None)
 
+    def clients_of(self, node: str) -> int:
+        """How many clients' connections this node has taken, and nobody has closed."""
+        transport = self.transport(node)
+        return sum(link.transport is transport and link.is_accepted for link in self._links)
+
     def silence_client(self, chance: random.Random) -> "SimClientLink | None":
         """Let the connection of some client be dead without a word; which, if there was one."""
         links = list(self._links)
@@ -393,6 +398,11 @@ class SimClientLink:
         self._queues: dict[bool, deque[Callable[[], None]]] = {True: deque(), False: deque()}
         self._handle: _ClientHandle | None = None
         self._travel(to_node=True, call=self._accept)
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the node knows of it."""
+        return self._handle is not None
 
     def _travel(self, to_node: bool, call: Callable[[], None]) -> None:
         """Run a call at the other end. A stream loses nothing: what is cut off arrives later."""

@@ -371,6 +371,18 @@ NODES = (
         "client.connection:Connection.suspect",
         after=_some,
     ),
+    RarePath(
+        "a node that stops tells the clients in its process",
+        "runtime.node:Node._leave_insiders",
+        before=lambda self: bool(self._insiders),
+    ),
+    RarePath(
+        "a client inside ends while commands are under way",
+        "client.routing:Router.end",
+        before=lambda self, _reason: any(
+            batch.kind == "command" for c in self._connections.values() for batch in c._waiting.values()
+        ),
+    ),
 )
 RARE_PATHS: tuple[RarePath, ...] = (*ELECTIONS, *REPLICATION, *LEADERSHIP, *MEMBERS, *LOG, *NODES)
 """All of them."""

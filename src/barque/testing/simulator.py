@@ -21,6 +21,7 @@ from barque.testing.checkers_reports import Reports
 from barque.testing.clusters import SimCluster
 from barque.testing.history import Operation, Outcome
 from barque.testing.host import DATA, Host
+from barque.testing.insiders import Insider
 from barque.testing.loop import Deadlock, Livelock, Storm, VirtualLoop
 from barque.testing.nemesis import Nemesis
 from barque.testing.nemesis_network import judge_strangers
@@ -29,7 +30,7 @@ from barque.testing.swarm import Scenario, draw_scenario
 from barque.testing.transcript import Transcript
 from barque.testing.turns import COMMITS_MIN
 from barque.testing.work import make_work
-from barque.testing.workload import SimClient
+from barque.testing.workload import SimClient, reach
 from barque.types import ServerId, Uid
 
 ABSENT_RATE = 0.3
@@ -119,6 +120,7 @@ class Simulation:
             for name, kind in scenario.kinds
         ]
         self.clients = [self._make_client(number) for number in range(scenario.clients)]
+        self.clients += [self._make_insider(number) for number in range(scenario.insiders)]
         self.nemesis = Nemesis(self)
         self.reports = Reports(self)
         self.recovered_s = 0.0
@@ -131,11 +133,19 @@ class Simulation:
         """The clients take the clusters in turn."""
         cluster, name = self.clusters[number % len(self.clusters)], f"c{number + 1}"
         rng = self.rng(name)
-        client = SimClient(
-            name, cluster.name, self.loop, self.network, self.names, self.scenario, cluster.work, rng
-        )
+        reaches = reach(name, self.network, self.names, self.scenario.timeout_s, rng)
+        client = SimClient(name, cluster.name, self.loop, self.scenario, cluster.work, rng, reaches)
         cluster.clients.append(client)
         return client
+
+    def _make_insider(self, number: int) -> SimClient:
+        """Those in the processes of nodes likewise; which node it is, is drawn."""
+        cluster, name = self.clusters[number % len(self.clusters)], f"i{number + 1}"
+        host = self.rng(f"{name}/home").choice(self.hosts)
+        insider = Insider(name, cluster, host)
+        host.insiders.append(insider)
+        cluster.clients.append(insider)
+        return insider
 
     def uid_of(self, member: ServerId) -> Uid | None:
         """The uid of a member that has started once."""
