@@ -25,6 +25,22 @@ async def test_pipelined_commands_are_applied_in_order(tmp_path: Path) -> None:
         assert [n.reply for n in told] == list(range(1, 10_001))
 
 
+@pytest.mark.parametrize("inside", [False, True])
+async def test_more_than_a_node_takes_at_once_is_sent_in_parts(tmp_path: Path, inside: bool) -> None:
+    """A loop without `await` may pipeline any number; the node takes 65,536 commands in a request."""
+    count = 70_000
+    async with nodes(tmp_path) as three:
+        async with barque.local_client(three.running["n1"]) if inside else three.client() as client:
+            await client.start_cluster("sum", "adder")
+            for i in range(count):
+                client.pipeline_command("sum", 1, i, priority="normal", timeout_s=60.0)
+            told: list[barque.Notification] = []
+            while len(told) < count:
+                told += await client.take_notifications()
+        assert [n.correlation for n in told] == list(range(count))
+        assert {n.error for n in told} == {None}
+
+
 async def test_low_priority_commands_all_arrive(tmp_path: Path) -> None:
     """Low-priority commands are flushed a few at a time, and each is answered once."""
     async with nodes(tmp_path) as three, three.client() as client:

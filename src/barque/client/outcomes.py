@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from barque.core.entries import BATCH_ENTRIES_MAX
 from barque.errors import BarqueError
 from barque.runtime.calls import fail
 from barque.runtime.ranges import Gaps
@@ -43,6 +44,11 @@ class Notifications:
             self._event = None
         ready, self._ready = self._ready, []
         return ready
+
+
+PART_REQUESTS_MAX = BATCH_ENTRIES_MAX
+PART_BYTES_MAX = 16 * 1024 * 1024
+"""What goes to a node in one message at most, but for a single request that is larger."""
 
 
 class Batch:
@@ -91,6 +97,34 @@ class Batch:
         self.waiters: list[Any] = []
         self.first = 0  # its correlations on the wire begin here; 0 until it is sent
         self._gaps: Gaps | None = None  # None: nothing is answered
+
+    def parts(self) -> list["Batch"]:
+        """Itself, or as many in its place as a node takes at once, in order. It must not be sent yet."""
+        sizes = list(map(len, self.payloads))
+        if len(sizes) <= PART_REQUESTS_MAX and sum(sizes) <= PART_BYTES_MAX:
+            return [self]
+        parts: list[Batch] = []
+        room = 0
+        for size, payload, waiter in zip(sizes, self.payloads, self.waiters, strict=True):
+            if not parts or size > room or len(parts[-1].waiters) == PART_REQUESTS_MAX:
+                parts.append(self._empty())
+                room = PART_BYTES_MAX
+            parts[-1].payloads.append(payload)
+            parts[-1].waiters.append(waiter)
+            room -= size
+        return parts
+
+    def _empty(self) -> "Batch":
+        """Another of the same kind."""
+        return Batch(
+            self.kind,
+            self.cluster,
+            self.deadline,
+            mode=self.mode,
+            low_priority=self.low_priority,
+            sink=self.sink,
+            mute=self.mute,
+        )
 
     @property
     def is_read(self) -> bool:

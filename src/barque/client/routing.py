@@ -143,7 +143,7 @@ class Router:
 
     def _flush(self) -> None:
         self._scheduled = False
-        batches = [*self._unsent, *self._open.values()]
+        batches = [*self._unsent, *(part for batch in self._open.values() for part in batch.parts())]
         self._unsent, self._open = [], {}
         ready: dict[str, list[Batch]] = {}
         for batch in batches:
