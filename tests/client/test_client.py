@@ -9,6 +9,7 @@ from tests.nodes import SECRET, nodes, until
 from tests.ports import free_port
 
 import barque
+from barque.client.local import NodeSubmitter
 from barque.errors import NoLeader, OutcomeUnknown, Stopped, Unauthenticated
 
 
@@ -39,6 +40,23 @@ async def test_more_than_a_node_takes_at_once_is_sent_in_parts(tmp_path: Path, i
                 told += await client.take_notifications()
         assert [n.correlation for n in told] == list(range(count))
         assert {n.error for n in told} == {None}
+
+
+async def test_a_gateway_may_submit_more_than_a_node_takes_at_once(tmp_path: Path) -> None:
+    """Many connections may each bring thousands in one turn; nobody waits for ever."""
+    count = 70_000
+    async with nodes(tmp_path, 1) as one, barque.local_client(one.running["n1"]) as client:
+        await client.start_cluster("sum", "adder")
+        submitter = NodeSubmitter(one.running["n1"])
+        replies: list[object] = []
+        for _ in range(count):
+            submitter.command("sum", b"\x01", replies.append, 60_000)
+
+        async def all_told() -> bool:
+            return len(replies) == count
+
+        await until(all_told, "all are answered")
+        assert replies == list(range(1, count + 1))
 
 
 async def test_low_priority_commands_all_arrive(tmp_path: Path) -> None:

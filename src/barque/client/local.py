@@ -9,6 +9,7 @@ import msgspec
 
 from barque.client.client import Client
 from barque.client.connection import Connection, Link
+from barque.client.outcomes import PART_BYTES_MAX, PART_REQUESTS_MAX
 from barque.errors import InvalidCommand
 from barque.runtime.calls import error_named
 from barque.runtime.client_sink import take_request
@@ -77,7 +78,8 @@ class LocalLink:
 class NodeSubmitter:
     """`runtime.submitter.Submitter` over a node's front: one session for all of a gateway's clients.
 
-    What is submitted in one turn of the loop travels as one request a cluster and kind.
+    What is submitted in one turn of the loop travels as one request a cluster and kind, or as many as the
+    node takes.
     """
 
     def __init__(self, node: Node) -> None:
@@ -88,28 +90,30 @@ class NodeSubmitter:
         self._commands: dict[tuple[str, int], tuple[list[bytes], list[Done]]] = {}
         self._queries: dict[tuple[str, str, int], tuple[list[bytes], list[Done]]] = {}
         self._scheduled = False
+        self._bytes = 0  # of what waits to be sent
 
     def command(self, cluster: str, payload: bytes, done: Done, timeout_ms: int) -> None:
         """See `Submitter.command`."""
-        payloads, dones = self._commands.setdefault((cluster, timeout_ms), ([], []))
-        payloads.append(payload)
-        dones.append(done)
-        self._schedule()
+        self._add(self._commands.setdefault((cluster, timeout_ms), ([], [])), payload, done)
 
     def query(self, cluster: str, payload: bytes, level: str, done: Done, timeout_ms: int) -> None:
         """See `Submitter.query`."""
-        payloads, dones = self._queries.setdefault((cluster, level, timeout_ms), ([], []))
+        self._add(self._queries.setdefault((cluster, level, timeout_ms), ([], [])), payload, done)
+
+    def _add(self, request: tuple[list[bytes], list[Done]], payload: bytes, done: Done) -> None:
+        payloads, dones = request
         payloads.append(payload)
         dones.append(done)
-        self._schedule()
-
-    def _schedule(self) -> None:
-        if not self._scheduled:
+        self._bytes += len(payload)
+        if len(dones) == PART_REQUESTS_MAX or self._bytes >= PART_BYTES_MAX:
+            self._flush()
+        elif not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
+        self._bytes = 0
         commands, self._commands = self._commands, {}
         queries, self._queries = self._queries, {}
         for (cluster, timeout_ms), (payloads, dones) in commands.items():
