@@ -136,7 +136,7 @@ def wait_for_port(port: int) -> None:
         except OSError:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"nobody listens on port {port} after {_START_S:.0f} s") from None
-            time.sleep(0.05)
+            time.sleep(0.05)  # another process: nobody tells us when it listens
         else:
             return
 

@@ -52,7 +52,7 @@ def _failover(settings: Settings) -> float:
         victim = cluster.leader()
         survivor = next(address for address in cluster.addresses if address != victim)
         cluster.ask(survivor, f"probe {settings.payload_bytes}")
-        time.sleep(1)
+        time.sleep(1)  # writes flow for a while before the leader dies
         cluster.kill(victim)
         return float(cluster.ask(survivor, f"probe {settings.payload_bytes}"))
 
@@ -101,5 +101,5 @@ class _Cluster:
             for address in self.addresses:
                 if self.ask(address, "leader") == "yes":
                     return address
-            time.sleep(0.1)
+            time.sleep(0.1)  # it can only be asked
         raise TimeoutError("PySyncObj elects no leader")

@@ -104,7 +104,7 @@ PREAMBLE = """# Planted bugs
 
 `make mutants` wrote this page. Each row is a bug that was planted in the code, and what found it: the script
 or transcript that fails, and for the rings that search, after how many runs and seconds of one processor
-({budget:.0f} s for each ring, some rows less or more). Rows in brackets are those of
+({budget:.0f} s for each ring, 100 s for bugs that none had found by then). Rows in brackets are those of
 [the historical bugs](historical-bugs.md), I-numbers the [invariants](../explanation/simulation.md). A dash:
 this ring cannot show it, or did not. Random seeds begin at 1.
 """
