@@ -7,6 +7,7 @@ from unittest.mock import Mock, patch
 import pytest
 
 from barque.config import TimeConfig
+from barque.core.messages import AppendEntriesRpc, ElectionTimeout, NodeStatus, ServerDown
 from barque.core.server import RaftState
 from barque.machine.effects import MonitorNode, Timer
 from barque.runtime.clock import SystemClock
@@ -84,3 +85,25 @@ def test_a_machines_timers_go_on_while_its_leader_waits() -> None:
     with patch.object(ServerProcess, "handle") as handle:
         leader.executor.monitors.node_changed("n2", up=False)
     handle.assert_called_once()
+
+
+@pytest.mark.parametrize("how", ["its server", "its node"])
+def test_news_of_a_leader_waits_behind_what_it_has_said(how: str) -> None:
+    """The vote is being stored, and the leader's last message waits for that; nobody follows it for ever."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("c")
+    cluster.settle()
+    follower, leader = cluster.server("a"), cluster.server("c")
+    timers = Timers()
+    executor = Executor(Mock(), Mock(), timers, SystemClock(), random.Random(1), TimeConfig())
+    process = ServerProcess(follower, executor, {})
+    process.handle(ElectionTimeout())
+    assert process.held is not None  # the disk has not answered
+    last = leader.log.last_index_term()
+    said = AppendEntriesRpc(leader.current_term, leader.id, leader.commit_index, last.index, last.term, ())
+    process.handle(said)
+    down = ServerDown(leader.id, connected=True)
+    process.handle(down if how == "its server" else NodeStatus(leader.id.node, up=False))
+    process.release()
+    assert follower.raft_state is RaftState.FOLLOWER
+    assert (process, "election") in timers

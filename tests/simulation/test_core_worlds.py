@@ -59,6 +59,7 @@ def test_members_come_and_go(seed: int) -> None:
         85_011_990,  # likewise
         84_004_273,  # a commit index that came before its entries was forgotten
         84_010_044,  # likewise
+        86_072_426,  # news of a leader's end came before its last message, which waited for a disk
         84_009_894,  # a voter that knew of no committed configuration heard no candidate of later days
     ],
 )

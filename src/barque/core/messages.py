@@ -363,3 +363,10 @@ LocalMessage: TypeAlias = (
 )
 Message: TypeAlias = RemoteMessage | LocalMessage
 """Everything a role's handler must have an answer for."""
+
+NEWS = (ServerDown, NodeStatus)
+"""What changes the mind of a server by whom it follows, and is said once.
+
+A message that came before may still wait behind what is being stored (`NextEvent`), and make it follow the
+very server that is gone. So while effects wait for the disk, news waits behind them.
+"""

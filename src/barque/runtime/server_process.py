@@ -9,8 +9,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from barque.core import invariants
-from barque.core.effects import Effect
+from barque.core.effects import Effect, NextEvent
 from barque.core.messages import (
+    NEWS,
     AppendEntriesReply,
     AppendEntriesRpc,
     Commands,
@@ -92,6 +93,9 @@ class ServerProcess:
             return
         if self._busy:
             self.enqueue(message)
+            return
+        if self.held is not None and isinstance(message, NEWS):
+            self.held.append(NextEvent(message))
             return
         self._step(message)
         if self._queue:

@@ -34,6 +34,7 @@ from barque.core.effects import (
     Unresolved,
 )
 from barque.core.messages import (
+    NEWS,
     AwaitConditionTimeout,
     ElectionTimeout,
     FlushCommands,
@@ -142,8 +143,15 @@ class Member:
     def handle(self, message: Message) -> list[Effect]:
         """One message and all that follows inside this server; returns the effects of both."""
         first = len(self.effects)
-        self.follow_up([message])
+        self.take(message)
         return self.effects[first:]
+
+    def take(self, message: Message) -> None:
+        """Likewise, as a node does it."""
+        if self.held is not None and isinstance(message, NEWS):
+            self.held.append(NextEvent(message))
+        else:
+            self.follow_up([message])
 
     def follow_up(self, queue: list[Message]) -> None:
         """Handle these messages, and all that follows inside this server."""

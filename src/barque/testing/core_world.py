@@ -142,8 +142,12 @@ class CoreWorld:
 
     def after(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
         """Run a call so much later."""
+        self.at(self.now + seconds, call, *args)
+
+    def at(self, when: float, call: Callable[..., None], *args: Any) -> None:
+        """Run a call at this very time: calls of one time keep their order, which no rounding may change."""
         self._sequence += 1
-        heappush(self._queue, (self.now + seconds, self._sequence, call, args))
+        heappush(self._queue, (when, self._sequence, call, args))
 
     def _uniform(self, span: tuple[float, float]) -> float:
         """As `random.uniform`, in half the time."""
@@ -203,7 +207,7 @@ class CoreWorld:
         if held_until > self.now:
             self.after(held_until - self.now, self.handle, name, boot, message)
             return
-        self.cluster.members[name].follow_up([message])
+        self.cluster.members[name].take(message)
         self.settle(name)
 
     def settle(self, name: str) -> None:
@@ -317,7 +321,7 @@ class CoreWorld:
         if not (config.reorder_rate and random_() < config.reorder_rate):
             due = self._last_due[link] = max(due, self._last_due.get(link, 0.0))
         boot = self.machines[to].boots
-        self.after(due - self.now, self._arrive, link, boot, message, uid)
+        self.at(due, self._arrive, link, boot, message, uid)
         if config.duplicate_rate and random_() < config.duplicate_rate:
             late = self.rng.choice((0.002, 0.05, 0.5, 3.0)) * random_()
             self.after(due - self.now + late, self._arrive_again, link, boot, message, uid)
@@ -425,7 +429,8 @@ class CoreWorld:
     def _say_goodbye(self, link: tuple[str, str], uid: Uid) -> None:
         """A node that stops a server for good says so behind its last words, and nothing comes after that."""
         last = self._ended[link, uid] = max(self.now, self._last_due.get(link, 0.0))
-        self.after(last - self.now, lambda: self._suspect(link[1], link[0], connected=True))
+        down = ServerDown(self.cluster.members[link[0]].id, connected=True)
+        self.at(last, self.handle, link[1], self.machines[link[1]].boots, down)
 
     def replace(self, name: str, leader: Member) -> None:
         """A new server takes the place of one that is gone: no data, another uid.
