@@ -72,7 +72,7 @@ def test_each_effect_of_a_machine_is_performed_once() -> None:
     report = simulation.run()
     assert report.violation is None, str(report)
     [bystander] = simulation.bystanders._all.values()
-    assert [index for _, index in bystander._told] == sorted(bystander.committed.entries)
+    assert [index for _, index in bystander.messages._sent] == sorted(bystander.committed.entries)
 
 
 def test_rot_is_found_or_means_nothing() -> None:
