@@ -315,8 +315,11 @@ class Nemesis:
         self.sim.keep(self.sim.loop.create_task(ask()))
 
     def blocked_loop(self) -> None:
-        """A call in a node takes long: its loop does nothing else, and its clock runs on."""
+        """A call in a node takes long: its loop does nothing else, and its clock runs on.
+
+        None begins while another one lasts, or they would add up to more than all faults may last.
+        """
         host = self.some_host()
-        if host.up and host.process is not None:
+        if host.up and host.process is not None and host.process.busy_until <= self.sim.loop.now:
             self.count("blocked_loop", host.name)
             host.process.charge(min(self.length(), 5.0))
