@@ -100,18 +100,17 @@ class Batch:
 
     def parts(self) -> list["Batch"]:
         """Itself, or as many in its place as a node takes at once, in order. It must not be sent yet."""
-        sizes = list(map(len, self.payloads))
-        if len(sizes) <= PART_REQUESTS_MAX and sum(sizes) <= PART_BYTES_MAX:
+        if len(self.payloads) <= PART_REQUESTS_MAX and sum(map(len, self.payloads)) <= PART_BYTES_MAX:
             return [self]
         parts: list[Batch] = []
         room = 0
-        for size, payload, waiter in zip(sizes, self.payloads, self.waiters, strict=True):
-            if not parts or size > room or len(parts[-1].waiters) == PART_REQUESTS_MAX:
+        for payload, waiter in zip(self.payloads, self.waiters, strict=True):
+            if not parts or len(payload) > room or len(parts[-1].waiters) == PART_REQUESTS_MAX:
                 parts.append(self._empty())
                 room = PART_BYTES_MAX
             parts[-1].payloads.append(payload)
             parts[-1].waiters.append(waiter)
-            room -= size
+            room -= len(payload)
         return parts
 
     def _empty(self) -> "Batch":

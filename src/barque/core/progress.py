@@ -25,17 +25,16 @@ def on_append_entries_reply(server: Server, reply: AppendEntriesReply) -> Transi
         # What it had then it may have lost since, to a leader between that term and ours.
         return server.stay()
     note_heard(server, reply.sender)
-    peer.commit_index = reply.commit_index
     if (
         peer.status is PeerStatus.SENDING_SNAPSHOT
         and reply.next_index > server.log.snapshot_index_term().index
     ):
         peer.status, peer.attempts = PeerStatus.NORMAL, 0  # SEND-08: it needs no snapshot
+    proved = _note(server, peer, reply)
     if not reply.success:
-        _rewind(server, peer, reply)
         rpcs, _ = pipelined_rpcs(server)
         return server.stay(*rpcs)
-    if not _advance(server, peer, reply):
+    if not proved:
         return server.stay()
     promotions = promotions_due(server, reply.sender)
     return leave_if_removed(server, [NextEvent(PipelineRpcs()), *progress(server), *promotions])
@@ -44,13 +43,17 @@ def on_append_entries_reply(server: Server, reply: AppendEntriesReply) -> Transi
 def note_while_waiting(server: Server, reply: AppendEntriesReply) -> None:
     """A leader that waits goes on to learn how far its peers are, to choose its successor well (L-1, L-6)."""
     peer = server.cluster.get(reply.sender)
-    if peer is None or reply.sender == server.id or reply.term != server.current_term:
-        return
+    if peer is not None and reply.sender != server.id and reply.term == server.current_term:
+        _note(server, peer, reply)
+
+
+def _note(server: Server, peer: Peer, reply: AppendEntriesReply) -> bool:
+    """Where the peer stands; whether its answer proves that the ends of our logs are equal."""
     peer.commit_index = reply.commit_index
     if reply.success:
-        _advance(server, peer, reply)
-    else:
-        _rewind(server, peer, reply)
+        return _advance(server, peer, reply)
+    _rewind(server, peer, reply)
+    return False
 
 
 def _advance(server: Server, peer: Peer, reply: AppendEntriesReply) -> bool:

@@ -13,14 +13,17 @@ from barque.core.release_cursor import try_pending_release
 from barque.core.roles import WaitingRole
 from barque.core.server import RaftState, Server, Transition
 from barque.errors import InvariantViolation
-from barque.types import Index, ServerId
+from barque.types import Index, IndexTerm, ServerId
 
 
 def append_entries_reply(server: Server, *, success: bool) -> AppendEntriesReply:
     """Where our log stands: what comes next, and what is on disk."""
-    written, following = server.log.last_written(), server.log.next_index()
+    return _reply(server, server.log.next_index(), server.log.last_written(), success=success)
+
+
+def _reply(server: Server, next_index: Index, last: IndexTerm, *, success: bool) -> AppendEntriesReply:
     return AppendEntriesReply(
-        server.id, server.current_term, success, following, written.index, written.term, server.commit_index
+        server.id, server.current_term, success, next_index, last.index, last.term, server.commit_index
     )
 
 
@@ -60,9 +63,7 @@ def _nothing_new(server: Server, rpc: AppendEntriesRpc, matched: Index, effects:
     proven = min(max(server.last_applied, matched), server.log.last_written().index)
     term = server.log.fetch_term(proven)
     assert term is not None, "what is durable here is in the log"
-    partial = AppendEntriesReply(
-        server.id, server.current_term, True, Index(proven + 1), proven, term, server.commit_index
-    )
+    partial = _reply(server, Index(proven + 1), IndexTerm(proven, term), success=True)
     return server.stay(*effects, Cast(rpc.leader_id, partial))
 
 
@@ -120,10 +121,7 @@ def rewind_to_applied(server: Server) -> AppendEntriesReply:
     durable = min(server.last_applied, server.log.last_written().index)
     term = server.log.fetch_term(durable)
     assert term is not None, "what is durable and applied is in the log, or its snapshot"
-    next_index = Index(server.last_applied + 1)
-    return AppendEntriesReply(
-        server.id, server.current_term, False, next_index, durable, term, server.commit_index
-    )
+    return _reply(server, Index(server.last_applied + 1), IndexTerm(durable, term), success=False)
 
 
 def on_follower_log_event(server: Server, event: LogEvent) -> Transition:

@@ -84,10 +84,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     created: int = 0  # how many of them, the last, are created at run time
     objects: tuple[str, ...] = ()  # of which kind each cluster's are; those that are not named have lists
     tells: bool = False  # whether machines send a message for each command
-    pending_commands: int = 1_000_000
-    pending_bytes: int = 512 * 1024 * 1024
-    peer_bytes: int = 8 * 1024 * 1024
     timers: bool = False  # whether they set timers
+    pending_commands: int = 1_000_000  # how many may wait on a node
+    pending_bytes: int = 512 * 1024 * 1024
+    peer_bytes: int = 8 * 1024 * 1024  # how many may wait for one peer
     duration_s: float = 8.0
     faults: tuple[str, ...] = ()
     pace_s: float = 0.5  # the mean time between two faults, at most
@@ -132,9 +132,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return zip(self.cluster_names, (*self.objects, *(LISTS for _ in range(self.clusters))), strict=False)
 
 
+def _rng(seed: int, topic: str) -> random.Random:
+    """What is drawn of one topic shifts nothing of another."""
+    return random.Random(f"{seed}/{topic}")  # noqa: S311  # repeatable on purpose
+
+
 def draw_scenario(seed: int) -> Scenario:
     """What this seed means."""
-    rng = random.Random(f"{seed}/scenario")  # noqa: S311  # repeatable on purpose
+    rng = _rng(seed, "scenario")
     heartbeat_ms = rng.choice((10, 30, 50, 100, 100))
     times = TimeConfig(
         broadcast_time_ms=rng.choice((2, 5, 10, 20, 50, 100)),
@@ -160,7 +165,7 @@ def draw_scenario(seed: int) -> Scenario:
         clusters=some,
         created=created,
         objects=_draw_objects(seed, some),
-        tells=random.Random(f"{seed}/tells").random() < TELLS_RATE,  # noqa: S311  # repeatable on purpose
+        tells=_rng(seed, "tells").random() < TELLS_RATE,
         duration_s=duration_s,
         faults=faults,
         pace_s=pace_s,
@@ -192,9 +197,9 @@ def draw_scenario(seed: int) -> Scenario:
         flush_size=rng.choice((1, 2, 16)),
         upgrade_strategy=rng.choice(("all", "quorum")),
     )
-    timers = random.Random(f"{seed}/timers").random() < TIMERS_RATE  # noqa: S311  # repeatable on purpose
+    timers = _rng(seed, "timers").random() < TIMERS_RATE
     scenario = with_timers(scenario) if timers else scenario
-    limits = random.Random(f"{seed}/limits")  # noqa: S311  # repeatable on purpose
+    limits = _rng(seed, "limits")
     return with_limits(scenario, limits) if limits.random() < TIGHT_RATE else scenario
 
 
@@ -216,7 +221,7 @@ def with_limits(scenario: Scenario, rng: random.Random) -> Scenario:
 
 def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
     """How many clusters, how many of them are created at run time, and the faults aimed at one of them."""
-    rng = random.Random(f"{seed}/clusters")  # noqa: S311  # repeatable on purpose
+    rng = _rng(seed, "clusters")
     some = rng.choice((2, 2, 3, 4)) if rng.random() < SEVERAL_RATE else 1
     created = rng.randrange(some)
     faults = tuple(name for name in CLUSTER_FAULTS if some > 1 and rng.random() < 0.5)
@@ -229,12 +234,12 @@ def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
 
 def _draw_objects(seed: int, clusters: int) -> tuple[str, ...]:
     """The kind of each cluster's objects; none if all have lists."""
-    rng = random.Random(f"{seed}/objects")  # noqa: S311  # repeatable on purpose
+    rng = _rng(seed, "objects")
     others = [kind for kind in KINDS if kind != LISTS]
     return tuple(rng.choice(others) for _ in range(clusters)) if rng.random() < OTHERS_RATE else ()
 
 
 def _draw_insiders(seed: int) -> int:
     """How many clients live in the processes of nodes."""
-    rng = random.Random(f"{seed}/inside")  # noqa: S311  # repeatable on purpose
+    rng = _rng(seed, "inside")
     return rng.choice((1, 1, 2, 3)) if rng.random() < INSIDERS_RATE else 0
