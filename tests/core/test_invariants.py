@@ -116,7 +116,7 @@ def test_the_witness_notices_two_leaders_of_a_term() -> None:
     before = invariants.observe(server)
     server.raft_state = RaftState.LEADER
     with pytest.raises(InvariantViolation, match="both led term 1"):
-        cluster.witness.look(cluster["b"], before)
+        cluster.witness.look(cluster["b"], before, invariants.observe(server))
 
 
 def test_the_witness_notices_a_leader_without_committed_entries() -> None:
@@ -127,7 +127,7 @@ def test_the_witness_notices_a_leader_without_committed_entries() -> None:
     server.raft_state, server.current_term = RaftState.LEADER, Term(2)
     cluster["b"].log.set_last_index(Index(1))
     with pytest.raises(InvariantViolation, match="without committed entry 2"):
-        cluster.witness.look(cluster["b"], before)
+        cluster.witness.look(cluster["b"], before, invariants.observe(server))
 
 
 def test_the_witness_notices_a_second_vote() -> None:
@@ -176,7 +176,7 @@ def test_the_witness_notices_a_commit_that_no_majority_has() -> None:
     before = invariants.observe(server)
     server.commit_index = Index(3)
     with pytest.raises(InvariantViolation, match="on 0 disks"):
-        cluster.witness.look(cluster["a"], before)
+        cluster.witness.look(cluster["a"], before, invariants.observe(server))
 
 
 def test_the_witness_notices_a_follower_that_commits_on_its_own() -> None:
@@ -188,7 +188,7 @@ def test_the_witness_notices_a_follower_that_commits_on_its_own() -> None:
     before = invariants.observe(server)
     server.commit_index = Index(3)
     with pytest.raises(InvariantViolation, match="no leader has committed"):
-        cluster.witness.look(cluster["b"], before)
+        cluster.witness.look(cluster["b"], before, invariants.observe(server))
 
 
 def test_the_witness_notices_different_entries_at_one_index() -> None:
@@ -198,7 +198,7 @@ def test_the_witness_notices_different_entries_at_one_index() -> None:
     before = msgspec.structs.replace(invariants.observe(server), commit_index=Index(1))
     cluster["c"].log.entries[1] = EntryBatch(Index(2), Term(1), 1, 0, encode_body([b"\x05"]))
     with pytest.raises(InvariantViolation, match="another entry 2"):
-        cluster.witness.look(cluster["c"], before)
+        cluster.witness.look(cluster["c"], before, invariants.observe(server))
 
 
 def test_the_witness_notices_committed_entries_that_are_dropped() -> None:
@@ -206,8 +206,9 @@ def test_the_witness_notices_committed_entries_that_are_dropped() -> None:
     cluster = leader()
     before = invariants.observe(cluster.server("c"))
     cluster["c"].log.set_last_index(Index(1))
+    now = invariants.observe(cluster.server("c"))
     with pytest.raises(InvariantViolation, match="dropped committed"):
-        cluster.witness.look(cluster["c"], before)
+        cluster.witness.look(cluster["c"], before, now)
 
 
 def test_the_witness_notices_logs_that_meet_again() -> None:

@@ -16,7 +16,7 @@ from barque.machine.effects import MachineEffect
 from barque.types import ClientRef, IndexTerm, ServerId, Term, Uid
 
 
-class TimerSpan(enum.Enum):
+class TimerSpan(enum.StrEnum):
     """How long an election timer runs; the runtime draws the exact time (ELEC-17)."""
 
     REALLY_SHORT = "really_short"

@@ -1,5 +1,7 @@
 """Elections: pre-votes, votes and what a winner does first (§3.4, §9.6; ELEC-01 to ELEC-27)."""
 
+from collections.abc import Sequence
+
 from barque.core.configuration import is_named
 from barque.core.effects import Cast, Effect, NextEvent, SendVoteRequests, StartElectionTimeout, TimerSpan
 from barque.core.messages import (
@@ -44,7 +46,7 @@ def call_for_election(server: Server, *, second: bool = False) -> Transition:
     return Transition(RaftState.CANDIDATE, [*effects, own, _ask(server, server.peers())])
 
 
-def _ask(server: Server, members: list[tuple[ServerId, Peer]]) -> Effect:
+def _ask(server: Server, members: Sequence[tuple[ServerId, Peer]]) -> Effect:
     """The question of the present round, to these members."""
     last, named = server.log.last_index_term(), is_named(server)
     rpc: RequestVoteRpc | PreVoteRpc

@@ -117,9 +117,9 @@ def decode_head(body: bytes) -> BodyHead:
 def kind_of(body: bytes) -> EntryKind:
     """What the entries of a body are, without decoding anything else. Raises `ProtocolError`."""
     try:
-        return EntryKind(body[0])
-    except ValueError as error:
-        raise ProtocolError(f"malformed entry batch: {error}") from error
+        return _KINDS[body[0]]
+    except KeyError as error:
+        raise ProtocolError(f"malformed entry batch: {error} is no kind") from error
 
 
 _decode_cluster = msgspec.msgpack.Decoder(tuple[MemberRecord, ...]).decode

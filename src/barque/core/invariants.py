@@ -54,10 +54,9 @@ def check(before: Facts, server: Server) -> Facts:
     _check_basic(server, after)
     if after.term < before.term:
         _violated(server, f"the term fell from {before.term} to {after.term}")
-    voted = after.term == before.term and before.voted_for is not None
-    if voted and after.voted_for not in (before.voted_for, server.id):
-        change = f"from {before.voted_for} to {after.voted_for}"
-        _violated(server, f"the vote of term {after.term} went {change}")
+    given = before.voted_for if after.term == before.term else None
+    if given is not None and after.voted_for is not given and after.voted_for not in (given, server.id):
+        _violated(server, f"the vote of term {after.term} went from {given} to {after.voted_for}")
     if after.commit_index < before.commit_index:
         _violated(server, "the commit index fell")
     if after.last_applied < before.last_applied:

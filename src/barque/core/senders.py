@@ -34,13 +34,15 @@ SENDER_OF: dict[type, Callable[[Any], ServerId]] = {
 """The server that each message of a server claims to come from."""
 
 
-COUNTED = (
-    m.AppendEntriesReply,
-    m.HeartbeatReply,
-    m.InstallSnapshotResult,
-    m.RequestVoteResult,
-    m.PreVoteResult,
-    m.InfoReply,
+COUNTED = frozenset(
+    {
+        m.AppendEntriesReply,
+        m.HeartbeatReply,
+        m.InstallSnapshotResult,
+        m.RequestVoteResult,
+        m.PreVoteResult,
+        m.InfoReply,
+    }
 )
 """What makes majorities, or tells who somebody is: it counts only from a member (`recognises`)."""
 ASKS_FOR_VOTES = (m.PreVoteRpc, m.RequestVoteRpc)
@@ -70,4 +72,4 @@ def admits(server: Server, sender: ServerId, uid: Uid, message: object) -> bool:
     """Whether a server shall hear this, said by that incarnation of its sender (MEMB-10)."""
     if isinstance(message, ASKS_FOR_VOTES):
         return hears_candidate(server, sender, uid, named=message.named)
-    return not isinstance(message, COUNTED) or recognises(server, sender, uid)
+    return type(message) not in COUNTED or recognises(server, sender, uid)

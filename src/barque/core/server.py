@@ -5,6 +5,7 @@ object (`roles`), so that it cannot exist in another. Only the section modules o
 change these fields; the runtime reads them.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -130,6 +131,7 @@ class Server:
         "earlier_clusters",
         "effective_machine_version",
         "environment",
+        "id",
         "last_applied",
         "leader_id",
         "log",
@@ -139,6 +141,7 @@ class Server:
         "machine_time_ms",
         "machine_versions",
         "membership",
+        "others",
         "pending_release_cursor",
         "persisted_last_applied",
         "query_index",
@@ -160,6 +163,7 @@ class Server:
         """Ra's `init/1` (§1). The last three come from the meta store; `recover` comes next."""
         config.check()
         self.cfg = config
+        self.id = config.id  # its own address
         self.log = log
         self.environment = environment
         self.raft_state = RaftState.RECOVER
@@ -180,7 +184,7 @@ class Server:
         # Membership: the newest configuration in the log, committed or not.
         self.earlier_clusters: list[tuple[IndexTerm, tuple[MemberRecord, ...]]] = []  # oldest first
         self.cluster_change_permitted = False  # true once this term's noop is applied
-        self.cluster: Cluster = {}
+        self.hold({})
         self.adopt_cluster(start, config.initial_cluster() if meta is None else [*meta.cluster])
         # The machine.
         self.machine_versions: list[tuple[Index, int]] = []  # since when which was in force
@@ -201,22 +205,17 @@ class Server:
     # --- what handlers ask -------------------------------------------------------------
 
     @property
-    def id(self) -> ServerId:
-        """This server's own address."""
-        return self.cfg.id
-
-    @property
     def previous_cluster(self) -> tuple[IndexTerm, tuple[MemberRecord, ...]] | None:
         """The configuration that an overwritten change falls back to (MEMB-03)."""
         return self.earlier_clusters[-1] if self.earlier_clusters else None
 
-    def peers(self) -> list[tuple[ServerId, Peer]]:
+    def peers(self) -> Sequence[tuple[ServerId, Peer]]:
         """Every other member, voter or not, in the order of their ids."""
-        return [(member, peer) for member, peer in self.cluster.items() if member != self.cfg.id]
+        return self.others
 
     def is_voter(self, member: ServerId) -> bool:
         """Whether this member counts in quorums."""
-        if member == self.cfg.id:
+        if member == self.id:
             return self.membership is Membership.VOTER
         peer = self.cluster.get(member)
         return peer is not None and peer.voter
@@ -245,15 +244,20 @@ class Server:
 
     def adopt_cluster(self, position: IndexTerm, records: list[MemberRecord]) -> None:
         """Take up the configuration of the entry, or snapshot, at `position` (MEMB-02, MEMB-10)."""
-        self.cluster = make_cluster(records, self.cluster)
+        self.hold(make_cluster(records, self.cluster))
         self.cluster_index_term = position
-        own = self.cluster.get(self.cfg.id)
+        own = self.cluster.get(self.id)
         if own is None:
             self.membership = Membership.NON_VOTER  # we were removed: elect nobody
         elif own.uid in (None, self.cfg.uid):
             self.membership = own.membership
         else:
             self.membership = Membership.NON_VOTER  # that is another incarnation of our address
+
+    def hold(self, cluster: Cluster) -> None:
+        """These are the members, and what is known of each; the others are asked for all the time."""
+        self.cluster = cluster
+        self.others = [(member, peer) for member, peer in cluster.items() if member != self.id]
 
     def use_machine_version(self, index: Index, version: int) -> None:
         """This version is in force from entry `index` on (VER-01)."""

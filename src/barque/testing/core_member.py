@@ -165,7 +165,7 @@ class Member:
             now = invariants.check(before, server)
             if cluster.watch is not None:
                 cluster.watch(self, message, before, effects)
-            cluster.witness.look(self, before)
+            cluster.witness.look(self, before, now)
             if now.state is not before.state:  # the timers of a state end with it
                 self.timer = self.condition_timer = None
             if effects:
@@ -184,7 +184,7 @@ class Member:
         following: list[Message] = []
         for position, effect in enumerate(effects):
             match effect:
-                case SendRpc() | Cast():
+                case Cast() | SendRpc():
                     self.cluster.send(self.id, effect.to, effect.message)
                 case NextEvent():
                     if self.cluster.defer_flush and isinstance(effect.message, FlushCommands):
@@ -196,7 +196,8 @@ class Member:
                 case AppliedTo() | LeaderEstablished():
                     pass
                 case AuxEval():
-                    following += self.perform(cast_aux(self.server, "eval"))
+                    if wanted := cast_aux(self.server, "eval"):
+                        following += self.perform(wanted)
                 case Applied() | Rejected():
                     self.cluster.answers.append(effect)
                 case PersistTermAndVote():

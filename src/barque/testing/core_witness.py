@@ -44,13 +44,13 @@ class Witness:
         self.lost: list[tuple[ServerId, Uid, list[EntryBatch]]] = []  # disks that members came back without
         self.committed: list[tuple[EntryBatch, Term]] = []  # and the term in which it was committed
 
-    def look(self, member: "Member", before: invariants.Facts) -> None:
+    def look(self, member: "Member", before: invariants.Facts, now: invariants.Facts) -> None:
         """After each step of a member."""
         server = member.server
-        leads = server.raft_state is _LEADER
+        leads = now.state is _LEADER
         if leads and before.state is not _LEADER:
             self._check_new_leader(server)
-        if server.commit_index > before.commit_index:
+        if now.commit_index > before.commit_index:
             # A step in which a leader commits its own end (removed, deleted) leaves no leader behind.
             led = leads or before.state in (RaftState.LEADER, RaftState.TERMINATING_LEADER)
             self._check_commit(member, before.commit_index, led=led)
@@ -58,7 +58,7 @@ class Witness:
                 self._check_quorum(server)
         if leads and server.cluster_index_term.index > before.last.index:
             _check_change(server)
-        if server.log.last_index_term().index < before.commit_index:
+        if now.last.index < before.commit_index:
             _violated(f"{server.id} has dropped committed entries")
 
     def _check_new_leader(self, server: Server) -> None:
@@ -110,13 +110,10 @@ class Witness:
         term = getattr(message, "term", 0)
         if term > known:
             _violated(f"{sender.id} speaks of term {term} and has stored {known}: {message}")
-        match message:
-            case RequestVoteRpc():
-                self._vote(sender, message.term, sender.id)
-            case RequestVoteResult() if message.vote_granted:
-                self._vote(sender, message.term, to)
-            case _:
-                pass
+        if isinstance(message, RequestVoteRpc):
+            self._vote(sender, message.term, sender.id)
+        elif isinstance(message, RequestVoteResult) and message.vote_granted:
+            self._vote(sender, message.term, to)
 
     def overhear(self, member: "Member", effects: list[Effect]) -> None:
         """When a server has made up its mind: later, its disk may be ahead of what it said."""

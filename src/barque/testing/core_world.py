@@ -88,15 +88,17 @@ class _Cluster(CoreCluster):
 
     def send(self, sender: ServerId, to: ServerId, message: RemoteMessage) -> None:
         """See `CoreCluster`."""
-        self.witness.hear(self.members[sender.name], to, message)
-        self.world.transmit(sender.name, to.name, message, self.members[sender.name].log.uid)
+        member = self.members[sender.name]
+        self.witness.hear(member, to, message)
+        self.world.transmit(sender.name, to.name, message, member.log.uid)
 
 
 class _Machine:
     """What a member's node knows: its detector, and what is under way on its disk."""
 
-    def __init__(self, name: str, poll_s: float) -> None:
-        self.node = f"node_{name}"
+    def __init__(self, member: Member, poll_s: float) -> None:
+        self.member = member
+        self.node = member.id.node
         self.detector = FailureDetector(poll_interval_s=poll_s)
         self.boots = 0
         self.held_until = 0.0
@@ -108,6 +110,17 @@ class _Machine:
         self.ticking = False  # it will come
         self.election: StartElectionTimeout | None = None
         self.condition: object = None
+
+
+def _spans(times: TimeConfig) -> dict[TimerSpan, tuple[int, int]]:
+    """How long each timer may last, and what is added to it, in milliseconds."""
+    broadcast, poll, several = times.broadcast_time_ms, times.detector_poll_ms, times.election_multiplier
+    return {
+        TimerSpan.REALLY_SHORT: (broadcast, 0),
+        TimerSpan.SHORT: (several * broadcast, broadcast),
+        TimerSpan.MEDIUM: (poll, broadcast),
+        TimerSpan.LONG: (2 * several * broadcast, poll),
+    }
 
 
 class CoreWorld:
@@ -132,8 +145,10 @@ class CoreWorld:
         self._last_due: dict[tuple[str, str], float] = {}
         self._ended: dict[tuple[tuple[str, str], Uid], float] = {}  # when last words of who is gone arrive
         poll_s, self._tick_s = config.time.detector_poll_ms / 1000, config.time.tick_ms / 1000
-        self.machines = {name: _Machine(name, poll_s) for name in self.names}
         self.cluster = _Cluster(self, *self.names, settings=config.settings, machine=machine or Lists())
+        self.machines = {m.id.name: _Machine(m, poll_s) for m in self.cluster.members.values()}
+        self._pairs = [((x, y), (y, x), self.machines[x], self.machines[y]) for x, y in self._connected]
+        self._spans = _spans(config.time)
         for name in self.names:
             self._boot(name)
         self.after(config.time.heartbeat_interval_ms / 1000, self._look_at_links)
@@ -142,7 +157,8 @@ class CoreWorld:
 
     def after(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
         """Run a call so much later."""
-        self.at(self.now + seconds, call, *args)
+        self._sequence += 1
+        heappush(self._queue, (self.now + seconds, self._sequence, call, args))
 
     def at(self, when: float, call: Callable[..., None], *args: Any) -> None:
         """Run a call at this very time: calls of one time keep their order, which no rounding may change."""
@@ -189,7 +205,8 @@ class CoreWorld:
         self.settle(name)
 
     def _lives(self, name: str, boot: int) -> bool:
-        return self.machines[name].boots == boot and self.cluster.members[name].up
+        machine = self.machines[name]
+        return machine.boots == boot and machine.member.up
 
     def _await_tick(self, name: str, machine: _Machine) -> None:
         """Nothing changes in a member that nothing happens to: its ticks come only after something did."""
@@ -201,18 +218,20 @@ class CoreWorld:
 
     def handle(self, name: str, boot: int, message: Message) -> None:
         """A member's turn: one message, and what its node does about the effects."""
-        if not self._lives(name, boot):
+        machine = self.machines[name]
+        member = machine.member
+        if machine.boots != boot or not member.up:
             return
-        held_until = self.machines[name].held_until
-        if held_until > self.now:
-            self.after(held_until - self.now, self.handle, name, boot, message)
+        if machine.held_until > self.now:
+            self.after(machine.held_until - self.now, self.handle, name, boot, message)
             return
-        self.cluster.members[name].take(message)
+        member.take(message)
         self.settle(name)
 
     def settle(self, name: str) -> None:
         """Arm the timers and begin the syncs that a member has asked for; read its answers."""
-        member, machine = self.cluster.members[name], self.machines[name]
+        machine = self.machines[name]
+        member = machine.member
         if not machine.ticking:
             self._await_tick(name, machine)
         if not machine.syncing and member.log.unsynced:
@@ -263,14 +282,7 @@ class CoreWorld:
 
     def _draw(self, span: TimerSpan) -> float:
         """Seconds; as the node's executor draws them."""
-        times = self.config.time
-        broadcast, poll, several = times.broadcast_time_ms, times.detector_poll_ms, times.election_multiplier
-        most, more = {
-            TimerSpan.REALLY_SHORT: (broadcast, 0),
-            TimerSpan.SHORT: (several * broadcast, broadcast),
-            TimerSpan.MEDIUM: (poll, broadcast),
-            TimerSpan.LONG: (2 * several * broadcast, poll),
-        }[span]
+        most, more = self._spans[span]
         return (self.rng.uniform(1, most) + more) / 1000
 
     def _synced(self, name: str, boot: int) -> None:
@@ -337,7 +349,7 @@ class CoreWorld:
             return
         if self._ended and self.now > self._ended.get((link, uid), self.now):
             return
-        server, sender = self.cluster.members[name].server, self.cluster.members[link[0]].id
+        server, sender = self.machines[name].member.server, self.machines[link[0]].member.id
         asks = isinstance(message, ASKS_FOR_VOTES)
         if asks and message.term <= server.current_term and is_removed(server, sender, uid):  # type: ignore[union-attr]  # they have one
             self._tell_gone(sender.name, uid)
@@ -350,17 +362,15 @@ class CoreWorld:
         That all beat at once spares a third of the events; each looks at what it heard at times of its own.
         """
         self.after(self.config.time.heartbeat_interval_ms / 1000, self._look_at_links)
-        now, links, members, machines = self.now, self.links, self.cluster.members, self.machines
-        awake = {x for x in self.names if members[x].up and machines[x].held_until <= now}
-        for pair, connected in self._connected.items():
-            one, other = pair
-            there, back = pair in links, (other, one) in links
+        now, links = self.now, self.links
+        for pair, reverse, one, other in self._pairs:
+            there, back, connected = pair in links, reverse in links, self._connected[pair]
             if connected:
-                if there and one in awake:
-                    machines[other].detector.heartbeat(machines[one].node, now)
-                if back and other in awake:
-                    machines[one].detector.heartbeat(machines[other].node, now)
-            if there and back and members[one].up and members[other].up:
+                if there and one.member.up and one.held_until <= now:
+                    other.detector.heartbeat(one.node, now)
+                if back and other.member.up and other.held_until <= now:
+                    one.detector.heartbeat(other.node, now)
+            if there and back and one.member.up and other.member.up:
                 self._dead_since.pop(pair, None)
                 if not connected:
                     self._connect(pair)

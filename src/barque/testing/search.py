@@ -35,7 +35,8 @@ from barque.types import Membership, ServerId
 
 _VOTING = (PreVoteRpc, PreVoteResult, RequestVoteRpc, RequestVoteResult)
 _SHARED = {"cfg", "environment", "decode_commands", "decode_query", "aux_state", "log", "commit_latency_ms"}
-"""Fields of a server that are the same in all states, or kept apart."""
+_SHARED |= {"id", "others"}
+"""Fields of a server that are the same in all states, kept apart, or follow from others."""
 
 _COUNTED = ("elections", "commands", "crashes", "reads", "transfers", "ticks", "copies", "losses", "changes")
 
@@ -161,7 +162,7 @@ def _copy_member(member: Member, cluster: Clients) -> Member:
     server = other.server = _copy_slots(member.server)
     server.log = log
     server.environment = cluster.environment
-    server.cluster = {name: _copy_slots(peer) for name, peer in server.cluster.items()}
+    server.hold({name: _copy_slots(peer) for name, peer in server.cluster.items()})
     if server.role is not None:
         role: Any = _copy_slots(server.role)
         server.role = role
