@@ -136,6 +136,27 @@ def test_a_flush_takes_no_more_than_its_bound() -> None:
     assert len(content(node.storage)) == 30
 
 
+def test_who_has_more_than_a_flush_takes_lets_others_go_first() -> None:
+    """One server's backlog delays another by no more than a flush; each stays in its own order."""
+    node = Node(config=StorageConfig(wal_writer="inline", wal_prefill=False, wal_flush_bytes_max=600))
+    busy, other = node.storage.log(UID), node.storage.log(OTHER)
+    for index in range(1, 31):
+        busy.append(batch(index, payload=b"x" * 100))
+    node.storage.flush()
+    node.deliver()
+    other.append(batch(1))
+    node.storage.flush()
+    node.deliver()
+    assert busy.last_written().index < 30
+    node.storage.flush()
+    node.deliver()
+    assert (other.last_written().index, busy.last_written().index < 30) == (1, True)
+    node.sync()
+    node.crash()
+    assert [entry[0] for entry in content(node.storage)] == list(range(1, 31))
+    assert [entry[0] for entry in content(node.storage, OTHER)] == [1]
+
+
 @pytest.mark.parametrize("operation", ["pwritev", "datasync"])
 def test_a_failed_write_or_sync_stops_everything_until_a_new_file(operation: str) -> None:
     """No acknowledgement after a failure, a new file, all pending entries again, then `WalUp`."""
