@@ -347,6 +347,22 @@ def test_callers_of_a_deleted_cluster_hear_what_is_true() -> None:
     assert world.front.next_deadline() is None
 
 
+def test_what_was_answered_does_not_stay_behind_an_earlier_deadline() -> None:
+    """A command that waits for long keeps nothing of those that came after it and are done."""
+    world = World()
+    world.session.commands(ClientCommands("dead", 1, 1, b"\1\0\0\0\1", ReplyMode.AWAIT_CONSENSUS, 1_000))
+    world.front.leader_hint("kv", N2, Term(1))
+    for number in range(2, 2_000):
+        world.command(number, b"\x01")
+        [(_, message)] = world.turn()
+        world.front.on_replies(first_of(message), 1, ["ok"], None)
+        world.front.deliver()
+    assert len(world.front._deadlines) < 600
+    assert world.front.next_deadline() == world.now + 1.0
+    world.pass_time(1.0)
+    assert [a.error for a in world.heard if isinstance(a, ClientFailed)] == ["NoLeader"]
+
+
 def test_the_terms_of_a_deleted_cluster_say_nothing_about_the_next() -> None:
     """A new cluster of the same name starts at term 1 and is heard; what its predecessor left is unknown."""
     world = World()

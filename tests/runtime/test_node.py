@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.nodes import Adder, Nodes, nodes, until
+from tests.nodes import PATIENCE_S, Adder, Nodes, nodes, until
 
 import barque
 from barque.core.messages import ElectionTimeout, ServerDown
@@ -20,7 +20,7 @@ from barque.errors import (
     UnknownCluster,
 )
 from barque.log.disk import OsDisk
-from barque.transport.wire import NodeCallReply
+from barque.transport.wire import ClientQueries, NodeCallReply
 from barque.types import ServerId
 
 
@@ -80,6 +80,23 @@ async def test_without_a_majority_nothing_is_promised(tmp_path: Path) -> None:
         await three.stop("n2", "n3")
         with pytest.raises((NoLeader, OutcomeUnknown)):
             await client.process_command("sum", 1, timeout_s=0.5)
+
+
+async def test_each_call_is_answered_in_its_own_time(tmp_path: Path) -> None:
+    """One that may wait for long does not keep a shorter one waiting for its answer."""
+    async with nodes(tmp_path) as three:
+        node, answers = three.running["n1"], asyncio.Queue[Any]()
+        session = node.session(lambda told: answers.put_nowait(told[0]))
+        session.queries(ClientQueries("nowhere", 1, (b"x",), "consistent", 60_000))
+
+        async def is_awaited() -> bool:
+            return "front deadline" in node.timers
+
+        await until(is_awaited, "the end of the first call's time")
+        session.queries(ClientQueries("nowhere", 2, (b"x",), "consistent", 50))
+        async with asyncio.timeout(PATIENCE_S):
+            answer = await answers.get()
+        assert (answer.first_correlation, answer.error) == (2, "NoLeader")
 
 
 async def test_a_machine_that_raises_stops_its_server_and_no_other(tmp_path: Path) -> None:

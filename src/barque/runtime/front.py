@@ -15,6 +15,7 @@ once, not only at its deadline. docs/explanation/routing.md tells the whole stor
 import heapq
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -33,6 +34,7 @@ _BATCH_COMMANDS_MAX = 4_096
 _BATCH_BYTES_MAX = 4 * 1024 * 1024
 _PART_BYTES = 4 * 1024 * 1024
 _RETRY_S = 0.02
+_FINISHED_MAX = 256
 _ROUTABLE = (Rejection.NOT_LEADER, Rejection.WAL_DOWN)
 _decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.msgpack.encode
@@ -128,6 +130,7 @@ class Front:
         self._routes: dict[str, Route] = {}
         self._dirty: dict[str, Route] = {}
         self._deadlines: list[tuple[float, int, Range]] = []
+        self._finished = 0  # since the deadlines were last cleared of what needs none any more
         self._sequence = 0
         self._talking: dict[Session, None] = {}
 
@@ -340,7 +343,7 @@ class Front:
         assert entry.route is not None
         entry.route.unanswered.pop(entry.first, None)
         self._ranges.forget(entry)
-        at = bisect_right([other.arrival for other in entry.route.parked], entry.arrival)
+        at = bisect_right(entry.route.parked, entry.arrival, key=attrgetter("arrival"))
         entry.route.parked.insert(at, entry)
 
     def _finish(self, entry: Range) -> None:
@@ -348,6 +351,12 @@ class Front:
         if entry.route is not None:
             entry.route.unanswered.pop(entry.first, None)
         self._ranges.done(entry)
+        self._finished += 1
+        if self._finished > _FINISHED_MAX and self._finished * 2 > len(self._deadlines):
+            # They would stay, with all that was sent, until nothing with an earlier deadline waits.
+            self._deadlines = [item for item in self._deadlines if not item[2].done]
+            heapq.heapify(self._deadlines)
+            self._finished = 0
 
     # --- who leads ---------------------------------------------------------------------
 
@@ -512,13 +521,8 @@ class Front:
     @property
     def busy(self) -> bool:
         """Whether there is something to flush now; what waits for its next attempt is not."""
-        if not self._dirty:
-            return False
         dirty = [r for r in self._dirty.values() if r.leader is not None and not r.suspect and r.parked]
-        if not dirty:
-            return False
-        now = self._clock.monotonic()
-        return any(now >= route.retry_at for route in dirty)
+        return bool(dirty) and self._clock.monotonic() >= min(route.retry_at for route in dirty)
 
     def overview(self) -> dict[str, Any]:
         """For `status`: how much waits, and for which clusters."""

@@ -321,9 +321,7 @@ class Node:
             self.wake()
         self.system.look_after_finished()
         self.system.storage.loop_yield()
-        deadline = self.front.next_deadline()
-        if deadline is not None and "front deadline" not in self.timers:
-            self.timers.arm("front deadline", deadline, self._expire)
+        self._await_deadline()
 
     def server_finished(
         self, process: ServerProcess, delete: bool, whole_cluster: bool, reason: str = "it has ended"
@@ -335,6 +333,12 @@ class Node:
         stops, keeps its files, and can start again with the node.
         """
         self.system.finish(process, Ending(reason, delete=delete, whole_cluster=whole_cluster))
+
+    def _await_deadline(self) -> None:
+        """Let the front say what is to be said when a call's time is over: the earliest of all that wait."""
+        deadline, armed = self.front.next_deadline(), self.timers.deadline_of("front deadline")
+        if deadline is not None and (armed is None or deadline < armed):
+            self.timers.arm("front deadline", deadline, self._expire)
 
     def _expire(self) -> None:
         self.front.expire(self.clock.monotonic())

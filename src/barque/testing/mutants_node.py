@@ -561,3 +561,15 @@ def waits_without_bound() -> Any:
 def full_file_stays_open() -> Any:
     """See `MUTANTS`."""
     return patch.object(WalFiles, "_leave", lambda *_: None)
+
+
+@mutant("an answer to a call whose time is over waits for that of an earlier call (I25)", layer="node")
+def shorter_times_wait() -> Any:
+    """See `MUTANTS`."""
+    await_deadline = Node._await_deadline
+
+    def waits_on(self: Node) -> None:
+        if "front deadline" not in self.timers:
+            await_deadline(self)
+
+    return patch.object(Node, "_await_deadline", waits_on)
