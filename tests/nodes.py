@@ -34,17 +34,17 @@ class Adder(barque.Machine[int]):
             case "again":
                 return state, "asked", [barque.Append(1000)]
             case "opaque":
-                return state, object()
+                return state, object()  # no value
             case barque.Timeout():
                 return state + 100, None
             case _:
                 return state, None
 
     def query(self, query: Any, state: int) -> Any:
-        """The sum, or an error for the query `"bad"`."""
+        """The sum, an error for the query `"bad"`, and no value for `"opaque"`."""
         if query == "bad":
             raise ValueError("no such query")
-        return state
+        return object() if query == "opaque" else state
 
     def overview(self, state: int) -> dict[str, Any]:
         """The sum."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.nodes import SECRET, nodes, until
@@ -10,6 +12,7 @@ from tests.ports import free_port
 
 import barque
 from barque.client.local import NodeSubmitter
+from barque.core.entries import BODY_BYTES_MAX, COMMAND_BYTES_MAX
 from barque.errors import NoLeader, OutcomeUnknown, Stopped, Unauthenticated
 
 
@@ -109,22 +112,55 @@ async def test_the_position_after_an_append(tmp_path: Path) -> None:
         assert (second.index, second.term) == (first.index + 1, first.term)
 
 
-async def test_a_reply_that_cannot_be_encoded_is_an_error(tmp_path: Path) -> None:
-    """A machine whose reply is no value does not hang its caller or hurt others in the batch."""
-    async with nodes(tmp_path, 1) as single, single.client() as client:
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_reply_that_cannot_be_encoded_is_an_error(tmp_path: Path, count: int) -> None:
+    """A machine whose reply is no value hurts no others. Its command happened: it is not called refused."""
+    async with nodes(tmp_path, count) as some, some.client("n1") as client:
         await client.start_cluster("sum", "adder")
-        bad, good = await asyncio.gather(
-            client.process_command("sum", "opaque"), client.process_command("sum", 3), return_exceptions=True
-        )
-        assert isinstance(bad, barque.InvalidCommand)
-        assert good == 3
+        if count > 1:
+            await client.transfer_leadership("sum", "n2")
+        calls = [client.process_command("sum", command) for command in (1, "opaque", 2)]
+        first, bad, last = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(bad, OutcomeUnknown)
+        assert "the machine did it" in str(bad)
+        assert (first, last) == (1, 3)
+        for ask in (client.consistent_query, client.local_query):
+            with pytest.raises(barque.InvalidCommand, match="cannot be encoded"):
+                await ask("sum", "opaque")
 
 
 async def test_a_command_that_cannot_be_encoded_is_refused_here(tmp_path: Path) -> None:
     """It never leaves the client."""
     async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
         with pytest.raises(barque.InvalidCommand, match="cannot be encoded"):
             await client.process_command("sum", object())
+        with pytest.raises(barque.InvalidCommand, match="cannot be encoded"):
+            client.pipeline_command("sum", object(), "first of its turn")
+        with pytest.raises(barque.InvalidCommand, match="above the limit of"):
+            await client.process_command("sum", bytes(COMMAND_BYTES_MAX))
+        with pytest.raises(barque.InvalidCommand, match="cannot be encoded"):
+            await client.start_cluster("other", "adder", arguments={"start": object()})
+        client.pipeline_command("sum", 1, "next")
+        assert [told.reply for told in await client.take_notifications()] == [1]
+
+
+async def test_what_no_node_could_be_sent_is_refused(tmp_path: Path) -> None:
+    """An entry that fits into no frame would keep its cluster from ever committing again."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        submitter = NodeSubmitter(three.running["n1"])
+        replies: dict[str, Any] = {}
+        for name, payload in (("small", b"\x01"), ("huge", bytes(BODY_BYTES_MAX)), ("other", b"\x02")):
+            submitter.command("sum", payload, partial(replies.__setitem__, name), 60_000)
+
+        async def all_told() -> bool:
+            return len(replies) == 3
+
+        await until(all_told, "all are answered")
+        assert isinstance(replies["huge"], barque.InvalidCommand)
+        assert (replies["small"], replies["other"]) == (1, 3)
+        assert await client.process_command("sum", 1, timeout_s=20) == 4
 
 
 async def test_cancelling_a_caller_stops_only_the_waiting(tmp_path: Path) -> None:

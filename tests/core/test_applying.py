@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from barque.core import commands
 from barque.core.entries import EntryBatch, EntryKind, encode_body
 from barque.core.messages import (
     AppendEntriesReply,
@@ -191,3 +192,13 @@ def test_only_those_who_wait_are_answered() -> None:
         cluster.command("a", "x", mode=mode)
     cluster.settle()
     assert sorted(map(str, cluster.replies())) == ["(3, 1)", "done", "done"]
+
+
+def test_a_machine_that_appends_too_much_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could be sent such an entry: the cluster would wait for it for ever."""
+    monkeypatch.setattr(commands, "COMMAND_BYTES_MAX", 10)
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    with pytest.raises(MachineFault, match="appends a command of 11 bytes, above 10"):
+        cluster["a"].handle(MachineAppend(b"\xaaxxxxxxxxxx"))
+    assert cluster.server("a").log.last_index_term().index == 1

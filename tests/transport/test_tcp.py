@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 from tests.transport.support import SECRET, Recorder, until
 
-from barque.core.entries import EntryBatch, encode_body
+from barque.core.entries import BODY_BYTES_MAX, EntryBatch, EntryKind, encode_body, encode_head
 from barque.core.messages import AppendEntriesRpc, TimeoutNow
 from barque.errors import ConfigurationError, NoLeader, Unauthenticated
 from barque.transport import wire
@@ -23,7 +24,7 @@ from barque.transport.handshake import DialerHandshake, Role
 from barque.transport.peer_link import backoff_s
 from barque.transport.tcp import TcpTransport
 from barque.transport.wire import Alive, Envelope, LeaderIs
-from barque.types import Index, ServerId, Term
+from barque.types import ClientRef, Index, ReplyMode, ServerId, Term
 
 Run = Callable[..., Any]
 FAST = Limits(backoff_min_s=0.01, backoff_max_s=0.05, linger_s=0.3)
@@ -133,6 +134,21 @@ def test_a_message_without_an_encoding_hurts_nobody() -> None:
     found = [e for frame in frames for e in wire.decode_envelopes(bytes(frame[HEADER.size :]))]
     assert found == [Envelope("", Alive())] * 2
     assert counters.unencodable_messages == 1
+
+
+def test_the_largest_entry_travels() -> None:
+    """With all that is around it: names as long as they may be, and the largest numbers."""
+    leader, most = ServerId("s" * 64, "n" * 64), 1 << 62
+    head = encode_head(EntryKind.USER, ReplyMode.NOTIFY, ClientRef("n" * 64, most), most)
+    payload = bytes(BODY_BYTES_MAX - len(head) - 4)
+    body = head + struct.pack("<I", len(payload)) + payload
+    batch = EntryBatch(Index(most), Term(most), 1, most, body)
+    rpc = AppendEntriesRpc(Term(most), leader, Index(most), Index(most - 1), Term(most), (batch,))
+    counters = TransportCounters()
+    envelopes = [Envelope("s" * 64, rpc, "c" * 64, "u" * 64)]
+    [frame] = encode_frames(FrameKind.ENVELOPES, envelopes, Limits().frame_bytes_max, counters, "n2")
+    [found] = wire.decode_envelopes(bytes(frame[HEADER.size :]))
+    assert found == envelopes[0]
 
 
 def test_sends_without_a_link_are_dropped_and_counted(run: Run) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from barque.client.connection import Connection, Link
 from barque.client.outcomes import Batch, Notification, Notifications
 from barque.client.routing import Connect, Router
+from barque.core.entries import COMMAND_BYTES_MAX
 from barque.errors import InvalidCommand, Stopped
 from barque.transport.client_link import ClientLink
 from barque.types import Index, IndexTerm, Membership, ReplyMode, ServerId, Term
@@ -143,7 +144,7 @@ class Client:
         if priority not in ("low", "normal"):
             raise InvalidCommand(f"priority is low or normal, not {priority!r}")
         mute = correlation is None
-        key = (cluster, priority, mute, timeout_s)
+        payload, key = encode(command), (cluster, priority, mute, timeout_s)
         batch = self._router.batch(key)
         if batch is None:
             batch = Batch(
@@ -156,7 +157,7 @@ class Client:
                 mute=mute,
             )
             self._router.open(key, batch)
-        batch.payloads.append(encode(command))
+        batch.payloads.append(payload)
         batch.waiters.append(correlation)
 
     async def notifications(self) -> AsyncIterator[Notification]:
@@ -338,7 +339,8 @@ class Client:
     async def call(
         self, verb: str, arguments: dict[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> Any:
-        """Any administrative verb of a node, by name."""
+        """Any administrative verb of a node, by name. Raises `InvalidCommand` for what cannot be encoded."""
+        encode(arguments)
         return await self._ask("call", verb, b"", timeout_s, arguments=arguments or {})
 
     async def _call(self, verb: str, arguments: dict[str, Any], timeout_s: float | None) -> dict[str, Any]:
@@ -383,8 +385,11 @@ class Client:
 
 
 def encode(value: Any) -> bytes:
-    """A command or query as bytes. Raises `InvalidCommand` for a value that msgspec cannot encode."""
+    """A command or query as bytes. Raises `InvalidCommand` for what cannot be encoded, or is too large."""
     try:
-        return _encode(value)
+        encoded = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidCommand(f"cannot be encoded: {error}") from error
+    if len(encoded) > COMMAND_BYTES_MAX:
+        raise InvalidCommand(f"{len(encoded)} bytes are above the limit of {COMMAND_BYTES_MAX}")
+    return encoded

@@ -94,11 +94,18 @@ class NodeSubmitter:
 
     def command(self, cluster: str, payload: bytes, done: Done, timeout_ms: int) -> None:
         """See `Submitter.command`."""
+        self._make_room(payload)
         self._add(self._commands.setdefault((cluster, timeout_ms), ([], [])), payload, done)
 
     def query(self, cluster: str, payload: bytes, level: str, done: Done, timeout_ms: int) -> None:
         """See `Submitter.query`."""
+        self._make_room(payload)
         self._add(self._queries.setdefault((cluster, level, timeout_ms), ([], [])), payload, done)
+
+    def _make_room(self, payload: bytes) -> None:
+        """One that is large travels alone: if it is too large, the others must not be refused with it."""
+        if self._bytes and self._bytes + len(payload) > PART_BYTES_MAX:
+            self._flush()
 
     def _add(self, request: tuple[list[bytes], list[Done]], payload: bytes, done: Done) -> None:
         payloads, dones = request

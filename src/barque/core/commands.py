@@ -14,7 +14,7 @@ from barque.core.effects import (
     SendRpc,
     StartConditionTimeout,
 )
-from barque.core.entries import EntryBatch, EntryKind, cut_body, decode_head, encode_body
+from barque.core.entries import COMMAND_BYTES_MAX, EntryBatch, EntryKind, cut_body, decode_head, encode_body
 from barque.core.events import AppendNoop, ClientDown, MachineAppend, MachineTimeout, NodeEvent
 from barque.core.log_contract import WalDown
 from barque.core.messages import Commands, FlushCommands, TimeoutNow
@@ -22,6 +22,7 @@ from barque.core.peers import PeerStatus
 from barque.core.replication import pipelined_rpcs
 from barque.core.roles import WaitingRole
 from barque.core.server import RaftState, Server, Transition, refuse_commands
+from barque.errors import MachineFault
 from barque.machine.machine import Down, NodeDown, NodeUp, Timeout
 from barque.types import ReplyMode, ServerId
 
@@ -141,6 +142,11 @@ def on_node_event(server: Server, message: NodeEvent) -> Transition:
 
 def on_machine_append(server: Server, message: MachineAppend) -> Transition:
     """EFF-04: a command that the machine itself asked for."""
+    if len(message.payload) > COMMAND_BYTES_MAX:
+        size = len(message.payload)
+        raise MachineFault(
+            f"{type(server.machine).__name__} appends a command of {size} bytes, above {COMMAND_BYTES_MAX}"
+        )
     return _append_own(server, EntryKind.USER, message.payload)
 
 

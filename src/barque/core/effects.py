@@ -238,6 +238,8 @@ class Rejection:
     NO_QUORUM = "no_quorum"
     OUTCOME_UNKNOWN = "outcome_unknown"
     """No refusal, but it travels like one: `Unresolved`."""
+    REPLY_NOT_SENT = "reply_not_sent"
+    """Likewise: it happened, and what the machine replied cannot travel."""
     CHANGE_NOT_PERMITTED = "change_not_permitted"
     ALREADY_MEMBER = "already_member"
     MISSING_UID = "missing_uid"

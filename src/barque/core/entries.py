@@ -18,7 +18,10 @@ from barque.types import NOBODY, ClientRef, Index, MemberRecord, ReplyMode, Term
 
 _HEAD = struct.Struct("<BBHQQ")  # kind, reply mode, node name length, incarnation, correlation
 BATCH_ENTRIES_MAX = 65_536
-BODY_BYTES_MAX = 64 * 1024 * 1024
+BODY_BYTES_MAX = 63 * 1024 * 1024
+"""It fits into a frame between nodes, with all that is around it: what cannot travel would block a log."""
+COMMAND_BYTES_MAX = 62 * 1024 * 1024
+"""What one command, or one read, may have at most when it is encoded."""
 
 
 class EntryKind(enum.IntEnum):

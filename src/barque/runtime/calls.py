@@ -1,12 +1,18 @@
 """Questions and answers between nodes, with a deadline on each (`NodeCall`, `NodeCallReply`)."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from barque import errors
+from barque.core.entries import BODY_BYTES_MAX
 from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
 from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
+
+logger = logging.getLogger("barque.calls")
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[Any]]
 _STOPPING = "the node is stopping"
@@ -36,6 +42,15 @@ def fail(future: "asyncio.Future[Any]", error: Exception) -> None:
     """Let this fail. Who awaits it may be gone, with its loop: nobody needs a log line about that."""
     future.set_exception(error)
     future.exception()
+
+
+def _why_unsendable(value: Any) -> str | None:
+    """What keeps this value from travelling: a machine may answer anything."""
+    try:
+        size = len(msgspec.msgpack.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        return repr(error)
+    return None if size <= BODY_BYTES_MAX else f"{size} bytes are more than {BODY_BYTES_MAX}"
 
 
 class Calls:
@@ -155,8 +170,16 @@ class Calls:
         except asyncio.CancelledError:
             answer(None, type(unanswered(verb, "")).__name__, _STOPPING)  # it may have happened
             raise
+        except Exception as error:  # a machine's own, such as that of an overview
+            logger.exception("the call %r has failed", verb)
+            answer(None, type(unanswered(verb, "")).__name__, f"{verb!r} has failed: {error!r}")
         else:
-            answer(value, None, "")
+            cause = _why_unsendable(value)
+            if cause is None:
+                answer(value, None, "")
+            else:
+                text = f"the answer to {verb!r} cannot be sent: {cause}"
+                answer(None, type(unanswered(verb, "")).__name__, text)
 
     def node_lost(self, node: str) -> None:
         """Its answers will not come."""

@@ -14,25 +14,26 @@ once, not only at its deadline. docs/explanation/routing.md tells the whole stor
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
 
 from barque.core.effects import Rejection
-from barque.core.entries import EntryKind, encode_head
+from barque.core.entries import BODY_BYTES_MAX, COMMAND_BYTES_MAX, EntryKind, encode_head
 from barque.core.messages import Commands, Queries, RemoteMessage
 from barque.errors import ProtocolError
 from barque.runtime.clock import Clock
 from barque.runtime.ranges import Range, Ranges
 from barque.runtime.refusals import describe_refusal
+from barque.runtime.replies import encode_in_parts
 from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientQueries, ClientReplies
 from barque.types import ClientRef, ReplyMode, ServerId, Term
 
 _BATCH_COMMANDS_MAX = 4_096
 _BATCH_BYTES_MAX = 4 * 1024 * 1024
-_PART_BYTES = 4 * 1024 * 1024
+_REQUEST_BYTES_MAX = BODY_BYTES_MAX - 4096  # the rest is for the head of an entry
 _RETRY_S = 0.02
 _FINISHED_MAX = 256
 _ROUTABLE = (Rejection.NOT_LEADER, Rejection.WAL_DOWN)
@@ -179,6 +180,11 @@ class Front:
         )
 
     def _park(self, entry: Range, cluster: str, timeout_ms: int) -> None:
+        if entry.size > _REQUEST_BYTES_MAX:
+            text = f"a request of {entry.size} bytes; one command has {COMMAND_BYTES_MAX} at most"
+            self._say(entry.session, ClientFailed(entry.session_first, entry.count, "InvalidCommand", text))
+            self._outside.wake()
+            return
         over = self._ranges.commands + entry.count > self._commands_max
         if over or self._ranges.bytes + entry.size > self._bytes_max:
             text = f"{self._ranges.commands} commands wait already on this node; slow down"
@@ -197,6 +203,7 @@ class Front:
     def _answer_local(self, session: Session, request: ClientQueries) -> None:
         replies: list[Any] = []
         errors: dict[int, str] = {}
+        first = request.first_correlation
         for offset, payload in enumerate(request.payloads):
             try:
                 replies.append(self._outside.local_query(request.cluster, payload))
@@ -204,10 +211,14 @@ class Front:
                 replies.append(None)
                 errors[offset] = str(error) or type(error).__name__
         leader = self._route(request.cluster).leader
-        raw, errors = encode_replies(replies, errors)
-        self._say(
-            session, ClientReplies(request.first_correlation, len(replies), raw, errors or None, leader)
-        )
+        for at, count, raw, its in encode_in_parts(replies, errors):
+            if raw is None:
+                failed = ClientFailed(
+                    first + at, count, *describe_refusal(Rejection.REPLY_NOT_SENT, read=True), leader
+                )
+                self._say(session, failed)
+            else:
+                self._say(session, ClientReplies(first + at, count, raw, its, leader))
         self._outside.wake()
 
     def _route(self, cluster: str) -> Route:
@@ -283,7 +294,10 @@ class Front:
             part = replies if size == count else replies[position : position + size]
             own = {k - position: v for k, v in (errors or {}).items() if 0 <= k - position < size}
             for at, parts, raw, its in encode_in_parts(part, own):
-                self._reply(entry, offset + at, parts, raw, its or None)
+                if raw is None:
+                    self.on_rejected(entry.first + offset + at, parts, Rejection.REPLY_NOT_SENT, None)
+                else:
+                    self._reply(entry, offset + at, parts, raw, its)
             position += size
 
     def _reply(
@@ -317,7 +331,7 @@ class Front:
                 self._redirect(entry.route, reason, leader)
             else:
                 # A part of a batch that was cut on its way, or a refusal that another server would repeat.
-                error, text = describe_refusal(reason)
+                error, text = describe_refusal(reason, read=bool(entry.payloads))
                 offset = position - entry.first
                 for at, size in entry.close(offset, part):
                     failed = ClientFailed(entry.session_first + at, size, error, text, leader)
@@ -556,42 +570,3 @@ def _join_columns(head: bytes, batch: list[Range]) -> bytes:
     lengths = [entry.columns[: 4 * entry.count] for entry in batch]
     blobs = [entry.columns[4 * entry.count :] for entry in batch]
     return b"".join((head, *lengths, *blobs))
-
-
-def encode_in_parts(
-    replies: list[Any], errors: dict[int, str], first: int = 0
-) -> Iterator[tuple[int, int, msgspec.Raw, dict[int, str]]]:
-    """Encoded replies in parts of a few MiB: (offset, count, replies, errors) each.
-
-    A thousand large values must not have to fit one frame, nor memory twice.
-    """
-    if len(replies) > 1 and _about_size(replies) > _PART_BYTES:
-        middle = len(replies) // 2
-        before = {k: v for k, v in errors.items() if k < middle}
-        after = {k - middle: v for k, v in errors.items() if k >= middle}
-        yield from encode_in_parts(replies[:middle], before, first)
-        yield from encode_in_parts(replies[middle:], after, first + middle)
-        return
-    raw, errors = encode_replies(replies, errors)
-    yield first, len(replies), raw, errors
-
-
-def _about_size(replies: list[Any]) -> int:
-    """Of values that can be large; the others are small enough."""
-    return sum(len(reply) for reply in replies if isinstance(reply, (bytes, str)))
-
-
-def encode_replies(replies: list[Any], errors: dict[int, str]) -> tuple[msgspec.Raw, dict[int, str]]:
-    """Replies as one encoded array; one that cannot be encoded becomes an error of its own."""
-    try:
-        return msgspec.Raw(_encode(replies)), errors
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        pass
-    encoded: list[Any] = []
-    for offset, reply in enumerate(replies):
-        try:
-            encoded.append(msgspec.Raw(_encode(reply)))
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            encoded.append(None)
-            errors = {**errors, offset: f"the machine's reply cannot be encoded: {error}"}
-    return msgspec.Raw(_encode(encoded)), errors

@@ -11,7 +11,7 @@ from barque.core.configuration import uids_on
 from barque.core.effects import Applied, MembersGone, Rejected, Rejection, StopReason, Unresolved
 from barque.core.messages import FlushCommands, PipelineRpcs, RemoteMessage, ServerDown
 from barque.core.replication import has_entries_to_send
-from barque.runtime.front import encode_in_parts
+from barque.runtime.replies import encode_in_parts
 from barque.runtime.server_process import ServerProcess
 from barque.transport.wire import (
     Envelope,
@@ -81,9 +81,12 @@ class NodeOutlets:
             if to.incarnation == node.incarnation:
                 node.front.on_replies(first, count, applied.replies, applied.errors)
         elif to.node:
-            for part, size, raw, errors in encode_in_parts(applied.replies, applied.errors or {}):
-                reply = FrontReplies(to.incarnation, first + part, size, raw, errors or None)
-                node.transport.send(to.node, "", reply)
+            for at, size, raw, errors in encode_in_parts(applied.replies, applied.errors):
+                if raw is None:
+                    self.reject(Rejected(to, first + at, size, Rejection.REPLY_NOT_SENT))
+                else:
+                    reply = FrontReplies(to.incarnation, first + at, size, raw, errors)
+                    node.transport.send(to.node, "", reply)
 
     def reject(self, rejected: Rejected) -> None:
         """A refusal, likewise."""

@@ -18,6 +18,10 @@ _TEXTS = {
         "OutcomeUnknown",
         "the leader had it in its log when it lost its majority; it may happen yet",
     ),
+    Rejection.REPLY_NOT_SENT: (
+        "OutcomeUnknown",
+        "the machine did it, but its reply cannot be encoded, or is too large: see the log of the node",
+    ),
     Rejection.CHANGE_NOT_PERMITTED: ("ChangeNotPermitted", CHANGE_UNDER_WAY),
     Rejection.ALREADY_MEMBER: ("AlreadyMember", "that server is a member already, and may do just that"),
     Rejection.MISSING_UID: ("InvalidCommand", "a promotable member must be named with its uid"),
@@ -33,6 +37,7 @@ _TEXTS = {
 }
 
 
-def describe_refusal(reason: str) -> tuple[str, str]:
-    """The error's class name, and a text for people."""
-    return _TEXTS.get(reason, ("Refused", reason))
+def describe_refusal(reason: str, *, read: bool = False) -> tuple[str, str]:
+    """The error's class name, and a text for people. What a read asked for did not happen in any case."""
+    error, text = _TEXTS.get(reason, ("Refused", reason))
+    return ("InvalidCommand" if read and error == "OutcomeUnknown" else error), text

@@ -1,0 +1,63 @@
+"""Calls between nodes, and those that clients make (runtime/calls.py)."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from barque.errors import NoLeader
+from barque.runtime import calls
+from barque.runtime.calls import Calls
+
+
+async def _serve(verb: str) -> Any:
+    match verb:
+        case "ping":
+            return "pong"
+        case "status" | "member_add":
+            return object()
+        case "members":
+            raise NoLeader("nobody leads")
+        case "overview" | "member_remove":
+            raise AttributeError("a machine's own mistake")
+    raise KeyError(verb)
+
+
+async def ask(verb: str) -> tuple[Any, str | None, str]:
+    """What a caller of this verb is told."""
+    told: asyncio.Future[tuple[Any, str | None, str]] = asyncio.get_running_loop().create_future()
+    served = Calls(lambda _node, _message: True, lambda asked, _arguments: _serve(asked))
+    served.serve(verb, {}, lambda *answer: told.set_result(answer))
+    answer = await told
+    await served.stop()
+    assert served.working == 0
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("verb", "value", "error", "text"),
+    [
+        ("ping", "pong", None, ""),
+        ("members", None, "NoLeader", "nobody leads"),
+        ("nothing", None, "InvalidCommand", "bad arguments for 'nothing'"),
+        ("overview", None, "QueryTimeout", "'overview' has failed: AttributeError"),
+        ("member_remove", None, "OutcomeUnknown", "'member_remove' has failed: AttributeError"),
+        ("status", None, "QueryTimeout", "the answer to 'status' cannot be sent: TypeError"),
+        ("member_add", None, "OutcomeUnknown", "the answer to 'member_add' cannot be sent: TypeError"),
+    ],
+)
+async def test_every_ending_is_answered(verb: str, value: Any, error: str | None, text: str) -> None:
+    """Whatever the handler does: nobody has to wait until its time is over."""
+    told = await ask(verb)
+    assert told[:2] == (value, error)
+    assert told[2].startswith(text)
+
+
+async def test_an_answer_that_fits_into_no_frame_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be dropped on its way."""
+    monkeypatch.setattr(calls, "BODY_BYTES_MAX", 3)
+    assert await ask("ping") == (
+        None,
+        "QueryTimeout",
+        "the answer to 'ping' cannot be sent: 5 bytes are more than 3",
+    )
