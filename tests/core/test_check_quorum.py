@@ -75,6 +75,21 @@ def test_a_tick_without_answers_begins_to_doubt() -> None:
     assert doubts(cluster)
 
 
+def test_who_owes_no_answer_is_asked_as_well() -> None:
+    """Two of five are down and one catches up: the one that has all must be heard, tick after tick."""
+    cluster = led("a", "b", "c", "d", "e")
+    cluster.partition("abc", "d", "e")
+    cluster.command("a", "x")
+    cluster.settle("a", "b")  # c answers, and has nothing on its disk yet
+    for _ in range(2):
+        cluster["a"].handle(Tick(0))
+        assert doubts(cluster)
+        cluster.network.clear()  # a question that was lost is asked again
+        cluster["a"].handle(Tick(0))
+        cluster.settle("a", "b")
+        assert not doubts(cluster)
+
+
 def test_a_tick_with_one_silent_minority_does_not() -> None:
     """TIME-01: three of five are enough, and so is one whose answer to a read is missing."""
     cluster = led("a", "b", "c")

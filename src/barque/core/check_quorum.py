@@ -10,7 +10,8 @@ from barque.core.effects import Effect, Rejection, StartQuorumTimeout, Unresolve
 from barque.core.entries import decode_head
 from barque.core.events import QuorumTimeout
 from barque.core.log_contract import read_batches
-from barque.core.replication import is_stale, make_all_rpcs
+from barque.core.peers import PeerStatus
+from barque.core.replication import is_stale, make_all_rpcs, make_rpc
 from barque.core.roles import LeaderRole
 from barque.core.server import RaftState, Server, Transition
 from barque.types import Index, ReplyMode, ServerId
@@ -22,15 +23,23 @@ def doubt(server: Server) -> list[Effect]:
 
 
 def doubt_if_silent(server: Server) -> list[Effect]:
-    """At a tick, whose RPCs ask already: begin to count if a majority owes us an answer."""
+    """At a tick, whose RPCs ask those who owe us an answer: begin to count if they are a majority.
+
+    Then the others are asked as well, as long as we doubt: who has answered everything would not be heard.
+    """
     role = server.leader_role()
     waits = bool(role.waiting_queries)
     answered = {
-        member
+        member: peer
         for member, peer in server.peers()
         if not is_stale(server, peer) and not (waits and peer.query_index < server.query_index)
     }
-    return [] if server.has_quorum({server.id, *answered}) else _begin(server)
+    effects = [] if server.has_quorum({server.id, *answered}) else _begin(server)
+    heard = role.heard
+    if heard is not None:
+        asked = [m for m, peer in answered.items() if m not in heard and peer.status is PeerStatus.NORMAL]
+        effects += [make_rpc(server, member, answered[member], 0) for member in asked]
+    return effects
 
 
 def _begin(server: Server) -> list[Effect]:
