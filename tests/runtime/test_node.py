@@ -82,6 +82,40 @@ async def test_without_a_majority_nothing_is_promised(tmp_path: Path) -> None:
             await client.process_command("sum", 1, timeout_s=0.5)
 
 
+async def test_arguments_that_a_machine_does_not_take_are_refused(tmp_path: Path) -> None:
+    """Nothing is left of the attempt, which would keep the nodes from starting or the name taken."""
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        with pytest.raises(
+            ConfigurationError, match=r"'adder' cannot start with arguments .*'abc'.*ValueError"
+        ):
+            await client.start_cluster("sum", "adder", arguments={"start": "abc"})
+        await client.start_cluster("sum", "adder", arguments={"start": 1})
+        assert await client.process_command("sum", 1) == 2
+
+
+async def test_a_machine_that_cannot_begin_any_more_stops_its_server_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code has changed: the node starts all the same, says why, and serves the others."""
+    async with nodes(tmp_path) as three, three.client("n1", "n2") as client:
+        await client.start_cluster("bad", "adder", arguments={"start": 7})
+        await client.start_cluster("good", "adder")
+        await three.stop("n3")
+        init = Adder.init
+
+        def picky(self: Adder, args: dict[str, Any]) -> int:
+            if args.get("start") == 7:
+                raise ValueError("seven is no longer a number")
+            return init(self, args)
+
+        monkeypatch.setattr(Adder, "init", picky)
+        await three.start("n3")
+        process = three.running["n3"].system.processes["bad"]
+        assert process.failure == "ValueError: seven is no longer a number"
+        assert await client.process_command("bad", 1, timeout_s=20) == 8
+        assert await client.process_command("good", 1, timeout_s=20) == 1
+
+
 async def test_each_call_is_answered_in_its_own_time(tmp_path: Path) -> None:
     """One that may wait for long does not keep a shorter one waiting for its answer."""
     async with nodes(tmp_path) as three:

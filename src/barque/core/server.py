@@ -191,13 +191,8 @@ class Server:
         self.machine_time_ms = 0  # the newest timestamp applied; machine time never runs back
         version = min(config.machine.version, config.initial_machine_version)
         self.use_machine_version(start.index, version if meta is None else meta.machine_version)
-        args = dict(config.machine_args)
-        self.machine_state: Any
-        if meta is None or log.snapshots is None:
-            self.machine_state = self.machine.init(args)
-        else:
-            self.machine_state = self.machine.decode_state(log.snapshots.load(), args)
-        self.aux_state: Any = self.machine.init_aux(config.id.name)
+        self.machine_state: Any = None  # until `start_machine`
+        self.aux_state: Any = None
         self.pending_release_cursor: Any = None
         self.query_index = 0  # of the newest consistent query, as a leader
         self.commit_latency_ms = 0
@@ -268,6 +263,15 @@ class Server:
         self.machine: Machine[Any] = machine
         self.decode_commands = msgspec.msgpack.Decoder(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
         self.decode_query = msgspec.msgpack.Decoder(machine.query_type).decode
+
+    def start_machine(self) -> None:
+        """Its first state, or that of the snapshot. Raises what the machine raises."""
+        args, snapshots = dict(self.cfg.machine_args), self.log.snapshots
+        if snapshots is None or snapshots.current() is None:
+            self.machine_state = self.machine.init(args)
+        else:
+            self.machine_state = self.machine.decode_state(snapshots.load(), args)
+        self.aux_state = self.machine.init_aux(self.id.name)
 
     def adopt_term(self, term: Term) -> list[Effect]:
         """§3.3: a higher term replaces ours, and we have not voted in it."""

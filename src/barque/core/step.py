@@ -78,6 +78,7 @@ def recover(server: Server) -> list[Effect]:
     Machine effects and replies of that time were performed then; they are dropped (CORE-04).
     """
     assert server.raft_state is RaftState.RECOVER
+    server.start_machine()
     apply_to(server, server.commit_index)
     scan_uncommitted(server)
     server.commit_latency_ms = 0

@@ -156,12 +156,13 @@ class System:
         membership: str = "voter",
         joined_at: IndexTerm = NOWHERE,
     ) -> ServerProcess:
-        """Make and start a new server. Raises `ConfigurationError` for a taken name or unknown machine.
+        """Make and start a new server. Raises `ConfigurationError` for a taken name, an unknown machine, or
+        arguments that the machine does not take.
 
         `uids` are the members' incarnations (`name@node`), as far as they are known; without its own, the
         server draws one. A server of that name that is about to end is finished first.
         """
-        self._machine(machine)
+        _try_machine(self._machine(machine), machine, arguments)
         present = self.processes.get(name)
         if present is not None and present.server.raft_state in _TERMINATING:
             self.finish(present, Ending("its cluster was deleted", whole_cluster=True))
@@ -369,3 +370,13 @@ class System:
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
         self.storage.close()
+
+
+def _try_machine(machine: Machine[Any], name: str, arguments: dict[str, Any]) -> None:
+    """Nothing is written for a machine that cannot even begin: its servers would fail at every start."""
+    try:
+        machine.which_module(0).init(dict(arguments))
+    except Exception as error:
+        raise ConfigurationError(
+            f"machine {name!r} cannot start with arguments {arguments!r}: {error!r}"
+        ) from error
