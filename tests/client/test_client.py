@@ -193,6 +193,53 @@ async def test_a_wrong_secret(tmp_path: Path) -> None:
         await client.close()
 
 
+async def test_who_waits_for_news_hears_that_the_client_is_closed(tmp_path: Path) -> None:
+    """Two who listen and two who wait for outcomes; and a client that connects again is as good as new."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+
+        async def listen() -> list[Any]:
+            return [event async for event in client.machine_events()]
+
+        async def collect() -> list[Any]:
+            return [told.reply async for told in client.notifications()]
+
+        waiting = [asyncio.ensure_future(work()) for work in (listen, listen, collect)]
+        taking = asyncio.ensure_future(client.take_notifications())
+        await asyncio.sleep(0)
+        await client.close()
+        assert await asyncio.gather(*waiting) == [[], [], []]
+        with pytest.raises(Stopped, match="the client was closed"):
+            await taking
+        await client.connect()
+        heard = asyncio.ensure_future(anext(client.machine_events()))
+        client.pipeline_command("sum", "tell", 1)
+        assert [told.reply for told in await client.take_notifications()] == ["told"]
+        assert await heard == ("sum", {"sum": 0})
+
+
+def test_a_thread_that_waits_for_outcomes_hears_that_the_client_is_closed() -> None:
+    """A thread cannot be cancelled: it would wait for ever."""
+    client = barque.sync.Client(["127.0.0.1:1"], secret=SECRET)
+    client._client.connect = client._client._notifications.take  # type: ignore[method-assign]  # a loop, and no node
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            client.connect()
+        except BaseException as error:
+            told.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    while client._loop is None:
+        thread.join(0.01)
+    client._loop.call_soon_threadsafe(client._client.end, "closed by another thread")
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [str(error) for error in told] == ["closed by another thread"]
+
+
 async def test_a_closed_client_refuses(tmp_path: Path) -> None:
     """What is asked of a closed client did not happen."""
     async with nodes(tmp_path, 1) as single:

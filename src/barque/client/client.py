@@ -1,6 +1,7 @@
 """The asyncio client (API-13 to API-24). Everything has a deadline, every outcome a type."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ class Client:
         self._timeout_s = timeout_s
         self._notifications = Notifications()
         self._router = Router(connect, nodes, self._on_event)
-        self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue()
         self._open = False
 
     @classmethod
@@ -77,17 +78,25 @@ class Client:
         Raises `NoLeader` if none does in time, `Unauthenticated` for a wrong secret.
         """
         self._open = True
+        self._notifications.begin()
         await self._router.connect(self._timeout_s)
 
     async def close(self) -> None:
         """End all connections. What waits ends with `Stopped` or `OutcomeUnknown`."""
         self._open = False
         await self._router.close()
+        self._say_over("the client was closed")
 
     def end(self, reason: str) -> None:
         """Likewise, at once, for the owner of the links: `reason` is what those who wait are told."""
         self._open = False
         self._router.end(reason)
+        self._say_over(reason)
+
+    def _say_over(self, reason: str) -> None:
+        """Nobody shall wait for news that cannot come."""
+        self._notifications.end(reason)
+        self._events.put_nowait(None)
 
     async def __aenter__(self) -> "Client":
         await self.connect()
@@ -161,13 +170,14 @@ class Client:
         batch.waiters.append(correlation)
 
     async def notifications(self) -> AsyncIterator[Notification]:
-        """The outcomes of pipelined commands, one by one, for ever."""
-        while True:
-            for notification in await self._notifications.take():
-                yield notification
+        """The outcomes of pipelined commands, one by one, until the client is closed."""
+        with contextlib.suppress(Stopped):
+            while True:
+                for notification in await self._notifications.take():
+                    yield notification
 
     async def take_notifications(self) -> list[Notification]:
-        """All outcomes that are known by now; waits for the first."""
+        """All outcomes known by now; waits for the first. Raises `Stopped` once the client is closed."""
         return await self._notifications.take()
 
     # --- reads -------------------------------------------------------------------------
@@ -348,9 +358,17 @@ class Client:
         return msgspec.convert(answer, dict[str, Any])
 
     async def machine_events(self) -> AsyncIterator[tuple[str, Any]]:
-        """Messages that machines send to this client's node (`SendMsg`), as (cluster, message)."""
+        """Messages that machines send to this client's node (`SendMsg`), as (cluster, message).
+
+        Ends when the client is closed.
+        """
         while True:
-            yield await self._events.get()
+            event = await self._events.get()
+            if event is not None:
+                yield event
+            elif not self._open:
+                self._events.put_nowait(None)  # for others who listen
+                return
 
     def _on_event(self, cluster: str, message: Any) -> None:
         self._events.put_nowait((cluster, message))

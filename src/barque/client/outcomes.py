@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from barque.core.entries import BATCH_ENTRIES_MAX
-from barque.errors import BarqueError
+from barque.errors import BarqueError, Stopped
 from barque.runtime.calls import fail
 from barque.runtime.ranges import Gaps
 
@@ -28,20 +28,30 @@ class Notifications:
 
     def __init__(self) -> None:
         self._ready: list[Notification] = []
-        self._event: asyncio.Future[None] | None = None
+        self._news = asyncio.Event()
+        self._over = ""  # why there will be no more; empty while the client is open
+
+    def begin(self) -> None:
+        """The client is open (again)."""
+        self._over = ""
 
     def add(self, notifications: list[Notification]) -> None:
         """Some outcomes."""
         self._ready += notifications
-        if self._event is not None and not self._event.done():
-            self._event.set_result(None)
+        self._news.set()
+
+    def end(self, reason: str) -> None:
+        """There will be no more."""
+        self._over = reason
+        self._news.set()
 
     async def take(self) -> list[Notification]:
-        """All outcomes known by now; waits for the first."""
+        """All outcomes known by now; waits for the first. Raises `Stopped` when there will be none."""
         while not self._ready:
-            self._event = asyncio.get_running_loop().create_future()
-            await self._event
-            self._event = None
+            if self._over:
+                raise Stopped(self._over)
+            self._news.clear()
+            await self._news.wait()
         ready, self._ready = self._ready, []
         return ready
 

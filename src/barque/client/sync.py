@@ -81,12 +81,20 @@ class Client:
         return position
 
     def pipeline_command(
-        self, cluster: str, command: Any, correlation: Any = None, *, priority: str = "low"
+        self,
+        cluster: str,
+        command: Any,
+        correlation: Any = None,
+        *,
+        priority: str = "low",
+        timeout_s: float | None = None,
     ) -> None:
         """See `barque.Client.pipeline_command`."""
 
         async def send() -> None:
-            self._client.pipeline_command(cluster, command, correlation, priority=priority)
+            self._client.pipeline_command(
+                cluster, command, correlation, priority=priority, timeout_s=timeout_s
+            )
 
         self._run(send())
 

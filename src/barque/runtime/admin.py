@@ -253,7 +253,6 @@ class Admin:
             "arguments": arguments.get("arguments") or {},
             "members": [str(m) for m in members],
         }
-        established = self._established.setdefault(cluster, asyncio.Event())
         answers = await asyncio.gather(
             *(
                 self._ask_at(n, "start_server", {**request, "timeout_ms": int(timeout_s * 800)})
@@ -271,17 +270,17 @@ class Admin:
         chosen = self._node.name if self._node.name in started else started[0]
         await self._ask_at(chosen, "trigger_election", {"cluster": cluster, "timeout_ms": 2_000})
         try:
-            await asyncio.wait_for(self._wait_established(cluster, cluster_id, established), timeout_s)
+            await asyncio.wait_for(self._wait_established(cluster, cluster_id), timeout_s)
         except TimeoutError:
             raise NoLeader(
                 f"{cluster!r} was started on {started}, but no leader was elected in time"
             ) from None
         return {"started": started, "not_started": {n: str(e) for n, e in problems.items()}}
 
-    async def _wait_established(self, cluster: str, cluster_id: str, event: asyncio.Event) -> None:
+    async def _wait_established(self, cluster: str, cluster_id: str) -> None:
+        """The leader of another cluster of that name may wake us first."""
         while self._node.front.established_term(cluster, cluster_id) == 0:
-            event.clear()
-            await event.wait()
+            await self._established.setdefault(cluster, asyncio.Event()).wait()
 
     def leader_established(self, cluster: str) -> None:
         """Wake those who wait for a first leader."""
