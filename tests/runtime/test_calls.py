@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from barque.errors import NoLeader
-from barque.runtime import calls
+from barque.runtime import replies
 from barque.runtime.calls import Calls
 
 
@@ -55,7 +55,7 @@ async def test_every_ending_is_answered(verb: str, value: Any, error: str | None
 
 async def test_an_answer_that_fits_into_no_frame_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be dropped on its way."""
-    monkeypatch.setattr(calls, "BODY_BYTES_MAX", 3)
+    monkeypatch.setattr(replies, "BODY_BYTES_MAX", 3)
     assert await ask("ping") == (
         None,
         "QueryTimeout",

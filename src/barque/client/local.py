@@ -112,7 +112,7 @@ class NodeSubmitter:
         payloads.append(payload)
         dones.append(done)
         self._bytes += len(payload)
-        if len(dones) == PART_REQUESTS_MAX or self._bytes >= PART_BYTES_MAX:
+        if len(dones) == PART_REQUESTS_MAX:
             self._flush()
         elif not self._scheduled:
             self._scheduled = True

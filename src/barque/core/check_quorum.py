@@ -37,8 +37,11 @@ def doubt_if_silent(server: Server) -> list[Effect]:
     effects = [] if server.has_quorum({server.id, *answered}) else _begin(server)
     heard = role.heard
     if heard is not None:
-        asked = [m for m, peer in answered.items() if m not in heard and peer.status is PeerStatus.NORMAL]
-        effects += [make_rpc(server, member, answered[member], 0) for member in asked]
+        effects += [
+            make_rpc(server, member, peer, 0)
+            for member, peer in answered.items()
+            if member not in heard and peer.status is PeerStatus.NORMAL
+        ]
     return effects
 
 

@@ -199,7 +199,6 @@ class Wal:
     def _collect(self) -> list[_Item]:
         """Take from the queues what the next write shall hold; who has more comes last the next time."""
         items: list[_Item] = []
-        more: list[_Stream] = []
         room = self._flush_bytes_max
         taken = 0
         for stream in self._dirty:
@@ -221,13 +220,12 @@ class Wal:
             if len(batches) < len(stream.queued):
                 stream.queued = stream.queued[len(batches) :]
                 stream.previous = batches[-1].last_index
-                more.append(stream)
+                self._dirty.append(stream)
                 taken += 1
                 break
             stream.queued = None
             taken += 1
         del self._dirty[:taken]
-        self._dirty += more
         return items
 
     @staticmethod

@@ -5,11 +5,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-
 from barque import errors
-from barque.core.entries import BODY_BYTES_MAX
 from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
+from barque.runtime.replies import encode_or_why
 from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
 
 logger = logging.getLogger("barque.calls")
@@ -42,15 +40,6 @@ def fail(future: "asyncio.Future[Any]", error: Exception) -> None:
     """Let this fail. Who awaits it may be gone, with its loop: nobody needs a log line about that."""
     future.set_exception(error)
     future.exception()
-
-
-def _why_unsendable(value: Any) -> str | None:
-    """What keeps this value from travelling: a machine may answer anything."""
-    try:
-        size = len(msgspec.msgpack.encode(value))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        return repr(error)
-    return None if size <= BODY_BYTES_MAX else f"{size} bytes are more than {BODY_BYTES_MAX}"
 
 
 class Calls:
@@ -161,6 +150,7 @@ class Calls:
     async def _serve(
         self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]
     ) -> None:
+        unknown = type(unanswered(verb, "")).__name__  # what may be said if it may have happened
         try:
             value = await self._handler(verb, arguments)
         except BarqueError as error:
@@ -168,18 +158,17 @@ class Calls:
         except (KeyError, TypeError, ValueError) as error:
             answer(None, "InvalidCommand", f"bad arguments for {verb!r}: {error!r}")
         except asyncio.CancelledError:
-            answer(None, type(unanswered(verb, "")).__name__, _STOPPING)  # it may have happened
+            answer(None, unknown, _STOPPING)
             raise
         except Exception as error:  # a machine's own, such as that of an overview
             logger.exception("the call %r has failed", verb)
-            answer(None, type(unanswered(verb, "")).__name__, f"{verb!r} has failed: {error!r}")
+            answer(None, unknown, f"{verb!r} has failed: {error!r}")
         else:
-            cause = _why_unsendable(value)
-            if cause is None:
+            encoded = encode_or_why(value)
+            if isinstance(encoded, bytes):
                 answer(value, None, "")
             else:
-                text = f"the answer to {verb!r} cannot be sent: {cause}"
-                answer(None, type(unanswered(verb, "")).__name__, text)
+                answer(None, unknown, f"the answer to {verb!r} cannot be sent: {encoded}")
 
     def node_lost(self, node: str) -> None:
         """Its answers will not come."""

@@ -148,7 +148,7 @@ class Executor:
         self._timers = timers
         self._clock = clock
         self._rng = rng
-        self._times = times
+        self._spans = timer_spans(times)
         self._machine_timers: dict[ServerProcess, set[str]] = {}
         self.monitors = Monitors()
 
@@ -279,18 +279,8 @@ class Executor:
 
     def _draw(self, span: TimerSpan) -> float:
         """Seconds, drawn anew each time so that candidates do not march in step (§3.4)."""
-        broadcast = self._times.broadcast_time_ms
-        poll = self._times.detector_poll_ms
-        match span:
-            case TimerSpan.REALLY_SHORT:
-                drawn = self._rng.uniform(1, broadcast)
-            case TimerSpan.SHORT:
-                drawn = self._rng.uniform(1, self._times.election_multiplier * broadcast) + broadcast
-            case TimerSpan.MEDIUM:
-                drawn = self._rng.uniform(1, poll) + broadcast
-            case TimerSpan.LONG:
-                drawn = self._rng.uniform(1, 2 * self._times.election_multiplier * broadcast) + poll
-        return drawn / 1000
+        most, more = self._spans[span]
+        return (self._rng.uniform(1, most) + more) / 1000
 
     def _arm(self, process: ServerProcess, name: str, after_s: float, message: Message) -> None:
         def expire() -> None:
@@ -341,6 +331,17 @@ class Executor:
             self._timers.cancel((process, name))
         self._cancel_machine_timers(process)
         self.monitors.forget(process)
+
+
+def timer_spans(times: TimeConfig) -> dict[TimerSpan, tuple[int, int]]:
+    """The most that is drawn for each timer, from 1 on, and what is added; in milliseconds (ELEC-17)."""
+    broadcast, poll, several = times.broadcast_time_ms, times.detector_poll_ms, times.election_multiplier
+    return {
+        TimerSpan.REALLY_SHORT: (broadcast, 0),
+        TimerSpan.SHORT: (several * broadcast, broadcast),
+        TimerSpan.MEDIUM: (poll, broadcast),
+        TimerSpan.LONG: (2 * several * broadcast, poll),
+    }
 
 
 def _ends_leadership(old: RaftState, new: RaftState) -> bool:

@@ -28,12 +28,15 @@ class Part(NamedTuple):
 
 def encode_in_parts(replies: list[Any], errors: dict[int, str] | None, first: int = 0) -> Iterator[Part]:
     """Parts of a few MiB each: a thousand large values must not have to fit one frame, nor memory twice."""
-    raw = None
     if len(replies) <= 1 or _about_size(replies) <= _PART_BYTES:
-        raw = _encode_all(replies)
-    if raw is not None or len(replies) <= 1:
-        yield Part(first, len(replies), raw, errors or None)
-        return
+        encoded = encode_or_why(replies)
+        if isinstance(encoded, bytes):
+            yield Part(first, len(replies), msgspec.Raw(encoded), errors or None)
+            return
+        if len(replies) == 1:
+            logger.error("the reply of a machine cannot be sent: %s", encoded)
+            yield Part(first, 1, None, None)
+            return
     middle = len(replies) // 2
     before = {k: v for k, v in (errors or {}).items() if k < middle}
     after = {k - middle: v for k, v in (errors or {}).items() if k >= middle}
@@ -46,17 +49,12 @@ def _about_size(replies: list[Any]) -> int:
     return sum(len(reply) for reply in replies if isinstance(reply, (bytes, str)))
 
 
-def _encode_all(replies: list[Any]) -> msgspec.Raw | None:
-    """All as one array; None, and for a single one a log line, if that is impossible."""
-    cause: object
+def encode_or_why(value: Any) -> bytes | str:
+    """A value as it travels, or what keeps it from travelling: a machine may answer anything."""
     try:
-        encoded = _encode(replies)
+        encoded = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        cause = error
-    else:
-        if len(encoded) <= BODY_BYTES_MAX:
-            return msgspec.Raw(encoded)
-        cause = f"{len(encoded)} bytes are more than {BODY_BYTES_MAX}"
-    if len(replies) == 1:
-        logger.error("the reply of a machine cannot be sent: %s", cause)
-    return None
+        return repr(error)
+    if len(encoded) > BODY_BYTES_MAX:
+        return f"{len(encoded)} bytes are more than {BODY_BYTES_MAX}"
+    return encoded

@@ -30,6 +30,7 @@ from barque.core.server import RaftState, Server
 from barque.core.step import has_unfinished_business
 from barque.errors import InvariantViolation
 from barque.machine.machine import Builtin, CommandMeta, Machine
+from barque.runtime.executor import timer_spans
 from barque.runtime.failure_detector import FailureDetector
 from barque.testing.core_cluster import CoreCluster, Member
 from barque.testing.history import Operation, Outcome
@@ -112,17 +113,6 @@ class _Machine:
         self.condition: object = None
 
 
-def _spans(times: TimeConfig) -> dict[TimerSpan, tuple[int, int]]:
-    """How long each timer may last, and what is added to it, in milliseconds."""
-    broadcast, poll, several = times.broadcast_time_ms, times.detector_poll_ms, times.election_multiplier
-    return {
-        TimerSpan.REALLY_SHORT: (broadcast, 0),
-        TimerSpan.SHORT: (several * broadcast, broadcast),
-        TimerSpan.MEDIUM: (poll, broadcast),
-        TimerSpan.LONG: (2 * several * broadcast, poll),
-    }
-
-
 class CoreWorld:
     """A cluster whose time passes. `links` are the directions that work; change it at any time."""
 
@@ -148,7 +138,7 @@ class CoreWorld:
         self.cluster = _Cluster(self, *self.names, settings=config.settings, machine=machine or Lists())
         self.machines = {m.id.name: _Machine(m, poll_s) for m in self.cluster.members.values()}
         self._pairs = [((x, y), (y, x), self.machines[x], self.machines[y]) for x, y in self._connected]
-        self._spans = _spans(config.time)
+        self._spans = timer_spans(config.time)
         for name in self.names:
             self._boot(name)
         self.after(config.time.heartbeat_interval_ms / 1000, self._look_at_links)

@@ -34,8 +34,17 @@ from barque.testing.core_cluster import CoreCluster, Member
 from barque.types import Membership, ServerId
 
 _VOTING = (PreVoteRpc, PreVoteResult, RequestVoteRpc, RequestVoteResult)
-_SHARED = {"cfg", "environment", "decode_commands", "decode_query", "aux_state", "log", "commit_latency_ms"}
-_SHARED |= {"id", "others"}
+_SHARED = {
+    "aux_state",
+    "cfg",
+    "commit_latency_ms",
+    "decode_commands",
+    "decode_query",
+    "environment",
+    "id",
+    "log",
+    "others",
+}
 """Fields of a server that are the same in all states, kept apart, or follow from others."""
 
 _COUNTED = ("elections", "commands", "crashes", "reads", "transfers", "ticks", "copies", "losses", "changes")
