@@ -17,7 +17,7 @@ from barque.core.messages import (
 from barque.errors import BarqueError, MachineFault
 from barque.machine.effects import Aux, SendMsg, Timer
 from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
-from barque.testing.core_cluster import CLIENT, CoreCluster
+from barque.testing.core.cluster import CLIENT, CoreCluster
 from barque.types import Index, ReplyMode, Term
 
 

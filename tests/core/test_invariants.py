@@ -11,7 +11,7 @@ from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesReply, RequestVoteResult, RequestVoteRpc, TimeoutNow
 from barque.core.server import RaftState, Server
 from barque.errors import InvariantViolation
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, IndexTerm, Term
 
 

@@ -8,7 +8,7 @@ from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, NodeStatu
 from barque.core.replication import has_entries_to_send, make_rpc, pipelined_rpcs
 from barque.core.step import has_unfinished_business
 from barque.errors import InvariantViolation
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term
 
 

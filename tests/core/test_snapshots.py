@@ -37,7 +37,7 @@ from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
 from barque.errors import InvariantViolation
 from barque.machine.effects import Aux, Checkpoint, ReleaseCursor
 from barque.machine.machine import Builtin, CommandMeta, Machine
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, IndexTerm, MemberRecord, Membership, Term, Uid
 
 ONE = Term(1)

@@ -71,7 +71,7 @@ from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.step import step
 from barque.core.table import each, ignore, on, total
 from barque.errors import InvariantViolation
-from barque.testing.core_cluster import CLIENT, CoreCluster, sent
+from barque.testing.core.cluster import CLIENT, CoreCluster, sent
 from barque.types import (
     NOBODY,
     Index,

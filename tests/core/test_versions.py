@@ -17,7 +17,7 @@ from barque.core.server import RaftState, ServerConfig
 from barque.errors import ConfigurationError
 from barque.machine.effects import Aux
 from barque.machine.machine import CommandMeta, Machine, MachineVersion
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term, Uid
 
 ONE = Term(1)

@@ -6,7 +6,7 @@ import pytest
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, Tick
 from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term
 
 LEADER = ServerId("a", "node_a")

@@ -18,15 +18,15 @@ from unittest import mock
 
 import msgspec
 import pytest
+from tests.kit.scenarios import play
 
 from barque.core import commitment, elections, leader, progress, queries, reception
 from barque.core.effects import Effect, PersistTermAndVote
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, HeartbeatReply, Queries, Written
 from barque.core.server import Server, Transition
 from barque.errors import BarqueError
-from barque.testing.memory_log import MemoryLog
-from barque.testing.patching import replace
-from barque.testing.scenarios import play
+from barque.testing.checkers.patching import replace
+from barque.testing.core.memory_log import MemoryLog
 from barque.types import Index, IndexTerm
 
 _spec = importlib.util.spec_from_file_location("core_walks", Path(__file__).with_name("test_core_random.py"))

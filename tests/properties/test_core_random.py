@@ -31,7 +31,7 @@ from barque.core.messages import (
 from barque.core.server import RaftState
 from barque.machine.effects import ReleaseCursor
 from barque.machine.machine import Builtin, CommandMeta, Machine, Result
-from barque.testing.core_cluster import CoreCluster, Member
+from barque.testing.core.cluster import CoreCluster, Member
 from barque.types import Membership, ReplyMode
 
 SEEDS = int(os.environ.get("BARQUE_SEEDS", "300"))

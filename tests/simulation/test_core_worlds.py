@@ -8,10 +8,7 @@ import time
 
 import msgspec
 import pytest
-
-from barque.testing.core_simulator import simulate_core
-from barque.testing.core_swarm import CoreScenario, draw_core_scenario
-from barque.testing.small_worlds import (
+from tests.kit.topologies import (
     FLAP_S,
     Link,
     WorldReport,
@@ -21,6 +18,9 @@ from barque.testing.small_worlds import (
     shapes,
     undirected_graphs,
 )
+
+from barque.testing.core.simulator import simulate_core
+from barque.testing.core.swarm import CoreScenario, draw_core_scenario
 
 ALL = os.environ.get("BARQUE_ALL_WORLDS") == "1"
 FRESH_S = 8.0

@@ -4,10 +4,11 @@ import json
 import subprocess
 import sys
 
-from barque.testing.mutants import planted
-from barque.testing.shrink import changed, shrink
-from barque.testing.simulator import simulate
-from barque.testing.swarm import draw_scenario
+from tests.kit.mutants import planted
+
+from barque.testing.sim.shrink import changed, shrink
+from barque.testing.sim.simulator import simulate
+from barque.testing.sim.swarm import draw_scenario
 
 SEED = 3
 

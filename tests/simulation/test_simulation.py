@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from barque.config import LogConfig
-from barque.testing.nemesis_clusters import ClusterNemesis
-from barque.testing.simulator import Simulation, simulate
-from barque.testing.swarm import Scenario
+from barque.testing.faults.clusters import ClusterNemesis
+from barque.testing.sim.simulator import Simulation, simulate
+from barque.testing.sim.swarm import Scenario
 
 REGRESSIONS = [
     int(line.split()[0])
@@ -24,7 +24,7 @@ FRESH_S = 12.0
 
 def hash_of(seeds: list[int], hash_seed: str) -> list[str]:
     """The transcripts' hashes of some seeds, from a process of its own."""
-    code = "import sys; from barque.testing.simulator import simulate\n"
+    code = "import sys; from barque.testing.sim.simulator import simulate\n"
     code += "for seed in sys.argv[1:]: print(simulate(int(seed)).hash)"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-c", code, *map(str, seeds)]

@@ -5,16 +5,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.kit.mutants import planted
 
 from barque.core.server import RaftState
 from barque.machine.effects import Timer
 from barque.machine.machine import CommandMeta
-from barque.testing.alarms import EXPIRED, PENDING, Alarms
-from barque.testing.checkers import Violation
-from barque.testing.checkers_effects import Timeouts
-from barque.testing.mutants import planted
-from barque.testing.simulator import Simulation, simulate
-from barque.testing.swarm import Scenario, draw_scenario, with_timers
+from barque.testing.checkers.effects import Timeouts
+from barque.testing.checkers.safety import Violation
+from barque.testing.sim.simulator import Simulation, simulate
+from barque.testing.sim.swarm import Scenario, draw_scenario, with_timers
+from barque.testing.sim.timer_model import EXPIRED, PENDING, Alarms
 from barque.types import NOBODY, Index, IndexTerm, ReplyMode, Term
 
 TRANSFERS = Scenario(faults=("transfer",), duration_s=6.0, pace_s=0.15, timers=True)
