@@ -563,7 +563,7 @@ def test_a_snapshot_costs_no_entries_that_were_acknowledged(flag: ChunkFlag) -> 
     rpc = AppendEntriesRpc(ONE, cluster["a"].id, Index(1), Index(1), ONE, tuple(entries))
     cluster["c"].handle(rpc)
     cluster["c"].sync()
-    cluster.witness.committed += [(entry, ONE) for entry in entries]
+    cluster.observer.committed += [(entry, ONE) for entry in entries]
     members = tuple(MemberRecord(i, Uid(f"uid_{i.name}")) for i in cluster.ids)
     meta = SnapshotMeta(IndexTerm(Index(4), ONE), members, 0)
     number = 0 if flag is ChunkFlag.INIT else 1

@@ -250,7 +250,7 @@ def follower_that_ends() -> CoreCluster:
     """Member a follows b, and has applied the deletion of the cluster, which is not on its disk."""
     cluster = follower()
     end = EntryBatch(Index(3), Term(3), 1, 0, encode_body([b""], EntryKind.CLUSTER_DELETE))
-    cluster.witness.committed += [(batch, Term(3)) for batch in (*cluster["a"].log.entries, end)]
+    cluster.observer.committed += [(batch, Term(3)) for batch in (*cluster["a"].log.entries, end)]
     cluster["a"].handle(AppendEntriesRpc(Term(3), B, Index(3), Index(2), Term(3), (end,)))
     return cluster
 

@@ -78,7 +78,7 @@ def unknown_called_refused() -> Any:
 
 
 @mutant("a node that stops says nothing to the clients in its process (I25, I27)", layer="node")
-def insiders_forgotten() -> Any:
+def in_process_clients_forgotten() -> Any:
     """See `MUTANTS`."""
     return patch.object(Node, "_leave_insiders", lambda _self: None)
 

@@ -1,6 +1,6 @@
 """Directed scenarios: each plays one famous mistake's story, and fails if the mistake is in the code.
 
-Random search finds these too rarely. A script is a function that raises (an invariant, the witness, an
+Random search finds these too rarely. A script is a function that raises (an invariant, the observer, an
 assertion) when the property is broken; `SCRIPTS` lists them. The others: tests/scenarios.
 """
 
@@ -79,7 +79,7 @@ def figure_8() -> None:
     cluster.network.clear()
     _elect_among(cluster, "e", "bcde")  # its last term is newer than theirs
     cluster.settle("b", "c", "d", "e")
-    cluster.witness.check_logs()
+    cluster.observer.check_logs()
 
 
 @_script

@@ -1,9 +1,10 @@
 """All interleavings of a few events on a few members, within bounds: real core servers, every order tried.
 
-A state is a whole cluster with what is under way on its network and disks, and with what its `Witness` has
-seen; states that were met before are not followed again. Every step is judged as everywhere (invariants,
-witness), and reads by what had been acknowledged when they were asked. A search ends with a violation and
-the shortest or first list of actions that leads to it, with the bounds exhausted, or with its cap of states.
+A state is a whole cluster, with what is under way on its network and disks and what its `InvariantObserver`
+has seen; the search follows a state that it has met before no further. Invariants and observer judge every
+step as everywhere, and reads are judged by what had been acknowledged when they were asked. A search ends
+with a violation and the shortest or first list of actions that leads to it, with the bounds exhausted, or
+with its cap of states.
 """
 
 import enum
@@ -105,11 +106,11 @@ class Clients(CoreCluster):
         other.answers, other.gone = [], []
         other.members = dict(self.members)
         other.environment = _twin(self.environment)
-        other.witness = _twin(self.witness)
-        other.witness._cluster = other
-        other.witness.leaders = dict(self.witness.leaders)
-        other.witness.votes = dict(self.witness.votes)
-        other.witness.committed = list(self.witness.committed)
+        other.observer = _twin(self.observer)
+        other.observer._cluster = other
+        other.observer.leaders = dict(self.observer.leaders)
+        other.observer.votes = dict(self.observer.votes)
+        other.observer.committed = list(self.observer.committed)
         return other
 
     def move(self, name: str) -> Member:
@@ -141,15 +142,15 @@ class Clients(CoreCluster):
         for name, member in self.members.items():
             if name not in self.keys:
                 self.keys[name] = _member_key(member)
-        witness = self.witness
+        observer = self.observer
         return hash(
             (
                 tuple(self.keys.values()),
                 tuple(self.network),
                 tuple(self.left.values()),
-                tuple(witness.leaders.items()),
-                tuple(sorted(witness.votes.items())),
-                tuple(witness.committed),
+                tuple(observer.leaders.items()),
+                tuple(sorted(observer.votes.items())),
+                tuple(observer.committed),
                 self.acked,
                 tuple(self.asked.items()),
             )

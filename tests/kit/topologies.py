@@ -30,7 +30,7 @@ FLAP_S = (0.15, 0.6, 2.5)
 """Periods of flapping links: within an election, about one, and long enough to be believed in."""
 
 
-class WorldReport(msgspec.Struct, frozen=True):
+class TopologyReport(msgspec.Struct, frozen=True):
     """What happened in one world; `problem` is empty if it kept the promise."""
 
     nodes: int
@@ -86,9 +86,9 @@ def connected_majorities(links: frozenset[Link], nodes: int) -> list[tuple[str, 
     return found
 
 
-def play_graph(
+def run_topology(
     links: frozenset[Link], *, nodes: int, leader: str = "a", flap_s: float = 0.0, seed: int = 0
-) -> WorldReport:
+) -> TopologyReport:
     """Let a healthy cluster lose all other links at once (or again and again), and watch what it does."""
     world = CoreWorld(WorldConfig(nodes=nodes, time=TIMES), random.Random(seed))
     world.cluster[leader].handle(ElectionTimeout())
@@ -104,7 +104,7 @@ def play_graph(
     anomaly = check_history(world.history)
     if anomaly is not None:
         problem = str(anomaly)
-    return WorldReport(nodes, links, leader, flap_s, problem, first_s, tuple(world.terms()))
+    return TopologyReport(nodes, links, leader, flap_s, problem, first_s, tuple(world.terms()))
 
 
 def _flap(world: CoreWorld, links: frozenset[Link], rest: frozenset[Link], flap_s: float) -> None:

@@ -83,11 +83,11 @@ def test_a_term_may_end_without_a_leader() -> None:
         cluster[name].handle(ElectionTimeout())
     for _ in range(3):
         cluster.deliver()
-    assert cluster.witness.leaders == {}
+    assert cluster.observer.leaders == {}
     assert {cluster.server(name).current_term for name in "ab"} == {1}
     cluster["a"].handle(ElectionTimeout())
     cluster.settle()
-    assert cluster.witness.leaders == {2: A}
+    assert cluster.observer.leaders == {2: A}
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 from tests.kit.topologies import (
     FLAP_S,
     Link,
-    WorldReport,
+    TopologyReport,
     connected_majorities,
     directed_graphs,
-    play_graph,
+    run_topology,
     shapes,
     undirected_graphs,
 )
@@ -92,15 +92,17 @@ def test_the_same_core_seed_is_the_same_run() -> None:
     assert first == [simulate_core(seed).hash for seed in (1, 2, 3)]
 
 
-def _judge(reports: list[WorldReport]) -> None:
+def _judge(reports: list[TopologyReport]) -> None:
     bad = [str(report) for report in reports if report.problem]
     assert not bad, "\n".join(bad)
     assert reports
 
 
-def _play(graphs: list[frozenset[Link]], nodes: int, leaders: str, flap_s: float = 0.0) -> list[WorldReport]:
+def _play(
+    graphs: list[frozenset[Link]], nodes: int, leaders: str, flap_s: float = 0.0
+) -> list[TopologyReport]:
     return [
-        play_graph(links, nodes=nodes, leader=leader, flap_s=flap_s, seed=seed)
+        run_topology(links, nodes=nodes, leader=leader, flap_s=flap_s, seed=seed)
         for seed, links in enumerate(graphs)
         for leader in leaders
         if connected_majorities(links, nodes)

@@ -4,7 +4,7 @@ import random
 
 from tests.kit.storage import OTHER, SMALL, UID, WAL, Node, batch
 
-from barque.testing.checkers.durable_log_view import SCRATCH_EVERY, Lookout
+from barque.testing.checkers.durable_log_view import SCRATCH_EVERY, DurableLogView
 from barque.testing.sim.disk import SimDisk
 
 
@@ -14,7 +14,7 @@ def test_it_says_what_a_recovery_says() -> None:
     for seed in range(60):
         rng = random.Random(seed)
         node = Node(SimDisk(random.Random(seed)), SMALL)
-        lookout = Lookout(node.disk, WAL)
+        view = DurableLogView(node.disk, WAL)
         term = 1
         for _ in range(60):
             uid = rng.choice((UID, OTHER))
@@ -36,11 +36,11 @@ def test_it_says_what_a_recovery_says() -> None:
                     log.append(batch(log.next_index(), term, rng.randrange(1, 4), b"x" * rng.randrange(200)))
             if node.disk.exists(WAL) and rng.random() < 0.7:
                 for known in (UID, OTHER):
-                    found, right = lookout.log(known), lookout.from_scratch(known)
+                    found, right = view.log(known), view.from_scratch(known)
                     assert found.last() == right.last(), f"seed {seed}"
                     last = right.last().index
                     assert found.read(1, last, 1 << 30, 1 << 30) == right.read(1, last, 1 << 30, 1 << 30)
-        shortcuts += 2 * lookout.looks - lookout.scratches
+        shortcuts += 2 * view.looks - view.scratches
     assert shortcuts > 1_000
 
 
@@ -50,7 +50,7 @@ def test_now_and_then_it_starts_from_scratch() -> None:
     node.storage.log(UID).append(batch(1))
     node.storage.sync_meta()
     node.sync()
-    lookout = Lookout(node.disk, WAL)
+    view = DurableLogView(node.disk, WAL)
     for _ in range(2 * SCRATCH_EVERY):
-        assert lookout.log(UID).last().index == 1
-    assert lookout.scratches == 2
+        assert view.log(UID).last().index == 1
+    assert view.scratches == 2

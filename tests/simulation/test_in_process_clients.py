@@ -14,7 +14,13 @@ from barque.testing.sim.swarm import Scenario, draw_scenario
 
 def run(seed: int = 1, **fields: object) -> Simulation:
     """A run whose clients, but for one, all live inside."""
-    settings: dict[str, object] = {"clients": 1, "insiders": 3, "workers": 2, "duration_s": 6.0, **fields}
+    settings: dict[str, object] = {
+        "clients": 1,
+        "in_process_clients": 3,
+        "workers": 2,
+        "duration_s": 6.0,
+        **fields,
+    }
     simulation = Simulation(seed, Scenario(**settings))  # type: ignore[arg-type]
     simulation.run()
     return simulation
@@ -30,7 +36,7 @@ def violation(simulation: Simulation) -> str:
     [("crash", "power_loss"), ("pause", "blocked_loop", "hung_sync"), ("stop",), ("transfer", "cancel")],
     ids=lambda faults: faults[0],
 )
-def test_insiders_work_amid_faults(faults: tuple[str, ...]) -> None:
+def test_in_process_clients_work_amid_faults(faults: tuple[str, ...]) -> None:
     """They are answered, whatever their process goes through, and nothing is violated."""
     simulation = run(faults=faults)
     assert violation(simulation) == ""
@@ -42,15 +48,15 @@ def test_what_a_dead_process_had_asked_stays_unknown() -> None:
     """Its clients never hear of it; the node's next life has clients that work again."""
     simulation = run(faults=("crash_all",), read_share=0.0)
     assert violation(simulation) == ""
-    insiders = [client for client in simulation.clients if client.name.startswith("i")]
-    for insider in insiders:
-        outcomes = [operation.outcome for operation in insider.history]
+    in_process_clients = [client for client in simulation.clients if client.name.startswith("i")]
+    for client in in_process_clients:
+        outcomes = [operation.outcome for operation in client.history]
         assert Outcome.OK in outcomes[outcomes.index(Outcome.UNKNOWN) :]
 
 
 def test_a_call_that_outlives_its_node_is_reported() -> None:
     """A node that stops and says nothing leaves its callers waiting, and their tasks behind."""
-    with planted("insiders_forgotten"):
+    with planted("in_process_clients_forgotten"):
         assert violation(run(faults=("stop",))) == "nothing is left behind (I27)"
 
 
@@ -68,7 +74,7 @@ def test_a_refusal_of_what_happened_is_reported() -> None:
     assert "linearizability (I14 to I17)" in found
 
 
-def test_insiders_hear_machines() -> None:
+def test_in_process_clients_hear_machines() -> None:
     """Each hears all that machines tell its node, in order."""
     assert violation(run(tells=True)) == ""
     with planted("one_listener_hears"):
@@ -78,12 +84,12 @@ def test_insiders_hear_machines() -> None:
 def test_a_connection_that_has_ended_is_forgotten() -> None:
     """At rest a node has as many sessions as clients are connected, inside and outside."""
     faults = ("client_disconnect",)
-    assert violation(run(clients=3, insiders=1, faults=faults)) == ""
+    assert violation(run(clients=3, in_process_clients=1, faults=faults)) == ""
     with planted("ended_clients_kept"):
-        assert violation(run(clients=3, insiders=1, faults=faults)) == "queues drain (I27)"
+        assert violation(run(clients=3, in_process_clients=1, faults=faults)) == "queues drain (I27)"
 
 
-def test_insiders_are_drawn_apart() -> None:
+def test_in_process_clients_are_drawn_apart() -> None:
     """One seed in six has some; what else a seed means does not depend on it."""
-    some = [seed for seed in range(1, 601) if draw_scenario(seed).insiders]
+    some = [seed for seed in range(1, 601) if draw_scenario(seed).in_process_clients]
     assert 60 <= len(some) <= 140

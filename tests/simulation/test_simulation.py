@@ -71,8 +71,8 @@ def test_each_effect_of_a_machine_is_performed_once() -> None:
     simulation = Simulation(1, Scenario(duration_s=3.0, think_s=0.02, tells=True))
     report = simulation.run()
     assert report.violation is None, str(report)
-    [bystander] = simulation.bystanders._all.values()
-    assert [index for _, index in bystander.messages._sent] == sorted(bystander.committed.entries)
+    [observer] = simulation.observers._all.values()
+    assert [index for _, index in observer.messages._sent] == sorted(observer.committed.entries)
 
 
 def test_rot_is_found_or_means_nothing() -> None:
@@ -84,7 +84,7 @@ def test_rot_is_found_or_means_nothing() -> None:
         simulation = Simulation(seed, scenario)
         report = simulation.run()
         assert report.violation is None, str(report)
-        refused += simulation.transcript.counts["rot refused"]
+        refused += simulation.transcript.counts["bit rot refused"]
     assert refused > 10
 
 

@@ -10,7 +10,7 @@ from tests.kit.mutants import planted
 from barque.testing.checkers.history import Outcome
 from barque.testing.checkers.models import MODELS
 from barque.testing.sim import operations as work
-from barque.testing.sim.operations import ObjectOperation, ObjectWork
+from barque.testing.sim.operations import ObjectOperations, TypedOperation
 from barque.testing.sim.simulator import simulate
 from barque.testing.sim.swarm import Scenario
 from barque.testing.sim.test_machine import KINDS, LISTS
@@ -19,9 +19,9 @@ OTHERS = [kind for kind in KINDS if kind != LISTS]
 SMALL = Scenario(duration_s=2.0, think_s=0.05)
 
 
-def operation(f: str, value: Any, result: Any, *, called: float, epoch: int = 1) -> ObjectOperation:
+def operation(f: str, value: Any, result: Any, *, called: float, epoch: int = 1) -> TypedOperation:
     """One that was answered at once."""
-    return ObjectOperation(
+    return TypedOperation(
         "c1", "o0.0", called, None, called, Outcome.OK, result=result, epoch=epoch, f=f, value=value
     )
 
@@ -73,7 +73,7 @@ def test_what_is_not_decided_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_each_epoch_has_its_own_objects() -> None:
     """A cluster that was deleted and created anew begins with nothing; the old one's answers do not count."""
-    judge = ObjectWork(KINDS["registers"]).judge
+    judge = ObjectOperations(KINDS["registers"]).judge
     wrote = operation("write", "c1.1", None, called=1.0)
     assert not judge([wrote, operation("read", None, None, called=2.0, epoch=2)]).text
     judgement = judge([wrote, operation("read", None, None, called=2.0)])
@@ -83,7 +83,7 @@ def test_each_epoch_has_its_own_objects() -> None:
 
 def test_what_may_have_happened_may_have_happened_in_any_epoch() -> None:
     """An operation of unknown outcome explains what a later epoch shows."""
-    judge = ObjectWork(KINDS["counters"]).judge
-    perhaps = ObjectOperation("c1", "o0.0", 1.0, f="add", value=2)
+    judge = ObjectOperations(KINDS["counters"]).judge
+    perhaps = TypedOperation("c1", "o0.0", 1.0, f="add", value=2)
     assert not judge([perhaps, operation("read", None, 2, called=2.0, epoch=2)]).text
     assert judge([perhaps, operation("read", None, 1, called=2.0, epoch=2)]).text

@@ -33,7 +33,7 @@ class _OddError(Exception):
     """Something that only a recovery from scratch can judge."""
 
 
-class Lookout:
+class DurableLogView:
     """Watches one disk's write-ahead log, as it would be after a loss of power."""
 
     def __init__(self, disk: SimDisk, directory: str) -> None:

@@ -1,4 +1,4 @@
-"""Bystanders of membership: who belongs to a cluster, who has left it, what the directory says of both."""
+"""Observers of membership: who belongs to a cluster, who has left it, what the directory says of both."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Who looks at a run: one bystander for each cluster, with all the checkers of it."""
+"""Who looks at a run: one observer for each cluster, with all the checkers of it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ from barque.testing.checkers.safety import (
 from barque.types import IndexTerm, ServerId
 
 
-class Bystander:
+class ClusterObserver:
     """All checkers of one cluster; whoever runs it tells what happens."""
 
     def __init__(self, report: Report, durability: Durability, departures: Departures) -> None:
@@ -124,34 +124,34 @@ class Bystander:
         self.configurations.restarted(server)
 
 
-class Bystanders:
-    """A bystander for each cluster that there ever was, by its id, and the disks that all look at."""
+class Observers:
+    """An observer for each cluster that there ever was, by its id, and the disks that all look at."""
 
     def __init__(self, report: Report, durability: Durability) -> None:
         self.durability = durability
         self.departures = Departures(report)
         self._report = report
-        self._all: dict[str, Bystander] = {}
+        self._all: dict[str, ClusterObserver] = {}
 
-    def of(self, server: Server) -> Bystander:
+    def of(self, server: Server) -> ClusterObserver:
         """Whoever watches the cluster of this server."""
         known = self._all.get(server.cfg.cluster_id)
         if known is None:
-            known = self._all[server.cfg.cluster_id] = Bystander(
+            known = self._all[server.cfg.cluster_id] = ClusterObserver(
                 self._report, self.durability, self.departures
             )
         return known
 
-    def all(self) -> list[Bystander]:
+    def all(self) -> list[ClusterObserver]:
         """Of all clusters that there were."""
         return list(self._all.values())
 
     @property
     def elections(self) -> int:
         """How many elections were won."""
-        return sum(bystander.elections.count for bystander in self._all.values())
+        return sum(observer.elections.count for observer in self._all.values())
 
     @property
     def commits(self) -> int:
         """How many commands were committed."""
-        return sum(len(bystander.committed.entries) for bystander in self._all.values())
+        return sum(len(observer.committed.entries) for observer in self._all.values())

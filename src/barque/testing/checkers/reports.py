@@ -6,7 +6,7 @@ from barque.core.server import RaftState, Server
 from barque.runtime import reporting
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers.history import Outcome
-from barque.testing.checkers.observers import Bystander
+from barque.testing.checkers.observers import ClusterObserver
 from barque.testing.checkers.safety import Violation, incarnation
 from barque.types import Index, IndexTerm, Term
 
@@ -53,15 +53,15 @@ class Reports:
     def _judge(self, host: "Host", process: ServerProcess) -> dict[str, Any]:
         """What holds of every member at any time."""
         said, server = reporting.cluster_overview(process), process.server
-        bystander = self._sim.bystanders.of(server)
+        observer = self._sim.observers.of(server)
         written = IndexTerm(said["last_written_index"], said["last_written_term"])
-        kept = bystander.durability.log(host.name, server.cfg.uid).fetch_term(written.index)
+        kept = observer.durability.log(host.name, server.cfg.uid).fetch_term(written.index)
         if kept != written.term:
             self._lies(said, f"it says {written} is written; on its disk is term {kept}")
-        if said["current_term"] < bystander.elections.promised(incarnation(server)):
+        if said["current_term"] < observer.elections.promised(incarnation(server)):
             self._lies(said, "it has spoken in a later term")
         # A question that raises the term (a pre-vote) is no reason to forget who led until now.
-        leaders = bystander.elections.leaders_until(said["current_term"])
+        leaders = observer.elections.leaders_until(said["current_term"])
         if said["leader"] is not None and said["leader"] not in leaders:
             self._lies(said, f"until this term only these have led: {', '.join(leaders)}")
         odd = [name for name, field in _GAUGES.items() if said["counters"][name] != said[field]]
@@ -95,25 +95,25 @@ class Reports:
     def _judge_end(
         self, cluster: "SimCluster", said: dict[str, Any], server: Server, settled_s: float
     ) -> None:
-        bystander = self._sim.bystanders.of(server)
-        end = bystander.durability.log(server.id.node, server.cfg.uid).next_index() - 1
+        observer = self._sim.observers.of(server)
+        end = observer.durability.log(server.id.node, server.cfg.uid).next_index() - 1
         fields = ("commit_index", "last_applied", "last_index", "last_written_index")
         behind = [field for field in fields if said[field] != end]
-        if behind or end < bystander.committed.newest:
+        if behind or end < observer.committed.newest:
             self._lies(said, f"its log ends at {end}, and everything is applied: {', '.join(behind)}")
-        leader = bystander.elections.leader_of(server.current_term)
+        leader = observer.elections.leader_of(server.current_term)
         if leader is None or said["leader"] != str(leader.id):
             self._lies(said, f"all is well, and {leader} leads")
         if server.raft_state is RaftState.LEADER:
-            self._judge_leader(cluster, said, bystander, settled_s)
+            self._judge_leader(cluster, said, observer, settled_s)
 
     def _judge_leader(
-        self, cluster: "SimCluster", said: dict[str, Any], bystander: Bystander, settled_s: float
+        self, cluster: "SimCluster", said: dict[str, Any], observer: ClusterObserver, settled_s: float
     ) -> None:
         """It has led since it started, so it has counted what was done in its term, or more."""
         history = [operation for client in cluster.clients for operation in client.history]
         reads = [o for o in history if o.called > settled_s and o.outcome is Outcome.OK and o.is_read]
-        entries, timeouts = bystander.committed.entries, bystander.timeouts.judged  # these nobody sent
+        entries, timeouts = observer.committed.entries, observer.timeouts.judged  # these nobody sent
         terms = [term for index, (term, _, _) in entries.items() if index not in timeouts]
         commands = terms.count(said["current_term"])
         least = {"elections": 1, "commands": commands, "consistent_queries": len(reads)}

@@ -1,4 +1,4 @@
-"""Bystanders: they see every message, every applied entry and every disk, and share no code with Raft.
+"""Observers: they see every message, every applied entry and every disk, and share no code with Raft.
 
 Each property has the number that the reliability notes give it (I1 to I32). A checker remembers
 what it saw for the whole run, over all restarts, so what a server forgets the checker does not.
@@ -19,7 +19,7 @@ from barque.log.disk import join
 from barque.log.memtable import Memtable
 from barque.log.meta import MetaStore
 from barque.log.meta_format import MetaRecord
-from barque.testing.checkers.durable_log_view import Lookout
+from barque.testing.checkers.durable_log_view import DurableLogView
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
 
@@ -188,7 +188,7 @@ class Durability:
         self._disks = disks
         self._chance = chance
         self._data = data
-        self._lookouts = {node: Lookout(disk, join(data, "wal")) for node, disk in disks.items()}
+        self._views = {node: DurableLogView(disk, join(data, "wal")) for node, disk in disks.items()}
         self._rate = rate
         self._acked: dict[ServerId, tuple[IndexTerm, Term, Uid]] = {}  # the term of that promise, and whose
         self._replacing: dict[ServerId, dict[Term, Index]] = {}  # sent to it: from where on
@@ -197,14 +197,14 @@ class Durability:
     def log(self, node: str, uid: Uid) -> Memtable:
         """The log that this node would have after losing power now."""
         self.looks += 1
-        return self._lookouts[node].log(uid)
+        return self._views[node].log(uid)
 
     def hold(self, node: str, *, held: bool) -> None:
         """Go by what this node's disk held before somebody damaged it; or look at it again."""
         if held:
-            self._lookouts[node].hold()
+            self._views[node].hold()
         else:
-            self._lookouts[node].release()
+            self._views[node].release()
 
     def vote(self, voter: ServerId, uid: Uid, candidate: ServerId, term: Term) -> None:
         """A granted vote, or a candidacy, leaves."""

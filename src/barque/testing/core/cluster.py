@@ -2,7 +2,7 @@
 
 Nothing here is asynchronous and nothing happens by itself. Messages wait in `network`, writes
 wait in each member's log, persisted terms are kept apart from the server so that a restart
-reads them back. `invariants.check` runs after every step, and a `Witness` who sees all members
+reads them back. `invariants.check` runs after every step, and an `InvariantObserver` who sees all members
 and all messages checks what no member can see alone.
 """
 
@@ -42,7 +42,7 @@ from barque.machine.machine import Machine
 from barque.machine.simple import SimpleMachine
 from barque.testing.core.member import FixedEnvironment as FixedEnvironment
 from barque.testing.core.member import Member as Member
-from barque.testing.core.observer import Witness as Witness
+from barque.testing.core.observer import InvariantObserver as InvariantObserver
 from barque.types import ClientRef, Index, Membership, ReplyMode, ServerId, Term, Uid
 
 CLIENT = ClientRef("client", 1)
@@ -80,7 +80,7 @@ class CoreCluster:
         self.answers: list[Applied | Rejected] = []
         self.unresolved: list[Unresolved] = []
         self.gone: list[tuple[ServerId, Uid | None]] = []  # of whom a leader said that they are no members
-        self.witness = Witness(self)
+        self.observer = InvariantObserver(self)
         self.watch: Callable[[Member, Message, invariants.Facts, list[Effect]], None] | None = None
         self.members: dict[str, Member] = {}
         self.correlation = 0
@@ -98,7 +98,7 @@ class CoreCluster:
 
     def send(self, sender: ServerId, to: ServerId, message: RemoteMessage) -> None:
         """Put a message on the network, unless the link is cut."""
-        self.witness.hear(self.members[sender.name], to, message)
+        self.observer.hear(self.members[sender.name], to, message)
         if (sender, to) not in self.cut and to.name in self.members:
             self.network.append((sender, to, message))
 

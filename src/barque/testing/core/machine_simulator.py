@@ -43,7 +43,7 @@ class _MachineSimulation(CoreSimulation):
 
     def _judge(self) -> Violation | None:
         """Equal members, and each equal to a fresh machine that replays the committed commands."""
-        self.world.cluster.witness.check_logs()
+        self.world.cluster.observer.check_logs()
         servers = self.world.servers()
         expected = self._replay() if self.make().version == 0 else servers[0].machine_state
         wanted = _encode(expected)
@@ -56,7 +56,7 @@ class _MachineSimulation(CoreSimulation):
     def _replay(self) -> Any:
         machine, time_ms = self.make(), 0
         state = machine.init({})
-        for entry, _ in self.world.cluster.witness.committed:
+        for entry, _ in self.world.cluster.observer.committed:
             head = decode_head(entry.body)
             time_ms = max(time_ms, entry.timestamp_ms)
             if head.kind is not EntryKind.USER:

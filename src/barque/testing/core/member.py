@@ -165,7 +165,7 @@ class Member:
             now = invariants.check(before, server)
             if cluster.watch is not None:
                 cluster.watch(self, message, before, effects)
-            cluster.witness.look(self, before, now)
+            cluster.observer.look(self, before, now)
             if now.state is not before.state:  # the timers of a state end with it
                 self.timer = self.condition_timer = None
             if effects:
@@ -174,7 +174,7 @@ class Member:
     def perform(self, effects: list[Effect]) -> list[Message]:
         """Carry effects out; returns the messages that this server is to handle next."""
         self.effects += effects
-        self.cluster.witness.overhear(self, effects)
+        self.cluster.observer.overhear(self, effects)
         if self.held is not None:
             self.held += effects
             return []
@@ -326,7 +326,7 @@ class Member:
 
     def wipe(self, uid: str) -> None:
         """Come back under the same address, with another uid and nothing else."""
-        self.cluster.witness.lost.append((self.id, self.log.uid, list(self.log.disk)))
+        self.cluster.observer.lost.append((self.id, self.log.uid, list(self.log.disk)))
         self.cluster.network = deque(e for e in self.cluster.network if self.id not in e[:2])
         self.log = MemoryLog(Uid(uid))
         self.term, self.voted_for, self.last_applied = Term(0), None, Index(0)

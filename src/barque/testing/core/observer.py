@@ -1,4 +1,4 @@
-"""A bystander who sees every member and every message of a core cluster."""
+"""An observer that sees every member and every message of a core cluster."""
 
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ _TOLD = frozenset({Cast, SendRpc, SendVoteRequests, PersistTermAndVote})
 """What leaves a server, and what must be stored before."""
 
 
-class Witness:
+class InvariantObserver:
     """Sees every member and every message, and checks what holds of a whole cluster.
 
     Election Safety, one vote a term over restarts, Leader Completeness, State Machine Safety,

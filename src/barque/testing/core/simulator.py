@@ -1,8 +1,8 @@
 """`simulate_core(seed)`: the same idea as `simulate`, for core servers alone, and many times faster.
 
-A seed draws a world (`world`), its faults and its clients. Elections, votes, commits and logs are judged
-by the cluster's `Witness` after every step, what clients saw by `history`; then everything heals, and the
-members must become equal and commit. What this cannot see: files, frames, the runtime.
+A seed draws a world (`world`), its faults and its clients. The cluster's `InvariantObserver` checks
+elections, votes, commits and logs after every step; `history` checks what clients saw. Then everything heals,
+and the members must become equal and commit. This cannot see files, frames and the runtime.
 """
 
 import gc
@@ -29,7 +29,7 @@ from barque.testing.checkers.safety import Violation
 from barque.testing.core.cluster import CLIENT, Member
 from barque.testing.core.swarm import MEMBER_FAULTS, STEADY, CoreScenario, draw_core_scenario
 from barque.testing.core.world import CoreWorld, WorldConfig
-from barque.testing.faults.fault_schedule import COMMITS_MIN, in_turn, is_behind, pause_s
+from barque.testing.faults.fault_schedule import COMMITS_MIN, is_behind, order_faults, pause_s
 from barque.testing.sim.loop import Storm
 from barque.types import Membership, ReplyMode, ServerId, Uid
 
@@ -101,8 +101,8 @@ class CoreSimulation:
             void=self._void(),
             virtual_s=world.now,
             events=world.events,
-            elections=len(world.cluster.witness.leaders),
-            committed=len(world.cluster.witness.committed),
+            elections=len(world.cluster.observer.leaders),
+            committed=len(world.cluster.observer.committed),
             operations=len(history),
             unknown=sum(o.outcome is Outcome.UNKNOWN for o in history),
             faults=dict(self.fired),
@@ -111,7 +111,7 @@ class CoreSimulation:
 
     def _void(self) -> str:
         """Why this run proves nothing, if that is so."""
-        commits = len(self.world.cluster.witness.committed)
+        commits = len(self.world.cluster.observer.committed)
         if commits < COMMITS_MIN:
             return f"void: {commits} commits"
         idle = [name for name in self.passing if not self.fired[name]]
@@ -130,7 +130,7 @@ class CoreSimulation:
         return self._recover() or self._judge()
 
     def _judge(self) -> Violation | None:
-        self.world.cluster.witness.check_logs()
+        self.world.cluster.observer.check_logs()
         anomaly = check_history(self.world.history)
         if anomaly is not None:
             shown = tuple(map(str, anomaly.operations))
@@ -165,11 +165,11 @@ class CoreSimulation:
             return
         self._cause_later()
         self.world.config = self.scenario.world
-        committed = len(self.world.cluster.witness.committed)
+        committed = len(self.world.cluster.observer.committed)
         if is_behind(committed, self.world.now / self.scenario.duration_s):
             self._rest()
             return
-        for name in self._in_turn():
+        for name in self._order_faults():
             if getattr(self, f"_{name}")() is not False:
                 self.fired[name] += 1
                 return
@@ -190,9 +190,9 @@ class CoreSimulation:
         if not any(self.world.terms()):
             self._election()
 
-    def _in_turn(self) -> list[str]:
+    def _order_faults(self) -> list[str]:
         """The faults, in the order in which to try them."""
-        names = in_turn(self.passing, self.fired, self.rng)
+        names = order_faults(self.passing, self.fired, self.rng)
         if {"leave", "enter"} <= set(names) and not (self.fired["enter"] or self._absent()):
             names.insert(names.index("enter"), "leave")  # nobody can enter before
         return names
@@ -367,7 +367,7 @@ class CoreSimulation:
             return True
         changes = (
             decode_cluster(entry.body)
-            for entry, _ in self.world.cluster.witness.committed
+            for entry, _ in self.world.cluster.observer.committed
             if kind_of(entry.body) is EntryKind.CLUSTER_CHANGE
         )
         return any(record.uid == uid for records in changes for record in records)

@@ -1,6 +1,6 @@
 """Core servers on virtual time: no node, no bytes, no files, and many times faster than `sim.simulator`.
 
-Members are those of `cluster`, with its invariants and its `Witness`. What a node does around a
+Members are those of `cluster`, with its invariants and its `InvariantObserver`. What a node does around a
 server is done here in a few lines each: timers, ticks, the failure detector (the real one), connections
 that break after a silence and are made again, a disk whose syncs take time and complete later.
 """
@@ -90,7 +90,7 @@ class _Cluster(CoreCluster):
     def send(self, sender: ServerId, to: ServerId, message: RemoteMessage) -> None:
         """See `CoreCluster`."""
         member = self.members[sender.name]
-        self.witness.hear(member, to, message)
+        self.observer.hear(member, to, message)
         self.world.transmit(sender.name, to.name, message, member.log.uid)
 
 
@@ -403,7 +403,7 @@ class CoreWorld:
 
     def members_of_last(self) -> set[Uid]:
         """The uids in the newest configuration that is committed."""
-        for entry, _ in reversed(self.cluster.witness.committed):
+        for entry, _ in reversed(self.cluster.observer.committed):
             if kind_of(entry.body) is EntryKind.CLUSTER_CHANGE:
                 return {record.uid for record in decode_cluster(entry.body) if record.uid is not None}
         return {Uid(f"uid_{name}") for name in self.names}

@@ -12,7 +12,7 @@ from barque.log.disk import join
 from barque.log.memtable import Memtable
 from barque.log.meta_format import HEAD_SIZE as META_HEAD_SIZE
 from barque.log.wal_files import MANIFEST
-from barque.testing.checkers.durable_log_view import Lookout
+from barque.testing.checkers.durable_log_view import DurableLogView
 from barque.testing.checkers.safety import Violation
 from barque.testing.sim.disk import SECTOR, SimDisk
 from barque.types import Index, Term, Uid
@@ -23,7 +23,7 @@ KINDS = ("flip", "zero", "misdirected")
 Terms = dict[int, Term]
 
 
-class Rot:
+class BitRot:
     """One change to one file of one node, made while it is down."""
 
     def __init__(self, disk: SimDisk, data: str, path: str, before: bytes, last: dict[Uid, Terms]) -> None:
@@ -55,10 +55,12 @@ class Rot:
         )
 
 
-def rot(disk: SimDisk, data: str, uids: list[Uid], lookout: Lookout, chance: random.Random) -> Rot | None:
+def change_bytes(
+    disk: SimDisk, data: str, uids: list[Uid], view: DurableLogView, chance: random.Random
+) -> BitRot | None:
     """Change something that was durable; None if there is nothing that could be changed so."""
-    logs = {uid: lookout.from_scratch(uid) for uid in uids}
-    places = [(path, end) for path, end in _places(disk, data, lookout) if end > 0]
+    logs = {uid: view.from_scratch(uid) for uid in uids}
+    places = [(path, end) for path, end in _places(disk, data, view) if end > 0]
     if not places:
         return None
     path, end = chance.choice(places)
@@ -76,7 +78,7 @@ def rot(disk: SimDisk, data: str, uids: list[Uid], lookout: Lookout, chance: ran
         return None
     terms = {uid: _terms(log) for uid, log in logs.items()}
     disk.set_content(path, bytes(changed))
-    return Rot(disk, data, path, before, terms)
+    return BitRot(disk, data, path, before, terms)
 
 
 def _terms(log: Memtable) -> Terms:
@@ -84,11 +86,11 @@ def _terms(log: Memtable) -> Terms:
     return {index: term for index, term in found.items() if term is not None}
 
 
-def _places(disk: SimDisk, data: str, lookout: Lookout) -> list[tuple[str, int]]:
+def _places(disk: SimDisk, data: str, view: DurableLogView) -> list[tuple[str, int]]:
     """Files, and how much of each is proved to have been synced."""
     places = []
     for path in (join(data, "meta"), join(data, f"wal/{MANIFEST}")):
         if disk.exists(path):
             size = len(disk.read_file(path))
             places.append((path, min(size, META_HEAD_SIZE) if path.endswith("meta") else size))
-    return places + lookout.proved()
+    return places + view.proved()

@@ -93,9 +93,9 @@ def bit_rot(nemesis: "Nemesis") -> None:
     host = nemesis.some_host()
     if host.up:
         host.crash(power=True)
-        if host.rot():
-            assert host.rotten is not None
-            nemesis.count("bit_rot", f"{host.name} {host.rotten.path}")
+        if host.rot_bits():
+            assert host.bit_rot is not None
+            nemesis.count("bit_rot", f"{host.name} {host.bit_rot.path}")
 
 
 DISK_FAULTS: dict[str, Callable[["Nemesis"], None]] = {

@@ -10,7 +10,7 @@ COMMITS_MIN = 10
 """A run with fewer commits, or without one of its faults, proves nothing."""
 
 
-def in_turn(names: Sequence[str], fired: Mapping[str, int], rng: random.Random) -> list[str]:
+def order_faults(names: Sequence[str], fired: Mapping[str, int], rng: random.Random) -> list[str]:
     """The order in which to try them: first those that have not happened yet, then any other."""
     order = rng.sample(names, len(names))
     order.sort(key=lambda name: fired.get(name, 0) > 0)

@@ -9,7 +9,7 @@ from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, RequestVo
 from barque.errors import BarqueError
 from barque.testing.faults.clusters import ClusterNemesis
 from barque.testing.faults.disk import DISK_FAULTS
-from barque.testing.faults.fault_schedule import in_turn, is_behind, pause_s
+from barque.testing.faults.fault_schedule import is_behind, order_faults, pause_s
 from barque.testing.faults.network import NETWORK_FAULTS
 from barque.testing.faults.process import PROCESS_FAULTS, complete_upgrade
 from barque.testing.sim.host import Host
@@ -102,13 +102,13 @@ class Nemesis:
 
     def _must_rest(self, waiting: set[str]) -> bool:
         """Whether the run will prove nothing unless a cluster comes to work."""
-        if is_behind(self.sim.bystanders.commits, self._share()):
+        if is_behind(self.sim.observers.commits, self._share()):
             return True
         return self._share() > 0.5 and bool(waiting) and waiting <= set(_LIE_IN_WAIT)
 
     def _cause_one_of(self, names: list[str]) -> None:
         """One that finds nobody to harm gives way to another."""
-        for name in in_turn(names, self.fired, self.rng):
+        for name in order_faults(names, self.fired, self.rng):
             before = self.fired[name]
             self._faults[name]()
             if self.fired[name] > before:

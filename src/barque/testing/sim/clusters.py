@@ -8,7 +8,7 @@ from barque.core.server import RaftState, Server
 from barque.errors import BarqueError
 from barque.testing.checkers.history import Outcome
 from barque.testing.checkers.safety import Violation
-from barque.testing.sim.operations import Work
+from barque.testing.sim.operations import Operations
 from barque.testing.sim.sim_client import SimClient
 from barque.testing.sim.timer_model import PENDING
 
@@ -24,10 +24,10 @@ _NEVER = float("inf")
 class SimCluster:
     """One cluster, by name. Until somebody was told that it is there, nothing is demanded of it."""
 
-    def __init__(self, sim: "Simulation", name: str, work: Work, *, configured: bool) -> None:
+    def __init__(self, sim: "Simulation", name: str, operations: Operations, *, configured: bool) -> None:
         self.sim = sim
         self.name = name
-        self.work = work
+        self.operations = operations
         self.configured = configured
         self._lived_s = 0.0
         self._formed_at = 0.0 if configured else None
@@ -193,11 +193,11 @@ class SimCluster:
         leader = self.leader()
         if leader is None or not self.changes:
             return []
-        bystanders, found = self.sim.bystanders, []
-        once = bystanders.of(leader).configurations.named(leader)
+        observers, found = self.sim.observers, []
+        once = observers.of(leader).configurations.named(leader)
         for _, server in self.servers():
             if server.cfg.cluster_id != leader.cfg.cluster_id:
-                deleted = bystanders.departures.is_deleted(server.cfg.cluster_id)
+                deleted = observers.departures.is_deleted(server.cfg.cluster_id)
                 left = deleted and server.log.next_index() > 1
             else:
                 left = server.cfg.uid in once and not _belongs(server, leader)
@@ -219,13 +219,13 @@ class SimCluster:
         leader = self.leader()
         if leader is None:
             return [f"{self.name}: no leader"]
-        timeouts, now_s = self.sim.bystanders.of(leader).timeouts, self.sim.loop.now
+        timeouts, now_s = self.sim.observers.of(leader).timeouts, self.sim.loop.now
         pending = leader.machine_state.get(PENDING, ())
         return [f"{leader.id}: timer {name}" for name in pending if timeouts.is_owed(leader, name, now_s)]
 
     async def shows_all(self) -> None:
         """Read every object once more, so that no change is left that nobody has seen."""
-        for key in self.work.used():
+        for key in self.operations.used():
             while (await self.clients[0].read(key, 2.0)).outcome is not Outcome.OK:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
@@ -234,7 +234,7 @@ class SimCluster:
         states = [server.machine_state for server in self.owed() or ()]
         if any(state != states[0] for state in states):
             return Violation("same state (I18)", "equal logs, different machines", tuple(map(str, states)))
-        found = self.work.judge([operation for client in self.clients for operation in client.history])
+        found = self.operations.judge([operation for client in self.clients for operation in client.history])
         self.undecided = found.undecided
         if found.text:
             return Violation("linearizability (I14 to I17)", f"{self.name}: {found.text}", found.shown)

@@ -17,11 +17,11 @@ from barque.runtime.clock import Clock
 from barque.runtime.node import Node
 from barque.runtime.outlets import NodeOutlets
 from barque.runtime.server_process import ServerProcess
-from barque.testing.checkers.durable_log_view import Lookout
+from barque.testing.checkers.durable_log_view import DurableLogView
 from barque.testing.checkers.members import Departed, check_registry
 from barque.testing.checkers.resources import judge_bounds, judge_refusal, judge_rest, judge_stop
 from barque.testing.checkers.safety import Violation
-from barque.testing.faults.bit_rot import Rot, rot
+from barque.testing.faults.bit_rot import BitRot, change_bytes
 from barque.testing.sim.clock import SimClock
 from barque.testing.sim.disk import SimDisk
 from barque.testing.sim.loop import Crashed, VirtualProcess
@@ -29,13 +29,13 @@ from barque.testing.sim.network import SimTransport
 from barque.testing.sim.process_disk import ProcessDisk
 from barque.testing.sim.test_machine import KINDS, NewSimMachine, SimMachine
 from barque.testing.sim.thread_writer import sim_writer
-from barque.testing.sim.timer_model import Alarms
+from barque.testing.sim.timer_model import TimerModel
 from barque.transport.contract import Limits
 from barque.transport.wire import PeerMessage
 from barque.types import ClientRef, ServerId, Uid
 
 if TYPE_CHECKING:
-    from barque.testing.sim.in_process_clients import Insider
+    from barque.testing.sim.in_process_clients import InProcessClient
     from barque.testing.sim.simulator import Simulation
 
 DATA = "/data"
@@ -61,7 +61,7 @@ class SimOutlets(NodeOutlets):
 
     def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
         """See `Outlets`."""
-        self._host.sim.bystanders.of(process.server).messages.sent(process.server, message)
+        self._host.sim.observers.of(process.server).messages.sent(process.server, message)
         super().send_event(process, to, message)
 
     def server_stopped(self, process: ServerProcess) -> None:
@@ -89,8 +89,8 @@ class SimNode(Node):
 
     def tell_listeners(self, cluster: str, message: msgspec.Raw) -> None:
         """See `Node`."""
-        for insider in self.host.insiders:
-            insider.is_told(cluster, msgspec.msgpack.decode(message))
+        for client in self.host.in_process_clients:
+            client.is_told(cluster, msgspec.msgpack.decode(message))
         super().tell_listeners(cluster, message)
 
 
@@ -112,8 +112,8 @@ class Host:
         self.failed: dict[str, None] = {}  # those whose machine did, until the node starts again
         self.stopping = False
         self.upgraded = False  # whether it has the machines' next version, from its next start on
-        self.insiders: list[Insider] = []  # clients that live in its process
-        self.rotten: Rot | None = None  # what was changed on its disk since it went down
+        self.in_process_clients: list[InProcessClient] = []  # clients that live in its process
+        self.bit_rot: BitRot | None = None  # what was changed on its disk since it went down
         self._newest: SimNode | None = None  # the node, while it starts as well
         self._graveyard: list[Any] = []  # what is dead must not be cleaned up at times nobody chose
 
@@ -183,9 +183,11 @@ class Host:
 
     def _make_machine(self, cluster: str, kind: str) -> SimMachine:
         scenario, applied = self.sim.scenario, partial(self._applied, cluster)
-        alarms = Alarms(partial(self._asks, cluster), partial(self._fired, cluster))
+        timer_model = TimerModel(partial(self._asks, cluster), partial(self._fired, cluster))
         machine = NewSimMachine if self.upgraded else SimMachine
-        return machine(KINDS[kind], applied, tells=scenario.tells, alarms=alarms if scenario.timers else None)
+        return machine(
+            KINDS[kind], applied, tells=scenario.tells, timer_model=timer_model if scenario.timers else None
+        )
 
     def _transport(self, node: Node, incarnation: int, rng: random.Random) -> SimTransport:
         assert self.process is not None
@@ -212,51 +214,51 @@ class Host:
             self.crashed()
             return
         self.node = node
-        for insider in self.insiders:
-            insider.begin(process, node)
+        for client in self.in_process_clients:
+            client.begin(process, node)
         self.check_registry(finished=False)
-        rotten, self.rotten = self.rotten, None
-        if rotten is not None:
-            self.sim.bystanders.durability.hold(self.name, held=False)
+        bit_rot, self.bit_rot = self.bit_rot, None
+        if bit_rot is not None:
+            self.sim.observers.durability.hold(self.name, held=False)
         for server in [member.server for member in node.system.processes.values()]:
-            violation = rotten.judge_start(server.cfg.uid, server.log) if rotten is not None else None
+            violation = bit_rot.judge_start(server.cfg.uid, server.log) if bit_rot is not None else None
             if violation is not None:
                 self.sim.report(violation)
-            self.sim.bystanders.of(server).restarted(server)
+            self.sim.observers.of(server).restarted(server)
             self.on_role(server)
 
     def _refused(self, error: StorageError) -> None:
         """The node does not start: the disk fails for a while, or somebody has changed a file."""
         self.sim.transcript.note(self.name, f"cannot start: {error}")
-        rotten, self.rotten = self.rotten, None
+        bit_rot, self.bit_rot = self.bit_rot, None
         violation: Violation | None = None
-        if rotten is not None and type(error) is not StorageError:
-            violation = rotten.judge_refusal(error)
-            self.sim.transcript.counts["rot refused"] += 1
+        if bit_rot is not None and type(error) is not StorageError:
+            violation = bit_rot.judge_refusal(error)
+            self.sim.transcript.counts["bit rot refused"] += 1
         elif type(error) is StorageError and not _names_a_path(str(error)):
             violation = Violation("refusals name a file", f"{self.name} does not start", (str(error),))
         elif type(error) is not StorageError:
-            violation = Violation("no damage without rot", f"{self.name} refuses", (str(error),))
-        if rotten is not None:
-            rotten.mend()
-            self.sim.bystanders.durability.hold(self.name, held=False)
+            violation = Violation("no damage without bit rot", f"{self.name} refuses", (str(error),))
+        if bit_rot is not None:
+            bit_rot.mend()
+            self.sim.observers.durability.hold(self.name, held=False)
         violation = violation or judge_refusal(self.name, self.disk)
         if violation is not None:
             self.sim.report(violation)
 
-    def rot(self) -> bool:
+    def rot_bits(self) -> bool:
         """Change something on the disk while the node is down; whether anything was changed."""
-        if self.up or not self.uids or self.rotten is not None or self.disk.has_unsynced:
+        if self.up or not self.uids or self.bit_rot is not None or self.disk.has_unsynced:
             return False
-        durability = self.sim.bystanders.durability
+        durability = self.sim.observers.durability
         durability.hold(self.name, held=True)
-        lookout = Lookout(self.disk, f"{DATA}/wal")
+        view = DurableLogView(self.disk, f"{DATA}/wal")
         fault, self.disk.fault = self.disk.fault, None  # it is we who read, not the node
-        self.rotten = rot(self.disk, DATA, list(self.uids.values()), lookout, self.sim.chance)
+        self.bit_rot = change_bytes(self.disk, DATA, list(self.uids.values()), view, self.sim.chance)
         self.disk.fault = fault
-        if self.rotten is None:
+        if self.bit_rot is None:
             durability.hold(self.name, held=False)
-        return self.rotten is not None
+        return self.bit_rot is not None
 
     def _shrink(self, server: Server) -> None:
         """Let batches be as small as the scenario wants; a node has no setting for that."""
@@ -280,16 +282,16 @@ class Host:
 
         async def close() -> None:
             try:
-                for insider in self.insiders:
-                    await insider.before_stop()
+                for client in self.in_process_clients:
+                    await client.before_stop()
                 await node.stop()
             except StorageError as error:
                 self.sim.transcript.note(self.name, f"stops badly: {error}")
             except Crashed:
                 return  # `crashed` has been told
             self.node = None
-            for insider in self.insiders:
-                insider.after_stop()
+            for client in self.in_process_clients:
+                client.after_stop()
             # A program may go on after its node has stopped: what comes now must not hurt.
             self.sim.loop.later(_AFTERLIFE_S, self._exit, process)
 
@@ -299,7 +301,7 @@ class Host:
     def _exit(self, process: VirtualProcess) -> None:
         """The process ends by itself; it must have cleaned up."""
         free_at = process.held_until + _AFTERLIFE_S
-        if process.alive and self.insiders and free_at > self.sim.loop.now:
+        if process.alive and self.in_process_clients and free_at > self.sim.loop.now:
             self.sim.loop.at(free_at, self._exit, process)  # it stood still when it was to clean up
         elif process.alive:
             violation = judge_stop(self.name, self.disk, process)
@@ -332,7 +334,7 @@ class Host:
         self.node = None
         sim.after_crash(self)
 
-    # --- what the bystander is told ------------------------------------------------------
+    # --- what the observer is told ------------------------------------------------------
 
     def on_role(self, server: Server) -> None:
         """A member's state, or the leader that it knows, has changed."""
@@ -341,7 +343,7 @@ class Host:
         sim.transcript.note(str(server.id), text)
         self._shrink(server)
         self.uids[cluster] = server.cfg.uid
-        sim.bystanders.of(server).role(server)
+        sim.observers.of(server).role(server)
 
     def on_deleted(self, server: Server, *, whole_cluster: bool) -> None:
         """A server was deleted; for good, once its tombstone is on the disk."""
@@ -353,7 +355,7 @@ class Host:
         assert self._newest is not None
         if uid in self._newest.system.directory.buried():
             departed = Departed(self.name, uid, server.cfg.cluster_id, whole_cluster)
-            self.sim.bystanders.departures.left(departed)
+            self.sim.observers.departures.left(departed)
 
     def check_registry(self, *, finished: bool) -> None:
         """I24, while the node runs."""
@@ -374,9 +376,11 @@ class Host:
 
     def check_rest(self) -> None:
         """I27, when all is over and the node runs."""
-        connected = self.sim.network.clients_of(self.name) + sum(i.is_connected for i in self.insiders)
+        connected = self.sim.network.clients_of(self.name) + sum(
+            i.is_connected for i in self.in_process_clients
+        )
         found = [judge_rest(self.node, connected)] if self.node is not None else []
-        for violation in (*found, *(insider.judge_heard() for insider in self.insiders)):
+        for violation in (*found, *(client.judge_heard() for client in self.in_process_clients)):
             if violation is not None:
                 self.sim.report(violation)
 
@@ -395,7 +399,7 @@ class Host:
         server = self.server(to)
         self.sim.nemesis.sent(self, message)
         if server is not None:
-            self.sim.bystanders.of(server).sent(server, ServerId(to, node), message)
+            self.sim.observers.of(server).sent(server, ServerId(to, node), message)
 
     def _applied(self, cluster: str, meta: CommandMeta, command: str) -> None:
         if self.failing and cluster in self.failing:
@@ -404,19 +408,19 @@ class Host:
             self.sim.nemesis.count("machine_fails", f"{cluster}@{self.name}")
             raise RuntimeError("this machine fails on this node, once")
         server = self._member(cluster)
-        self.sim.bystanders.of(server).applied(server, self.sim.uid_of, meta, command)
+        self.sim.observers.of(server).applied(server, self.sim.uid_of, meta, command)
 
     def _asks(self, cluster: str, timer: Timer) -> None:
         server = self._member(cluster)
         assert self.clock is not None
         if server.raft_state is RaftState.LEADER:
             self.sim.transcript.note(str(server.id), f"asks for {timer}")
-        self.sim.bystanders.of(server).timeouts.asks(server, timer, self.clock)
+        self.sim.observers.of(server).timeouts.asks(server, timer, self.clock)
 
     def _fired(self, cluster: str, meta: CommandMeta, name: str) -> None:
         server = self._member(cluster)
         assert self.clock is not None
-        self.sim.bystanders.of(server).timeouts.fired(server, meta, name, self.clock.monotonic())
+        self.sim.observers.of(server).timeouts.fired(server, meta, name, self.clock.monotonic())
 
     def _member(self, cluster: str) -> Server:
         """Its member, be it that it is still starting."""

@@ -58,12 +58,14 @@ class _Call(NamedTuple):
     stood_s: float  # for how long the process had stood still by then
 
 
-class Insider(SimClient):
+class InProcessClient(SimClient):
     """One client of one cluster, in the process of one machine's node."""
 
     def __init__(self, name: str, cluster: "SimCluster", host: "Host") -> None:
         sim = host.sim
-        super().__init__(name, cluster.name, sim.loop, sim.scenario, cluster.work, sim.rng(name), _nowhere())
+        super().__init__(
+            name, cluster.name, sim.loop, sim.scenario, cluster.operations, sim.rng(name), _nowhere()
+        )
         self._host = host
         self._timeout_s = sim.scenario.timeout_s * (0.25 if self._rng.random() < _HURRIES_RATE else 1)
         self._life: _Life | None = None
@@ -94,7 +96,7 @@ class Insider(SimClient):
         """The program is about to stop the node, while something is still under way."""
         life = self._life
         assert life is not None
-        life.process.spawn(self.change(self._objects.draw_key(self._rng)))
+        life.process.spawn(self.change(self._operations.draw_key(self._rng)))
         await asyncio.sleep(self._rng.choice((0.0, 0.001, 0.01)))
         if self._rng.random() < _CLOSES_FIRST_RATE:
             life.told = None
@@ -176,7 +178,7 @@ class Insider(SimClient):
         if self._host is self._host.sim.absent:
             return True
         try:
-            return await self.ask(lambda _: super(Insider, self)._is_served())
+            return await self.ask(lambda _: super(InProcessClient, self)._is_served())
         except BarqueError:
             return False
 

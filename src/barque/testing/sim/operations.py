@@ -27,7 +27,7 @@ class Judgement(NamedTuple):
     undecided: int = 0
 
 
-class Work(Protocol):
+class Operations(Protocol):
     """What a cluster's clients ask for, and what they have learned."""
 
     def draw_key(self, rng: Random) -> str:
@@ -59,44 +59,44 @@ class Work(Protocol):
         ...
 
 
-class ListWork:
+class ListOperations:
     """A few lists, for the whole run."""
 
     def __init__(self, keys: int) -> None:
         self._keys = keys
 
     def draw_key(self, rng: Random) -> str:
-        """See `Work`."""
+        """See `Operations`."""
         return f"k{rng.randrange(self._keys)}"
 
     def change(self, client: str, key: str, called: float, element: str, rng: Random) -> Operation:
-        """See `Work`."""
+        """See `Operations`."""
         return Operation(client, key, called, element)
 
     def read(self, client: str, key: str, called: float) -> Operation:
-        """See `Work`."""
+        """See `Operations`."""
         return Operation(client, key, called)
 
     def command(self, operation: Operation) -> Any:
-        """See `Work`."""
+        """See `Operations`."""
         return [operation.key, operation.element]
 
     def learn(self, operation: Operation) -> None:
         """Nothing is to be known for the next append."""
 
     def used(self) -> Iterable[str]:
-        """See `Work`."""
+        """See `Operations`."""
         return [f"k{key}" for key in range(self._keys)]
 
     def judge(self, operations: list[Operation]) -> Judgement:
-        """See `Work`."""
+        """See `Operations`."""
         anomaly = check_epochs(operations)
         if anomaly is None:
             return Judgement()
         return Judgement(anomaly.text, tuple(map(str, anomaly.operations)))
 
 
-class ObjectOperation(Operation):
+class TypedOperation(Operation):
     """One operation on an object that is no list: `f` and `value` as in a `Record`."""
 
     f: str = "read"
@@ -111,7 +111,7 @@ class ObjectOperation(Operation):
         return f"[{self.called:.6f}] {as_record(self)}"
 
 
-class ObjectWork:
+class ObjectOperations:
     """Objects of another kind: two at a time, until they have been used so often."""
 
     def __init__(self, kind: Kind) -> None:
@@ -121,28 +121,28 @@ class ObjectWork:
         self._seen: dict[str, Any] = {}  # by key, what somebody saw last
 
     def draw_key(self, rng: Random) -> str:
-        """See `Work`."""
+        """See `Operations`."""
         self._drawn += 1
         return f"o{self._drawn // (2 * OPERATIONS_PER_KEY)}.{rng.randrange(2)}"
 
     def change(self, client: str, key: str, called: float, element: str, rng: Random) -> Operation:
-        """See `Work`."""
+        """See `Operations`."""
         f, value = self._kind.draw(rng, element, self._seen.setdefault(key, None))
-        return ObjectOperation(client, key, called, f=f, value=value)
+        return TypedOperation(client, key, called, f=f, value=value)
 
     def read(self, client: str, key: str, called: float) -> Operation:
-        """See `Work`."""
+        """See `Operations`."""
         self._seen.setdefault(key, None)
-        return ObjectOperation(client, key, called)
+        return TypedOperation(client, key, called)
 
     def command(self, operation: Operation) -> Any:
-        """See `Work`."""
-        assert isinstance(operation, ObjectOperation)
+        """See `Operations`."""
+        assert isinstance(operation, TypedOperation)
         return [operation.key, operation.f, operation.value]
 
     def learn(self, operation: Operation) -> None:
         """What to swap, or to remove, next time."""
-        assert isinstance(operation, ObjectOperation)
+        assert isinstance(operation, TypedOperation)
         match operation.f:
             case "read":
                 self._seen[operation.key] = operation.result
@@ -152,11 +152,11 @@ class ObjectWork:
                 self._seen[operation.key] = operation.value[1]
 
     def used(self) -> Iterable[str]:
-        """See `Work`."""
+        """See `Operations`."""
         return list(self._seen)
 
     def judge(self, operations: list[Operation]) -> Judgement:
-        """See `Work`. What one epoch answered did not happen in another."""
+        """See `Operations`. What one epoch answered did not happen in another."""
         answered = [operation for operation in operations if operation.outcome is Outcome.OK]
         undecided = 0
         for epoch in sorted({operation.epoch for operation in answered}):
@@ -171,7 +171,7 @@ class ObjectWork:
 
 def as_record(operation: Operation) -> Record:
     """As the search takes it; times in nanoseconds."""
-    assert isinstance(operation, ObjectOperation)
+    assert isinstance(operation, TypedOperation)
     answered = operation.outcome is Outcome.OK
     return Record(
         process=operation.client,
@@ -185,6 +185,6 @@ def as_record(operation: Operation) -> Record:
     )
 
 
-def make_work(kind: str, keys: int) -> Work:
+def make_operations(kind: str, keys: int) -> Operations:
     """The work for a cluster with objects of this kind."""
-    return ListWork(keys) if kind == LISTS else ObjectWork(KINDS[kind])
+    return ListOperations(keys) if kind == LISTS else ObjectOperations(KINDS[kind])

@@ -70,7 +70,7 @@ def _smaller(scenario: Any, failed_at_s: float) -> Iterator[Any]:
         yield but(faults=faults[half:])
     for name in faults:
         yield but(faults=tuple(other for other in faults if other != name))
-    for field, least in (("insiders", 0), ("clients", 1), ("workers", 1), ("keys", 1)):
+    for field, least in (("in_process_clients", 0), ("clients", 1), ("workers", 1), ("keys", 1)):
         if getattr(scenario, field, least) > least:
             yield but(**{field: least})
     for field in ("burst_share", "read_share"):

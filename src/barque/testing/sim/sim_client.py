@@ -14,7 +14,7 @@ from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
 from barque.testing.checkers.history import Operation, Outcome
 from barque.testing.sim.loop import VirtualLoop
 from barque.testing.sim.network import SimNetwork
-from barque.testing.sim.operations import Work
+from barque.testing.sim.operations import Operations
 from barque.testing.sim.swarm import Scenario
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class SimClient:
         cluster: str,
         loop: VirtualLoop,
         scenario: Scenario,
-        work: Work,
+        operations: Operations,
         rng: random.Random,
         client: Client,
     ) -> None:
@@ -55,7 +55,7 @@ class SimClient:
         self.cancelled = 0
         self._loop = loop
         self._scenario = scenario
-        self._objects = work
+        self._operations = operations
         self._rng = rng
         self._next = 0
 
@@ -74,7 +74,7 @@ class SimClient:
         bursts = number == 0 and scenario.burst_share > 0
         while not self.is_over:
             await self._think(rng.expovariate(1 / scenario.think_s))
-            key = self._objects.draw_key(rng)
+            key = self._operations.draw_key(rng)
             if rng.random() < scenario.read_share:
                 await self.read(key)
             elif bursts and rng.random() < scenario.burst_share:
@@ -97,7 +97,7 @@ class SimClient:
     def _begin_change(self, key: str, timeout_s: float | None = None) -> Operation:
         self._next += 1
         element = f"{self.name}.{self._next}"
-        change = self._objects.change(self.name, key, self._loop.time(), element, self._rng)
+        change = self._operations.change(self.name, key, self._loop.time(), element, self._rng)
         return self._begin(change, timeout_s)
 
     def _end(self, operation: Operation, result: Any) -> None:
@@ -110,7 +110,7 @@ class SimClient:
         operation.returned = self._loop.time()
         operation.outcome = Outcome.OK
         operation.epoch, operation.result = result
-        self._objects.learn(operation)
+        self._operations.learn(operation)
 
     async def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Wait for an answer, unless this is the call to be cancelled."""
@@ -127,7 +127,7 @@ class SimClient:
     async def change(self, key: str, timeout_s: float | None = None) -> Operation:
         """Change one object and wait for the outcome."""
         operation = self._begin_change(key, timeout_s)
-        command = self._objects.command(operation)
+        command = self._operations.command(operation)
         try:
             call = self.client.process_command(self.cluster, command, timeout_s=timeout_s)
             self._end(operation, await self._call(call))
@@ -137,7 +137,7 @@ class SimClient:
 
     async def read(self, key: str, timeout_s: float | None = None) -> Operation:
         """Read one object, linearizably."""
-        operation = self._begin(self._objects.read(self.name, key, self._loop.time()), timeout_s)
+        operation = self._begin(self._operations.read(self.name, key, self._loop.time()), timeout_s)
         try:
             self._end(
                 operation,
@@ -151,8 +151,8 @@ class SimClient:
         """Several changes in one go, by pipeline."""
         waiting: dict[int, Operation] = {}
         for _ in range(count):
-            operation = self._begin_change(self._objects.draw_key(self._rng))
-            command = self._objects.command(operation)
+            operation = self._begin_change(self._operations.draw_key(self._rng))
+            command = self._operations.command(operation)
             try:
                 self.client.pipeline_command(self.cluster, command, self._next, priority=priority)
                 waiting[self._next] = operation

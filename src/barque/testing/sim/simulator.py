@@ -1,7 +1,7 @@
 """Whole nodes, their real code, on virtual time, network and disk, from one seed.
 
 `simulate(seed)` runs one cluster or a few through a phase of faults and a phase without, under the eyes
-of bystanders (`checkers`), and reports. docs/explanation/simulation.md tells how it works.
+of observers (`checkers`), and reports. docs/explanation/simulation.md tells how it works.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from barque.testing.checkers.history import Operation, Outcome
-from barque.testing.checkers.observers import Bystanders
+from barque.testing.checkers.observers import Observers
 from barque.testing.checkers.reports import Reports
 from barque.testing.checkers.safety import Durability, Violation
 from barque.testing.faults.fault_schedule import COMMITS_MIN
@@ -24,10 +24,10 @@ from barque.testing.faults.nemesis import Nemesis
 from barque.testing.faults.network import judge_strangers
 from barque.testing.sim.clusters import SimCluster
 from barque.testing.sim.host import DATA, Host
-from barque.testing.sim.in_process_clients import Insider
+from barque.testing.sim.in_process_clients import InProcessClient
 from barque.testing.sim.loop import Deadlock, Livelock, Storm, VirtualLoop
 from barque.testing.sim.network import SimNetwork
-from barque.testing.sim.operations import make_work
+from barque.testing.sim.operations import make_operations
 from barque.testing.sim.sim_client import SimClient, reach
 from barque.testing.sim.swarm import Scenario, draw_scenario
 from barque.testing.sim.transcript import Transcript
@@ -112,15 +112,17 @@ class Simulation:
         self.violation: Violation | None = None
         disks = {host.name: host.disk for host in self.hosts}
         durability = Durability(self.report, disks, self.rng("looks"), DATA, scenario.look_rate)
-        self.bystanders = Bystanders(self.report, durability)
+        self.observers = Observers(self.report, durability)
         self.clusters = [
             SimCluster(
-                self, name, make_work(kind, scenario.keys), configured=name in scenario.configured_names
+                self, name, make_operations(kind, scenario.keys), configured=name in scenario.configured_names
             )
             for name, kind in scenario.kinds
         ]
         self.clients = [self._make_client(number) for number in range(scenario.clients)]
-        self.clients += [self._make_insider(number) for number in range(scenario.insiders)]
+        self.clients += [
+            self._make_in_process_client(number) for number in range(scenario.in_process_clients)
+        ]
         self.nemesis = Nemesis(self)
         self.reports = Reports(self)
         self.recovered_s = 0.0
@@ -134,18 +136,18 @@ class Simulation:
         cluster, name = self.clusters[number % len(self.clusters)], f"c{number + 1}"
         rng = self.rng(name)
         reaches = reach(name, self.network, self.names, self.scenario.timeout_s, rng)
-        client = SimClient(name, cluster.name, self.loop, self.scenario, cluster.work, rng, reaches)
+        client = SimClient(name, cluster.name, self.loop, self.scenario, cluster.operations, rng, reaches)
         cluster.clients.append(client)
         return client
 
-    def _make_insider(self, number: int) -> SimClient:
+    def _make_in_process_client(self, number: int) -> SimClient:
         """Those in the processes of nodes likewise; which node it is, is drawn."""
         cluster, name = self.clusters[number % len(self.clusters)], f"i{number + 1}"
         host = self.rng(f"{name}/home").choice(self.hosts)
-        insider = Insider(name, cluster, host)
-        host.insiders.append(insider)
-        cluster.clients.append(insider)
-        return insider
+        client = InProcessClient(name, cluster, host)
+        host.in_process_clients.append(client)
+        cluster.clients.append(client)
+        return client
 
     def uid_of(self, member: ServerId) -> Uid | None:
         """The uid of a member that has started once."""
@@ -380,14 +382,14 @@ class Simulation:
             cluster_s=sum(cluster.lived_s for cluster in self.clusters),
             events=self.transcript.events,
             frames=self.network.frames,
-            elections=self.bystanders.elections,
+            elections=self.observers.elections,
             restarts=counts["restarts"],
-            committed=self.bystanders.commits,
+            committed=self.observers.commits,
             operations=len(history),
             unknown=sum(o.outcome is Outcome.UNKNOWN for o in history),
             failed=sum(o.outcome is Outcome.FAIL for o in history),
             undecided=sum(cluster.undecided for cluster in self.clusters),
-            looks=self.bystanders.durability.looks,
+            looks=self.observers.durability.looks,
             recovered_s=self.recovered_s,
             faults={name: counts[name] for name in self.scenario.faults},
             tail=self.transcript.tail() if self.violation is not None else "",

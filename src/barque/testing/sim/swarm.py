@@ -72,7 +72,7 @@ TIGHT_RATE = 0.1
 """In how many nodes may use up little: few commands wait at a time, few bytes for a peer."""
 TIMERS_RATE = 0.1
 """In how many machines set timers."""
-INSIDERS_RATE = 1 / 6
+IN_PROCESS_RATE = 1 / 6
 """In how many some clients live in the processes of nodes."""
 
 
@@ -100,7 +100,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     late_s: float = 0.2
     sync_s: tuple[float, float] = (0.0, 0.0005)
     clients: int = 3
-    insiders: int = 0  # how many more live in the processes of nodes
+    in_process_clients: int = 0  # how many more live in the processes of nodes
     workers: int = 2
     keys: int = 3
     think_s: float = 0.05
@@ -178,7 +178,7 @@ def draw_scenario(seed: int) -> Scenario:
         late_s=rng.choice((0.05, 0.3, 1.0)),
         sync_s=rng.choice(((0.0, 0.0), (0.0001, 0.0005), (0.001, 0.005))),
         clients=clients,
-        insiders=_draw_insiders(seed),
+        in_process_clients=_draw_in_process_clients(seed),
         workers=workers,
         keys=rng.choice((1, 1, 2, 5)),
         think_s=clients * workers / operations_a_s,
@@ -239,7 +239,7 @@ def _draw_objects(seed: int, clusters: int) -> tuple[str, ...]:
     return tuple(rng.choice(others) for _ in range(clusters)) if rng.random() < OTHERS_RATE else ()
 
 
-def _draw_insiders(seed: int) -> int:
+def _draw_in_process_clients(seed: int) -> int:
     """How many clients live in the processes of nodes."""
     rng = _rng(seed, "inside")
-    return rng.choice((1, 1, 2, 3)) if rng.random() < INSIDERS_RATE else 0
+    return rng.choice((1, 1, 2, 3)) if rng.random() < IN_PROCESS_RATE else 0

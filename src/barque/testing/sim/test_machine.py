@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from barque.machine.effects import MachineEffect, SendMsg
 from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
-from barque.testing.sim.timer_model import Alarms
+from barque.testing.sim.timer_model import TimerModel
 
 _EPOCH = "epoch"
 LISTS = "lists"
@@ -158,18 +158,18 @@ KINDS: dict[str, Kind] = {
 class SimMachine(Machine[Objects]):
     """Objects of one kind. Each answer begins with the epoch, which a cluster is given when it is created.
 
-    One that `tells` sends whoever asked a message with the index of each command, for the bystanders. One
-    with `alarms` sets and cancels timers with each command; what is pending and what has expired is a part
-    of its state.
+    A machine that `tells` sends the client a message with the index of each command, for the observers. A
+    machine with a `timer_model` sets or cancels a timer with each command; its state lists the timers
+    that are pending and those that have expired.
     """
 
     def __init__(
-        self, kind: Kind, applied: Applied, *, tells: bool = False, alarms: Alarms | None = None
+        self, kind: Kind, applied: Applied, *, tells: bool = False, timer_model: TimerModel | None = None
     ) -> None:
         self._kind = kind
         self._applied = applied
         self._tells = tells
-        self._alarms = alarms
+        self._timer_model = timer_model
 
     def init(self, args: dict[str, Any]) -> Objects:
         """No objects but the epoch."""
@@ -183,19 +183,19 @@ class SimMachine(Machine[Objects]):
         self._applied(meta, f"{what} to {key} by version {self.version}")
         state[key], answer = self._kind.perform(state.get(key), *what)
         told = [SendMsg(meta.origin, meta.index)] if self._tells else []
-        timers = self._alarms.change(meta, key, state) if self._alarms is not None else []
+        timers = self._timer_model.change(meta, key, state) if self._timer_model is not None else []
         return state, [state[_EPOCH][0], answer], [*told, *timers]
 
     def _expire(self, meta: CommandMeta, timeout: Timeout, state: Objects) -> Any:
-        assert self._alarms is not None
+        assert self._timer_model is not None
         self._applied(meta, f"timeout of {timeout.name} by version {self.version}")
-        return state, None, self._alarms.expire(meta, timeout.name, state)
+        return state, None, self._timer_model.expire(meta, timeout.name, state)
 
     def state_enter(self, raft_state: str, state: Objects) -> Sequence[MachineEffect]:
         """Timers die with leadership: a new leader sets them again."""
-        if self._alarms is None or raft_state != "leader":
+        if self._timer_model is None or raft_state != "leader":
             return ()
-        return self._alarms.lead(state)
+        return self._timer_model.lead(state)
 
     def query(self, query: Any, state: Objects) -> Any:
         """One whole object."""
@@ -211,7 +211,7 @@ class NewSimMachine(SimMachine):
         """The code of the version in force."""
         if version:
             return self
-        return SimMachine(self._kind, self._applied, tells=self._tells, alarms=self._alarms)
+        return SimMachine(self._kind, self._applied, tells=self._tells, timer_model=self._timer_model)
 
     def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
         """Do it, or take over the state of the former version."""

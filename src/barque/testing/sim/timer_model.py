@@ -37,7 +37,7 @@ class Setting(NamedTuple):
         return Timer(name, at_ms=self.due_ms) if self.by_wall else Timer(name, after_ms=self.after_ms)
 
 
-class Alarms:
+class TimerModel:
     """One member's timers. Whoever runs it is told of each that it asks for, and of each that has fired."""
 
     def __init__(self, asks: Callable[[Timer], None], fired: Callable[[CommandMeta, str], None]) -> None:
