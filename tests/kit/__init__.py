@@ -1,9 +1,9 @@
-"""What tests of Barque itself share, and nobody else needs: planted bugs, what looks for them, and scripts.
+"""What the tests of Barque share and its users do not need: scripts, searches and planted bugs.
 
-Read in this order: `scenarios` (transcripts of core clusters), `scripts` (histories as code), `search` (all
-interleavings within bounds), `topologies` (every graph of links); `mutant_registry`, the `mutants…` (planted
-bugs) and `mutant_runner` (which ring of tests finds which of them); `storage` (the log layer on a simulated
-disk).
+Read in this order: `scenarios` and `words` (transcripts of core clusters), `scripts` (histories as code),
+`search` (all interleavings within bounds), `topologies` (every graph of links); `mutant_registry` and the
+modules `mutants…` (planted bugs), `mutant_runner` (which kind of test finds which bug, and how soon);
+`storage` (the log layer on a simulated disk).
 
 Never: imported by `barque`.
 """

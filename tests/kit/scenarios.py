@@ -9,75 +9,27 @@ happens now: equal texts mean that nothing has changed. The commands are the met
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from barque.core import invariants
 from barque.core.effects import (
-    Applied,
-    AppliedTo,
-    AuxEval,
-    CancelElectionTimeout,
-    Cast,
     Effect,
-    LeaderEstablished,
-    MembersGone,
-    NextEvent,
-    PersistTermAndVote,
-    RecordLeaderMsg,
-    Rejected,
-    SendRpc,
-    SendSnapshot,
-    SendVoteRequests,
-    SnapshotAcked,
-    StartConditionTimeout,
-    StartElectionTimeout,
-    StartQuorumTimeout,
-    StartReceiveTimeout,
-    StopServer,
-    Unresolved,
 )
-from barque.core.entries import EntryBatch
 from barque.core.messages import (
-    AppendEntriesReply,
-    AppendEntriesRpc,
     AwaitConditionTimeout,
-    Commands,
-    DeleteCluster,
     ElectionTimeout,
-    ForceMemberChange,
-    HeartbeatReply,
-    HeartbeatRpc,
-    InfoReply,
-    InfoRpc,
-    InstallSnapshotResult,
-    InstallSnapshotRpc,
-    JoinMember,
-    LeaveMember,
     MachineTimeout,
     Message,
     NodeStatus,
-    PreVoteResult,
-    PreVoteRpc,
-    Queries,
-    RemoteMessage,
-    RequestVoteResult,
-    RequestVoteRpc,
-    SnapshotWritten,
     Tick,
-    TimeoutNow,
-    TransferLeadership,
     WalFailed,
     WalUp,
-    Written,
 )
-from barque.core.snapshots import ChunkState
 from barque.errors import BarqueError
 from barque.machine.effects import ReleaseCursor, Timer
 from barque.machine.machine import CommandMeta, Machine, MachineVersion, Result, Timeout
 from barque.testing.core.cluster import CoreCluster, Member
-from barque.types import Membership, ReplyMode, ServerId
+from barque.types import Membership, ReplyMode
+from tests.kit.words import Envelope, effect_in_words, envelope_in_words, in_words
 
-Envelope = tuple[ServerId, ServerId, RemoteMessage]
 MODES = {
     "none": ReplyMode.NOREPLY,
     "append": ReplyMode.AFTER_LOG_APPEND,
@@ -225,12 +177,12 @@ class Player:
         """`deliver [a->b] [Kind] [2]`: what is on the network now (link, kind, the first two)."""
         for envelope in self._take(words):
             if not self.cluster.arrive(*envelope):
-                self.say(f"lost: {_envelope(envelope)}")
+                self.say(f"lost: {envelope_in_words(envelope)}")
 
     def do_drop(self, *words: str) -> None:
         """`drop [a->b] [Kind] [2]`: these messages are lost."""
         for envelope in self._take(words):
-            self.say(f"lost: {_envelope(envelope)}")
+            self.say(f"lost: {envelope_in_words(envelope)}")
 
     def do_delay(self, *words: str) -> None:
         """`delay [a->b] [Kind] [2]`: these messages are overtaken by all others."""
@@ -258,7 +210,7 @@ class Player:
 
     def do_network(self) -> None:
         """What is on the network."""
-        self.lines += [_envelope(envelope) for envelope in self.cluster.network] or ["nothing"]
+        self.lines += [envelope_in_words(envelope) for envelope in self.cluster.network] or ["nothing"]
 
     def do_partition(self, groups: str) -> None:
         """`partition a|bc`: no messages between these groups."""
@@ -419,139 +371,3 @@ class Player:
             durable = f"term {server.current_term}, vote {vote}"
             done = f"commit {server.commit_index}, applied {server.last_applied} ({machine})"
             self.lines.append(f"{name}: {state}, {durable}, leader {leader}, {done}")
-
-
-# --- words ---------------------------------------------------------------------------------
-
-
-def _envelope(envelope: Envelope) -> str:
-    sender, to, message = envelope
-    return f"{sender.name}->{to.name} {in_words(message)}"
-
-
-def _chunk(chunk: ChunkState) -> str:
-    return f"{chunk.flag.name.lower()} {chunk.number}"
-
-
-def _span(first: int, last: int, term: int) -> str:
-    return f"{first}.{term}" if first == last else f"{first}-{last}.{term}"
-
-
-def _batch(batch: EntryBatch) -> str:
-    return _span(batch.first_index, batch.last_index, batch.term)
-
-
-def in_words(message: Message) -> str:
-    """A message on one line; a sender's name stands first where the message names one."""
-    kind = type(message).__name__
-    match message:
-        case AppendEntriesRpc():
-            entries = " ".join(map(_batch, message.entries)) or "no entries"
-            before = f"{message.prev_log_index}.{message.prev_log_term}"
-            leader = f"{message.leader_id.name} in term {message.term}"
-            return f"{kind} of {leader}: after {before} {entries}, commit {message.leader_commit}"
-        case AppendEntriesReply():
-            result = "yes" if message.success else "no"
-            has = f"has {message.last_index}.{message.last_term}, next {message.next_index}"
-            return f"{kind} of {message.sender.name} in term {message.term}: {result}, {has}"
-        case RequestVoteRpc():
-            log = f"log {message.last_log_index}.{message.last_log_term}"
-            return f"{kind} of {message.candidate_id.name} in term {message.term}: {log}"
-        case PreVoteRpc():
-            log = f"log {message.last_log_index}.{message.last_log_term}"
-            versions = f"round {message.token}, machine version {message.machine_version}"
-            return f"{kind} of {message.candidate_id.name} in term {message.term}: {log}, {versions}"
-        case RequestVoteResult():
-            vote = "yes" if message.vote_granted else "no"
-            return f"{kind} of {message.sender.name} in term {message.term}: {vote}"
-        case PreVoteResult():
-            vote = "yes" if message.vote_granted else "no"
-            return f"{kind} of {message.sender.name} in term {message.term}: {vote}, round {message.token}"
-        case HeartbeatRpc():
-            return f"{kind} of {message.leader_id.name} in term {message.term}: query {message.query_index}"
-        case HeartbeatReply():
-            return f"{kind} of {message.sender.name} in term {message.term}: query {message.query_index}"
-        case Written():
-            return f"Written {_span(message.first, message.last, message.term)}"
-        case Commands():
-            return f"Commands: {message.count}{', low priority' if message.low_priority else ''}"
-        case TransferLeadership():
-            return f"TransferLeadership to {message.target.name}"
-        case TimeoutNow():
-            return f"TimeoutNow of {message.leader_id.name}"
-        case JoinMember():
-            return f"JoinMember {message.member.name} as {message.membership}"
-        case LeaveMember():
-            return f"LeaveMember {message.member.name}"
-        case DeleteCluster() | ForceMemberChange():
-            return kind
-        case InstallSnapshotRpc():
-            what = f"up to {message.meta.position.index}.{message.meta.position.term}"
-            leader = f"{message.leader_id.name} in term {message.term}"
-            return f"{kind} of {leader}: {what}, {_chunk(message.chunk)}"
-        case InstallSnapshotResult():
-            return f"{kind} of {message.sender.name} in term {message.term}: {_chunk(message.chunk)}"
-        case InfoRpc():
-            return f"{kind} of {message.sender.name} in term {message.term}: {' '.join(message.keys)}"
-        case InfoReply():
-            told = " ".join(f"{key}={value}" for key, value in message.info.items()) or "nothing"
-            return f"{kind} of {message.sender.name} in term {message.term}: {told}"
-        case NodeStatus():
-            return f"NodeStatus {message.node} {'up' if message.up else 'down'}"
-        case SnapshotWritten():
-            return f"SnapshotWritten {message.position.index}.{message.position.term}"
-        case Queries():
-            return f"Queries: {len(message.payloads)}, {'consistent' if message.consistent else 'local'}"
-        case _:
-            details = [str(getattr(message, field)) for field in message.__struct_fields__]
-            return f"{kind} {' '.join(details)}".rstrip()
-
-
-def effect_in_words(effect: Effect) -> str:
-    """An effect on one line; empty for those that nobody reads."""
-    match effect:
-        case PersistTermAndVote():
-            vote = effect.voted_for.name if effect.voted_for else "nobody"
-            return f"stores term {effect.term}, vote for {vote}"
-        case SendRpc() | Cast():
-            return f"to {effect.to.name}: {in_words(effect.message)}"
-        case SendVoteRequests():
-            if not effect.requests:
-                return ""
-            names = " ".join(to.name for to, _ in effect.requests)
-            return f"to {names}: {in_words(effect.requests[0][1])}"
-        case Applied():
-            replies = ", ".join(map(str, effect.replies))
-            errors = f" errors {effect.errors}" if effect.errors else ""
-            return f"answers {_numbers(effect.first_correlation, len(effect.replies))}: {replies}{errors}"
-        case Rejected():
-            leader = f", ask {effect.leader.name}" if effect.leader else ""
-            return f"refuses {_numbers(effect.first_correlation, effect.count)}: {effect.reason}{leader}"
-        case StartElectionTimeout():
-            return f"starts its election timer ({effect.span.value})"
-        case StartConditionTimeout():
-            return f"waits at most {effect.after_ms} ms"
-        case LeaderEstablished():
-            return f"is established in term {effect.term}"
-        case CancelElectionTimeout():
-            return "stops its election timer"
-        case StartQuorumTimeout():
-            return "awaits signs of a majority"
-        case SendSnapshot():
-            return f"begins to send {effect.to.name} its snapshot"
-        case Unresolved():
-            return f"does not know about {_numbers(effect.first_correlation, effect.count)}"
-        case StopServer():
-            return f"stops: {effect.reason.value}"
-        case MembersGone():
-            return f"says that {' '.join(i.name for i, _ in effect.members)} may stop"
-        case StartReceiveTimeout() | SnapshotAcked() | ReleaseCursor():
-            return ""
-        case RecordLeaderMsg() | AppliedTo() | AuxEval() | NextEvent():
-            return ""
-        case _:
-            return f"machine wants {msgspec.to_builtins(effect)}"
-
-
-def _numbers(first: int, count: int) -> str:
-    return f"#{first}" if count == 1 else f"#{first}-{first + count - 1}"

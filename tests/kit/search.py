@@ -12,7 +12,7 @@ import itertools
 import operator
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +21,7 @@ from barque.core.effects import Applied
 from barque.core.elections import may_stand
 from barque.core.messages import (
     ElectionTimeout,
+    Message,
     PreVoteResult,
     PreVoteRpc,
     RequestVoteResult,
@@ -254,95 +255,127 @@ def _kind(kind: type) -> str:
 def actions(state: Clients, bounds: Bounds) -> Iterator[Action]:
     """Everything that may happen next, in an order that never changes."""
     for name, member in state.members.items():
-        leads = member.server.raft_state is RaftState.LEADER
-        if bounds.late_reports and member.unheard:
-            yield f"{name} hears of its disk", lambda s, n=name: s.move(n).hear()  # type: ignore[misc]
-        if member.log.unsynced and (leads or not bounds.prompt_disks):
-            yield f"{name} syncs", lambda s, n=name: _sync(s, n, bounds)  # type: ignore[misc]
-        if member.doubting:
-            yield f"{name} waits for a majority no longer", lambda s, n=name: _give_up(s, n)  # type: ignore[misc]
-        if leads and state.left["commands"]:
-            yield f"{name} is given a command", lambda s, n=name: _command(s, n)  # type: ignore[misc]
-        if leads and state.left["reads"]:
-            yield f"{name} is asked", lambda s, n=name: _read(s, n)  # type: ignore[misc]
-        if leads and state.left["ticks"]:
-            yield f"{name} ticks", lambda s, n=name: _tick(s, n)  # type: ignore[misc]
-    yield from _deliveries(state, bounds)
+        yield from _steps_of_disk(name, member, bounds)
+        yield from _steps_of_leader(state, name, member)
+    yield from _deliveries_of_links(state, bounds) if bounds.whole_links else _deliveries(state, bounds)
     if state.left["elections"]:
-        for name in state.members:
-            if not bounds.whole_elections:
-                yield f"{name} times out", lambda s, n=name: _timeout(s, n)  # type: ignore[misc]
-                continue
-            if not may_stand(state.server(name)):
-                continue
-            for helpers in _helpers(state, name):
-                yield (
-                    f"{name} stands, {' and '.join(helpers) or 'nobody'} is asked",
-                    lambda s, n=name, h=helpers: _elect(s, n, h),  # type: ignore[misc]
-                )
+        yield from _elections(state, bounds)
     if state.left["crashes"]:
         for name in state.members:
-            yield f"{name} loses power", lambda s, n=name: _crash(s, n)  # type: ignore[misc]
+            yield f"{name} loses power", _later(_crash, name)
     if state.left["transfers"]:
-        for name, member in state.members.items():
-            for target in state.members:
-                if member.server.raft_state is RaftState.LEADER and target != name:
-                    yield (
-                        f"{name} hands over to {target}",
-                        lambda s, n=name, t=target: _transfer(s, n, t),  # type: ignore[misc]
-                    )
-
+        yield from _transfers(state)
     if state.left["changes"]:
         yield from _changes(state)
 
 
+def _later(act: Callable[..., None], *details: Any) -> Callable[[Clients], None]:
+    """The action without the state, of which it will get a copy."""
+    return lambda state: act(state, *details)
+
+
+def _leads(member: Member) -> bool:
+    return member.server.raft_state is RaftState.LEADER
+
+
+def _steps_of_disk(name: str, member: Member, bounds: Bounds) -> Iterator[Action]:
+    """A member's disk syncs or reports. A leader's disk may always be late, others' by `prompt_disks`."""
+    if bounds.late_reports and member.unheard:
+        yield f"{name} hears of its disk", _later(_hear, name)
+    if member.log.unsynced and (_leads(member) or not bounds.prompt_disks):
+        yield f"{name} syncs", _later(_sync, name, bounds)
+
+
+def _steps_of_leader(state: Clients, name: str, member: Member) -> Iterator[Action]:
+    """A leader stops waiting for a majority, gets a command or a read, or ticks."""
+    if member.doubting:
+        yield f"{name} waits for a majority no longer", _later(_give_up, name)
+    if not _leads(member):
+        return
+    if state.left["commands"]:
+        yield f"{name} is given a command", _later(_command, name)
+    if state.left["reads"]:
+        yield f"{name} is asked", _later(_read, name)
+    if state.left["ticks"]:
+        yield f"{name} ticks", _later(_tick, name)
+
+
+def _elections(state: Clients, bounds: Bounds) -> Iterator[Action]:
+    """An election timer runs out; with `whole_elections` the whole election happens at once."""
+    for name in state.members:
+        if not bounds.whole_elections:
+            yield f"{name} times out", _later(_timeout, name)
+        elif may_stand(state.server(name)):
+            for helpers in _helpers(state, name):
+                text = f"{name} stands, {' and '.join(helpers) or 'nobody'} is asked"
+                yield text, _later(_elect, name, helpers)
+
+
 def _helpers(state: Clients, name: str) -> Iterator[tuple[str, ...]]:
-    """Who may be asked: each smallest majority of the candidate's voters."""
+    """Whom the candidate may ask: each smallest majority of its voters."""
     server = state.server(name)
     others = [member.name for member, peer in server.peers() if peer.voter and member.name in state.members]
     return itertools.combinations(others, server.quorum() - server.is_voter(server.id))
 
 
-def _changes(state: Clients) -> Iterator[Action]:
-    """A leader removes a member, or takes in as a voter who is none."""
+def _transfers(state: Clients) -> Iterator[Action]:
+    """A leader hands over to any other member."""
     for name, member in state.members.items():
-        if member.server.raft_state is RaftState.LEADER:
+        if _leads(member):
+            for target in state.members:
+                if target != name:
+                    yield f"{name} hands over to {target}", _later(_transfer, name, target)
+
+
+def _changes(state: Clients) -> Iterator[Action]:
+    """A leader removes a member, or adds a server as a voter."""
+    for name, member in state.members.items():
+        if _leads(member):
             for other, there in state.members.items():
                 if there.id in member.server.cluster:
-                    yield f"{name} removes {other}", lambda s, n=name, o=other: _leave(s, n, o)  # type: ignore[misc]
+                    yield f"{name} removes {other}", _later(_leave, name, other)
                 else:
-                    yield f"{name} adds {other}", lambda s, n=name, o=other: _join(s, n, o)  # type: ignore[misc]
+                    yield f"{name} adds {other}", _later(_join, name, other)
+
+
+def _deliveries_of_links(state: Clients, bounds: Bounds) -> Iterator[Action]:
+    """Everything under way on one link arrives, is lost, or arrives and stays under way."""
+    for link in dict.fromkeys((sender, to) for sender, to, _ in state.network):
+        text = f"{link[0].name}→{link[1].name}"
+        yield text, _later(_deliver_link, link, bounds)
+        if state.left["losses"]:
+            yield f"{text} is lost", _later(_lose, link)
+        if state.left["copies"]:
+            yield f"{text} and again", _later(_deliver_link_again, link, bounds)
 
 
 def _deliveries(state: Clients, bounds: Bounds) -> Iterator[Action]:
+    """One message arrives, or arrives and stays under way."""
     seen: set[Any] = set()
-    for place, (sender, to, message) in enumerate(state.network):
-        link = (sender, to)
-        if bounds.whole_links:
-            if link in seen:
-                continue
-            seen.add(link)
-            text = f"{sender.name}→{to.name}"
-            yield text, lambda s, k=link: _deliver_link(s, k, bounds)  # type: ignore[misc]
-            if state.left["losses"]:
-                yield f"{text} is lost", lambda s, k=link: _lose(s, k)  # type: ignore[misc]
-            if state.left["copies"]:
-                yield f"{text} and again", lambda s, k=link: _deliver_link(s, k, bounds, twice=True)  # type: ignore[misc]
-        elif (sender, to, message) not in seen:
-            seen.add((sender, to, message))
-            text = f"{sender.name}→{to.name} {type(message).__name__}"
-            yield text, lambda s, p=place: _deliver(s, p, bounds)  # type: ignore[misc]
-            if state.left["copies"]:
-                yield f"{text}, a copy", lambda s, p=place: _deliver(s, p, bounds, twice=True)  # type: ignore[misc]
+    for place, envelope in enumerate(state.network):
+        if envelope in seen:
+            continue
+        seen.add(envelope)
+        sender, to, message = envelope
+        text = f"{sender.name}→{to.name} {type(message).__name__}"
+        yield text, _later(_deliver, place, bounds)
+        if state.left["copies"]:
+            yield f"{text}, a copy", _later(_deliver_again, place, bounds)
 
 
-def _deliver_link(state: Clients, link: Link, bounds: Bounds, *, twice: bool = False) -> None:
+def _deliver_link(state: Clients, link: Link, bounds: Bounds) -> None:
     messages = [e[2] for e in state.network if e[:2] == link]
-    if twice:
-        state.take("copies")
-    else:
-        state.network = deque(e for e in state.network if e[:2] != link)
-    member = state.move(link[1].name)
+    state.network = deque(e for e in state.network if e[:2] != link)
+    _arrive(state, link[1].name, messages, bounds)
+
+
+def _deliver_link_again(state: Clients, link: Link, bounds: Bounds) -> None:
+    state.take("copies")
+    _arrive(state, link[1].name, [e[2] for e in state.network if e[:2] == link], bounds)
+
+
+def _arrive(state: Clients, name: str, messages: Sequence[Message], bounds: Bounds) -> None:
+    member = state.move(name)
     for message in messages:
         member.handle(message)
     _settle(member, bounds)
@@ -358,15 +391,20 @@ def _lose(state: Clients, link: Link) -> None:
     state.network = deque(e for e in state.network if e[:2] != link)
 
 
-def _deliver(state: Clients, place: int, bounds: Bounds, *, twice: bool = False) -> None:
+def _deliver(state: Clients, place: int, bounds: Bounds) -> None:
     _, to, message = state.network[place]
-    if twice:
-        state.take("copies")
-    else:
-        del state.network[place]
-    member = state.move(to.name)
-    member.handle(message)
-    _settle(member, bounds)
+    del state.network[place]
+    _arrive(state, to.name, [message], bounds)
+
+
+def _deliver_again(state: Clients, place: int, bounds: Bounds) -> None:
+    state.take("copies")
+    _, to, message = state.network[place]
+    _arrive(state, to.name, [message], bounds)
+
+
+def _hear(state: Clients, name: str) -> None:
+    state.move(name).hear()
 
 
 def _sync(state: Clients, name: str, bounds: Bounds) -> None:

@@ -51,8 +51,15 @@ def differences(first: msgspec.Struct, second: msgspec.Struct) -> dict[str, Any]
 
 
 def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
-    """A scenario with some fields replaced. Raises `msgspec.ValidationError` for what is no scenario."""
-    return msgspec.convert({**msgspec.to_builtins(scenario), **changes}, type(scenario))
+    """The scenario with some fields replaced, given as in JSON.
+
+    Raises `msgspec.ValidationError` for a value of a wrong type and for a field that does not exist.
+    """
+    fields = msgspec.to_builtins(scenario)
+    unknown = changes.keys() - fields.keys()
+    if unknown:
+        raise msgspec.ValidationError(f"no such field: {', '.join(sorted(unknown))}")
+    return msgspec.convert({**fields, **changes}, type(scenario))
 
 
 def _smaller(scenario: Any, failed_at_s: float) -> Iterator[Any]:
