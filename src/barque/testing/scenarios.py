@@ -14,16 +14,14 @@ import msgspec
 from barque.core import invariants
 from barque.core.effects import (
     Applied,
-    AppliedTo,
     AuxEval,
     CancelElectionTimeout,
-    Cast,
+    Defer,
     Effect,
     LeaderEstablished,
     MembersGone,
     NextEvent,
     PersistTermAndVote,
-    RecordLeaderMsg,
     Rejected,
     SendRpc,
     SendSnapshot,
@@ -513,7 +511,7 @@ def effect_in_words(effect: Effect) -> str:
         case PersistTermAndVote():
             vote = effect.voted_for.name if effect.voted_for else "nobody"
             return f"stores term {effect.term}, vote for {vote}"
-        case SendRpc() | Cast():
+        case SendRpc():
             return f"to {effect.to.name}: {in_words(effect.message)}"
         case SendVoteRequests():
             if not effect.requests:
@@ -533,8 +531,6 @@ def effect_in_words(effect: Effect) -> str:
             return f"waits at most {effect.after_ms} ms"
         case LeaderEstablished():
             return f"is established in term {effect.term}"
-        case CancelElectionTimeout():
-            return "stops its election timer"
         case StartQuorumTimeout():
             return "awaits signs of a majority"
         case SendSnapshot():
@@ -547,7 +543,7 @@ def effect_in_words(effect: Effect) -> str:
             return f"says that {' '.join(i.name for i, _ in effect.members)} may stop"
         case StartReceiveTimeout() | SnapshotAcked() | ReleaseCursor():
             return ""
-        case RecordLeaderMsg() | AppliedTo() | AuxEval() | NextEvent():
+        case CancelElectionTimeout() | AuxEval() | NextEvent() | Defer():
             return ""
         case _:
             return f"machine wants {msgspec.to_builtins(effect)}"
