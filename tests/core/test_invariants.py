@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from barque.core import invariants
-from barque.core.effects import Cast, PersistTermAndVote, SendRpc
+from barque.core.effects import PersistTermAndVote, SendRpc
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesReply, RequestVoteResult, RequestVoteRpc, TimeoutNow
 from barque.core.server import RaftState, Server
@@ -157,7 +157,7 @@ def test_the_observer_notices_a_claim_that_the_disk_does_not_bear_out() -> None:
     cluster = leader()
     claim = AppendEntriesReply(cluster["b"].id, Term(1), True, Index(4), Index(3), Term(1))
     with pytest.raises(InvariantViolation, match="not on its disk"):
-        cluster.observer.overhear(cluster["b"], [Cast(cluster["a"].id, claim)])
+        cluster.observer.overhear(cluster["b"], [SendRpc(cluster["a"].id, claim)])
 
 
 def test_the_observer_notices_who_sends_before_storing() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from barque.core import invariants
 from barque.core.conditions import CatchUp, TransferDone, WalWritable
-from barque.core.effects import Cast, Effect, PersistTermAndVote, SendRpc, SendVoteRequests, StopReason
+from barque.core.effects import Effect, PersistTermAndVote, SendRpc, SendVoteRequests, StopReason
 from barque.core.entries import EntryBatch, EntryKind, decode_head, encode_body
 from barque.core.messages import (
     AppendEntriesReply,
@@ -427,7 +427,7 @@ def check_order(effects: list[Effect]) -> None:
     """What a step stores stands before all that it sends (I12)."""
     kinds = [type(effect) for effect in effects]
     if PersistTermAndVote in kinds:
-        sending = [kinds.index(kind) for kind in (Cast, SendRpc, SendVoteRequests) if kind in kinds]
+        sending = [kinds.index(kind) for kind in (SendRpc, SendVoteRequests) if kind in kinds]
         assert all(kinds.index(PersistTermAndVote) < position for position in sending)
         assert kinds.count(PersistTermAndVote) == 1
 

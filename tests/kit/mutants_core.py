@@ -6,7 +6,7 @@ from unittest.mock import patch
 import msgspec
 
 from barque.core import commitment
-from barque.core.effects import Applied, Cast, SendRpc
+from barque.core.effects import Applied, SendRpc
 from barque.core.messages import AppendEntriesReply, HeartbeatReply, WalFailed, WalUp
 from barque.core.quorum import agreed
 from barque.core.server import RaftState, Server, Transition
@@ -63,7 +63,7 @@ def follower_acks_before_sync() -> Any:
         reply = AppendEntriesReply(
             server.id, server.current_term, True, server.log.next_index(), last.index, last.term
         )
-        return Transition(done.state, [*done.effects, Cast(rpc.leader_id, reply)])
+        return Transition(done.state, [*done.effects, SendRpc(rpc.leader_id, reply)])
 
     return replace("_write_new", write)
 

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import msgspec
 
 from barque.core import quorum
-from barque.core.effects import Cast, StartElectionTimeout
+from barque.core.effects import SendRpc, StartElectionTimeout
 from barque.core.messages import AppendNoop, RequestVoteResult
 from barque.core.roles import CandidateRole
 from barque.core.server import RaftState, Server, Transition
@@ -134,7 +134,7 @@ def pre_vote_binds() -> Any:
     def bind(server: Server, rpc: Any) -> Any:
         done = real(server, rpc)
         granted = [
-            e for e in done.effects if isinstance(e, Cast) and getattr(e.message, "vote_granted", False)
+            e for e in done.effects if isinstance(e, SendRpc) and getattr(e.message, "vote_granted", False)
         ]
         if not granted:
             return done

@@ -7,16 +7,14 @@ import msgspec
 
 from barque.core.effects import (
     Applied,
-    AppliedTo,
     AuxEval,
     CancelElectionTimeout,
-    Cast,
+    Defer,
     Effect,
     LeaderEstablished,
     MembersGone,
     NextEvent,
     PersistTermAndVote,
-    RecordLeaderMsg,
     Rejected,
     SendRpc,
     SendSnapshot,
@@ -190,10 +188,10 @@ _SILENT = (
     StartReceiveTimeout,
     SnapshotAcked,
     ReleaseCursor,
-    RecordLeaderMsg,
-    AppliedTo,
+    CancelElectionTimeout,
     AuxEval,
     NextEvent,
+    Defer,
 )
 """Effects that a transcript does not show."""
 
@@ -227,7 +225,7 @@ def _answering(effect: Effect) -> str:
 def _sending(effect: Effect) -> str:
     """Messages to other servers and to their nodes."""
     match effect:
-        case SendRpc() | Cast():
+        case SendRpc():
             return f"to {effect.to.name}: {in_words(effect.message)}"
         case SendVoteRequests():
             names = " ".join(to.name for to, _ in effect.requests)
@@ -244,8 +242,6 @@ def _timing(effect: Effect) -> str:
     match effect:
         case StartElectionTimeout():
             return f"starts its election timer ({effect.span.value})"
-        case CancelElectionTimeout():
-            return "stops its election timer"
         case StartConditionTimeout():
             return f"waits at most {effect.after_ms} ms"
         case StartQuorumTimeout():

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from barque.core.configuration import recognises
 from barque.core.consistency import Found
-from barque.core.effects import Cast, Rejected, SendRpc, StartElectionTimeout
+from barque.core.effects import Rejected, SendRpc, StartElectionTimeout
 from barque.core.messages import TimeoutNow
 from barque.core.quorum import agreed
 from barque.core.server import RaftState, Server
@@ -33,7 +33,7 @@ def _asks(kind: type, **wanted: Any) -> Callable[[Any], bool]:
 
     def look(transition: Any) -> bool:
         for effect in transition.effects:
-            said = effect.message if isinstance(effect, (Cast, SendRpc)) else effect
+            said = effect.message if isinstance(effect, SendRpc) else effect
             if any(isinstance(it, kind) and _has(it, wanted) for it in (effect, said)):
                 return True
         return False

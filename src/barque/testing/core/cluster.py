@@ -16,7 +16,6 @@ from barque.core import invariants
 from barque.core.configuration import is_removed
 from barque.core.effects import (
     Applied,
-    Cast,
     Effect,
     Rejected,
     SendRpc,
@@ -270,7 +269,7 @@ def sent(effects: list[Effect], kind: type[MessageT]) -> list[tuple[str, Message
     found: list[tuple[str, Any]] = []
     for effect in effects:
         match effect:
-            case SendRpc() | Cast():
+            case SendRpc():
                 found.append((effect.to.name, effect.message))
             case SendVoteRequests():
                 found += [(to.name, rpc) for to, rpc in effect.requests]

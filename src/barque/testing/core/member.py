@@ -8,17 +8,15 @@ from barque.core.applying import take_callback_effects
 from barque.core.aux_machine import cast_aux, log_read, run_aux
 from barque.core.effects import (
     Applied,
-    AppliedTo,
     AuxEval,
     CancelElectionTimeout,
     CancelSnapshotRetry,
-    Cast,
+    Defer,
     Effect,
     LeaderEstablished,
     MembersGone,
     NextEvent,
     PersistTermAndVote,
-    RecordLeaderMsg,
     Rejected,
     SendRpc,
     SendSnapshot,
@@ -184,16 +182,18 @@ class Member:
         following: list[Message] = []
         for position, effect in enumerate(effects):
             match effect:
-                case Cast() | SendRpc():
+                case SendRpc():
                     self.cluster.send(self.id, effect.to, effect.message)
                 case NextEvent():
+                    following.append(effect.message)
+                case Defer():
                     if self.cluster.defer_flush and isinstance(effect.message, FlushCommands):
                         self.mail.append(effect.message)
                     else:
                         following.append(effect.message)
-                case RecordLeaderMsg() | CancelElectionTimeout():
+                case CancelElectionTimeout():
                     self.timer = None
-                case AppliedTo() | LeaderEstablished():
+                case LeaderEstablished():
                     pass
                 case AuxEval():
                     if wanted := cast_aux(self.server, "eval"):

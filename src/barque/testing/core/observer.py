@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from barque.core import invariants
 from barque.core.effects import (
-    Cast,
     Effect,
     PersistTermAndVote,
     SendRpc,
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from barque.testing.core.member import Member
 
 _LEADER = RaftState.LEADER
-_TOLD = frozenset({Cast, SendRpc, SendVoteRequests, PersistTermAndVote})
+_TOLD = frozenset({SendRpc, SendVoteRequests, PersistTermAndVote})
 """What leaves a server, and what must be stored before."""
 
 
@@ -126,7 +125,7 @@ class InvariantObserver:
             if sending and kind is PersistTermAndVote:
                 _violated(f"{member.id} sends before it stores: {effects}")
             sending = sending or kind is not PersistTermAndVote
-            if isinstance(effect, Cast) and isinstance(effect.message, AppendEntriesReply):
+            if isinstance(effect, SendRpc) and isinstance(effect.message, AppendEntriesReply):
                 index, term = effect.message.last_index, effect.message.last_term
                 if index > member.log.snapshot_index_term().index and (
                     index > len(disk) or disk[index - 1].term != term
