@@ -36,9 +36,9 @@ class NotDeterministic(BarqueError):
 def check_machine(make: Make | str, commands: Sequence[Any], *, other_processes: bool = True) -> int:
     """Apply the commands to fresh machines and compare the outcomes; return how many it compared.
 
-    `make` is a function that returns a new machine, or the path `package.module:Class`. With `other_processes`
-    it must be a path, or a class at the top level of a module, because the other processes import it. msgspec
-    must be able to encode replies and states to MessagePack.
+    `make` is a function that returns a new machine, or the path `package.module:Class`. With
+    `other_processes` it must be a path, or a class at the top level of a module, because the other processes
+    import it. msgspec must be able to encode replies and states to MessagePack.
 
     Raises `NotDeterministic`, with the suspicious lines of the machine's source, if outcomes differ;
     `TypeError` if a state cannot be encoded or another process cannot run the machine.

@@ -15,8 +15,8 @@ lines each, what a node does for its servers:
   behind them wait, as in a node.
 - **Failure detection.** Each node has the real `FailureDetector`. Every heartbeat interval all nodes beat at
   once; each node polls its detector at moments of its own.
-- **Connections.** A message arrives after a latency, perhaps twice, or is lost. A connection without a path in
-  both directions for `silence_s` breaks, as TCP's does, and is made again when both directions work. The
+- **Connections.** A message arrives after a latency, perhaps twice, or is lost. A connection without a path
+  in both directions for `silence_s` breaks, as TCP's does, and is made again when both directions work. The
   nodes at both ends learn of either, as in production.
 - **Removal.** A server that learns that it was removed stops for good. `replace` starts a new server in its
   place, with another uid and no data.
