@@ -193,7 +193,7 @@ class Durability:
         self._rate = rate
         self._acked: dict[ServerId, tuple[IndexTerm, Term, Uid]] = {}  # and the promise's term, and whose
         self._replacing: dict[ServerId, dict[Term, Index]] = {}
-        # The lowest index at which a leader of a later term replaces what the server has promised.
+        """By later term, the lowest index from which its leader replaces what the server has promised."""
         self.looks = 0
 
     def log(self, node: str, uid: Uid) -> Memtable:
