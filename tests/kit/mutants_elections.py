@@ -16,7 +16,7 @@ from tests.kit.mutant_registry import find, lower_term_passes, mutant, replace
 
 
 class _Votes(list[Any]):
-    """Votes that are counted, not voters."""
+    """A list that counts votes, not voters."""
 
     add = list.append
 
@@ -24,7 +24,7 @@ class _Votes(list[Any]):
 # --- elections -----------------------------------------------------------------------------
 
 
-@mutant("a restart forgets for whom it voted (row 1)", layer="core")
+@mutant("a server forgets its vote in a restart (row 1)", layer="core")
 def vote_forgotten_at_restart() -> Any:
     """See `MUTANTS`."""
     init = Server.__init__
@@ -35,7 +35,7 @@ def vote_forgotten_at_restart() -> Any:
     return patch.object(Server, "__init__", forget)
 
 
-@mutant("a second candidate gets the same vote (I2)", layer="core")
+@mutant("a server votes for a second candidate in the same term (I2)", layer="core")
 def votes_twice_a_term() -> Any:
     """See `MUTANTS`."""
     real = find("on_request_vote")
@@ -58,13 +58,13 @@ def duplicate_vote_counts() -> Any:
     return patch.object(CandidateRole, "__init__", init)
 
 
-@mutant("votes are given to candidates with shorter logs (§3.6.1)", layer="core")
+@mutant("a server votes for a candidate with a shorter log (§3.6.1)", layer="core")
 def log_not_compared() -> Any:
     """See `MUTANTS`."""
     return patch.object(Server, "is_up_to_date", lambda *_: True)
 
 
-@mutant("a new term keeps the old vote (row 4)", layer="core")
+@mutant("a server keeps its old vote in a new term (row 4)", layer="core")
 def new_term_keeps_vote() -> Any:
     """See `MUTANTS`."""
     adopt, become_follower = find("adopt_term_and_vote"), find("become_follower")
@@ -75,7 +75,7 @@ def new_term_keeps_vote() -> Any:
     return replace("step_down", keep)
 
 
-@mutant("answers to an earlier round of pre-votes count (row 5)", layer="core")
+@mutant("results of an earlier round of pre-votes count (row 5)", layer="core")
 def pre_vote_token_unchecked() -> Any:
     """See `MUTANTS`."""
     real = find("on_pre_vote_result")
@@ -110,7 +110,7 @@ def refusals_count() -> Any:
     return replace("on_request_vote_result", count)
 
 
-@mutant("a candidate stands in the term in which it already is", layer="core")
+@mutant("a candidate campaigns without raising its term", layer="core")
 def candidacy_without_new_term() -> Any:
     """See `MUTANTS`."""
     real = find("become_candidate")
@@ -122,7 +122,7 @@ def candidacy_without_new_term() -> Any:
     return replace("become_candidate", stand)
 
 
-@mutant("a granted pre-vote is kept as a vote (row 6)", layer="core")
+@mutant("a granted pre-vote counts as a vote (row 6)", layer="core")
 def pre_vote_binds() -> Any:
     """See `MUTANTS`."""
     real = find("on_pre_vote")
@@ -138,7 +138,7 @@ def pre_vote_binds() -> Any:
     return replace("on_pre_vote", bind)
 
 
-@mutant("the term is not learned from pre-votes and their answers (row 8)", layer="core")
+@mutant("a server learns no term from pre-votes and their results (row 8)", layer="core")
 def pre_vote_teaches_nothing() -> Any:
     """See `MUTANTS`."""
     real = find("settle_term")
@@ -151,7 +151,7 @@ def pre_vote_teaches_nothing() -> Any:
     return replace("settle_term", ignore)
 
 
-@mutant("a leader that hears of a higher term goes on leading (row 10)", layer="core")
+@mutant("a leader that learns of a higher term goes on leading (row 10)", layer="core")
 def leader_never_yields() -> Any:
     """See `MUTANTS`."""
     real = find("_adopt_higher_term")
@@ -168,7 +168,7 @@ def no_noop() -> Any:
     return replace("first_noop", lambda _server: [])
 
 
-@mutant("a restart forgets the term (row 1)", layer="core")
+@mutant("a server forgets its term in a restart (row 1)", layer="core")
 def term_forgotten_at_restart() -> Any:
     """See `MUTANTS`."""
     init = Server.__init__
@@ -180,9 +180,9 @@ def term_forgotten_at_restart() -> Any:
 
 
 @mutant(
-    "a new leader believes in what it knew of others in earlier terms",
+    "a new leader keeps the match indexes of earlier terms",
     layer="core",
-    equivalent="all that lies below the noop of its term, and only entries from there on are counted",
+    equivalent="such indexes lie below the noop of its term, and a leader counts only entries from there on",
 )
 def match_survives_elections() -> Any:
     """See `MUTANTS`."""
@@ -198,7 +198,7 @@ def match_survives_elections() -> Any:
     return replace("become_leader", lead)
 
 
-@mutant("an election timer is not disarmed when a leader is heard of (I26)", layer="core")
+@mutant("a follower that hears its leader does not stop its election timer (I26)", layer="core")
 def leader_not_heard() -> Any:
     """See `MUTANTS`."""
     follow = find("follow")
@@ -210,7 +210,7 @@ def leader_not_heard() -> Any:
     return replace("follow", deaf)
 
 
-@mutant("a follower also votes while it has a log that is longer by term only", layer="core")
+@mutant("a follower votes although its own log ends with a later term", layer="core")
 def terms_of_logs_not_compared() -> Any:
     """See `MUTANTS`."""
 
@@ -220,7 +220,7 @@ def terms_of_logs_not_compared() -> Any:
     return patch.object(Server, "is_up_to_date", is_up_to_date)
 
 
-@mutant("a pre-candidate ignores the leader that it hears (row 7)", layer="core")
+@mutant("a pre-candidate ignores the leader of its term (row 7)", layer="core")
 def pre_candidate_never_yields() -> Any:
     """See `MUTANTS`."""
     real = find("settle_term")
@@ -233,7 +233,7 @@ def pre_candidate_never_yields() -> Any:
     return replace("settle_term", ignore)
 
 
-@mutant("one voter fewer than a majority commits", layer="core")
+@mutant("one voter fewer than a majority may commit", layer="core")
 def minority_commits() -> Any:
     """See `MUTANTS`."""
     real = quorum.agreed

@@ -164,7 +164,7 @@ def test_a_timer_that_outlives_its_leadership_is_noticed() -> None:
         ("timer_fires_early", "a timer fires before its time"),
         ("cancelled_timer_fires", "a timer fires although it was cancelled"),
         ("replaced_timer_fires", "a timer fires"),
-        ("timers_not_set_again", "waited 60 s without faults for timers to fire whose time is over"),
+        ("timers_not_set_again", "waited 60 s without faults for overdue timers to fire"),
     ],
 )
 def test_a_timer_that_misbehaves_is_noticed(name: str, text: str) -> None:

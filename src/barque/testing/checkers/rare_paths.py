@@ -1,6 +1,7 @@
-"""The rare paths of core, log, runtime and client that a campaign should reach. See `probes`.
+"""The rare paths of core, log, runtime and client that a campaign should take. See `probes`.
 
-`where` names a function; `before` looks at its arguments, `after` at its result. Both only look.
+`where` names a function, `before` is a condition on its arguments, `after` one on its result. Neither
+changes anything.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from barque.types import Membership
 
 
 class RarePath(NamedTuple):
-    """What happens there, in words, and how to see it."""
+    """A path in words, and how to recognise it."""
 
     text: str
     where: str
@@ -25,7 +26,7 @@ class RarePath(NamedTuple):
 
 
 def _asks(kind: type, **wanted: Any) -> Callable[[Any], bool]:
-    """Effects of which one is of this kind, or sends a message of it."""
+    """One of the effects is of this kind, or sends a message of this kind."""
 
     def look(effects: Any) -> bool:
         for effect in effects:
@@ -46,7 +47,7 @@ def _some(result: Any) -> bool:
 
 
 def _older_term_agreed(server: Server) -> bool:
-    """Figure 3.7: a majority has it, and yet it must not be committed by counting."""
+    """Figure 3.7: a majority has the entry, but the leader must not commit it by counting."""
     from_peers = [peer.match_index for _, peer in server.peers if peer.voter]
     index = agreed([server.log.last_written().index, *from_peers])
     return index > server.commit_index and server.log.fetch_term(index) != server.current_term  # type: ignore[arg-type]
@@ -381,4 +382,4 @@ NODES = (
     ),
 )
 RARE_PATHS: tuple[RarePath, ...] = (*ELECTIONS, *REPLICATION, *LEADERSHIP, *MEMBERS, *LOG, *NODES)
-"""All of them."""
+"""All rare paths."""
