@@ -21,8 +21,8 @@ GROUPS: list[tuple[str, tuple[Any, ...]]] = [
 HEAD = """# Roles and messages
 
 What a server does with each message in each role. This page is made from the tables of the core
-(`BARQUE_REWRITE=1 pytest tests/test_role_table.py`). A cell names the function in `src/barque/core/`; `·` means
-ignored (the table of the role says why), `×` means impossible: the term rule ends the role first.
+(`BARQUE_REWRITE=1 pytest tests/test_role_table.py`). A cell names the function in `src/barque/core/`; `·`
+means ignored (the table of the role says why), `×` means impossible: the term rule ends the role first.
 
 ## Before the table: the term rule
 
@@ -49,8 +49,8 @@ def page() -> str:
         equal = "its sender leads: candidates give way, followers follow it" if row.from_leader else "–"
         lines.append(f"| {kind.__name__} | {lower} | {outside} | {equal} |")
     lines.append(
-        "\nEvery role adopts the higher term of a member: the server stores the term, forgets the old leader and"
-        "\nits vote, and becomes a follower. `TimeoutNow` and `ServerDown` carry no term."
+        "\nEvery role adopts the higher term of a member: the server stores the term, forgets the old leader"
+        "\nand its vote, and becomes a follower. `TimeoutNow` and `ServerDown` carry no term."
     )
     for title, kinds in GROUPS:
         lines += ["", f"## {title}", "", "| message | " + " | ".join(map(str, TABLES)) + " |"]
