@@ -47,6 +47,14 @@ class ServerId(msgspec.Struct, frozen=True, array_like=True, gc=False, order=Tru
     def __str__(self) -> str:
         return f"{self.name}@{self.node}"
 
+    @classmethod
+    def parse(cls, text: str) -> "ServerId":
+        """Read `name@node`, as `str` writes it. Raises `ValueError` for any other text."""
+        name, _, node = text.rpartition("@")
+        if not name or not node:
+            raise ValueError(f"{text!r} is not a server; write NAME@NODE, as in kv@n1")
+        return cls(name, node)
+
 
 class IndexTerm(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The position of one log entry. Index and term travel together."""

@@ -16,7 +16,7 @@ from barque.cli.dev_directory import CLUSTER, HOST, DevDirectory, DevNode, DevSt
 from barque.cli.dev_processes import DevCluster
 from barque.cli.failures import FAILED, OK, CliError
 from barque.client.client import Client
-from barque.errors import OutcomeUnknown, QueryTimeout, Refused
+from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
 from barque.machine.kv_commands import IncrBy, Mget
 
 _NODES = 3
@@ -111,6 +111,8 @@ async def _bounded(cluster: DevCluster, keys: int, timeout_s: float) -> Verdict:
     try:
         async with asyncio.timeout(timeout_s):
             return await _perform(cluster, keys)
+    except BarqueError:
+        raise  # some are `TimeoutError`s, too
     except TimeoutError:
         raise CliError(f"not done after {timeout_s:g} s; see --timeout, and --keep for the logs") from None
     finally:

@@ -10,6 +10,7 @@ from barque.cli.output import output_option, print_json
 from barque.cli.reach import Reach, reach_options, run_with_client
 from barque.cli.status import fetch_status
 from barque.client.client import Client
+from barque.client.results import Transfer
 from barque.errors import OutcomeUnknown
 
 _POLL_S = 0.05
@@ -58,13 +59,13 @@ def transfer(reach: Reach, cluster: str, target: str | None) -> None:
 
     async def work(client: Client) -> str:
         answer = await client.transfer_leadership(cluster, wanted)
-        if answer == "already_leader":
+        if answer is Transfer.ALREADY_LEADER:
             return f"{wanted} leads {cluster!r} already"
         deadline = asyncio.get_running_loop().time() + reach.timeout_s
         while asyncio.get_running_loop().time() < deadline:
-            now = _cluster_of(await client.status(), cluster)
-            if now["leader"] is not None and wanted in (now["leader"], now["leader"].rpartition("@")[2]):
-                return f"{now['leader']} leads {cluster!r} now, term {now['term']}"
+            for now in (await client.status([cluster])).clusters:
+                if now.leader is not None and wanted in (str(now.leader), now.leader.node):
+                    return f"{now.leader} leads {cluster!r} now, term {now.term}"
             await asyncio.sleep(_POLL_S)
         raise OutcomeUnknown(
             f"{wanted} was told to take over, and does not lead after {reach.timeout_s:g} s; it may yet"

@@ -45,8 +45,10 @@ def force_shrink(reach: Reach, cluster: str, node: str, yes: bool) -> None:
         click.confirm("Go on?", abort=True)
     alone = Reach((address,), reach.secret, reach.installation, reach.timeout_s)
     done = run_with_client(alone, lambda client: client.force_shrink(cluster))
-    lost = ", ".join(done["lost"]) or "nobody"
-    click.echo(f"{done['member']} is all of {cluster!r} now, and leads in term {done['term']}; gone: {lost}")
+    lost = ", ".join(map(str, done.lost)) or "none"
+    click.echo(
+        f"{done.member} is the only member of {cluster!r} now and leads in term {done.term}; gone: {lost}"
+    )
     click.echo(f"next: barque member add {cluster} NODE")
 
 

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from barque.client.requests import CommandBatch
 from barque.core.configuration import recognises
 from barque.core.consistency import Found
 from barque.core.effects import Cast, Rejected, SendRpc, StartElectionTimeout
@@ -380,7 +381,9 @@ NODES = (
         "a client inside ends while commands are under way",
         "client.routing:Router.end",
         before=lambda self, _reason: any(
-            batch.kind == "command" for c in self._connections.values() for batch in c._waiting.values()
+            isinstance(batch, CommandBatch)
+            for c in self._connections.values()
+            for batch in c._waiting.values()
         ),
     ),
 )
