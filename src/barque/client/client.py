@@ -395,12 +395,12 @@ class Client:
         """Make the member on the connected node the whole cluster (MEMB-15): the quorum is lost for good.
 
         Entries that only the lost members have are lost, and these members must never run again with their
-        old data. Give the client that node's address alone: the request goes to the node that is connected
-        now, and to no other. Raises `UnknownCluster`, `WalDown`, `NoLeader` (it is alone now, and does not
+        old data. Give the client that node's address alone: the request goes to the node that `connect` has
+        reached, and to no other. Raises `UnknownCluster`, `WalDown`, `NoLeader` (it is alone now, and does not
         lead yet), or `OutcomeUnknown`.
         """
         arguments = {"cluster": cluster}
-        answer = await self._ask_node("force_shrink", arguments, timeout_s, self._router.home)
+        answer = await self._ask_node("force_shrink", arguments, timeout_s, self._router.first_node)
         return typed_result("force_shrink", answer, ShrunkCluster)
 
     async def aux_command(

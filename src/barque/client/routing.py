@@ -4,7 +4,8 @@ A client holds one connection to each node that it needs. The first node that it
 reads and administrative requests go there. Commands and other reads go to the node of the cluster's leader
 as soon as an answer has named it, else to the home, which passes them on.
 
-If the home is lost or silent, another connected node takes its place. A command that was sent is never sent
+If the home is lost or silent, another connected node takes its place; a batch that names its node waits for
+that node. A command that was sent is never sent
 again; a read is. If no node is connected, requests wait for a connection until their deadline.
 """
 
@@ -37,6 +38,7 @@ class Router:
         self._on_event = on_event
         self._known: dict[str, str] = {}  # node -> address, from the nodes themselves
         self._connections: dict[str, Connection] = {}  # by node, the oldest first
+        self.first_node = ""  # the node that `connect` has reached
         self._home = ""  # the node of local reads and calls
         self._leaders: dict[str, str] = {}  # cluster -> node
         self._open: dict[Hashable, EncodedBatch] = {}  # being filled in this turn, by kind
@@ -56,7 +58,6 @@ class Router:
     async def connect(self, timeout_s: float) -> None:
         """Connect to the first address that answers. Raises `LeaderTimeout` or `Unauthenticated`."""
         self._closed = False
-        self._home = ""
         deadline = self.now() + timeout_s
         while not self._connections:
             await self._try_all(deadline)
@@ -67,6 +68,7 @@ class Router:
             if self.now() + _BACKOFF_S >= deadline:
                 raise LeaderTimeout(f"no node could be reached: {self._last_error}")
             await asyncio.sleep(_BACKOFF_S)
+        self._home = self.first_node = next(iter(self._connections))
         self._sweep()
 
     async def _try_all(self, deadline: float) -> None:
@@ -174,11 +176,6 @@ class Router:
             self._connections[node].send(group, now)
         if self._unsent:
             self._dial_any_node()
-
-    @property
-    def home(self) -> str:
-        """The node of local reads and calls; empty if no node was ever connected."""
-        return self._home
 
     def _choose(self, batch: Batch) -> Connection | None:
         """The connection for a batch; None if it has to wait for one."""
