@@ -71,16 +71,16 @@ config | system_config | core.ra_server.system_config | | what concerns a server
 type | mutable_config() | | | a changed setting is taken at the next start
 effect | ra_machine:effect() | machine.effects.MachineEffect | EFF-31 |
 effect | ra_log:effect() | | | the log asks the runtime itself; nothing of it passes the core
-effect | {reply, Body} | core.effects.Cast | F-9 | answers are messages: who asked is in the question
+effect | {reply, Body} | core.effects.SendRpc | F-9 | answers are messages: who asked is in the question
 effect | {reply, From, Body} | core.effects.Applied | L-7 | and `Rejected` for what did not happen
-effect | {cast, Id, Msg} | core.effects.Cast | F-2 |
+effect | {cast, Id, Msg} | core.effects.SendRpc | F-2 |
 effect | {send_vote_requests, …} | core.effects.SendVoteRequests | C-15 |
 effect | {send_rpc, Id, Rpc} | core.effects.SendRpc | L-16 |
 effect | {send_snapshot, To, …} | core.effects.SendSnapshot | SEND-01 |
 effect | {next_event, Msg} | core.effects.NextEvent | CORE-20 |
 effect | {next_event, cast, Msg} | core.effects.NextEvent | CORE-20 | one kind: nothing is a call
 effect | {notify, Map} | core.effects.Applied | CMD-09 | the same effect as a reply
-effect | {record_leader_msg, Id} | core.effects.RecordLeaderMsg | F-1 |
+effect | {record_leader_msg, Id} | core.effects.CancelElectionTimeout | F-1 |
 effect | start_election_timeout | core.effects.StartElectionTimeout | ELEC-18 | with its span
 type | effects() | core.server.Transition | CORE-01 |
 type | machine_conf() {module, …} | machine.machine.Machine | MAC-10 | an object
@@ -104,7 +104,7 @@ message | ra_log:event() | core.events.LogEvent | L-11 |
 message | {consistent_query, …} | core.messages.Queries | L-22 |
 message | #heartbeat_rpc{} | core.messages.HeartbeatRpc | F-3 |
 message | {Id, #heartbeat_reply{}} | core.messages.HeartbeatReply | L-26 |
-type | ra_reply_body() | core.effects.Cast | F-9 | any message may be an answer
+type | ra_reply_body() | core.effects.SendRpc | F-9 | any message may be an answer
 state | cfg | core.server.Server.cfg | CORE-12 |
 state | leader_id | core.server.Server.leader_id | F-1 |
 state | cluster | core.server.Server.cluster | MEMB-02 |

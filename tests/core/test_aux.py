@@ -22,7 +22,7 @@ from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.step import has_unfinished_business
 from barque.machine.effects import Aux, ReadLog, SendMsg
 from barque.machine.machine import AuxKind, AuxResult, CommandMeta, Down, Machine, NodeDown, NodeUp
-from barque.testing.core_cluster import CLIENT, CoreCluster
+from barque.testing.core.cluster import CLIENT, CoreCluster
 from barque.types import NOBODY, Index, IndexTerm, Term
 
 

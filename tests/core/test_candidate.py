@@ -2,7 +2,7 @@
 
 from barque.core.messages import ElectionTimeout, RequestVoteResult
 from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 from barque.types import Term
 
 

@@ -16,7 +16,7 @@ from barque.core.messages import (
 )
 from barque.core.server import RaftState
 from barque.core.step import has_unfinished_business
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, Membership, ReplyMode, ServerId, Term
 
 ONE = Term(1)

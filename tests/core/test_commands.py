@@ -11,7 +11,7 @@ from barque.core.messages import (
     WalUp,
 )
 from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ReplyMode
 
 

@@ -2,7 +2,7 @@
 
 from barque.core.commitment import advance_commit_index, match_indexes
 from barque.core.messages import AppendEntriesReply
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, Term
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, Term
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from barque.core.consistency import Found, drop_present, has_entry
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesRpc
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, IndexTerm, ServerId, Term
 
 LEADER = ServerId("b", "node_b")

@@ -9,7 +9,7 @@ from barque.core.messages import AppendEntriesRpc, HeartbeatRpc, Message, NodeSt
 from barque.core.server import RaftState
 from barque.machine.effects import Aux, SendMsg, Timer
 from barque.machine.simple import SimpleMachine
-from barque.testing.core_cluster import CLIENT, CoreCluster, sent
+from barque.testing.core.cluster import CLIENT, CoreCluster, sent
 from barque.types import ServerId
 
 

@@ -27,7 +27,7 @@ from barque.core.peers import make_cluster
 from barque.core.server import RaftState
 from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.step import has_unfinished_business
-from barque.testing.core_cluster import CLIENT, CoreCluster, sent
+from barque.testing.core.cluster import CLIENT, CoreCluster, sent
 from barque.types import (
     Index,
     IndexTerm,

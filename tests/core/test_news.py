@@ -4,7 +4,7 @@ import pytest
 
 from barque.core.messages import AppendEntriesRpc, ElectionTimeout, NodeStatus, RemoteMessage, ServerDown
 from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 
 
 def led_by_c() -> CoreCluster:

@@ -3,7 +3,7 @@
 from barque.core.effects import StartElectionTimeout
 from barque.core.messages import ElectionTimeout
 from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 
 
 def test_a_round_that_fails_is_followed_by_another_for_as_long_as_it_takes() -> None:

@@ -8,7 +8,7 @@ from barque.core.messages import HeartbeatReply, Queries, Tick
 from barque.core.queries import describe, machine_query
 from barque.errors import InvalidCommand
 from barque.machine.simple import SimpleMachine
-from barque.testing.core_cluster import CLIENT, CoreCluster
+from barque.testing.core.cluster import CLIENT, CoreCluster
 from barque.types import IndexTerm, ServerId, Term
 
 NIL = msgspec.msgpack.encode(None)

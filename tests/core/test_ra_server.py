@@ -11,9 +11,9 @@ from barque.core.peers import PeerStatus
 from barque.core.server import RaftState, ServerConfig
 from barque.errors import NotAvailableYet
 from barque.machine.machine import AuxKind, Machine
-from barque.testing.core_cluster import CLIENT, CoreCluster, sent
-from barque.testing.core_member import FixedEnvironment
-from barque.testing.memory_log import MemoryLog
+from barque.testing.core.cluster import CLIENT, CoreCluster, sent
+from barque.testing.core.member import FixedEnvironment
+from barque.testing.core.memory_log import MemoryLog
 from barque.types import Index, Membership, ServerId, Term, Uid
 
 

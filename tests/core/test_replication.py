@@ -2,13 +2,13 @@
 
 import pytest
 
-from barque.core.effects import Cast, PersistTermAndVote
+from barque.core.effects import PersistTermAndVote, SendRpc
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, NodeStatus, PipelineRpcs, Tick
 from barque.core.replication import has_entries_to_send, make_rpc, pipelined_rpcs
 from barque.core.step import has_unfinished_business
 from barque.errors import InvariantViolation
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term
 
 
@@ -36,7 +36,7 @@ def test_a_late_empty_rpc_is_answered_with_what_it_proves() -> None:
     cluster = CoreCluster("a", "b")
     cluster.load("b", [1, 1, 1])
     effects = cluster["b"].handle(empty(cluster["a"].id, 1, (2, 1)))
-    [reply] = [effect.message for effect in effects if isinstance(effect, Cast)]
+    [reply] = [effect.message for effect in effects if isinstance(effect, SendRpc)]
     assert reply == AppendEntriesReply(cluster["b"].id, Term(1), True, Index(3), Index(2), Term(1))
 
 
@@ -46,8 +46,8 @@ def test_the_new_term_is_stored_before_an_answer_that_names_it() -> None:
         cluster = CoreCluster("a", "b")
         cluster.load("b", [1])
         effects = cluster["b"].handle(empty(cluster["a"].id, 2, prev))
-        kinds = [type(effect) for effect in effects if isinstance(effect, PersistTermAndVote | Cast)]
-        assert kinds == [PersistTermAndVote, Cast]
+        kinds = [type(effect) for effect in effects if isinstance(effect, PersistTermAndVote | SendRpc)]
+        assert kinds == [PersistTermAndVote, SendRpc]
 
 
 def leader(*names: str, **settings: int) -> CoreCluster:

@@ -16,7 +16,7 @@ from barque.core.messages import (
 from barque.core.server import RaftState
 from barque.errors import InvariantViolation
 from barque.machine.machine import CommandMeta, Machine
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ReplyMode, Term
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from barque.core.messages import RequestVoteRpc, Written
 from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, ReplyMode, Term
 
 

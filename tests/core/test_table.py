@@ -13,7 +13,7 @@ import pytest
 
 from barque.core import invariants
 from barque.core.conditions import CatchUp, TransferDone, WalWritable
-from barque.core.effects import Cast, Effect, PersistTermAndVote, SendRpc, SendVoteRequests, StopReason
+from barque.core.effects import Effect, PersistTermAndVote, SendRpc, SendVoteRequests, StopReason
 from barque.core.entries import EntryBatch, EntryKind, decode_head, encode_body
 from barque.core.messages import (
     AppendEntriesReply,
@@ -71,7 +71,7 @@ from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.step import step
 from barque.core.table import each, ignore, on, total
 from barque.errors import InvariantViolation
-from barque.testing.core_cluster import CLIENT, CoreCluster, sent
+from barque.testing.core.cluster import CLIENT, CoreCluster, sent
 from barque.types import (
     NOBODY,
     Index,
@@ -250,7 +250,7 @@ def follower_that_ends() -> CoreCluster:
     """Member a follows b, and has applied the deletion of the cluster, which is not on its disk."""
     cluster = follower()
     end = EntryBatch(Index(3), Term(3), 1, 0, encode_body([b""], EntryKind.CLUSTER_DELETE))
-    cluster.witness.committed += [(batch, Term(3)) for batch in (*cluster["a"].log.entries, end)]
+    cluster.observer.committed += [(batch, Term(3)) for batch in (*cluster["a"].log.entries, end)]
     cluster["a"].handle(AppendEntriesRpc(Term(3), B, Index(3), Index(2), Term(3), (end,)))
     return cluster
 
@@ -427,7 +427,7 @@ def check_order(effects: list[Effect]) -> None:
     """What a step stores stands before all that it sends (I12)."""
     kinds = [type(effect) for effect in effects]
     if PersistTermAndVote in kinds:
-        sending = [kinds.index(kind) for kind in (Cast, SendRpc, SendVoteRequests) if kind in kinds]
+        sending = [kinds.index(kind) for kind in (SendRpc, SendVoteRequests) if kind in kinds]
         assert all(kinds.index(PersistTermAndVote) < position for position in sending)
         assert kinds.count(PersistTermAndVote) == 1
 

@@ -21,7 +21,7 @@ from barque.core.termination import is_fully_persisted, is_fully_replicated
 from barque.errors import InvariantViolation
 from barque.machine.effects import Aux
 from barque.machine.machine import CommandMeta, Machine
-from barque.testing.core_cluster import CLIENT, CoreCluster, sent
+from barque.testing.core.cluster import CLIENT, CoreCluster, sent
 from barque.types import Index, ReplyMode, ServerId, Term
 
 ONE = Term(1)

@@ -17,7 +17,7 @@ from barque.core.server import RaftState, ServerConfig
 from barque.errors import ConfigurationError
 from barque.machine.effects import Aux
 from barque.machine.machine import CommandMeta, Machine, MachineVersion
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term, Uid
 
 ONE = Term(1)
@@ -120,7 +120,7 @@ def test_an_unknown_version_counts_as_the_one_in_force() -> None:
 def test_a_version_is_proposed_once() -> None:
     """L-34: answers that come before the noop is applied start no second one."""
     cluster = upgraded("222")
-    noops = [batch for batch, _ in cluster.witness.committed]
+    noops = [batch for batch, _ in cluster.observer.committed]
     assert len(noops) == 2
     before = cluster.server("a").log.next_index()
     reply = InfoReply(cluster["b"].id, ONE, ("machine_version",), {"machine_version": 2})

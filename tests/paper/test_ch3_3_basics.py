@@ -16,7 +16,7 @@ from barque.core.messages import (
     RequestVoteRpc,
 )
 from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term
 
 A, B = ServerId("a", "node_a"), ServerId("b", "node_b")
@@ -83,11 +83,11 @@ def test_a_term_may_end_without_a_leader() -> None:
         cluster[name].handle(ElectionTimeout())
     for _ in range(3):
         cluster.deliver()
-    assert cluster.witness.leaders == {}
+    assert cluster.observer.leaders == {}
     assert {cluster.server(name).current_term for name in "ab"} == {1}
     cluster["a"].handle(ElectionTimeout())
     cluster.settle()
-    assert cluster.witness.leaders == {2: A}
+    assert cluster.observer.leaders == {2: A}
 
 
 @pytest.mark.parametrize(

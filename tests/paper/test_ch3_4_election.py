@@ -1,6 +1,11 @@
 """Raft thesis, §3.4 and Figure 3.1 (RequestVote, rules for candidates): leader election."""
 
-from barque.core.effects import PersistTermAndVote, RecordLeaderMsg, SendVoteRequests, StartElectionTimeout
+from barque.core.effects import (
+    CancelElectionTimeout,
+    PersistTermAndVote,
+    SendVoteRequests,
+    StartElectionTimeout,
+)
 from barque.core.messages import (
     AppendEntriesRpc,
     ElectionTimeout,
@@ -9,7 +14,7 @@ from barque.core.messages import (
     RequestVoteRpc,
 )
 from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term
 
 
@@ -36,7 +41,7 @@ def test_a_follower_that_hears_a_leader_stays_a_follower() -> None:
     cluster.elect("a")
     cluster["b"].timer = StartElectionTimeout()
     effects = cluster["b"].handle(AppendEntriesRpc(Term(1), cluster["a"].id, Index(1), Index(1), Term(1)))
-    assert RecordLeaderMsg(cluster["a"].id) in effects
+    assert CancelElectionTimeout() in effects
     assert cluster["b"].timer is None
 
 

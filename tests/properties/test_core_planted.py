@@ -1,7 +1,7 @@
 """Planted bugs: each is a mistake that a Raft library has made, and each is caught by the random schedules.
 
 A test that never fails shows nothing; this shows that the walks of `test_core_random` and the
-cluster's witness would notice. The numbers are those of the checklist of historical bugs.
+cluster's observer would notice. The numbers are those of the checklist of historical bugs.
 
 Counting an answer of a former term (16) is not among them: with the term of the last entry
 compared as well, it moves a match index only to entries of earlier terms, which are never
@@ -18,15 +18,15 @@ from unittest import mock
 
 import msgspec
 import pytest
+from tests.kit.scenarios import play
 
 from barque.core import commitment, elections, leader, progress, queries, reception
 from barque.core.effects import Effect, PersistTermAndVote
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, HeartbeatReply, Queries, Written
 from barque.core.server import Server, Transition
 from barque.errors import BarqueError
-from barque.testing.memory_log import MemoryLog
-from barque.testing.patching import replace
-from barque.testing.scenarios import play
+from barque.testing.checkers.patching import replace
+from barque.testing.core.memory_log import MemoryLog
 from barque.types import Index, IndexTerm
 
 _spec = importlib.util.spec_from_file_location("core_walks", Path(__file__).with_name("test_core_random.py"))
@@ -213,7 +213,7 @@ BUGS: list[Callable[[], Plant]] = [
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_caught(bug: Callable[[], Plant]) -> None:
-    """Some walk fails: by the witness, an invariant, a history, or for want of progress."""
+    """Some walk fails: by the observer, an invariant, a history, or for want of progress."""
     first = FIRST_SEED.get(bug.__name__, 0)
     with bug():
         for seed in range(first, first + SEEDS_MAX):

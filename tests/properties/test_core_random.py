@@ -1,7 +1,7 @@
 """Random schedules on three and five members: messages lost, repeated and reordered, disks that lag,
 crashes, partitions, failing logs, members that come and go, wiped disks, snapshots. What must never
 happen is checked after every step by the cluster's
-`Witness` and by the histories kept here; then everything heals, and somebody must lead.
+`InvariantObserver` and by the histories kept here; then everything heals, and somebody must lead.
 
 One seed decides everything and is part of the test's name: `pytest -k "seed-17"` runs it again.
 `BARQUE_SEEDS=5000` runs more of them.
@@ -31,7 +31,7 @@ from barque.core.messages import (
 from barque.core.server import RaftState
 from barque.machine.effects import ReleaseCursor
 from barque.machine.machine import Builtin, CommandMeta, Machine, Result
-from barque.testing.core_cluster import CoreCluster, Member
+from barque.testing.core.cluster import CoreCluster, Member
 from barque.types import Membership, ReplyMode
 
 SEEDS = int(os.environ.get("BARQUE_SEEDS", "300"))
@@ -369,7 +369,7 @@ class Walk:
 
     def committed(self) -> list[Any]:
         """The user commands that leaders have committed, in their order."""
-        bodies = [entry.body for entry, _ in self.cluster.witness.committed]
+        bodies = [entry.body for entry, _ in self.cluster.observer.committed]
         heads = [decode_head(body) for body in bodies]
         return [
             msgspec.msgpack.decode(body[head.size + 4 :])
@@ -379,7 +379,7 @@ class Walk:
 
     def check(self) -> None:
         """What must hold of the whole at any time."""
-        self.cluster.witness.check_logs()
+        self.cluster.observer.check_logs()
         committed = self.committed()
         assert len(set(committed)) == len(committed), "a command happened twice"
         assert self.acked <= set(committed), "an acknowledged command is gone"

@@ -16,7 +16,7 @@ from barque.errors import ConfigurationError, StorageError
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.system import Ending, System
 from barque.runtime.timers import Timers
-from barque.testing.disk import SimDisk
+from barque.testing.sim.disk import SimDisk
 from barque.types import Index, ServerId
 
 DATA = "/data"

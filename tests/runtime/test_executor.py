@@ -14,7 +14,7 @@ from barque.runtime.clock import SystemClock
 from barque.runtime.executor import Executor
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.timers import Timers
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 
 
 class Leader:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from barque.testing.probes import PROBES
+from barque.testing.checkers.probes import PROBES
 
 NODES_SEEDS, CORE_SEEDS = 50, 2_000
 """The seeds of one portion."""

@@ -1,4 +1,4 @@
-"""Prints docs/reference/mutants.md: `python tests/simulation/kill_table.py [seconds a ring [planted bug …]]`.
+"""Prints docs/reference/mutants.md: `python -m tests.simulation.kill_table [seconds a ring [planted bug …]]`.
 
 With names, only their rows.
 """
@@ -6,9 +6,9 @@ With names, only their rows.
 import sys
 from pathlib import Path
 
-from barque.testing.mutants import MUTANTS
-from barque.testing.rings import hunt, rings_for, row, table
-from barque.testing.scenarios import play
+from tests.kit.mutant_runner import hunt, rings_for, row, table
+from tests.kit.mutants import MUTANTS
+from tests.kit.scenarios import play
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 

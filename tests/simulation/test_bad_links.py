@@ -4,10 +4,10 @@ import random
 from functools import partial
 
 import pytest
+from tests.kit.mutants import planted
 
-from barque.testing.bad_links import BUFFER_BYTES, Impostor, SlowLink
-from barque.testing.loop import VirtualLoop
-from barque.testing.mutants import planted
+from barque.testing.faults.bad_links import BUFFER_BYTES, Impostor, SlowLink
+from barque.testing.sim.loop import VirtualLoop
 
 
 def test_a_slow_link_takes_time_by_size_and_says_when_it_is_full() -> None:

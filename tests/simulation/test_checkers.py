@@ -8,9 +8,16 @@ from typing import Any
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesRpc
 from barque.log.meta import MetaStore
-from barque.testing.checkers import Committed, Durability, Elections, Incarnation, LogMatching, Violation
-from barque.testing.disk import SimDisk
-from barque.testing.history import Operation, Outcome, check_history
+from barque.testing.checkers.history import Operation, Outcome, check_history
+from barque.testing.checkers.safety import (
+    Committed,
+    Durability,
+    Elections,
+    Incarnation,
+    LogMatching,
+    Violation,
+)
+from barque.testing.sim.disk import SimDisk
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
 
 A, B = ServerId("c", "n1"), ServerId("c", "n2")

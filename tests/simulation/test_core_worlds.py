@@ -8,19 +8,19 @@ import time
 
 import msgspec
 import pytest
-
-from barque.testing.core_simulator import simulate_core
-from barque.testing.core_swarm import CoreScenario, draw_core_scenario
-from barque.testing.small_worlds import (
+from tests.kit.topologies import (
     FLAP_S,
     Link,
-    WorldReport,
+    TopologyReport,
     connected_majorities,
     directed_graphs,
-    play_graph,
+    run_topology,
     shapes,
     undirected_graphs,
 )
+
+from barque.testing.core.simulator import simulate_core
+from barque.testing.core.swarm import CoreScenario, draw_core_scenario
 
 ALL = os.environ.get("BARQUE_ALL_WORLDS") == "1"
 FRESH_S = 8.0
@@ -92,15 +92,17 @@ def test_the_same_core_seed_is_the_same_run() -> None:
     assert first == [simulate_core(seed).hash for seed in (1, 2, 3)]
 
 
-def _judge(reports: list[WorldReport]) -> None:
+def _judge(reports: list[TopologyReport]) -> None:
     bad = [str(report) for report in reports if report.problem]
     assert not bad, "\n".join(bad)
     assert reports
 
 
-def _play(graphs: list[frozenset[Link]], nodes: int, leaders: str, flap_s: float = 0.0) -> list[WorldReport]:
+def _play(
+    graphs: list[frozenset[Link]], nodes: int, leaders: str, flap_s: float = 0.0
+) -> list[TopologyReport]:
     return [
-        play_graph(links, nodes=nodes, leader=leader, flap_s=flap_s, seed=seed)
+        run_topology(links, nodes=nodes, leader=leader, flap_s=flap_s, seed=seed)
         for seed, links in enumerate(graphs)
         for leader in leaders
         if connected_majorities(links, nodes)

@@ -11,9 +11,9 @@ from barque.core.messages import AppendEntriesRpc, RemoteMessage
 from barque.core.server import Server
 from barque.errors import OutcomeUnknown
 from barque.runtime.front import Front
-from barque.testing.host import Host
-from barque.testing.simulator import Simulation
-from barque.testing.swarm import Scenario
+from barque.testing.sim.host import Host
+from barque.testing.sim.simulator import Simulation
+from barque.testing.sim.swarm import Scenario
 from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientReplies
 from barque.types import ClientRef, Index, ReplyMode, ServerId, Term
 

@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.kit.mutant_runner import RINGS, _scripts, hunt
+from tests.kit.mutants import MUTANTS, planted
 from tests.simulation.kill_table import transcripts
 
-from barque.testing.mutants import MUTANTS, planted
-from barque.testing.rings import RINGS, _scripts, hunt
-from barque.testing.simulator import simulate
+from barque.testing.sim.simulator import simulate
 
 ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / "docs/reference/mutants.md").read_text()

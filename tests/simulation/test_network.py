@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from tests.transport.support import Recorder
 
-from barque.testing.loop import VirtualLoop, VirtualProcess
-from barque.testing.network import SimNetwork, SimTransport
+from barque.testing.sim.loop import VirtualLoop, VirtualProcess
+from barque.testing.sim.network import SimNetwork, SimTransport
 from barque.transport.wire import LeaderIs
 from barque.types import ServerId, Term
 

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 
 from barque.cli.simulate import simulate_command
 from barque.core import elections
-from barque.testing.probes import PROBES, watched
-from barque.testing.rare_paths import RARE_PATHS
-from barque.testing.simulator import simulate
+from barque.testing.checkers.probes import PROBES, watched
+from barque.testing.checkers.rare_paths import RARE_PATHS
+from barque.testing.sim.simulator import simulate
 
 SEED = 4_003
 

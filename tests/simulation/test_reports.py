@@ -1,11 +1,11 @@
 """What nodes report is compared with what others know (I32)."""
 
 import pytest
+from tests.kit.mutants import planted
 
 from barque.config import LogConfig
-from barque.testing.mutants import planted
-from barque.testing.simulator import simulate
-from barque.testing.swarm import Scenario
+from barque.testing.sim.simulator import simulate
+from barque.testing.sim.swarm import Scenario
 
 SLOW_DISKS = Scenario(
     duration_s=6.0,

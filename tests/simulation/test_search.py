@@ -6,11 +6,10 @@
 import os
 
 import pytest
-
-from barque.testing.mutants import planted
-from barque.testing.rings import SEARCHES
-from barque.testing.scripts import SCRIPTS
-from barque.testing.search import Bounds, Clients, search
+from tests.kit.mutant_runner import SEARCHES
+from tests.kit.mutants import planted
+from tests.kit.scripts import SCRIPTS
+from tests.kit.search import Bounds, Clients, search
 
 STATES = int(os.environ.get("BARQUE_SEARCH_STATES", "1500"))
 FURTHER: tuple[Bounds, ...] = (

@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 
-from barque.testing.mutants import planted
-from barque.testing.shrink import changed, shrink
-from barque.testing.simulator import simulate
-from barque.testing.swarm import draw_scenario
+import msgspec
+import pytest
+from tests.kit.mutants import planted
+
+from barque.testing.sim.shrink import changed, shrink
+from barque.testing.sim.simulator import simulate
+from barque.testing.sim.swarm import draw_scenario
 
 SEED = 3
 
@@ -28,6 +31,13 @@ def test_a_failing_run_shrinks_to_less_and_fails_alike() -> None:
 def test_a_clean_run_has_nothing_to_shrink() -> None:
     """No violation, no result."""
     assert shrink(draw_scenario(1), lambda scenario: simulate(1, scenario)) is None
+
+
+def test_a_scenario_has_no_other_fields() -> None:
+    """A name that no scenario has is refused, so that a replay never ignores a part of what it is given."""
+    with pytest.raises(msgspec.ValidationError, match="no such field: insiders"):
+        changed(draw_scenario(1), {"clients": 2, "insiders": 3})
+    assert changed(draw_scenario(1), {"clients": 7}).clients == 7
 
 
 def test_the_command_replays_what_was_shrunk() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from barque.config import LogConfig
-from barque.testing.nemesis_clusters import ClusterNemesis
-from barque.testing.simulator import Simulation, simulate
-from barque.testing.swarm import Scenario
+from barque.testing.faults.clusters import ClusterNemesis
+from barque.testing.sim.simulator import Simulation, simulate
+from barque.testing.sim.swarm import Scenario
 
 REGRESSIONS = [
     int(line.split()[0])
@@ -24,7 +24,7 @@ FRESH_S = 12.0
 
 def hash_of(seeds: list[int], hash_seed: str) -> list[str]:
     """The transcripts' hashes of some seeds, from a process of its own."""
-    code = "import sys; from barque.testing.simulator import simulate\n"
+    code = "import sys; from barque.testing.sim.simulator import simulate\n"
     code += "for seed in sys.argv[1:]: print(simulate(int(seed)).hash)"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-c", code, *map(str, seeds)]
@@ -71,8 +71,8 @@ def test_each_effect_of_a_machine_is_performed_once() -> None:
     simulation = Simulation(1, Scenario(duration_s=3.0, think_s=0.02, tells=True))
     report = simulation.run()
     assert report.violation is None, str(report)
-    [bystander] = simulation.bystanders._all.values()
-    assert [index for _, index in bystander.messages._sent] == sorted(bystander.committed.entries)
+    [observer] = simulation.observers._all.values()
+    assert [index for _, index in observer.messages._sent] == sorted(observer.committed.entries)
 
 
 def test_rot_is_found_or_means_nothing() -> None:
@@ -84,7 +84,7 @@ def test_rot_is_found_or_means_nothing() -> None:
         simulation = Simulation(seed, scenario)
         report = simulation.run()
         assert report.violation is None, str(report)
-        refused += simulation.transcript.counts["rot refused"]
+        refused += simulation.transcript.counts["bit rot refused"]
     assert refused > 10
 
 

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from barque.testing.mutants import MUTANTS
-from barque.testing.swarm import FAULTS
+from tests.kit.mutants import MUTANTS
+
+from barque.testing.sim.swarm import FAULTS
 
 ROOT = Path(__file__).parents[2]
 BUGS = (ROOT / "docs/reference/historical-bugs.md").read_text()

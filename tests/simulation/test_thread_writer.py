@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from barque.testing.disk import SimDisk
-from barque.testing.loop import VirtualLoop, VirtualProcess
-from barque.testing.process_disk import ProcessDisk
-from barque.testing.thread_writer import SimThreadWriter
+from barque.testing.sim.disk import SimDisk
+from barque.testing.sim.loop import VirtualLoop, VirtualProcess
+from barque.testing.sim.process_disk import ProcessDisk
+from barque.testing.sim.thread_writer import SimThreadWriter
 
 FILES = ("/a", "/b", "/c")
 SYNC_S = 0.5

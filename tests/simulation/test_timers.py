@@ -5,16 +5,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.kit.mutants import planted
 
 from barque.core.server import RaftState
 from barque.machine.effects import Timer
 from barque.machine.machine import CommandMeta
-from barque.testing.alarms import EXPIRED, PENDING, Alarms
-from barque.testing.checkers import Violation
-from barque.testing.checkers_effects import Timeouts
-from barque.testing.mutants import planted
-from barque.testing.simulator import Simulation, simulate
-from barque.testing.swarm import Scenario, draw_scenario, with_timers
+from barque.testing.checkers.effects import Timeouts
+from barque.testing.checkers.safety import Violation
+from barque.testing.sim.simulator import Simulation, simulate
+from barque.testing.sim.swarm import Scenario, draw_scenario, with_timers
+from barque.testing.sim.timer_model import EXPIRED, PENDING, TimerModel
 from barque.types import NOBODY, Index, IndexTerm, ReplyMode, Term
 
 TRANSFERS = Scenario(faults=("transfer",), duration_s=6.0, pace_s=0.15, timers=True)
@@ -110,30 +110,32 @@ def test_a_timeout_of_another_leadership_is_noticed() -> None:
 def test_the_machine_knows_what_is_pending() -> None:
     """A setting is pending until it expires or is cancelled, and is set again with each leadership."""
     asked: list[Timer] = []
-    alarms, state = Alarms(asked.append, lambda *_: None), dict[str, Any]()
+    timer_model, state = TimerModel(asked.append, lambda *_: None), dict[str, Any]()
     for index in range(1, 200):
-        effects = alarms.change(meta(index), f"k{index % 2}", state)
+        effects = timer_model.change(meta(index), f"k{index % 2}", state)
         assert effects == asked[-1:]
         assert (asked[-1].name in state[PENDING]) == (asked[-1] != Timer(asked[-1].name))
-    again = alarms.lead(state)
+    again = timer_model.lead(state)
     assert {timer.name for timer in again} == set(state[PENDING])
     assert {timer.at_ms is None for timer in again} == {False, True}
     settings = {setting.set_at for setting in state[PENDING].values()}
     for name in list(state[PENDING]):
-        alarms.expire(meta(200, time_ms=10_000), name, state)
+        timer_model.expire(meta(200, time_ms=10_000), name, state)
     assert not state[PENDING]
     assert {setting for setting, _ in state[EXPIRED]} == settings
 
 
 def test_the_machine_sets_again_what_came_too_early() -> None:
     """A `Timeout` may be of a former setting; with `at_ms` the log's time tells."""
-    alarms, state = Alarms(lambda _: None, lambda *_: None), dict[str, Any]()
+    timer_model, state = TimerModel(lambda _: None, lambda *_: None), dict[str, Any]()
     index = 0
     while not any(setting.by_wall and setting.after_ms for setting in state.get(PENDING, {}).values()):
         index += 1
-        alarms.change(meta(index), "k", state)
+        timer_model.change(meta(index), "k", state)
     [name] = [n for n, setting in state[PENDING].items() if setting.by_wall and setting.after_ms]
-    assert alarms.expire(meta(index + 1), name, state) == [Timer(name, at_ms=state[PENDING][name].due_ms)]
+    assert timer_model.expire(meta(index + 1), name, state) == [
+        Timer(name, at_ms=state[PENDING][name].due_ms)
+    ]
     assert name in state[PENDING]
     assert EXPIRED not in state
 
@@ -190,4 +192,4 @@ def _timeouts(scenario: Scenario) -> int:
     """How many were applied."""
     simulation = Simulation(1, scenario)
     assert str(simulation.run()) == "seed 1: clean"
-    return sum(len(bystander.timeouts.judged) for bystander in simulation.bystanders.all())
+    return sum(len(observer.timeouts.judged) for observer in simulation.observers.all())

@@ -15,7 +15,7 @@ from barque.testing.chaos.nodes import processes_naming
 from barque.testing.chaos.presets import Preset
 from barque.testing.chaos.run import Plan, run_plan
 from barque.testing.chaos.verdict import judge_history
-from barque.testing.records import read_records
+from barque.testing.checkers.records import read_records
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
 

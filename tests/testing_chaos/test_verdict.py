@@ -6,8 +6,8 @@ from pathlib import Path
 
 from barque.testing.chaos import verdict
 from barque.testing.chaos.nodes import End, NodeProcesses, open_descriptors, processes_naming
-from barque.testing.history import Outcome
-from barque.testing.records import Record
+from barque.testing.checkers.history import Outcome
+from barque.testing.checkers.records import Record
 
 
 def _record(f: str, value: object, result: object, call: int) -> Record:

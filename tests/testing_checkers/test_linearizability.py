@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from barque.testing.history import Outcome
-from barque.testing.linearizability import Answer, check
-from barque.testing.models import MODELS, Model
-from barque.testing.records import Record
+from barque.testing.checkers.history import Outcome
+from barque.testing.checkers.linearizability import Answer, check
+from barque.testing.checkers.models import MODELS, Model
+from barque.testing.checkers.records import Record
 
 HISTORIES = 3_400  # of each of the three models: more than 10,000 in all
 KINDS: dict[str, list[tuple[str, Any]]] = {

@@ -7,9 +7,15 @@ import secrets
 import pytest
 from tests.testing_checkers.test_linearizability import draw, naive
 
-from barque.testing.history import Outcome, check_history
-from barque.testing.models import MODELS
-from barque.testing.records import BadHistory, Record, as_list_operations, encode_record, read_records
+from barque.testing.checkers.history import Outcome, check_history
+from barque.testing.checkers.models import MODELS
+from barque.testing.checkers.records import (
+    BadHistory,
+    Record,
+    as_list_operations,
+    encode_record,
+    read_records,
+)
 
 
 def line(**changes: object) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, assert_never, get_args
 import msgspec
 
 from barque.core.configuration import apply_cluster_change
-from barque.core.effects import Applied, AppliedTo, Effect, LeaderEstablished
+from barque.core.effects import Applied, Effect, LeaderEstablished
 from barque.core.entries import (
     BodyHead,
     EntryBatch,
@@ -25,7 +25,7 @@ from barque.core.server import RaftState, Server
 from barque.errors import MachineFault
 from barque.machine.effects import MachineEffect
 from barque.machine.machine import Builtin, CommandMeta, MachineVersion
-from barque.types import NOBODY, Index, IndexTerm, ReplyMode
+from barque.types import NOBODY, Index, ReplyMode
 
 _MACHINE_EFFECTS = get_args(MachineEffect)
 _encode = msgspec.msgpack.encode
@@ -41,16 +41,11 @@ def apply_to(server: Server, target: Index) -> list[Effect]:
     """
     effects: list[Effect] = []
     last = min(target, server.log.last_index_term().index)
-    before = server.last_applied
-    if last <= before:
+    if last <= server.last_applied:
         return effects
-    for batch in read_batches(server.log, Index(before + 1), Index(last)):
+    for batch in read_batches(server.log, Index(server.last_applied + 1), Index(last)):
         if _frozen(server) or not _apply_batch(server, batch, effects):
             break  # what follows a deletion, or a version that we lack, is not applied here
-    if server.last_applied > before:
-        term = server.log.fetch_term(server.last_applied)
-        assert term is not None
-        effects.append(AppliedTo(IndexTerm(server.last_applied, term)))
     return effects
 
 

@@ -8,6 +8,7 @@ from barque.core.applying import encode_builtin
 from barque.core.conditions import WalWritable
 from barque.core.effects import (
     Applied,
+    Defer,
     Effect,
     NextEvent,
     Rejection,
@@ -76,7 +77,7 @@ def _queue(server: Server, commands: Commands) -> Transition:
         role.low_priority = deque()
     first = not role.low_priority
     role.low_priority.append(commands)
-    return server.stay(*([NextEvent(FlushCommands())] if first else []))
+    return server.stay(*([Defer(FlushCommands())] if first else []))
 
 
 def on_flush_commands(server: Server, _message: FlushCommands) -> Transition:
@@ -92,7 +93,7 @@ def on_flush_commands(server: Server, _message: FlushCommands) -> Transition:
             Commands(rest, cut_body(commands.body, commands.count, limit, rest), True)
         )
         commands = Commands(limit, cut_body(commands.body, commands.count, 0, limit))
-    again: list[Effect] = [NextEvent(FlushCommands())] if role.low_priority else []
+    again: list[Effect] = [Defer(FlushCommands())] if role.low_priority else []
     done = _append(server, commands)
     return Transition(done.state, done.effects + again)
 
@@ -120,7 +121,7 @@ def on_resume(server: Server) -> list[Effect]:
         if peer.status is PeerStatus.SNAPSHOT_BACKOFF:
             peer.status = PeerStatus.NORMAL  # its timer ran out unheard, perhaps
     due: list[Effect] = [] if role.noop_due is None else [NextEvent(AppendNoop(role.noop_due))]
-    return [*due, NextEvent(FlushCommands())] if role.low_priority else due
+    return [*due, Defer(FlushCommands())] if role.low_priority else due
 
 
 def on_machine_timeout(server: Server, message: MachineTimeout) -> Transition:

@@ -10,10 +10,17 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from barque.core.messages import Message, PreVoteRpc, RemoteMessage, RequestVoteRpc
+from barque.core.messages import (
+    FlushCommands,
+    Message,
+    PipelineRpcs,
+    PreVoteRpc,
+    RemoteMessage,
+    RequestVoteRpc,
+)
 from barque.core.snapshots import ChunkState, SnapshotMeta
 from barque.machine.effects import MachineEffect
-from barque.types import ClientRef, IndexTerm, ServerId, Term, Uid
+from barque.types import ClientRef, ServerId, Term, Uid
 
 
 class TimerSpan(enum.StrEnum):
@@ -33,14 +40,7 @@ class PersistTermAndVote(msgspec.Struct, frozen=True, gc=False):
 
 
 class SendRpc(msgspec.Struct, frozen=True, gc=False):
-    """Send an RPC to a member, without waiting; it may be dropped (REPL-21)."""
-
-    to: ServerId
-    message: RemoteMessage
-
-
-class Cast(msgspec.Struct, frozen=True, gc=False):
-    """Send an answer to a member, without waiting; it may be dropped."""
+    """Send a request or a reply to a member, without waiting; it may be dropped (REPL-21)."""
 
     to: ServerId
     message: RemoteMessage
@@ -53,9 +53,18 @@ class SendVoteRequests(msgspec.Struct, frozen=True, gc=False):
 
 
 class NextEvent(msgspec.Struct, frozen=True, gc=False):
-    """Handle this message next, in whatever state the server then is."""
+    """Handle this message right after the present one, in whatever state the server is by then."""
 
     message: Message
+
+
+class Defer(msgspec.Struct, frozen=True, gc=False):
+    """Handle this message once, after all input that has already arrived (CMD-06, REPL-07).
+
+    One round of replication and one flush of low-priority commands serve everything that one turn brings.
+    """
+
+    message: PipelineRpcs | FlushCommands
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):
@@ -84,12 +93,6 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
     leader: ServerId | None = None
 
 
-class RecordLeaderMsg(msgspec.Struct, frozen=True, gc=False):
-    """A valid leader was heard from: cancel the election timer (ELEC-19)."""
-
-    leader: ServerId
-
-
 class StartElectionTimeout(msgspec.Struct, frozen=True, gc=False):
     """Arm the election timer, unless one is armed (ELEC-16 to ELEC-18)."""
 
@@ -97,7 +100,7 @@ class StartElectionTimeout(msgspec.Struct, frozen=True, gc=False):
 
 
 class CancelElectionTimeout(msgspec.Struct, frozen=True, gc=False):
-    """The suspicion was unfounded: disarm the election timer (FD-03)."""
+    """Disarm the election timer: the leader was heard from (ELEC-19), or its node is up again (FD-03)."""
 
 
 class StartConditionTimeout(msgspec.Struct, frozen=True, gc=False):
@@ -113,12 +116,6 @@ class LeaderEstablished(msgspec.Struct, frozen=True, gc=False):
     """
 
     term: Term
-
-
-class AppliedTo(msgspec.Struct, frozen=True, gc=False):
-    """The machine has moved up to this entry: conditional readers may look again."""
-
-    position: IndexTerm
 
 
 class AuxEval(msgspec.Struct, frozen=True, gc=False):
@@ -198,17 +195,15 @@ class MembersGone(msgspec.Struct, frozen=True, gc=False):
 Effect: TypeAlias = (
     PersistTermAndVote
     | SendRpc
-    | Cast
     | SendVoteRequests
     | NextEvent
+    | Defer
     | Applied
     | Rejected
-    | RecordLeaderMsg
     | StartElectionTimeout
     | CancelElectionTimeout
     | StartConditionTimeout
     | LeaderEstablished
-    | AppliedTo
     | AuxEval
     | Unresolved
     | StartQuorumTimeout

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from barque.core.configuration import is_named
-from barque.core.effects import Cast, Effect, NextEvent, SendVoteRequests, StartElectionTimeout, TimerSpan
+from barque.core.effects import Effect, NextEvent, SendRpc, SendVoteRequests, StartElectionTimeout, TimerSpan
 from barque.core.messages import (
     PROTOCOL_VERSION,
     Message,
@@ -81,7 +81,7 @@ def _disown(server: Server) -> list[Effect]:
     if server.leader_id is not None or server.voted_for != server.id:
         return []
     down = ServerDown(server.id, connected=True)
-    told: list[Effect] = [Cast(member, down) for member, peer in server.peers() if peer.voter]
+    told: list[Effect] = [SendRpc(member, down) for member, peer in server.peers() if peer.voter]
     return [*told, StartElectionTimeout()]
 
 
@@ -140,7 +140,7 @@ def refuse_vote(server: Server, rpc: RequestVoteRpc) -> Transition:
 
 def vote_result(server: Server, rpc: RequestVoteRpc, *, granted: bool) -> Effect:
     """Our answer to a candidate, in our term."""
-    return Cast(rpc.candidate_id, RequestVoteResult(server.id, server.current_term, granted))
+    return SendRpc(rpc.candidate_id, RequestVoteResult(server.id, server.current_term, granted))
 
 
 def on_pre_vote(server: Server, rpc: PreVoteRpc) -> Transition:
@@ -166,7 +166,7 @@ def version_permits(own: int, effective: int, theirs: int) -> bool:
 
 
 def _pre_vote_result(server: Server, rpc: PreVoteRpc, *, granted: bool) -> Effect:
-    return Cast(rpc.candidate_id, PreVoteResult(server.id, server.current_term, rpc.token, granted))
+    return SendRpc(rpc.candidate_id, PreVoteResult(server.id, server.current_term, rpc.token, granted))
 
 
 # --- counting ------------------------------------------------------------------------------

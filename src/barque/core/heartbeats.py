@@ -1,6 +1,6 @@
 """Heartbeats: proof of leadership for reads, and nothing else (§6.4; QRY-06 to QRY-08, QRY-12)."""
 
-from barque.core.effects import Cast, Effect, SendRpc
+from barque.core.effects import Effect, SendRpc
 from barque.core.messages import HeartbeatReply, HeartbeatRpc
 from barque.core.peers import PeerStatus
 from barque.core.server import Server, Transition
@@ -30,4 +30,4 @@ def on_heartbeat(server: Server, rpc: HeartbeatRpc) -> Transition:
 
 def heartbeat_reply(server: Server, rpc: HeartbeatRpc) -> Effect:
     """The echo of a heartbeat, in our term."""
-    return Cast(rpc.leader_id, HeartbeatReply(server.id, rpc.query_index, server.current_term))
+    return SendRpc(rpc.leader_id, HeartbeatReply(server.id, rpc.query_index, server.current_term))

@@ -2,7 +2,7 @@
 
 from barque.core.check_quorum import note_heard
 from barque.core.commitment import evaluate_quorum
-from barque.core.effects import Effect, NextEvent
+from barque.core.effects import Defer, Effect
 from barque.core.events import LogEvent, PipelineRpcs, Written
 from barque.core.membership import leave_if_removed, promotions_due
 from barque.core.messages import AppendEntriesReply
@@ -37,7 +37,7 @@ def on_append_entries_reply(server: Server, reply: AppendEntriesReply) -> Transi
     if not proved:
         return server.stay()
     promotions = promotions_due(server, reply.sender)
-    return leave_if_removed(server, [NextEvent(PipelineRpcs()), *progress(server), *promotions])
+    return leave_if_removed(server, [Defer(PipelineRpcs()), *progress(server), *promotions])
 
 
 def note_while_waiting(server: Server, reply: AppendEntriesReply) -> None:
@@ -95,4 +95,4 @@ def on_leader_log_event(server: Server, event: LogEvent) -> Transition:
     if not isinstance(event, Written):
         try_pending_release(server)
         return server.stay()
-    return leave_if_removed(server, [NextEvent(PipelineRpcs()), *progress(server)])
+    return leave_if_removed(server, [Defer(PipelineRpcs()), *progress(server)])

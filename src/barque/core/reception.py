@@ -4,7 +4,7 @@ from barque.core.applying import apply_to
 from barque.core.conditions import CatchUp, WalWritable
 from barque.core.configuration import revert_overwritten, take_up_written
 from barque.core.consistency import Found, drop_present, has_entry
-from barque.core.effects import AuxEval, Cast, Effect, StartConditionTimeout
+from barque.core.effects import AuxEval, Effect, SendRpc, StartConditionTimeout
 from barque.core.entries import EntryBatch
 from barque.core.events import LogEvent
 from barque.core.log_contract import WalDown
@@ -30,7 +30,7 @@ def _reply(server: Server, next_index: Index, last: IndexTerm, *, success: bool)
 def refuse_append_entries(server: Server, rpc: AppendEntriesRpc) -> Transition:
     """Figure 2, AppendEntries receiver 1: that leader's term is over (F-2, L-21, C-5)."""
     assert rpc.term < server.current_term
-    return server.stay(Cast(rpc.leader_id, append_entries_reply(server, success=False)))
+    return server.stay(SendRpc(rpc.leader_id, append_entries_reply(server, success=False)))
 
 
 def on_append_entries(server: Server, rpc: AppendEntriesRpc) -> Transition:
@@ -57,14 +57,14 @@ def _nothing_new(server: Server, rpc: AppendEntriesRpc, matched: Index, effects:
     """
     if server.log.last_index_term().index <= matched:
         applied = advance_commit(server, rpc.leader_commit, matched)
-        effects.append(Cast(rpc.leader_id, append_entries_reply(server, success=True)))
+        effects.append(SendRpc(rpc.leader_id, append_entries_reply(server, success=True)))
         return server.stay(*effects, *applied)
     # Part of our log is still unproven: say only how far it is proven, and durable.
     proven = min(max(server.last_applied, matched), server.log.last_written().index)
     term = server.log.fetch_term(proven)
     assert term is not None, "what is durable here is in the log"
     partial = _reply(server, Index(proven + 1), IndexTerm(proven, term), success=True)
-    return server.stay(*effects, Cast(rpc.leader_id, partial))
+    return server.stay(*effects, SendRpc(rpc.leader_id, partial))
 
 
 def _write_new(
@@ -107,10 +107,10 @@ def _await_catch_up(server: Server, rpc: AppendEntriesRpc, found: Found, effects
         reply = rewind_to_applied(server)
     server.role = WaitingRole(
         CatchUp(missing=found is Found.MISSING),
-        timeout_effects=lambda _server: [Cast(rpc.leader_id, reply)],
+        timeout_effects=lambda _server: [SendRpc(rpc.leader_id, reply)],
     )
     timeout = StartConditionTimeout(server.cfg.catch_up_timeout_ms)
-    return Transition(RaftState.AWAIT_CONDITION, [*effects, Cast(rpc.leader_id, reply), timeout])
+    return Transition(RaftState.AWAIT_CONDITION, [*effects, SendRpc(rpc.leader_id, reply), timeout])
 
 
 def rewind_to_applied(server: Server) -> AppendEntriesReply:
@@ -132,4 +132,4 @@ def on_follower_log_event(server: Server, event: LogEvent) -> Transition:
     leader: ServerId | None = server.leader_id
     if leader is None or server.log.last_written() == before:
         return server.stay()
-    return server.stay(Cast(leader, append_entries_reply(server, success=True)))
+    return server.stay(SendRpc(leader, append_entries_reply(server, success=True)))

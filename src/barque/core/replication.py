@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from barque.core.effects import CancelSnapshotRetry, Effect, NextEvent, SendRpc, SendSnapshot
+from barque.core.effects import CancelSnapshotRetry, Defer, Effect, SendRpc, SendSnapshot
 from barque.core.entries import EntryBatch
 from barque.core.events import PipelineRpcs
 from barque.core.heartbeats import heartbeats_due
@@ -145,4 +145,4 @@ def is_stale(server: Server, peer: Peer) -> bool:
 def on_pipeline_rpcs(server: Server, _message: PipelineRpcs) -> Transition:
     """L-16: one round of replication, and another if there is more."""
     rpcs, more = pipelined_rpcs(server)
-    return server.stay(*([NextEvent(PipelineRpcs())] if more else []), *rpcs)
+    return server.stay(*([Defer(PipelineRpcs())] if more else []), *rpcs)

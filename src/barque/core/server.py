@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from barque.core.effects import Effect, PersistTermAndVote, RecordLeaderMsg, Rejected, Rejection
+from barque.core.effects import CancelElectionTimeout, Effect, PersistTermAndVote, Rejected, Rejection
 from barque.core.entries import decode_head
 from barque.core.log_contract import Log
 from barque.core.messages import Commands
@@ -289,11 +289,11 @@ class Server:
         self.voted_for = voted_for
         return [PersistTermAndVote(term, voted_for)]
 
-    def follow(self, leader: ServerId) -> RecordLeaderMsg:
+    def follow(self, leader: ServerId) -> CancelElectionTimeout:
         """A valid leader of the current term was heard from."""
         self.leader_id = leader
         self.lost_quorum = False
-        return RecordLeaderMsg(leader)
+        return CancelElectionTimeout()
 
     def become_follower(self, reason: str = Rejection.NOT_LEADER) -> list[Effect]:
         """Leave any role. What waited for our leadership is refused: it did not happen."""

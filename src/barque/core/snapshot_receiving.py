@@ -5,7 +5,7 @@ from collections.abc import Callable
 from barque.core.applying import take_callback_effects
 from barque.core.configuration import revert_overwritten
 from barque.core.consistency import Found, has_entry
-from barque.core.effects import AppliedTo, Cast, Effect, NextEvent, StartReceiveTimeout
+from barque.core.effects import Effect, NextEvent, SendRpc, StartReceiveTimeout
 from barque.core.events import LogEvent
 from barque.core.messages import InstallSnapshotResult, InstallSnapshotRpc, Message
 from barque.core.reception import advance_commit, rewind_to_applied
@@ -30,7 +30,7 @@ def on_install_snapshot(server: Server, rpc: InstallSnapshotRpc) -> Transition:
     effects += _commit_what_it_proves(server, rpc.meta.position)
     if rpc.meta.position.index <= server.last_applied or not first:
         # F-14, SEND-08: we are at least that far, or have missed the beginning; go on from here.
-        go_on = Cast(rpc.leader_id, rewind_to_applied(server))
+        go_on = SendRpc(rpc.leader_id, rewind_to_applied(server))
         return server.stay(*effects, server.follow(rpc.leader_id), go_on)
     try:
         server.log.snapshots.begin_accept(rpc.meta)
@@ -66,7 +66,7 @@ def refuse_snapshot(server: Server, rpc: InstallSnapshotRpc) -> Transition:
 def _result(server: Server, rpc: InstallSnapshotRpc) -> Effect:
     position = rpc.meta.position
     result = InstallSnapshotResult(server.id, server.current_term, position.index, position.term, rpc.chunk)
-    return Cast(rpc.leader_id, result)
+    return SendRpc(rpc.leader_id, result)
 
 
 # --- receive_snapshot ----------------------------------------------------------------------
@@ -153,7 +153,7 @@ def _install(server: Server, role: ReceivingRole, snapshots: Snapshots) -> list[
     server.earlier_clusters.clear()
     server.adopt_cluster(position, list(meta.cluster))
     wanted = server.machine.snapshot_installed(position, server.machine_state, old, old_state)
-    return [*take_callback_effects(wanted), AppliedTo(position)]
+    return take_callback_effects(wanted)
 
 
 def abort_receive(server: Server, effects: list[Effect]) -> Transition:

@@ -12,7 +12,7 @@ from barque.core.await_condition import handle_await_condition
 from barque.core.candidate import handle_candidate
 from barque.core.commands import on_resume
 from barque.core.configuration import scan_uncommitted
-from barque.core.effects import Effect, NextEvent, StartElectionTimeout, StartReceiveTimeout, TimerSpan
+from barque.core.effects import Defer, Effect, StartElectionTimeout, StartReceiveTimeout, TimerSpan
 from barque.core.events import PipelineRpcs
 from barque.core.follower import handle_follower
 from barque.core.leader import handle_leader
@@ -109,7 +109,7 @@ def handle_state_enter(server: Server, old: RaftState) -> list[Effect]:
             effects.append(StartElectionTimeout(TimerSpan.SHORT))
         case RaftState.LEADER if old is RaftState.AWAIT_CONDITION:
             # Back from waiting: what became durable meanwhile counts now.
-            effects += [*progress(server), NextEvent(PipelineRpcs()), *on_resume(server)]
+            effects += [*progress(server), Defer(PipelineRpcs()), *on_resume(server)]
         case RaftState.LEADER:
             server.cluster_change_permitted = False  # until this term's noop is applied
         case RaftState.RECEIVE_SNAPSHOT:

@@ -7,7 +7,7 @@ a member that lacks the version in force applies nothing until its code is repla
 
 from barque.core.check_quorum import note_heard
 from barque.core.commands import append_noop
-from barque.core.effects import Cast, Effect, NextEvent
+from barque.core.effects import Effect, NextEvent, SendRpc
 from barque.core.events import AppendNoop
 from barque.core.membership import name_members
 from barque.core.messages import InfoReply, InfoRpc
@@ -20,12 +20,12 @@ def on_info_rpc(server: Server, rpc: InfoRpc) -> Transition:
     """L-33, F-19: tell what we can."""
     known: dict[str, int | str] = {"machine_version": server.cfg.machine.version, "uid": server.cfg.uid}
     info = {key: known[key] for key in rpc.keys if key in known}
-    return server.stay(Cast(rpc.sender, InfoReply(server.id, server.current_term, rpc.keys, info)))
+    return server.stay(SendRpc(rpc.sender, InfoReply(server.id, server.current_term, rpc.keys, info)))
 
 
 def refuse_info(server: Server, rpc: InfoRpc) -> Transition:
     """C-17, S-10: in these states we know nothing worth telling."""
-    return server.stay(Cast(rpc.sender, InfoReply(server.id, server.current_term, rpc.keys, {})))
+    return server.stay(SendRpc(rpc.sender, InfoReply(server.id, server.current_term, rpc.keys, {})))
 
 
 def on_info_reply(server: Server, reply: InfoReply) -> Transition:

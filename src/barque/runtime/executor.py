@@ -11,17 +11,15 @@ from barque.core.applying import take_callback_effects
 from barque.core.aux_machine import cast_aux, has_aux, log_read, run_aux
 from barque.core.effects import (
     Applied,
-    AppliedTo,
     AuxEval,
     CancelElectionTimeout,
     CancelSnapshotRetry,
-    Cast,
+    Defer,
     Effect,
     LeaderEstablished,
     MembersGone,
     NextEvent,
     PersistTermAndVote,
-    RecordLeaderMsg,
     Rejected,
     SendRpc,
     SendSnapshot,
@@ -41,7 +39,6 @@ from barque.core.messages import (
     AwaitConditionTimeout,
     Component,
     ElectionTimeout,
-    FlushCommands,
     MachineAppend,
     MachineTimeout,
     Message,
@@ -155,23 +152,23 @@ class Executor:
     def perform(self, process: ServerProcess, effect: Effect) -> None:
         """Carry out one effect of one server."""
         match effect:
-            case SendRpc() | Cast():
+            case SendRpc():
                 process.counters.raft.rpcs_sent += 1
                 if not self._outlets.send_to_server(effect.to, effect.message, process):
                     process.counters.raft.dropped_sends += 1
             case NextEvent():
+                process.enqueue(effect.message)
+            case Defer():
                 if isinstance(effect.message, PipelineRpcs):
                     # Once a turn is enough, and then a commit index travels with the next entries.
                     self._outlets.pipeline_later(process)
-                elif isinstance(effect.message, FlushCommands):
-                    self._outlets.flush_commands_later(process)
                 else:
-                    process.enqueue(effect.message)
+                    self._outlets.flush_commands_later(process)
             case Applied():
                 self._outlets.answer(effect)
             case Rejected():
                 self._outlets.reject(effect)
-            case RecordLeaderMsg() | CancelElectionTimeout():
+            case CancelElectionTimeout():
                 self._timers.cancel((process, "election"))
             case PersistTermAndVote():
                 process.counters.raft.term_and_voted_for_updates += 1
@@ -187,8 +184,6 @@ class Executor:
                 self._arm(process, "condition", effect.after_ms / 1000, AwaitConditionTimeout())
             case LeaderEstablished():
                 self._outlets.leader_established(process)
-            case AppliedTo():
-                pass  # nobody waits for a position yet
             case AuxEval():
                 self._perform_all(process, cast_aux(process.server, "eval"))
             case Unresolved():

@@ -12,23 +12,18 @@ import inspect
 import os
 import subprocess  # other processes have other hash seeds
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from barque.core.entries import EntryKind, decode_head, payloads_of
 from barque.errors import BarqueError
 from barque.machine.machine import CommandMeta, Machine
 from barque.runtime.machines import load_machines
-from barque.testing.checkers import Violation
-from barque.testing.core_simulator import CoreReport, CoreSimulation
-from barque.testing.core_swarm import CoreScenario, draw_core_scenario
-from barque.testing.core_world import CoreWorld
-from barque.testing.history import Operation
+from barque.testing.core.machine_simulator import Make
+from barque.testing.core.machine_simulator import simulate_machine as simulate_machine
 from barque.types import NOBODY, Index, ReplyMode, Term
 
-Make = Callable[[], Machine[Any]]
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 CULPRITS = ("time", "random", "uuid", "secrets", "datetime", "os.urandom", "id", "hash", "set", "frozenset")
 _CHILD = "from barque.testing.determinism import child; child()"
@@ -130,60 +125,3 @@ def _suspects(machine: Machine[Any]) -> list[str]:
             if name in CULPRITS or name.split(".")[0] in CULPRITS:
                 found[node.lineno] = f"{kind.__module__}:{first + node.lineno - 1}: {name}"
     return [found[line] for line in sorted(found)]
-
-
-class _MachineSimulation(CoreSimulation):
-    """A world of a user's machine: commands in their order, again and again, and no reads."""
-
-    def __init__(self, seed: int, scenario: CoreScenario, make: Make, commands: Sequence[Any]) -> None:
-        super().__init__(seed, scenario)
-        self.make = make
-        self.commands = commands
-        self.world = CoreWorld(scenario.world, self.world.rng, machine=make())
-        self.submitted = 0
-
-    def _work(self) -> None:
-        if not self.over:
-            self.world.after(self.rng.expovariate(self.scenario.operations_a_s), self._work)
-            for member in self.world.leaders()[:1]:
-                self._append(member.id.name)
-
-    def _append(self, name: str) -> Operation:
-        self.submitted += 1
-        return self.world.submit(name, self.commands[self.submitted % len(self.commands)])
-
-    def _judge(self) -> Violation | None:
-        """Equal members, and each equal to a fresh machine that replays the committed commands."""
-        self.world.cluster.witness.check_logs()
-        servers = self.world.servers()
-        expected = self._replay() if self.make().version == 0 else servers[0].machine_state
-        wanted = _encode(expected)
-        if any(_encode(server.machine_state) != wanted for server in servers):
-            shown = (f"expected: {expected!r}", *(f"{s.id}: {s.machine_state!r}" for s in servers))
-            text = "equal logs, different machines"
-            return Violation("same state (I18)", text, tuple(line[:500] for line in shown))
-        return None
-
-    def _replay(self) -> Any:
-        machine, time_ms = self.make(), 0
-        state = machine.init({})
-        for entry, _ in self.world.cluster.witness.committed:
-            head = decode_head(entry.body)
-            time_ms = max(time_ms, entry.timestamp_ms)
-            if head.kind is not EntryKind.USER:
-                continue
-            [payload] = payloads_of(entry.body, 1, head)
-            command = msgspec.msgpack.decode(payload, type=machine.command_type)
-            meta = CommandMeta(entry.first_index, entry.term, 0, time_ms, head.origin, head.reply_mode)
-            state = machine.apply(meta, command, state)[0]
-        return state
-
-
-def simulate_machine(make: Make, commands: Sequence[Any], seed: int) -> CoreReport:
-    """Run a machine on core servers under the faults of a seed; `report.violation` says what went wrong.
-
-    The commands are sent one after the other, over and over. Members are compared with each other and, for
-    machines of version 0, with a replay. Timers of the machine are not run.
-    """
-    scenario = msgspec.structs.replace(draw_core_scenario(seed), duration_s=5.0)
-    return _MachineSimulation(seed, scenario, make, commands).run()

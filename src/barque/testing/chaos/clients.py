@@ -16,8 +16,8 @@ from barque.client.client import Client
 from barque.client.connection import Connection, Link
 from barque.errors import BarqueError, InvalidCommand, OutcomeUnknown, QueryTimeout, Refused
 from barque.machine.kv_commands import Append, Cas, Del, Exists, Get, IncrBy, Keys, Set
-from barque.testing.history import Outcome
-from barque.testing.records import Record, encode_record
+from barque.testing.checkers.history import Outcome
+from barque.testing.checkers.records import Record, encode_record
 from barque.transport.client_link import ClientLink
 
 CLUSTER = "kv"

@@ -23,7 +23,7 @@ from barque.testing.chaos.presets import Preset
 from barque.testing.chaos.proxy import Network, beside
 from barque.testing.chaos.schedule import Event, draw_schedule
 from barque.testing.chaos.verdict import Problem
-from barque.testing.history import Outcome
+from barque.testing.checkers.history import Outcome
 
 PATIENCE_S = 30.0
 """So soon after healing every workload must be served again, and all members be equal."""

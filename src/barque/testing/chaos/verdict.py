@@ -8,10 +8,10 @@ import msgspec
 
 from barque.testing.chaos.clients import KINDS, Workload
 from barque.testing.chaos.nodes import NodeProcesses, processes_naming
-from barque.testing.history import check_history
-from barque.testing.linearizability import Answer, check
-from barque.testing.models import MODELS
-from barque.testing.records import Record, as_list_operations
+from barque.testing.checkers.history import check_history
+from barque.testing.checkers.linearizability import Answer, check
+from barque.testing.checkers.models import MODELS
+from barque.testing.checkers.records import Record, as_list_operations
 
 DESCRIPTORS_SLACK = 8
 """How many more descriptors than at first a node may have: log files come and go."""

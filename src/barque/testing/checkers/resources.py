@@ -1,0 +1,59 @@
+"""Bounded resources (I27): who was stopped leaves nothing behind, and who is at rest has no queues."""
+
+from barque.runtime.node import Node
+from barque.runtime.reporting import node_status
+from barque.testing.checkers.safety import Violation
+from barque.testing.sim.disk import SimDisk
+from barque.testing.sim.loop import VirtualProcess
+
+FILES_MAX = 3
+"""The lock, the newest file of the log and of the meta store; others are open for a moment only."""
+
+
+def judge_stop(name: str, disk: SimDisk, process: VirtualProcess) -> Violation | None:
+    """What is still there some time after `Node.stop` has returned: open files, locks, tasks, timers."""
+    tasks = [f"task {task.get_coro()}" for task in process.tasks if not task.done()]
+    left = (*map(repr, disk.handles), *tasks, *map(repr, process.loop.timers_of(process)))
+    return Violation("nothing is left behind (I27)", f"{name} has stopped", left) if left else None
+
+
+def judge_refusal(name: str, disk: SimDisk) -> Violation | None:
+    """What is still open when `Node.start` has refused: a program may try again, for days."""
+    left = tuple(map(repr, disk.handles))
+    return Violation("nothing is left behind (I27)", f"{name} did not start", left) if left else None
+
+
+def judge_bounds(node: Node, disk: SimDisk) -> Violation | None:
+    """What no fault may exceed: the commands that wait, and the files that are open.
+
+    A request to change members waits for one answer more, and is no command of a client.
+    """
+    waiting, config = node.front.overview(), node.config
+    over = [
+        f"{what}: {found}, at most {bound} are allowed"
+        for what, found, bound in (
+            ("commands that wait", waiting["waiting"] - node.calls.working, config.pending_commands_max),
+            ("bytes that wait", waiting["waiting_bytes"], config.pending_bytes_max),
+            ("open files", len(disk.handles), FILES_MAX),
+        )
+        if found > bound
+    ]
+    return Violation("bounded resources (I27)", node.name, tuple(over)) if over else None
+
+
+def judge_rest(node: Node, connected: int) -> Violation | None:
+    """What still waits on a node after all have heard of everything and all that was sent has arrived.
+
+    `connected` is how many clients really are.
+    """
+    status = node_status(node)
+    front = {name: count for name, count in status["front"].items() if count}
+    queued = {name: peer["bytes_queued"] for name, peer in status["peers"].items() if peer["connected"]}
+    left = [f"{count} bytes for {name}" for name, count in queued.items() if count]
+    if node.calls.working:
+        left.append(f"{node.calls.working} requests that it works on")
+    if node.listening != connected:
+        left.append(f"{node.listening} clients that it would tell, and {connected} are connected")
+    if front:
+        left.append(f"at its front: {front}")
+    return Violation("queues drain (I27)", f"{node.name} is at rest", tuple(left)) if left else None

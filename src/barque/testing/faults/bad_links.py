@@ -1,0 +1,132 @@
+"""Links that are slow, and addresses at which somebody else answers."""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from barque.errors import ProtocolError, Unauthenticated
+from barque.testing.sim.loop import VirtualLoop
+from barque.transport.framing import HEADER, HELLO_BYTES_MAX, decode_header
+from barque.transport.handshake import DialerHandshake, ListenerHandshake, Role
+
+INSTALLATION = "barque"
+SECRET = b"simulated"
+BUFFER_BYTES = 4_096
+"""A sender takes no more while so much waits on a slow link; then `Transport.send` says no."""
+
+
+class SlowLink:
+    """One direction of a link whose bandwidth is the bottleneck: frames leave one by one, by their sizes."""
+
+    def __init__(self, loop: VirtualLoop, bytes_a_second: float) -> None:
+        self._loop = loop
+        self._rate = bytes_a_second
+        self._queue: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiting = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the sender should wait."""
+        return self._waiting > BUFFER_BYTES
+
+    def put(self, size: int, depart: Callable[[], None]) -> None:
+        """A frame of so many bytes has been written."""
+        self._queue.append((size, depart))
+        self._waiting += size
+        if len(self._queue) == 1:
+            self._loop.later(size / self._rate, self._pass)
+
+    def _pass(self) -> None:
+        if self._queue:
+            size, depart = self._queue.popleft()
+            self._waiting -= size
+            depart()
+            if self._queue:
+                self._loop.later(self._queue[0][0] / self._rate, self._pass)
+
+    def renew(self) -> "SlowLink":
+        """The connection has broken, and what waits is lost. The next one is as slow."""
+        self._queue.clear()
+        return SlowLink(self._loop, self._rate)
+
+    def end(self) -> None:
+        """All that waits leaves now, in its order."""
+        self._waiting = 0
+        while self._queue:
+            self._queue.popleft()[1]()
+
+
+class Who(NamedTuple):
+    """Who somebody is in a handshake."""
+
+    name: str
+    incarnation: int
+    installation: str = INSTALLATION
+    secret: bytes = SECRET
+
+    def dials(self, expected: str, nonce: bytes) -> DialerHandshake:
+        """This one's side, when it connects to an address where it expects that node."""
+        return DialerHandshake(
+            role=Role.PEER,
+            name=self.name,
+            expected=expected,
+            cluster=self.installation,
+            incarnation=self.incarnation,
+            secret=self.secret,
+            nonce=nonce,
+        )
+
+    def listens(self, nonce: bytes) -> ListenerHandshake:
+        """This one's side, when somebody connects to it."""
+        return ListenerHandshake(
+            name=self.name,
+            cluster=self.installation,
+            incarnation=self.incarnation,
+            secret=self.secret,
+            nonce=nonce,
+        )
+
+
+class Impostor:
+    """Somebody else at a node's address, met by the handshakes of production. Nobody must be taken in.
+
+    `kind`: a node of another `installation`, one with another `secret`, or one of another `name`.
+    `on_welcome` is told which node was taken in.
+    """
+
+    KINDS = ("installation", "secret", "name")
+
+    def __init__(
+        self, kind: str, instead_of: str, rng: random.Random, on_welcome: Callable[[str], None]
+    ) -> None:
+        self.refusals = 0
+        self._instead_of = instead_of
+        self._rng = rng
+        self._on_welcome = on_welcome
+        self._dials = kind != "name"  # else it is a node that may dial any other, under its own name
+        self._who = Who(
+            "nobody" if kind == "name" else instead_of,
+            self._rng.getrandbits(60),
+            "elsewhere" if kind == "installation" else INSTALLATION,
+            b"another" if kind == "secret" else SECRET,
+        )
+
+    def answer(self, dialer: str, incarnation: int) -> None:
+        """A node dials the address; and the impostor dials that node, too."""
+        victim, nonce = Who(dialer, incarnation), self._rng.randbytes
+        self._meet(victim.dials(self._instead_of, nonce(32)), self._who.listens(nonce(32)), dialer)
+        if self._dials:
+            self._meet(self._who.dials(dialer, nonce(32)), victim.listens(nonce(32)), dialer)
+
+    def _meet(self, dialer: DialerHandshake, listener: ListenerHandshake, victim: str) -> None:
+        """Let the two talk until one of them refuses: HELLO, CHALLENGE, PROOF, WELCOME."""
+        frame = dialer.start()
+        try:
+            for side in (listener, dialer, listener, dialer):
+                kind, _ = decode_header(frame, 0, HELLO_BYTES_MAX)
+                frame = side.receive(kind, frame[HEADER.size :]).send
+        except (Unauthenticated, ProtocolError):
+            self.refusals += 1
+        else:
+            self._on_welcome(victim)
