@@ -1,9 +1,9 @@
 """Transcripts: commands to a cluster of core servers, each followed by what it caused.
 
 A line that begins with `> ` is a command. The indented lines below it say what happened. Every other line is
-a comment. `play` runs the commands and returns the text with what happens now; an equal text means that nothing
-has changed. The commands are the methods `do_…` of `Player`. Names of members are single letters; positions
-are written `index.term`.
+a comment. `play` runs the commands and returns the text with what happens now; an equal text means that
+nothing has changed. The commands are the methods `do_…` of `Player`. Names of members are single letters;
+positions are written `index.term`.
 """
 
 from collections.abc import Callable
