@@ -7,13 +7,13 @@ import msgspec
 
 from barque.core import commitment
 from barque.core.effects import Applied, SendRpc
-from barque.core.messages import AppendEntriesReply, HeartbeatReply, WalFailed, WalUp
+from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, HeartbeatReply, WalFailed, WalUp
 from barque.core.quorum import agreed
-from barque.core.server import RaftState, Server, Transition
+from barque.core.state import RaftState, Server
 from barque.log.log import WalLog
 from barque.testing.core.memory_log import MemoryLog
 from barque.types import Index, Term
-from tests.kit.mutant_registry import find, mutant, replace, together
+from tests.kit.mutant_registry import find, lower_term_passes, mutant, replace, together
 
 OLD_REPLY = (
     "such a reply ends with an entry of an earlier term, which is never committed by counting; "
@@ -47,7 +47,7 @@ def leader_counts_unwritten() -> Any:
 
     def match(server: Server) -> list[Index]:
         own = server.log.last_index_term().index
-        return [own] + [peer.match_index for _, peer in server.peers() if peer.voter]
+        return [own] + [peer.match_index for _, peer in server.peers if peer.voter]
 
     return replace("match_indexes", match)
 
@@ -57,13 +57,13 @@ def follower_acks_before_sync() -> Any:
     """See `MUTANTS`."""
     real = find("_write_new")
 
-    def write(server: Server, rpc: Any, new: Any, effects: Any) -> Any:
-        done = real(server, rpc, new, effects)
+    def write(server: Server, rpc: Any, new: Any) -> Any:
+        done = real(server, rpc, new)
         last = server.log.last_index_term()
         reply = AppendEntriesReply(
             server.id, server.current_term, True, server.log.next_index(), last.index, last.term
         )
-        return Transition(done.state, [*done.effects, SendRpc(rpc.leader_id, reply)])
+        return [*done, SendRpc(rpc.leader_id, reply)]
 
     return replace("_write_new", write)
 
@@ -73,10 +73,10 @@ def truncates_always() -> Any:
     """See `MUTANTS`."""
     real = find("_nothing_new")
 
-    def cut(server: Server, rpc: Any, matched: Index, effects: Any) -> Any:
+    def cut(server: Server, rpc: Any, matched: Index) -> Any:
         if server.last_applied <= matched < server.log.last_index_term().index:
             server.log.set_last_index(matched)
-        return real(server, rpc, matched, effects)
+        return real(server, rpc, matched)
 
     return replace("_nothing_new", cut)
 
@@ -84,13 +84,7 @@ def truncates_always() -> Any:
 @mutant("a leader accepts replies of earlier terms (row 16)", layer="core", equivalent=OLD_REPLY)
 def old_reply_accepted() -> Any:
     """See `MUTANTS`."""
-    real = find("on_append_entries_reply")
-
-    def accept(server: Server, reply: AppendEntriesReply) -> Any:
-        term = max(reply.term, server.current_term)
-        return real(server, msgspec.structs.replace(reply, term=term))
-
-    return replace("on_append_entries_reply", accept)
+    return lower_term_passes(AppendEntriesReply)
 
 
 @mutant("a follower commits up to its leader's commit index, validated or not (row 20)", layer="core")
@@ -98,12 +92,10 @@ def commits_unvalidated() -> Any:
     """See `MUTANTS`."""
     real = find("_nothing_new")
 
-    def commit(server: Server, rpc: Any, matched: Index, effects: Any) -> Any:
-        done = real(server, rpc, matched, effects)
+    def commit(server: Server, rpc: Any, matched: Index) -> Any:
+        done = real(server, rpc, matched)
         last = server.log.last_index_term().index
-        return Transition(
-            done.state, [*done.effects, *find("advance_commit")(server, rpc.leader_commit, last)]
-        )
+        return [*done, *find("advance_commit")(server, rpc.leader_commit, last)]
 
     return replace("_nothing_new", commit)
 
@@ -141,11 +133,12 @@ def read_before_noop() -> Any:
     real = find("on_queries")
 
     def read(server: Server, message: Any) -> Any:
-        permitted, server.cluster_change_permitted = server.cluster_change_permitted, True
+        role = server.leader_role()
+        established, role.established = role.established, True
         try:
             return real(server, message)
         finally:
-            server.cluster_change_permitted = permitted
+            role.established = established
 
     return replace("on_queries", read)
 
@@ -164,22 +157,17 @@ def old_round_confirms() -> Any:
 @mutant("replies to heartbeats of another term count (row 36)", layer="core", equivalent=OLD_ANSWER)
 def query_index_not_reset() -> Any:
     """See `MUTANTS`."""
-    real = find("on_heartbeat_reply")
     become = find("become_leader")
 
-    def confirm(server: Server, reply: HeartbeatReply) -> Any:
-        term = max(reply.term, server.current_term)
-        return real(server, msgspec.structs.replace(reply, term=term))
-
     def keep(server: Server) -> Any:
-        known = {member: peer.query_index for member, peer in server.peers()}
+        known = {member: peer.query_index for member, peer in server.peers}
         done = become(server)
-        for member, peer in server.peers():
+        for member, peer in server.peers:
             peer.query_index = known[member]
         return done
 
     return together(
-        replace("on_heartbeat_reply", confirm),
+        lower_term_passes(HeartbeatReply),
         replace("become_leader", keep),
     )
 
@@ -191,7 +179,7 @@ def waiting_reads_dropped() -> Any:
     def forget(*_: Any) -> list[Any]:
         return []
 
-    return patch("barque.core.server._refuse_what_waits", forget)
+    return replace("_refuse_what_waits", forget)
 
 
 @mutant("a follower keeps conflicting entries (I5)", layer="core")
@@ -212,13 +200,13 @@ def conflicts_kept() -> Any:
 @mutant("a follower does not compare the previous entry's term (§3.5)", layer="core")
 def previous_term_not_compared() -> Any:
     """See `MUTANTS`."""
-    real = find("has_entry")
+    real = find("find_entry")
 
-    def found(server: Server, index: Index, term: Term) -> Any:
-        ours = server.log.fetch_term(index)
-        return real(server, index, ours if ours is not None else term)
+    def found(log: Any, index: Index, term: Term) -> Any:
+        ours = log.fetch_term(index)
+        return real(log, index, ours if ours is not None else term)
 
-    return replace("has_entry", found)
+    return replace("find_entry", found)
 
 
 @mutant(
@@ -256,19 +244,13 @@ def applies_uncommitted() -> Any:
     def apply(server: Server, _target: Index) -> Any:
         return real(server, server.log.last_index_term().index)
 
-    return patch("barque.core.reception.apply_to", apply)
+    return patch("barque.core.append_entries.apply_to", apply)
 
 
 @mutant("a follower obeys a leader of an earlier term", layer="core")
 def old_leader_obeyed() -> Any:
     """See `MUTANTS`."""
-    real = find("on_append_entries")
-
-    def obey(server: Server, rpc: Any) -> Any:
-        term = max(rpc.term, server.current_term)
-        return real(server, msgspec.structs.replace(rpc, term=term))
-
-    return replace("on_append_entries", obey)
+    return lower_term_passes(AppendEntriesRpc)
 
 
 @mutant("a leader never goes back to the entries that a follower lacks", layer="core")
@@ -371,7 +353,16 @@ def answers_shifted() -> Any:
 @mutant("a follower that waits for missing entries ignores a new leader (row 62)", layer="core")
 def waiting_for_one_leader_only() -> Any:
     """See `MUTANTS`."""
-    return patch("barque.core.conditions.CatchUp.holds", lambda *_: False)
+    real = find("_adopt_higher_term")
+
+    def keep_out(server: Server, kind: Any, message: Any, effects: list[Any]) -> Any:
+        waits = server.raft_state is RaftState.AWAIT_CONDITION
+        return not (waits and kind.from_leader) and real(server, kind, message, effects)
+
+    return together(
+        patch("barque.core.roles.CatchUp.holds", lambda *_: False),
+        replace("_adopt_higher_term", keep_out),
+    )
 
 
 @mutant("a server forgets pending entries after a failure of the log", layer="core")

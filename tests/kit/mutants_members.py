@@ -4,7 +4,8 @@ from typing import Any
 from unittest.mock import patch
 
 from barque.core.configuration import recognises
-from barque.core.server import Server
+from barque.core.effects import StartElectionTimeout
+from barque.core.state import RaftState, Server
 from barque.runtime.directory import Directory
 from barque.runtime.inbox import Inbox
 from barque.types import Index
@@ -16,13 +17,10 @@ def _too_early(name: str) -> Any:
     real = find(name)
 
     def change(server: Server, message: Any) -> Any:
-        permitted = server.cluster_change_permitted
-        if server.cluster_index_term.index <= server.commit_index:
-            server.cluster_change_permitted = True
-        before = server.cluster_index_term
+        role = server.leader_role()
+        established, role.established = role.established, True
         done = real(server, message)
-        if server.cluster_index_term == before:
-            server.cluster_change_permitted = permitted
+        role.established = established
         return done
 
     return replace(name, change)
@@ -43,14 +41,7 @@ def removes_too_early() -> Any:
 @mutant("a leader permits a second change of members while one is under way (I22)", layer="core")
 def two_changes_at_once() -> Any:
     """See `MUTANTS`."""
-    real = find("_change")
-
-    def change(server: Server, asker: Any, records: Any) -> Any:
-        done = real(server, asker, records)
-        server.cluster_change_permitted = True
-        return done
-
-    return replace("_change", change)
+    return replace("is_change_under_way", lambda _server: False)
 
 
 @mutant("a leader that leaves counts itself (§4.2.2)", layer="core")
@@ -59,7 +50,7 @@ def leaving_leader_counts() -> Any:
 
     def match(server: Server) -> list[Index]:
         own = server.log.last_written().index
-        return [own] + [peer.match_index for _, peer in server.peers() if peer.voter]
+        return [own] + [peer.match_index for _, peer in server.peers if peer.voter]
 
     return replace("match_indexes", match)
 
@@ -85,17 +76,17 @@ def any_candidate_heard() -> Any:
 @mutant("a server that learns of a later term waits for the leader of the earlier one (I25)", layer="core")
 def deposed_leader_followed() -> Any:
     """See `MUTANTS`."""
-    real = find("on_request_vote")
+    real = find("_adopt_higher_term")
 
-    def vote(server: Server, rpc: Any) -> Any:
-        leader = server.leader_id
-        done = real(server, rpc)
-        if leader is None or server.leader_id is not None:
-            return done
-        server.leader_id = leader
-        return type(done)(done.state, done.effects[:-1])
+    def follow_on(server: Server, kind: Any, message: Any, effects: list[Any]) -> Any:
+        follows, leader = server.raft_state is RaftState.FOLLOWER, server.leader_id
+        heard = real(server, kind, message, effects)
+        if follows and leader is not None and not kind.from_leader:
+            server.leader_id = leader
+            effects[:] = [e for e in effects if not isinstance(e, StartElectionTimeout)]
+        return heard
 
-    return replace("on_request_vote", vote)
+    return replace("_adopt_higher_term", follow_on)
 
 
 @mutant("recovery looks for the configuration in the committed part of the log only (row 48)", layer="core")

@@ -9,7 +9,7 @@ from zlib import crc32
 from barque.client.routing import Router
 from barque.core.entries import EntryBatch, EntryKind, encode_head
 from barque.core.messages import Commands, NodeStatus, ServerDown, Written
-from barque.core.server import Server
+from barque.core.state import Server
 from barque.errors import Stopped
 from barque.log import meta_format, wal_format, wal_recovery
 from barque.log.disk import join

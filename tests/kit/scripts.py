@@ -17,7 +17,7 @@ from barque.core.messages import (
     Written,
 )
 from barque.core.roles import CandidateRole, PreVoteRole
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, Membership, Term
 

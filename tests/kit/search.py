@@ -30,8 +30,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from barque.core.configuration import may_campaign
 from barque.core.effects import Applied
-from barque.core.elections import may_stand
 from barque.core.messages import (
     ElectionTimeout,
     Message,
@@ -41,9 +41,8 @@ from barque.core.messages import (
     RequestVoteRpc,
     Tick,
 )
-from barque.core.peers import Peer
-from barque.core.roles import WaitingRole
-from barque.core.server import RaftState, Server
+from barque.core.roles import PlainRole, WaitingRole
+from barque.core.state import Peer, RaftState, Server
 from barque.errors import InvariantViolation
 from barque.testing.core.cluster import CoreCluster, Member
 from barque.types import Membership, ServerId
@@ -186,8 +185,8 @@ def _copy_member(member: Member, cluster: Clients) -> Member:
     server = other.server = _copy_slots(member.server)
     server.log = log
     server.environment = cluster.environment
-    server.hold({name: _copy_slots(peer) for name, peer in server.cluster.items()})
-    if server.role is not None:
+    server.set_configuration({name: _copy_slots(peer) for name, peer in server.cluster.items()})
+    if not isinstance(server.role, PlainRole):
         role: Any = _copy_slots(server.role)
         server.role = role
         if isinstance(role, WaitingRole) and role.resume is not None:
@@ -318,7 +317,7 @@ def _elections(state: Clients, bounds: Bounds) -> Iterator[Action]:
     for name in state.members:
         if not bounds.whole_elections:
             yield f"{name} times out", _later(_timeout, name)
-        elif may_stand(state.server(name)):
+        elif may_campaign(state.server(name)):
             for helpers in _helpers(state, name):
                 text = f"{name} campaigns, asking {' and '.join(helpers) or 'nobody'}"
                 yield text, _later(_elect, name, helpers)
@@ -327,7 +326,7 @@ def _elections(state: Clients, bounds: Bounds) -> Iterator[Action]:
 def _helpers(state: Clients, name: str) -> Iterator[tuple[str, ...]]:
     """Whom the candidate may ask: each smallest majority of its voters."""
     server = state.server(name)
-    others = [member.name for member, peer in server.peers() if peer.voter and member.name in state.members]
+    others = [member.name for member, peer in server.peers if peer.voter and member.name in state.members]
     return itertools.combinations(others, server.quorum() - server.is_voter(server.id))
 
 

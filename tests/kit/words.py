@@ -28,6 +28,7 @@ from barque.core.effects import (
     Unresolved,
 )
 from barque.core.entries import EntryBatch
+from barque.core.log_contract import ChunkState
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -55,7 +56,6 @@ from barque.core.messages import (
     TransferLeadership,
     Written,
 )
-from barque.core.snapshots import ChunkState
 from barque.machine.effects import ReleaseCursor
 from barque.types import ServerId
 

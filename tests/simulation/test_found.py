@@ -8,7 +8,7 @@ import msgspec
 from barque.client.outcomes import Batch
 from barque.core.effects import Rejection
 from barque.core.messages import AppendEntriesRpc, RemoteMessage
-from barque.core.server import Server
+from barque.core.state import Server
 from barque.errors import OutcomeUnknown
 from barque.runtime.front import Front
 from barque.testing.sim.host import Host

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from tests.kit.mutants import planted
 
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.machine.effects import Timer
 from barque.machine.machine import CommandMeta
 from barque.testing.checkers.effects import Timeouts

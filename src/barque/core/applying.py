@@ -21,7 +21,7 @@ from barque.core.entries import (
     payloads_of,
 )
 from barque.core.log_contract import read_batches
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.errors import MachineFault
 from barque.machine.effects import MachineEffect
 from barque.machine.machine import Builtin, CommandMeta, MachineVersion
@@ -180,8 +180,9 @@ def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list
             return False
         _apply_builtin(server, batch, MachineVersion(old, version), effects)
     if batch.term == server.current_term:
-        # A second noop of the term, for an upgrade, may be applied while a change is under way (MEMB-01).
-        server.cluster_change_permitted = server.cluster_index_term.index <= batch.first_index
+        leadership = server.leadership()
+        if leadership is not None:
+            leadership.established = True
         if server.raft_state is RaftState.LEADER:
             effects.append(LeaderEstablished(batch.term))
     return True

@@ -11,7 +11,7 @@ from barque.core.entries import BODY_BYTES_MAX
 from barque.core.events import ClientDown, Component, NodeEvent
 from barque.core.messages import AuxCommand
 from barque.core.overview import members_info, overview
-from barque.core.server import Server, Transition
+from barque.core.state import Server
 from barque.machine.machine import AuxKind, AuxResult, Down, Machine, NodeDown, NodeUp
 from barque.types import NOBODY, Index, IndexTerm, ServerId, Term
 
@@ -96,12 +96,12 @@ def run_aux_call(server: Server, command: AuxCommand) -> list[Effect]:
     return [Applied(command.origin, command.correlation, [reply]), *effects] if called else effects
 
 
-def on_aux_command(server: Server, command: AuxCommand) -> Transition:
+def on_aux_command(server: Server, command: AuxCommand) -> list[Effect]:
     """L-13: in any state; a consistent one that did not reach a leader is refused."""
     if command.consistent:
         leader = server.leader_id if server.leader_id != server.id else None
-        return server.stay(Rejected(command.origin, command.correlation, 1, Rejection.NOT_LEADER, leader))
-    return server.stay(*run_aux_call(server, command))
+        return [Rejected(command.origin, command.correlation, 1, Rejection.NOT_LEADER, leader)]
+    return run_aux_call(server, command)
 
 
 def cast_aux(server: Server, command: Any) -> list[Effect]:
@@ -109,18 +109,18 @@ def cast_aux(server: Server, command: Any) -> list[Effect]:
     return run_aux(server, AuxKind.CAST, command)[1] if has_aux(server) else []
 
 
-def on_client_down_aux(server: Server, event: ClientDown) -> Transition:
+def on_client_down_aux(server: Server, event: ClientDown) -> list[Effect]:
     """MON-02: a client that the aux machine monitors is gone. The machine's own concern a leader."""
     if event.component is not Component.AUX:
-        return server.stay()
-    return server.stay(*cast_aux(server, Down(event.client, event.reason)))
+        return []
+    return cast_aux(server, Down(event.client, event.reason))
 
 
-def on_node_event_aux(server: Server, event: NodeEvent) -> Transition:
+def on_node_event_aux(server: Server, event: NodeEvent) -> list[Effect]:
     """MON-03: a node that the aux machine monitors came or went."""
     if event.component is not Component.AUX:
-        return server.stay()
-    return server.stay(*cast_aux(server, NodeUp(event.node) if event.up else NodeDown(event.node)))
+        return []
+    return cast_aux(server, NodeUp(event.node) if event.up else NodeDown(event.node))
 
 
 def log_read(server: Server, indexes: Sequence[int]) -> list[Any]:

@@ -2,8 +2,9 @@
 
 from typing import Any, NamedTuple
 
+from barque.core.configuration import may_change
 from barque.core.roles import LeaderRole
-from barque.core.server import Server
+from barque.core.state import Server
 from barque.types import Index, ServerId, Term
 
 
@@ -70,7 +71,7 @@ def overview(server: Server) -> dict[str, Any]:
         "voted_for": None if server.voted_for is None else str(server.voted_for),
         "commit_index": server.commit_index,
         "last_applied": server.last_applied,
-        "cluster_change_permitted": server.cluster_change_permitted,
+        "cluster_change_permitted": may_change(server),
         "cluster_index_term": [server.cluster_index_term.index, server.cluster_index_term.term],
         "machine_version": server.cfg.machine.version,
         "effective_machine_version": server.effective_machine_version,

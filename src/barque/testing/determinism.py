@@ -20,8 +20,7 @@ import msgspec
 from barque.errors import BarqueError
 from barque.machine.machine import CommandMeta, Machine
 from barque.runtime.machines import load_machines
-from barque.testing.core.machine_simulator import Make
-from barque.testing.core.machine_simulator import simulate_machine as simulate_machine
+from barque.testing.core.machine_simulator import Make, simulate_machine as simulate_machine
 from barque.types import NOBODY, Index, ReplyMode, Term
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import msgspec
 
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.machine.effects import Timer
 from barque.machine.machine import CommandMeta
 from barque.testing.checkers.safety import Report, Violation

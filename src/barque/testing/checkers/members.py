@@ -5,8 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from barque.core.entries import EntryBatch, decode_cluster
-from barque.core.peers import records_of
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server, records_of
 from barque.runtime.node import Node
 from barque.runtime.tombstones import TOMBSTONES
 from barque.testing.checkers.safety import Report, Violation

@@ -33,7 +33,7 @@ from barque.core.messages import (
     RequestVoteResult,
     RequestVoteRpc,
 )
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.machine.machine import CommandMeta
 from barque.testing.checkers.effects import Messages, Timeouts
 from barque.testing.checkers.members import Configurations, Departures

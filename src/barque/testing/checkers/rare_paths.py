@@ -7,12 +7,12 @@ changes anything.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from barque.core.configuration import recognises
-from barque.core.consistency import Found
+from barque.core.configuration import may_change, recognises
 from barque.core.effects import Rejected, SendRpc, StartElectionTimeout
-from barque.core.messages import TimeoutNow
+from barque.core.log_contract import Found
+from barque.core.messages import AppendEntriesReply, HeartbeatReply, RequestVoteResult, TimeoutNow
 from barque.core.quorum import agreed
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.types import Membership
 
 
@@ -25,15 +25,11 @@ class RarePath(NamedTuple):
     after: Callable[[Any], bool] | None = None
 
 
-def _becomes(state: RaftState) -> Callable[[Any], bool]:
-    return lambda transition: transition.state is state
-
-
 def _asks(kind: type, **wanted: Any) -> Callable[[Any], bool]:
-    """The transition has an effect of this kind, or sends a message of this kind."""
+    """Some effect is of this kind, or sends a message of this kind."""
 
-    def look(transition: Any) -> bool:
-        for effect in transition.effects:
+    def look(effects: Any) -> bool:
+        for effect in effects:
             said = effect.message if isinstance(effect, SendRpc) else effect
             if any(isinstance(it, kind) and _has(it, wanted) for it in (effect, said)):
                 return True
@@ -52,7 +48,7 @@ def _some(result: Any) -> bool:
 
 def _older_term_agreed(server: Server) -> bool:
     """Figure 3.7: a majority has the entry, but the leader must not commit it by counting."""
-    from_peers = [peer.match_index for _, peer in server.peers() if peer.voter]
+    from_peers = [peer.match_index for _, peer in server.peers if peer.voter]
     index = agreed([server.log.last_written().index, *from_peers])
     return index > server.commit_index and server.log.fetch_term(index) != server.current_term  # type: ignore[arg-type]
 
@@ -63,130 +59,130 @@ def _term_at(server: Server, reply: Any) -> Any:
 
 ELECTIONS = (
     RarePath("a split vote: the candidate begins another term", "core.candidate:_on_election_timeout"),
-    RarePath("a pre-vote round is begun again", "core.pre_vote:_on_election_timeout"),
+    RarePath("a pre-vote round is begun again", "core.candidate:_on_pre_vote_timeout"),
     RarePath(
         "a vote is refused: it was given to another",
         "core.elections:on_request_vote",
-        before=lambda s, m: m.term == s.current_term and s.voted_for not in (None, m.candidate_id),
+        before=lambda s, m: s.voted_for not in (None, m.candidate_id),
     ),
     RarePath(
         "a vote is refused: the candidate's log is behind",
         "core.elections:on_request_vote",
-        before=lambda s, m: (
-            m.term > s.current_term and not s.is_up_to_date(m.last_log_index, m.last_log_term)
-        ),
+        before=lambda s, m: s.voted_for is None and not s.is_up_to_date(m.last_log_index, m.last_log_term),
     ),
     RarePath(
         "a vote is given twice to the same candidate, who asked twice",
         "core.elections:on_request_vote",
-        before=lambda s, m: m.term == s.current_term and s.voted_for == m.candidate_id,
+        before=lambda s, m: s.voted_for == m.candidate_id,
     ),
     RarePath(
         "who is asked has the better log, and stands itself",
         "core.elections:on_pre_vote",
         before=lambda s, m: not s.is_up_to_date(m.last_log_index, m.last_log_term),
-        after=lambda t: any(isinstance(e, StartElectionTimeout) for e in t.effects),
+        after=lambda effects: any(isinstance(e, StartElectionTimeout) for e in effects),
     ),
     RarePath(
         "an answer to an earlier round of pre-votes",
         "core.elections:on_pre_vote_result",
-        before=lambda s, m: m.term == s.current_term and m.token != s.role.token,
+        before=lambda s, m: m.token != s.role.token,
     ),
     RarePath(
         "a vote of an earlier term arrives",
-        "core.elections:on_request_vote_result",
-        before=lambda s, m: m.term < s.current_term and m.vote_granted,
+        "core.terms:drop",
+        before=lambda _s, m: isinstance(m, RequestVoteResult) and m.vote_granted,
     ),
     RarePath(
         "a candidate gives way to the leader of its own term",
-        "core.candidacy:_on_append_entries",
-        before=lambda s, m: m.term == s.current_term and s.raft_state is RaftState.CANDIDATE,
+        "core.terms:_hear_leader",
+        before=lambda s, _l, _e: s.raft_state is RaftState.CANDIDATE,
     ),
     RarePath(
         "a leader is deposed by a higher term",
-        "core.elections:yield_to_member",
-        after=_becomes(RaftState.FOLLOWER),
+        "core.terms:_adopt_higher_term",
+        before=lambda s, kind, _m, _e: s.raft_state is RaftState.LEADER and not kind.counted,
     ),
     RarePath(
         "a leader is deposed by an answer",
-        "core.progress:on_append_entries_reply",
-        before=lambda s, m: m.term > s.current_term and m.sender in s.cluster,
+        "core.terms:_adopt_higher_term",
+        before=lambda s, kind, m, _e: (
+            s.raft_state is RaftState.LEADER and kind.counted and m.sender in s.cluster
+        ),
     ),
     RarePath(
         "a node comes back, and its members are asked for their votes again",
         "core.elections:on_node_up",
-        after=lambda t: bool(t.effects),
+        after=_some,
     ),
 )
 REPLICATION = (
     RarePath(
         "a follower lacks the entries before",
-        "core.reception:_await_catch_up",
-        before=lambda _s, _m, found, _e: found is Found.MISSING,
+        "core.append_entries:_await_catch_up",
+        before=lambda _s, _m, found: found is Found.MISSING,
     ),
     RarePath(
         "a follower has another entry there",
-        "core.reception:_await_catch_up",
-        before=lambda _s, _m, found, _e: found is not Found.MISSING,
+        "core.append_entries:_await_catch_up",
+        before=lambda _s, _m, found: found is not Found.MISSING,
     ),
     RarePath(
         "conflicting entries are replaced",
-        "core.reception:_write_new",
-        before=lambda s, _m, new, _e: new[0].first_index < s.log.next_index(),
+        "core.append_entries:_write_new",
+        before=lambda s, _m, new: new[0].first_index < s.log.next_index(),
     ),
     RarePath(
         "replaced entries had been on the disk",
-        "core.reception:_write_new",
-        before=lambda s, _m, new, _e: new[0].first_index <= s.log.last_written().index,
+        "core.append_entries:_write_new",
+        before=lambda s, _m, new: new[0].first_index <= s.log.last_written().index,
     ),
     RarePath(
         "only a part of the log is proved, and acknowledged",
-        "core.reception:_nothing_new",
-        before=lambda s, _m, matched, _e: s.log.last_index_term().index > matched,
+        "core.append_entries:_nothing_new",
+        before=lambda s, _m, matched: s.log.last_index_term().index > matched,
     ),
     RarePath(
         "all entries of an RPC are there already",
-        "core.consistency:drop_present",
+        "core.append_entries:drop_present",
         before=lambda _s, m: bool(m.entries),
         after=lambda result: not result[0],
     ),
     RarePath(
         "an RPC of an old leader",
-        "core.reception:refuse_append_entries",
+        "core.append_entries:refuse_append_entries",
     ),
     RarePath(
         "a follower's log cannot be written",
-        "core.reception:_write_new",
-        after=_becomes(RaftState.AWAIT_CONDITION),
+        "core.append_entries:_write_new",
+        before=lambda s, _m, _n: not s.log.can_write(),
     ),
     RarePath(
         "a refusal names an entry that the leader does not have",
-        "core.progress:_rewind",
+        "core.commitment:_rewind",
         before=lambda s, _p, m: _term_at(s, m) is None,
     ),
     RarePath(
         "a refusal names the place where the logs meet",
-        "core.progress:_rewind",
+        "core.commitment:_rewind",
         before=lambda s, p, m: _term_at(s, m) == m.last_term and m.last_index >= p.match_index,
     ),
     RarePath(
         "a refusal names less than was acknowledged before",
-        "core.progress:_rewind",
+        "core.commitment:_rewind",
         before=lambda s, p, m: _term_at(s, m) is not None and m.last_index < p.match_index,
     ),
     RarePath(
         "a refusal names an entry of another term",
-        "core.progress:_rewind",
+        "core.commitment:_rewind",
         before=lambda s, p, m: _term_at(s, m) not in (None, m.last_term) and m.last_index >= p.match_index,
     ),
     RarePath(
         "an acknowledgement of an earlier term",
-        "core.progress:on_append_entries_reply",
-        before=lambda s, m: m.term < s.current_term,
+        "core.terms:drop",
+        before=lambda _s, m: isinstance(m, AppendEntriesReply),
     ),
     RarePath(
         "an acknowledged log still ends with another leader's entry",
-        "core.progress:_advance",
+        "core.commitment:_advance",
         before=lambda s, _p, m: _term_at(s, m) != m.last_term,
     ),
     RarePath(
@@ -195,7 +191,7 @@ REPLICATION = (
         before=_older_term_agreed,
     ),
     RarePath("a follower waits, and asks once more", "core.await_condition:_on_timeout"),
-    RarePath("a leader that waits learns how far a peer is", "core.progress:note_while_waiting"),
+    RarePath("a leader that waits learns how far a peer is", "core.commitment:note_position"),
     RarePath(
         "a commit index that was told has not arrived",
         "core.replication:is_stale",
@@ -206,7 +202,7 @@ REPLICATION = (
     RarePath(
         "a candidate of an unknown uid is heard, as its log names it",
         "core.configuration:hears_candidate",
-        before=lambda s, sender, uid, named: named and not recognises(s, sender, uid),
+        before=lambda s, sender, uid, in_own_config: in_own_config and not recognises(s, sender, uid),
         after=lambda heard: bool(heard),
     ),
     RarePath(
@@ -228,13 +224,13 @@ LEADERSHIP = (
     ),
     RarePath(
         "a doubt is over: a majority answered",
-        "core.check_quorum:note_heard",
-        before=lambda s, m: _is_doubting(s) and s.has_quorum({*s.role.heard, m}),
+        "core.check_quorum:note_acked",
+        before=lambda s, m: _is_doubting(s) and s.has_quorum({*s.role.acked, m}),
     ),
     RarePath(
         "a leader that no majority hears steps down",
         "core.check_quorum:on_quorum_timeout",
-        after=_becomes(RaftState.FOLLOWER),
+        after=_some,
     ),
     RarePath(
         "callers are told that the outcome is unknown",
@@ -250,7 +246,7 @@ LEADERSHIP = (
     RarePath(
         "a read waits for the noop of the term",
         "core.queries:_prove",
-        before=lambda s, _w: not s.cluster_change_permitted,
+        before=lambda s, _w: not s.role.established,
     ),
     RarePath(
         "one round proves several reads",
@@ -259,8 +255,8 @@ LEADERSHIP = (
     ),
     RarePath(
         "a heartbeat's answer of an earlier term",
-        "core.queries:on_heartbeat_reply",
-        before=lambda s, m: m.term < s.current_term,
+        "core.terms:drop",
+        before=lambda _s, m: isinstance(m, HeartbeatReply),
     ),
     RarePath(
         "a batch of low priority is cut",
@@ -274,7 +270,7 @@ LEADERSHIP = (
 
 
 def _is_doubting(server: Server) -> bool:
-    return getattr(server.role, "heard", None) is not None
+    return getattr(server.role, "acked", None) is not None
 
 
 MEMBERS = (
@@ -291,12 +287,12 @@ MEMBERS = (
     RarePath(
         "a configuration is refused: another is under way",
         "core.membership:on_leave",
-        before=lambda s, _m: not s.cluster_change_permitted,
+        before=lambda s, _m: not may_change(s),
     ),
     RarePath(
         "a leader is removed",
         "core.membership:on_leave",
-        before=lambda s, m: s.cluster_change_permitted and m.member == s.id,
+        before=lambda s, m: may_change(s) and m.member == s.id,
     ),
     RarePath(
         "a leader that is no voter any more leaves",
@@ -308,7 +304,7 @@ MEMBERS = (
         "core.membership:promotions_due",
         after=_some,
     ),
-    RarePath("a cluster is deleted", "core.termination:begin_termination"),
+    RarePath("a cluster is deleted", "core.terminating:begin_termination"),
 )
 LOG = (
     RarePath("a file is full, and the next is begun", "log.wal_files:WalFiles.start_next"),

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.runtime import reporting
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers.history import Outcome

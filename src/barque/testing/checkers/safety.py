@@ -15,7 +15,7 @@ from barque.core.entries import EntryBatch, decode_head, payloads_of
 from barque.core.messages import (
     AppendEntriesRpc,
 )
-from barque.core.server import Server
+from barque.core.state import Server
 from barque.log.disk import join
 from barque.log.memtable import Memtable
 from barque.log.meta import MetaStore

@@ -38,12 +38,11 @@ from barque.core.messages import (
     RemoteMessage,
     TransferLeadership,
 )
-from barque.core.senders import ASKS_FOR_VOTES, admits
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
+from barque.core.terms import ASKS_FOR_VOTES, admits
 from barque.machine.machine import Machine
 from barque.machine.simple import SimpleMachine
-from barque.testing.core.member import FixedEnvironment as FixedEnvironment
-from barque.testing.core.member import Member as Member
+from barque.testing.core.member import FixedEnvironment as FixedEnvironment, Member as Member
 from barque.testing.core.observer import InvariantObserver as InvariantObserver
 from barque.types import ClientRef, Index, Membership, ReplyMode, ServerId, Term, Uid
 

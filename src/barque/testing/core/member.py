@@ -32,7 +32,7 @@ from barque.core.effects import (
     Unresolved,
 )
 from barque.core.messages import (
-    NEWS,
+    LIVENESS_EVENTS,
     AwaitConditionTimeout,
     ElectionTimeout,
     FlushCommands,
@@ -43,9 +43,8 @@ from barque.core.messages import (
     SenderOutcome,
     SnapshotSenderDown,
 )
-from barque.core.release_cursor import make_checkpoint, update_release_cursor
-from barque.core.server import RaftState, Server, ServerConfig
-from barque.core.snapshot_sending import SnapshotSender
+from barque.core.snapshots import SnapshotSender, make_checkpoint, update_release_cursor
+from barque.core.state import RaftState, Server, ServerConfig
 from barque.core.step import recover, step
 from barque.machine.effects import Aux, Checkpoint, MachineEffect, ReadLog, ReleaseCursor
 from barque.machine.machine import AuxKind
@@ -108,7 +107,7 @@ class Member:
             initial_uids=self._initial_uids(),
             machine=self.machine,
             membership=self.membership,
-            joined_at=self.joined_at,
+            min_vote_position=self.joined_at,
             **self.cluster.settings,
         )
         self.up = True
@@ -146,7 +145,7 @@ class Member:
 
     def take(self, message: Message) -> None:
         """Handle a message as a node does, without collecting the effects."""
-        if self.held is not None and isinstance(message, NEWS):
+        if self.held is not None and isinstance(message, LIVENESS_EVENTS):
             self.held.append(NextEvent(message))
         else:
             self.follow_up([message])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from barque.core.entries import EntryBatch
 from barque.core.events import SnapshotWritten, Written
-from barque.core.snapshots import SnapshotMeta
+from barque.core.log_contract import SnapshotMeta
 from barque.errors import StorageError
 from barque.types import Index
 

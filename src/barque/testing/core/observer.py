@@ -34,7 +34,7 @@ from barque.core.messages import (
     RequestVoteResult,
     RequestVoteRpc,
 )
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.errors import InvariantViolation
 from barque.types import Index, Membership, ServerId, Term, Uid
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from barque.core.configuration import may_change
 from barque.core.entries import EntryKind, decode_cluster, kind_of
 from barque.core.messages import (
     ElectionTimeout,
@@ -318,7 +319,7 @@ class CoreSimulation:
     def _enter(self) -> bool:
         leaders = self.world.leaders()
         absent = self._absent()
-        if not (leaders and absent and leaders[0].server.cluster_change_permitted):
+        if not (leaders and absent and may_change(leaders[0].server)):
             return False  # as a leader's node, which tells a new server what is committed
         name = self.rng.choice(absent)
         self.world.replace(name, leaders[0])
@@ -355,7 +356,7 @@ class CoreSimulation:
                 peer = leader.server.cluster.get(there.id)
                 uid = there.log.uid
                 if machine.gone:
-                    if leader.server.cluster_change_permitted:
+                    if may_change(leader.server):
                         world.replace(name, leader)
                 elif peer is None and uid not in present and self._was_member(uid):
                     world.remove(name, uid)

@@ -45,9 +45,9 @@ from barque.core.messages import (
     ServerDown,
     Tick,
 )
-from barque.core.senders import ASKS_FOR_VOTES, admits
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.core.step import has_unfinished_business
+from barque.core.terms import ASKS_FOR_VOTES, admits
 from barque.errors import InvariantViolation
 from barque.machine.machine import Builtin, CommandMeta, Machine
 from barque.runtime.executor import timer_spans

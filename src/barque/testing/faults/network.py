@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, RequestVoteRpc
-from barque.core.server import Server
+from barque.core.state import Server
 from barque.testing.checkers.safety import Violation
 from barque.testing.faults.bad_links import Impostor
 from barque.transport import wire

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.errors import BarqueError
 from barque.testing.checkers.history import Outcome
 from barque.testing.checkers.safety import Violation

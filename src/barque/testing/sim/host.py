@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from barque.config import ClusterConfig, NodeConfig
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.errors import StorageError
 from barque.log.disk import join
 from barque.machine.effects import Timer
