@@ -203,7 +203,9 @@ def a_follower_commits_only_what_is_proved() -> None:
     assert leader.commit_index == cluster.server("b").log.last_index_term().index
     rpc = AppendEntriesRpc(leader.current_term, leader.id, leader.commit_index, common.index, common.term, ())
     cluster["b"].handle(rpc)
-    assert cluster.server("b").commit_index == common.index, "entries that nobody has compared were committed"
+    assert cluster.server("b").commit_index == common.index, (
+        "the follower committed entries that were not compared"
+    )
 
 
 @_script
@@ -296,7 +298,7 @@ def those_who_wait_hear_of_a_deposition() -> None:
     cluster.command("b", "x")
     cluster.settle()
     assert cluster.server("a").raft_state is not RaftState.LEADER
-    assert "not_leader" in cluster.refusals(), "a read waits for an answer that nobody will give"
+    assert "not_leader" in cluster.refusals(), "a read waits for an answer that never comes"
 
 
 @_script

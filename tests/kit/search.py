@@ -307,7 +307,7 @@ def _steps_of_leader(state: Clients, name: str, member: Member) -> Iterator[Acti
     if state.left["commands"]:
         yield f"{name} is given a command", _later(_command, name)
     if state.left["reads"]:
-        yield f"{name} is asked", _later(_read, name)
+        yield f"{name} is given a read", _later(_read, name)
     if state.left["ticks"]:
         yield f"{name} ticks", _later(_tick, name)
 
@@ -319,7 +319,7 @@ def _elections(state: Clients, bounds: Bounds) -> Iterator[Action]:
             yield f"{name} times out", _later(_timeout, name)
         elif may_campaign(state.server(name)):
             for helpers in _helpers(state, name):
-                text = f"{name} stands, {' and '.join(helpers) or 'nobody'} is asked"
+                text = f"{name} campaigns, asking {' and '.join(helpers) or 'nobody'}"
                 yield text, _later(_elect, name, helpers)
 
 

@@ -152,7 +152,7 @@ class TransportSuite(ABC):
             if condition():
                 return
             await asyncio.sleep(0.005)
-        raise AssertionError("waited in vain")
+        raise AssertionError("the expected event did not happen in time")
 
     @staticmethod
     def _message(term: int) -> LeaderIs:

@@ -108,7 +108,7 @@ class Stage:
             if leader is not None:
                 return leader
             await asyncio.sleep(_LOOK_S)
-        raise NotNow("nobody leads")
+        raise NotNow("no node leads")
 
     @contextlib.asynccontextmanager
     async def taking(self, rng: random.Random, wanted: str) -> AsyncIterator[list[str]]:
@@ -260,7 +260,7 @@ async def _half_open(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
     name = (await stage.leader() if rng.random() < 0.5 else None) or rng.choice(stage.names)
     others = [other for other in stage.names if other != name]
     with _closed(stage.network.between([name], others), Mode.SWALLOWED):
-        yield f"all bytes from and to {name} are swallowed, nobody is told"
+        yield f"all bytes from and to {name} are swallowed without notice"
 
 
 async def _flapping(stage: Stage, rng: random.Random) -> AsyncIterator[str]:

@@ -182,6 +182,13 @@ class Run:
         self._found(verdict.judge_progress(self._workloads, dict(self.fired)))
 
     async def _work(self, stage: Stage, clients: Sequence[Client], schedule: dict[str, list[Event]]) -> None:
+        """Run the phases with clients at work: faults, healing, and the last reads."""
+        self._begin_work(clients)
+        await self._cause_faults(stage, schedule)
+        await self._heal(stage)
+        await self._finish_work()
+
+    def _begin_work(self, clients: Sequence[Client]) -> None:
         plan = self.plan
         self._began = time.monotonic()
         origin_ns = time.monotonic_ns()
@@ -201,18 +208,24 @@ class Run:
         ]
         for workload in self._workloads:
             workload.start()
+
+    async def _cause_faults(self, stage: Stage, schedule: dict[str, list[Event]]) -> None:
+        """Run the lanes until each fault has happened, at most twice the planned time."""
         lanes = self._lanes = [asyncio.create_task(self._lane(stage, events)) for events in schedule.values()]
         # a task that ends early has failed, and that ends the run
         waiting = [*lanes, *(task for workload in self._workloads for task in workload.tasks)]
-        ends = self._began + plan.seconds
+        ends = self._began + self.plan.seconds
         while time.monotonic() < ends or (
-            not all(self.fired.values()) and time.monotonic() < ends + plan.seconds
+            not all(self.fired.values()) and time.monotonic() < ends + self.plan.seconds
         ):
             ended, _ = await asyncio.wait(waiting, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
             if any(task.exception() for task in ended):
                 break
         self._over.set()
         await asyncio.gather(*lanes)
+
+    async def _heal(self, stage: Stage) -> None:
+        """Open every link, and demand that each workload is served again and that all is well."""
         healed = time.monotonic()
         self._network.heal()
         if "member" in self.faults:
@@ -228,6 +241,9 @@ class Run:
         await self._demand(served, "service after healing")
         self.report.recovered_s = round(time.monotonic() - healed, 2)
         self._say(f"served again after {self.report.recovered_s} s")
+
+    async def _finish_work(self) -> None:
+        """Stop the clients, and read every object once more."""
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*(workload.stop() for workload in self._workloads))
         for workload in self._workloads:

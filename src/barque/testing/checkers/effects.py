@@ -101,7 +101,7 @@ class Timeouts:
     def _judge(self, before: list[Asked], now_s: float) -> str:
         """Say what is wrong with a timeout; empty if nothing is."""
         if not before:
-            return "a timeout that nobody had asked for in this leadership"
+            return "a timeout that the machine had not asked for in this leadership"
         last = before[-1]
         if last.due_s is None:
             return "a timer fires although it was cancelled"

@@ -121,7 +121,7 @@ def _check_key(operations: list[Operation]) -> Anomaly | None:
         at = position.get(element)
         if at is not None:
             if isinstance(append.result, int) and append.result != at + 1:
-                text = f"an append was told place {append.result}, and stands at {at + 1}"
+                text = f"an append was told place {append.result}, but stands at {at + 1}"
                 return Anomaly(text, (append, *((longest,) if longest else ())))
             slotted.append((2 * at + 1, append.called, append))
         elif append.outcome is Outcome.OK:

@@ -250,7 +250,7 @@ def _blame_refusals(verdict: Verdict, records: list[Record], model: Model, limit
     operations = sorted([*_relevant(records, model), *perhaps], key=lambda record: record.call)
     if not perhaps or _search(operations, model, limit)[0] is not Answer.OK:
         return verdict
-    text = f"{verdict.text[:-1]}; all is explained if something took effect that was refused:"
+    text = f"{verdict.text[:-1]}; there is no contradiction if a refused operation took effect:"
     return msgspec.structs.replace(verdict, text=text)
 
 

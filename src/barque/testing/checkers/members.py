@@ -49,7 +49,9 @@ class Configurations:
         one, other = voters(old, records), voters(records, old)
         if len(one) // 2 + 1 + len(other) // 2 + 1 <= len({*one, *other}):
             states = (f"before, at {before}: {old}", f"at {position}: {records}")
-            self._report(Violation("membership (I22)", "two majorities need not meet", states))
+            self._report(
+                Violation("membership (I22)", "majorities before and after need not overlap", states)
+            )
 
     def _violated(self, text: str, state: str, leader: Server) -> None:
         states = (state, f"{leader.id} has committed up to {leader.commit_index}")
@@ -171,11 +173,11 @@ def check_registry(node: Node, folders: Iterable[str], *, finished: bool) -> Vio
     )
     uids = set(records.values())
     if records != running or len(uids) != len(records):
-        text = "other servers run than are recorded"
+        text = "the running servers are not the recorded servers"
     elif there != uids:
         text = "folders and records differ"
     elif not logged <= uids:
-        text = "there are data of nobody"
+        text = "some data belong to no server"
     else:
         return None
     return Violation("directory and registry agree (I24)", f"{node.name}: {text}", states)

@@ -129,7 +129,7 @@ class ClusterObserver:
         first = self.committed.applied(str(server.id), meta.index, meta.term, command, server.current_term)
         if first and self.departures.is_deleted(server.cfg.cluster_id):
             states = (f"{server.id} commits {command} at {meta.index} in {server.cfg.cluster_id}",)
-            self._report(Violation("the removed stay away (I23)", "a deleted cluster goes on", states))
+            self._report(Violation("the removed stay away (I23)", "a deleted cluster commits", states))
         if first and server.raft_state is RaftState.LEADER:
             voters = [(member, peer.uid) for member, peer in server.cluster.items() if peer.voter]
             known = [(member.node, uid or uid_of(member)) for member, uid in voters]

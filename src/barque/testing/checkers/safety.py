@@ -158,7 +158,7 @@ class Committed:
             return True
         if known[:2] != (term, command):
             states = (f"applied first: {known[1]} of term {known[0]}", f"{who} applies {command} of {term}")
-            self._report(Violation("state machine safety (I7)", f"index {index} means two things", states))
+            self._report(Violation("state machine safety (I7)", f"two commands at index {index}", states))
         return False
 
     def leader(self, server: Server) -> None:

@@ -177,7 +177,7 @@ def _check_change(server: Server) -> None:
     moved = sum((member in before) != (member in after) for member in before | after)
     moved += sum(None not in (before[m], after[m]) and before[m] != after[m] for m in before if m in after)
     if moved > 1:
-        _violated(f"majorities of {before} and of {after} need not meet")
+        _violated(f"majorities of {before} and of {after} need not overlap")
 
 
 def _votes(server: Server, member: ServerId, uid: Uid) -> bool:

@@ -430,7 +430,7 @@ class CoreWorld:
 
     def _tell_gone(self, name: str, uid: Uid) -> None:
         if uid in self.members_of_last():
-            raise InvariantViolation(f"{uid} is told that it was removed, and is a member")
+            raise InvariantViolation(f"{uid} is told that it was removed, but it is a member")
         self.after(self.rng.uniform(*self.config.latency_s), self.remove, name, uid)
 
     def remove(self, name: str, uid: Uid) -> None:

@@ -266,7 +266,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         while not self._stopping:  # type: ignore[attr-defined]
             if not soon:
                 if not due:
-                    raise Deadlock(f"at {self.now:.3f} s something waits, and nothing is scheduled")
+                    raise Deadlock(f"at {self.now:.3f} s a task waits, and no call is scheduled")
                 if due[0][0] > self.now:
                     self.now = due[0][0]
                     instant = before = 0
