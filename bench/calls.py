@@ -2,11 +2,11 @@
 
 Three nodes and their clients run on one event loop, over real sockets, with logs in a temporary directory.
 Every callback of the loop belongs to one role (`leader`, `follower`, `client`): a context variable, which
-callbacks inherit, says which. A profiler of its own counts the calls of each role. Calls inside `asyncio` and
-`selectors` do not count: nodes run on uvloop, which makes none.
+callbacks inherit, says which. Each role has a profiler of its own, which counts its calls. Calls inside
+`asyncio` and `selectors` do not count: nodes run on uvloop, which makes none.
 
-Time on the loop is virtual: each iteration takes 150 µs, and an idle loop jumps to its next timer. So the same
-code makes the same calls in every run, on a busy machine too.
+Time on the loop is virtual: each iteration takes 150 µs, and an idle loop jumps to its next timer. So the
+same code makes the same calls in every run, on a busy machine too.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import cProfile
 import gc
 import random
 import selectors
-import sys
 import tempfile
 from asyncio import events
 from collections import Counter
@@ -169,7 +168,7 @@ async def _until_leads(cluster: str, nodes: list[Node]) -> Node:
     """The node that leads this cluster, once it has told the others."""
     while True:
         for node in nodes:
-            process = node.member_here(cluster)
+            process = node.servers.member_of(cluster)
             if process is not None and process.state == "leader" and process.server.commit_index > 0:
                 return node
         await asyncio.sleep(0.05)
@@ -223,7 +222,7 @@ def count_calls(workload: str, count: int = 200) -> dict[str, Counter[str]]:
     loop = _Loop()
     asyncio.set_event_loop(loop)
     try:
-        with tempfile.TemporaryDirectory(dir="/dev/shm" if sys.platform == "linux" else None) as home:
+        with tempfile.TemporaryDirectory() as home:
 
             async def run() -> dict[str, Counter[str]]:
                 async with _nodes(home, _Clock(loop)) as nodes:

@@ -26,10 +26,10 @@ from barque.errors import (
     UnknownMember,
 )
 from barque.machine.machine import AuxKind, AuxResult, Member
-from barque.runtime import calls
+from barque.runtime import node_rpc
 from barque.runtime.admin_members import MemberAdmin
-from barque.runtime.calls import READING_VERBS
-from barque.runtime.refusals import CHANGE_UNDER_WAY
+from barque.runtime.error_mapping import CHANGE_UNDER_WAY
+from barque.runtime.node_rpc import READING_VERBS
 from barque.types import ClientRef, Membership, ReplyMode, ServerId
 
 
@@ -396,7 +396,7 @@ async def test_a_change_without_an_answer_may_have_happened(tmp_path: Path) -> N
     for verb in sorted(verbs):
         batch = Batch("call", verb, 0.0)
         kind = QueryTimeout if verb in READING_VERBS else OutcomeUnknown
-        assert type(unanswered(batch, "")) is type(calls.unanswered(verb, "")) is kind
+        assert type(unanswered(batch, "")) is type(node_rpc.unanswered(verb, "")) is kind
 
 
 async def test_a_change_that_the_leader_never_answers_may_have_happened(tmp_path: Path) -> None:
@@ -407,6 +407,6 @@ async def test_a_change_that_the_leader_never_answers_may_have_happened(tmp_path
             member = ServerId("sum", "n9")
             return LeaveMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member)
 
-        members = MemberAdmin(single.running["n1"], single.running["n1"].admin._ask_at)
+        members = single.running["n1"].admin._members
         with pytest.raises(OutcomeUnknown, match="in time"):
             await members.ask_server(ServerId("sum", "nowhere"), leave, 0.05)

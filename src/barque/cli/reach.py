@@ -19,7 +19,7 @@ from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory
 from barque.cli.failures import USAGE, CliError
 from barque.client.client import Client
 from barque.errors import BarqueError, NoLeader
-from barque.runtime.calls import error_named, fail
+from barque.runtime.node_rpc import error_named, fail
 from barque.transport.client_link import ClientLink
 from barque.transport.secret import load_secret
 from barque.transport.wire import ClientAnswer, ClientCall, ClientCallReply

@@ -14,8 +14,8 @@ import msgspec
 
 from barque.client.outcomes import Batch
 from barque.errors import BarqueError, InvalidCommand, OutcomeUnknown, QueryTimeout
-from barque.runtime import calls
-from barque.runtime.calls import error_named
+from barque.runtime import node_rpc
+from barque.runtime.node_rpc import error_named
 from barque.transport.wire import (
     ClientAnswer,
     ClientCall,
@@ -195,5 +195,5 @@ class Connection:
 def unanswered(batch: Batch, text: str) -> BarqueError:
     """What may be said of requests that were sent and not answered."""
     if batch.kind == "call":
-        return calls.unanswered(batch.cluster, text)
+        return node_rpc.unanswered(batch.cluster, text)
     return OutcomeUnknown(text) if batch.kind == "command" else QueryTimeout(text)

@@ -7,8 +7,8 @@ import msgspec
 
 from barque.core.entries import BATCH_ENTRIES_MAX
 from barque.errors import BarqueError, Stopped
-from barque.runtime.calls import fail
-from barque.runtime.ranges import Gaps
+from barque.runtime.node_rpc import fail
+from barque.runtime.pending_requests import UnansweredRanges
 
 
 class Notification(msgspec.Struct, frozen=True, gc=False):
@@ -69,7 +69,7 @@ class Batch:
     """
 
     __slots__ = (
-        "_gaps",
+        "_unanswered",
         "arguments",
         "cluster",
         "deadline",
@@ -106,7 +106,7 @@ class Batch:
         self.payloads: list[bytes] = []
         self.waiters: list[Any] = []
         self.first = 0  # its correlations on the wire begin here; 0 until it is sent
-        self._gaps: Gaps | None = None  # None: nothing is answered
+        self._unanswered: UnansweredRanges | None = None  # None: nothing is answered
 
     def parts(self) -> list["Batch"]:
         """Itself, or as many in its place as a node takes at once, in order. It must not be sent yet."""
@@ -142,19 +142,19 @@ class Batch:
 
     def _close(self, offset: int, count: int) -> list[tuple[int, int]]:
         """Those of these requests that had no answer yet, as (offset, count)."""
-        if self._gaps is None:
-            self._gaps = Gaps(len(self.waiters))
-        return self._gaps.close(offset, count)
+        if self._unanswered is None:
+            self._unanswered = UnansweredRanges(len(self.waiters))
+        return self._unanswered.close(offset, count)
 
     @property
     def is_begun(self) -> bool:
         """Whether any request has its answer."""
-        return self._gaps is not None
+        return self._unanswered is not None
 
     @property
     def is_answered(self) -> bool:
         """Whether all have."""
-        return self._gaps is not None and not self._gaps
+        return self._unanswered is not None and not self._unanswered
 
     def replied(self, offset: int, replies: list[Any], errors: dict[int, BarqueError] | None) -> None:
         """Replies to the requests from `offset` on."""

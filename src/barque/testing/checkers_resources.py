@@ -1,7 +1,6 @@
 """Bounded resources (I27): who was stopped leaves nothing behind, and who is at rest has no queues."""
 
 from barque.runtime.node import Node
-from barque.runtime.reporting import node_status
 from barque.testing.checkers import Violation
 from barque.testing.disk import SimDisk
 from barque.testing.loop import VirtualProcess
@@ -28,11 +27,11 @@ def judge_bounds(node: Node, disk: SimDisk) -> Violation | None:
 
     A request to change members waits for one answer more, and is no command of a client.
     """
-    waiting, config = node.front.overview(), node.config
+    waiting, config = node.requests.overview(), node.config
     over = [
         f"{what}: {found}, at most {bound} are allowed"
         for what, found, bound in (
-            ("commands that wait", waiting["waiting"] - node.calls.working, config.pending_commands_max),
+            ("commands that wait", waiting["waiting"] - node.rpc.working, config.pending_commands_max),
             ("bytes that wait", waiting["waiting_bytes"], config.pending_bytes_max),
             ("open files", len(disk.handles), FILES_MAX),
         )
@@ -46,14 +45,14 @@ def judge_rest(node: Node, connected: int) -> Violation | None:
 
     `connected` is how many clients really are.
     """
-    status = node_status(node)
-    front = {name: count for name, count in status["front"].items() if count}
+    status = node.reporter.node_status()
+    waiting = {name: count for name, count in status["requests"].items() if count}
     queued = {name: peer["bytes_queued"] for name, peer in status["peers"].items() if peer["connected"]}
     left = [f"{count} bytes for {name}" for name, count in queued.items() if count]
-    if node.calls.working:
-        left.append(f"{node.calls.working} requests that it works on")
-    if node.listening != connected:
-        left.append(f"{node.listening} clients that it would tell, and {connected} are connected")
-    if front:
-        left.append(f"at its front: {front}")
+    if node.rpc.working:
+        left.append(f"{node.rpc.working} requests that it works on")
+    if node.sessions.listening != connected:
+        left.append(f"{node.sessions.listening} clients that it would tell, and {connected} are connected")
+    if waiting:
+        left.append(f"at its request router: {waiting}")
     return Violation("queues drain (I27)", f"{node.name} is at rest", tuple(left)) if left else None

@@ -30,8 +30,8 @@ from barque.core.server import RaftState, Server
 from barque.core.step import has_unfinished_business
 from barque.errors import InvariantViolation
 from barque.machine.machine import Builtin, CommandMeta, Machine
-from barque.runtime.executor import timer_spans
 from barque.runtime.failure_detector import FailureDetector
+from barque.runtime.performer import timer_spans
 from barque.testing.core_cluster import CoreCluster, Member
 from barque.testing.history import Operation, Outcome
 from barque.testing.loop import Storm

@@ -6,7 +6,7 @@ from unittest.mock import patch
 from barque.core.configuration import recognises
 from barque.core.server import Server
 from barque.runtime.directory import Directory
-from barque.runtime.inbox import Inbox
+from barque.runtime.dispatcher import Dispatcher
 from barque.testing.mutant_registry import find, mutant, replace
 from barque.types import Index
 
@@ -107,7 +107,7 @@ def uncommitted_configuration_forgotten() -> Any:
 @mutant("a member that was removed while it was away does not believe it (I23)", layer="node")
 def removal_not_believed() -> Any:
     """See `MUTANTS`."""
-    return patch.object(Inbox, "_on_gone", lambda *_: None)
+    return patch.object(Dispatcher, "on_member_removed", lambda *_: None)
 
 
 @mutant("the folder of a deleted server is left behind (I24)", layer="node")

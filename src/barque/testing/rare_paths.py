@@ -347,25 +347,27 @@ LOG = (
     ),
 )
 NODES = (
-    RarePath("messages wait for a vote to be synced", "runtime.server_process:ServerProcess.hold"),
-    RarePath("commands wait for a leader", "runtime.front:Front._park"),
-    RarePath("a refused batch goes to the leader that was named", "runtime.front:Front._redirect"),
-    RarePath("a refused batch is tried again later", "runtime.front:Front._retry_later"),
-    RarePath("a caller's time is over", "runtime.front:Front._give_up"),
+    RarePath(
+        "messages wait for a vote to be synced", "runtime.server_process:ServerProcess.defer_until_synced"
+    ),
+    RarePath("commands wait for a leader", "runtime.requests:RequestRouter.take"),
+    RarePath("a refused batch goes to the leader that was named", "runtime.requests:RequestRouter._redirect"),
+    RarePath("a refused batch is tried again later", "runtime.requests:RequestRouter._retry_later"),
+    RarePath("a caller's time is over", "runtime.requests:RequestRouter._give_up"),
     RarePath(
         "the node of a leader is lost",
-        "runtime.front:Front.node_lost",
+        "runtime.requests:RequestRouter.node_lost",
     ),
-    RarePath("a leader is lost, and its node is not", "runtime.front:Front.leader_lost"),
+    RarePath("a leader is lost, and its node is not", "runtime.requests:RequestRouter.leader_lost"),
     RarePath(
         "the failure detector changes its mind",
         "runtime.failure_detector:FailureDetector.poll",
         after=_some,
     ),
     RarePath("leaderships are handed over at a stop", "runtime.admin:Admin.hand_over"),
-    RarePath("another incarnation of a member speaks", "runtime.inbox:Inbox._on_stranger"),
-    RarePath("a ghost is told to go", "runtime.inbox:Inbox.tell_gone"),
-    RarePath("a server is told that it is gone", "runtime.inbox:Inbox._on_gone"),
+    RarePath("another incarnation of a member speaks", "runtime.dispatcher:Dispatcher._note_unknown"),
+    RarePath("a ghost is told to go", "runtime.dispatcher:Dispatcher.notify_removed"),
+    RarePath("a server is told that it is gone", "runtime.dispatcher:Dispatcher.on_member_removed"),
     RarePath(
         "a client suspects a node that says nothing",
         "client.connection:Connection.suspect",
@@ -373,14 +375,16 @@ NODES = (
     ),
     RarePath(
         "a node that stops tells the clients in its process",
-        "runtime.node:Node._leave_insiders",
-        before=lambda self: bool(self._insiders),
+        "runtime.client_session:ClientSessions.stop",
+        before=lambda self, _reason: bool(self._in_process),
     ),
     RarePath(
         "a client inside ends while commands are under way",
-        "client.routing:Router.end",
-        before=lambda self, _reason: any(
-            batch.kind == "command" for c in self._connections.values() for batch in c._waiting.values()
+        "runtime.requests:RequestRouter.end_session",
+        before=lambda self, session, _reason: any(
+            request.session is session and not request.is_read
+            for route in self._routes.values()
+            for request in route.unanswered.values()
         ),
     ),
 )

@@ -286,7 +286,7 @@ class Simulation:
 
     def _is_changing(self) -> bool:
         """A request outlives its caller, and may yet take away whom a cluster needs."""
-        return any(host.node is not None and host.node.calls.working for host in self.hosts)
+        return any(host.node is not None and host.node.rpc.working for host in self.hosts)
 
     async def _become_well(self) -> list[SimCluster]:
         """Wait for everything that is owed, and tell which clusters there are."""
