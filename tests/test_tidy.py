@@ -379,7 +379,7 @@ def test_message_terms_are_compared_in_one_module() -> None:
     complain(complaints, "let the table in core/terms.py say what this message's term means")
 
 
-@pytest.mark.parametrize("layer", ["core"])
+@pytest.mark.parametrize("layer", ["core", "runtime"])
 def test_a_layer_has_no_import_cycle(layer: str) -> None:
     """The modules of a layer import each other in one direction, imports for type checkers included."""
     arrows = {

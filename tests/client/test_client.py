@@ -124,7 +124,7 @@ async def test_a_reply_that_cannot_be_encoded_is_an_error(tmp_path: Path, count:
         calls = [client.process_command("sum", command) for command in (1, "opaque", 2)]
         first, bad, last = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(bad, OutcomeUnknown)
-        assert "the machine did it" in str(bad)
+        assert "the machine applied the command" in str(bad)
         assert (first, last) == (1, 3)
         for ask in (client.consistent_query, client.local_query):
             with pytest.raises(barque.InvalidCommand, match="cannot be encoded"):

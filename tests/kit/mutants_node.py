@@ -6,11 +6,9 @@ from typing import Any
 from unittest.mock import patch
 from zlib import crc32
 
-from barque.client.routing import Router
 from barque.core.entries import EntryBatch, EntryKind, encode_head
 from barque.core.messages import Commands, NodeStatus, ServerDown, Written
 from barque.core.state import Server
-from barque.errors import Stopped
 from barque.log import meta_format, wal_format, wal_recovery
 from barque.log.disk import join
 from barque.log.log import WalLog
@@ -18,18 +16,19 @@ from barque.log.meta import MetaStore
 from barque.log.wal import Wal
 from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import Record
-from barque.runtime import reporting, system
-from barque.runtime.client_sink import ClientSession
-from barque.runtime.front import Front, _join_columns
-from barque.runtime.inbox import Inbox
+from barque.runtime import identity, reporting, system
+from barque.runtime.client_session import ClientSessions, RemoteSession
+from barque.runtime.dispatcher import Dispatcher
+from barque.runtime.identity import Verdict
+from barque.runtime.liveness import Liveness
 from barque.runtime.node import Node
-from barque.runtime.ranges import Range, Ranges
+from barque.runtime.pending_requests import PendingRequest, PendingRequests, body_of
+from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.testing.core.memory_log import MemoryLog
 from barque.testing.sim.process_disk import ProcessDisk
 from barque.testing.sim.test_machine import NewSimMachine, SimMachine, Swaps
 from barque.transport import handshake
-from barque.transport.wire import ClientEvent
 from barque.types import Index, IndexTerm, Term
 from tests.kit.mutant_registry import mutant, together
 
@@ -52,7 +51,7 @@ def term_not_persisted() -> Any:
 @mutant("a vote leaves before it is synced (row 3)", layer="node")
 def vote_reply_before_sync() -> Any:
     """See `MUTANTS`."""
-    return patch.object(ServerProcess, "hold", lambda _self: None)
+    return patch.object(ServerProcess, "defer_until_synced", lambda _self: None)
 
 
 # --- clients -------------------------------------------------------------------------------
@@ -62,25 +61,27 @@ def vote_reply_before_sync() -> Any:
 def front_resends_unknown() -> Any:
     """See `MUTANTS`."""
 
-    def again(self: Front, entry: Range, text: str) -> None:
+    def again(self: RequestRouter, request: PendingRequest, text: str) -> None:
         if text.startswith("leadership passed"):
-            self._withdraw(entry)
+            self._withdraw(request)
         else:
-            self._fail(entry, "OutcomeUnknown", text)
+            self._fail(request, "OutcomeUnknown", text)
 
-    return patch.object(Front, "_give_up", again)
+    return patch.object(RequestRouter, "_give_up", again)
 
 
 @mutant("a command without an answer is called refused (I15)", layer="node")
 def unknown_called_refused() -> Any:
     """See `MUTANTS`."""
-    return patch.object(Front, "_give_up", lambda self, entry, text: self._fail(entry, "NoLeader", text))
+    return patch.object(
+        RequestRouter, "_give_up", lambda self, request, text: self._fail(request, "NoLeader", text)
+    )
 
 
 @mutant("a node that stops does not tell the clients in its process (I25, I27)", layer="node")
 def in_process_clients_forgotten() -> Any:
     """See `MUTANTS`."""
-    return patch.object(Node, "_leave_insiders", lambda _self: None)
+    return patch.object(ClientSessions, "stop", lambda *_: None)
 
 
 @mutant(
@@ -88,32 +89,32 @@ def in_process_clients_forgotten() -> Any:
 )
 def stopped_called_refused() -> Any:
     """See `MUTANTS`."""
-    real = Router.end
+    real = RequestRouter.end_session
 
-    def end(self: Router, reason: str) -> None:
-        for connection in self._connections.values():
-            for batch in connection._waiting.values():
-                batch.failed_rest(Stopped(reason))
-        real(self, reason)
+    def end(self: RequestRouter, session: Any, reason: str) -> None:
+        for route in self._routes.values():
+            for request in [r for r in route.unanswered.values() if r.session is session]:
+                self._fail(request, "Stopped", reason)
+        real(self, session, reason)
 
-    return patch.object(Router, "end", end)
+    return patch.object(RequestRouter, "end_session", end)
 
 
 @mutant("a node keeps a client's connection that has ended (I27)", layer="node")
 def ended_clients_kept() -> Any:
     """See `MUTANTS`."""
-    return patch.object(ClientSession, "on_closed", lambda _self: None)
+    return patch.object(RemoteSession, "on_closed", lambda _self: None)
 
 
 @mutant("a machine's message reaches one of a node's clients only (I21)", layer="node")
 def one_listener_hears() -> Any:
     """See `MUTANTS`."""
 
-    def tell(self: Node, cluster: str, message: Any) -> None:
+    def notify(self: ClientSessions, cluster: str, message: Any) -> None:
         for session in list(self._listeners)[:1]:
-            self.front.tell(session, ClientEvent(cluster, message))
+            session.notify(cluster, message)
 
-    return patch.object(Node, "tell_listeners", tell)
+    return patch.object(ClientSessions, "notify", notify)
 
 
 # --- disk ----------------------------------------------------------------------------------
@@ -351,18 +352,17 @@ def failed_file_goes_on() -> Any:
 @mutant("each batch of commands is sent twice (row 41)", layer="node")
 def commands_sent_twice() -> Any:
     """See `MUTANTS`."""
-    real = Front._send
+    real = RequestRouter._send
 
-    def twice(self: Front, route: Any, leader: Any, batch: Any) -> None:
+    def twice(self: RequestRouter, route: Any, leader: Any, batch: Any) -> None:
         real(self, route, leader, batch)
-        outside = self._outside
-        if not batch[0].payloads and route.unanswered:
+        if not batch[0].is_read and route.unanswered:
             head = encode_head(EntryKind.USER, batch[0].mode, self.me, next(reversed(route.unanswered)))
-            count = sum(entry.count for entry in batch)
-            again = Commands(count, _join_columns(head, batch), batch[0].low_priority)
-            outside.send_to_server(leader, again)
+            count = sum(request.count for request in batch)
+            again = Commands(count, body_of(head, batch), batch[0].kind[2])
+            self._transport.send_to_server(leader, again)
 
-    return patch.object(Front, "_send", twice)
+    return patch.object(RequestRouter, "_send", twice)
 
 
 @mutant("a term and its vote are two records (row 2)", layer="node")
@@ -396,14 +396,14 @@ def machine_is_not_deterministic() -> Any:
 @mutant("an exception in a node's timer reaches the loop (I28)", layer="node")
 def timer_raises() -> Any:
     """See `MUTANTS`."""
-    real = Node._tell_all
+    real = Liveness._tell_all
 
-    def tell(self: Node, message: Any) -> None:
+    def tell(self: Liveness, message: Any) -> None:
         real(self, message)
         if not message.up:
             raise KeyError(message.node)
 
-    return patch.object(Node, "_tell_all", tell)
+    return patch.object(Liveness, "_tell_all", tell)
 
 
 @mutant("a node does not tell a follower that its leader's node is down (I25)", layer="node")
@@ -438,7 +438,7 @@ def written_when_handed_over() -> Any:
 def strangers_are_heard() -> Any:
     """See `MUTANTS`."""
     return patch.object(
-        Inbox, "_is_genuine", lambda _self, _node, _envelope, process, _sender: process is not None
+        identity, "judge", lambda process, *_: Verdict.ADMIT if process is not None else Verdict.ABSENT
     )
 
 
@@ -466,13 +466,13 @@ def failure_spreads() -> Any:
 @mutant("a node with a failed server drops the messages of the other servers' leaders (I31)", layer="node")
 def failed_server_deafens() -> Any:
     """See `MUTANTS`."""
-    real = Inbox.to_server
+    real = Dispatcher._deliver
 
-    def to_server(self: Inbox, node: str, envelope: Any) -> None:
-        if all(process.failure is None for process in self._node.system.processes.values()):
-            real(self, node, envelope)
+    def deliver(self: Dispatcher, *message: Any) -> None:
+        if all(process.failure is None for process in self._servers.all()):
+            real(self, *message)
 
-    return patch.object(Inbox, "to_server", to_server)
+    return patch.object(Dispatcher, "_deliver", deliver)
 
 
 @mutant("a node that stops leaves its meta file open (I27)", layer="node")
@@ -530,7 +530,7 @@ def batches_counted_once() -> Any:
     def count(self: ServerProcess, message: Any) -> None:
         real(self, message)
         if isinstance(message, Commands):
-            self.counters.raft.commands -= message.count - 1
+            self.counters.commands -= message.count - 1
 
     return patch.object(ServerProcess, "_count", count)
 
@@ -538,25 +538,25 @@ def batches_counted_once() -> Any:
 @mutant("answered commands still count as waiting bytes (I27)", layer="node")
 def answered_bytes_wait() -> Any:
     """See `MUTANTS`."""
-    real = Ranges.done
+    real = PendingRequests.done
 
-    def done(self: Ranges, entry: Range) -> None:
-        real(self, entry)
-        self.bytes += entry.size
+    def done(self: PendingRequests, request: PendingRequest) -> None:
+        real(self, request)
+        self.bytes += request.size
 
-    return patch.object(Ranges, "done", done)
+    return patch.object(PendingRequests, "done", done)
 
 
 @mutant("commands wait on a node without bound (I27)", layer="node")
 def waits_without_bound() -> Any:
     """See `MUTANTS`."""
-    real = Front._park
+    real = RequestRouter.take
 
-    def park(self: Front, *arguments: Any) -> None:
+    def take(self: RequestRouter, *arguments: Any) -> bool:
         self._commands_max = self._bytes_max = 1 << 62
-        real(self, *arguments)
+        return real(self, *arguments)
 
-    return patch.object(Front, "_park", park)
+    return patch.object(RequestRouter, "take", take)
 
 
 @mutant("a full file of the log stays open (I27)", layer="node")
@@ -571,7 +571,7 @@ def shorter_times_wait() -> Any:
     await_deadline = Node._await_deadline
 
     def waits_on(self: Node) -> None:
-        if "front deadline" not in self.timers:
+        if "request deadline" not in self.timers:
             await_deadline(self)
 
     return patch.object(Node, "_await_deadline", waits_on)

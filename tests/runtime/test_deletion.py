@@ -13,11 +13,13 @@ from barque.core.entries import encode_body
 from barque.core.messages import Commands, ElectionTimeout, RemoteMessage
 from barque.core.state import RaftState
 from barque.errors import ConfigurationError, StorageError
+from barque.runtime.directory import Directory
 from barque.runtime.server_process import ServerProcess
-from barque.runtime.system import Ending, System
+from barque.runtime.server_table import Ending, ServerTable
+from barque.runtime.system import System
 from barque.runtime.timers import Timers
 from barque.testing.sim.disk import SimDisk
-from barque.types import Index, ServerId
+from barque.types import ClientRef, Index, ServerId
 
 DATA = "/data"
 Fault = Callable[[str, str], Any]
@@ -28,25 +30,27 @@ class PowerLoss(BaseException):
 
 
 class World:
-    """A system on a simulated disk, its clock, and the outlets that its servers speak to."""
+    """A system on a simulated disk, its clock, and the environment that its servers speak to."""
 
     def __init__(self, disk: SimDisk) -> None:
         self.disk = disk
         self.gone: list[tuple[str, bool]] = []
         self.timers = Timers()
+        self.servers = ServerTable(lambda: None)
         self.system = System(
-            node="n1",
-            installation="barque",
+            me=ClientRef("n1", 1),
             data_dir=DATA,
             disk=disk,
             log=LogConfig(writer="inline", prefill=False),
             times=TimeConfig(),
             machines={"adder": Adder()},
-            outlets=self,
+            servers=self.servers,
+            directory=Directory(disk, DATA, "barque"),
+            environment=self,
             timers=self.timers,
             clock=self,
             rng=random.Random(disk.boots),
-            wake=lambda function: function(),
+            run_on_loop=lambda function: function(),
             changed=lambda: None,
             checked=True,
         )
@@ -58,20 +62,17 @@ class World:
     def wall_ms(self) -> int:
         return 1_000
 
-    def send_to_server(self, to: ServerId, message: RemoteMessage, process: ServerProcess | None) -> bool:
+    def send(self, to: ServerId, message: RemoteMessage, process: ServerProcess) -> bool:
         return True
 
     def server_deleted(self, process: ServerProcess, *, whole_cluster: bool) -> None:
         self.gone.append((process.server.id.name, whole_cluster))
 
-    def hold_until_synced(self, process: ServerProcess) -> None:
-        self.system.hold_until_synced(process)
-
     def nothing(self, *_: Any) -> None:
         """What is of no interest here."""
 
     answer = reject = send_event = leadership_changed = leader_established = nothing
-    pipeline_later = flush_commands_later = server_stopped = wake = nothing
+    replicate_soon = flush_commands_soon = server_stopped = wake = nothing
 
     def turn(self) -> None:
         """Until nothing is left to do."""
@@ -267,12 +268,12 @@ def test_a_server_may_finish_itself_from_inside() -> None:
     """`finish` only notes it: the deletion comes when the server's own effects are through."""
     world = World(new_disk())
     process = world.make("sum")
-    world.system.finish(process, Ending("it left"))
+    world.servers.finish(process, Ending("it left"))
     assert process.state == "stopped"
     assert "sum" in world.system.processes
     process.handle(Commands(1, encode_body([b"\x01"])))
     assert process.server.machine_state == 3
-    world.system.look_after_finished()
+    world.system.reap_finished()
     assert "sum" not in world.system.processes
     assert world.system.directory.last_tombstone("Rsum") is not None
 
@@ -281,8 +282,8 @@ def test_a_server_may_stop_without_being_deleted() -> None:
     """It keeps its files, and is there again after a restart."""
     world = World(new_disk())
     process = world.make("sum")
-    world.system.finish(process, Ending("it stopped", delete=False))
-    world.system.look_after_finished()
+    world.servers.finish(process, Ending("it stopped", delete=False))
+    world.system.reap_finished()
     assert process.state == "stopped"
     world.disk.crash()
     assert World(world.disk).system.processes["sum"].state == "follower"

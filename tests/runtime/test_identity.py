@@ -1,4 +1,4 @@
-"""No ghosts: other clusters, other incarnations and deleted servers are not heard (runtime/inbox.py)."""
+"""No ghosts: other clusters, other incarnations and deleted servers are not heard (runtime/identity.py)."""
 
 import asyncio
 import logging
@@ -32,10 +32,11 @@ from barque.core.state import RaftState
 from barque.core.terms import SENDER_OF
 from barque.core.transitions import become_follower
 from barque.errors import OutcomeUnknown
-from barque.runtime import inbox
+from barque.runtime import identity
 from barque.runtime.directory import configured_cluster_id
 from barque.runtime.server_process import ServerProcess
-from barque.transport.wire import Envelope, Gone, LeaderIs, NodeMessage
+from barque.runtime.server_table import Ending
+from barque.transport.wire import Envelope, LeaderIs, MemberRemoved, NodeMessage
 from barque.types import Index, IndexTerm, Membership, ServerId, Term, Uid
 
 
@@ -105,14 +106,14 @@ async def test_two_clusters_of_one_name_never_hear_each_other(tmp_path: Path) ->
         async def both_were_refused() -> bool:
             second.handle(ElectionTimeout())
             await client.process_command("sum", 1)
-            refused = [member(three, node).counters.raft.foreign_messages for node in three.addresses]
+            refused = [member(three, node).counters.foreign_messages for node in three.addresses]
             return all(count >= 3 for count in refused)
 
         await until(both_were_refused, "messages in both directions")
         assert second.server.raft_state is RaftState.PRE_VOTE
         assert second.server.current_term == 0
         assert second.server.machine_state == 0
-        assert first.counters.raft.stale_incarnations == 0
+        assert first.counters.stale_incarnations == 0
 
 
 async def test_a_wiped_member_neither_votes_nor_leads(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ async def test_a_wiped_member_neither_votes_nor_leads(tmp_path: Path) -> None:
             survivor.handle(ElectionTimeout())
             assert survivor.server.raft_state is not RaftState.LEADER
             assert wiped.server.raft_state is not RaftState.LEADER
-            return survivor.counters.raft.stale_incarnations >= 6
+            return survivor.counters.stale_incarnations >= 6
 
         await until(has_tried, "votes of another incarnation")
         assert survivor.server.voted_for != ServerId("sum", "n3")
@@ -168,7 +169,7 @@ async def test_a_wiped_member_gets_no_vote_even_where_nothing_is_written(tmp_pat
             vote = RequestVoteRpc(term, sender, Index(0), Term(0))
             node.on_envelopes("n3", [Envelope("sum", vote, "R1", uid)])
             assert lagging.server.voted_for == voted_for
-        assert lagging.counters.raft.stale_incarnations == 2
+        assert lagging.counters.stale_incarnations == 2
     finally:
         await some.stop()
 
@@ -182,7 +183,7 @@ def test_whatever_a_server_says_is_checked() -> None:
 async def test_a_removed_member_is_told_and_disappears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its campaign is answered with Gone; it deletes itself and does not start again; the cluster goes on."""
+    """Its campaign is answered with MemberRemoved; it deletes itself for good, and the cluster goes on."""
     async with nodes(tmp_path) as three, three.client("n1", "n2") as client:
         await client.start_cluster("sum", "adder")
         await client.process_command("sum", 1)
@@ -191,7 +192,7 @@ async def test_a_removed_member_is_told_and_disappears(
             return server.raft_state is RaftState.LEADER and sender.node == "n3"
 
         await client.transfer_leadership("sum", "n1")
-        monkeypatch.setattr(inbox, "is_removed", removed)
+        monkeypatch.setattr(identity, "is_removed", removed)
         process = member(three, "n3")
 
         async def campaigns() -> bool:
@@ -220,8 +221,8 @@ async def test_a_removed_member_without_a_vote_is_told_by_the_next_announcement(
         await client.add_member("sum", "n3", membership=Membership.NON_VOTER)
         assert await client.process_command("sum", 1) == 1
         await three.stop("n3")
-        gone = await client.remove_member("sum", "sum@n3")
-        assert gone == RemovedMember(member=ServerId("sum", "n3"), told=False)
+        removed = await client.remove_member("sum", "sum@n3")
+        assert removed == RemovedMember(member=ServerId("sum", "n3"), told=False)
         await three.stop("n1")
         await three.stop("n2")
         with caplog.at_level(logging.WARNING):
@@ -268,14 +269,14 @@ async def test_who_has_met_a_later_leader_is_not_told(
     async with nodes(tmp_path, 1) as single, single.client() as client:
         await client.start_cluster("sum", "adder")
         node, process = single.running["n1"], member(single, "n1")
-        monkeypatch.setattr(inbox, "is_removed", lambda *_: True)
+        monkeypatch.setattr(identity, "is_removed", lambda *_: True)
         said: list[NodeMessage] = []
-        monkeypatch.setattr(node.outlets, "send_to_node", lambda _, message: said.append(message))
+        monkeypatch.setattr(node.dispatcher, "send_to_node", lambda _, message: said.append(message))
         cluster_id, term = process.server.cfg.cluster_id, process.server.current_term
         for later in (1, 0):
             vote = PreVoteRpc(1, 0, Term(term + later), 77, ServerId("sum", "n2"), Index(0), Term(0))
             node.on_envelopes("n2", [Envelope("sum", vote, cluster_id, "SUMX")])
-            assert said == [Gone(cluster_id, "SUMX")][later:]
+            assert said == [MemberRemoved(cluster_id, "SUMX")][later:]
             process.handle(ElectionTimeout())
             term = process.server.current_term
 
@@ -289,7 +290,7 @@ async def test_a_member_that_missed_the_deletion_is_told(tmp_path: Path) -> None
             await client.call("trigger_election", {"cluster": "sum"})  # to terms that the next one lacks
         await four.stop("n3")
         for node in ("n1", "n2"):
-            four.running[node].server_finished(member(four, node), delete=True, whole_cluster=True)
+            four.running[node].servers.finish(member(four, node), Ending("a test", whole_cluster=True))
         await gone(four, "n1")
         await gone(four, "n2")
         await client.start_cluster("sum", "adder", nodes=["n1", "n2", "n4"])
@@ -308,14 +309,14 @@ async def test_followers_that_missed_the_deletion_are_told_by_their_leader(tmp_p
         await client.start_cluster("sum", "adder")
         await client.transfer_leadership("sum", "n1")
         leader = three.running["n1"]
-        cluster_id, _ = member(three, "n1").identity
-        leader.server_finished(member(three, "n1"), delete=True, whole_cluster=True)
+        cluster_id = member(three, "n1").cluster_id
+        leader.servers.finish(member(three, "n1"), Ending("a test", whole_cluster=True))
         for node in ("n2", "n3"):
             await gone(three, node)
         said: list[tuple[str, NodeMessage]] = []
-        leader.outlets.send_to_node = lambda to, message: said.append((to, message))  # type: ignore[assignment]
+        leader.dispatcher.send_to_node = lambda to, message: said.append((to, message))  # type: ignore[assignment]
         leader.on_peer_connected("n2", three.running["n2"].incarnation)
-        assert said == [("n2", Gone(cluster_id))]
+        assert said == [("n2", MemberRemoved(cluster_id))]
 
 
 async def test_callers_of_a_deleted_cluster_hear_what_is_true(tmp_path: Path) -> None:
@@ -329,10 +330,10 @@ async def test_callers_of_a_deleted_cluster_hear_what_is_true(tmp_path: Path) ->
         waiting = asyncio.ensure_future(client.process_command("sum", 1))
 
         async def is_sent() -> bool:
-            return node.front.overview()["waiting"] == 1
+            return node.requests.overview()["waiting"] == 1
 
         await until(is_sent, "the command to wait for its answer")
-        node.server_finished(member(three, "n1"), delete=True, whole_cluster=True)
+        node.servers.finish(member(three, "n1"), Ending("a test", whole_cluster=True))
         with pytest.raises(OutcomeUnknown, match="was deleted"):
             await waiting
 
@@ -345,7 +346,7 @@ async def test_a_configured_cluster_is_not_formed_again(
     async with nodes(tmp_path, 1, clusters=clusters) as single, single.client() as client:
         await client.process_command("sum", 1, timeout_s=10)
         assert member(single, "n1").server.cfg.cluster_id == configured_cluster_id("barque", "sum")
-        single.running["n1"].server_finished(member(single, "n1"), delete=True, whole_cluster=True)
+        single.running["n1"].servers.finish(member(single, "n1"), Ending("a test", whole_cluster=True))
         await gone(single, "n1")
         await single.stop()
         with caplog.at_level(logging.WARNING):
@@ -364,15 +365,15 @@ async def test_servers_of_one_node_take_the_same_checks(tmp_path: Path) -> None:
     async with nodes(tmp_path, 1) as single, single.client() as client:
         await client.start_cluster("one", "adder")
         await client.start_cluster("two", "adder")
-        outlets = single.running["n1"].outlets
+        dispatcher = single.running["n1"].dispatcher
         one, two = member(single, "n1", "one"), member(single, "n1", "two")
         reply = AppendEntriesReply(ServerId("two", "n1"), Term(99), False, Index(1), Index(0), Term(0))
-        assert outlets.send_to_server(one.server.id, reply, two)
-        assert outlets.send_to_server(one.server.id, reply, None)  # nobody in particular
-        assert one.counters.raft.foreign_messages == 2
+        assert dispatcher.send(one.server.id, reply, two)
+        assert dispatcher.send_to_server(one.server.id, reply)  # nobody in particular
+        assert one.counters.foreign_messages == 2
         assert one.server.current_term < 99
-        assert outlets.send_to_server(two.server.id, reply, two)
-        assert (two.counters.raft.foreign_messages, two.counters.raft.aer_replies_fail) == (0, 1)
+        assert dispatcher.send(two.server.id, reply, two)
+        assert (two.counters.foreign_messages, two.counters.aer_replies_fail) == (0, 1)
 
 
 async def test_a_stranger_is_logged_once_and_forgotten_when_the_member_is_back(
@@ -385,15 +386,15 @@ async def test_a_stranger_is_logged_once_and_forgotten_when_the_member_is_back(
         sender = ServerId("sum", "n2")
         cluster_id, uids = process.server.cfg.cluster_id, uids_of(process)
         vote = RequestVoteResult(sender, Term(0), True)
-        with caplog.at_level(logging.WARNING, "barque.inbox"):
+        with caplog.at_level(logging.WARNING, "barque.dispatcher"):
             for _ in range(3):
                 node.on_envelopes("n2", [Envelope("sum", vote, cluster_id, "SUMX")])
-        assert process.counters.raft.stale_incarnations == 3
+        assert process.counters.stale_incarnations == 3
         assert [record.args[2] for record in caplog.records if record.args] == ["SUMX"]
         node.on_envelopes("n2", [Envelope("sum", vote, cluster_id, "")])
-        assert process.counters.raft.stale_incarnations == 4
+        assert process.counters.stale_incarnations == 4
         node.on_envelopes("n2", [Envelope("sum", vote, cluster_id, uids["sum@n2"])])
-        assert not process.strangers
+        assert not process.unknown_incarnations
 
 
 async def test_ghosts_are_answered_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,14 +402,14 @@ async def test_ghosts_are_answered_once_a_second(tmp_path: Path, monkeypatch: py
     async with nodes(tmp_path, 1) as single, single.client() as client:
         await client.start_cluster("sum", "adder")
         node, process = single.running["n1"], member(single, "n1")
-        cluster_id, uid = process.identity
+        cluster_id, uid = process.cluster_id, process.uid
         node.system.delete(process, "a test", whole_cluster=True)
         said: list[tuple[str, NodeMessage]] = []
-        monkeypatch.setattr(node.outlets, "send_to_node", lambda to, message: said.append((to, message)))
+        monkeypatch.setattr(node.dispatcher, "send_to_node", lambda to, message: said.append((to, message)))
         ghost = ServerId("sum", "n2")
         vote = PreVoteRpc(1, 0, Term(3), 77, ghost, Index(6), Term(2))
         for message in (vote, TimeoutNow(ghost), vote):
             node.on_envelopes("n2", [Envelope("sum", message, cluster_id, uid)])
         node.on_envelopes("n3", [Envelope("else", TimeoutNow(ServerId("else", "n3")), cluster_id, uid)])
         node.on_envelopes("n2", [Envelope("sum", vote, "RUNHEARDOF", uid), Envelope("sum", vote)])
-        assert said == [("n2", Gone(cluster_id)), ("n3", Gone(cluster_id))]
+        assert said == [("n2", MemberRemoved(cluster_id)), ("n3", MemberRemoved(cluster_id))]

@@ -28,7 +28,7 @@ from barque.errors import (
 )
 from barque.machine.machine import AuxKind, AuxResult, Member
 from barque.runtime.admin_members import MemberAdmin
-from barque.runtime.refusals import CHANGE_UNDER_WAY
+from barque.runtime.error_mapping import CHANGE_UNDER_WAY
 from barque.transport.answers import READING_VERBS, unanswered
 from barque.types import ClientRef, Membership, ReplyMode, ServerId
 
@@ -230,7 +230,7 @@ async def test_two_who_add_the_same_member_do_not_take_its_server_away(tmp_path:
         told = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(answer) for answer in told if isinstance(answer, BaseException)] == [AlreadyMember]
         [added] = [answer for answer in told if not isinstance(answer, BaseException)]
-        assert two.running["n2"].system.processes["sum"].server.cfg.uid == added["uid"]
+        assert two.running["n2"].system.processes["sum"].server.cfg.uid == added.uid
         await reads(two, "n2", 5)
 
 
@@ -410,6 +410,6 @@ async def test_a_change_that_the_leader_never_answers_may_have_happened(tmp_path
             member = ServerId("sum", "n9")
             return LeaveMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member)
 
-        members = MemberAdmin(single.running["n1"], single.running["n1"].admin._ask_at)
+        members = single.running["n1"].admin._members
         with pytest.raises(OutcomeUnknown, match="in time"):
             await members.ask_server(ServerId("sum", "nowhere"), leave, 0.05)

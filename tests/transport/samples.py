@@ -80,7 +80,7 @@ PEER_MESSAGES = [
     wire.NodeCall(1, "start_server", {"a": 1}),
     wire.NodeCallReply(1, error="NotLeader", text="no"),
     wire.FrontEvent(5, "kv", RAW),
-    wire.Gone("c1", "KV1"),
+    wire.MemberRemoved("c1", "KV1"),
 ]
 REQUESTS = [
     wire.ClientCommands("kv", 9, 2, struct.pack("<2I", 1, 2) + b"abc", ReplyMode.NOTIFY, 5000),

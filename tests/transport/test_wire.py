@@ -118,7 +118,7 @@ BAD_MESSAGES = [
     wire.FrontRejected(5, 9, 2**40, "not_leader", None),
     wire.FrontReplies(5, 9, 1, msgspec.Raw(b"\x91\x01"), {1: "beyond"}),
     wire.FrontReplies(5, 9, 2, msgspec.Raw(b"\x91\x01"), None),
-    wire.Gone(""),  # of no cluster: it would mean all that do not know theirs
+    wire.MemberRemoved(""),  # of no cluster: it would mean all that do not know theirs
 ]
 
 

@@ -151,7 +151,7 @@ async def serve(config: NodeConfig) -> int:
             config.name,
             os.getpid(),
             running.transport.advertise,
-            running.resp.address if running.resp else "not served",
+            running.reporter.gateway.address if running.reporter.gateway else "not served",
             config.data_dir,
             type(loop).__module__.partition(".")[0],
         )
@@ -173,7 +173,7 @@ async def _start_gateway(running: Node) -> RespServer | None:
         return None
 
     def info() -> dict[str, dict[str, Any]]:
-        leader = running.front.leader_of(settings.cluster)
+        leader = running.requests.leader_of(settings.cluster)
         return {
             "Barque": {
                 "node": running.name,
@@ -192,7 +192,7 @@ async def _start_gateway(running: Node) -> RespServer | None:
         running.clock,
     )
     await gateway.start()
-    running.resp = GatewayAddress(gateway)
+    running.reporter.gateway = GatewayAddress(gateway)
     return gateway
 
 

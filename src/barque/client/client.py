@@ -2,15 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from barque.client.cluster import ClusterClient
 from barque.client.connection import Connection, Link
 from barque.client.outcomes import Notification, Notifications
-from barque.client.requests import Call, CommandBatch, ReadBatch
+from barque.client.requests import Batch, Call, CommandBatch, EncodedBatch, ReadBatch
 from barque.client.results import (
     AddedMember,
     DeletedCluster,
@@ -34,6 +34,37 @@ from barque.transport.client_link import ClientLink
 from barque.types import Index, IndexTerm, Membership, ReplyMode, ServerId, Term
 
 _encode = msgspec.msgpack.encode
+
+
+class Requests(Protocol):
+    """What carries a client's requests: connections (`Router`), or a session inside a node's process."""
+
+    def now(self) -> float:
+        """Seconds, on the loop's clock."""
+
+    async def connect(self, timeout_s: float) -> None:
+        """Reach a node. Raises `NoLeader` or `Unauthenticated`."""
+
+    async def close(self) -> None:
+        """End everything; requests that wait are told."""
+
+    def end(self, reason: str) -> None:
+        """Likewise, at once."""
+
+    first_node: str
+    """The node that `connect` has reached."""
+
+    def batch(self, key: Hashable) -> EncodedBatch | None:
+        """The batch of this kind that is being filled in this turn of the loop."""
+
+    def open(self, key: Hashable, batch: EncodedBatch) -> EncodedBatch:
+        """Begin a batch. It leaves with this turn's requests."""
+
+    def submit(self, batch: Batch) -> None:
+        """Send a batch that is complete, likewise."""
+
+
+OnEvent: TypeAlias = Callable[[str, Any], None]
 
 
 class Client:
@@ -78,23 +109,28 @@ class Client:
             )
             return link, link.node
 
-        self._init(connect, nodes, timeout_s, cluster)
+        self._init(lambda on_event: Router(connect, nodes, on_event), timeout_s, cluster)
 
     def _init(
-        self, connect: Connect, nodes: Sequence[str], timeout_s: float, cluster: str | None = None
+        self, make_requests: Callable[[OnEvent], Requests], timeout_s: float, cluster: str | None = None
     ) -> None:
         self._timeout_s = timeout_s
         self._cluster = cluster
         self._notifications = Notifications()
-        self._router = Router(connect, nodes, self._on_event)
+        self._router = make_requests(self._on_event)
         self._events: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue()
         self._open = False
 
     @classmethod
     def over(cls, connect: Connect, *, timeout_s: float = 5.0) -> "Client":
-        """A client over another kind of link, such as one inside a node's process."""
+        """Make a client over another kind of link."""
+        return cls.carried_by(lambda on_event: Router(connect, ["inside"], on_event), timeout_s=timeout_s)
+
+    @classmethod
+    def carried_by(cls, make_requests: Callable[[OnEvent], Requests], *, timeout_s: float = 5.0) -> "Client":
+        """Make a client whose requests something else than connections carries, such as a node's session."""
         client = cls.__new__(cls)
-        client._init(connect, ["inside"], timeout_s)
+        client._init(make_requests, timeout_s)
         return client
 
     def cluster(self, name: str | None = None) -> ClusterClient:

@@ -1,153 +1,143 @@
-"""A client, and a submitter for gateways, inside a node's own process: no socket, no encoding twice."""
+"""A client, and a submitter for gateways, inside a node's own process: no socket, nothing encoded twice.
+
+Both hand their requests to the node's request router, which numbers them, and get outcomes as values. The
+value of a reply never refers to the machine's state (`runtime.reply_encoding.values_of`).
+"""
 
 import asyncio
-import struct
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
 
-import msgspec
-
-from barque.client.client import Client
-from barque.client.connection import Connection, Link
-from barque.client.requests import PART_BYTES_MAX, PART_REQUESTS_MAX
-from barque.errors import InvalidCommand
-from barque.runtime.client_sink import take_request
+from barque.client.client import Client, OnEvent
+from barque.client.requests import Batch, Call, CommandBatch, EncodedBatch, ReadBatch
+from barque.errors import LeaderTimeout, Stopped
+from barque.runtime.client_session import InProcessSession
+from barque.runtime.command_submitter import Done
 from barque.runtime.node import Node
-from barque.runtime.submitter import Done
-from barque.transport.answers import error_named
-from barque.transport.wire import (
-    ClientAnswer,
-    ClientCommands,
-    ClientFailed,
-    ClientQueries,
-    ClientReplies,
-    ClientRequest,
-)
-from barque.types import ReplyMode
 
-_decode = msgspec.msgpack.Decoder(list[Any]).decode
+_RETRY_S = 0.1
 
 
 def local_client(node: Node, *, timeout_s: float = 5.0) -> Client:
-    """A client of this node. When the node stops it is closed, as by `Client.close`."""
+    """Make a client of this node. When the node stops it is closed, as by `Client.close`."""
 
-    async def connect(
-        address: str, connection: Connection, on_closed: Callable[[str], None]
-    ) -> tuple[Link, str]:
-        return LocalLink(node, connection, on_closed, client.end), node.name
+    def make_requests(on_event: OnEvent) -> LocalRequests:
+        return LocalRequests(node, on_event, lambda reason: client.end(reason))
 
-    client = Client.over(connect, timeout_s=timeout_s)
+    client = Client.carried_by(make_requests, timeout_s=timeout_s)
     return client
 
 
-class LocalLink:
-    """Hands requests to the node as they are. Answers come in a later turn, as from a socket.
+class LocalRequests:
+    """Carries the requests of one client to its node (`client.Requests`).
 
-    Raises `Stopped` if the node does not run. `on_stopped` hears when it stops.
+    Batches fill until the node's turn begins. Then the router calls `_submit`, and takes them as they are.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        connection: Connection,
-        on_closed: Callable[[str], None],
-        on_stopped: Callable[[str], None],
-    ) -> None:
+    def __init__(self, node: Node, on_event: OnEvent, on_stopped: Callable[[str], None]) -> None:
         self._node = node
-        self._on_closed = on_closed
-        self._session = node.session(connection.on_answers, events=True, on_stopped=on_stopped)
-        self._closed = False
+        self._on_event = on_event
+        self._on_stopped = on_stopped
+        self.first_node = node.name
+        self._session: InProcessSession | None = None
+        self._open: dict[Hashable, EncodedBatch] = {}
+        self._unsent: list[Batch] = []
+        self._calls: dict[Call, None] = {}  # administrative requests under way
 
-    def send(self, requests: list[ClientRequest]) -> bool:
-        """See `Link`."""
-        for request in requests:
-            take_request(self._node, self._session, request)
-        return True
+    def now(self) -> float:
+        """Seconds, on the loop's clock."""
+        return asyncio.get_running_loop().time()
 
-    def flush(self) -> None:
-        """Nothing to do: the node's turn does it."""
+    async def connect(self, timeout_s: float) -> None:
+        """Open a session; wait for a node that is about to start. Raises `LeaderTimeout` if it does not."""
+        deadline = self.now() + timeout_s
+        while True:
+            try:
+                self._session = self._node.open_session(self._on_event, self._on_stopped)
+            except Stopped as error:
+                if self.now() + _RETRY_S >= deadline:
+                    raise LeaderTimeout(f"no node could be reached: {error}") from None
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
 
-    def close(self) -> None:
-        """See `Link`."""
-        if not self._closed:
-            self._closed = True
-            self._node.end_session(self._session)
-            asyncio.get_running_loop().call_soon(self._on_closed, "closed by this side")
+    async def close(self) -> None:
+        """End the session; requests that wait are told."""
+        self.end("the client was closed")
+
+    def end(self, reason: str) -> None:
+        """Likewise, at once."""
+        unsent = [*self._unsent, *self._open.values()]
+        self._unsent, self._open = [], {}
+        calls, self._calls = self._calls, {}
+        if self._session is not None:
+            self._session.close(reason)
+        for call in calls:
+            call.failed_rest(call.lost(reason))
+        for batch in unsent:
+            batch.failed_rest(Stopped(reason))
+
+    def batch(self, key: Hashable) -> EncodedBatch | None:
+        """The batch of this kind that is being filled in this turn."""
+        return self._open.get(key)
+
+    def open(self, key: Hashable, batch: EncodedBatch) -> EncodedBatch:
+        """Begin a batch. Raises `Stopped` if the session has ended."""
+        self._fill_later()
+        self._open[key] = batch
+        return batch
+
+    def submit(self, batch: Batch) -> None:
+        """Send a batch that is complete. Raises `Stopped` if the session has ended."""
+        self._fill_later()
+        self._unsent.append(batch)
+
+    def _fill_later(self) -> None:
+        if self._session is None:
+            raise Stopped("this client is not connected; use `async with`")
+        if not (self._open or self._unsent):
+            self._session.fill_before_flush(self._submit)
+
+    def _submit(self) -> None:
+        """Hand over what has gathered, in parts that the router takes."""
+        session = self._session
+        batches = [*self._unsent, *(part for batch in self._open.values() for part in batch.parts())]
+        self._unsent, self._open = [], {}
+        if session is None or session.closed:
+            return  # `end` has failed them already
+        now = self.now()
+        for batch in batches:
+            timeout_ms = max(1, int((batch.deadline - now) * 1000))
+            match batch:
+                case CommandBatch():
+                    session.request(
+                        batch.cluster,
+                        batch.payloads,
+                        batch,
+                        timeout_ms,
+                        mode=batch.reply_mode,
+                        low_priority=batch.low_priority,
+                    )
+                case ReadBatch():
+                    session.request(batch.cluster, batch.payloads, batch, timeout_ms, level=batch.level)
+                case Call():
+                    self._call(session, batch, timeout_ms)
+
+    def _call(self, session: InProcessSession, call: Call, timeout_ms: int) -> None:
+        self._calls = {other: None for other in self._calls if not other.is_answered}
+        self._calls[call] = None
+        session.call(call.verb, {**call.arguments, "timeout_ms": timeout_ms}, call)
 
 
 class NodeSubmitter:
-    """`runtime.submitter.Submitter` over a node's front: one session for all of a gateway's clients.
-
-    What is submitted in one turn of the loop travels as one request a cluster and kind, or as many as the
-    node takes.
-    """
+    """`runtime.command_submitter.CommandSubmitter` of a node: one session for all of a gateway's clients."""
 
     def __init__(self, node: Node) -> None:
-        self._node = node
-        self._session = node.session(self._on_answers)
-        self._next = 1
-        self._waiting: dict[int, Done] = {}
-        self._commands: dict[tuple[str, int], tuple[list[bytes], list[Done]]] = {}
-        self._queries: dict[tuple[str, str, int], tuple[list[bytes], list[Done]]] = {}
-        self._scheduled = False
-        self._bytes = 0  # of what waits to be sent
+        self._submit = node.open_session().submit
 
     def command(self, cluster: str, payload: bytes, done: Done, timeout_ms: int) -> None:
-        """See `Submitter.command`."""
-        self._make_room(payload)
-        self._add(self._commands.setdefault((cluster, timeout_ms), ([], [])), payload, done)
+        """See `CommandSubmitter.command`. Raises `Stopped` if the node has stopped."""
+        self._submit(cluster, payload, "", done, timeout_ms)
 
     def query(self, cluster: str, payload: bytes, level: str, done: Done, timeout_ms: int) -> None:
-        """See `Submitter.query`."""
-        self._make_room(payload)
-        self._add(self._queries.setdefault((cluster, level, timeout_ms), ([], [])), payload, done)
-
-    def _make_room(self, payload: bytes) -> None:
-        """One that is large travels alone: if it is too large, the others must not be refused with it."""
-        if self._bytes and self._bytes + len(payload) > PART_BYTES_MAX:
-            self._flush()
-
-    def _add(self, request: tuple[list[bytes], list[Done]], payload: bytes, done: Done) -> None:
-        payloads, dones = request
-        payloads.append(payload)
-        dones.append(done)
-        self._bytes += len(payload)
-        if len(dones) == PART_REQUESTS_MAX:
-            self._flush()
-        elif not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._scheduled = False
-        self._bytes = 0
-        commands, self._commands = self._commands, {}
-        queries, self._queries = self._queries, {}
-        for (cluster, timeout_ms), (payloads, dones) in commands.items():
-            lengths = struct.pack(f"<{len(payloads)}I", *map(len, payloads))
-            columns = b"".join((lengths, *payloads))
-            first = self._number(dones)
-            mode = ReplyMode.AWAIT_CONSENSUS
-            self._session.commands(ClientCommands(cluster, first, len(dones), columns, mode, timeout_ms))
-        for (cluster, level, timeout_ms), (payloads, dones) in queries.items():
-            first = self._number(dones)
-            self._session.queries(ClientQueries(cluster, first, tuple(payloads), level, timeout_ms))
-
-    def _number(self, dones: list[Done]) -> int:
-        first = self._next
-        self._next += len(dones)
-        self._waiting.update(zip(range(first, self._next), dones, strict=True))
-        return first
-
-    def _on_answers(self, answers: list[ClientAnswer]) -> None:
-        pop = self._waiting.pop
-        for answer in answers:
-            if isinstance(answer, ClientReplies):
-                errors = answer.errors or {}
-                for offset, reply in enumerate(_decode(answer.replies)):
-                    text = errors.get(offset)
-                    pop(answer.first_correlation + offset)(reply if text is None else InvalidCommand(text))
-            elif isinstance(answer, ClientFailed):
-                error = error_named(answer.error, answer.text)
-                for correlation in range(answer.first_correlation, answer.first_correlation + answer.count):
-                    pop(correlation)(error)
+        """See `CommandSubmitter.query`. Raises `Stopped` if the node has stopped."""
+        self._submit(cluster, payload, level, done, timeout_ms)

@@ -92,7 +92,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     failure: str | None = None
     longest_stall_ms: float = 0.0
     storage: Mapping[str, Any] = {}
-    front: Mapping[str, Any] = {}
+    requests: Mapping[str, Any] = {}
+    """How many requests wait at the node, and for which clusters."""
     peers: Mapping[str, Mapping[str, Any]] = {}
     detector: Mapping[str, Any] = {}
     transport: Mapping[str, int] = {}

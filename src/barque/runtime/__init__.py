@@ -1,13 +1,13 @@
-"""What performs the effects that the core asks for: nodes, systems, timers, monitors, failure detection.
+"""Performs the effects that the core asks for: nodes, systems, timers, monitors, failure detection.
 
 May import: everything below it (`types`, `errors`, `config`, `machine`, `core`, `log`, `transport`); never
 `client`, `gateways` or `cli`.
 
-Read in this order: `clock` and `timers` (time), `failure_detector` (who is there), `leaderboard` and
-`counters` (what is known and what was done); `server_process` and `executor` (one server), `directory`
-and `system` (all of a data directory); `ranges` and `front` (the way in and out), `calls`, `admin`,
-`admin_members` and `reporting` (administration); `inbox` and `outlets` (what goes between servers); then
-`node`, which puts them together.
+Read in this order: `clock`, `timers` and `turn` (time), `failure_detector`, `counters`; `server_process`,
+`monitors` and `performer` (one server), `server_table`, `directory` and `system` (all of a data directory);
+`pending_requests` and `requests` (the way in), `identity` and `dispatcher` (delivery), `client_session`;
+`deferred_rounds` and `effect_sink` (where effects go), `liveness`; `node_rpc`, `admin`, `admin_members` and
+`reporting` (administration); then `node`, which puts them together. Arrows point that way back, never round.
 
 It decides nothing about Raft: a server's handlers do. It keeps the order of their effects, and it never
 reads the time, opens a file or sends a byte except through `Clock`, the disk and the transport.

@@ -1,14 +1,16 @@
-"""What a node does for administrators: one verb each, for clients and for other nodes.
+"""The administrative verbs of a node, for clients and for other nodes.
 
-Every verb has a deadline and works against any live node; those that need another node ask it.
+Every verb has a deadline and works against any live node; a verb that needs another node asks it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
+from barque.config import NodeConfig
 from barque.core.messages import ElectionTimeout, TransferLeadership
 from barque.core.state import RaftState
 from barque.core.transfer import best_successor
@@ -19,26 +21,61 @@ from barque.errors import (
     NoLeader,
     NotAvailableYet,
     NotLeader,
+    Refused,
     UnknownCluster,
 )
 from barque.runtime.admin_members import MemberAdmin
+from barque.runtime.client_session import InProcessSession
+from barque.runtime.clock import Clock
 from barque.runtime.directory import configured_cluster_id, new_cluster_id, new_uid
-from barque.runtime.reporting import cluster_overview, local_report, merge_reports
+from barque.runtime.dispatcher import Dispatcher
+from barque.runtime.effect_sink import EffectSink
+from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.reporting import Reporter, cluster_overview, merge_reports
+from barque.runtime.requests import RequestRouter
+from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_table import Ending
+from barque.runtime.system import System
+from barque.transport.contract import Transport
 from barque.types import ClientRef, IndexTerm, ServerId, Term, Uid
 
-if TYPE_CHECKING:
-    from barque.runtime.node import Node
-
 _ASK_S = 2.0
+_UNDO_MS = 2_000
 _LATER = {"snapshot": "snapshots"}
 
 
 class Admin:
     """The verbs of one node."""
 
-    def __init__(self, node: "Node") -> None:
-        self._node = node
-        self._established: dict[str, asyncio.Event] = {}
+    def __init__(
+        self,
+        config: NodeConfig,
+        system: System,
+        router: RequestRouter,
+        session: InProcessSession,
+        dispatcher: Dispatcher,
+        sink: EffectSink,
+        rpc: NodeRpc,
+        reporter: Reporter,
+        transport: Transport,
+        clock: Clock,
+        rng: random.Random,
+        wake: Callable[[], None],
+    ) -> None:
+        self._name = config.name
+        self._config = config
+        self._system = system
+        self._servers = system.servers
+        self._router = router
+        self._rpc = rpc
+        self._reporter = reporter
+        self._transport = transport
+        self._rng = rng
+        self._wake = wake
+        nodes = tuple(config.nodes)
+        self._members = MemberAdmin(
+            self._name, nodes, self._ask_at, system, router, session, dispatcher, sink, clock, rng, wake
+        )
         self._verbs: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "ping": self.ping,
             "nodes": self.nodes,
@@ -49,13 +86,13 @@ class Admin:
             "transfer_leadership": self.transfer_leadership,
             "start_cluster": self.start_cluster,
             "start_server": self.start_server,
+            "discard_server": self.discard_server,
             "trigger_election": self.trigger_election,
         }
-        self._members = MemberAdmin(node, self._ask_at)
         self._verbs.update(self._members.verbs)
 
     async def handle(self, verb: str, arguments: dict[str, Any]) -> Any:
-        """Serve one request. Raises `BarqueError`s; their text is for the person who asked."""
+        """Serve one request. Raises `BarqueError`s, with texts for people."""
         if verb in _LATER:
             raise NotAvailableYet(f"{_LATER[verb]} are designed but not built in this release")
         function = self._verbs.get(verb)
@@ -66,38 +103,40 @@ class Admin:
     async def ping(self, arguments: dict[str, Any]) -> Any:
         """Name and uptime; for a cluster, the state of its member here (API-22)."""
         cluster = arguments.get("cluster")
-        node = self._node
         if cluster is None:
-            return {"node": node.name, "uptime_s": node.clock.monotonic() - node.started_at}
-        process = node.member_here(cluster)
+            return {"node": self._name, "uptime_s": self._reporter.uptime_s}
+        process = self._member_here(cluster)
+        return {"node": self._name, "server": str(process.server.id), "state": process.state}
+
+    def _member_here(self, cluster: str) -> ServerProcess:
+        process = self._servers.member_of(cluster)
         if process is None:
-            raise UnknownCluster(f"no member of {cluster!r} runs on node {node.name}")
-        return {"node": node.name, "server": str(process.server.id), "state": process.state}
+            raise UnknownCluster(f"no member of {cluster!r} runs on node {self._name}")
+        return process
 
     async def nodes(self, arguments: dict[str, Any]) -> Any:
-        """Where every node of this installation is reached."""
-        node = self._node
-        return {**node.config.nodes, node.name: node.transport.advertise}
+        """The address of every node of this installation."""
+        return {**self._config.nodes, self._name: self._transport.advertise}
 
     async def local_report(self, arguments: dict[str, Any]) -> Any:
         """This node and its members."""
-        return local_report(self._node, clusters=_names(arguments.get("clusters")))
+        return self._reporter.local_report(_names(arguments.get("clusters")))
 
     async def status(self, arguments: dict[str, Any]) -> Any:
         """All nodes and clusters. A node that does not answer in time is shown as unreachable."""
         clusters = _names(arguments.get("clusters"))
         timeout_s = min(_ASK_S, int(arguments.get("timeout_ms", 2_000)) / 1000 * 0.8)
-        others = [name for name in self._node.config.nodes if name != self._node.name]
+        others = [name for name in self._config.nodes if name != self._name]
         asked = {"clusters": list(clusters) if clusters is not None else None}
         answers = await asyncio.gather(
-            *(self._node.calls.call(name, "local_report", asked, timeout_s) for name in others),
+            *(self._rpc.call(name, "local_report", asked, timeout_s) for name in others),
             return_exceptions=True,
         )
-        reports = [local_report(self._node, clusters=clusters)]
+        reports = [self._reporter.local_report(clusters)]
         missing: dict[str, str] = {}
         for name, answer in zip(others, answers, strict=True):
             if isinstance(answer, BarqueError):
-                status = self._node.transport.status().get(name)
+                status = self._transport.status().get(name)
                 missing[name] = status.last_error if status and status.last_error else str(answer)
             elif isinstance(answer, BaseException):
                 raise answer
@@ -108,29 +147,25 @@ class Admin:
     async def members(self, arguments: dict[str, Any]) -> Any:
         """Members and leader of a cluster, as this node knows them (API-18)."""
         cluster = str(arguments["cluster"])
-        process = self._node.member_here(cluster)
-        leader = self._node.front.leader_of(cluster)
+        process = self._servers.member_of(cluster)
+        leader = self._router.leader_of(cluster)
         if process is not None:
             members = list(process.server.cluster)
         elif leader is not None:
             return await self._ask_at(leader.node, "members", arguments)
         else:
-            raise UnknownCluster(f"node {self._node.name} knows no cluster {cluster!r}")
+            raise UnknownCluster(f"node {self._name} knows no cluster {cluster!r}")
         return {"members": members, "leader": leader or process.server.leader_id}
 
     async def overview(self, arguments: dict[str, Any]) -> Any:
         """Everything about the member on this node (OVW-01)."""
-        cluster = str(arguments["cluster"])
-        process = self._node.member_here(cluster)
-        if process is None:
-            raise UnknownCluster(f"no member of {cluster!r} runs on node {self._node.name}")
-        return cluster_overview(process)
+        return cluster_overview(self._member_here(str(arguments["cluster"])))
 
     async def _ask_at(self, node: str, verb: str, arguments: dict[str, Any]) -> Any:
         timeout_s = int(arguments.get("timeout_ms", 2_000)) / 1000
-        if node == self._node.name:
+        if node == self._name:
             return await self.handle(verb, arguments)
-        return await self._node.calls.call(node, verb, arguments, timeout_s, patient=True)
+        return await self._rpc.call(node, verb, arguments, timeout_s, patient=True)
 
     # --- leadership --------------------------------------------------------------------
 
@@ -140,10 +175,10 @@ class Admin:
         Raises `UnknownMember`, `NonVoter`, `NotUpToDate`, `NoLeader`, `NotLeader`.
         """
         cluster = str(arguments["cluster"])
-        leader = self._node.front.leader_of(cluster)
+        leader = self._router.leader_of(cluster)
         if leader is None:
             raise NoLeader(f"nobody is known to lead {cluster!r}")
-        if leader.node != self._node.name:
+        if leader.node != self._name:
             if arguments.get("forwarded"):
                 raise NotLeader(f"{leader} leads {cluster!r} now", leader)
             return await self._ask_at(leader.node, "transfer_leadership", {**arguments, "forwarded": True})
@@ -157,10 +192,10 @@ class Admin:
         return await self._members.ask_server(leader, transfer, timeout_s)
 
     async def hand_over(self, timeout_s: float) -> None:
-        """Before a stop: give every leadership that another member can take at once to it."""
+        """Before a stop, hand every leadership to a member that can take it at once."""
         leading = [
             process
-            for process in self._node.system.processes.values()
+            for process in self._system.processes.values()
             if process.failure is None and process.server.raft_state is RaftState.LEADER
         ]
         wanted = []
@@ -171,22 +206,20 @@ class Admin:
         if not wanted:
             return
         await asyncio.gather(*wanted, return_exceptions=True)
-        for _ in range(20):  # a hint of patience: the successors are being elected
+        for _ in range(20):  # the successors are being elected
             if not any(p.server.leader_id == p.server.id for p in leading):
                 return
             await asyncio.sleep(timeout_s / 20)
 
     def _is_connected(self, name: str) -> bool:
-        status = self._node.transport.status().get(name)
+        status = self._transport.status().get(name)
         return status is not None and status.connected
 
     async def trigger_election(self, arguments: dict[str, Any]) -> Any:
-        """Let the member here stand for election now (API-09)."""
-        process = self._node.member_here(str(arguments["cluster"]))
-        if process is None:
-            raise UnknownCluster(f"no member of {arguments['cluster']!r} runs on node {self._node.name}")
+        """Let the member here campaign now (API-09)."""
+        process = self._member_here(str(arguments["cluster"]))
         process.handle(ElectionTimeout())
-        self._node.wake()
+        self._wake()
         return "ok"
 
     # --- clusters ----------------------------------------------------------------------
@@ -194,18 +227,17 @@ class Admin:
     async def start_server(self, arguments: dict[str, Any]) -> Any:
         """Start a new member here (API-05).
 
-        `cluster_id`, `uids` (`name@node` → uid, its own too) and `joined_at` come from whoever forms or
-        changes the cluster. Without the first it is the one that configurations form.
+        The node that forms or changes the cluster sends `cluster_id`, `uids` (`name@node` → uid, the new
+        server's too) and `joined_at`. Without `cluster_id` it is the cluster that configurations form.
         """
         members = tuple(_server_id(m, str(arguments["cluster"])) for m in arguments["members"])
         cluster = str(arguments["cluster"])
-        [name] = [m.name for m in members if m.node == self._node.name]
-        node = self._node
-        configured = configured_cluster_id(node.config.installation, cluster)
+        [name] = [m.name for m in members if m.node == self._name]
+        configured = configured_cluster_id(self._config.installation, cluster)
         cluster_id = str(arguments.get("cluster_id") or configured)
         uids = {str(member): Uid(str(uid)) for member, uid in (arguments.get("uids") or {}).items()}
         self._discard_leftover(name, cluster_id, uids, Term(int(arguments.get("term") or 0)))
-        node.system.create(
+        self._system.create(
             name,
             cluster,
             str(arguments["machine"]),
@@ -219,74 +251,117 @@ class Admin:
         return "ok"
 
     def _discard_leftover(self, name: str, cluster_id: str, uids: Mapping[str, Uid], term: Term) -> None:
-        """A server of the same cluster that is no member of it by what its leader says may go.
+        """Delete a leftover server of this cluster that its leader does not list.
 
-        It was removed while it was away, or was started for a change that did not come about. One that has
-        met a later leader than this of `term`, or was made to join by one, stays: this request is late.
+        It was removed while it was away, or was started for a change that did not come about. A server that
+        has met a later leader than this one of `term`, or was made to join by one, stays: this request is
+        late.
         """
-        process = self._node.system.processes.get(name)
-        if process is None or process.identity[0] != cluster_id or not uids:
+        process = self._system.processes.get(name)
+        if process is None or process.cluster_id != cluster_id or not uids:
             return
         met = max(process.server.current_term, process.server.cfg.min_vote_position.term)
-        if process.identity[1] not in uids.values() and met <= term:
-            self._node.system.delete(process, "its cluster has another member here", whole_cluster=False)
+        if process.uid not in uids.values() and met <= term:
+            self._system.delete(process, "its cluster has another member here", whole_cluster=False)
 
     async def start_cluster(self, arguments: dict[str, Any]) -> Any:
         """Start a member on each node named, elect a leader, and wait for it (API-02).
 
         Answers which were started. Raises `ConfigurationError` for a name or machine that cannot
-        be used, and `NoLeader` when no majority could be started or none was elected in time.
+        be used, and `NoLeader` when no majority could be started or none was elected in time. Then the
+        servers that were started are removed again, as far as their nodes can be reached.
         """
         cluster = str(arguments["cluster"])
-        nodes = [str(n) for n in arguments.get("nodes") or sorted(self._node.config.nodes)]
+        nodes = [str(n) for n in arguments.get("nodes") or sorted(self._config.nodes)]
         timeout_s = int(arguments.get("timeout_ms", 5_000)) / 1000
-        unknown = [n for n in nodes if n not in self._node.config.nodes]
+        unknown = [n for n in nodes if n not in self._config.nodes]
         if unknown or len(set(nodes)) != len(nodes) or not nodes:
             raise ConfigurationError(f"start_cluster: bad node list {nodes}; unknown: {unknown}")
         members = [ServerId(cluster, n) for n in nodes]
-        cluster_id = new_cluster_id(self._node.rng)
-        request = {
+        uids = {str(member): new_uid(member.name, self._rng) for member in members}
+        cluster_id = new_cluster_id(self._rng)
+        request: dict[str, Any] = {
             "cluster": cluster,
             "cluster_id": cluster_id,
-            "uids": {str(member): new_uid(member.name, self._node.rng) for member in members},
+            "uids": uids,
             "machine": str(arguments["machine"]),
             "arguments": arguments.get("arguments") or {},
             "members": [str(m) for m in members],
         }
-        answers = await asyncio.gather(
-            *(
-                self._ask_at(n, "start_server", {**request, "timeout_ms": int(timeout_s * 800)})
-                for n in nodes
-            ),
-            return_exceptions=True,
-        )
-        problems = {n: a for n, a in zip(nodes, answers, strict=True) if isinstance(a, Exception)}
+        answers = await self._ask_all(nodes, "start_server", {**request, "timeout_ms": int(timeout_s * 800)})
+        problems = {n: a for n, a in answers.items() if isinstance(a, Exception)}
         started = [n for n in nodes if n not in problems]
         if len(started) <= len(nodes) // 2:
+            left = await self._undo_start(request, answers)
             first = next(iter(problems.values()))
             if isinstance(first, ConfigurationError):
-                raise first
-            raise NoLeader(f"only {started} of {nodes} could be started: {first}")
-        chosen = self._node.name if self._node.name in started else started[0]
+                raise ConfigurationError(f"{first}{left}")
+            raise NoLeader(f"only {started} of {nodes} could be started: {first}{left}")
+        chosen = self._name if self._name in started else started[0]
         await self._ask_at(chosen, "trigger_election", {"cluster": cluster, "timeout_ms": 2_000})
         try:
             await asyncio.wait_for(self._wait_established(cluster, cluster_id), timeout_s)
         except TimeoutError:
-            raise NoLeader(
-                f"{cluster!r} was started on {started}, but no leader was elected in time"
-            ) from None
+            left = await self._undo_start(request, answers)
+            text = f"{cluster!r} was started on {started}, but no leader was elected in time"
+            raise NoLeader(f"{text}{left}") from None
         return {"started": started, "not_started": {n: str(e) for n, e in problems.items()}}
 
-    async def _wait_established(self, cluster: str, cluster_id: str) -> None:
-        """The leader of another cluster of that name may wake us first."""
-        while self._node.front.established_term(cluster, cluster_id) == 0:
-            await self._established.setdefault(cluster, asyncio.Event()).wait()
+    async def _ask_all(self, nodes: Sequence[str], verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Ask these nodes at once; the answer of each, or its `Exception`."""
+        asked = (self._ask_at(node, verb, arguments) for node in nodes)
+        return dict(zip(nodes, await asyncio.gather(*asked, return_exceptions=True), strict=True))
 
-    def leader_established(self, cluster: str) -> None:
-        """Wake those who wait for a first leader."""
-        event = self._established.pop(cluster, None)
-        if event is not None:
-            event.set()
+    async def _wait_established(self, cluster: str, cluster_id: str) -> None:
+        """Wait for a leader. The leader of another cluster of that name may wake us first."""
+        while self._router.established_term(cluster, cluster_id) == 0:
+            established = asyncio.Event()
+            self._router.watch_established(cluster, established.set)
+            await established.wait()
+
+    async def _undo_start(self, request: dict[str, Any], answers: dict[str, Any]) -> str:
+        """Remove the servers of a cluster that could not be formed; return what is left, for the error.
+
+        An entry that a majority has acknowledged must not be lost, so the servers go only if there can be no
+        such entry. A server with an empty log has acknowledged none, and never will once it is
+        removed. Only when so many are gone, or were never started, that the rest is no majority, the rest
+        goes as well, whatever its log holds.
+        """
+        refused = [n for n, a in answers.items() if isinstance(a, BarqueError) and not _may_have_happened(a)]
+        absent, present = len(refused), [n for n in answers if n not in refused]
+        asked = {name: request[name] for name in ("cluster", "cluster_id", "uids")}
+        asked["timeout_ms"] = _UNDO_MS
+        left: list[str] = []
+        for node in present:
+            blocked = len(answers) - absent <= len(answers) // 2
+            try:
+                answer = await self._ask_at(node, "discard_server", {**asked, "only_if_empty": not blocked})
+            except BarqueError:
+                left.append(node)
+                continue
+            if answer == "in use":
+                return "; its members hold entries by now, so they stay: see `barque status`"
+            absent += 1
+        return f"; a server may be left on {left}, which could not be asked to remove it" if left else ""
+
+    async def discard_server(self, arguments: dict[str, Any]) -> Any:
+        """Delete the member here of a cluster that could not be formed.
+
+        Answers `discarded`, `absent`, or `in use` if `only_if_empty` and its log holds entries.
+        """
+        process = self._servers.by_name.get(str(arguments["cluster"]))
+        uid = (arguments.get("uids") or {}).get(f"{arguments['cluster']}@{self._name}")
+        if process is None or (process.cluster_id, process.uid) != (arguments["cluster_id"], uid):
+            return "absent"
+        if arguments.get("only_if_empty") and process.server.log.next_index() > 1:
+            return "in use"
+        whole = not arguments.get("only_if_empty")
+        self._servers.finish(process, Ending("its cluster could not be formed", whole_cluster=whole))
+        return "discarded"
+
+
+def _may_have_happened(error: BarqueError) -> bool:
+    return not isinstance(error, (Refused, ConfigurationError))
 
 
 def _names(value: Any) -> tuple[str, ...] | None:

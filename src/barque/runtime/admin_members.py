@@ -1,13 +1,14 @@
-"""Verbs that change who belongs to a cluster, or end it (§4; MEMB-05 to MEMB-15, LIFE-06, LIFE-09).
+"""Verbs that change the members of a cluster, or end it (§4; MEMB-05 to MEMB-15, LIFE-06, LIFE-09).
 
-Each runs on the node of the leader; any other node passes it on. What may take long has a
-deadline, and says how far it came.
+Each verb runs on the node of the leader; any other node passes it on. A verb that may take long has a
+deadline, and its error says how far it came.
 """
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -32,16 +33,17 @@ from barque.errors import (
     UnknownCluster,
     UnknownMember,
 )
+from barque.runtime.client_session import InProcessSession
+from barque.runtime.clock import Clock
 from barque.runtime.directory import new_uid
-from barque.runtime.ranges import Range
-from barque.runtime.refusals import CHANGE_UNDER_WAY
+from barque.runtime.dispatcher import Dispatcher
+from barque.runtime.effect_sink import EffectSink
+from barque.runtime.error_mapping import CHANGE_UNDER_WAY
+from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
-from barque.transport.answers import error_named, fail
-from barque.transport.wire import ClientAnswer, ClientFailed, ClientReplies
+from barque.runtime.system import System
+from barque.transport.answers import fail
 from barque.types import ClientRef, Membership, ReplyMode, ServerId, Uid
-
-if TYPE_CHECKING:
-    from barque.runtime.node import Node
 
 _POLL_S = 0.02
 _AGAIN_S = 0.05
@@ -51,12 +53,56 @@ Ask = Callable[[str, str, dict[str, Any]], Awaitable[Any]]
 MakeMessage = Callable[[ClientRef, int], RemoteMessage]
 
 
+class _Answer:
+    """The one answer to a message that was sent to a server (`Receiver`)."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def replied(self, _offset: int, replies: list[Any], errors: dict[int, BarqueError] | None) -> None:
+        """See `Receiver`."""
+        if self.future.done():
+            return
+        if errors:
+            fail(self.future, errors[0])
+        else:
+            self.future.set_result(replies[0])
+
+    def failed(self, _offset: int, _count: int, error: BarqueError) -> None:
+        """See `Receiver`."""
+        if not self.future.done():
+            fail(self.future, error)
+
+
 class MemberAdmin:
     """The membership verbs of one node. `ask_at` calls a verb on another node, or on this one."""
 
-    def __init__(self, node: "Node", ask_at: Ask) -> None:
-        self._node = node
+    def __init__(
+        self,
+        name: str,
+        nodes: tuple[str, ...],
+        ask_at: Ask,
+        system: System,
+        router: RequestRouter,
+        session: InProcessSession,
+        dispatcher: Dispatcher,
+        sink: EffectSink,
+        clock: Clock,
+        rng: random.Random,
+        wake: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._nodes = nodes
         self._ask_at = ask_at
+        self._system = system
+        self._servers = system.servers
+        self._router = router
+        self._session = session
+        self._dispatcher = dispatcher
+        self._sink = sink
+        self._clock = clock
+        self._rng = rng
+        self._wake = wake
         self._adding: set[ServerProcess] = set()
         self.verbs: dict[str, Verb] = {
             "member_list": self._by_leader("member_list", self._list),
@@ -75,11 +121,11 @@ class MemberAdmin:
         async def serve(arguments: dict[str, Any]) -> Any:
             cluster = str(arguments["cluster"])
             leader = await self._leader_of(cluster, arguments)
-            if leader.node != self._node.name:
+            if leader.node != self._name:
                 if arguments.get("forwarded"):
                     raise NotLeader(f"{leader} leads {cluster!r} now", leader)
                 return await self._ask_at(leader.node, verb, {**arguments, "forwarded": True})
-            process = self._node.system.processes.get(leader.name)
+            process = self._system.processes.get(leader.name)
             if process is None or process.server.raft_state is not RaftState.LEADER:
                 raise NotLeader(f"{leader} leads {cluster!r} no longer; try again")
             return await work(process, arguments)
@@ -87,25 +133,24 @@ class MemberAdmin:
         return serve
 
     async def _leader_of(self, cluster: str, arguments: dict[str, Any]) -> ServerId:
-        """Wait a moment for one: an election may be under way."""
-        front = self._node.front
+        """Find the leader; wait for one until the deadline, as an election may be under way."""
         deadline = self._deadline(arguments)
-        while (leader := front.leader_of(cluster)) is None:
-            if self._node.clock.monotonic() >= deadline or arguments.get("forwarded"):
+        while (leader := self._router.leader_of(cluster)) is None:
+            if self._clock.monotonic() >= deadline or arguments.get("forwarded"):
                 raise NoLeader(f"nobody is known to lead {cluster!r}")
             await asyncio.sleep(_AGAIN_S)
         return leader
 
     def _deadline(self, arguments: dict[str, Any]) -> float:
-        """On this node's clock; a little before the caller gives up."""
+        """When to give up, on this node's clock: a little before the caller does."""
         timeout_s = int(arguments.get("timeout_ms", _DEFAULT_MS)) / 1000 * 0.8
-        return self._node.clock.monotonic() + timeout_s
+        return self._clock.monotonic() + timeout_s
 
     # --- asking a server ---------------------------------------------------------------
 
     async def ask_server(self, server: ServerId, make: MakeMessage, timeout_s: float) -> Any:
-        """Send a server something that it answers once. Raises what it answers, or `OutcomeUnknown`."""
-        return await self._ask(server, lambda m: self._node.send_to_server(server, m), make, timeout_s)
+        """Send a server a message that it answers once. Raises its error, or `OutcomeUnknown`."""
+        return await self._ask(server, lambda m: self._dispatcher.send_to_server(server, m), make, timeout_s)
 
     async def _ask(
         self,
@@ -114,25 +159,11 @@ class MemberAdmin:
         make: Callable[[ClientRef, int], Any],
         timeout_s: float,
     ) -> Any:
-        node = self._node
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def deliver(answers: list[ClientAnswer]) -> None:
-            for answer in answers:
-                if future.done():
-                    return
-                if isinstance(answer, ClientReplies) and answer.errors:
-                    fail(future, error_named("InvalidCommand", next(iter(answer.errors.values()))))
-                elif isinstance(answer, ClientReplies):
-                    future.set_result(msgspec.msgpack.decode(answer.replies)[0])
-                elif isinstance(answer, ClientFailed):
-                    fail(future, error_named(answer.error, answer.text))
-
-        session = node.front.session(deliver)
-        correlation = node.front.expect(Range(session, 0, 1), server, timeout_s)
-        send(make(node.front.me, correlation))
-        node.wake()
-        return await future
+        answer = _Answer()
+        correlation = self._session.expect(answer, server, timeout_s)
+        send(make(self._router.me, correlation))
+        self._wake()
+        return await answer.future
 
     async def _change(
         self,
@@ -141,18 +172,18 @@ class MemberAdmin:
         deadline: float,
         check: Callable[[], None] = lambda: None,
     ) -> Any:
-        """Ask our own leader for a change, again while another one is under way (MEMB-01).
+        """Ask our own leader for a change, and again while another change is under way (MEMB-01).
 
-        `check` is called before each attempt; what it raises ends them.
+        `check` is called before each attempt; an error that it raises ends the attempts.
         """
         while True:
             check()
-            left = deadline - self._node.clock.monotonic()
+            left = deadline - self._clock.monotonic()
             try:
                 return await self.ask_server(process.server.id, make, max(left, _AGAIN_S))
             except ChangeNotPermitted as refusal:
                 if left <= _AGAIN_S or str(refusal) != CHANGE_UNDER_WAY:
-                    raise  # the others of this class stay what they are, however long we wait
+                    raise  # waiting does not help against the other reasons
             await asyncio.sleep(_AGAIN_S)
 
     # --- members -----------------------------------------------------------------------
@@ -170,15 +201,15 @@ class MemberAdmin:
     async def _add(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
         """Start a server on `node`, add it as one that catches up, and wait until it votes (MEMB-07)."""
         server, node = process.server, str(arguments["node"])
-        if node not in self._node.config.nodes:
-            known = ", ".join(sorted(self._node.config.nodes))
+        if node not in self._nodes:
+            known = ", ".join(sorted(self._nodes))
             raise ConfigurationError(f"node {node!r} is not among the nodes of this installation ({known})")
         member = ServerId(server.id.name, node)
         _demand_absent(server, member)
         deadline = self._deadline(arguments)
         wanted = Membership(str(arguments.get("membership") or Membership.VOTER))
         first = Membership.NON_VOTER if wanted is Membership.NON_VOTER else Membership.PROMOTABLE
-        uid = new_uid(member.name, self._node.rng)
+        uid = new_uid(member.name, self._rng)
         async with self._alone(process, deadline):
             _demand_absent(server, member)
             await self._start(process, member, uid, first, arguments)
@@ -190,10 +221,10 @@ class MemberAdmin:
 
     @contextlib.asynccontextmanager
     async def _alone(self, process: ServerProcess, deadline: float) -> AsyncIterator[None]:
-        """While this lasts nobody else adds a member to this cluster, and none is on its way out.
+        """Keep other additions to this cluster out, and start only when no change is under way.
 
-        Whoever starts a server makes room for it: that must not be the server of one who has just joined, or
-        whose removal is not committed.
+        A new server takes the place of a leftover one on its node. That must not be the server of a member
+        that has just joined, or whose removal is not committed.
         """
         if not await self._until(
             lambda: is_settled(process.server) and process not in self._adding, deadline
@@ -215,7 +246,7 @@ class MemberAdmin:
             await self._change(process, join, deadline)
         except BarqueError:
             if member not in process.server.cluster:
-                self._node.outlets.tell_removed(process, member, uid)  # its node shall forget it
+                self._sink.notify_removed(process, member, uid)  # let its node forget the server
             raise
 
     async def _start(
@@ -227,7 +258,7 @@ class MemberAdmin:
         arguments: dict[str, Any],
     ) -> None:
         server = process.server
-        record = self._node.system.directory.get(server.id.name)
+        record = self._system.directory.get(server.id.name)
         uids = {str(m): peer.uid for m, peer in server.cluster.items() if peer.uid is not None}
         request = {
             "cluster": server.cfg.cluster_name,
@@ -253,7 +284,7 @@ class MemberAdmin:
         if member not in server.cluster:
             raise UnknownMember(f"{member} is not a member of {server.cfg.cluster_name!r}")
         await self._change(process, leave, self._deadline(arguments))
-        told = self._node.outlets.node_is_up(member.node)
+        told = self._sink.node_is_up(member.node)
         return {"member": str(member), "told": told}
 
     async def _promote(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
@@ -262,7 +293,7 @@ class MemberAdmin:
         uid = peer.uid if peer is not None else None
 
         def is_member() -> None:
-            """Else a promotion that waited for a removal would bring back who was just removed."""
+            """A promotion that waited for a removal must not bring the removed member back."""
             known = process.server.cluster.get(member)
             if known is None or uid not in (None, known.uid):
                 raise UnknownMember(f"{member} is not a member of {process.server.cfg.cluster_name!r}")
@@ -274,7 +305,7 @@ class MemberAdmin:
         return {"member": str(member), "membership": str(Membership.VOTER)}
 
     async def _replace(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
-        """Remove a member that is lost, or came back without its data, then add a new one."""
+        """Remove a member that is lost, or that came back without its data, then add a new one."""
         removed = await self._remove(process, arguments)
         member = _member_of(process, arguments["member"])
         node = str(arguments.get("node") or member.node)
@@ -283,7 +314,7 @@ class MemberAdmin:
 
     async def _until(self, holds: Callable[[], bool], deadline: float) -> bool:
         while not holds():
-            if self._node.clock.monotonic() >= deadline:
+            if self._clock.monotonic() >= deadline:
                 return False
             await asyncio.sleep(_POLL_S)
         return True
@@ -291,7 +322,7 @@ class MemberAdmin:
     # --- ends --------------------------------------------------------------------------
 
     async def _delete(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
-        """LIFE-06: by consensus; members that are out of reach go when they come back."""
+        """Delete a cluster by consensus (LIFE-06); members that are out of reach go when they come back."""
         server = process.server
         members = list(server.cluster)
         timeout_s = int(arguments.get("timeout_ms", _DEFAULT_MS)) / 1000 * 0.8
@@ -300,18 +331,18 @@ class MemberAdmin:
             return DeleteCluster(origin, correlation, ReplyMode.AWAIT_CONSENSUS)
 
         await self.ask_server(server.id, delete, timeout_s)
-        away = [str(m) for m in members if not self._node.outlets.node_is_up(m.node)]
+        away = [str(m) for m in members if not self._sink.node_is_up(m.node)]
         return {"cluster": server.cfg.cluster_name, "members": [str(m) for m in members], "away": away}
 
     async def force_shrink(self, arguments: dict[str, Any]) -> Any:
-        """MEMB-15, LIFE-09: the member on *this* node becomes the whole cluster; waits until it leads."""
+        """Make the member on *this* node the whole cluster, and wait until it leads (MEMB-15, LIFE-09)."""
         cluster = str(arguments["cluster"])
-        process = self._node.member_here(cluster)
+        process = self._servers.member_of(cluster)
         if process is None:
-            raise UnknownCluster(f"no member of {cluster!r} runs on node {self._node.name}")
+            raise UnknownCluster(f"no member of {cluster!r} runs on node {self._name}")
         server, deadline = process.server, self._deadline(arguments)
         lost = [str(member) for member, _ in server.peers]
-        left = deadline - self._node.clock.monotonic()
+        left = deadline - self._clock.monotonic()
         await self._ask(server.id, process.handle, ForceMemberChange, left)
         leads = await self._until(lambda: is_settled(server), deadline)
         if not leads:
@@ -319,17 +350,17 @@ class MemberAdmin:
         return {"member": str(server.id), "lost": lost, "term": server.current_term}
 
     async def aux_command(self, arguments: dict[str, Any]) -> Any:
-        """AUX-02, QRY-05: a value for the aux machine of the member here; of the leader, if `consistent`."""
+        """Ask the aux machine of the member here, or of the leader if `consistent` (AUX-02, QRY-05)."""
         cluster, consistent = str(arguments["cluster"]), bool(arguments.get("consistent"))
         payload = msgspec.msgpack.encode(arguments.get("command"))
         timeout_s = int(arguments.get("timeout_ms", _DEFAULT_MS)) / 1000 * 0.8
-        here = self._node.member_here(cluster)
+        here = self._servers.member_of(cluster)
         if consistent:
             server = await self._leader_of(cluster, arguments)
         elif here is not None:
             server = here.server.id
         else:
-            raise UnknownCluster(f"no member of {cluster!r} runs on node {self._node.name}")
+            raise UnknownCluster(f"no member of {cluster!r} runs on node {self._name}")
 
         def command(origin: ClientRef, correlation: int) -> AuxCommand:
             return AuxCommand(origin, correlation, payload, consistent)

@@ -7,7 +7,7 @@ A node never heard of is down. Pure: times come in as arguments, in seconds of a
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter, deque
+from collections import deque
 
 HEARTBEAT_INTERVAL_S = 0.1
 POLL_INTERVAL_S = 1.0
@@ -48,28 +48,13 @@ class FailureDetector:
         self._poll_interval_s = poll_interval_s
         self._samples_min = samples_min
         self._histories: dict[str, _History] = {}
-        self._watchers: Counter[str] = Counter()
+        self._watched: set[str] = set()
         self._last_poll: float | None = None
         self._listening_since = 0.0  # the poll from which on somebody never heard of has been silent
 
-    def register(self, node: str) -> bool:
-        """Report this node's transitions from now on; returns whether it is up now (FD-02).
-
-        Registrations are counted: many servers may watch one node.
-        """
-        self._watchers[node] += 1
-        return self.is_up(node)
-
-    def unregister(self, node: str) -> None:
-        """Undo one `register`. What is known about the node is kept."""
-        if self._watchers[node] > 1:
-            self._watchers[node] -= 1
-        else:
-            del self._watchers[node]
-
-    def forget(self, node: str) -> None:
-        """Drop what is known about a node; it is down until it is heard from again."""
-        self._histories.pop(node, None)
+    def register(self, node: str) -> None:
+        """Report this node's transitions from now on (FD-02)."""
+        self._watched.add(node)
 
     def is_up(self, node: str) -> bool:
         """The opinion of the last poll; an unknown node is down."""
@@ -124,7 +109,7 @@ class FailureDetector:
             up = self.estimate(node, now) < self._threshold
             if up != history.up:
                 history.up = up
-                if node in self._watchers:
+                if node in self._watched:
                     changes.append((node, up))
         return changes
 

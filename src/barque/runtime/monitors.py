@@ -1,4 +1,4 @@
-"""Who watches which clients and nodes (MON-01 to MON-03)."""
+"""Which machines watch which clients and nodes (MON-01 to MON-03)."""
 
 from barque.core.messages import ClientDown, Component, NodeEvent
 from barque.machine.effects import DemonitorClient, DemonitorNode, MonitorClient, MonitorNode
@@ -6,29 +6,48 @@ from barque.runtime.server_process import ServerProcess
 from barque.types import ClientRef
 
 Watcher = tuple[ServerProcess, Component]
-MonitorEffect = MonitorClient | DemonitorClient | MonitorNode | DemonitorNode
 
 
 class Monitors:
-    """The monitors of all servers of one node. A node stays watched when it goes down, a client does not."""
+    """The monitors of all servers of one node. A node stays watched when it goes down, a client does not.
 
-    def __init__(self) -> None:
+    `me` is this node's own reference: a client of an earlier process of this node is gone.
+    """
+
+    def __init__(self, me: ClientRef) -> None:
         self._clients: dict[ClientRef, dict[Watcher, None]] = {}
         self._nodes: dict[str, dict[Watcher, None]] = {}
-        self._up: dict[str, bool] = {}  # as was last told
+        self._up: dict[str, bool] = {}  # the state of each node that watchers were last told of
+        self._incarnations: dict[str, int] = {me.node: me.incarnation}  # of the processes last heard of
 
-    def perform(self, process: ServerProcess, effect: MonitorEffect) -> None:
-        """Begin or stop to watch."""
+    def watch_node(self, process: ServerProcess, effect: MonitorNode, *, up: bool) -> None:
+        """Watch a node. Its present state is news for a machine that begins to watch it (EFF-06)."""
+        component = Component.AUX if effect.aux else Component.MACHINE
+        self._nodes.setdefault(effect.node, {})[process, component] = None
+        process.enqueue(NodeEvent(component, effect.node, up))
+
+    def watch_client(self, process: ServerProcess, effect: MonitorClient, *, node_up: bool) -> None:
+        """Watch a client; say at once that it is gone, if it is (EFF-06).
+
+        A new leader sets its monitors again in `state_enter`: a client whose node has gone, or has started
+        anew since, would never be reported otherwise.
+        """
+        client = effect.client
+        component = Component.AUX if effect.aux else Component.MACHINE
+        if self._incarnations.get(client.node, client.incarnation) != client.incarnation:
+            process.enqueue(ClientDown(component, client, "noproc"))
+        elif not node_up:
+            process.enqueue(ClientDown(component, client, "noconnection"))
+        else:
+            self._clients.setdefault(client, {})[process, component] = None
+
+    def unwatch(self, process: ServerProcess, effect: DemonitorClient | DemonitorNode) -> None:
+        """Watch this client or node no longer."""
         watcher = (process, Component.AUX if effect.aux else Component.MACHINE)
-        match effect:
-            case MonitorClient():
-                self._clients.setdefault(effect.client, {})[watcher] = None
-            case MonitorNode():
-                self._nodes.setdefault(effect.node, {})[watcher] = None
-            case DemonitorClient():
-                self._clients.get(effect.client, {}).pop(watcher, None)
-            case DemonitorNode():
-                self._nodes.get(effect.node, {}).pop(watcher, None)
+        if isinstance(effect, DemonitorClient):
+            self._clients.get(effect.client, {}).pop(watcher, None)
+        else:
+            self._nodes.get(effect.node, {}).pop(watcher, None)
 
     def node_changed(self, node: str, *, up: bool) -> None:
         """The node came within reach, or went out of it; with it go its clients."""
@@ -41,7 +60,8 @@ class Monitors:
             process.handle(NodeEvent(component, node, up))
 
     def node_restarted(self, node: str, incarnation: int) -> None:
-        """Another process answers for that node: the clients of the former are gone."""
+        """This process answers for that node now: the clients of any earlier one are gone."""
+        self._incarnations[node] = incarnation
         gone = [c for c in self._clients if c.node == node and c.incarnation != incarnation]
         self._end(gone, "noproc")
 
@@ -51,7 +71,7 @@ class Monitors:
                 process.handle(ClientDown(component, client, reason))
 
     def forget(self, process: ServerProcess, *, only: Component | None = None) -> None:
-        """A server stops, or its machine leads no more (AUX-07)."""
+        """Drop the monitors of a server that stops, or whose machine no longer leads (AUX-07)."""
         for watchers in (*self._clients.values(), *self._nodes.values()):
             for component in Component:
                 if only in (None, component):

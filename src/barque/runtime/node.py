@@ -1,12 +1,37 @@
 """A node: one process's share of many clusters, on one event loop.
 
-All input of one loop turn is handled before anything leaves; then, in this order: commands go
-to their leaders, terms and votes are synced, messages leave, the log is written and synced,
-and what that made true leaves as well (design §5.2). The order between the sync of votes and
-the messages is a safety rule (docs/explanation/ordering.md), the rest is for speed.
+Theory of operation
+-------------------
+
+A `Node` has a life and a turn; everything else is done by the objects that it puts together in `_assemble`.
+
+*Life.* `start` recovers what is on disk, listens, and starts the servers. `stop` hands leaderships over, runs
+a last turn, and closes. A node that could not start has changed nothing and left nothing open.
+
+*Turn.* Input reaches the node in callbacks of the event loop: frames of other nodes and of clients, timers,
+news of the disk. Each callback only hands its input to servers and to the router; what that makes them want
+is gathered. Then, once for all callbacks that ran together, the turn does what they want, in phases:
+
+1. **Route requests.** Commands and reads go to their leaders, as one batch for each cluster. Low-priority
+   commands are appended behind them (CMD-06).
+2. **Replicate.** Leaders send entries to followers, once for everything that was appended.
+3. **Sync votes.** Terms and votes become durable. Only then the messages that depend on them are released:
+   a vote that leaves before it is on disk could be given twice. *This order is a safety rule.*
+4. **Deliver replies.** Callers and clients get the answers that have come up so far.
+5. **Send.** All messages leave, one write for each connection. They leave before the log is written, so that
+   followers write at the same time as their leader (thesis §10.2.1). This is safe: a leader's own entry
+   counts only when it is written, and a follower acknowledges only what is written.
+6. **Write the log.** Everything that servers have appended is written and synced, once for all of them.
+
+Phases 3 and 6 make things true that others wait for: a vote may be answered, an entry may commit and be
+applied. So the phases run again, until a round makes nothing new. Eight rounds are enough for anything that
+one input leads to; if not, the loop gets a turn first, and the next turn goes on.
+
+Under load more input arrives while a turn runs, so the next turn finds more: batches grow by themselves.
+The order of effects within a server is a different matter, kept by `performer.Performer`; see
+docs/explanation/ordering.md for both.
 """
 
-import asyncio
 import logging
 import random
 import secrets
@@ -14,40 +39,41 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-import msgspec
-
 from barque.config import NodeConfig
-from barque.core.configuration import is_established
-from barque.core.messages import ElectionTimeout, NodeStatus, RemoteMessage, ServerDown
-from barque.core.queries import run_query
-from barque.errors import Stopped, UnknownCluster
+from barque.errors import Stopped
 from barque.log.disk import Disk, OsDisk
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
 from barque.runtime.admin import Admin
-from barque.runtime.calls import Calls
-from barque.runtime.client_sink import ClientSession
+from barque.runtime.client_session import ClientSessions, InProcessSession
 from barque.runtime.clock import Clock, SystemClock
-from barque.runtime.directory import configured_cluster_id
-from barque.runtime.failure_detector import FailureDetector
-from barque.runtime.front import Front, Session
-from barque.runtime.inbox import Inbox
-from barque.runtime.leaderboard import Leaderboard
+from barque.runtime.cluster_forming import form_configured_clusters
+from barque.runtime.deferred_rounds import DeferredRounds
+from barque.runtime.directory import Directory
+from barque.runtime.dispatcher import Dispatcher
+from barque.runtime.effect_sink import EffectSink
+from barque.runtime.liveness import Liveness
 from barque.runtime.machines import load_machines
-from barque.runtime.outlets import NodeOutlets, leader_is
-from barque.runtime.server_process import ServerProcess
-from barque.runtime.system import Ending, System
+from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.reporting import Reporter
+from barque.runtime.requests import RequestRouter
+from barque.runtime.server_table import ServerTable
+from barque.runtime.system import System
 from barque.runtime.timers import TimerDriver
-from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport
+from barque.runtime.turn import Turn
+from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport, TransportHandler
 from barque.transport.secret import load_secret
 from barque.transport.tcp import TcpTransport
-from barque.transport.wire import ALIVE, Alive, ClientAnswer, ClientEvent, Envelope
-from barque.types import ClientRef, ServerId
+from barque.transport.wire import ALIVE, Alive, Envelope, FrontEvent, NodeCall, NodeCallReply
+from barque.types import ClientRef
 
 logger = logging.getLogger("barque.node")
 
 _ROUNDS_MAX = 8
 _STOP_TRANSFER_S = 1.0
+
+MakeTransport = Callable[[TransportHandler, int, random.Random], Transport]
+"""Makes a transport: its handler, the node's incarnation, and random numbers."""
 
 
 class Node:
@@ -66,7 +92,7 @@ class Node:
         disk: Disk | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
-        transport: Callable[["Node", int, random.Random], Transport] | None = None,
+        transport: MakeTransport | None = None,
         make_writer: MakeWriter = choose_writer,
         checked: bool = False,
     ) -> None:
@@ -76,146 +102,161 @@ class Node:
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random(secrets.randbits(64))  # noqa: S311  # spreads timers, keeps no secret
         self.incarnation = self.rng.getrandbits(60) + 1
+        self.me = ClientRef(self.name, self.incarnation)
         self.machines: dict[str, Machine[Any]] = {**load_machines(config.machines), **(machines or {})}
-        self.leaderboard = Leaderboard()
-        self.detector = FailureDetector(poll_interval_s=config.time.detector_poll_ms / 1000)
-        self.front = Front(
-            ClientRef(self.name, self.incarnation),
-            self,
-            self.clock,
-            commands_max=config.pending_commands_max,
-            bytes_max=config.pending_bytes_max,
-        )
-        self.admin = Admin(self)
-        self.inbox = Inbox(self)
-        self.outlets = self.make_outlets()
-        self.calls = Calls(self.outlets.send_to_node, self.admin.handle)
-        self.longest_stall_s = 0.0
-        self.started_at = self.clock.monotonic()
-        self.resp: Any = None  # the gateway, if one is attached: for `status`
         self._disk = disk or OsDisk()
         self._make_writer = make_writer
         self._checked = checked
-        self._make_transport = transport or _tcp_transport
-        self._incarnations: dict[str, int] = {}
-        self._listeners: dict[Session, None] = {}
-        self._insiders: dict[Session, Callable[[str], None]] = {}  # who in this process hears when we stop
-        self._turn_scheduled = False
-        self._next_beat = 0.0
+        self._make_transport = transport or self._tcp_transport
         self._stopped = True
-
-    def make_outlets(self) -> NodeOutlets:
-        """Where effects leave the servers; a simulator looks in here."""
-        return NodeOutlets(self)
 
     # --- life --------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Recover what is on disk, listen, and start the servers of this node.
 
-        Raises `ConfigurationError` for what cannot work, and `Damaged` for files that must not
+        Raises `ConfigurationError` for settings that cannot work, and `Damaged` for files that must not
         be trusted; nothing is changed in both cases.
         """
-        self._loop = asyncio.get_running_loop()
-        self.driver = TimerDriver(self.clock)
-        self.timers = self.driver.timers
-        self._stopped = False
         undo = AsyncExitStack()
         try:
             await self._open(undo)
         except BaseException:
-            self._stopped = True  # no turn runs any more
+            self._stopped = True
+            self.turn.stop()
             await undo.aclose()
             raise
-        self.wake()
+        self.turn.wake()
 
     async def _open(self, undo: AsyncExitStack) -> None:
-        """Open one thing after the other; `undo` closes those that are open, if we come no further."""
+        """Open one thing after the other; `undo` closes those that are open, if an error ends this."""
+        self.driver = TimerDriver(self.clock)
+        self.timers = self.driver.timers
+        self.turn = Turn(self._turn, self.timers, self.clock)
         undo.callback(self.driver.stop)
-        self.system = self._open_system()
-        undo.callback(self.system.close)
-        self.transport = self._make_transport(self, self.incarnation, self.rng)
+        self._assemble(undo)
+        self._stopped = False
         self.system.recover()
         await self.transport.start()
         undo.push_async_callback(self.transport.stop)
-        for node in self.config.nodes:
-            if node != self.name:
-                self.detector.register(node)
-        self.started_at = self.clock.monotonic()
-        self._next_beat = self.started_at
-        self._beat()
+        self.liveness.start()
         self._tick()
-        self._poll_detector()
-        self._form_configured_clusters()
+        form_configured_clusters(self.config, self.system, self.timers, self.clock, self.rng)
 
-    def _open_system(self) -> System:
-        return System(
-            node=self.name,
-            installation=self.config.installation,
-            data_dir=self.config.data_dir,
+    def _assemble(self, undo: AsyncExitStack) -> None:
+        """Put the parts together, from the bottom up: each gets the parts that it uses."""
+        config, turn, clock, rng = self.config, self.turn, self.clock, self.rng
+        wake = turn.wake
+        peers = tuple(node for node in config.nodes if node != self.name)
+        self.servers = ServerTable(wake)
+        self.directory = Directory(self._disk, config.data_dir, config.installation)
+        self.transport = self._make_transport(self, self.incarnation, rng)
+        self.dispatcher = Dispatcher(self.me, self.servers, self.directory, self.transport, clock, wake)
+        self.requests = RequestRouter(
+            self.me,
+            self.dispatcher,
+            turn,
+            clock,
+            commands_max=config.pending_commands_max,
+            bytes_max=config.pending_bytes_max,
+        )
+        self.dispatcher.attach(self.requests)
+        self.rpc = NodeRpc(self.dispatcher.send_to_node, lambda verb, asked: self.admin.handle(verb, asked))
+        self.sessions = self.make_sessions(self.requests, self.rpc)
+        self.rounds = DeferredRounds(self.timers, clock, wake)
+        self.sink = self.make_sink(
+            self.me,
+            peers,
+            self.servers,
+            self.dispatcher,
+            self.requests,
+            self.sessions,
+            self.rounds,
+            self.transport,
+            wake,
+        )
+        self.system = self._open_system(undo)
+        self.liveness = Liveness(
+            self.name,
+            peers,
+            config.time,
+            self.servers,
+            self.system.monitors,
+            self.requests,
+            self.rpc,
+            self.dispatcher,
+            self.sink,
+            self.transport,
+            self.timers,
+            clock,
+            turn,
+        )
+        self.reporter = Reporter(self.name, self.system, self.transport, self.requests, self.liveness, clock)
+        self.admin = Admin(
+            config,
+            self.system,
+            self.requests,
+            InProcessSession(self.sessions),
+            self.dispatcher,
+            self.sink,
+            self.rpc,
+            self.reporter,
+            self.transport,
+            clock,
+            rng,
+            wake,
+        )
+        self.dispatcher.on(Alive, lambda node, _message: self.liveness.heard_from(node))
+        self.dispatcher.on(NodeCall, self.rpc.on_call)
+        self.dispatcher.on(NodeCallReply, self.rpc.on_reply)
+        self.dispatcher.on(FrontEvent, self._on_event)
+
+    def _open_system(self, undo: AsyncExitStack) -> System:
+        config = self.config
+        system = System(
+            me=self.me,
+            data_dir=config.data_dir,
             disk=self._disk,
-            log=self.config.log,
-            times=self.config.time,
-            machine_upgrade_strategy=self.config.machine_upgrade_strategy,
+            log=config.log,
+            times=config.time,
+            machine_upgrade_strategy=config.machine_upgrade_strategy,
             machines=self.machines,
-            outlets=self.outlets,
+            servers=self.servers,
+            directory=self.directory,
+            environment=self.sink,
             timers=self.timers,
             clock=self.clock,
             rng=self.rng,
-            wake=self._run_on_loop,
-            changed=self.wake,
+            run_on_loop=self.turn.run_on_loop,
+            changed=self.turn.wake,
             checked=self._checked,
             make_writer=self._make_writer,
         )
+        undo.callback(system.close)
+        return system
 
-    def _form_configured_clusters(self) -> None:
-        """Start the servers that the configuration asks for and that are not here yet."""
-        for cluster in self.config.clusters:
-            members = tuple(ServerId(cluster.name, n) for n in cluster.members or sorted(self.config.nodes))
-            if ServerId(cluster.name, self.name) not in members:
-                continue
-            process = self.system.processes.get(cluster.name)
-            if process is None:
-                cluster_id = configured_cluster_id(self.config.installation, cluster.name)
-                if self._was_deleted(cluster.name, cluster_id):
-                    continue
-                process = self.system.create(
-                    cluster.name,
-                    cluster.name,
-                    cluster.machine,
-                    dict(cluster.arguments),
-                    members,
-                    cluster_id=cluster_id,
-                )
-            if process.server.log.next_index() == 1:
-                # A new server waits to be asked (ELEC-20); the configuration is what asks.
-                after_s = self.rng.uniform(0.0, self.config.time.broadcast_time_ms * 3 / 1000)
-                asked = process
-                self.timers.arm(
-                    (process, "election"),
-                    self.clock.monotonic() + after_s,
-                    lambda asked=asked: asked.handle(ElectionTimeout()),  # type: ignore[misc]
-                )
+    def make_sink(self, *collaborators: Any) -> EffectSink:
+        """Make the place where effects leave the servers; a simulator looks in here."""
+        return EffectSink(*collaborators)
 
-    def _was_deleted(self, cluster: str, cluster_id: str) -> bool:
-        """Whether a configured cluster, or our member of it, is gone on purpose; says what to do then."""
-        tombstone = self.system.directory.last_tombstone(cluster_id)
-        if tombstone is None:
-            return False
-        if tombstone.whole_cluster:
-            what = f"was deleted and is not formed again ({tombstone.reason})"
-            cure = f"create it again with: barque cluster create {cluster}"
-        else:
-            what = f"has no member here any more: it was removed ({tombstone.reason})"
-            cure = f"add one again with: barque member add {cluster} {self.name}"
-        logger.warning(
-            "node %s: cluster %r of the configuration %s. Remove it from the configuration; or %s",
-            self.name,
-            cluster,
-            what,
-            cure,
+    def make_sessions(self, router: RequestRouter, rpc: NodeRpc) -> ClientSessions:
+        """Make the place where clients come in; a simulator looks in here."""
+        return ClientSessions(router, rpc)
+
+    def _tcp_transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> Transport:
+        config = self.config
+        address = config.nodes[config.name]
+        return TcpTransport(
+            name=config.name,
+            incarnation=incarnation,
+            cluster=config.installation,
+            secret=config.secret.encode() if config.secret else load_secret(config.secret_file),
+            bind=config.bind or address,
+            advertise=address,
+            peers={name: peer for name, peer in config.nodes.items() if name != config.name},
+            handler=handler,
+            rng=rng,
         )
-        return True
 
     async def stop(self) -> None:
         """Hand leaderships over, flush, and close. Safe to call twice."""
@@ -223,17 +264,13 @@ class Node:
             return
         await self.admin.hand_over(_STOP_TRANSFER_S)
         self._stopped = True
-        await self.calls.stop()
+        self.turn.stop()
+        await self.rpc.stop()
         self._turn()
-        self._leave_insiders()
+        self.sessions.stop(f"node {self.name} has stopped")
         self.driver.stop()
         await self.transport.stop()
         self.system.close()
-
-    def _leave_insiders(self) -> None:
-        """Nothing is answered after the last turn: clients in this process must not wait for it."""
-        for on_stopped in list(self._insiders.values()):
-            on_stopped(f"node {self.name} has stopped")
 
     async def __aenter__(self) -> "Node":
         await self.start()
@@ -242,246 +279,114 @@ class Node:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    def session(
+    def open_session(
         self,
-        deliver: Callable[[list[ClientAnswer]], None],
-        *,
-        events: bool = False,
+        on_event: Callable[[str, Any], None] | None = None,
         on_stopped: Callable[[str], None] | None = None,
-    ) -> Session:
-        """A way in for a program inside this process; with `events` it hears machines' messages.
+    ) -> InProcessSession:
+        """Let a program in this process make requests. With `on_event` it hears machines' messages.
 
-        With `on_stopped` it hears why answers end. Raises `Stopped` then if the node does not run.
+        `on_stopped` hears why the session ends, when the node stops. Raises `Stopped` if it does not run.
         """
-        if on_stopped is not None and self._stopped:
+        if self._stopped:
             raise Stopped(f"node {self.name} does not run")
-        session = self.front.session(deliver)
-        if events:
-            self._listeners[session] = None
-        if on_stopped is not None:
-            self._insiders[session] = on_stopped
-        return session
-
-    def end_session(self, session: Session) -> None:
-        """Nobody listens there any more."""
-        session.close()
-        self._listeners.pop(session, None)
-        self._insiders.pop(session, None)
-
-    @property
-    def listening(self) -> int:
-        """How many clients are connected, by the transport or in this process."""
-        return len(self._listeners)
-
-    def tell_listeners(self, cluster: str, message: msgspec.Raw) -> None:
-        """A machine's message has come for the clients of this node."""
-        for session in self._listeners:
-            self.front.tell(session, ClientEvent(cluster, message))
+        return self.sessions.open_in_process(on_event, on_stopped)
 
     # --- the turn ----------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Run the second half of a turn when all input of this one is handled."""
-        if not self._turn_scheduled and not self._stopped:
-            self._turn_scheduled = True
-            self._loop.call_soon(self._on_turn)
-
-    def wake_later(self, after_s: float) -> None:
-        """Run one after so many seconds."""
-        self.timers.arm("front retry", self.clock.monotonic() + after_s, self.wake)
-
-    def _run_on_loop(self, function: Callable[[], None]) -> None:
-        """Called by log threads, too: run there, then finish the turn."""
-
-        def run() -> None:
-            function()
-            self.wake()
-
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(run)
-
-    def _on_turn(self) -> None:
-        """What `wake` has asked for; the files may be closed by now."""
-        if not self._stopped:
-            self._turn()
+        """Run a turn when the input of the present one is handled."""
+        self.turn.wake()
 
     def _turn(self) -> None:
-        self._turn_scheduled = False
+        """Run the phases, round after round, until a round makes nothing new (see the module's docstring).
+
+        An empty phase is skipped here, without a call: most rounds have two phases that do anything.
+        """
+        requests, rounds, system = self.requests, self.rounds, self.system
+        self.turn.is_scheduled = False
         for _ in range(_ROUNDS_MAX):
-            self.front.flush()
-            self.outlets.flush_commands()
-            self.outlets.pipeline()
-            synced = self.system.sync_meta()
-            self.front.deliver()
-            self.transport.flush()  # to the followers before our own sync (thesis §10.2.1)
-            wrote = self.system.flush()
-            if not (synced or wrote or self.outlets.busy or self.front.busy):
+            if requests.dirty or requests.fillers or rounds.flushing:
+                self._route_requests()
+            if rounds.replicating:
+                self._replicate()
+            synced = bool(system.awaiting_sync) and self._sync_votes()
+            if requests.speaking:
+                self._deliver_replies()
+            self._send()
+            wrote = system.storage.pending and self._write_log()
+            if synced or wrote or rounds.replicating or rounds.flushing:
+                continue
+            if not (requests.dirty or requests.fillers) or not requests.busy:
                 break
         else:
-            self.wake()
-        self.system.look_after_finished()
-        self.system.storage.loop_yield()
+            self.turn.wake()
+        if self.servers.finished:
+            system.reap_finished()
+        system.storage.loop_yield()
         self._await_deadline()
 
-    def server_finished(
-        self, process: ServerProcess, delete: bool, whole_cluster: bool, reason: str = "it has ended"
-    ) -> None:
-        """A server has come to its end. May be called from inside its own effects.
+    def _route_requests(self) -> None:
+        self.requests.flush()
+        if self.rounds.flushing:
+            self.rounds.flush_commands()
 
-        With `delete` it goes for good at the end of this turn, after its last messages have left:
-        `whole_cluster` says that its cluster was deleted, otherwise it alone was removed. Without `delete` it
-        stops, keeps its files, and can start again with the node.
-        """
-        self.system.finish(process, Ending(reason, delete=delete, whole_cluster=whole_cluster))
+    def _replicate(self) -> None:
+        self.rounds.replicate()
+
+    def _sync_votes(self) -> bool:
+        return self.system.sync_meta()
+
+    def _deliver_replies(self) -> None:
+        self.requests.deliver()
+
+    def _send(self) -> None:
+        self.transport.flush()
+
+    def _write_log(self) -> bool:
+        return self.system.flush()
 
     def _await_deadline(self) -> None:
-        """Let the front say what is to be said when a call's time is over: the earliest of all that wait."""
-        deadline, armed = self.front.next_deadline(), self.timers.deadline_of("front deadline")
+        """Arm a timer for the earliest deadline of a request."""
+        deadline, armed = self.requests.next_deadline(), self.timers.deadline_of("request deadline")
         if deadline is not None and (armed is None or deadline < armed):
-            self.timers.arm("front deadline", deadline, self._expire)
+            self.timers.arm("request deadline", deadline, self._expire)
 
     def _expire(self) -> None:
-        self.front.expire(self.clock.monotonic())
-        self.wake()
-
-    # --- time --------------------------------------------------------------------------
-
-    def _beat(self) -> None:
-        """The failure detector's heartbeat, and a look at how late this loop is."""
-        now = self.clock.monotonic()
-        self.longest_stall_s = max(self.longest_stall_s, now - self._next_beat)
-        self._next_beat = now + self.config.time.heartbeat_interval_ms / 1000
-        for node in self.transport.connected():
-            self.transport.send(node, "", Alive())
-        self.transport.flush()
-        self.timers.arm("beat", self._next_beat, self._beat)
+        self.requests.expire(self.clock.monotonic())
+        self.turn.wake()
 
     def _tick(self) -> None:
         self.system.tick()
-        self.wake()
+        self.turn.wake()
         self.timers.arm("tick", self.clock.monotonic() + self.config.time.tick_ms / 1000, self._tick)
 
-    def _poll_detector(self) -> None:
-        now = self.clock.monotonic()
-        changes = self.detector.poll(now)
-        connected = self.transport.connected() if changes else []
-        for node, up in changes:
-            if up and node not in connected:
-                continue  # an old rhythm; the broken link is newer and surer news
-            logger.info("node %s: %s is %s", self.name, node, "up" if up else "suspected to be down")
-            self._tell_all(NodeStatus(node, up))
-            self.system.monitors.node_changed(node, up=up)
-            if up:
-                self.front.node_back(node)
-            else:
-                self.front.node_lost(node)
-        self._doubt_leaders()
-        self.wake()
-        self.timers.arm("detector", now + self.config.time.detector_poll_ms / 1000, self._poll_detector)
-
-    def _doubt_leaders(self) -> None:
-        """A suspicion stands until it is taken back: say it again to those who follow a suspected node.
-
-        A message of a dead leader that comes late disarms the election timer, and there will be no news.
-        """
-        suspected = {node for node in self.config.nodes if self.detector.suspects(node)}
-        for process in list(self.system.processes.values()) if suspected else ():
-            leader = process.server.leader_id
-            if leader is not None and leader.node in suspected:
-                process.handle(NodeStatus(leader.node, up=False))
-
-    def _tell_all(self, message: NodeStatus) -> None:
-        for process in list(self.system.processes.values()):
-            process.handle(message)
-
-    # --- from the transport (TransportHandler) -------------------------------------------
+    # --- input, from the transport (TransportHandler) ------------------------------------
 
     def on_envelopes(self, node: str, envelopes: list[Envelope]) -> None:
         """Messages from another node, for its peers here or for the node itself."""
-        if envelopes == ALIVE:  # nothing follows; it was six turns of ten in which there was nothing to do
-            self.detector.heartbeat(node, self.clock.monotonic())
+        if envelopes == ALIVE:  # no turn follows: six turns of ten had nothing to do
+            self.liveness.heard_from(node)
         else:
-            self.inbox.take(node, envelopes)
-            self.wake()
+            self.dispatcher.receive(node, envelopes)
+            self.turn.wake()
 
     def on_turn(self) -> None:
         """Input has been handed over."""
-        self.wake()
+        self.turn.wake()
 
     def on_peer_connected(self, node: str, incarnation: int) -> None:
-        """Tell a node that comes (back) who leads; and if it has restarted, its servers are new."""
-        self.calls.node_connected(node)
-        self.inbox.node_connected(node)
-        self.outlets.node_connected(node)
-        known = self._incarnations.get(node)
-        self._incarnations[node] = incarnation
-        self.system.monitors.node_restarted(node, incarnation)
-        self.system.monitors.node_changed(node, up=True)
-        self.front.node_back(node)  # if a restarted one leads no more, it refuses what it is sent
-        for process in list(self.system.processes.values()):
-            leader = process.server.leader_id
-            if known not in (None, incarnation) and leader is not None and leader.node == node:
-                process.handle(ServerDown(leader, connected=True))
-            process.handle(NodeStatus(node, up=True))
-            if is_established(process.server):
-                self.outlets.send_to_node(node, leader_is(process, node))
-        self.wake()
+        """Our link to a node is up."""
+        self.liveness.connected(node, incarnation)
 
     def on_peer_disconnected(self, node: str, reason: str) -> None:
-        """MON-04, `noconnection`: those who follow a leader there begin to doubt it."""
-        logger.info("node %s: connection to %s is gone: %s", self.name, node, reason)
-        for process in list(self.system.processes.values()):
-            leader = process.server.leader_id
-            if leader is not None and leader.node == node:
-                process.handle(ServerDown(leader, connected=False))
-        self.calls.node_lost(node)
-        self.front.node_lost(node)
-        self.transport.nudge(node)
-        self.wake()
+        """Our link to a node is gone."""
+        self.liveness.disconnected(node, reason)
 
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
         """A client has authenticated."""
-        return ClientSession(self, connection)
+        return self.sessions.open_remote(connection)
 
-    # --- for the front (Outside) ---------------------------------------------------------
-
-    def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
-        """From this node itself to a server, here or elsewhere; False if it was dropped."""
-        return self.outlets.send_to_server(to, message, None)
-
-    def local_query(self, cluster: str, payload: bytes) -> Any:
-        """Ask the member on this node; raises `UnknownCluster` if there is none."""
-        for process in self._members_here(cluster):
-            return run_query(process.server, payload)
-        raise UnknownCluster(f"no member of {cluster!r} runs on node {self.name}; ask another node")
-
-    def _members_here(self, cluster: str) -> list[ServerProcess]:
-        named = self.system.processes.get(cluster)
-        if named is not None and named.server.cfg.cluster_name == cluster:
-            return [named] if named.failure is None else []
-        return [
-            process
-            for process in self.system.processes.values()
-            if process.server.cfg.cluster_name == cluster and process.failure is None
-        ]
-
-    def member_here(self, cluster: str) -> ServerProcess | None:
-        """The member of a cluster that runs on this node, if one does."""
-        return next(iter(self._members_here(cluster)), None)
-
-
-def _tcp_transport(node: Node, incarnation: int, rng: random.Random) -> Transport:
-    config = node.config
-    address = config.nodes[config.name]
-    secret = config.secret.encode() if config.secret else load_secret(config.secret_file)
-    return TcpTransport(
-        name=config.name,
-        incarnation=incarnation,
-        cluster=config.installation,
-        secret=secret,
-        bind=config.bind or address,
-        advertise=address,
-        peers={name: peer for name, peer in config.nodes.items() if name != config.name},
-        handler=node,
-        rng=rng,
-    )
+    def _on_event(self, _node: str, message: FrontEvent) -> None:
+        if message.incarnation == self.incarnation:
+            self.sessions.notify(message.cluster, message.message)

@@ -1,20 +1,30 @@
 """Facts for people and programs: what `status` and `overview` show."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from barque.core.configuration import may_change
 from barque.core.roles import WaitingRole
 from barque.core.state import RaftState
-from barque.runtime.inbox import cure_of
+from barque.runtime.clock import Clock
+from barque.runtime.liveness import Liveness
+from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.system import System
+from barque.transport.contract import Transport
 
-if TYPE_CHECKING:
-    from barque.runtime.node import Node
+
+class Gateway(Protocol):
+    """A gateway that serves other programs on this node."""
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as `host:port`."""
+        ...
 
 
 def member_status(process: ServerProcess) -> dict[str, Any]:
-    """One member: where it stands. `snapshot_index` is 0 until snapshots exist."""
+    """Where one member stands. `snapshot_index` is 0 until snapshots exist."""
     server = process.server
     last, written = server.log.last_index_term(), server.log.last_written()
     status: dict[str, Any] = {
@@ -35,10 +45,10 @@ def member_status(process: ServerProcess) -> dict[str, Any]:
     }
     if server.lost_quorum:
         status["lost_quorum"] = "it led, heard from no majority of the voters, and stepped down"
-    if process.strangers:
+    if process.unknown_incarnations:
         status["stale_incarnations"] = [
-            {"server": str(member), "uid": uid, "cure": cure_of(process, member)}
-            for member, uid in sorted(process.strangers.items())
+            {"server": str(member), "uid": uid, "cure": process.cure_for(member)}
+            for member, uid in sorted(process.unknown_incarnations.items())
         ]
     if process.failure is not None:
         status["failure"] = process.failure
@@ -47,48 +57,72 @@ def member_status(process: ServerProcess) -> dict[str, Any]:
     return status
 
 
-def node_status(node: "Node") -> dict[str, Any]:
-    """This node: its address, its disk, and whom it sees."""
-    storage = node.system.storage.overview()
-    now = node.clock.monotonic()
-    status: dict[str, Any] = {
-        "name": node.name,
-        "pid": os.getpid(),
-        "address": node.transport.advertise,
-        "resp_address": node.resp.address if node.resp is not None else None,
-        "state": "running" if node.system.failure is None else "degraded",
-        "uptime_s": round(now - node.started_at, 3),
-        "longest_stall_ms": round(node.longest_stall_s * 1000, 1),
-        "storage": storage,
-        "front": node.front.overview(),
-        "peers": {
-            name: {
-                "address": peer.address,
-                "connected": peer.connected,
-                "last_error": peer.last_error,
-                "dropped": peer.dropped,
-                "bytes_queued": peer.bytes_queued,
-            }
-            for name, peer in node.transport.status().items()
-        },
-        "detector": node.detector.overview(now),
-        "transport": node.transport.counters.overview(),
-    }
-    if node.system.failure is not None:
-        status["failure"] = node.system.failure
-    return status
+class Reporter:
+    """Facts about one node. `gateway` is set once one serves the Redis protocol."""
 
+    def __init__(
+        self,
+        name: str,
+        system: System,
+        transport: Transport,
+        router: RequestRouter,
+        liveness: Liveness,
+        clock: Clock,
+    ) -> None:
+        self.gateway: Gateway | None = None
+        self._name = name
+        self._system = system
+        self._transport = transport
+        self._router = router
+        self._liveness = liveness
+        self._clock = clock
+        self._started_at = clock.monotonic()
 
-def local_report(node: "Node", *, clusters: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """This node and its members (of these clusters only, if given)."""
-    return {
-        "node": node_status(node),
-        "members": [
-            {"cluster": process.server.cfg.cluster_name, **member_status(process)}
-            for process in node.system.processes.values()
-            if clusters is None or process.server.cfg.cluster_name in clusters
-        ],
-    }
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the node started."""
+        return self._clock.monotonic() - self._started_at
+
+    def node_status(self) -> dict[str, Any]:
+        """This node: its address, its disk, and the nodes that it is connected to."""
+        failure = self._system.failure
+        status: dict[str, Any] = {
+            "name": self._name,
+            "pid": os.getpid(),
+            "address": self._transport.advertise,
+            "resp_address": self.gateway.address if self.gateway is not None else None,
+            "state": "running" if failure is None else "degraded",
+            "uptime_s": round(self.uptime_s, 3),
+            "longest_stall_ms": round(self._liveness.longest_stall_s * 1000, 1),
+            "storage": self._system.storage.overview(),
+            "requests": self._router.overview(),
+            "peers": {
+                name: {
+                    "address": peer.address,
+                    "connected": peer.connected,
+                    "last_error": peer.last_error,
+                    "dropped": peer.dropped,
+                    "bytes_queued": peer.bytes_queued,
+                }
+                for name, peer in self._transport.status().items()
+            },
+            "detector": self._liveness.detector.overview(self._clock.monotonic()),
+            "transport": self._transport.counters.overview(),
+        }
+        if failure is not None:
+            status["failure"] = failure
+        return status
+
+    def local_report(self, clusters: tuple[str, ...] | None = None) -> dict[str, Any]:
+        """This node and its members (of these clusters only, if given)."""
+        return {
+            "node": self.node_status(),
+            "members": [
+                {"cluster": process.server.cfg.cluster_name, **member_status(process)}
+                for process in self._system.processes.values()
+                if clusters is None or process.server.cfg.cluster_name in clusters
+            ],
+        }
 
 
 def cluster_overview(process: ServerProcess) -> dict[str, Any]:
@@ -129,10 +163,10 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
 
 
 def merge_reports(reports: list[dict[str, Any]], missing: dict[str, str]) -> dict[str, Any]:
-    """One picture of all nodes; those that did not answer are in it, with the reason.
+    """Merge the reports of all nodes; a node that did not answer is in the result, with the reason.
 
-    The leader of a cluster is the member that leads in the highest term: an old leader that
-    has not noticed yet is not it.
+    The leader of a cluster is the member that leads in the highest term: an old leader may not have
+    noticed yet that it was replaced.
     """
     nodes = [report["node"] for report in reports]
     nodes += [

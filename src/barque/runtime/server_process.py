@@ -1,12 +1,13 @@
 """One server as its node runs it: a queue of messages, a list of effects, and an end.
 
-Not a task: a plain object that its node calls (design §5.3). Whatever goes wrong inside stops
-this server alone; the cause is logged, counted and shown by `status`.
+It is no task but a plain object that its node calls (design §5.3). An error inside stops this server
+alone; the cause is logged, counted and shown by `status`.
 """
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from barque.core import invariants
 from barque.core.effects import Effect, NextEvent
@@ -14,6 +15,7 @@ from barque.core.messages import (
     LIVENESS_EVENTS,
     AppendEntriesReply,
     AppendEntriesRpc,
+    AuxCommand,
     Commands,
     FlushCommands,
     Message,
@@ -25,48 +27,65 @@ from barque.core.step import has_unfinished_business, recover, step
 from barque.runtime.counters import ServerCounters
 from barque.types import ServerId, Uid
 
-if TYPE_CHECKING:
-    from barque.runtime.executor import Executor
-
 logger = logging.getLogger("barque.server")
 
 
+class EffectPerformer(Protocol):
+    """Performs what a server asks for (`performer.Performer`)."""
+
+    def perform(self, process: "ServerProcess", effects: list[Effect]) -> None:
+        """Perform these effects in their order, up to one after which the rest has to wait."""
+
+    def state_changed(self, process: "ServerProcess", old: RaftState, old_leader: ServerId | None) -> None:
+        """The server's state, or the leader that it follows, has changed; its effects come next."""
+
+    def server_failed(self, process: "ServerProcess") -> None:
+        """Nothing of this server may fire any more."""
+
+
 class ServerProcess:
-    """Runs one core server. `held` are effects that wait for the meta store's sync."""
+    """Runs one core server.
+
+    `held` are effects that wait until the meta store has synced a term or a vote; while it is not None,
+    nothing that the server asks for is performed. `active` holds the servers that the next tick looks at.
+    """
 
     __slots__ = (
         "_active",
         "_busy",
-        "_executor",
+        "_performer",
         "_queue",
         "checked",
+        "cluster_id",
         "counters",
         "ended",
         "failure",
         "held",
-        "identity",
         "server",
-        "strangers",
+        "uid",
+        "unknown_incarnations",
     )
 
     def __init__(
         self,
         server: Server,
-        executor: "Executor",
+        performer: EffectPerformer,
         active: "dict[ServerProcess, None]",
         *,
         checked: bool = False,
     ) -> None:
         self.server = server
-        self.identity = (server.cfg.cluster_id, server.cfg.uid)  # what every Raft message of it carries
-        self._active = active  # those that the next tick looks at
+        self.cluster_id, self.uid = server.cfg.cluster_id, server.cfg.uid  # every message of it carries both
         self.counters = ServerCounters()
         self.failure: str | None = None  # why it handles nothing any more
-        self.ended = False  # on purpose: that is no failure
-        self.strangers: dict[ServerId, Uid] = {}  # who speaks as a member and is another incarnation
+        self.ended = False  # it ended on purpose, which is no failure
+        self.unknown_incarnations: dict[
+            ServerId, Uid
+        ] = {}  # heard under a member's name instead of the member
         self.held: deque[Effect] | None = None
         self.checked = checked  # run the invariants after every step
-        self._executor = executor
+        self._active = active
+        self._performer = performer
         self._queue: deque[Message] | None = None
         self._busy = False
 
@@ -81,14 +100,16 @@ class ServerProcess:
         """Replay the log, then become a follower."""
         try:
             effects = recover(self.server)
+            self._busy = True
+            self._performer.perform(self, effects)
         except Exception as error:
             self.fail(error)
-            return
-        self._perform(effects)
+        finally:
+            self._busy = False
         self._run()
 
     def handle(self, message: Message) -> None:
-        """Take one message and everything that it leads to inside this server."""
+        """Take one message, and everything that it leads to inside this server."""
         if self.failure is not None:
             return
         if self._busy:
@@ -125,72 +146,41 @@ class ServerProcess:
             else:
                 effects = step(server, message)
             if server.raft_state is not state or server.leader_id != leader:
-                self._executor.state_changed(self, state, leader)
-            self._perform(effects)
+                self._performer.state_changed(self, state, leader)
+            if effects:
+                self._performer.perform(self, effects)
         except Exception as error:
             self.fail(error)
         finally:
             self._busy = False
 
-    def _perform(self, effects: list[Effect]) -> None:
-        if self.held is not None:
-            self.held.extend(effects)
-            return
-        for position, effect in enumerate(effects):
-            self._executor.perform(self, effect)
-            if self._is_holding():
-                self.held = deque(effects[position + 1 :])
-                return
-
-    def hold(self) -> None:
-        """Everything from here on waits until the meta store has synced."""
+    def defer_until_synced(self) -> None:
+        """Hold back everything from here on until the meta store has synced."""
         if self.held is None:
             self.held = deque()
-
-    def _is_holding(self) -> bool:
-        return self.held is not None
 
     def release(self) -> None:
         """The meta store has synced: perform what was held, up to the next record to sync."""
         held, self.held = self.held, None
-        while held and self.failure is None:
+        if held and self.failure is None:
+            self._busy = True  # a neighbour may answer at once, and must not overtake what was held
             try:
-                self._executor.perform(self, held.popleft())
+                self._performer.perform(self, list(held))
             except Exception as error:
                 self.fail(error)
-                return
-            if self._is_holding():
-                self.held = held
-                return
-        if not self._busy:
-            self._run()
+            finally:
+                self._busy = False
+        self._run()
 
     def _count(self, message: Message) -> None:
-        """CNT-03, of what exists now."""
-        counters = self.counters.raft
-        match message:
-            case AppendEntriesRpc():
-                if message.entries:
-                    counters.aer_received_follower += 1
-                else:
-                    counters.aer_received_follower_empty += 1
-            case AppendEntriesReply():
-                if message.success:
-                    counters.aer_replies_success += 1
-                else:
-                    counters.aer_replies_fail += 1
-            case Commands():
-                counters.commands += message.count
-            case Queries() if message.consistent:
-                counters.consistent_queries += len(message.payloads)
-            case FlushCommands():
-                counters.command_flushes += 1
-            case _:
-                pass
+        """CNT-03."""
+        count = _COUNT.get(type(message))
+        if count is not None:
+            count(self.counters, message)
 
     def count_overview(self) -> dict[str, int]:
         """All counters; where the server stands (CNT-05) is read off now."""
-        server, counters = self.server, self.counters.raft
+        server, counters = self.server, self.counters
         counters.term = server.current_term
         counters.commit_index = server.commit_index
         counters.last_applied = server.last_applied
@@ -199,23 +189,25 @@ class ServerProcess:
         counters.snapshot_index = server.log.snapshot_index_term().index
         counters.commit_latency = server.commit_latency_ms
         counters.effective_machine_version = server.effective_machine_version
-        return self.counters.overview()
+        return counters.overview()
 
     def tick(self, now_ms: int) -> bool:
-        """Look after unfinished business; False when there is none left (idle costs nothing)."""
-        if self.failure is not None:
-            return False
-        if self.server.raft_state is RaftState.LEADER and has_unfinished_business(self.server):
+        """Tick the server if it has unfinished business; False if it has none left (idle costs nothing)."""
+        if self.failure is None and has_unfinished_business(self.server):
             self.handle(Tick(now_ms))
         return self.failure is None and has_unfinished_business(self.server)
 
     @property
     def applied_is_remembered(self) -> bool:
-        """Whether a restart would begin where we are now."""
+        """Whether a restart would begin where the machine is now."""
         return self.server.persisted_last_applied >= self.server.last_applied
 
+    def cure_for(self, member: ServerId) -> str:
+        """The command to run when this member answers as another incarnation."""
+        return f"barque member replace {self.server.cfg.cluster_name} {member}"
+
     def end(self, reason: str) -> None:
-        """Stop on purpose: what still waits inside is dropped. What failed before stays failed."""
+        """Stop on purpose, and drop what waits inside. A server that failed before stays failed."""
         if self.failure is None:
             self.failure = reason
             self.ended = True
@@ -223,7 +215,7 @@ class ServerProcess:
         self._queue = None
 
     def fail(self, error: Exception) -> None:
-        """Stop for good: keep the files, spare the neighbours, tell everybody why."""
+        """Stop for good: keep the files, spare the neighbours, say why."""
         self.failure = f"{type(error).__name__}: {error}"
         self.held = None
         self._queue = None
@@ -235,4 +227,45 @@ class ServerProcess:
             self.failure,
             exc_info=error,
         )
-        self._executor.server_failed(self)
+        self._performer.server_failed(self)
+
+
+def _count_append_entries(counters: ServerCounters, message: AppendEntriesRpc) -> None:
+    if message.entries:
+        counters.aer_received_follower += 1
+    else:
+        counters.aer_received_follower_empty += 1
+
+
+def _count_append_entries_reply(counters: ServerCounters, message: AppendEntriesReply) -> None:
+    if message.success:
+        counters.aer_replies_success += 1
+    else:
+        counters.aer_replies_fail += 1
+
+
+def _count_commands(counters: ServerCounters, message: Commands) -> None:
+    counters.commands += message.count
+
+
+def _count_queries(counters: ServerCounters, message: Queries) -> None:
+    if message.consistent:
+        counters.consistent_queries += len(message.payloads)
+
+
+def _count_flush(counters: ServerCounters, _message: FlushCommands) -> None:
+    counters.command_flushes += 1
+
+
+def _count_aux(counters: ServerCounters, _message: AuxCommand) -> None:
+    counters.aux_commands += 1
+
+
+_COUNT: dict[type, Callable[[ServerCounters, Any], None]] = {
+    AppendEntriesRpc: _count_append_entries,
+    AppendEntriesReply: _count_append_entries_reply,
+    Commands: _count_commands,
+    Queries: _count_queries,
+    FlushCommands: _count_flush,
+    AuxCommand: _count_aux,
+}

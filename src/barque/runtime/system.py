@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from barque.config import LogConfig, TimeConfig
 from barque.core.applying import persist_last_applied
@@ -16,10 +16,12 @@ from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
 from barque.runtime.clock import Clock
 from barque.runtime.directory import Directory, ServerRecord, new_uid
-from barque.runtime.executor import Executor, Outlets
+from barque.runtime.monitors import Monitors
+from barque.runtime.performer import Performer, PerformerEnvironment
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_table import Ending, ServerTable
 from barque.runtime.timers import Timers
-from barque.types import NOWHERE, IndexTerm, Membership, ServerId, Uid
+from barque.types import NOWHERE, ClientRef, IndexTerm, Membership, ServerId, Uid
 
 logger = logging.getLogger("barque.system")
 
@@ -29,15 +31,7 @@ _META_FAILED = "the meta store cannot be written: "
 _TERMINATING = (RaftState.TERMINATING_LEADER, RaftState.TERMINATING_FOLLOWER)
 
 
-class Ending(NamedTuple):
-    """How a server ends: with its data or without, and with all of its cluster or alone."""
-
-    reason: str
-    delete: bool = True
-    whole_cluster: bool = False
-
-
-class Surroundings:
+class SystemEnvironment:
     """What the core may ask of the world: the time for its timestamps, and numbers (`Environment`)."""
 
     __slots__ = ("_clock", "_rng")
@@ -61,28 +55,29 @@ class System:
     def __init__(
         self,
         *,
-        node: str,
-        installation: str,
+        me: ClientRef,
         data_dir: str,
         disk: Disk,
         log: LogConfig,
         times: TimeConfig,
         machine_upgrade_strategy: str = "all",
         machines: Mapping[str, Machine[Any]],
-        outlets: Outlets,
+        servers: ServerTable,
+        directory: Directory,
+        environment: PerformerEnvironment,
         timers: Timers,
         clock: Clock,
         rng: random.Random,
-        wake: Callable[[Callable[[], None]], None],
+        run_on_loop: Callable[[Callable[[], None]], None],
         changed: Callable[[], None],
         checked: bool = False,
         make_writer: MakeWriter = choose_writer,
     ) -> None:
-        self.node = node
-        self.processes: dict[str, ServerProcess] = {}
+        self.node = me.node
+        self.servers = servers
+        self.processes = servers.by_name
+        self.directory = directory
         self.failure: str | None = None
-        self._by_uid: dict[Uid, ServerProcess] = {}
-        self._awaiting_sync: dict[ServerProcess, None] = {}
         self._active: dict[ServerProcess, None] = {}
         self._machines = machines
         self._times = times
@@ -90,7 +85,7 @@ class System:
         self._clock = clock
         self._checked = checked
         self._rng = rng
-        self._surroundings = Surroundings(clock, rng)
+        self._environment_of_core = SystemEnvironment(clock, rng)
         self.storage = Storage.open(
             disk,
             data_dir,
@@ -98,16 +93,15 @@ class System:
                 wal_max_size_bytes=log.wal_max_size_bytes, wal_writer=log.writer, wal_prefill=log.prefill
             ),
             self._on_log_event,
-            wake,
+            run_on_loop,
             make_writer=make_writer,
         )
         self._changed = changed
-        self._outlets = outlets
-        self._finished: dict[ServerProcess, Ending] = {}  # to be looked after at the end of the turn
+        self._environment = environment
         self._deleting: dict[str, Ending] = {}  # ended, and still without a durable tombstone
-        self._executor = Executor(outlets, self.storage.meta, timers, clock, rng, times)
-        self.monitors = self._executor.monitors
-        self.directory = Directory(disk, data_dir, installation)
+        self.monitors = Monitors(me)
+        self.performer = Performer(environment, self.storage.meta, timers, self.monitors, clock, rng, times)
+        self.awaiting_sync = self.performer.awaiting_sync
 
     def recover(self) -> None:
         """Start every server that this directory knows (LIFE-02, `registered`).
@@ -165,8 +159,8 @@ class System:
         _try_machine(self._machine(machine), machine, arguments)
         present = self.processes.get(name)
         if present is not None and present.server.raft_state in _TERMINATING:
-            self.finish(present, Ending("its cluster was deleted", whole_cluster=True))
-        self.look_after_finished()
+            self.servers.finish(present, Ending("its cluster was deleted", whole_cluster=True))
+        self.reap_finished()
         known = dict(uids or {})
         record = ServerRecord(
             name=name,
@@ -216,62 +210,47 @@ class System:
         meta = self.storage.meta.read(record.uid)
         log = self.storage.log(record.uid)
         if meta is None:
-            server = Server(config, log, self._surroundings)
+            server = Server(config, log, self._environment_of_core)
         else:
             server = Server(
                 config,
                 log,
-                self._surroundings,
+                self._environment_of_core,
                 current_term=meta.current_term,
                 voted_for=meta.voted_for,
                 last_applied=meta.last_applied,
             )
-        process = ServerProcess(server, self._executor, self._active, checked=self._checked)
-        self.processes[record.name] = process
-        self._by_uid[record.uid] = process
+        process = ServerProcess(server, self.performer, self._active, checked=self._checked)
+        self.servers.add(process)
         process.start()
         return process
 
     # --- ends --------------------------------------------------------------------------
 
-    def finish(self, process: ServerProcess, ending: "Ending") -> None:
-        """This server is to end. It handles nothing any more; the rest is done at the end of the turn.
-
-        May be called from inside the server's own effects.
-        """
-        process.end(ending.reason)
-        known = self._finished.get(process)
-        if known is None or (ending.delete, ending.whole_cluster) > (known.delete, known.whole_cluster):
-            self._finished[process] = ending
-        self._changed()
-
-    def look_after_finished(self) -> None:
-        """Complete what `finish` has begun."""
-        finished, self._finished = self._finished, {}
-        for process, ending in finished.items():
+    def reap_finished(self) -> None:
+        """Carry out the endings that `ServerTable.finish` has noted."""
+        for process, ending in self.servers.take_finished().items():
             if ending.delete:
                 self.delete(process, ending.reason, whole_cluster=ending.whole_cluster)
             else:
-                self._executor.server_failed(process)
+                self.performer.server_failed(process)
 
     def delete(self, process: ServerProcess, reason: str, *, whole_cluster: bool) -> None:
         """End a server and delete its data for good; it can never start again. Its neighbours do not notice.
 
-        Not to be called from inside the server's own effects: that is what `finish` is for. If the disk
-        refuses, the server stays down, and each tick tries again.
+        Inside the server's own effects, call `ServerTable.finish` instead. If the disk refuses, the server
+        stays down, and each tick tries again.
         """
         name = process.server.id.name
         if self.processes.get(name) is not process:
             return
         process.end(reason)
-        self._executor.forget(process)
-        del self.processes[name]
-        self._by_uid.pop(process.server.cfg.uid, None)
-        for waiting in (self._awaiting_sync, self._active, self._finished):
-            waiting.pop(process, None)
+        self.performer.forget(process)
+        self.servers.remove(process)
+        self._active.pop(process, None)
         self._deleting[name] = Ending(reason, whole_cluster=whole_cluster)
         self._delete_on_disk()
-        self._outlets.server_deleted(process, whole_cluster=whole_cluster)
+        self._environment.server_deleted(process, whole_cluster=whole_cluster)
 
     def _delete_on_disk(self) -> None:
         """First the tombstone, then the data: a crash in between is completed at the next start."""
@@ -294,16 +273,12 @@ class System:
 
     # --- the turn ----------------------------------------------------------------------
 
-    def hold_until_synced(self, process: ServerProcess) -> None:
-        """This server's effects wait for the next sync of the meta store."""
-        self._awaiting_sync[process] = None
-
     def sync_meta(self) -> bool:
-        """Make terms and votes durable, then let go what waited; whether anything did.
+        """Make terms and votes durable, then release the servers that wait for it; whether any did.
 
-        A failed sync lets nothing go; the tick tries again, into a new file.
+        A failed sync releases nothing; the tick tries again, into a new file.
         """
-        if not self._awaiting_sync:
+        if not self.awaiting_sync:
             return False
         try:
             self.storage.sync_meta()
@@ -313,7 +288,8 @@ class System:
         if self.failure is not None and self.failure.startswith(_META_FAILED):
             self.failure = None
             logger.info("the meta store accepts writes again")
-        waiting, self._awaiting_sync = self._awaiting_sync, {}
+        waiting = list(self.awaiting_sync)
+        self.awaiting_sync.clear()
         for process in waiting:
             process.release()
         return True
@@ -326,7 +302,7 @@ class System:
         return True
 
     def tick(self) -> None:
-        """Look after the servers that did something since the last tick, and after the disk."""
+        """Tick the servers that did something since the last tick, and the disk."""
         now_ms = self._clock.wall_ms()
         for process in list(self._active):
             applied = persist_last_applied(process.server)
@@ -349,7 +325,7 @@ class System:
     def _on_log_event(self, event: LogEvent) -> None:
         match event:
             case Written() | ResendWrite():
-                process = self._by_uid.get(event.uid)
+                process = self.servers.by_uid.get(event.uid)
                 if process is not None:
                     process.handle(event)
             case WalFailed():
@@ -373,7 +349,7 @@ class System:
 
 
 def _try_machine(machine: Machine[Any], name: str, arguments: dict[str, Any]) -> None:
-    """Nothing is written for a machine that cannot even begin: its servers would fail at every start."""
+    """Refuse a machine that cannot begin, before anything is written for servers that could never start."""
     try:
         machine.which_module(0).init(dict(arguments))
     except Exception as error:

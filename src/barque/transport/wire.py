@@ -115,7 +115,7 @@ class FrontEvent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38)
     message: msgspec.Raw
 
 
-class Gone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
+class MemberRemoved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
     """That cluster was deleted (`uid` is empty), or that member of it was removed.
 
     Whoever still runs such a server deletes it (docs/explanation/identity.md).
@@ -126,7 +126,7 @@ class Gone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
 
 
 NodeMessage: TypeAlias = (
-    Alive | FrontReplies | FrontRejected | LeaderIs | NodeCall | NodeCallReply | FrontEvent | Gone
+    Alive | FrontReplies | FrontRejected | LeaderIs | NodeCall | NodeCallReply | FrontEvent | MemberRemoved
 )
 PeerMessage: TypeAlias = RemoteMessage | NodeMessage
 
@@ -409,9 +409,9 @@ def _array_length(raw: msgspec.Raw) -> int:
     return int.from_bytes(view[1:5], "big") if view[0] == 0xDD else -1
 
 
-def _check_gone(message: Gone) -> None:
+def _check_member_removed(message: MemberRemoved) -> None:
     if not message.cluster_id:
-        raise ProtocolError("Gone: of which cluster?")
+        raise ProtocolError("MemberRemoved: of which cluster?")
 
 
 def _check_client_commands(request: ClientCommands) -> None:
@@ -465,7 +465,7 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     FrontReplies: _check_replies,
     FrontRejected: lambda m: _correlated(m, m.first_correlation, m.count),
     LeaderIs: lambda m: _bounds(m, m.term),
-    Gone: _check_gone,
+    MemberRemoved: _check_member_removed,
     NodeCall: lambda m: _correlated(m, m.correlation, 0),
     NodeCallReply: lambda m: _correlated(m, m.correlation, 0),
     ClientCommands: _check_client_commands,

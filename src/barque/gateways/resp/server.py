@@ -13,7 +13,7 @@ from barque.errors import BarqueError, ConfigurationError
 from barque.gateways.resp.connection import Connection, Pending
 from barque.gateways.resp.session import REDIS_VERSION, Session, Shared
 from barque.runtime.clock import Clock, SystemClock
-from barque.runtime.submitter import Submitter
+from barque.runtime.command_submitter import CommandSubmitter
 
 _RECEIVE_BUFFER_BYTES = 64 * 1024
 
@@ -66,7 +66,7 @@ class RespServer:
 
     def __init__(
         self,
-        submitter: Submitter,
+        submitter: CommandSubmitter,
         cluster: str = "kv",
         bind: str = "127.0.0.1:6379",
         password: str | None = None,

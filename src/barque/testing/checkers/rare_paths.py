@@ -7,7 +7,6 @@ changes anything.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from barque.client.requests import CommandBatch
 from barque.core.configuration import may_change, recognises
 from barque.core.effects import Rejected, SendRpc, StartElectionTimeout
 from barque.core.log_contract import Found
@@ -345,25 +344,27 @@ LOG = (
     ),
 )
 NODES = (
-    RarePath("messages wait for the sync of a vote", "runtime.server_process:ServerProcess.hold"),
-    RarePath("commands wait for a leader", "runtime.front:Front._park"),
-    RarePath("a refused batch goes to the named leader", "runtime.front:Front._redirect"),
-    RarePath("a refused batch is tried again later", "runtime.front:Front._retry_later"),
-    RarePath("a command is past its deadline", "runtime.front:Front._give_up"),
+    RarePath(
+        "messages wait for the sync of a vote", "runtime.server_process:ServerProcess.defer_until_synced"
+    ),
+    RarePath("commands wait for a leader", "runtime.requests:RequestRouter.take"),
+    RarePath("a refused batch goes to the named leader", "runtime.requests:RequestRouter._redirect"),
+    RarePath("a refused batch is tried again later", "runtime.requests:RequestRouter._retry_later"),
+    RarePath("a command is past its deadline", "runtime.requests:RequestRouter._give_up"),
     RarePath(
         "a leader's node is lost",
-        "runtime.front:Front.node_lost",
+        "runtime.requests:RequestRouter.node_lost",
     ),
-    RarePath("a leader is lost, but not its node", "runtime.front:Front.leader_lost"),
+    RarePath("a leader is lost, but not its node", "runtime.requests:RequestRouter.leader_lost"),
     RarePath(
         "the failure detector changes its mind",
         "runtime.failure_detector:FailureDetector.poll",
         after=_some,
     ),
     RarePath("a stopping node hands over its leaderships", "runtime.admin:Admin.hand_over"),
-    RarePath("a message of another incarnation arrives", "runtime.inbox:Inbox._on_stranger"),
-    RarePath("a node tells a removed server to go", "runtime.inbox:Inbox.tell_gone"),
-    RarePath("a server learns that it was removed", "runtime.inbox:Inbox._on_gone"),
+    RarePath("a message of another incarnation arrives", "runtime.dispatcher:Dispatcher._note_unknown"),
+    RarePath("a node tells a removed server to go", "runtime.dispatcher:Dispatcher.notify_removed"),
+    RarePath("a server learns that it was removed", "runtime.dispatcher:Dispatcher.on_member_removed"),
     RarePath(
         "a client suspects a silent node",
         "client.connection:Connection.suspect",
@@ -371,16 +372,16 @@ NODES = (
     ),
     RarePath(
         "a stopping node tells the clients in its process",
-        "runtime.node:Node._leave_insiders",
-        before=lambda self: bool(self._insiders),
+        "runtime.client_session:ClientSessions.stop",
+        before=lambda self, _reason: bool(self._in_process),
     ),
     RarePath(
         "a client in the process ends with commands under way",
-        "client.routing:Router.end",
-        before=lambda self, _reason: any(
-            isinstance(batch, CommandBatch)
-            for c in self._connections.values()
-            for batch in c._waiting.values()
+        "runtime.requests:RequestRouter.end_session",
+        before=lambda self, session, _reason: any(
+            request.session is session and not request.is_read
+            for route in self._routes.values()
+            for request in route.unanswered.values()
         ),
     ),
 )

@@ -1,7 +1,6 @@
 """I27, bounded resources: a stopped node leaves nothing behind, and a node at rest has empty queues."""
 
 from barque.runtime.node import Node
-from barque.runtime.reporting import node_status
 from barque.testing.checkers.safety import Violation
 from barque.testing.sim.disk import SimDisk
 from barque.testing.sim.loop import VirtualProcess
@@ -28,11 +27,11 @@ def judge_bounds(node: Node, disk: SimDisk) -> Violation | None:
 
     A request to change members waits for one more answer, and is not a client's command.
     """
-    waiting, config = node.front.overview(), node.config
+    waiting, config = node.requests.overview(), node.config
     over = [
         f"{what}: {found}, at most {bound} are allowed"
         for what, found, bound in (
-            ("commands that wait", waiting["waiting"] - node.calls.working, config.pending_commands_max),
+            ("commands that wait", waiting["waiting"] - node.rpc.working, config.pending_commands_max),
             ("bytes that wait", waiting["waiting_bytes"], config.pending_bytes_max),
             ("open files", len(disk.handles), FILES_MAX),
         )
@@ -46,14 +45,14 @@ def judge_rest(node: Node, connected: int) -> Violation | None:
 
     `connected` is the true number of its clients.
     """
-    status = node_status(node)
-    front = {name: count for name, count in status["front"].items() if count}
+    status = node.reporter.node_status()
+    waiting = {name: count for name, count in status["requests"].items() if count}
     queued = {name: peer["bytes_queued"] for name, peer in status["peers"].items() if peer["connected"]}
     left = [f"{count} bytes for {name}" for name, count in queued.items() if count]
-    if node.calls.working:
-        left.append(f"{node.calls.working} requests that it works on")
-    if node.listening != connected:
-        left.append(f"{node.listening} clients that it would tell, and {connected} are connected")
-    if front:
-        left.append(f"at its front: {front}")
+    if node.rpc.working:
+        left.append(f"{node.rpc.working} requests that it works on")
+    if node.sessions.listening != connected:
+        left.append(f"{node.sessions.listening} clients that it would tell, and {connected} are connected")
+    if waiting:
+        left.append(f"at its request router: {waiting}")
     return Violation("queues drain (I27)", f"{node.name} is at rest", tuple(left)) if left else None

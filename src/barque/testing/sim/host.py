@@ -13,9 +13,12 @@ from barque.errors import StorageError
 from barque.log.disk import join
 from barque.machine.effects import Timer
 from barque.machine.machine import CommandMeta
+from barque.runtime.client_session import ClientSessions
 from barque.runtime.clock import Clock
+from barque.runtime.effect_sink import EffectSink
 from barque.runtime.node import Node
-from barque.runtime.outlets import NodeOutlets
+from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers.durable_log_view import DurableLogView
 from barque.testing.checkers.members import Departed, check_registry
@@ -30,7 +33,7 @@ from barque.testing.sim.process_disk import ProcessDisk
 from barque.testing.sim.test_machine import KINDS, NewSimMachine, SimMachine
 from barque.testing.sim.thread_writer import sim_writer
 from barque.testing.sim.timer_model import TimerModel
-from barque.transport.contract import Limits
+from barque.transport.contract import Limits, TransportHandler
 from barque.transport.wire import PeerMessage
 from barque.types import ClientRef, ServerId, Uid
 
@@ -47,33 +50,47 @@ def _names_a_path(text: str) -> bool:
     return f"{DATA}/" in text or f"'{DATA}'" in text
 
 
-class SimOutlets(NodeOutlets):
+class SimEffectSink(EffectSink):
     """Tells the host what the servers do."""
 
-    def __init__(self, node: "SimNode") -> None:
-        super().__init__(node)
-        self._host = node.host
+    def __init__(self, host: "Host", *collaborators: Any) -> None:
+        super().__init__(*collaborators)
+        self._host = host
 
     def leadership_changed(self, process: ServerProcess) -> None:
-        """See `Outlets`."""
+        """See `EffectSink`."""
         super().leadership_changed(process)
         self._host.on_role(process.server)
 
     def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
-        """See `Outlets`."""
+        """See `EffectSink`."""
         self._host.sim.observers.of(process.server).messages.sent(process.server, message)
         super().send_event(process, to, message)
 
     def server_stopped(self, process: ServerProcess) -> None:
-        """See `Outlets`."""
+        """See `EffectSink`."""
         super().server_stopped(process)
         if not process.ended:
             self._host.on_failure(process)
 
     def server_deleted(self, process: ServerProcess, *, whole_cluster: bool) -> None:
-        """See `Outlets`."""
+        """See `EffectSink`."""
         super().server_deleted(process, whole_cluster=whole_cluster)
         self._host.on_deleted(process.server, whole_cluster=whole_cluster)
+
+
+class SimSessions(ClientSessions):
+    """Shows the clients in the process what machines have told their node."""
+
+    def __init__(self, host: "Host", router: RequestRouter, rpc: NodeRpc) -> None:
+        super().__init__(router, rpc)
+        self._host = host
+
+    def notify(self, cluster: str, message: msgspec.Raw) -> None:
+        """See `ClientSessions`."""
+        for client in self._host.in_process_clients:
+            client.is_told(cluster, msgspec.msgpack.decode(message))
+        super().notify(cluster, message)
 
 
 class SimNode(Node):
@@ -83,15 +100,13 @@ class SimNode(Node):
         self.host = host
         super().__init__(*args, **settings)
 
-    def make_outlets(self) -> NodeOutlets:
+    def make_sink(self, *collaborators: Any) -> EffectSink:
         """See `Node`."""
-        return SimOutlets(self)
+        return SimEffectSink(self.host, *collaborators)
 
-    def tell_listeners(self, cluster: str, message: msgspec.Raw) -> None:
+    def make_sessions(self, router: RequestRouter, rpc: NodeRpc) -> ClientSessions:
         """See `Node`."""
-        for client in self.host.in_process_clients:
-            client.is_told(cluster, msgspec.msgpack.decode(message))
-        super().tell_listeners(cluster, message)
+        return SimSessions(self.host, router, rpc)
 
 
 class Host:
@@ -189,7 +204,7 @@ class Host:
             KINDS[kind], applied, tells=scenario.tells, timer_model=timer_model if scenario.timers else None
         )
 
-    def _transport(self, node: Node, incarnation: int, rng: random.Random) -> SimTransport:
+    def _transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> SimTransport:
         assert self.process is not None
         peers = {name: name for name in self.sim.names if name != self.name}
         transport = SimTransport(
@@ -198,7 +213,7 @@ class Host:
             name=self.name,
             incarnation=incarnation,
             peers=peers,
-            handler=node,
+            handler=handler,
             limits=Limits(peer_output_max=self.sim.scenario.peer_bytes),
         )
         transport.on_send = self._sends

@@ -308,7 +308,7 @@ class Simulation:
 
     def _is_changing(self) -> bool:
         """Whether a node still works on a request that may remove a member that a cluster needs."""
-        return any(host.node is not None and host.node.calls.working for host in self.hosts)
+        return any(host.node is not None and host.node.rpc.working for host in self.hosts)
 
     async def _become_well(self) -> list[SimCluster]:
         """Wait for everything that the clusters owe. Returns the clusters that exist."""

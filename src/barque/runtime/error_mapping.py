@@ -1,29 +1,36 @@
-"""What a refusal means to a person: the error's class, and a text (`Rejection`)."""
+"""What a refusal means to a caller: the class of the error, and a text (`Rejection`)."""
 
 from barque.core.effects import Rejection
 
 CHANGE_UNDER_WAY = (
     "another membership change, or the new leader's first entry, is not committed yet; try again"
 )
-_TEXTS = {
+_ERRORS = {
     Rejection.UNKNOWN_MEMBER: ("UnknownMember", "that server is not a member of this cluster"),
     Rejection.NON_VOTER: ("NonVoter", "the target does not vote, so it cannot lead"),
-    Rejection.NOT_UP_TO_DATE: ("NotUpToDate", "the target's log is behind; try again when it has caught up"),
-    Rejection.NOT_LEADER: ("NotLeader", "leadership was lost on the way"),
+    Rejection.NOT_UP_TO_DATE: (
+        "NotUpToDate",
+        "the target's log is behind; try again when it has caught up",
+    ),
+    Rejection.NOT_LEADER: ("NotLeader", "the server that was asked no longer leads"),
     Rejection.WAL_DOWN: ("WalDown", "the leader's write-ahead log cannot be written"),
     Rejection.UNKNOWN_CLUSTER: ("UnknownCluster", "that server does not exist there"),
     Rejection.STOPPED: ("Stopped", "that server has stopped"),
     Rejection.NO_QUORUM: ("NoQuorum", "the leader heard from no majority of the voters and stepped down"),
     Rejection.OUTCOME_UNKNOWN: (
         "OutcomeUnknown",
-        "the leader had it in its log when it lost its majority; it may happen yet",
+        "the command was in the leader's log when the leader lost its majority; it may still happen",
     ),
     Rejection.REPLY_NOT_SENT: (
         "OutcomeUnknown",
-        "the machine did it, but its reply cannot be encoded, or is too large: see the log of the node",
+        "the machine applied the command, but its reply cannot be encoded, or is too large; the node's log "
+        "has the reason",
     ),
     Rejection.CHANGE_NOT_PERMITTED: ("ChangeNotPermitted", CHANGE_UNDER_WAY),
-    Rejection.ALREADY_MEMBER: ("AlreadyMember", "that server is a member already, and may do just that"),
+    Rejection.ALREADY_MEMBER: (
+        "AlreadyMember",
+        "that server is a member already, with this membership",
+    ),
     Rejection.MISSING_UID: ("InvalidCommand", "a promotable member must be named with its uid"),
     Rejection.WRONG_UID: (
         "ChangeNotPermitted",
@@ -38,6 +45,9 @@ _TEXTS = {
 
 
 def describe_refusal(reason: str, *, read: bool = False) -> tuple[str, str]:
-    """The error's class name, and a text for people. What a read asked for did not happen in any case."""
-    error, text = _TEXTS.get(reason, ("Refused", reason))
+    """Return the name of the error's class, and its text.
+
+    With `read` the request was a read. A read changes nothing, so its outcome is never unknown.
+    """
+    error, text = _ERRORS.get(reason, ("Refused", reason))
     return ("InvalidCommand" if read and error == "OutcomeUnknown" else error), text

@@ -1,4 +1,4 @@
-"""What the front may say of a command, and when (runtime/front.py, ranges.py)."""
+"""What the request router may say of a command, and when (runtime/requests.py, pending_requests.py)."""
 
 import struct
 from typing import Any
@@ -9,7 +9,9 @@ import pytest
 from barque.core.entries import decode_head
 from barque.core.messages import Commands, Queries, RemoteMessage
 from barque.errors import ProtocolError, UnknownCluster
-from barque.runtime.front import Front, Session
+from barque.runtime.client_session import ClientSessions, RemoteSession
+from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.requests import RequestRouter
 from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientQueries, ClientReplies
 from barque.types import ClientRef, ReplyMode, ServerId, Term
 
@@ -18,16 +20,35 @@ N2 = ServerId("kv", "n2")
 N3 = ServerId("kv", "n3")
 
 
+async def no_verbs(_verb: str, _arguments: dict[str, Any]) -> Any:
+    """No administration here."""
+    raise AssertionError
+
+
 class World:
-    """A front, the clock and the network around it, and what one client hears."""
+    """A router, the clock and the network around it, and what one client hears."""
 
     def __init__(self, *, commands_max: int = 1_000, bytes_max: int = 1_000_000) -> None:
         self.now = 100.0
         self.sent: list[tuple[ServerId, RemoteMessage]] = []
         self.reachable = True
         self.heard: list[ClientAnswer] = []
-        self.front = Front(ME, self, self, commands_max=commands_max, bytes_max=bytes_max)
-        self.session: Session = self.front.session(self.heard.extend)
+        self.router = RequestRouter(ME, self, self, self, commands_max=commands_max, bytes_max=bytes_max)
+        self.session = self.open()
+        self.peer = "a test"
+
+    def open(self) -> RemoteSession:
+        """Another client of this node."""
+        return ClientSessions(self.router, NodeRpc(lambda _node, _message: False, no_verbs)).open_remote(self)
+
+    def send(self, answers: list[ClientAnswer]) -> bool:
+        """The client hears them."""
+        self.heard.extend(answers)
+        return True
+
+    def close(self, reason: str) -> None:
+        """The node ends the connection."""
+        raise ProtocolError(reason)
 
     def monotonic(self) -> float:
         """The clock."""
@@ -58,26 +79,26 @@ class World:
     def command(self, first: int, *payloads: bytes, mode: ReplyMode = ReplyMode.NOTIFY) -> None:
         """The client sends commands."""
         columns = b"".join((struct.pack(f"<{len(payloads)}I", *map(len, payloads)), *payloads))
-        self.session.commands(ClientCommands("kv", first, len(payloads), columns, mode, 5_000))
+        self.session.on_requests([ClientCommands("kv", first, len(payloads), columns, mode, 5_000)])
 
     def query(self, first: int, *payloads: bytes, level: str = "consistent") -> None:
         """The client asks."""
-        self.session.queries(ClientQueries("kv", first, payloads, level, 5_000))
+        self.session.on_requests([ClientQueries("kv", first, payloads, level, 5_000)])
 
     def turn(self) -> list[tuple[ServerId, RemoteMessage]]:
         """One turn; returns what was sent in it."""
         sent, self.sent = self.sent, []
         assert sent == []
-        self.front.flush()
-        self.front.deliver()
+        self.router.flush()
+        self.router.deliver()
         sent, self.sent = self.sent, []
         return sent
 
     def pass_time(self, seconds: float) -> None:
         """Let deadlines pass."""
         self.now += seconds
-        self.front.expire(self.now)
-        self.front.deliver()
+        self.router.expire(self.now)
+        self.router.deliver()
 
 
 def first_of(message: RemoteMessage) -> int:
@@ -91,14 +112,14 @@ def first_of(message: RemoteMessage) -> int:
 def test_commands_of_a_turn_travel_as_one_batch_and_answers_find_their_way() -> None:
     """Two requests leave as one message; the answers come back under the client's own numbers."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("kv", N2, Term(1))
     world.command(10, b"\x01", b"\x02")
     world.command(20, b"\x03")
     [(to, message)] = world.turn()
     assert to == N2
     assert isinstance(message, Commands)
     assert message.count == 3
-    world.front.on_replies(first_of(message), 3, ["a", "b", "c"], {2: "no"})
+    world.router.on_replies(first_of(message), 3, ["a", "b", "c"], {2: "no"})
     world.turn()
     assert [(a.first_correlation, a.count) for a in world.heard if isinstance(a, ClientReplies)] == [
         (10, 2),
@@ -127,7 +148,7 @@ def test_a_leader_that_appears_gets_what_waited_in_order() -> None:
     world.turn()
     world.command(2, b"\x02")
     world.turn()
-    world.front.leader_hint("kv", N3, Term(1))
+    world.router.leader_hint("kv", N3, Term(1))
     [(to, message)] = world.turn()
     assert (to, isinstance(message, Commands) and message.body[-2:]) == (N3, b"\x01\x02")
 
@@ -135,23 +156,23 @@ def test_a_leader_that_appears_gets_what_waited_in_order() -> None:
 def test_sent_and_unanswered_is_unknown_and_never_sent_again() -> None:
     """At the deadline a write's outcome is unknown; a read's time is up."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("kv", N2, Term(1))
     world.command(1, b"\x01")
     world.query(2, b"\x02")
     assert len(world.turn()) == 2
     world.pass_time(5.1)
     assert [a.error for a in world.heard if isinstance(a, ClientFailed)] == ["OutcomeUnknown", "QueryTimeout"]
-    world.front.leader_hint("kv", N3, Term(2))
+    world.router.leader_hint("kv", N3, Term(2))
     assert world.turn() == []
 
 
 def test_a_refusal_is_tried_elsewhere() -> None:
     """`not_leader` means that it was not appended: the named leader is asked next."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("kv", N2, Term(1))
     world.command(1, b"\x01")
     [(_, message)] = world.turn()
-    world.front.on_rejected(first_of(message), 1, "not_leader", N3)
+    world.router.on_rejected(first_of(message), 1, "not_leader", N3)
     [(to, _)] = world.turn()
     assert to == N3
     assert world.heard == []
@@ -160,10 +181,10 @@ def test_a_refusal_is_tried_elsewhere() -> None:
 def test_a_refusal_without_a_name_is_tried_again_later() -> None:
     """The same leader is asked again, but not in a tight loop."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("kv", N2, Term(1))
     world.command(1, b"\x01")
     [(_, message)] = world.turn()
-    world.front.on_rejected(first_of(message), 1, "wal_down", None)
+    world.router.on_rejected(first_of(message), 1, "wal_down", None)
     assert world.turn() == []
     world.now += 0.05
     assert len(world.turn()) == 1
@@ -172,7 +193,7 @@ def test_a_refusal_without_a_name_is_tried_again_later() -> None:
 def test_what_cannot_be_queued_is_not_lost() -> None:
     """A leader out of reach gets the command when it is back; nothing was sent meanwhile."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("kv", N2, Term(1))
     world.reachable = False
     world.command(1, b"\x01")
     assert world.turn() == []
@@ -184,36 +205,36 @@ def test_what_cannot_be_queued_is_not_lost() -> None:
 def test_an_established_leader_settles_what_earlier_ones_left() -> None:
     """Writes sent in an earlier term become unknown at once; reads are asked again; later ones stay."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("kv", N2, Term(1))
     world.command(1, b"\x01")
     world.query(2, b"\x02")
     world.turn()
-    world.front.leader_hint("kv", N3, Term(2))
+    world.router.leader_hint("kv", N3, Term(2))
     world.command(3, b"\x03")
     world.turn()
-    world.front.leader_established("kv", N3, Term(2))
+    world.router.leader_established("kv", N3, Term(2))
     [(to, again)] = world.turn()
     assert to == N3
     assert isinstance(again, Queries)
     assert [(a.first_correlation, a.error) for a in world.heard if isinstance(a, ClientFailed)] == [
         (1, "OutcomeUnknown")
     ]
-    world.front.leader_established("kv", N3, Term(2))
-    world.front.leader_established("kv", N2, Term(1))
+    world.router.leader_established("kv", N3, Term(2))
+    world.router.leader_established("kv", N2, Term(1))
     assert world.turn() == []
 
 
 def test_an_unfounded_suspicion_costs_nothing() -> None:
     """While a leader's node is suspected, commands wait; when it is back they go there."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
-    world.front.node_lost("n2")
-    assert world.front.leader_of("kv") is None
+    world.router.leader_hint("kv", N2, Term(1))
+    world.router.node_lost("n2")
+    assert world.router.leader_of("kv") is None
     world.command(1, b"\x01")
     assert world.turn() == []
-    world.front.node_back("n3")
+    world.router.node_back("n3")
     assert world.turn() == []
-    world.front.node_back("n2")
+    world.router.node_back("n2")
     [(to, _)] = world.turn()
     assert to == N2
 
@@ -221,31 +242,31 @@ def test_an_unfounded_suspicion_costs_nothing() -> None:
 def test_a_suspected_leader_that_is_heard_of_again_is_trusted() -> None:
     """The same leader in the same term, named anew, ends the suspicion."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
-    world.front.node_lost("n2")
-    world.front.leader_hint("kv", N2, Term(1))
-    assert world.front.leader_of("kv") == N2
+    world.router.leader_hint("kv", N2, Term(1))
+    world.router.node_lost("n2")
+    world.router.leader_hint("kv", N2, Term(1))
+    assert world.router.leader_of("kv") == N2
 
 
 def test_old_news_of_a_leader_is_dropped() -> None:
     """A hint of an earlier term changes nothing."""
     world = World()
-    world.front.leader_hint("kv", N3, Term(2))
-    world.front.leader_hint("kv", N2, Term(1))
-    assert world.front.leader_of("kv") == N3
+    world.router.leader_hint("kv", N3, Term(2))
+    world.router.leader_hint("kv", N2, Term(1))
+    assert world.router.leader_of("kv") == N3
 
 
 def test_answers_that_nobody_waits_for_are_dropped() -> None:
     """Late and doubled replies and refusals, of any numbers, reach nobody."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("kv", N2, Term(1))
     world.command(1, b"\x01")
     [(_, message)] = world.turn()
     first = first_of(message)
-    world.front.on_replies(first, 1, ["a"], None)
-    world.front.on_replies(first, 1, ["a"], None)
-    world.front.on_replies(first + 100, 2, msgspec.Raw(b"\x92\x01\x02"), None)
-    world.front.on_rejected(first, 1, "not_leader", N3)
+    world.router.on_replies(first, 1, ["a"], None)
+    world.router.on_replies(first, 1, ["a"], None)
+    world.router.on_replies(first + 100, 2, msgspec.Raw(b"\x92\x01\x02"), None)
+    world.router.on_rejected(first, 1, "not_leader", N3)
     assert world.turn() == []
     assert len(world.heard) == 1
 
@@ -253,12 +274,12 @@ def test_answers_that_nobody_waits_for_are_dropped() -> None:
 def test_a_batch_cut_on_its_way_is_answered_in_parts() -> None:
     """Low-priority commands are flushed in slices; each slice's answers find their commands."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("kv", N2, Term(1))
     world.command(1, b"\x01", b"\x02", b"\x03")
     [(_, message)] = world.turn()
     first = first_of(message)
-    world.front.on_replies(first, 2, ["a", "b"], None)
-    world.front.on_rejected(first + 2, 1, "not_leader", N3)
+    world.router.on_replies(first, 2, ["a", "b"], None)
+    world.router.on_rejected(first + 2, 1, "not_leader", N3)
     world.turn()
     parts = [(type(a).__name__, a.first_correlation, a.count) for a in world.heard if not isinstance(a, str)]  # type: ignore[union-attr]
     assert parts == [("ClientReplies", 1, 2), ("ClientFailed", 3, 1)]
@@ -269,21 +290,21 @@ def test_too_much_is_refused_at_once() -> None:
     for world in (World(commands_max=2), World(bytes_max=20)):
         world.command(1, b"\x01", b"\x02")
         world.command(3, b"\x03" * 10)
-        world.front.deliver()
+        world.router.deliver()
         [answer] = world.heard
         assert isinstance(answer, ClientFailed)
         assert answer.error == "Overloaded"
-        world.front.leader_hint("kv", N2, Term(1))
+        world.router.leader_hint("kv", N2, Term(1))
         assert len(world.turn()) == 1
 
 
 def test_nobody_waits_for_commands_without_a_reply() -> None:
     """A `noreply` command leaves nothing behind once it is sent."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("kv", N2, Term(1))
     world.command(1, b"\x01", mode=ReplyMode.NOREPLY)
     assert len(world.turn()) == 1
-    assert world.front.overview()["waiting"] == 0
+    assert world.router.overview()["waiting"] == 0
     world.pass_time(10)
     assert world.heard == []
 
@@ -292,7 +313,7 @@ def test_local_reads_are_answered_here() -> None:
     """By the member on this node, or with the error that there is none."""
     world = World()
     world.query(1, b"\x01", level="local")
-    world.session.queries(ClientQueries("other", 2, (b"\x01",), "local", 1))
+    world.session.on_requests([ClientQueries("other", 2, (b"\x01",), "local", 1)])
     world.turn()
     good, bad = world.heard
     assert isinstance(good, ClientReplies)
@@ -304,11 +325,11 @@ def test_local_reads_are_answered_here() -> None:
 def test_a_closed_session_hears_nothing() -> None:
     """Answers for a client that is gone are dropped."""
     world = World()
-    world.front.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("kv", N2, Term(1))
     world.command(1, b"\x01")
     [(_, message)] = world.turn()
-    world.session.close()
-    world.front.on_replies(first_of(message), 1, ["a"], None)
+    world.session.on_closed()
+    world.router.on_replies(first_of(message), 1, ["a"], None)
     world.turn()
     assert world.heard == []
 
@@ -317,7 +338,7 @@ def test_nonsense_is_a_protocol_error() -> None:
     """No commands, no reads, or a level that is none."""
     world = World()
     with pytest.raises(ProtocolError):
-        world.session.commands(ClientCommands("kv", 1, 0, b"", ReplyMode.NOTIFY, 1))
+        world.session.on_requests([ClientCommands("kv", 1, 0, b"", ReplyMode.NOTIFY, 1)])
     with pytest.raises(ProtocolError):
         world.query(1)
     with pytest.raises(ProtocolError):
@@ -327,38 +348,38 @@ def test_nonsense_is_a_protocol_error() -> None:
 def test_callers_of_a_deleted_cluster_hear_what_is_true() -> None:
     """What was sent may have happened, what was not did not; a read changed nothing."""
     world = World()
-    world.front.leader_established("kv", N2, Term(7), "R1")
+    world.router.leader_established("kv", N2, Term(7), "R1")
     world.command(1, b"\x01")
     world.turn()
     world.query(2, b"q")
     world.turn()
-    world.front.leader_lost(N2)
+    world.router.leader_lost(N2)
     world.command(3, b"\x03")
     world.turn()
-    world.front.cluster_gone("kv", "R2")  # another cluster of that name is none of our business
+    world.router.cluster_gone("kv", "R2")  # another cluster of that name is none of our business
     world.turn()
     assert world.heard == []
-    world.front.cluster_gone("kv", "R1")
+    world.router.cluster_gone("kv", "R1")
     world.turn()
     failures = {a.first_correlation: a.error for a in world.heard if isinstance(a, ClientFailed)}
     assert failures == {1: "OutcomeUnknown", 2: "UnknownCluster", 3: "UnknownCluster"}
-    assert world.front.leader_of("kv") is None
-    assert world.front.overview()["waiting"] == 0
-    assert world.front.next_deadline() is None
+    assert world.router.leader_of("kv") is None
+    assert world.router.overview()["waiting"] == 0
+    assert world.router.next_deadline() is None
 
 
 def test_what_was_answered_does_not_stay_behind_an_earlier_deadline() -> None:
     """A command that waits for long keeps nothing of those that came after it and are done."""
     world = World()
-    world.session.commands(ClientCommands("dead", 1, 1, b"\1\0\0\0\1", ReplyMode.AWAIT_CONSENSUS, 1_000))
-    world.front.leader_hint("kv", N2, Term(1))
+    world.session.on_requests([ClientCommands("dead", 1, 1, b"\1\0\0\0\1", ReplyMode.AWAIT_CONSENSUS, 1_000)])
+    world.router.leader_hint("kv", N2, Term(1))
     for number in range(2, 2_000):
         world.command(number, b"\x01")
         [(_, message)] = world.turn()
-        world.front.on_replies(first_of(message), 1, ["ok"], None)
-        world.front.deliver()
-    assert len(world.front._deadlines) < 600
-    assert world.front.next_deadline() == world.now + 1.0
+        world.router.on_replies(first_of(message), 1, ["ok"], None)
+        world.router.deliver()
+    assert len(world.router._deadlines) < 600
+    assert world.router.next_deadline() == world.now + 1.0
     world.pass_time(1.0)
     assert [a.error for a in world.heard if isinstance(a, ClientFailed)] == ["NoLeader"]
 
@@ -366,14 +387,14 @@ def test_what_was_answered_does_not_stay_behind_an_earlier_deadline() -> None:
 def test_the_terms_of_a_deleted_cluster_say_nothing_about_the_next() -> None:
     """A new cluster of the same name starts at term 1 and is heard; what its predecessor left is unknown."""
     world = World()
-    world.front.leader_established("kv", N2, Term(7), "R1")
+    world.router.leader_established("kv", N2, Term(7), "R1")
     world.command(1, b"\x01")
     world.turn()
-    world.front.leader_hint("kv", N3, Term(9), "R2")  # only a hint: perhaps a ghost's
-    assert world.front.leader_of("kv") == N2
-    world.front.leader_established("kv", N3, Term(1), "R2")
-    assert world.front.leader_of("kv") == N3
-    assert (world.front.established_term("kv", "R1"), world.front.established_term("kv", "R2")) == (0, 1)
+    world.router.leader_hint("kv", N3, Term(9), "R2")  # only a hint: perhaps a ghost's
+    assert world.router.leader_of("kv") == N2
+    world.router.leader_established("kv", N3, Term(1), "R2")
+    assert world.router.leader_of("kv") == N3
+    assert (world.router.established_term("kv", "R1"), world.router.established_term("kv", "R2")) == (0, 1)
     world.turn()
     [answer] = world.heard
     assert isinstance(answer, ClientFailed)

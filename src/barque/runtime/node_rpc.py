@@ -1,4 +1,4 @@
-"""Questions and answers between nodes, with a deadline on each (`NodeCall`, `NodeCallReply`)."""
+"""Calls between nodes, and the work that clients ask of this node; each has a deadline (`NodeCall`)."""
 
 import asyncio
 import logging
@@ -6,21 +6,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from barque.errors import BarqueError, Refused
-from barque.runtime.replies import encode_or_why
+from barque.runtime.reply_encoding import encode_or_why
 from barque.transport.answers import error_named, fail, unanswered
 from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
 
-logger = logging.getLogger("barque.calls")
+logger = logging.getLogger("barque.node_rpc")
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[Any]]
 _STOPPING = "the node is stopping"
 _TASKS_MAX = 1_000
 _ANSWER_S = 10.0
-"""How long an answer waits for a connection; whoever asked has given up by then."""
+"""How long an answer waits for a connection; the caller has given up by then."""
 
 
-class Calls:
-    """What this node has asked others, and what it is working on for others."""
+class NodeRpc:
+    """The calls that this node has made, and those that it serves."""
 
     def __init__(self, send: Callable[[str, NodeMessage], bool], handler: Handler) -> None:
         self._send = send
@@ -34,15 +34,16 @@ class Calls:
 
     @property
     def working(self) -> int:
-        """How many requests this node is working on; answers that wait for a connection are none."""
+        """How many requests this node is working on; an answer that waits for a connection is not work."""
         return len(self._tasks) - self._late
 
     async def call(
         self, node: str, verb: str, arguments: dict[str, Any], timeout_s: float, *, patient: bool = False
     ) -> Any:
-        """Ask a node. Raises what it answered, `Refused` if it cannot be reached, or what `unanswered` says.
+        """Call a verb on a node. Raises the error that it answers.
 
-        `patient` waits for a connection, too, until the same deadline.
+        Raises `Refused` if the node cannot be reached, and the error of `unanswered` if it does not answer in
+        time. With `patient` the call also waits for a connection, until the same deadline.
         """
         self._next += 1
         correlation = self._next
@@ -67,13 +68,13 @@ class Calls:
         await event.wait()
 
     def node_connected(self, node: str) -> None:
-        """Those who wait for this node can speak now."""
+        """Our link to this node is up: calls and answers that wait for it can leave."""
         event = self._connections.pop(node, None)
         if event is not None:
             event.set()
 
     def on_reply(self, node: str, reply: NodeCallReply) -> None:
-        """An answer; a late one, or one from a node that was not asked, is dropped."""
+        """Take an answer; drop a late one, and one from a node that was not called."""
         asked, _, future = self._waiting.get(reply.correlation, ("", "", None))
         if future is None or asked != node or future.done():
             return
@@ -83,7 +84,7 @@ class Calls:
             fail(future, error_named(reply.error, reply.text))
 
     def on_call(self, node: str, call: NodeCall) -> None:
-        """Somebody asks; the answer goes back when it is ready."""
+        """Serve a call of another node, and send the answer when it is ready."""
 
         def answer(value: Any, error: str | None, text: str) -> None:
             reply = NodeCallReply(call.correlation, value, error, text)
@@ -93,9 +94,9 @@ class Calls:
         self.serve(call.verb, call.arguments, answer)
 
     def _answer_later(self, node: str, reply: NodeCallReply) -> None:
-        """It reached us before we reached it, as happens when nodes start: answer when we do, or never."""
+        """Our own link to that node is not up yet, as happens when nodes start: answer when it is."""
         if self._stopped:
-            return  # there will be no connection any more
+            return  # no connection will come up any more
 
         async def wait() -> None:
             self._late += 1
@@ -117,7 +118,7 @@ class Calls:
     def serve(
         self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]
     ) -> None:
-        """Work on a request in a task of its own; every ending is answered."""
+        """Serve a request in a task of its own; `answer` is called once, however it ends."""
         if self._stopped:
             answer(None, "Stopped", _STOPPING)
             return
@@ -129,7 +130,7 @@ class Calls:
     async def _serve(
         self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]
     ) -> None:
-        unknown = type(unanswered(verb, "")).__name__  # what may be said if it may have happened
+        unknown = type(unanswered(verb, "")).__name__  # for a verb that may have done its work
         try:
             value = await self._handler(verb, arguments)
         except BarqueError as error:
@@ -139,7 +140,7 @@ class Calls:
         except asyncio.CancelledError:
             answer(None, unknown, _STOPPING)
             raise
-        except Exception as error:  # a machine's own, such as that of an overview
+        except Exception as error:  # an error in a machine's code, such as its overview
             logger.exception("the call %r has failed", verb)
             answer(None, unknown, f"{verb!r} has failed: {error!r}")
         else:
@@ -150,13 +151,13 @@ class Calls:
                 answer(None, unknown, f"the answer to {verb!r} cannot be sent: {encoded}")
 
     def node_lost(self, node: str) -> None:
-        """Its answers will not come."""
+        """The link to this node is gone: fail the calls that wait for its answers."""
         for asked, verb, future in list(self._waiting.values()):
             if asked == node and not future.done():
                 fail(future, unanswered(verb, f"the connection to node {node} was lost"))
 
     async def stop(self) -> None:
-        """End all work, and begin no more; every caller hears of it."""
+        """End all calls and all work, and begin no more; every caller is told."""
         self._stopped = True
         for _, verb, future in list(self._waiting.values()):
             if not future.done():

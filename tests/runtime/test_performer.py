@@ -7,6 +7,7 @@ from unittest.mock import Mock, patch
 import pytest
 
 from barque.config import TimeConfig
+from barque.core.effects import Effect
 from barque.core.messages import AppendEntriesRpc, ElectionTimeout, NodeStatus, ServerDown
 from barque.core.roles import WalWritable
 from barque.core.state import RaftState
@@ -19,10 +20,14 @@ from barque.core.transitions import (
 )
 from barque.machine.effects import MonitorNode, Timer
 from barque.runtime.clock import SystemClock
-from barque.runtime.executor import Executor
+from barque.runtime.monitors import Monitors
+from barque.runtime.performer import Performer
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.timers import Timers
 from barque.testing.core.cluster import CoreCluster
+from barque.types import ClientRef
+
+ME = ClientRef("n1", 7)
 
 
 class Leader:
@@ -30,12 +35,14 @@ class Leader:
 
     def __init__(self) -> None:
         self.timers = Timers()
-        outlets: Any = Mock()
+        environment: Any = Mock()
         meta: Any = Mock()
-        self.executor = Executor(outlets, meta, self.timers, SystemClock(), random.Random(1), TimeConfig())
+        self.performer = Performer(
+            environment, meta, self.timers, Monitors(ME), SystemClock(), random.Random(1), TimeConfig()
+        )
         cluster = CoreCluster("a", "b", "c")
         cluster.elect("a")
-        self.process = ServerProcess(cluster["a"].server, self.executor, {})
+        self.process = ServerProcess(cluster["a"].server, self.performer, {})
 
     def goes_through(self, *states: RaftState) -> None:
         """It takes up one state after the other."""
@@ -50,7 +57,11 @@ class Leader:
         for state in states:
             old = server.raft_state
             become[state]()
-            self.executor.state_changed(self.process, old, None)
+            self.performer.state_changed(self.process, old, None)
+
+    def perform(self, *effects: Effect) -> None:
+        """Perform effects of its machine."""
+        self.performer.perform(self.process, list(effects))
 
     def has_timer(self, name: str) -> bool:
         """Whether this timer of its machine runs."""
@@ -69,12 +80,12 @@ class Leader:
 def test_a_machines_timers_and_monitors_end_with_its_leadership(states: tuple[RaftState, ...]) -> None:
     """TIME-06; also if the leader has waited first, as one does that hands over."""
     leader = Leader()
-    leader.executor.perform(leader.process, Timer("t", after_ms=1))
-    leader.executor.perform(leader.process, MonitorNode("n2"))
+    leader.perform(Timer("t", after_ms=1))
+    leader.perform(MonitorNode("n2"))
     leader.goes_through(*states)
     assert not leader.has_timer("t")
     with patch.object(ServerProcess, "handle") as handle:
-        leader.executor.monitors.node_changed("n2", up=False)
+        leader.performer.monitors.node_changed("n2", up=False)
     handle.assert_not_called()
 
 
@@ -82,25 +93,25 @@ def test_a_timer_that_is_over_is_forgotten() -> None:
     """A machine may name each of its timers anew, for as long as it leads."""
     leader = Leader()
     for number in range(100):
-        leader.executor.perform(leader.process, Timer(f"fired {number}", after_ms=0))
-        leader.executor.perform(leader.process, Timer(f"cancelled {number}", after_ms=1_000))
-        leader.executor.perform(leader.process, Timer(f"cancelled {number}"))
+        leader.perform(Timer(f"fired {number}", after_ms=0))
+        leader.perform(Timer(f"cancelled {number}", after_ms=1_000))
+        leader.perform(Timer(f"cancelled {number}"))
     leader.timers.run_due(float("inf"))
-    assert leader.executor._machine_timers == {leader.process: set()}
+    assert leader.performer._machine_timers == {leader.process: set()}
     assert len(leader.timers) == 0
 
 
 def test_a_machines_timers_go_on_while_its_leader_waits() -> None:
     """It may be back before they are due."""
     leader = Leader()
-    leader.executor.perform(leader.process, Timer("t", after_ms=1))
-    leader.executor.perform(leader.process, MonitorNode("n2"))
+    leader.perform(Timer("t", after_ms=1))
+    leader.perform(MonitorNode("n2"))
     leader.goes_through(RaftState.AWAIT_CONDITION)
     assert leader.has_timer("t")
     leader.goes_through(RaftState.LEADER)
     assert leader.has_timer("t")
     with patch.object(ServerProcess, "handle") as handle:
-        leader.executor.monitors.node_changed("n2", up=False)
+        leader.performer.monitors.node_changed("n2", up=False)
     handle.assert_called_once()
 
 
@@ -112,8 +123,8 @@ def test_news_of_a_leader_waits_behind_what_it_has_said(how: str) -> None:
     cluster.settle()
     follower, leader = cluster.server("a"), cluster.server("c")
     timers = Timers()
-    executor = Executor(Mock(), Mock(), timers, SystemClock(), random.Random(1), TimeConfig())
-    process = ServerProcess(follower, executor, {})
+    performer = Performer(Mock(), Mock(), timers, Monitors(ME), SystemClock(), random.Random(1), TimeConfig())
+    process = ServerProcess(follower, performer, {})
     process.handle(ElectionTimeout())
     assert process.held is not None  # the disk has not answered
     last = leader.log.last_index_term()

@@ -1,4 +1,4 @@
-"""Calls between nodes, and those that clients make (runtime/calls.py)."""
+"""NodeRpc between nodes, and those that clients make (runtime/node_rpc.py)."""
 
 import asyncio
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from barque.errors import NoLeader
-from barque.runtime import replies
-from barque.runtime.calls import Calls
+from barque.runtime import reply_encoding
+from barque.runtime.node_rpc import NodeRpc
 
 
 async def _serve(verb: str) -> Any:
@@ -26,7 +26,7 @@ async def _serve(verb: str) -> Any:
 async def ask(verb: str) -> tuple[Any, str | None, str]:
     """What a caller of this verb is told."""
     told: asyncio.Future[tuple[Any, str | None, str]] = asyncio.get_running_loop().create_future()
-    served = Calls(lambda _node, _message: True, lambda asked, _arguments: _serve(asked))
+    served = NodeRpc(lambda _node, _message: True, lambda asked, _arguments: _serve(asked))
     served.serve(verb, {}, lambda *answer: told.set_result(answer))
     answer = await told
     await served.stop()
@@ -55,7 +55,7 @@ async def test_every_ending_is_answered(verb: str, value: Any, error: str | None
 
 async def test_an_answer_that_fits_into_no_frame_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be dropped on its way."""
-    monkeypatch.setattr(replies, "BODY_BYTES_MAX", 3)
+    monkeypatch.setattr(reply_encoding, "BODY_BYTES_MAX", 3)
     assert await ask("ping") == (
         None,
         "QueryTimeout",

@@ -1,12 +1,12 @@
-"""Replies as they travel (runtime/replies.py)."""
+"""Replies as they travel (runtime/reply_encoding.py)."""
 
 from typing import Any
 
 import msgspec
 import pytest
 
-from barque.runtime import replies
-from barque.runtime.replies import encode_in_parts
+from barque.runtime import reply_encoding
+from barque.runtime.reply_encoding import encode_in_parts
 
 
 def told(values: list[Any], errors: dict[int, str] | None = None) -> dict[int, Any]:
@@ -37,6 +37,6 @@ def test_what_has_no_encoding_stands_alone() -> None:
 
 def test_what_fits_into_no_frame_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine replied is not worth a connection; nor may its caller wait for ever."""
-    monkeypatch.setattr(replies, "BODY_BYTES_MAX", 100)
+    monkeypatch.setattr(reply_encoding, "BODY_BYTES_MAX", 100)
     assert told(["a", list(range(200)), "b"]) == {0: "a", 1: None, 2: "b"}
     assert told([[7] * 40] * 5) == dict.fromkeys(range(5), [7] * 40)

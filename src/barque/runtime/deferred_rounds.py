@@ -1,0 +1,65 @@
+"""What servers put off until the input of a turn is handled: sending entries, and low-priority commands."""
+
+from collections.abc import Callable
+
+from barque.core.messages import FlushCommands, PipelineRpcs
+from barque.core.replication import has_entries_to_send
+from barque.runtime.clock import Clock
+from barque.runtime.server_process import ServerProcess
+from barque.runtime.timers import Timers
+
+_COMMIT_DELAY_S = 0.005
+
+
+class DeferredRounds:
+    """The servers of one node that have such a round to come. `wake` asks for a turn."""
+
+    def __init__(self, timers: Timers, clock: Clock, wake: Callable[[], None]) -> None:
+        self.replicating: dict[ServerProcess, None] = {}
+        self.flushing: dict[ServerProcess, None] = {}
+        self._committing: dict[ServerProcess, None] = {}
+        self._timers = timers
+        self._clock = clock
+        self._wake = wake
+
+    def replicate_soon(self, process: ServerProcess) -> None:
+        """Replicate once for everything that happens in this turn (REPL-07)."""
+        self.replicating[process] = None
+        self._wake()
+
+    def flush_commands_soon(self, process: ServerProcess) -> None:
+        """Append low-priority commands behind everything that has arrived in this turn (CMD-06)."""
+        self.flushing[process] = None
+        self._wake()
+
+    def flush_commands(self) -> None:
+        """Hand out the `FlushCommands` that were asked for."""
+        flushing, self.flushing = self.flushing, {}
+        for process in flushing:
+            process.handle(FlushCommands())
+
+    def replicate(self) -> None:
+        """Let leaders send entries now; a commit index alone waits a moment for the next entries.
+
+        To send it at once would cost a message and an answer for each follower and commit, and a caller who
+        sends one command after the other would wait for all of them.
+        """
+        replicating, self.replicating = self.replicating, {}
+        for process in replicating:
+            if has_entries_to_send(process.server):
+                process.handle(PipelineRpcs())
+            else:
+                self._committing[process] = None
+        if self._committing and "commits" not in self._timers:
+            self._timers.arm("commits", self._clock.monotonic() + _COMMIT_DELAY_S, self._send_commit_indexes)
+
+    def forget(self, process: ServerProcess) -> None:
+        """This server is deleted."""
+        for waiting in (self.replicating, self.flushing, self._committing):
+            waiting.pop(process, None)
+
+    def _send_commit_indexes(self) -> None:
+        committing, self._committing = self._committing, {}
+        for process in committing:
+            process.handle(PipelineRpcs())
+        self._wake()

@@ -1,0 +1,150 @@
+"""Which nodes are within reach, and who hears of it: heartbeats, connections, the failure detector.
+
+A broken connection is news at once (MON-04). A node that hangs keeps its connections; the failure detector
+finds it by the rhythm of its heartbeats (docs/explanation/failure-detection.md). A suspicion reaches the
+servers that follow a leader there, the machines that watch the node, and the request router.
+"""
+
+import logging
+
+from barque.config import TimeConfig
+from barque.core.configuration import is_established
+from barque.core.messages import NodeStatus, ServerDown
+from barque.runtime.clock import Clock
+from barque.runtime.dispatcher import Dispatcher
+from barque.runtime.effect_sink import EffectSink
+from barque.runtime.failure_detector import FailureDetector
+from barque.runtime.monitors import Monitors
+from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.requests import RequestRouter
+from barque.runtime.server_table import ServerTable
+from barque.runtime.timers import Timers
+from barque.runtime.turn import Turn
+from barque.transport.contract import Transport
+from barque.transport.wire import Alive
+
+logger = logging.getLogger("barque.node")
+
+
+class Liveness:
+    """What one node knows of the others' lives. `peers` are their names."""
+
+    def __init__(
+        self,
+        name: str,
+        peers: tuple[str, ...],
+        times: TimeConfig,
+        servers: ServerTable,
+        monitors: Monitors,
+        router: RequestRouter,
+        rpc: NodeRpc,
+        dispatcher: Dispatcher,
+        sink: EffectSink,
+        transport: Transport,
+        timers: Timers,
+        clock: Clock,
+        turn: Turn,
+    ) -> None:
+        self.detector = FailureDetector(poll_interval_s=times.detector_poll_ms / 1000)
+        self.longest_stall_s = 0.0  # how late the loop was at worst
+        self._name = name
+        self._peers = peers
+        self._times = times
+        self._servers = servers
+        self._monitors = monitors
+        self._router = router
+        self._rpc = rpc
+        self._dispatcher = dispatcher
+        self._sink = sink
+        self._transport = transport
+        self._timers = timers
+        self._clock = clock
+        self._turn = turn
+        self._incarnations: dict[str, int] = {}
+        self._next_beat = clock.monotonic()
+
+    def start(self) -> None:
+        """Begin to send heartbeats, and to judge those of others."""
+        for node in self._peers:
+            self.detector.register(node)
+        self._next_beat = self._clock.monotonic()
+        self._beat()
+        self._poll_detector()
+
+    def heard_from(self, node: str) -> None:
+        """A heartbeat has come."""
+        self.detector.heartbeat(node, self._clock.monotonic())
+
+    def _beat(self) -> None:
+        """Send a heartbeat to each node, and measure how late this loop is."""
+        now = self._clock.monotonic()
+        self.longest_stall_s = max(self.longest_stall_s, now - self._next_beat)
+        self._next_beat = now + self._times.heartbeat_interval_ms / 1000
+        for node in self._transport.connected():
+            self._transport.send(node, "", Alive())
+        self._transport.flush()
+        self._timers.arm("beat", self._next_beat, self._beat)
+
+    def _poll_detector(self) -> None:
+        now = self._clock.monotonic()
+        changes = self.detector.poll(now)
+        connected = self._transport.connected() if changes else []
+        for node, up in changes:
+            if up and node not in connected:
+                continue  # an old rhythm; the broken link is newer and surer news
+            logger.info("node %s: %s is %s", self._name, node, "up" if up else "suspected to be down")
+            self._tell_all(NodeStatus(node, up))
+            self._monitors.node_changed(node, up=up)
+            if up:
+                self._router.node_back(node)
+            else:
+                self._router.node_lost(node)
+        self._repeat_suspicions()
+        self._turn.wake()
+        self._timers.arm("detector", now + self._times.detector_poll_ms / 1000, self._poll_detector)
+
+    def _repeat_suspicions(self) -> None:
+        """Say a suspicion again to servers that follow a leader on a suspected node, until it is taken back.
+
+        A late message of a dead leader disarms a follower's election timer, and the detector has no news.
+        """
+        suspected = {node for node in self._peers if self.detector.suspects(node)}
+        for process in self._servers.all() if suspected else ():
+            leader = process.server.leader_id
+            if leader is not None and leader.node in suspected:
+                process.handle(NodeStatus(leader.node, up=False))
+
+    def _tell_all(self, message: NodeStatus) -> None:
+        for process in self._servers.all():
+            process.handle(message)
+
+    def connected(self, node: str, incarnation: int) -> None:
+        """Our link to a node is up: tell it which of our servers lead, and ours if it has restarted."""
+        self._rpc.node_connected(node)
+        self._dispatcher.node_connected(node)
+        self._sink.node_connected(node)
+        known = self._incarnations.get(node)
+        self._incarnations[node] = incarnation
+        self._monitors.node_restarted(node, incarnation)
+        self._monitors.node_changed(node, up=True)
+        self._router.node_back(node)  # a leader there that has restarted refuses what it is sent
+        for process in self._servers.all():
+            leader = process.server.leader_id
+            if known not in (None, incarnation) and leader is not None and leader.node == node:
+                process.handle(ServerDown(leader, connected=True))
+            process.handle(NodeStatus(node, up=True))
+            if is_established(process.server):
+                self._sink.announce(process, node)
+        self._turn.wake()
+
+    def disconnected(self, node: str, reason: str) -> None:
+        """Our link to a node is gone (MON-04, `noconnection`): followers of a leader there suspect it."""
+        logger.info("node %s: connection to %s is gone: %s", self._name, node, reason)
+        for process in self._servers.all():
+            leader = process.server.leader_id
+            if leader is not None and leader.node == node:
+                process.handle(ServerDown(leader, connected=False))
+        self._rpc.node_lost(node)
+        self._router.node_lost(node)
+        self._transport.nudge(node)
+        self._turn.wake()

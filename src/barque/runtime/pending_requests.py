@@ -1,0 +1,255 @@
+"""Requests that wait for an answer: runs of consecutive correlations, found by any number in them."""
+
+import struct
+from bisect import bisect_right
+from typing import Any, Protocol
+
+import msgspec
+
+from barque.errors import BarqueError
+from barque.transport.answers import UnansweredRanges
+from barque.types import ReplyMode, ServerId, Term
+
+BATCH_COMMANDS_MAX = 4_096
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+
+
+class Receiver(Protocol):
+    """Takes the outcomes of one request of a caller in this process. Offsets count from its first item."""
+
+    def replied(self, offset: int, replies: list[Any], errors: dict[int, BarqueError] | None) -> None:
+        """Replies to consecutive items from `offset` on. An error, at its relative offset, replaces one."""
+
+    def failed(self, offset: int, count: int, error: BarqueError) -> None:
+        """`count` items from `offset` on have no reply."""
+
+
+class Session(Protocol):
+    """Whoever made a request, as the router sees it. It gathers outcomes until `deliver`."""
+
+    closed: bool
+
+    def replied(
+        self,
+        request: "PendingRequest",
+        offset: int,
+        count: int,
+        replies: list[Any] | msgspec.Raw,
+        errors: dict[int, str] | None,
+        leader: ServerId | None,
+    ) -> None:
+        """`count` items from `offset` on have replies; `errors` are relative to `offset`.
+
+        From the leader on this node replies come as values, which may be references to the machine's
+        state; from another node they come encoded.
+        """
+
+    def failed(
+        self,
+        request: "PendingRequest",
+        offset: int,
+        count: int,
+        error: str,
+        text: str,
+        leader: ServerId | None,
+    ) -> None:
+        """`count` items from `offset` on ended without a reply; `error` names a class of `barque.errors`."""
+
+    def deliver(self) -> None:
+        """Hand over everything that was gathered, in the order in which it came."""
+
+
+class PendingRequest:
+    """One request of one session: `count` commands, or `count` reads of one level.
+
+    A client in another process sends the commands as `columns` (lengths, then bytes); a caller in this
+    process leaves them in `payloads`. `first` is the correlation of its first item while the request is sent
+    and unanswered, and 0 otherwise. The session knows the items from `session_first` on, or by `receiver`.
+    """
+
+    __slots__ = (
+        "arrival",
+        "columns",
+        "count",
+        "deadline",
+        "done",
+        "first",
+        "is_read",
+        "kind",
+        "mode",
+        "payloads",
+        "receiver",
+        "round",
+        "route",
+        "sent_in",
+        "session",
+        "session_first",
+        "size",
+        "unanswered",
+    )
+
+    def __init__(
+        self,
+        session: "Session",
+        session_first: int,
+        count: int,
+        *,
+        columns: bytes = b"",
+        payloads: list[bytes] | tuple[bytes, ...] = (),
+        mode: ReplyMode = ReplyMode.NOREPLY,
+        low_priority: bool = False,
+        level: str = "",
+        receiver: Receiver | None = None,
+    ) -> None:
+        self.session = session
+        self.session_first = session_first
+        self.count = count
+        self.columns = columns
+        self.payloads = payloads
+        self.mode = mode
+        self.is_read = bool(level)
+        self.kind: tuple[str, ReplyMode, bool] = (level, mode, low_priority)
+        """Only requests of equal kind can travel in one batch: level (empty for commands), mode, priority."""
+        self.receiver = receiver
+        self.size = len(columns) + sum(map(len, payloads))
+        self.route: ClusterRoute | None = None
+        self.round = 0  # the flush of the router before which it came
+        self.first = 0
+        self.arrival = 0
+        self.unanswered: UnansweredRanges | None = None  # None: no item has an answer
+        self.sent_in = Term(0)
+        self.deadline = 0.0
+        self.done = False
+
+    def close(self, first: int, count: int) -> list[tuple[int, int]]:
+        """Mark items as answered; return those that were unanswered until now, as (first, count)."""
+        if self.unanswered is None:
+            if count >= self.count:
+                return [(0, count)]  # nearly always: all at once, and then the request is done
+            self.unanswered = UnansweredRanges(self.count)
+        return self.unanswered.close(first, count)
+
+    @property
+    def is_answered(self) -> bool:
+        """After `close`: whether every item has its answer."""
+        return not self.unanswered
+
+    def lengths_and_bytes(self) -> tuple[bytes, bytes]:
+        """The two halves of an entry-batch body's columns."""
+        if self.columns:
+            split = 4 * self.count
+            return self.columns[:split], self.columns[split:]
+        return struct.pack(f"<{self.count}I", *map(len, self.payloads)), b"".join(self.payloads)
+
+
+class ClusterRoute:
+    """What the router knows of one cluster, and the requests that it holds for it."""
+
+    __slots__ = (
+        "cluster",
+        "cluster_id",
+        "established",
+        "leader",
+        "queued",
+        "refusal",
+        "retry_at",
+        "suspect",
+        "term",
+        "unanswered",
+    )
+
+    def __init__(self, cluster: str) -> None:
+        self.cluster = cluster
+        self.cluster_id = ""  # which cluster of that name; empty until its leader has announced itself
+        self.leader: ServerId | None = None
+        self.suspect = False  # the leader's node seems to be out of reach: send it nothing new
+        self.term = Term(0)  # the term in which `leader` leads, as far as is known
+        self.established = Term(0)  # the newest term whose leader has announced itself
+        self.queued: list[PendingRequest] = []  # not sent, or surely refused; in the order of arrival
+        self.unanswered: dict[int, PendingRequest] = {}  # sent, by first correlation
+        self.refusal = ""  # why the last server refused, for the message at the deadline
+        self.retry_at = 0.0  # do not ask the same leader again before this
+
+
+class PendingRequests:
+    """All requests of one router, in the order of their correlations once they have some."""
+
+    __slots__ = ("_arrivals", "_by_first", "_dead", "_firsts", "_next", "bytes", "commands")
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []  # ascending; may hold numbers whose request is gone
+        self._by_first: dict[int, PendingRequest] = {}
+        self._dead = 0
+        self._next = 1
+        self._arrivals = 0
+        self.commands = 0  # how many items wait, reads included
+        self.bytes = 0
+
+    def waiting(self, request: PendingRequest) -> None:
+        """Count a request that has come in."""
+        self._arrivals += 1
+        request.arrival = self._arrivals
+        self.commands += request.count
+        self.bytes += request.size
+
+    def number(self, batch: list[PendingRequest]) -> int:
+        """Give these requests consecutive correlations; return the first."""
+        first = self._next
+        for request in batch:
+            request.first = self._next
+            self._firsts.append(self._next)
+            self._by_first[self._next] = request
+            self._next += request.count
+        return first
+
+    def find(self, correlation: int) -> PendingRequest | None:
+        """The request that this correlation belongs to, if it still waits."""
+        request = self._by_first.get(correlation)
+        if request is not None:
+            return request
+        at = bisect_right(self._firsts, correlation) - 1
+        if at < 0:
+            return None
+        request = self._by_first.get(self._firsts[at])
+        return request if request is not None and correlation < request.first + request.count else None
+
+    def forget(self, request: PendingRequest) -> None:
+        """Take its correlations away; the request will be sent anew, or never."""
+        if request.first and self._by_first.pop(request.first, None) is not None:
+            self._dead += 1
+            if self._dead > 256 and self._dead * 2 > len(self._firsts):
+                self._firsts = sorted(self._by_first)
+                self._dead = 0
+        request.first = 0
+
+    def done(self, request: PendingRequest) -> None:
+        """Count it no longer; nobody waits for it."""
+        self.forget(request)
+        self.commands -= request.count
+        self.bytes -= request.size
+
+
+def in_batches(queued: list[PendingRequest]) -> list[list[PendingRequest]]:
+    """Neighbours of one kind together, up to the limits; order is kept."""
+    if len(queued) == 1:
+        return [queued]
+    batches: list[list[PendingRequest]] = []
+    kind: Any = None
+    count = size = 0
+    for request in queued:
+        full = count + request.count > BATCH_COMMANDS_MAX or size + request.size > BATCH_BYTES_MAX
+        if not batches or request.kind != kind or full:
+            batches.append([])
+            kind, count, size = request.kind, 0, 0
+        batches[-1].append(request)
+        count += request.count
+        size += request.size
+    return batches
+
+
+def body_of(head: bytes, batch: list[PendingRequest]) -> bytes:
+    """One entry-batch body of several requests: all lengths, then all commands."""
+    if len(batch) == 1 and batch[0].columns:
+        return head + batch[0].columns
+    columns = [request.lengths_and_bytes() for request in batch]
+    return b"".join((head, *(lengths for lengths, _ in columns), *(commands for _, commands in columns)))

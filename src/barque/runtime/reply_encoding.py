@@ -1,0 +1,101 @@
+"""Replies of machines: encoded for clients in other processes, as safe values for callers in this one."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from barque.core.entries import BODY_BYTES_MAX
+
+logger = logging.getLogger("barque.replies")
+
+_PART_BYTES = 4 * 1024 * 1024
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.decode
+_decode_all = msgspec.msgpack.Decoder(list[Any]).decode
+
+_IMMUTABLE = frozenset((type(None), bool, float, bytes))
+"""Values of these types can be handed over as they are; msgpack would make the same of them."""
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+
+
+class Part(NamedTuple):
+    """Consecutive replies from `offset` on, as one encoded array, and the errors among them.
+
+    `raw` is None for a single reply that cannot be sent: it has no encoding, or fits into no frame.
+    """
+
+    offset: int
+    size: int
+    raw: msgspec.Raw | None
+    errors: dict[int, str] | None
+
+
+def encode_in_parts(replies: list[Any], errors: dict[int, str] | None, first: int = 0) -> Iterator[Part]:
+    """Encode replies in parts of a few MiB.
+
+    A thousand large values need not fit into one frame, nor into memory twice.
+    """
+    if len(replies) <= 1 or _approximate_size(replies) <= _PART_BYTES:
+        encoded = encode_or_why(replies)
+        if isinstance(encoded, bytes):
+            yield Part(first, len(replies), msgspec.Raw(encoded), errors or None)
+            return
+        if len(replies) == 1:
+            logger.error("the reply of a machine cannot be sent: %s", encoded)
+            yield Part(first, 1, None, None)
+            return
+    middle = len(replies) // 2
+    before = {k: v for k, v in (errors or {}).items() if k < middle}
+    after = {k - middle: v for k, v in (errors or {}).items() if k >= middle}
+    yield from encode_in_parts(replies[:middle], before, first)
+    yield from encode_in_parts(replies[middle:], after, first + middle)
+
+
+def _approximate_size(replies: list[Any]) -> int:
+    """Count the replies that can be large; the others are small enough."""
+    return sum(len(reply) for reply in replies if isinstance(reply, (bytes, str)))
+
+
+def encode_or_why(value: Any) -> bytes | str:
+    """Encode a value, or say why it cannot be sent: a machine may reply anything."""
+    try:
+        encoded = _encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        return repr(error)
+    if len(encoded) > BODY_BYTES_MAX:
+        return f"{len(encoded)} bytes are more than {BODY_BYTES_MAX}"
+    return encoded
+
+
+def values_of(replies: list[Any] | msgspec.Raw) -> tuple[list[Any], list[int]]:
+    """Return replies as values for callers in this process, and the offsets of those that have none.
+
+    A reply may be a reference to the machine's state, which the next command changes; and a caller must get
+    the same value whether the leader is on this node or on another. So a caller gets what msgpack makes of
+    the reply. `None`, booleans, numbers, `bytes` and ASCII strings are passed on as they are, since msgpack
+    makes the same of them. Everything else is encoded and decoded once, which copies it: a tuple becomes a
+    list, a `Struct` a dict. A reply that msgpack cannot encode has no value. Size is no obstacle here, as
+    nothing has to fit into a frame.
+    """
+    if isinstance(replies, msgspec.Raw):
+        return _decode_all(replies), []
+    values: list[Any] = []
+    without: list[int] = []
+    for reply in replies:
+        kind = type(reply)
+        if (
+            kind in _IMMUTABLE
+            or (kind is int and _INT_MIN <= reply <= _INT_MAX)
+            or (kind is str and reply.isascii())
+        ):
+            values.append(reply)
+            continue
+        try:
+            values.append(_decode(_encode(reply)))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            logger.error("the reply of a machine has no value outside it: %r", error)
+            without.append(len(values))
+            values.append(None)
+    return values, without

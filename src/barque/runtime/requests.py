@@ -1,0 +1,583 @@
+"""The request router: where commands and reads come into a node, and where their answers go out.
+
+Theory of operation
+-------------------
+
+The router keeps one table, `cluster -> ClusterRoute`. A route knows who leads its cluster, as far as this
+node has heard, and holds the requests for it. It is the node's only memory of leaders, and the node's only
+place that numbers requests (`correlation`) and finds the request that an answer belongs to.
+
+A *request* is what one session (a client's connection, a gateway, a caller in this process) asks in one
+piece: some commands, or some reads. It goes through these states::
+
+    queued  --flush-->  unanswered  --answer, refusal, deadline-->  done
+      ^                     |
+      +----- withdrawn -----+
+
+`take` queues it. `flush`, once or more in each turn of the loop, sends everything that is queued for a
+cluster as one batch to its leader, wherever the leader is. What the router may say when no answer comes
+follows from the state, and from nothing else:
+
+- A *queued* request was never sent, or was refused by the server that it was sent to. It did not happen, so
+  the router may send it elsewhere, and at the deadline says `NoLeader`.
+- An *unanswered* request was sent. Its commands may have happened, so they are never sent again, and at the
+  deadline their outcome is unknown. Reads change nothing, so they may be asked again.
+
+A leader announces itself (`LeaderIs`) after it has applied the noop of its term. By then it has answered
+every command of earlier terms that survived, and its answers took the same road to this router as its
+announcement. So what was sent to an earlier leader and is unanswered when the announcement arrives has an
+unknown outcome at once, not only at its deadline.
+
+Answers are gathered for each session and handed over in a phase of the turn of their own (`deliver`): they
+come up while a server performs its effects, and callers must not run in the middle of that.
+
+docs/explanation/routing.md tells the whole story.
+"""
+
+import heapq
+from bisect import bisect_right
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, Protocol
+
+import msgspec
+
+from barque.core.effects import Rejection
+from barque.core.entries import BODY_BYTES_MAX, COMMAND_BYTES_MAX, EntryKind, encode_head
+from barque.core.messages import Commands, Queries, RemoteMessage
+from barque.errors import ProtocolError
+from barque.runtime.clock import Clock
+from barque.runtime.error_mapping import describe_refusal
+from barque.runtime.pending_requests import (
+    BATCH_BYTES_MAX,
+    BATCH_COMMANDS_MAX,
+    ClusterRoute,
+    PendingRequest,
+    PendingRequests,
+    Receiver,
+    Session,
+    body_of,
+    in_batches,
+)
+from barque.types import ClientRef, ReplyMode, ServerId, Term
+
+REQUEST_COMMANDS_MAX = BATCH_COMMANDS_MAX * 16
+_REQUEST_BYTES_MAX = BODY_BYTES_MAX - 4096  # the rest is for the head of an entry
+_RETRY_S = 0.02
+_FINISHED_MAX = 256
+_ROUTABLE = (Rejection.NOT_LEADER, Rejection.WAL_DOWN)
+_decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_encode = msgspec.msgpack.encode
+
+
+class RequestTransport(Protocol):
+    """How the router reaches servers."""
+
+    def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
+        """Send to a server, here or elsewhere; False if the message could not even be queued."""
+
+    def local_query(self, cluster: str, payload: bytes) -> Any:
+        """Ask the member on this node. Raises `UnknownCluster` if there is none."""
+
+
+class TurnControl(Protocol):
+    """How the router asks for a turn of the loop."""
+
+    def wake(self) -> None:
+        """Call `flush` and `deliver` before this turn ends."""
+
+    def wake_later(self, after_s: float) -> None:
+        """Call them after so many seconds."""
+
+
+class RequestRouter:
+    """Routes all commands and reads of one node."""
+
+    def __init__(
+        self,
+        me: ClientRef,
+        transport: RequestTransport,
+        turn: TurnControl,
+        clock: Clock,
+        *,
+        commands_max: int,
+        bytes_max: int,
+    ) -> None:
+        self.me = me
+        self.round = 0
+        """Counts flushes. A session may add commands to a request of this round: it is not sent yet."""
+        self.dirty: dict[str, ClusterRoute] = {}  # routes to be flushed
+        self.fillers: dict[Callable[[], None], None] = {}  # called once, before the next flush
+        self.speaking: dict[Session, None] = {}  # sessions that have gathered outcomes
+        self._transport = transport
+        self._turn = turn
+        self._clock = clock
+        self._commands_max = commands_max
+        self._bytes_max = bytes_max
+        self._pending = PendingRequests()
+        self._routes: dict[str, ClusterRoute] = {}
+        self._deadlines: list[tuple[float, int, PendingRequest]] = []
+        self._finished = 0  # since `_deadlines` was last cleared of requests that are done
+        self._watchers: dict[str, list[Callable[[], None]]] = {}
+
+    # --- in ----------------------------------------------------------------------------
+
+    def take(self, request: PendingRequest, cluster: str, timeout_ms: int) -> bool:
+        """Queue a request until this turn's flush; False if it was refused: too large, or too many wait.
+
+        Local reads are answered at once. Raises `ProtocolError` for an unknown level and an empty request.
+        """
+        level = request.kind[0]
+        if level:
+            if level == "local":
+                self._answer_local(request, cluster)
+                return True
+            if level not in ("leader", "consistent"):
+                raise ProtocolError(f"unknown read level {level!r}; use local, leader or consistent")
+            if not request.count:
+                raise ProtocolError("a request for no reads")
+        pending = self._pending
+        if request.size > _REQUEST_BYTES_MAX:
+            text = f"a request of {request.size} bytes; one command has {COMMAND_BYTES_MAX} at most"
+            self._say_failed(request, 0, request.count, "InvalidCommand", text, None)
+            self._turn.wake()
+            return False
+        if (
+            pending.commands + request.count > self._commands_max
+            or pending.bytes + request.size > self._bytes_max
+        ):
+            text = f"{pending.commands} commands wait already on this node; slow down"
+            self._say_failed(request, 0, request.count, "Overloaded", text, None)
+            self._turn.wake()
+            return False
+        route = self._routes.get(cluster)
+        if route is None:
+            route = self._route(cluster)
+        request.route = route
+        request.round = self.round
+        self._await(request, timeout_ms / 1000)
+        route.queued.append(request)
+        self.dirty[cluster] = route
+        self._turn.wake()
+        return True
+
+    def _await(self, request: PendingRequest, timeout_s: float) -> None:
+        request.deadline = self._clock.monotonic() + timeout_s
+        self._pending.waiting(request)
+        heapq.heappush(self._deadlines, (request.deadline, request.arrival, request))
+
+    def add(self, request: PendingRequest, payload: bytes) -> bool:
+        """Add an item to a request that was taken in this round; False if it must travel in a new one.
+
+        So a payload that is too large is refused alone, and takes no other command of its turn with it.
+        """
+        size, pending = len(payload), self._pending
+        if (
+            request.round != self.round
+            or request.done
+            or request.count >= BATCH_COMMANDS_MAX
+            or request.size + size > BATCH_BYTES_MAX
+            or pending.commands >= self._commands_max
+            or pending.bytes + size > self._bytes_max
+        ):
+            return False
+        assert isinstance(request.payloads, list)
+        request.payloads.append(payload)
+        request.count += 1
+        request.size += size
+        pending.commands += 1
+        pending.bytes += size
+        return True
+
+    def fill_before_flush(self, filler: Callable[[], None]) -> None:
+        """Call this at the beginning of this turn's flush; it may `take` requests."""
+        self.fillers[filler] = None
+        self._turn.wake()
+
+    def expect(self, receiver: Receiver, session: Session, server: ServerId, timeout_s: float) -> int:
+        """Wait for one answer to a message that the caller sends itself; return its correlation."""
+        request = PendingRequest(session, 0, 1, receiver=receiver)
+        request.route = ClusterRoute(server.name)
+        self._await(request, timeout_s)
+        return self._pending.number([request])
+
+    def _answer_local(self, request: PendingRequest, cluster: str) -> None:
+        replies: list[Any] = []
+        errors: dict[int, str] = {}
+        for offset, payload in enumerate(request.payloads):
+            try:
+                replies.append(self._transport.local_query(cluster, payload))
+            except Exception as error:  # the query's own; it harms nothing else (QRY-17)
+                replies.append(None)
+                errors[offset] = str(error) or type(error).__name__
+        route = self._routes.get(cluster)
+        leader = route.leader if route is not None else None
+        if not request.session.closed:
+            request.session.replied(request, 0, request.count, replies, errors or None, leader)
+            self.will_deliver(request.session)
+
+    def _route(self, cluster: str) -> ClusterRoute:
+        route = self._routes.get(cluster)
+        if route is None:
+            route = self._routes[cluster] = ClusterRoute(cluster)
+        return route
+
+    # --- out, to the leaders -----------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send queued requests to the leaders, one batch for each cluster, kind and size limit."""
+        while self.fillers:
+            fillers, self.fillers = self.fillers, {}
+            for fill in fillers:
+                fill()
+        self.round += 1
+        dirty, self.dirty = self.dirty, {}
+        now = self._clock.monotonic()
+        for route in dirty.values():
+            if route.leader is None or route.suspect or not route.queued:
+                continue
+            if now < route.retry_at:
+                self.dirty[route.cluster] = route
+                self._turn.wake_later(route.retry_at - now)
+                continue
+            queued, route.queued = route.queued, []
+            for batch in in_batches(queued):
+                self._send(route, route.leader, batch)
+
+    def _send(self, route: ClusterRoute, leader: ServerId, batch: list[PendingRequest]) -> None:
+        """Number these requests and send them; if that is impossible they are queued again."""
+        first = self._pending.number(batch)
+        level, mode, low_priority = batch[0].kind
+        message: Commands | Queries
+        if level:
+            payloads = tuple(payload for request in batch for payload in request.payloads)
+            message = Queries(self.me, first, payloads, level == "consistent")
+        else:
+            count = sum(request.count for request in batch) if len(batch) > 1 else batch[0].count
+            message = Commands(
+                count, body_of(encode_head(EntryKind.USER, mode, self.me, first), batch), low_priority
+            )
+        for request in batch:
+            request.sent_in = route.term
+            route.unanswered[request.first] = request
+        if not self._transport.send_to_server(leader, message):
+            for request in batch:
+                self._withdraw(request)
+            self._retry_later(route, f"no connection to {leader.node}")
+        elif mode is ReplyMode.NOREPLY and not level:
+            for request in batch:
+                self._finish(request)  # nobody waits for an answer
+
+    # --- back, from the servers --------------------------------------------------------
+
+    def on_replies(
+        self, first: int, count: int, replies: list[Any] | msgspec.Raw, errors: dict[int, str] | None
+    ) -> None:
+        """Take replies to consecutive correlations; drop those that nobody waits for any longer.
+
+        From another node they come encoded, and mostly leave as they came.
+        """
+        request = self._pending.find(first)
+        if request is not None and request.first == first and request.count == count:
+            self._reply(request, 0, count, replies, errors)
+            return
+        if isinstance(replies, msgspec.Raw):
+            raws = _decode_raws(replies)
+            self._split(first, raws, errors, lambda part: msgspec.Raw(_encode(part)))
+        else:
+            self._split(first, replies, errors, lambda part: part)
+
+    def _split(
+        self,
+        first: int,
+        replies: list[Any],
+        errors: dict[int, str] | None,
+        as_replies: Callable[[list[Any]], list[Any] | msgspec.Raw],
+    ) -> None:
+        """Give each request its part of a batch's replies."""
+        position, count = 0, len(replies)
+        while position < count:
+            request = self._pending.find(first + position)
+            if request is None:
+                position += 1
+                continue
+            offset = first + position - request.first
+            size = min(request.count - offset, count - position)
+            part = as_replies(replies[position : position + size])
+            self._reply(request, offset, size, part, _part_of(errors, position, size))
+            position += size
+
+    def _reply(
+        self,
+        request: PendingRequest,
+        offset: int,
+        count: int,
+        replies: list[Any] | msgspec.Raw,
+        errors: dict[int, str] | None,
+    ) -> None:
+        session = request.session
+        leader = request.route.leader if request.route is not None else None
+        for first, size in request.close(offset, count):
+            part, own = replies, errors
+            if size != count:  # another leader has answered the rest before
+                at = first - offset
+                if isinstance(replies, msgspec.Raw):
+                    part = msgspec.Raw(_encode(_decode_raws(replies)[at : at + size]))
+                else:
+                    part = replies[at : at + size]
+                own = _part_of(errors, at, size)
+            if not session.closed:
+                session.replied(request, first, size, part, own or None, leader)
+                self.speaking[session] = None
+        if not request.unanswered:
+            self._finish(request)
+
+    def on_rejected(self, first: int, count: int, reason: str, leader: ServerId | None) -> None:
+        """A server refused these correlations: they did not happen. Try elsewhere, or say so."""
+        position = first
+        while position < first + count:
+            request = self._pending.find(position)
+            if request is None:
+                position += 1
+                continue
+            part = min(request.first + request.count, first + count) - position
+            route = request.route
+            routed = route is not None and self._routes.get(route.cluster) is route  # not by `expect`
+            if reason in _ROUTABLE and part == request.count and routed:
+                self._withdraw(request)
+                assert route is not None
+                self._redirect(route, reason, leader)
+            else:
+                # A part of a batch that was cut on its way, or a refusal that another server would repeat.
+                error, text = describe_refusal(reason, read=request.is_read)
+                for at, size in request.close(position - request.first, part):
+                    self._say_failed(request, at, size, error, text, leader)
+                if request.is_answered:
+                    self._finish(request)
+            position += part
+
+    def _redirect(self, route: ClusterRoute, reason: str, leader: ServerId | None) -> None:
+        if leader is not None and leader != route.leader:
+            self.leader_hint(route.cluster, leader, Term(route.term + 1))  # a later one than we knew
+        else:
+            self._retry_later(route, f"{route.leader} answered {reason}")
+
+    def _retry_later(self, route: ClusterRoute, refusal: str) -> None:
+        route.refusal = refusal
+        route.retry_at = self._clock.monotonic() + _RETRY_S
+        self.dirty[route.cluster] = route
+        self._turn.wake_later(_RETRY_S)
+
+    def _withdraw(self, request: PendingRequest) -> None:
+        """Queue a request again that surely did not happen, ahead of requests that came later."""
+        route = request.route
+        assert route is not None
+        route.unanswered.pop(request.first, None)
+        self._pending.forget(request)
+        at = bisect_right(route.queued, request.arrival, key=attrgetter("arrival"))
+        route.queued.insert(at, request)
+
+    def _finish(self, request: PendingRequest) -> None:
+        request.done = True
+        if request.route is not None:
+            request.route.unanswered.pop(request.first, None)
+        self._pending.done(request)
+        self._finished += 1
+        if self._finished > _FINISHED_MAX and self._finished * 2 > len(self._deadlines):
+            # Finished requests would stay in the heap, with all their bytes, until their deadline comes up.
+            self._deadlines = [item for item in self._deadlines if not item[2].done]
+            heapq.heapify(self._deadlines)
+            self._finished = 0
+
+    # --- who leads ---------------------------------------------------------------------
+
+    def leader_of(self, cluster: str) -> ServerId | None:
+        """The leader that commands for this cluster go to now."""
+        route = self._routes.get(cluster)
+        return route.leader if route is not None and not route.suspect else None
+
+    def leader_hint(self, cluster: str, leader: ServerId, term: Term, cluster_id: str = "") -> None:
+        """Take a hint about who leads. It may be wrong, and then costs a refusal.
+
+        A hint from another cluster of that name does not count: a member of a deleted cluster may not have
+        heard yet that it is gone.
+        """
+        route = self._route(cluster)
+        if cluster_id and cluster_id != route.cluster_id:
+            if route.cluster_id:
+                return
+            route.cluster_id = cluster_id
+        if term < route.term or (leader == route.leader and term == route.term and not route.suspect):
+            return
+        route.leader = leader
+        route.term = term
+        route.suspect = False
+        route.retry_at = 0.0
+        self._flush_soon(route)
+
+    def _flush_soon(self, route: ClusterRoute) -> None:
+        if route.queued:
+            self.dirty[route.cluster] = route
+            self._turn.wake()
+
+    def leader_established(self, cluster: str, leader: ServerId, term: Term, cluster_id: str = "") -> None:
+        """A leader has applied its noop: what earlier ones left unanswered stays unknown.
+
+        So does what was sent to another cluster of that name, whose terms say nothing about this one's.
+        """
+        route = self._route(cluster)
+        if cluster_id != route.cluster_id:
+            if route.cluster_id:
+                route.leader, route.term, route.established = None, Term(0), Term(0)
+                for request in route.unanswered.values():
+                    request.sent_in = Term(0)
+            route.cluster_id = cluster_id
+        if term >= route.established:
+            newer = term > route.established
+            route.established = term
+            self.leader_hint(cluster, leader, term)
+            if newer:
+                self._give_up_earlier(route, leader, term)
+        for watcher in self._watchers.pop(cluster, ()):
+            watcher()
+
+    def _give_up_earlier(self, route: ClusterRoute, leader: ServerId, term: Term) -> None:
+        for request in [r for r in route.unanswered.values() if r.sent_in < term]:
+            if request.is_read:
+                self._withdraw(request)  # a read can be asked again
+            else:
+                self._give_up(request, f"leadership passed to {leader} before an answer came")
+        self._flush_soon(route)
+
+    def established_term(self, cluster: str, cluster_id: str) -> Term:
+        """The newest term whose leader has announced itself; 0 for none."""
+        route = self._routes.get(cluster)
+        return route.established if route is not None and route.cluster_id == cluster_id else Term(0)
+
+    def watch_established(self, cluster: str, watcher: Callable[[], None]) -> None:
+        """Call this once, when the next leader of a cluster of that name announces itself."""
+        self._watchers.setdefault(cluster, []).append(watcher)
+
+    def cluster_gone(self, cluster: str, cluster_id: str) -> None:
+        """This cluster was deleted: tell everybody who waits for it what is true, and forget it."""
+        route = self._routes.get(cluster)
+        if route is None or route.cluster_id not in ("", cluster_id):
+            return  # another one of that name has taken its place
+        del self._routes[cluster]
+        self.dirty.pop(cluster, None)
+        text = f"cluster {cluster!r} was deleted"
+        for request in list(route.unanswered.values()):
+            if request.is_read:
+                self._fail(request, "UnknownCluster", text)
+            else:
+                self._fail(request, "OutcomeUnknown", f"{text} before an answer came")
+        queued, route.queued = route.queued, []
+        for request in queued:
+            self._fail(request, "UnknownCluster", text)
+
+    def leader_lost(self, server: ServerId) -> None:
+        """This server failed, or its node is gone: send it nothing until it is heard of again."""
+        for route in self._routes.values():
+            if route.leader == server:
+                route.leader = None
+
+    def node_lost(self, node: str) -> None:
+        """This node seems to be out of reach: requests that come now wait for another leader."""
+        for route in self._routes.values():
+            if route.leader is not None and route.leader.node == node:
+                route.suspect = True
+
+    def node_back(self, node: str) -> None:
+        """The suspicion was unfounded: a leader on that node still leads, until we hear otherwise."""
+        for route in self._routes.values():
+            if route.suspect and route.leader is not None and route.leader.node == node:
+                route.suspect = False
+                self._flush_soon(route)
+
+    # --- ends --------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do; None if nothing waits."""
+        while self._deadlines and self._deadlines[0][2].done:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def expire(self, now: float) -> None:
+        """Fail every request that is past its deadline."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, request = heapq.heappop(self._deadlines)
+            if request.done:
+                continue
+            route = request.route
+            assert route is not None
+            if request.first:
+                self._give_up(request, f"no answer from the leader of {route.cluster!r} in time")
+            else:
+                route.queued.remove(request)
+                why = f" ({route.refusal})" if route.refusal else ""
+                text = f"no leader of {route.cluster!r} could be reached in time{why}"
+                self._fail(request, "NoLeader", text)
+
+    def end_session(self, session: Session, reason: str) -> None:
+        """End every request of this session: queued ones are never sent, sent commands may have happened."""
+        for route in self._routes.values():
+            for request in [r for r in route.queued if r.session is session]:
+                route.queued.remove(request)
+                self._fail(request, "Stopped", reason)
+            for request in [r for r in route.unanswered.values() if r.session is session]:
+                self._fail(request, "Stopped" if request.is_read else "OutcomeUnknown", reason)
+
+    def _give_up(self, request: PendingRequest, text: str) -> None:
+        """The request was sent. Commands may have happened; reads changed nothing."""
+        self._fail(request, "QueryTimeout" if request.is_read else "OutcomeUnknown", text)
+
+    def _fail(self, request: PendingRequest, error: str, text: str) -> None:
+        leader = request.route.leader if request.route is not None else None
+        for first, count in request.close(0, request.count):
+            self._say_failed(request, first, count, error, text, leader)
+        self._finish(request)
+        self._turn.wake()
+
+    # --- out, to the sessions ----------------------------------------------------------
+
+    def _say_failed(
+        self, request: PendingRequest, offset: int, count: int, error: str, text: str, leader: ServerId | None
+    ) -> None:
+        session = request.session
+        if not session.closed:
+            session.failed(request, offset, count, error, text, leader)
+            self.speaking[session] = None
+
+    def will_deliver(self, session: Session) -> None:
+        """This session has gathered something of its own accord: deliver it in this turn."""
+        self.speaking[session] = None
+        self._turn.wake()
+
+    def deliver(self) -> None:
+        """Hand each session the outcomes that it has gathered in this turn."""
+        speaking, self.speaking = self.speaking, {}
+        for session in speaking:
+            session.deliver()
+
+    @property
+    def busy(self) -> bool:
+        """Whether `flush` has something to send now; a request that waits for its next attempt is not."""
+        if self.fillers:
+            return True
+        dirty = [r for r in self.dirty.values() if r.leader is not None and not r.suspect and r.queued]
+        return bool(dirty) and self._clock.monotonic() >= min(route.retry_at for route in dirty)
+
+    def overview(self) -> dict[str, Any]:
+        """For `status`: how many commands and bytes wait, and for which clusters."""
+        return {
+            "waiting": self._pending.commands,
+            "waiting_bytes": self._pending.bytes,
+            "queued": {r.cluster: sum(q.count for q in r.queued) for r in self._routes.values() if r.queued},
+        }
+
+
+def _part_of(errors: dict[int, str] | None, position: int, size: int) -> dict[int, str] | None:
+    """The errors of `size` items from `position` on, relative to it."""
+    if not errors:
+        return None
+    return {k - position: v for k, v in errors.items() if 0 <= k - position < size} or None
