@@ -219,8 +219,8 @@ async def test_a_removed_member_without_a_vote_is_told_by_the_next_announcement(
         await client.add_member("sum", "n3", membership=Membership.NON_VOTER)
         assert await client.process_command("sum", 1) == 1
         await three.stop("n3")
-        gone = await client.remove_member("sum", "sum@n3")
-        assert gone == RemovedMember(member=ServerId("sum", "n3"), told=False)
+        removed = await client.remove_member("sum", "sum@n3")
+        assert removed == RemovedMember(member=ServerId("sum", "n3"), told=False)
         await three.stop("n1")
         await three.stop("n2")
         with caplog.at_level(logging.WARNING):

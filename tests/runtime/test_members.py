@@ -232,7 +232,7 @@ async def test_two_who_add_the_same_member_do_not_take_its_server_away(tmp_path:
         told = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(answer) for answer in told if isinstance(answer, BaseException)] == [AlreadyMember]
         [added] = [answer for answer in told if not isinstance(answer, BaseException)]
-        assert two.running["n2"].system.processes["sum"].server.cfg.uid == added["uid"]
+        assert two.running["n2"].system.processes["sum"].server.cfg.uid == added.uid
         await reads(two, "n2", 5)
 
 
