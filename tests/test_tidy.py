@@ -167,7 +167,7 @@ def lines_of_names(tree: ast.Module) -> int:
 
 
 def is_lazy(node: ast.stmt) -> bool:
-    """Whether this is a part of the root's lazy import (docs/decisions/0004-a-client-loads-no-server.md)."""
+    """Whether this is a part of the root's lazy import (docs/decisions/0005-a-client-loads-no-server.md)."""
     return (
         isinstance(node, ast.If)
         and ast.unparse(node.test) == "TYPE_CHECKING"
@@ -344,3 +344,55 @@ def test_every_test_states_a_behaviour() -> None:
 def test_exceptions_have_reasons(listed: dict[str, str]) -> None:
     """Each exception of the rules above says why it exists."""
     assert all(len(reason.split()) >= 4 for reason in listed.values())
+
+
+# --- the core: each rule in one place --------------------------------------------------------
+
+STORED_TOGETHER = {"raft_state", "role", "leader_id", "current_term", "voted_for"}
+"""Fields of a server that only `core/transitions.py` sets; `core/state.py` gives them their first values."""
+
+
+def test_roles_terms_and_leaders_change_in_one_module() -> None:
+    """No module but `transitions` sets a server's role, state, term, vote or leader."""
+    complaints = []
+    for path in sources():
+        if layer_of(path) != "core" or path.stem in ("transitions", "state"):
+            continue
+        for node in ast.walk(parse(path)):
+            if not (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)):
+                continue
+            if node.attr in STORED_TOGETHER and ast.unparse(node.value) in ("server", "self.server"):
+                complaints.append(f"{name_of(path)}:{node.lineno}: {ast.unparse(node)} = …")
+    complain(complaints, "call a function of core/transitions.py")
+
+
+def test_message_terms_are_compared_in_one_module() -> None:
+    """Only `core/terms.py` compares a message's term with the server's (the term rule, §3.3)."""
+    messages = {"message", "rpc", "reply", "result", "request"}
+    complaints = []
+    for path in sources():
+        if layer_of(path) != "core" or path.stem == "terms":
+            continue
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Compare):
+                for side in (node.left, *node.comparators):
+                    if ast.unparse(side) in {f"{name}.term" for name in messages}:
+                        complaints.append(f"{name_of(path)}:{node.lineno}: {ast.unparse(node)}")
+    complain(complaints, "let the table in core/terms.py say what this message's term means")
+
+
+@pytest.mark.parametrize("layer", ["core"])
+def test_a_layer_has_no_import_cycle(layer: str) -> None:
+    """The modules of a layer import each other in one direction, imports for type checkers included."""
+    arrows = {
+        name_of(path).removesuffix(".py").replace("/", "."): {
+            module.removeprefix("barque.")
+            for _, module in imports_of(parse(path))
+            if module.startswith(f"barque.{layer}.")
+        }
+        for path in sources()
+        if layer_of(path) == layer
+    }
+    while free := {name for name, needs in arrows.items() if not needs & arrows.keys()}:
+        arrows = {name: needs for name, needs in arrows.items() if name not in free}
+    complain(sorted(arrows), "hand the object in from above, or move the shared part down")

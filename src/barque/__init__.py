@@ -12,7 +12,7 @@ The layers, lowest first; arrows only point down, and a test sees to it:
 - `testing`: hand-driven clusters, and a simulator of whole nodes from one seed.
 
 `import barque` loads what a client or a machine needs. `Node` and `local_client` load the server at their
-first use (docs/decisions/0004-a-client-loads-no-server.md).
+first use (docs/decisions/0005-a-client-loads-no-server.md).
 """
 
 from typing import TYPE_CHECKING, Any

@@ -9,7 +9,8 @@ from barque.core import invariants
 from barque.core.effects import PersistTermAndVote, SendRpc
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesReply, RequestVoteResult, RequestVoteRpc, TimeoutNow
-from barque.core.server import RaftState, Server
+from barque.core.roles import FOLLOWING
+from barque.core.state import RaftState, Server
 from barque.errors import InvariantViolation
 from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, IndexTerm, Term
@@ -32,7 +33,7 @@ def set_log(server: Server, term: int) -> None:
 
 def set_peer(server: Server, match: int, next_index: int) -> None:
     """Believe something of the first peer."""
-    peer = server.peers()[0][1]
+    peer = server.peers[0][1]
     peer.match_index, peer.next_index = Index(match), Index(next_index)
 
 
@@ -44,11 +45,14 @@ DAMAGES: dict[str, tuple[Callable[[Server], None], str]] = {
     "committed beyond": (lambda s: setattr(s, "commit_index", 9), "committed beyond"),
     "written beyond": (lambda s: setattr(s.log, "_written", IndexTerm(Index(9), Term(1))), "written beyond"),
     "future": (lambda s: set_log(s, 7), "a future term"),
-    "role": (lambda s: setattr(s, "role", None), "without a leader's state"),
-    "leader": (lambda s: setattr(s, "leader_id", s.peers()[0][0]), "follows another"),
+    "role": (lambda s: setattr(s, "role", FOLLOWING), "its role is that of state follower"),
+    "leader": (lambda s: setattr(s, "leader_id", s.peers[0][0]), "follows another"),
     "match": (lambda s: set_peer(s, 2, 2), "match ≥ next"),
     "next": (lambda s: set_peer(s, 2, 4), "next beyond"),
-    "waiting": (lambda s: setattr(s, "raft_state", RaftState.AWAIT_CONDITION), "waiting for nothing"),
+    "waiting": (
+        lambda s: setattr(s, "raft_state", RaftState.AWAIT_CONDITION),
+        "its role is that of state leader",
+    ),
 }
 
 
@@ -74,7 +78,7 @@ def test_a_term_that_falls_is_noticed() -> None:
 
 
 def test_a_vote_that_is_given_away_twice_is_noticed() -> None:
-    """§3.4: within a term a vote may only be taken back for oneself (§5, call_for_election)."""
+    """§3.4: within a term a vote may only be taken back for oneself (§5, become_candidate)."""
     cluster = leader()
     server = cluster.server("b")
     before = invariants.observe(server)
@@ -88,7 +92,7 @@ def test_a_vote_that_is_given_away_twice_is_noticed() -> None:
 def test_a_leader_that_voted_for_another_is_noticed() -> None:
     """A leader has its own vote, or (after a restart that forgot it) none."""
     server = leader().server("a")
-    server.voted_for = server.peers()[0][0]
+    server.voted_for = server.peers[0][0]
     with pytest.raises(InvariantViolation, match="voted for another"):
         invariants.check(invariants.observe(server), server)
 
@@ -100,7 +104,7 @@ def test_a_leader_that_shortens_its_log_is_noticed() -> None:
     server = cluster.server("a")
     before = invariants.observe(server)
     server.log.set_last_index(Index(2))
-    for _, peer in server.peers():
+    for _, peer in server.peers:
         peer.next_index = Index(3)
     with pytest.raises(InvariantViolation, match="shortened its log"):
         invariants.check(before, server)

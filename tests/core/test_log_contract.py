@@ -1,8 +1,7 @@
 """The contract of the log: the tests' log and the production's memtable read alike."""
 
 import msgspec
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.log_contract import Log

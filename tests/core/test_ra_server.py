@@ -7,8 +7,7 @@ from barque.core import ra_server
 from barque.core.events import ClientDown, Component, NodeEvent
 from barque.core.messages import AppendEntriesRpc, Tick
 from barque.core.overview import members_info
-from barque.core.peers import PeerStatus
-from barque.core.server import RaftState, ServerConfig
+from barque.core.state import PeerStatus, RaftState, ServerConfig
 from barque.errors import NotAvailableYet
 from barque.machine.machine import AuxKind, Machine
 from barque.testing.core.cluster import CLIENT, CoreCluster, sent

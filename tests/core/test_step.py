@@ -4,7 +4,7 @@ import pytest
 
 from barque.core.effects import TimerSpan
 from barque.core.messages import ElectionTimeout, Tick
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.core.step import has_unfinished_business, step
 from barque.errors import InvariantViolation
 from barque.machine.simple import SimpleMachine

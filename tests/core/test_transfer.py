@@ -1,6 +1,6 @@
 """Leadership transfer: who is refused (L-35); §3.10 has its tests in tests/paper."""
 
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.testing.core.cluster import CoreCluster
 
 

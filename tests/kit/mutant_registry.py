@@ -1,7 +1,7 @@
-"""Where planted bugs are listed: a name, what is wrong, and what plants it.
+"""The list of planted bugs: a name, what is wrong, and a function that plants the bug.
 
-Bugs of the core name the function that they spoil, not its module: `find` and `replace` (by `patching`)
-look for it wherever it lives and is held, so that a function may move.
+A bug of the core names the function that it replaces, not the module: `find` and `replace` (with `patching`)
+find the function wherever it is defined and wherever it is referenced, so that it may move.
 """
 
 import contextlib
@@ -11,16 +11,16 @@ from typing import Any
 
 import msgspec
 
-import barque.core.step  # every module of the core is loaded with it
+import barque.core.step  # imports every module of the core
 from barque.testing.checkers import patching
 
 Plant = Callable[[], Any]
 
 
 class Mutant(msgspec.Struct, frozen=True):
-    """One bug. `plant` returns a context manager; `layer` is `core` if core servers alone can show it.
+    """One bug. `plant` returns a context manager; `layer` is `core` if core servers alone can show the bug.
 
-    `equivalent` says why it breaks no promise, where that is so; a script demands the rule all the same.
+    `equivalent` says why the bug breaks no promise, if so; a script demands the rule all the same.
     """
 
     name: str
@@ -31,11 +31,11 @@ class Mutant(msgspec.Struct, frozen=True):
 
 
 MUTANTS: dict[str, Mutant] = {}
-"""All of them, by name, once `tests.kit.mutants` has been imported."""
+"""All planted bugs by name, once `tests.kit.mutants` has been imported."""
 
 
 def mutant(text: str, *, layer: str, equivalent: str = "") -> Callable[[Plant], Plant]:
-    """List a function that plants a bug."""
+    """Register a function that plants a bug."""
 
     def add(plant: Plant) -> Plant:
         MUTANTS[plant.__name__] = Mutant(plant.__name__, text, layer, plant, equivalent)
@@ -45,7 +45,7 @@ def mutant(text: str, *, layer: str, equivalent: str = "") -> Callable[[Plant], 
 
 
 def together(*patches: Any) -> Any:
-    """Several patches as one."""
+    """Combine several patches into one."""
     stack = contextlib.ExitStack()
     for each in patches:
         stack.enter_context(each)
@@ -58,7 +58,7 @@ def _core() -> list[Any]:
 
 
 def find(name: str) -> Any:
-    """The function of the core that has this name."""
+    """Find the function of the core with this name."""
     for module in _core():
         found = vars(module).get(name)
         if callable(found) and getattr(found, "__module__", "") == module.__name__:
@@ -67,12 +67,24 @@ def find(name: str) -> Any:
 
 
 def replace(name: str, wrong: Callable[..., Any]) -> Any:
-    """Let this function be another one, wherever the core holds it."""
+    """Replace this function wherever the core refers to it."""
     return patching.replace(find(name), wrong)
+
+
+def lower_term_passes(kind: type[Any]) -> Any:
+    """Let the term rule take messages of this kind for our own term's, although theirs is over."""
+    real = find("settle_term")
+
+    def settle(server: Any, message: Any, effects: list[Any]) -> Any:
+        if type(message) is kind and message.term < server.current_term:
+            message = msgspec.structs.replace(message, term=server.current_term)
+        return real(server, message, effects)
+
+    return replace("settle_term", settle)
 
 
 @contextlib.contextmanager
 def planted(name: str) -> Iterator[None]:
-    """Let the code have this bug while the block runs."""
+    """Plant this bug while the block runs."""
     with MUTANTS[name].plant():
         yield

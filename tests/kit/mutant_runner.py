@@ -1,8 +1,9 @@
-"""Which ring of tests finds which planted bug, and after how much work.
+"""Measure which kind of test finds which planted bug, and after how much work.
 
-The rings that go by scripts: `scripts` and, given their texts, transcripts. Those that search: `search` (all
-interleavings within small bounds), `core` (random worlds of core servers), `nodes` (whole nodes, disks and
-network). `make mutants` measures everything and writes docs/reference/mutants.md; it takes half an hour.
+A kind of test is called a ring. The rings `scripts` and `transcripts` follow known histories. Three rings
+search: `search` (all interleavings within small bounds), `core` (random worlds of core servers) and `nodes`
+(whole nodes with disks and network). `make mutants` measures everything and writes docs/reference/mutants.md;
+that takes half an hour.
 """
 
 import time
@@ -24,13 +25,13 @@ SEARCHES: tuple[Bounds, ...] = (
     Bounds(elections=1, commands=1, crashes=1),
     Bounds(elections=2, commands=1, copies=1),
 )
-"""What the ring `search` tries, from a cluster that `a` leads."""
+"""The bounds that the ring `search` tries, from a cluster that `a` leads."""
 SEARCH_STATES = 2_500
 RINGS = ("scripts", "transcripts", "search", "core", "nodes")
 
 
 class Kill(msgspec.Struct, frozen=True):
-    """How a ring did with a bug: what it found (empty: nothing), in how many runs, in what time."""
+    """The result of one ring with one bug: what it found (empty: nothing), in how many runs, in what time."""
 
     ring: str
     found: str
@@ -45,7 +46,7 @@ class Kill(msgspec.Struct, frozen=True):
 
 
 def hunt(mutant: Mutant, ring: str, budget_s: float, transcripts: Mapping[str, str] | None = None) -> Kill:
-    """Let one ring look for one bug, at most so many seconds of processor time."""
+    """Let one ring look for one bug, for at most this many seconds of processor time."""
     looks: dict[str, Callable[[], Iterable[str]]] = {
         "scripts": _scripts,
         "transcripts": lambda: _transcripts(transcripts or {}),
@@ -103,10 +104,10 @@ def rings_for(mutant: Mutant) -> tuple[str, ...]:
 PREAMBLE = """# Planted bugs
 
 `make mutants` wrote this page. Each row is a bug that was planted in the code, and what found it: the script
-or transcript that fails, and for the rings that search, after how many runs and seconds of one processor
-({budget:.0f} s for each ring, 100 s for bugs that none had found by then). Rows in brackets are those of
-[the historical bugs](historical-bugs.md), I-numbers the [invariants](../explanation/simulation.md). A dash:
-this ring cannot show it, or did not. Random seeds begin at 1.
+or transcript that fails or, for tests that search, the number of runs and the seconds of one processor
+({budget:.0f} s for each kind of test, 100 s for a bug that none had found by then). Rows in brackets are
+rows of [the historical bugs](historical-bugs.md); I-numbers are [invariants](../explanation/simulation.md).
+A dash: this kind of test cannot show the bug, or did not find it. Random seeds begin at 1.
 """
 
 
@@ -117,7 +118,7 @@ def row(mutant: Mutant, kills: Mapping[str, Kill]) -> str:
 
 
 def table(transcripts: Mapping[str, str], budget_s: float) -> Iterable[str]:
-    """docs/reference/mutants.md, line by line."""
+    """Yield docs/reference/mutants.md, line by line."""
     yield PREAMBLE.format(budget=budget_s)
     yield "| planted bug | what is wrong | script | transcript | search | core worlds | whole nodes |"
     yield "|---|---|---|---|---|---|---|"
@@ -132,10 +133,10 @@ def table(transcripts: Mapping[str, str], budget_s: float) -> Iterable[str]:
         if not found:
             left.append(mutant.name)
     yield ""
-    yield f"{len(MUTANTS)} planted bugs; {killed} found by some ring, {by_search} of them without a script."
+    yield f"{len(MUTANTS)} planted bugs; {killed} found by some test, {by_search} of them without a script."
     if left:
         yield f"By scripts only, or not at all: {', '.join(f'`{name}`' for name in left)}."
     equivalent = [mutant for mutant in MUTANTS.values() if mutant.equivalent]
     if equivalent:
-        yield "\nThese break no promise by themselves; a script demands most of the rules all the same:\n"
+        yield "\nThese bugs break no promise by themselves; scripts demand most of the rules anyway:\n"
         yield from (f"- `{mutant.name}`: {mutant.equivalent}." for mutant in equivalent)

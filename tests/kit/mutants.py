@@ -1,7 +1,7 @@
-"""Bugs on purpose: each is one that some Raft has had, or that ours could have, planted for a `with`.
+"""Planted bugs: each is one that some Raft has had, or that Barque could have. `planted` plants one.
 
-`mutant_runner` measures which ring of tests finds which of them, and after how much work: so much is a
-clean run worth. docs/reference/mutants.md has the table. Rows are those of docs/reference/historical-bugs.md.
+`mutant_runner` measures which kind of test finds which bug, and after how much work: that is what a clean run
+is worth. docs/reference/mutants.md has the table; its rows refer to docs/reference/historical-bugs.md.
 """
 
 from tests.kit import mutants_core, mutants_effects, mutants_elections, mutants_members, mutants_node

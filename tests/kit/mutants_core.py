@@ -7,28 +7,28 @@ import msgspec
 
 from barque.core import commitment
 from barque.core.effects import Applied, SendRpc
-from barque.core.messages import AppendEntriesReply, HeartbeatReply, WalFailed, WalUp
+from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, HeartbeatReply, WalFailed, WalUp
 from barque.core.quorum import agreed
-from barque.core.server import RaftState, Server, Transition
+from barque.core.state import RaftState, Server
 from barque.log.log import WalLog
 from barque.testing.core.memory_log import MemoryLog
 from barque.types import Index, Term
-from tests.kit.mutant_registry import find, mutant, replace, together
+from tests.kit.mutant_registry import find, lower_term_passes, mutant, replace, together
 
 OLD_REPLY = (
-    "its last entry is of an earlier term, which is never committed by counting; "
+    "such a reply ends with an entry of an earlier term, which is never committed by counting; "
     "together with `commits_earlier_terms` it would matter"
 )
 OLD_ANSWER = (
-    "rounds are numbered on over terms, and what is under way to a process dies with it; "
-    "were numbers to start again, it would matter"
+    "round numbers go on across terms, and messages to a process end with it; "
+    "if the numbers began again, it would matter"
 )
 
 
 # --- replication ---------------------------------------------------------------------------
 
 
-@mutant("entries of earlier terms are committed by counting (row 19)", layer="core")
+@mutant("a leader commits entries of earlier terms by counting (row 19)", layer="core")
 def commits_earlier_terms() -> Any:
     """See `MUTANTS`."""
 
@@ -47,7 +47,7 @@ def leader_counts_unwritten() -> Any:
 
     def match(server: Server) -> list[Index]:
         own = server.log.last_index_term().index
-        return [own] + [peer.match_index for _, peer in server.peers() if peer.voter]
+        return [own] + [peer.match_index for _, peer in server.peers if peer.voter]
 
     return replace("match_indexes", match)
 
@@ -57,58 +57,50 @@ def follower_acks_before_sync() -> Any:
     """See `MUTANTS`."""
     real = find("_write_new")
 
-    def write(server: Server, rpc: Any, new: Any, effects: Any) -> Any:
-        done = real(server, rpc, new, effects)
+    def write(server: Server, rpc: Any, new: Any) -> Any:
+        done = real(server, rpc, new)
         last = server.log.last_index_term()
         reply = AppendEntriesReply(
             server.id, server.current_term, True, server.log.next_index(), last.index, last.term
         )
-        return Transition(done.state, [*done.effects, SendRpc(rpc.leader_id, reply)])
+        return [*done, SendRpc(rpc.leader_id, reply)]
 
     return replace("_write_new", write)
 
 
-@mutant("what lies behind an RPC is always cut off (row 26)", layer="core")
+@mutant("a follower always cuts off the entries behind an RPC (row 26)", layer="core")
 def truncates_always() -> Any:
     """See `MUTANTS`."""
     real = find("_nothing_new")
 
-    def cut(server: Server, rpc: Any, matched: Index, effects: Any) -> Any:
+    def cut(server: Server, rpc: Any, matched: Index) -> Any:
         if server.last_applied <= matched < server.log.last_index_term().index:
             server.log.set_last_index(matched)
-        return real(server, rpc, matched, effects)
+        return real(server, rpc, matched)
 
     return replace("_nothing_new", cut)
 
 
-@mutant("replies of earlier terms are accepted (row 16)", layer="core", equivalent=OLD_REPLY)
+@mutant("a leader accepts replies of earlier terms (row 16)", layer="core", equivalent=OLD_REPLY)
 def old_reply_accepted() -> Any:
     """See `MUTANTS`."""
-    real = find("on_append_entries_reply")
-
-    def accept(server: Server, reply: AppendEntriesReply) -> Any:
-        term = max(reply.term, server.current_term)
-        return real(server, msgspec.structs.replace(reply, term=term))
-
-    return replace("on_append_entries_reply", accept)
+    return lower_term_passes(AppendEntriesReply)
 
 
-@mutant("a follower commits what its leader has, validated or not (row 20)", layer="core")
+@mutant("a follower commits up to its leader's commit index, validated or not (row 20)", layer="core")
 def commits_unvalidated() -> Any:
     """See `MUTANTS`."""
     real = find("_nothing_new")
 
-    def commit(server: Server, rpc: Any, matched: Index, effects: Any) -> Any:
-        done = real(server, rpc, matched, effects)
+    def commit(server: Server, rpc: Any, matched: Index) -> Any:
+        done = real(server, rpc, matched)
         last = server.log.last_index_term().index
-        return Transition(
-            done.state, [*done.effects, *find("advance_commit")(server, rpc.leader_commit, last)]
-        )
+        return [*done, *find("advance_commit")(server, rpc.leader_commit, last)]
 
     return replace("_nothing_new", commit)
 
 
-@mutant("a reply's next index is taken for what is durable (row 24)", layer="core")
+@mutant("a leader takes a reply's next index for what is durable (row 24)", layer="core")
 def match_from_next_index() -> Any:
     """See `MUTANTS`."""
     real = find("_advance")
@@ -124,7 +116,7 @@ def match_from_next_index() -> Any:
 # --- reads and clients ---------------------------------------------------------------------
 
 
-@mutant("consistent reads are answered without asking anybody (row 33)", layer="core")
+@mutant("a leader answers consistent reads without a round (row 33)", layer="core")
 def read_without_round() -> Any:
     """See `MUTANTS`."""
 
@@ -141,11 +133,12 @@ def read_before_noop() -> Any:
     real = find("on_queries")
 
     def read(server: Server, message: Any) -> Any:
-        permitted, server.cluster_change_permitted = server.cluster_change_permitted, True
+        role = server.leader_role()
+        established, role.established = role.established, True
         try:
             return real(server, message)
         finally:
-            server.cluster_change_permitted = permitted
+            role.established = established
 
     return replace("on_queries", read)
 
@@ -161,40 +154,35 @@ def old_round_confirms() -> Any:
     return replace("on_heartbeat_reply", confirm)
 
 
-@mutant("answers to heartbeats of another term count (row 36)", layer="core", equivalent=OLD_ANSWER)
+@mutant("replies to heartbeats of another term count (row 36)", layer="core", equivalent=OLD_ANSWER)
 def query_index_not_reset() -> Any:
     """See `MUTANTS`."""
-    real = find("on_heartbeat_reply")
     become = find("become_leader")
 
-    def confirm(server: Server, reply: HeartbeatReply) -> Any:
-        term = max(reply.term, server.current_term)
-        return real(server, msgspec.structs.replace(reply, term=term))
-
     def keep(server: Server) -> Any:
-        known = {member: peer.query_index for member, peer in server.peers()}
+        known = {member: peer.query_index for member, peer in server.peers}
         done = become(server)
-        for member, peer in server.peers():
+        for member, peer in server.peers:
             peer.query_index = known[member]
         return done
 
     return together(
-        replace("on_heartbeat_reply", confirm),
+        lower_term_passes(HeartbeatReply),
         replace("become_leader", keep),
     )
 
 
-@mutant("a leader that steps down does not tell those who wait to read", layer="core")
+@mutant("a leader that steps down drops the reads that wait", layer="core")
 def waiting_reads_dropped() -> Any:
     """See `MUTANTS`."""
 
     def forget(*_: Any) -> list[Any]:
         return []
 
-    return patch("barque.core.server._refuse_what_waits", forget)
+    return replace("_refuse_what_waits", forget)
 
 
-@mutant("entries that conflict are kept (I5)", layer="core")
+@mutant("a follower keeps conflicting entries (I5)", layer="core")
 def conflicts_kept() -> Any:
     """See `MUTANTS`."""
     real = find("drop_present")
@@ -209,22 +197,22 @@ def conflicts_kept() -> Any:
     return replace("drop_present", keep)
 
 
-@mutant("the previous entry's term is not compared (§3.5)", layer="core")
+@mutant("a follower does not compare the previous entry's term (§3.5)", layer="core")
 def previous_term_not_compared() -> Any:
     """See `MUTANTS`."""
-    real = find("has_entry")
+    real = find("find_entry")
 
-    def found(server: Server, index: Index, term: Term) -> Any:
-        ours = server.log.fetch_term(index)
-        return real(server, index, ours if ours is not None else term)
+    def found(log: Any, index: Index, term: Term) -> Any:
+        ours = log.fetch_term(index)
+        return real(log, index, ours if ours is not None else term)
 
-    return replace("has_entry", found)
+    return replace("find_entry", found)
 
 
 @mutant(
-    "a follower commits what its leader has committed, beyond what it was sent",
+    "a follower commits up to its leader's commit index, beyond the entries that it was sent",
     layer="core",
-    equivalent="it is only asked to when its whole log has just been compared, so the bound is the log's end",
+    equivalent="it commits only after its whole log was compared, so the bound is the end of the log",
 )
 def commit_not_bounded() -> Any:
     """See `MUTANTS`."""
@@ -248,7 +236,7 @@ def commit_index_falls() -> Any:
     return replace("advance_commit", advance)
 
 
-@mutant("entries are applied before they are committed (I9)", layer="core")
+@mutant("a server applies entries before they are committed (I9)", layer="core")
 def applies_uncommitted() -> Any:
     """See `MUTANTS`."""
     real = find("apply_to")
@@ -256,22 +244,16 @@ def applies_uncommitted() -> Any:
     def apply(server: Server, _target: Index) -> Any:
         return real(server, server.log.last_index_term().index)
 
-    return patch("barque.core.reception.apply_to", apply)
+    return patch("barque.core.append_entries.apply_to", apply)
 
 
-@mutant("a leader of a former term is obeyed", layer="core")
+@mutant("a follower obeys a leader of an earlier term", layer="core")
 def old_leader_obeyed() -> Any:
     """See `MUTANTS`."""
-    real = find("on_append_entries")
-
-    def obey(server: Server, rpc: Any) -> Any:
-        term = max(rpc.term, server.current_term)
-        return real(server, msgspec.structs.replace(rpc, term=term))
-
-    return replace("on_append_entries", obey)
+    return lower_term_passes(AppendEntriesRpc)
 
 
-@mutant("a leader never goes back to what a follower lacks", layer="core")
+@mutant("a leader never goes back to the entries that a follower lacks", layer="core")
 def never_rewinds() -> Any:
     """See `MUTANTS`."""
     return replace("_rewind", lambda *_: None)
@@ -290,7 +272,7 @@ def leader_truncates() -> Any:
     return replace("_rewind", shorten)
 
 
-@mutant("an RPC that skips an entry is sent (row 25)", layer="core")
+@mutant("a leader sends an RPC that skips an entry (row 25)", layer="core")
 def rpc_with_a_hole() -> Any:
     """See `MUTANTS`."""
     real = find("make_rpc")
@@ -305,7 +287,7 @@ def rpc_with_a_hole() -> Any:
     return replace("make_rpc", skip)
 
 
-@mutant("a mismatch is answered with what is applied, on the disk or not (row 24)", layer="core")
+@mutant("a follower answers a mismatch with its applied index, on the disk or not (row 24)", layer="core")
 def rewind_claims_unwritten() -> Any:
     """See `MUTANTS`."""
     real = find("rewind_to_applied")
@@ -336,7 +318,7 @@ def one_answer_proves() -> Any:
     return patch("barque.core.queries.agreed", lambda rounds: max(rounds))
 
 
-@mutant("commands are answered when they are appended (row 23)", layer="core")
+@mutant("a leader answers commands when it appends them (row 23)", layer="core")
 def answered_when_appended() -> Any:
     """See `MUTANTS`."""
     real = find("apply_to")
@@ -368,13 +350,22 @@ def answers_shifted() -> Any:
     return replace("_apply_user", shift)
 
 
-@mutant("a follower that waits for what it lacks lets no new leader in (row 62)", layer="core")
+@mutant("a follower that waits for missing entries ignores a new leader (row 62)", layer="core")
 def waiting_for_one_leader_only() -> Any:
     """See `MUTANTS`."""
-    return patch("barque.core.conditions.CatchUp.holds", lambda *_: False)
+    real = find("_adopt_higher_term")
+
+    def keep_out(server: Server, kind: Any, message: Any, effects: list[Any]) -> Any:
+        waits = server.raft_state is RaftState.AWAIT_CONDITION
+        return not (waits and kind.from_leader) and real(server, kind, message, effects)
+
+    return together(
+        patch("barque.core.roles.CatchUp.holds", lambda *_: False),
+        replace("_adopt_higher_term", keep_out),
+    )
 
 
-@mutant("after a failure of the log, its pending entries are forgotten", layer="core")
+@mutant("a server forgets pending entries after a failure of the log", layer="core")
 def pending_lost_with_the_log() -> Any:
     """See `MUTANTS`."""
 

@@ -1,4 +1,4 @@
-"""Planted bugs of what machines ask for. See `mutants`."""
+"""Planted bugs of the effects of machines. See `mutants`."""
 
 from typing import Any
 from unittest.mock import patch
@@ -49,7 +49,7 @@ def timer_fires_early() -> Any:
     return patch.object(Executor, "_arm", arm)
 
 
-@mutant("a timer that the machine cancelled fires all the same (I21)", layer="node")
+@mutant("a timer fires although the machine cancelled it (I21)", layer="node")
 def cancelled_timer_fires() -> Any:
     """See `MUTANTS`."""
     real = Executor._set_machine_timer

@@ -6,16 +6,17 @@ from unittest.mock import patch
 import msgspec
 
 from barque.core import quorum
+from barque.core.dispatch import FROM_LEADER
 from barque.core.effects import SendRpc, StartElectionTimeout
-from barque.core.messages import AppendNoop, RequestVoteResult
+from barque.core.messages import PreVoteResult, PreVoteRpc, RequestVoteResult
 from barque.core.roles import CandidateRole
-from barque.core.server import RaftState, Server, Transition
+from barque.core.state import RaftState, Server
 from barque.types import Term
-from tests.kit.mutant_registry import find, mutant, replace, together
+from tests.kit.mutant_registry import find, lower_term_passes, mutant, replace
 
 
 class _Votes(list[Any]):
-    """Votes that are counted, not voters."""
+    """A list that counts votes, not voters."""
 
     add = list.append
 
@@ -23,7 +24,7 @@ class _Votes(list[Any]):
 # --- elections -----------------------------------------------------------------------------
 
 
-@mutant("a restart forgets for whom it voted (row 1)", layer="core")
+@mutant("a server forgets its vote in a restart (row 1)", layer="core")
 def vote_forgotten_at_restart() -> Any:
     """See `MUTANTS`."""
     init = Server.__init__
@@ -34,14 +35,13 @@ def vote_forgotten_at_restart() -> Any:
     return patch.object(Server, "__init__", forget)
 
 
-@mutant("a second candidate gets the same vote (I2)", layer="core")
+@mutant("a server votes for a second candidate in the same term (I2)", layer="core")
 def votes_twice_a_term() -> Any:
     """See `MUTANTS`."""
     real = find("on_request_vote")
 
     def twice(server: Server, rpc: Any) -> Any:
-        if rpc.term == server.current_term:
-            server.voted_for = None
+        server.voted_for = None
         return real(server, rpc)
 
     return replace("on_request_vote", twice)
@@ -51,29 +51,31 @@ def votes_twice_a_term() -> Any:
 def duplicate_vote_counts() -> Any:
     """See `MUTANTS`."""
 
-    def init(self: CandidateRole) -> None:
+    def init(self: CandidateRole, *, retried: bool = False) -> None:
+        self.retried = retried
         self.votes = _Votes()  # type: ignore[assignment]  # that is what is wrong
 
     return patch.object(CandidateRole, "__init__", init)
 
 
-@mutant("votes are given to candidates with shorter logs (§3.6.1)", layer="core")
+@mutant("a server votes for a candidate with a shorter log (§3.6.1)", layer="core")
 def log_not_compared() -> Any:
     """See `MUTANTS`."""
     return patch.object(Server, "is_up_to_date", lambda *_: True)
 
 
-@mutant("a new term keeps the old vote (row 4)", layer="core")
+@mutant("a server keeps its old vote in a new term (row 4)", layer="core")
 def new_term_keeps_vote() -> Any:
     """See `MUTANTS`."""
+    adopt, become_follower = find("adopt_term_and_vote"), find("become_follower")
 
-    def adopt(self: Server, term: Term) -> Any:
-        return self.adopt_term_and_vote(term, self.voted_for) if term > self.current_term else []
+    def keep(server: Server, term: Term) -> Any:
+        return adopt(server, term, server.voted_for) + become_follower(server)
 
-    return patch.object(Server, "adopt_term", adopt)
+    return replace("step_down", keep)
 
 
-@mutant("answers to an earlier round of pre-votes count (row 5)", layer="core")
+@mutant("results of an earlier round of pre-votes count (row 5)", layer="core")
 def pre_vote_token_unchecked() -> Any:
     """See `MUTANTS`."""
     real = find("on_pre_vote_result")
@@ -94,13 +96,7 @@ def half_is_a_majority() -> Any:
 @mutant("votes of earlier terms are counted", layer="core")
 def old_votes_count() -> Any:
     """See `MUTANTS`."""
-    real = find("on_request_vote_result")
-
-    def count(server: Server, result: RequestVoteResult) -> Any:
-        term = max(result.term, server.current_term)
-        return real(server, msgspec.structs.replace(result, term=term))
-
-    return replace("on_request_vote_result", count)
+    return lower_term_passes(RequestVoteResult)
 
 
 @mutant("a refusal is counted as a vote (row 10)", layer="core")
@@ -114,75 +110,65 @@ def refusals_count() -> Any:
     return replace("on_request_vote_result", count)
 
 
-@mutant("a candidate stands in the term in which it already is", layer="core")
+@mutant("a candidate campaigns without raising its term", layer="core")
 def candidacy_without_new_term() -> Any:
     """See `MUTANTS`."""
-    real = find("call_for_election")
+    real = find("become_candidate")
 
-    def stand(server: Server) -> Any:
+    def stand(server: Server, **options: Any) -> Any:
         server.current_term = Term(max(0, server.current_term - 1))
-        return real(server)
+        return real(server, **options)
 
-    return replace("call_for_election", stand)
+    return replace("become_candidate", stand)
 
 
-@mutant("a granted pre-vote is kept as a vote (row 6)", layer="core")
+@mutant("a granted pre-vote counts as a vote (row 6)", layer="core")
 def pre_vote_binds() -> Any:
     """See `MUTANTS`."""
     real = find("on_pre_vote")
 
     def bind(server: Server, rpc: Any) -> Any:
         done = real(server, rpc)
-        granted = [
-            e for e in done.effects if isinstance(e, SendRpc) and getattr(e.message, "vote_granted", False)
-        ]
+        granted = [e for e in done if isinstance(e, SendRpc) and getattr(e.message, "vote_granted", False)]
         if not granted:
             return done
-        kept = server.adopt_term_and_vote(server.current_term, rpc.candidate_id)
-        return Transition(done.state, [*kept, *done.effects])
+        kept = find("adopt_term_and_vote")(server, server.current_term, rpc.candidate_id)
+        return [*kept, *done]
 
     return replace("on_pre_vote", bind)
 
 
-@mutant("the term is not learned from pre-votes and their answers (row 8)", layer="core")
+@mutant("a server learns no term from pre-votes and their results (row 8)", layer="core")
 def pre_vote_teaches_nothing() -> Any:
     """See `MUTANTS`."""
-    real, result = find("on_pre_vote"), find("on_pre_vote_result")
+    real = find("settle_term")
 
-    def answer(server: Server, rpc: Any) -> Any:
-        if rpc.term > server.current_term:
-            return server.stay()
-        return real(server, rpc)
+    def ignore(server: Server, message: Any, effects: list[Any]) -> Any:
+        if isinstance(message, PreVoteRpc | PreVoteResult) and message.term > server.current_term:
+            return False
+        return real(server, message, effects)
 
-    def ignore(server: Server, answered: Any) -> Any:
-        return server.stay() if answered.term > server.current_term else result(server, answered)
-
-    return together(replace("on_pre_vote", answer), replace("on_pre_vote_result", ignore))
+    return replace("settle_term", ignore)
 
 
-@mutant("a leader that hears of a higher term goes on leading (row 10)", layer="core")
+@mutant("a leader that learns of a higher term goes on leading (row 10)", layer="core")
 def leader_never_yields() -> Any:
     """See `MUTANTS`."""
-    return together(
-        patch("barque.core.leader.yield_to", lambda server, *_: server.stay()),
-        patch("barque.core.leader.yield_to_member", lambda server, *_: server.stay()),
-    )
+    real = find("_adopt_higher_term")
+
+    def lead_on(server: Server, *told: Any) -> Any:
+        return server.raft_state is not RaftState.LEADER and real(server, *told)
+
+    return replace("_adopt_higher_term", lead_on)
 
 
 @mutant("a new leader appends no noop (§3.6.2)", layer="core")
 def no_noop() -> Any:
     """See `MUTANTS`."""
-    real = find("become_leader")
-
-    def lead(server: Server) -> Any:
-        done = real(server)
-        assert any(isinstance(getattr(e, "message", None), AppendNoop) for e in done.effects)
-        return Transition(done.state, [])
-
-    return replace("become_leader", lead)
+    return replace("first_noop", lambda _server: [])
 
 
-@mutant("a restart forgets the term (row 1)", layer="core")
+@mutant("a server forgets its term in a restart (row 1)", layer="core")
 def term_forgotten_at_restart() -> Any:
     """See `MUTANTS`."""
     init = Server.__init__
@@ -194,37 +180,37 @@ def term_forgotten_at_restart() -> Any:
 
 
 @mutant(
-    "a new leader believes in what it knew of others in earlier terms",
+    "a new leader keeps the match indexes of earlier terms",
     layer="core",
-    equivalent="all that lies below the noop of its term, and only entries from there on are counted",
+    equivalent="such indexes lie below the noop of its term, and a leader counts only entries from there on",
 )
 def match_survives_elections() -> Any:
     """See `MUTANTS`."""
     real = find("become_leader")
 
     def lead(server: Server) -> Any:
-        known = {member: peer.match_index for member, peer in server.peers()}
+        known = {member: peer.match_index for member, peer in server.peers}
         done = real(server)
-        for member, peer in server.peers():
+        for member, peer in server.peers:
             peer.match_index = min(known[member], peer.next_index - 1)  # type: ignore[assignment]
         return done
 
     return replace("become_leader", lead)
 
 
-@mutant("an election timer is not disarmed when a leader is heard of (I26)", layer="core")
+@mutant("a follower that hears its leader does not stop its election timer (I26)", layer="core")
 def leader_not_heard() -> Any:
     """See `MUTANTS`."""
-    follow = Server.follow
+    follow = find("follow")
 
-    def deaf(self: Server, leader: Any) -> Any:
-        follow(self, leader)
+    def deaf(server: Server, leader: Any) -> Any:
+        follow(server, leader)
         return StartElectionTimeout()
 
-    return patch.object(Server, "follow", deaf)
+    return replace("follow", deaf)
 
 
-@mutant("a follower also votes while it has a log that is longer by term only", layer="core")
+@mutant("a follower votes although its own log ends with a later term", layer="core")
 def terms_of_logs_not_compared() -> Any:
     """See `MUTANTS`."""
 
@@ -234,20 +220,20 @@ def terms_of_logs_not_compared() -> Any:
     return patch.object(Server, "is_up_to_date", is_up_to_date)
 
 
-@mutant("a pre-candidate ignores the leader that it hears (row 7)", layer="core")
+@mutant("a pre-candidate ignores the leader of its term (row 7)", layer="core")
 def pre_candidate_never_yields() -> Any:
     """See `MUTANTS`."""
-    real = find("yield_to")
+    real = find("settle_term")
 
-    def ignore(server: Server, *told: Any) -> Any:
-        if server.raft_state is RaftState.PRE_VOTE:
-            return server.stay()
-        return real(server, *told)
+    def ignore(server: Server, message: Any, effects: list[Any]) -> Any:
+        if server.raft_state is RaftState.PRE_VOTE and isinstance(message, FROM_LEADER):
+            return False
+        return real(server, message, effects)
 
-    return patch("barque.core.candidacy.yield_to", ignore)
+    return replace("settle_term", ignore)
 
 
-@mutant("one voter fewer than a majority commits", layer="core")
+@mutant("one voter fewer than a majority may commit", layer="core")
 def minority_commits() -> Any:
     """See `MUTANTS`."""
     real = quorum.agreed

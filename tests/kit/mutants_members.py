@@ -1,10 +1,11 @@
-"""Planted bugs of membership: what counts as a configuration, and who has left for good. See `mutants`."""
+"""Planted bugs of membership: configurations, removals, and servers that stay away. See `mutants`."""
 
 from typing import Any
 from unittest.mock import patch
 
 from barque.core.configuration import recognises
-from barque.core.server import Server
+from barque.core.effects import StartElectionTimeout
+from barque.core.state import RaftState, Server
 from barque.runtime.directory import Directory
 from barque.runtime.inbox import Inbox
 from barque.types import Index
@@ -12,17 +13,14 @@ from tests.kit.mutant_registry import find, mutant, replace
 
 
 def _too_early(name: str) -> Any:
-    """Let a change pass whenever no other is under way."""
+    """Permit a change whenever no other change is under way."""
     real = find(name)
 
     def change(server: Server, message: Any) -> Any:
-        permitted = server.cluster_change_permitted
-        if server.cluster_index_term.index <= server.commit_index:
-            server.cluster_change_permitted = True
-        before = server.cluster_index_term
+        role = server.leader_role()
+        established, role.established = role.established, True
         done = real(server, message)
-        if server.cluster_index_term == before:
-            server.cluster_change_permitted = permitted
+        role.established = established
         return done
 
     return replace(name, change)
@@ -40,71 +38,64 @@ def removes_too_early() -> Any:
     return _too_early("on_leave")
 
 
-@mutant("a second change is permitted while one is under way (I22)", layer="core")
+@mutant("a leader permits a second change of members while one is under way (I22)", layer="core")
 def two_changes_at_once() -> Any:
     """See `MUTANTS`."""
-    real = find("_change")
-
-    def change(server: Server, asker: Any, records: Any) -> Any:
-        done = real(server, asker, records)
-        server.cluster_change_permitted = True
-        return done
-
-    return replace("_change", change)
+    return replace("is_change_under_way", lambda _server: False)
 
 
-@mutant("a leader that leaves counts itself among those who stay (§4.2.2)", layer="core")
+@mutant("a leader that leaves counts itself (§4.2.2)", layer="core")
 def leaving_leader_counts() -> Any:
     """See `MUTANTS`."""
 
     def match(server: Server) -> list[Index]:
         own = server.log.last_written().index
-        return [own] + [peer.match_index for _, peer in server.peers() if peer.voter]
+        return [own] + [peer.match_index for _, peer in server.peers if peer.voter]
 
     return replace("match_indexes", match)
 
 
-@mutant("a configuration that is overwritten stays in force (MEMB-04)", layer="core")
+@mutant("an overwritten configuration stays in force (MEMB-04)", layer="core")
 def void_configuration_stays() -> Any:
     """See `MUTANTS`."""
     return replace("revert_overwritten", lambda *_: None)
 
 
-@mutant("a candidate whose uid is newer than our configuration is never heard (I25)", layer="core")
+@mutant("a server ignores a candidate whose uid is newer than its configuration (I25)", layer="core")
 def later_candidate_unheard() -> Any:
     """See `MUTANTS`."""
     return replace("hears_candidate", lambda server, sender, uid, **_: recognises(server, sender, uid))
 
 
-@mutant("a candidate that lost its data is heard (MEMB-10)", layer="core")
+@mutant("a server hears a candidate that lost its data (MEMB-10)", layer="core")
 def any_candidate_heard() -> Any:
     """See `MUTANTS`."""
     return replace("hears_candidate", lambda *_, **__: True)
 
 
-@mutant("who hears of a later term waits for the leader of the former one (I25)", layer="core")
+@mutant("a server that learns of a later term waits for the leader of the earlier one (I25)", layer="core")
 def deposed_leader_followed() -> Any:
     """See `MUTANTS`."""
-    real = find("on_request_vote")
+    real = find("_adopt_higher_term")
 
-    def vote(server: Server, rpc: Any) -> Any:
-        leader = server.leader_id
-        done = real(server, rpc)
-        if leader is None or server.leader_id is not None:
-            return done
-        server.leader_id = leader
-        return type(done)(done.state, done.effects[:-1])
+    def follow_on(server: Server, kind: Any, message: Any, effects: list[Any]) -> Any:
+        follows, leader = server.raft_state is RaftState.FOLLOWER, server.leader_id
+        heard = real(server, kind, message, effects)
+        if follows and leader is not None and not kind.from_leader:
+            server.leader_id = leader
+            effects[:] = [e for e in effects if not isinstance(e, StartElectionTimeout)]
+        return heard
 
-    return replace("on_request_vote", vote)
+    return replace("_adopt_higher_term", follow_on)
 
 
-@mutant("recovery stops at the committed part of the log to find its configuration (row 48)", layer="core")
+@mutant("recovery looks for the configuration in the committed part of the log only (row 48)", layer="core")
 def uncommitted_configuration_forgotten() -> Any:
     """See `MUTANTS`."""
     return replace("scan_uncommitted", lambda _server: None)
 
 
-@mutant("a member that was removed while it was away does not believe it (I23)", layer="node")
+@mutant("a member that was removed while it was down ignores the notice (I23)", layer="node")
 def removal_not_believed() -> Any:
     """See `MUTANTS`."""
     return patch.object(Inbox, "_on_gone", lambda *_: None)

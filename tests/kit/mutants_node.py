@@ -1,4 +1,4 @@
-"""Planted bugs of disks, of recovery, of nodes and of their clients' side. See `mutants`."""
+"""Planted bugs of disks, recovery, nodes and clients. See `mutants`."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from zlib import crc32
 from barque.client.routing import Router
 from barque.core.entries import EntryBatch, EntryKind, encode_head
 from barque.core.messages import Commands, NodeStatus, ServerDown, Written
-from barque.core.server import Server
+from barque.core.state import Server
 from barque.errors import Stopped
 from barque.log import meta_format, wal_format, wal_recovery
 from barque.log.disk import join
@@ -49,7 +49,7 @@ def term_not_persisted() -> Any:
     return patch.object(MetaStore, "store", lambda *_: None)
 
 
-@mutant("votes leave before they are synced (row 3)", layer="node")
+@mutant("a vote leaves before it is synced (row 3)", layer="node")
 def vote_reply_before_sync() -> Any:
     """See `MUTANTS`."""
     return patch.object(ServerProcess, "hold", lambda _self: None)
@@ -58,7 +58,7 @@ def vote_reply_before_sync() -> Any:
 # --- clients -------------------------------------------------------------------------------
 
 
-@mutant("a command whose answer is missing is sent once more (row 41)", layer="node")
+@mutant("a node sends a command without an answer once more (row 41)", layer="node")
 def front_resends_unknown() -> Any:
     """See `MUTANTS`."""
 
@@ -71,19 +71,21 @@ def front_resends_unknown() -> Any:
     return patch.object(Front, "_give_up", again)
 
 
-@mutant("a command whose answer is missing is called refused (I15)", layer="node")
+@mutant("a command without an answer is called refused (I15)", layer="node")
 def unknown_called_refused() -> Any:
     """See `MUTANTS`."""
     return patch.object(Front, "_give_up", lambda self, entry, text: self._fail(entry, "NoLeader", text))
 
 
-@mutant("a node that stops says nothing to the clients in its process (I25, I27)", layer="node")
+@mutant("a node that stops does not tell the clients in its process (I25, I27)", layer="node")
 def in_process_clients_forgotten() -> Any:
     """See `MUTANTS`."""
     return patch.object(Node, "_leave_insiders", lambda _self: None)
 
 
-@mutant("what clients in the process wait for when their node stops is called refused (I15)", layer="node")
+@mutant(
+    "commands under way of clients in the process are called refused when the node stops (I15)", layer="node"
+)
 def stopped_called_refused() -> Any:
     """See `MUTANTS`."""
     real = Router.end
@@ -97,7 +99,7 @@ def stopped_called_refused() -> Any:
     return patch.object(Router, "end", end)
 
 
-@mutant("a client's connection that has ended is kept (I27)", layer="node")
+@mutant("a node keeps a client's connection that has ended (I27)", layer="node")
 def ended_clients_kept() -> Any:
     """See `MUTANTS`."""
     return patch.object(ClientSession, "on_closed", lambda _self: None)
@@ -128,7 +130,7 @@ def wal_not_synced() -> Any:
     return patch.object(OpenFile, "write", write)
 
 
-@mutant("a failed sync is tried again, and believed (fsyncgate)", layer="node")
+@mutant("a node retries a failed sync, and believes it (fsyncgate)", layer="node")
 def failed_sync_believed() -> Any:
     """See `MUTANTS`."""
     real = Wal._on_done
@@ -166,7 +168,7 @@ def written_event_by_index() -> Any:
     )
 
 
-@mutant("what is known to be written stays high after a truncation (row 21)", layer="core")
+@mutant("the written index stays high after a truncation (row 21)", layer="core")
 def written_not_lowered() -> Any:
     """See `MUTANTS`."""
 
@@ -205,7 +207,7 @@ def last_record_dropped() -> Any:
     return patch.object(wal_recovery.WalReader, "records", drop)
 
 
-@mutant("recovery keeps what was overwritten (row 29)", layer="node")
+@mutant("recovery keeps overwritten entries (row 29)", layer="node")
 def overwrites_forgotten() -> Any:
     """See `MUTANTS`."""
     real = WalLog._truncate
@@ -299,10 +301,10 @@ def checksum_ignored() -> Any:
 
 
 @mutant(
-    "the last_applied that is kept may be ahead of the disk (row 45)",
+    "the stored last_applied may be ahead of the disk (row 45)",
     layer="node",
-    equivalent="a restart takes the smaller of it and the log's end, so the crash of row 45 cannot happen; "
-    "to do harm, entries that conflict would have to reach beyond it first",
+    equivalent="a restart takes the smaller of it and the end of the log, so the crash of row 45 cannot "
+    "happen; only conflicting entries beyond it could do harm",
 )
 def applied_ahead_of_disk() -> Any:
     """See `MUTANTS`."""
@@ -317,7 +319,7 @@ def applied_ahead_of_disk() -> Any:
     return patch.object(system, "persist_last_applied", ahead)
 
 
-@mutant("an error of the disk is swallowed (row 83)", layer="node")
+@mutant("a node swallows an error of the disk (row 83)", layer="node")
 def disk_error_swallowed() -> Any:
     """See `MUTANTS`."""
 
@@ -332,8 +334,8 @@ def disk_error_swallowed() -> Any:
 @mutant(
     "after a failed sync the same file is used again (row 80, the other way)",
     layer="node",
-    equivalent="all that is pending is written again, over the very bytes that failed; on a real disk they "
-    "may never be written, which the simulated one does not do",
+    equivalent="pending entries are written again over the very bytes that failed; a real disk may never "
+    "write these, but the simulated disk does",
 )
 def failed_file_goes_on() -> Any:
     """See `MUTANTS`."""
@@ -377,7 +379,7 @@ def term_and_vote_apart() -> Any:
     return patch.object(MetaStore, "store", apart)
 
 
-@mutant("a machine whose members do not do the same (I18)", layer="node")
+@mutant("a machine does not do the same on all members (I18)", layer="node")
 def machine_is_not_deterministic() -> Any:
     """See `MUTANTS`."""
     real = SimMachine.apply
@@ -404,7 +406,7 @@ def timer_raises() -> Any:
     return patch.object(Node, "_tell_all", tell)
 
 
-@mutant("a follower's node forgets to tell that its leader's node is gone (I25)", layer="node")
+@mutant("a node does not tell a follower that its leader's node is down (I25)", layer="node")
 def suspicion_lost() -> Any:
     """See `MUTANTS`."""
     real = ServerProcess.handle
@@ -432,7 +434,7 @@ def written_when_handed_over() -> Any:
     return patch.object(Wal, "_launch", launch)
 
 
-@mutant("messages are heard whatever cluster and incarnation they are of", layer="node")
+@mutant("a node hears messages of any cluster and any incarnation", layer="node")
 def strangers_are_heard() -> Any:
     """See `MUTANTS`."""
     return patch.object(
@@ -440,14 +442,14 @@ def strangers_are_heard() -> Any:
     )
 
 
-@mutant("a peer's secret is not compared", layer="node")
+@mutant("a node does not compare a peer's secret", layer="node")
 def any_secret_will_do() -> Any:
     """See `MUTANTS`."""
     real = handshake._mac
     return patch.object(handshake, "_mac", lambda _secret, *said: real(b"", *said))
 
 
-@mutant("a server that fails takes its neighbours on the node along (I31)", layer="node")
+@mutant("a failing server stops the other servers of its node (I31)", layer="node")
 def failure_spreads() -> Any:
     """See `MUTANTS`."""
     real = ServerProcess.fail
@@ -461,7 +463,7 @@ def failure_spreads() -> Any:
     return patch.object(ServerProcess, "fail", fail)
 
 
-@mutant("a node with a failed server hears no other messages of its leaders (I31)", layer="node")
+@mutant("a node with a failed server drops the messages of the other servers' leaders (I31)", layer="node")
 def failed_server_deafens() -> Any:
     """See `MUTANTS`."""
     real = Inbox.to_server
@@ -485,13 +487,13 @@ def newest_code_applies() -> Any:
     return patch.object(NewSimMachine, "which_module", lambda self, _version: self)
 
 
-@mutant("a machine that compares and sets compares nothing (I14)", layer="node")
+@mutant("a compare-and-set compares nothing (I14)", layer="node")
 def swaps_compare_nothing() -> Any:
     """See `MUTANTS`."""
     return patch.object(Swaps, "matches", lambda _self, _old, _expected: True)
 
 
-@mutant("a status calls written whatever is in memory (I32)", layer="node")
+@mutant("a status calls all entries in memory written (I32)", layer="node")
 def unwritten_reported_written() -> Any:
     """See `MUTANTS`."""
     real, real_counts = reporting.member_status, ServerProcess.count_overview
@@ -508,7 +510,7 @@ def unwritten_reported_written() -> Any:
     return together(patch.object(reporting, "member_status", status), counting)
 
 
-@mutant("a status names the candidate who got the vote as the leader (I32)", layer="node")
+@mutant("a status names the candidate that got the vote as the leader (I32)", layer="node")
 def candidate_named() -> Any:
     """See `MUTANTS`."""
     real = reporting.member_status
@@ -533,7 +535,7 @@ def batches_counted_once() -> Any:
     return patch.object(ServerProcess, "_count", count)
 
 
-@mutant("the bytes of commands that were answered go on counting as waiting (I27)", layer="node")
+@mutant("answered commands still count as waiting bytes (I27)", layer="node")
 def answered_bytes_wait() -> Any:
     """See `MUTANTS`."""
     real = Ranges.done
@@ -557,13 +559,13 @@ def waits_without_bound() -> Any:
     return patch.object(Front, "_park", park)
 
 
-@mutant("a file of the log that is full stays open (I27)", layer="node")
+@mutant("a full file of the log stays open (I27)", layer="node")
 def full_file_stays_open() -> Any:
     """See `MUTANTS`."""
     return patch.object(WalFiles, "_leave", lambda *_: None)
 
 
-@mutant("an answer to a call whose time is over waits for that of an earlier call (I25)", layer="node")
+@mutant("the answer to an expired call waits for the answer to an earlier call (I25)", layer="node")
 def shorter_times_wait() -> Any:
     """See `MUTANTS`."""
     await_deadline = Node._await_deadline

@@ -1,9 +1,9 @@
-"""Transcripts: commands to a cluster of core servers, and below each what it led to.
+"""Transcripts: commands to a cluster of core servers, each followed by what it caused.
 
-A transcript is a text. Lines that begin with `> ` are commands, the indented lines below are what
-happened, everything else is comment. `play` runs the commands and returns the text with what
-happens now: equal texts mean that nothing has changed. The commands are the methods `do_…` of
-`Player`; names of members are single letters, positions are written `index.term`.
+A line that begins with `> ` is a command. The indented lines below it say what happened. Every other line is
+a comment. `play` runs the commands and returns the text with what happens now; an equal text means that
+nothing has changed. The commands are the methods `do_…` of `Player`. Names of members are single letters;
+positions are written `index.term`.
 """
 
 from collections.abc import Callable
@@ -38,17 +38,17 @@ MODES = {
 
 
 class Journal(Machine[tuple[str, ...]]):
-    """Writes down what it is told. `timer x` also sets the timer `x`; `snap` asks for a snapshot."""
+    """A machine that records its commands. `timer x` also sets the timer `x`; `snap` asks for a snapshot."""
 
     def __init__(self, version: int = 0) -> None:
         self.version = version  # type: ignore[misc]  # of this member only
 
     def init(self, args: dict[str, Any]) -> tuple[str, ...]:
-        """Nothing yet."""
+        """Start with no commands."""
         return ()
 
     def apply(self, meta: CommandMeta, command: Any, state: tuple[str, ...]) -> Result[tuple[str, ...]]:
-        """The reply is everything so far."""
+        """Record a command. The reply is everything recorded so far."""
         match command:
             case Timeout():
                 line = f"timeout {command.name}"
@@ -64,12 +64,12 @@ class Journal(Machine[tuple[str, ...]]):
         return state, " ".join(state)
 
     def query(self, query: Any, state: tuple[str, ...]) -> str:
-        """Everything so far."""
+        """Return everything recorded so far."""
         return " ".join(state)
 
 
 def play(text: str) -> str:
-    """Run a transcript and return it as it should read."""
+    """Run a transcript, and return it as it should read now."""
     player = Player()
     lines: list[str] = []
     for line in text.splitlines():
@@ -82,7 +82,7 @@ def play(text: str) -> str:
 
 
 class Player:
-    """Runs commands, and writes down what the cluster does."""
+    """Runs commands, and records what the cluster does."""
 
     def __init__(self) -> None:
         self.cluster = CoreCluster()
@@ -90,7 +90,7 @@ class Player:
         self.loud = True
 
     def run(self, line: str) -> list[str]:
-        """One command; what happened because of it."""
+        """Run one command; return what it caused."""
         self.lines = []
         name, *words = line.split()
         command: Callable[..., None] | None = getattr(self, f"do_{name.replace('-', '_')}", None)
@@ -103,7 +103,7 @@ class Player:
         return self.lines
 
     def say(self, what: str) -> None:
-        """Write a line, if the transcript listens."""
+        """Record a line, unless the transcript is quiet."""
         if self.loud:
             self.lines.append(what)
 
@@ -129,8 +129,8 @@ class Player:
     def do_cluster(self, *words: str) -> None:
         """`cluster a b c [batch=1] [pipeline=1] [flush=1] [meta] [mail] [upgrade=quorum]`: a new cluster.
 
-        With `meta` terms and votes wait for `store`, with `mail` flushes wait for `mail`; `upgrade` is
-        the strategy by which a newer machine comes into force.
+        With `meta`, terms and votes wait for `store`; with `mail`, flushes wait for `mail`. `upgrade` is the
+        strategy by which a newer machine comes into force.
         """
         names = [word for word in words if "=" not in word and word not in ("meta", "mail")]
         keys = {
@@ -152,7 +152,7 @@ class Player:
         self.cluster.watch = self._watch
 
     def do_load(self, name: str, *words: str) -> None:
-        """`load a 1 1 2 term=3`: a member with such a log, durable, and such a term."""
+        """`load a 1 1 2 term=3`: give a member a durable log with these terms, and this term."""
         terms = [int(word) for word in words if "=" not in word]
         options = dict(word.split("=") for word in words if "=" in word)
         term = int(options["term"]) if "term" in options else None
@@ -164,17 +164,17 @@ class Player:
         self.cluster[name].restart()
 
     def do_quiet(self) -> None:
-        """Write nothing down until `loud`, but for what is asked for."""
+        """Record nothing until `loud`, except answers to the commands that ask for something."""
         self.loud = False
 
     def do_loud(self) -> None:
-        """Write everything down again."""
+        """Record everything again."""
         self.loud = True
 
     # --- messages --------------------------------------------------------------------------
 
     def do_deliver(self, *words: str) -> None:
-        """`deliver [a->b] [Kind] [2]`: what is on the network now (link, kind, the first two)."""
+        """`deliver [a->b] [Kind] [2]`: deliver messages (on this link, of this kind, the first two)."""
         for envelope in self._take(words):
             if not self.cluster.arrive(*envelope):
                 self.say(f"lost: {envelope_in_words(envelope)}")
@@ -185,11 +185,11 @@ class Player:
             self.say(f"lost: {envelope_in_words(envelope)}")
 
     def do_delay(self, *words: str) -> None:
-        """`delay [a->b] [Kind] [2]`: these messages are overtaken by all others."""
+        """`delay [a->b] [Kind] [2]`: put these messages behind all others."""
         self.cluster.network += self._take(words)
 
     def do_copy(self, *words: str) -> None:
-        """`copy [a->b] [Kind] [2]`: these messages are on the network a second time, at the end."""
+        """`copy [a->b] [Kind] [2]`: put copies of these messages at the end of the network."""
         self.cluster.network += self._find(words)
 
     def _find(self, words: tuple[str, ...]) -> list[Envelope]:
@@ -209,11 +209,11 @@ class Player:
         return found
 
     def do_network(self) -> None:
-        """What is on the network."""
+        """List what is on the network."""
         self.lines += [envelope_in_words(envelope) for envelope in self.cluster.network] or ["nothing"]
 
     def do_partition(self, groups: str) -> None:
-        """`partition a|bc`: no messages between these groups."""
+        """`partition a|bc`: cut all links between these groups."""
         self.cluster.partition(*groups.split("|"))
 
     def do_heal(self) -> None:
@@ -227,130 +227,130 @@ class Player:
     # --- members ---------------------------------------------------------------------------
 
     def do_timeout(self, name: str) -> None:
-        """The election timer of a member runs out."""
+        """Let the election timer of a member run out."""
         self.cluster[name].handle(ElectionTimeout())
 
     def do_elect(self, name: str) -> None:
-        """A member's timer runs out, and it wins."""
+        """Let the election timer of a member run out; the member wins."""
         self.cluster.elect(name)
 
     def do_await_timeout(self, name: str) -> None:
-        """A member has waited for its condition long enough."""
+        """Let a member's wait for its condition run out."""
         self.cluster[name].handle(AwaitConditionTimeout())
 
     def do_tick(self, name: str) -> None:
-        """A member's tick."""
+        """Let a member tick."""
         self.cluster[name].handle(Tick(0))
 
     def do_sync(self, name: str) -> None:
-        """What a member has written becomes durable, and it hears of it."""
+        """Make the writes of a member durable, and tell it."""
         self.cluster[name].sync()
 
     def do_flush(self, name: str) -> None:
-        """What a member has written becomes durable; the report is still under way."""
+        """Make the writes of a member durable; the report is still under way."""
         self.cluster[name].flush()
 
     def do_hear(self, name: str) -> None:
-        """The reports of the disk arrive."""
+        """Hand the reports of its disk to a member."""
         self.cluster[name].hear()
 
     def do_crash(self, name: str) -> None:
-        """A member stops; what is not durable is lost."""
+        """Stop a member; it loses what is not durable."""
         self.cluster[name].crash()
 
     def do_store(self, name: str) -> None:
-        """The term and vote that a member is storing become durable (`cluster … meta`)."""
+        """Make the term and vote that a member is storing durable (`cluster … meta`)."""
         self.cluster[name].sync_meta()
 
     def do_forget(self, name: str, index: str) -> None:
-        """`forget c 1`: a member restarts from an older copy of its disk, which ends at entry 1."""
+        """`forget c 1`: restart a member from an older copy of its disk, which ends at entry 1."""
         log = self.cluster[name].log
         log.load(log.disk[: int(index)])
         self.cluster[name].start()
 
     def do_mail(self, name: str) -> None:
-        """A member reads what it has sent to itself (`cluster … mail`)."""
+        """Let a member read what it has sent to itself (`cluster … mail`)."""
         self.cluster[name].read_mail()
 
     def do_restart(self, name: str) -> None:
-        """A member comes back (crashing first, if it was up)."""
+        """Restart a member (after a crash, if it is up)."""
         self.cluster[name].restart()
 
     def do_wal_failed(self, name: str) -> None:
-        """A member's write-ahead log stops."""
+        """Let the write-ahead log of a member fail."""
         self.cluster[name].handle(WalFailed("EIO"))
 
     def do_wal_up(self, name: str) -> None:
-        """A member's write-ahead log takes writes again."""
+        """Let the write-ahead log of a member take writes again."""
         self.cluster[name].handle(WalUp())
 
     def do_machine_timeout(self, name: str, timer: str) -> None:
-        """A timer that the machine has set runs out."""
+        """Let a timer that the machine has set run out."""
         self.cluster[name].handle(MachineTimeout(timer))
 
     # --- clients ---------------------------------------------------------------------------
 
     def do_command(self, name: str, *words: str) -> None:
-        """`command a x y [mode=append] [low]`: commands in one batch; `timer:x` stands for `timer x`."""
+        """`command a x y [mode=append] [low]`: send commands in one batch; `timer:x` stands for `timer x`."""
         values = [word.replace(":", " ") for word in words if word != "low" and not word.startswith("mode=")]
         modes = [word.removeprefix("mode=") for word in words if word.startswith("mode=")]
         mode = MODES[modes[0]] if modes else ReplyMode.AWAIT_CONSENSUS
         self.cluster.command(name, *values, mode=mode, low_priority="low" in words)
 
     def do_query(self, name: str, *words: str) -> None:
-        """`query a [local]`: a consistent read, or one that asks nobody."""
+        """`query a [local]`: send a consistent read, or a local one."""
         self.cluster.query(name, consistent="local" not in words)
 
     def do_transfer(self, name: str, target: str) -> None:
-        """`transfer a b`: a is asked to hand over to b."""
+        """`transfer a b`: ask a to hand over to b."""
         self.cluster.transfer(name, target)
 
     # --- members and their end -------------------------------------------------------------
 
     def do_add(self, name: str) -> None:
-        """`add d`: a server starts that is no member yet."""
+        """`add d`: start a server that is not a member yet."""
         self.cluster.add(name)
 
     def do_join(self, name: str, member: str, *words: str) -> None:
-        """`join a d [promotable|non_voter]`: a is asked to make d a member, or to change what it may do."""
+        """`join a d [promotable|non_voter]`: ask a to make d a member, or to change its membership."""
         self.cluster.join(name, member, Membership(words[0]) if words else Membership.VOTER)
 
     def do_leave(self, name: str, member: str) -> None:
-        """`leave a c`: a is asked to remove c."""
+        """`leave a c`: ask a to remove c."""
         self.cluster.leave(name, member)
 
     def do_delete(self, name: str) -> None:
-        """A member is asked to delete the cluster."""
+        """Ask a member to delete the cluster."""
         self.cluster.delete(name)
 
     def do_force(self, name: str) -> None:
-        """A member is made the only one."""
+        """Make a member the only member."""
         self.cluster.force(name)
 
     def do_node(self, name: str, other: str, status: str) -> None:
-        """`node a c down`: the failure detector of a tells of c's node."""
+        """`node a c down`: the failure detector of a reports c's node."""
         self.cluster[name].handle(NodeStatus(f"node_{other}", up=status == "up"))
 
     def do_quorum_timeout(self, name: str) -> None:
-        """A doubting leader has waited long enough for signs of a majority."""
+        """End a leader's wait for signs of a majority."""
         self.cluster[name].expire_quorum()
 
     # --- looking ---------------------------------------------------------------------------
 
     def do_answers(self) -> None:
-        """What clients were told since they were last asked."""
+        """List the answers to clients since the last `answers`."""
         self.lines += [effect_in_words(answer) for answer in self.cluster.answers] or ["nothing"]
         self.cluster.answers.clear()
 
     def do_logs(self) -> None:
-        """The terms of each log; a bar stands where the durable part ends."""
+        """List the terms of each log; a bar marks the end of the durable part."""
         for name, member in self.cluster.members.items():
             terms = [str(entry.term) for entry in member.log.entries]
             terms.insert(member.log.last_written().index, "|")
             self.lines.append(f"{name}: {' '.join(terms)}")
 
     def do_members(self) -> None:
-        """By which configuration each member goes; a question mark while it is not known to be committed."""
+        """List the configuration of each member, with a question mark until it is known to be committed."""
         for name, member in self.cluster.members.items():
             server = member.server
             known = " ".join(
@@ -361,7 +361,7 @@ class Player:
             self.lines.append(f"{name}: {known}{doubt}")
 
     def do_status(self) -> None:
-        """Each member's state."""
+        """List the state of each member."""
         for name, member in self.cluster.members.items():
             server = member.server
             state = str(server.raft_state) if member.up or member.stopped else "down"

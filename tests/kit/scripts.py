@@ -1,7 +1,7 @@
-"""Directed scenarios: each plays one famous mistake's story, and fails if the mistake is in the code.
+"""Scripts: each plays the story of one known mistake, and fails if the code makes this mistake.
 
 Random search finds these too rarely. A script is a function that raises (an invariant, the observer, an
-assertion) when the property is broken; `SCRIPTS` lists them. The others: tests/scenarios.
+assertion) if the property is violated. `SCRIPTS` lists them. Other stories are transcripts (tests/scenarios).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from barque.core.messages import (
     Written,
 )
 from barque.core.roles import CandidateRole, PreVoteRole
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, Membership, Term
 
@@ -31,7 +31,7 @@ def _script(script: Script) -> Script:
 
 
 def _elect_among(cluster: CoreCluster, name: str, voters: str) -> None:
-    """Only these members hear the candidate; nothing of the new leader's log is delivered."""
+    """Elect a member with the votes of these members only; nothing of its log is delivered."""
     rest = [other for other in cluster.members if other not in voters]
     cluster.partition(voters, *rest)
     for _ in range(3):  # a candidate of an old term first learns the new one
@@ -45,7 +45,7 @@ def _elect_among(cluster: CoreCluster, name: str, voters: str) -> None:
 
 
 def _lead_in_turn(cluster: CoreCluster, *turns: tuple[str, str]) -> None:
-    """One after the other leads, elected by these; then all hear of it."""
+    """Let one member after the other lead, elected by the given members; then all members learn of it."""
     for name, voters in turns:
         _elect_among(cluster, name, voters)
         cluster.settle(*voters)
@@ -84,7 +84,7 @@ def figure_8() -> None:
 
 @_script
 def a_reply_of_a_former_term_is_ignored() -> None:
-    """What a follower had in an earlier term it may have lost since (row 16)."""
+    """A follower may have lost since then what it had in an earlier term (row 16)."""
     cluster = CoreCluster(*"abc")
     cluster.elect("a")
     _lead_in_turn(cluster, ("c", "bc"))
@@ -104,7 +104,7 @@ def a_reply_of_a_former_term_is_ignored() -> None:
 
 @_script
 def an_answer_of_a_former_term_proves_nothing() -> None:
-    """A heartbeat's answer counts in its own term only, and a new leader begins from nothing (row 36)."""
+    """A reply to a heartbeat counts in its own term only, and a new leader starts from nothing (row 36)."""
     cluster = CoreCluster(*"abc")
     cluster.elect("a")
     cluster.query("a")
@@ -119,11 +119,11 @@ def an_answer_of_a_former_term_proves_nothing() -> None:
 
 @_script
 def a_read_is_confirmed_by_its_own_round() -> None:
-    """An answer to an earlier question says nothing about a later read (row 35)."""
+    """A reply to an earlier round says nothing about a later read (row 35)."""
     cluster = CoreCluster(*"abc")
     cluster.elect("a")
     cluster.query("a")
-    cluster.deliver(link=("a", "c"))  # c answers the first question, and its answer takes its time
+    cluster.deliver(link=("a", "c"))  # c answers the first round, and its reply is slow
     late = [e for e in cluster.network if e[0].name == "c"]
     cluster.network.clear()
     _elect_among(cluster, "b", "bc")
@@ -141,17 +141,17 @@ def a_read_is_confirmed_by_its_own_round() -> None:
 
 @_script
 def two_removals_by_two_leaders() -> None:
-    """A new leader whose removal comes too early, while another's is not known to it: disjoint majorities.
+    """Two leaders remove members too early, and do not know of each other: disjoint majorities.
 
-    The bug of single-server changes that their author reported in 2015; I22.
+    This is the bug of single-server changes that their author reported in 2015; I22.
     """
     cluster = CoreCluster(*"abcd")
     cluster.elect("a")
     cluster.partition("a", "bcd")
-    cluster.leave("a", "d")  # a, b and c; nobody else hears of it
+    cluster.leave("a", "d")  # a, b and c; no other member learns of it
     cluster["a"].sync()
     _elect_among(cluster, "b", "bcd")
-    cluster.leave("b", "a")  # b, c and d, of whom two will do
+    cluster.leave("b", "a")  # b, c and d, of which two are enough
     assert "change_not_permitted" in cluster.refusals(), "a change before the first commit of a term"
     cluster.partition("bd", "a", "c")
     cluster.settle("b", "d")
@@ -159,7 +159,7 @@ def two_removals_by_two_leaders() -> None:
 
 
 def _lead_again(cluster: CoreCluster, name: str, voters: str) -> None:
-    """A leader that missed its deposition hears of it, and is elected by these; then all hear of that."""
+    """Tell a leader of its deposition and elect it again, with the given votes; then tell all members."""
     cluster.partition(voters, *(other for other in cluster.members if other not in voters))
     cluster[name].handle(Tick(0))
     cluster.settle(*voters)
@@ -172,7 +172,7 @@ def _lead_again(cluster: CoreCluster, name: str, voters: str) -> None:
 
 @_script
 def a_removal_and_an_addition_by_two_leaders() -> None:
-    """As above, with an addition that comes too early: two of three here, three of five there."""
+    """The same with an addition that comes too early: two of three here, three of five there."""
     cluster = CoreCluster(*"abcd")
     cluster.elect("a")
     cluster.partition("a", "bcd")
@@ -189,7 +189,7 @@ def a_removal_and_an_addition_by_two_leaders() -> None:
 
 @_script
 def a_follower_commits_only_what_is_proved() -> None:
-    """An RPC proves a log up to its own last entry, whatever lies behind (row 20)."""
+    """An RPC proves a log up to its own last entry, whatever follows in the log (row 20)."""
     cluster = CoreCluster(*"abc")
     cluster.elect("b")
     common = cluster.server("b").log.last_index_term()
@@ -203,12 +203,14 @@ def a_follower_commits_only_what_is_proved() -> None:
     assert leader.commit_index == cluster.server("b").log.last_index_term().index
     rpc = AppendEntriesRpc(leader.current_term, leader.id, leader.commit_index, common.index, common.term, ())
     cluster["b"].handle(rpc)
-    assert cluster.server("b").commit_index == common.index, "entries that nobody has compared were committed"
+    assert cluster.server("b").commit_index == common.index, (
+        "the follower committed entries that were not compared"
+    )
 
 
 @_script
 def who_lost_its_data_finds_no_vote() -> None:
-    """MEMB-10: it takes itself for a voter, as at its first start; who has as little would elect it."""
+    """MEMB-10: a server without data takes itself for a voter; members without data would elect it."""
     cluster = CoreCluster(*"abc")
     _elect_among(cluster, "a", "ab")
     cluster.command("a", "x")
@@ -245,7 +247,7 @@ def a_copy_of_a_vote_is_one_vote() -> None:
 
 @_script
 def a_pre_vote_counts_in_its_own_round() -> None:
-    """A round raises no term, so only its token tells its answers from older ones (row 5)."""
+    """A round of pre-votes raises no term, so only its token tells its results from older ones (row 5)."""
     cluster = CoreCluster(*"abc")
     cluster.elect("b")
     cluster.partition("a", "bc")
@@ -284,7 +286,7 @@ def a_late_report_confirms_nothing_new() -> None:
 
 @_script
 def those_who_wait_hear_of_a_deposition() -> None:
-    """A leader that steps down refuses the reads that wait: they may be asked elsewhere at once."""
+    """A leader that steps down refuses the waiting reads, so that clients can ask elsewhere at once."""
     cluster = CoreCluster(*"abc")
     cluster.elect("a")
     cluster.partition("a", "bc")
@@ -296,7 +298,7 @@ def those_who_wait_hear_of_a_deposition() -> None:
     cluster.command("b", "x")
     cluster.settle()
     assert cluster.server("a").raft_state is not RaftState.LEADER
-    assert "not_leader" in cluster.refusals(), "a read waits for an answer that nobody will give"
+    assert "not_leader" in cluster.refusals(), "a read waits for an answer that never comes"
 
 
 @_script
@@ -324,7 +326,7 @@ def a_new_leader_reads_after_its_noop() -> None:
 
 @_script
 def a_refusal_claims_only_what_is_on_the_disk() -> None:
-    """A follower may apply before its own sync; what it tells a leader to go on from is durable (row 24)."""
+    """A follower may apply before its own sync, but a leader resumes from its durable entries (row 24)."""
     cluster = CoreCluster(*"abc")
     cluster.elect("a")
     cluster.partition("ac", "b")
@@ -333,7 +335,7 @@ def a_refusal_claims_only_what_is_on_the_disk() -> None:
     cluster.network.clear()
     cluster.partition("ab", "c")
     cluster.command("a", "y")
-    for _ in range(3):  # b asks for what it missed; its own disk takes its time
+    for _ in range(3):  # b asks for what it missed, and its own disk is slow
         cluster["a"].handle(Tick(0))
         cluster.deliver(link=("a", "b"))
         cluster.deliver(link=("b", "a"))

@@ -1,10 +1,23 @@
-"""All interleavings of a few events on a few members, within bounds: real core servers, every order tried.
+"""Search all interleavings of a few events on a few core servers, within bounds.
 
-A state is a whole cluster, with what is under way on its network and disks and what its `InvariantObserver`
-has seen; the search follows a state that it has met before no further. Invariants and observer judge every
-step as everywhere, and reads are judged by what had been acknowledged when they were asked. A search ends
-with a violation and the shortest or first list of actions that leads to it, with the bounds exhausted, or
-with its cap of states.
+A *state* is a whole cluster (`Clients`): the members, the messages under way, what is written and not synced,
+what the `InvariantObserver` has seen, and what the clients know. `actions` lists what may happen next in a
+state: a message arrives, a disk syncs, a member campaigns, crashes or ticks, a client sends a command or a
+read. `search` takes the first state from a queue, forks it once for each action, performs the action on the
+fork, and puts the fork into the queue unless an equal state was there before.
+
+- **Forks are cheap.** A fork shares its members with the original; `move` copies a member before an action
+  changes it.
+- **Equal states** have equal keys (`Clients.key`): a hash of everything that may influence the future. A
+  field that is missing there would hide states, so new fields of a server count unless `_SHARED` names them.
+- **Every step is judged**: by the invariants of the core, by the observer, and by `read_answers`, which
+  compares each read with what clients had been told before.
+- **Bounds** say how often each kind of event may happen, which keeps the number of states finite. With
+  `whole_elections` and `whole_links`, several steps count as one action: far fewer states, but also fewer
+  orders.
+
+A search ends with a violation and the actions that lead to it (breadth first: the fewest possible), with all
+states visited, or with `states_max`.
 """
 
 import enum
@@ -17,8 +30,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from barque.core.configuration import may_campaign
 from barque.core.effects import Applied
-from barque.core.elections import may_stand
 from barque.core.messages import (
     ElectionTimeout,
     Message,
@@ -28,9 +41,8 @@ from barque.core.messages import (
     RequestVoteRpc,
     Tick,
 )
-from barque.core.peers import Peer
-from barque.core.roles import WaitingRole
-from barque.core.server import RaftState, Server
+from barque.core.roles import PlainRole, WaitingRole
+from barque.core.state import Peer, RaftState, Server
 from barque.errors import InvariantViolation
 from barque.testing.core.cluster import CoreCluster, Member
 from barque.types import Membership, ServerId
@@ -47,22 +59,22 @@ _SHARED = {
     "log",
     "others",
 }
-"""Fields of a server that are the same in all states, kept apart, or follow from others."""
+"""Fields of a server that are equal in all states, kept apart, or follow from other fields."""
 
 _COUNTED = ("elections", "commands", "crashes", "reads", "transfers", "ticks", "copies", "losses", "changes")
 
 ObjectT = TypeVar("ObjectT")
 Link = tuple[ServerId, ServerId]
 Action = tuple[str, Callable[["Clients"], None]]
-"""What may happen next: its name, and what does it to a copy of the state."""
+"""What may happen next: its name, and a function that does it to a copy of the state."""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How often each kind of event may happen in one history, and who there is."""
+    """How often each kind of event may happen in one history, and which members there are."""
 
     names: str = "abc"
     spare: str = ""
-    """Servers that are no members yet."""
+    """Servers that are not members at first."""
     elections: int = 2
     commands: int = 1
     crashes: int = 0
@@ -70,35 +82,35 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     transfers: int = 0
     ticks: int = 0
     changes: int = 0
-    """Members that leave or join."""
+    """How often members may leave or join."""
     copies: int = 0
-    """Messages that arrive twice."""
+    """How many messages may arrive twice."""
     whole_elections: bool = True
-    """An election is one action, with the helpers that it needs; its messages mix with no others."""
+    """An election is one action, with the voters that it needs; its messages mix with no others."""
     losses: int = 0
-    """How often all that is under way on a link is lost."""
+    """How often everything under way on a link may be lost."""
     whole_links: bool = True
-    """All that is under way on a link arrives together; if not, each message by itself, in any order."""
+    """Everything under way on a link arrives together; otherwise each message by itself, in any order."""
     prompt_disks: bool = True
-    """A follower has synced before it does anything else; if not, each sync is an event."""
+    """A follower syncs before it does anything else; otherwise each sync is an event."""
     late_reports: bool = False
     """A disk's report of what it has written is an event of its own."""
 
 
 class Clients(CoreCluster):
-    """A cluster that counts what has happened, and what clients know. `fork` copies it."""
+    """A cluster that counts what has happened, and knows what clients were told. `fork` copies it."""
 
     def __init__(self, bounds: Bounds, settings: dict[str, Any] | None = None) -> None:
         self.left = {kind: getattr(bounds, kind) for kind in _COUNTED}
         self.acked: frozenset[Any] = frozenset()
         self.asked: dict[int, frozenset[Any]] = {}
-        self.keys: dict[str, Any] = {}  # of members that have not moved since
+        self.keys: dict[str, Any] = {}  # of members that have not changed since
         super().__init__(*bounds.names, settings=settings)
         for name in bounds.spare:
             self.add(name, membership=Membership.NON_VOTER)
 
     def fork(self) -> "Clients":
-        """A copy to act on. Members are shared until `move` asks for one."""
+        """Return a copy to act on. The copy shares its members until `move` asks for one."""
         other = _twin(self)
         other.left = dict(self.left)
         other.asked = dict(self.asked)
@@ -115,7 +127,7 @@ class Clients(CoreCluster):
         return other
 
     def move(self, name: str) -> Member:
-        """A member that may be changed here."""
+        """Return a member that may be changed in this state."""
         self.keys.pop(name, None)
         member = self.members[name] = _copy_member(self.members[name], self)
         return member
@@ -125,7 +137,7 @@ class Clients(CoreCluster):
         self.left[kind] -= 1
 
     def read_answers(self) -> None:
-        """What clients are told: reads must show what was acknowledged before they were asked."""
+        """Read the answers: a read must show everything that was acknowledged before it was asked."""
         for answer in self.answers:
             if not isinstance(answer, Applied):
                 self.asked.pop(answer.first_correlation, None)
@@ -173,8 +185,8 @@ def _copy_member(member: Member, cluster: Clients) -> Member:
     server = other.server = _copy_slots(member.server)
     server.log = log
     server.environment = cluster.environment
-    server.hold({name: _copy_slots(peer) for name, peer in server.cluster.items()})
-    if server.role is not None:
+    server.set_configuration({name: _copy_slots(peer) for name, peer in server.cluster.items()})
+    if not isinstance(server.role, PlainRole):
         role: Any = _copy_slots(server.role)
         server.role = role
         if isinstance(role, WaitingRole) and role.resume is not None:
@@ -183,14 +195,14 @@ def _copy_member(member: Member, cluster: Clients) -> Member:
 
 
 def _twin(value: ObjectT) -> ObjectT:
-    """A copy of an object without slots, the containers in it shared; faster than `copy.copy`."""
+    """Copy an object without slots, sharing its containers; faster than `copy.copy`."""
     other: ObjectT = type(value).__new__(type(value))
     other.__dict__.update(value.__dict__)
     return other
 
 
 def _copy_slots(value: Any) -> Any:
-    """A copy of an object with slots, and of the containers in them."""
+    """Copy an object with slots, and the containers in them."""
     kind: Any = type(value)
     other = kind.__new__(kind)
     for field in kind.__slots__:
@@ -204,7 +216,7 @@ _CONTAINERS = {list, set, deque}
 
 def _member_key(member: Member) -> int:
     fields = tuple(map(_freeze, _SERVER_FIELDS(member.server)))
-    # No machine here asks for snapshots; those who search with one have to count them in.
+    # No machine here asks for snapshots; a search with one must count them in.
     log = tuple(_freeze(value) for field, value in vars(member.log).items() if field != "_snapshots")
     kept = (member.term, member.voted_for, member.last_applied, member.up, member.doubting)
     timers = (member.timer is None, member.condition_timer is None)
@@ -215,7 +227,7 @@ _SERVER_FIELDS = operator.attrgetter(*(field for field in Server.__slots__ if fi
 
 
 def _freeze(value: Any) -> Any:
-    """Something with a hash that equal states share."""
+    """Return something hashable that equal states share."""
     kind = type(value)
     how = _KINDS.get(kind)
     if how is None:
@@ -249,11 +261,11 @@ def _kind(kind: type) -> str:
     return "slots" if slotted else "plain"
 
 
-# --- what may happen -----------------------------------------------------------------------
+# --- actions -------------------------------------------------------------------------------
 
 
 def actions(state: Clients, bounds: Bounds) -> Iterator[Action]:
-    """Everything that may happen next, in an order that never changes."""
+    """Yield everything that may happen next, in an order that never changes."""
     for name, member in state.members.items():
         yield from _steps_of_disk(name, member, bounds)
         yield from _steps_of_leader(state, name, member)
@@ -295,7 +307,7 @@ def _steps_of_leader(state: Clients, name: str, member: Member) -> Iterator[Acti
     if state.left["commands"]:
         yield f"{name} is given a command", _later(_command, name)
     if state.left["reads"]:
-        yield f"{name} is asked", _later(_read, name)
+        yield f"{name} is given a read", _later(_read, name)
     if state.left["ticks"]:
         yield f"{name} ticks", _later(_tick, name)
 
@@ -305,16 +317,16 @@ def _elections(state: Clients, bounds: Bounds) -> Iterator[Action]:
     for name in state.members:
         if not bounds.whole_elections:
             yield f"{name} times out", _later(_timeout, name)
-        elif may_stand(state.server(name)):
+        elif may_campaign(state.server(name)):
             for helpers in _helpers(state, name):
-                text = f"{name} stands, {' and '.join(helpers) or 'nobody'} is asked"
+                text = f"{name} campaigns, asking {' and '.join(helpers) or 'nobody'}"
                 yield text, _later(_elect, name, helpers)
 
 
 def _helpers(state: Clients, name: str) -> Iterator[tuple[str, ...]]:
     """Whom the candidate may ask: each smallest majority of its voters."""
     server = state.server(name)
-    others = [member.name for member, peer in server.peers() if peer.voter and member.name in state.members]
+    others = [member.name for member, peer in server.peers if peer.voter and member.name in state.members]
     return itertools.combinations(others, server.quorum() - server.is_voter(server.id))
 
 
@@ -443,7 +455,7 @@ def _timeout(state: Clients, name: str) -> None:
 
 
 def _elect(state: Clients, name: str, helpers: tuple[str, ...]) -> None:
-    """A whole election in which only these others hear the candidate."""
+    """Run a whole election in which only these other members hear the candidate."""
     state.take("elections")
     there = {name, *helpers}
     for member in sorted(there):
@@ -485,7 +497,7 @@ def _transfer(state: Clients, name: str, target: str) -> None:
 
 
 class SearchReport(msgspec.Struct, kw_only=True):
-    """What a search did. `violation` is empty if nothing was found; `path` leads to it."""
+    """What a search did. `violation` is empty if nothing was found; `path` leads to the violation."""
 
     states: int = 0
     steps: int = 0
@@ -513,9 +525,8 @@ def search(
 ) -> SearchReport:
     """Try every order of what the bounds allow, nearest first, or depth first.
 
-    With `led_by` that member has been elected and everything is settled before the first event. A `seed`
-    shuffles the actions of each state, so that capped searches see different parts. `more` adds actions of
-    your own.
+    With `led_by`, that member is elected and everything settles before the first event. A `seed` shuffles the
+    actions of each state, so that capped searches see different parts. `more` adds actions of your own.
     """
     report = SearchReport()
     rng = random.Random(seed) if seed is not None else None  # repeatable on purpose
@@ -544,7 +555,7 @@ def search(
             try:
                 act(following)
                 following.read_answers()
-            except Exception as error:  # whatever a step raises is what we look for
+            except Exception as error:  # the search looks for any error of a step
                 report.violation = f"{type(error).__name__}: {error}"
                 report.path = _texts((text, path))
                 return report

@@ -1,4 +1,4 @@
-"""A storage on a simulated disk whose events reach its logs: for tests of the log layer."""
+"""A storage on a simulated disk that hands its events to its logs, for tests of the log layer."""
 
 import random
 from collections.abc import Callable
@@ -15,17 +15,17 @@ UID = Uid("alpha")
 OTHER = Uid("beta")
 INLINE = StorageConfig(wal_writer="inline", wal_prefill=False)
 SMALL = StorageConfig(wal_writer="inline", wal_prefill=False, wal_max_size_bytes=2048)
-"""Files that hold a few records only, so that tests roll over often."""
+"""Files that hold only a few records, so that tests roll over often."""
 
 
 def batch(first: int, term: int = 1, count: int = 1, payload: bytes = b"payload") -> EntryBatch:
-    """Entries `first …` whose payloads name their index and term."""
+    """Entries from index `first` on, whose payloads name their index and term."""
     payloads = [payload + f":{first + i}:{term}".encode() for i in range(count)]
     return EntryBatch(Index(first), Term(term), count, 1_700_000_000_000, encode_body(payloads))
 
 
 class Node:
-    """One process on a disk: a storage, the events it reported, and a loop to call back on."""
+    """One process on a disk: a storage, the events that it has reported, and a loop to call back on."""
 
     def __init__(self, disk: SimDisk | None = None, config: StorageConfig = INLINE) -> None:
         self.disk = disk or SimDisk(random.Random(1))
@@ -44,7 +44,7 @@ class Node:
         return self.storage
 
     def deliver(self) -> list[LogEvent]:
-        """Hand the reported events to the logs they concern; returns them."""
+        """Hand the reported events to their logs; return them."""
         events, self.events = list(self.events), self.events
         self.events.clear()
         for event in events:
@@ -62,7 +62,7 @@ class Node:
         return events
 
     def tick(self) -> list[LogEvent]:
-        """A second passes."""
+        """Let a second pass."""
         self.now += 1
         self.storage.tick(self.now)
         return self.deliver()

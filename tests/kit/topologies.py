@@ -1,8 +1,8 @@
 """Every graph of links that a small cluster can have, still and flapping.
 
-Basic Raft is not live when only some links work (the outage of November 2020 at a large network company
-was this). The promise: where some majority can talk among itself, both ways, each with each, commands are
-committed, and then the elections stop.
+Basic Raft is not live when only some links work (this caused the outage of a large network company in
+November 2020). The promise: if the members of some majority can all talk with each other, in both directions,
+commands are committed, and then elections stop.
 """
 
 import itertools
@@ -23,15 +23,15 @@ TIMES = TimeConfig(
 COMMIT_S = 20.0
 """How long a majority may take to commit its first command."""
 CALM_S = 20.0
-"""How long elections may go on after that: time for suspicions and connections to end."""
+"""How long elections may go on after that, until suspicions and connections have ended."""
 STABLE_S = 15.0
-"""How long there must be none then."""
+"""How long no election may happen then."""
 FLAP_S = (0.15, 0.6, 2.5)
-"""Periods of flapping links: within an election, about one, and long enough to be believed in."""
+"""Periods of flapping links: shorter than an election, about as long, and much longer."""
 
 
 class TopologyReport(msgspec.Struct, frozen=True):
-    """What happened in one world; `problem` is empty if it kept the promise."""
+    """What happened with one graph; `problem` is empty if the promise was kept."""
 
     nodes: int
     links: frozenset[Link]
@@ -55,7 +55,7 @@ def directed_graphs(nodes: int) -> Iterator[frozenset[Link]]:
 
 
 def undirected_graphs(nodes: int) -> Iterator[frozenset[Link]]:
-    """Every set of links that may work, both ways: 1,024 on five nodes."""
+    """Every set of links that may work, in both directions: 1,024 on five nodes."""
     pairs = list(itertools.combinations(NAMES[:nodes], 2))
     for chosen in itertools.product((False, True), repeat=len(pairs)):
         works = [pair for pair, there in zip(pairs, chosen, strict=True) if there]
@@ -63,7 +63,7 @@ def undirected_graphs(nodes: int) -> Iterator[frozenset[Link]]:
 
 
 def shapes(graphs: Iterator[frozenset[Link]], nodes: int) -> list[frozenset[Link]]:
-    """One graph of each shape: those that differ by names only count once."""
+    """One graph of each shape: graphs that differ by names only count once."""
     seen: set[frozenset[Link]] = set()
     found = []
     for graph in graphs:
@@ -77,7 +77,7 @@ def shapes(graphs: Iterator[frozenset[Link]], nodes: int) -> list[frozenset[Link
 
 
 def connected_majorities(links: frozenset[Link], nodes: int) -> list[tuple[str, ...]]:
-    """The majorities in which each can talk with each, both ways."""
+    """The majorities in which each member can talk with each other member, in both directions."""
     found = []
     for size in range(nodes // 2 + 1, nodes + 1):
         for group in itertools.combinations(NAMES[:nodes], size):
@@ -89,7 +89,7 @@ def connected_majorities(links: frozenset[Link], nodes: int) -> list[tuple[str, 
 def run_topology(
     links: frozenset[Link], *, nodes: int, leader: str = "a", flap_s: float = 0.0, seed: int = 0
 ) -> TopologyReport:
-    """Let a healthy cluster lose all other links at once (or again and again), and watch what it does."""
+    """Let a healthy cluster lose all other links at once (or again and again), and watch it."""
     world = CoreWorld(WorldConfig(nodes=nodes, time=TIMES), random.Random(seed))
     world.cluster[leader].handle(ElectionTimeout())
     world.settle(leader)
@@ -118,7 +118,7 @@ def _flap(world: CoreWorld, links: frozenset[Link], rest: frozenset[Link], flap_
 
 
 def _watch(world: CoreWorld) -> tuple[str, float]:
-    """First a command must be committed, then elections must end, and commands still be committed."""
+    """Check that a command is committed, then elections end, and commands are still committed."""
     began = world.now
     if not _commits(world, COMMIT_S, "first"):
         return f"nothing was committed within {COMMIT_S:.0f} s", -1.0
@@ -134,7 +134,7 @@ def _watch(world: CoreWorld) -> tuple[str, float]:
 
 
 def _commits(world: CoreWorld, seconds: float, name: str) -> bool:
-    """Whether somebody who thinks to lead commits a command in this time."""
+    """Whether a member that believes it leads commits a command in this time."""
     asked: list[Operation] = []
 
     def ask() -> None:

@@ -28,6 +28,7 @@ from barque.core.effects import (
     Unresolved,
 )
 from barque.core.entries import EntryBatch
+from barque.core.log_contract import ChunkState
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -55,7 +56,6 @@ from barque.core.messages import (
     TransferLeadership,
     Written,
 )
-from barque.core.snapshots import ChunkState
 from barque.machine.effects import ReleaseCursor
 from barque.types import ServerId
 
@@ -97,7 +97,7 @@ def _from(sender: ServerId, term: int) -> str:
 
 
 def _replication(message: Message) -> str:
-    """Entries, heartbeats and their replies; empty for any other message, as the functions below."""
+    """Entries, heartbeats and their replies; empty for any other message, like the functions below."""
     match message:
         case AppendEntriesRpc():
             entries = " ".join(map(_batch, message.entries)) or "no entries"
@@ -150,7 +150,7 @@ def _snapshot(message: Message) -> str:
 
 
 def _information(message: Message) -> str:
-    """What servers ask each other about themselves."""
+    """Questions between servers about themselves, and the answers."""
     match message:
         case InfoRpc():
             return f"{_from(message.sender, message.term)}: {' '.join(message.keys)}"
@@ -161,7 +161,7 @@ def _information(message: Message) -> str:
 
 
 def _request(message: Message) -> str:
-    """What clients and operators ask for."""
+    """Requests of clients and operators."""
     match message:
         case Commands():
             return f": {message.count}{', low priority' if message.low_priority else ''}"
@@ -177,7 +177,7 @@ def _request(message: Message) -> str:
 
 
 def _news(message: Message) -> str:
-    """What the failure detector says."""
+    """News from the failure detector."""
     match message:
         case NodeStatus():
             return f" {message.node} {'up' if message.up else 'down'}"
@@ -208,7 +208,7 @@ def effect_in_words(effect: Effect) -> str:
 
 
 def _answering(effect: Effect) -> str:
-    """Answers to clients; empty for any other effect, as the functions below."""
+    """Answers to clients; empty for any other effect, like the functions below."""
     match effect:
         case Applied():
             replies = ", ".join(map(str, effect.replies))

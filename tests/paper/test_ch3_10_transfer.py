@@ -2,7 +2,7 @@
 
 from barque.core.effects import Rejected
 from barque.core.messages import AwaitConditionTimeout, PreVoteRpc, RequestVoteRpc, TimeoutNow
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.testing.core.cluster import CoreCluster, sent
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, Tick
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term
 

@@ -10,7 +10,7 @@ from barque.core.messages import (
     PreVoteRpc,
     RequestVoteRpc,
 )
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, Term
 

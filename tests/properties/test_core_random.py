@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from barque.core.configuration import may_change
 from barque.core.effects import Rejected
 from barque.core.entries import decode_head
 from barque.core.messages import (
@@ -28,7 +29,7 @@ from barque.core.messages import (
     WalFailed,
     WalUp,
 )
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.machine.effects import ReleaseCursor
 from barque.machine.machine import Builtin, CommandMeta, Machine, Result
 from barque.testing.core.cluster import CoreCluster, Member
@@ -280,7 +281,7 @@ class Walk:
         able = [
             m
             for m in self.cluster.members.values()
-            if m.server.raft_state is RaftState.LEADER and m.server.cluster_change_permitted
+            if m.server.raft_state is RaftState.LEADER and may_change(m.server)
         ]
         return max(able, key=lambda m: m.server.current_term, default=None)
 
@@ -447,7 +448,7 @@ class Walk:
     def in_step(self, leader: Member) -> bool:
         """Whether everybody has applied what this leader has, and it answers."""
         servers = [self.cluster[i.name].server for i in leader.server.cluster]
-        return leader.server.cluster_change_permitted and all(
+        return may_change(leader.server) and all(
             (s.current_term, s.last_applied) == (leader.server.current_term, leader.log.next_index() - 1)
             and s.raft_state in (RaftState.LEADER, RaftState.FOLLOWER)
             for s in servers

@@ -4,8 +4,7 @@ import contextlib
 import errno
 import random
 
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from tests.kit.storage import OTHER, UID, Node, batch, content
 
 from barque.core.messages import Written

@@ -11,7 +11,7 @@ from tests.nodes import Adder
 from barque.config import LogConfig, TimeConfig
 from barque.core.entries import encode_body
 from barque.core.messages import Commands, ElectionTimeout, RemoteMessage
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.errors import ConfigurationError, StorageError
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.system import Ending, System

@@ -28,8 +28,9 @@ from barque.core.messages import (
     TimeoutNow,
     TransferLeadership,
 )
-from barque.core.senders import SENDER_OF
-from barque.core.server import RaftState
+from barque.core.state import RaftState
+from barque.core.terms import SENDER_OF
+from barque.core.transitions import become_follower
 from barque.errors import OutcomeUnknown
 from barque.runtime import inbox
 from barque.runtime.directory import configured_cluster_id
@@ -248,8 +249,9 @@ async def test_an_announcement_sends_nobody_away_who_may_be_a_member(
         await client.start_cluster("sum", "adder")
         node, process = single.running["n1"], member(single, "n1")
         server = process.server
-        config = msgspec.structs.replace(server.cfg, joined_at=IndexTerm(Index(1), Term(5)))
-        server.cfg, server.raft_state = config, RaftState.FOLLOWER
+        config = msgspec.structs.replace(server.cfg, min_vote_position=IndexTerm(Index(1), Term(5)))
+        server.cfg = config
+        become_follower(server)
         server.current_term = Term(7 if term == 6 else 5)
         named = None if uids is None else tuple(Uid(server.cfg.uid if uid == "OWN" else uid) for uid in uids)
         said = LeaderIs("sum", ServerId("sum", "n2"), Term(term), server.cfg.cluster_id, named)

@@ -11,6 +11,7 @@ from tests.nodes import Adder, Nodes, nodes, until
 import barque
 from barque.client.requests import Call
 from barque.client.results import PromotedMember, RemovedMember, Transfer
+from barque.core.configuration import may_change
 from barque.core.messages import LeaveMember
 from barque.errors import (
     AlreadyMember,
@@ -117,10 +118,7 @@ async def test_a_member_whose_removal_is_not_committed_keeps_its_data(tmp_path: 
         leader, before = (three.running[name].system.processes["sum"] for name in ("n1", "n3"))
 
         async def sees(members: int) -> bool:
-            return (
-                leader.server.cluster_change_permitted == (members == 3)
-                and len(leader.server.cluster) == members
-            )
+            return may_change(leader.server) == (members == 3) and len(leader.server.cluster) == members
 
         await until(lambda: sees(3), "a leader that may change its members")
         await three.stop("n2")

@@ -8,8 +8,9 @@ import pytest
 from tests.nodes import PATIENCE_S, Adder, Nodes, nodes, until
 
 import barque
+from barque.core.configuration import is_change_under_way
 from barque.core.messages import ElectionTimeout, ServerDown
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.errors import (
     ConfigurationError,
     NoLeader,
@@ -21,7 +22,7 @@ from barque.errors import (
 )
 from barque.log.disk import OsDisk
 from barque.transport.wire import ClientQueries, NodeCallReply
-from barque.types import ServerId
+from barque.types import Index, IndexTerm, ServerId
 
 
 async def test_a_cluster_forms_and_counts(tmp_path: Path) -> None:
@@ -343,7 +344,8 @@ async def test_a_node_that_connects_amid_a_change_hears_who_leads(tmp_path: Path
         await client.start_cluster("sum", "adder", nodes=["n1"])
         assert await client.process_command("sum", 1) == 1
         leader = three.running["n1"].system.processes["sum"].server
-        leader.cluster_change_permitted = False
+        leader.cluster_index_term = IndexTerm(Index(leader.last_applied + 1), leader.current_term)
+        assert is_change_under_way(leader)
         await three.stop("n3")
         await three.start("n3")
 

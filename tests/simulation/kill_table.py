@@ -1,6 +1,6 @@
-"""Prints docs/reference/mutants.md: `python -m tests.simulation.kill_table [seconds a ring [planted bug …]]`.
+"""Print docs/reference/mutants.md: `python -m tests.simulation.kill_table [seconds a ring [planted bug …]]`.
 
-With names, only their rows.
+With names of planted bugs, print only their rows.
 """
 
 import sys
@@ -14,7 +14,7 @@ SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
 
 def transcripts() -> dict[str, str]:
-    """The texts of all transcripts, by name, that are right without any planted bug."""
+    """The texts of all transcripts that are right without a planted bug, by name."""
     texts = {path.stem: path.read_text() for path in sorted(SCENARIOS.glob("*.txt"))}
     return {name: text for name, text in texts.items() if play(text) == text}
 

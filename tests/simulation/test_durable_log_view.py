@@ -1,4 +1,4 @@
-"""Looking at a disk again reads only what is new, and says what a recovery from scratch would say."""
+"""A view of a disk reads only what is new, and tells what a recovery from scratch would tell."""
 
 import random
 
@@ -9,7 +9,7 @@ from barque.testing.sim.disk import SimDisk
 
 
 def test_it_says_what_a_recovery_says() -> None:
-    """Appends, overwrites, roll-overs, failed syncs, kills and losses of power, in 60 random orders."""
+    """They agree over appends, overwrites, roll-overs, failed syncs, kills and losses of power."""
     shortcuts = 0
     for seed in range(60):
         rng = random.Random(seed)
@@ -45,7 +45,7 @@ def test_it_says_what_a_recovery_says() -> None:
 
 
 def test_now_and_then_it_starts_from_scratch() -> None:
-    """One look in `SCRATCH_EVERY` is a recovery by the production's code."""
+    """One look in `SCRATCH_EVERY` is a recovery by production's code."""
     node = Node()
     node.storage.log(UID).append(batch(1))
     node.storage.sync_meta()

@@ -1,4 +1,4 @@
-"""The kit for users: does a machine do the same everywhere, and do parts of one's own keep contracts?"""
+"""The public kit: is a machine deterministic, and does a log or a transport keep its contract?"""
 
 import random
 from collections.abc import Callable
@@ -21,7 +21,7 @@ COMMANDS = ["a", "b", "a", "roll", "c", "d", "e"]
 
 @pytest.mark.parametrize("machine", [Counter, Seen, "tests.simulation.users:Counter"])
 def test_good_machines_pass(machine: type[Counter] | str) -> None:
-    """The same replies and states, here and in processes with other hash seeds."""
+    """A deterministic machine gives the same replies and states in processes with other hash seeds."""
     assert check_machine(machine, COMMANDS) == len(COMMANDS)
 
 
@@ -36,7 +36,7 @@ def test_bad_machines_are_found_with_the_line(machine: type[Counter], culprit: s
 
 
 def test_a_machine_that_cannot_be_imported_is_told_so() -> None:
-    """Another process needs a path to it."""
+    """A machine that another process cannot import is refused with the reason."""
 
     class Local(Counter):
         pass
@@ -47,7 +47,7 @@ def test_a_machine_that_cannot_be_imported_is_told_so() -> None:
 
 
 def test_the_simulation_of_a_machine_sees_members_that_differ() -> None:
-    """Faults make members apply at different moments; a machine that looks at a clock shows it."""
+    """A machine that reads a clock differs between members, as they apply at different moments."""
     clean = [simulate_machine(Counter, COMMANDS, seed) for seed in range(1, 4)]
     assert [report.violation for report in clean] == [None] * 3
     assert sum(report.committed for report in clean) > 50
@@ -59,13 +59,13 @@ def test_the_simulation_of_a_machine_sees_members_that_differ() -> None:
 def test_the_fixtures_are_there(
     deterministic_machine: Callable[..., int], simulated_machine: Callable[..., int]
 ) -> None:
-    """Pytest finds them by the entry point."""
+    """Pytest finds the fixtures by the entry point."""
     assert deterministic_machine(Counter, COMMANDS) == len(COMMANDS)
     assert simulated_machine(Counter, COMMANDS) > 100
 
 
 class TestMemoryLog(LogSuite):
-    """The model keeps the contract."""
+    """The log in memory keeps the contract."""
 
     def make(self) -> tuple[Log, Callable[[], list[LogEvent]]]:
         log = MemoryLog(Uid("u"))
@@ -73,7 +73,7 @@ class TestMemoryLog(LogSuite):
 
 
 class TestWalLog(LogSuite):
-    """So does the production's log."""
+    """Production's log keeps the contract."""
 
     def make(self) -> tuple[Log, Callable[[], list[LogEvent]]]:
         node = Node()

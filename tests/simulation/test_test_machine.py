@@ -1,4 +1,4 @@
-"""Objects of other kinds than lists: what their machine answers, and how their histories are judged."""
+"""Objects other than lists: what their machine answers, and how their histories are judged."""
 
 import random
 from typing import Any
@@ -20,7 +20,7 @@ SMALL = Scenario(duration_s=2.0, think_s=0.05)
 
 
 def operation(f: str, value: Any, result: Any, *, called: float, epoch: int = 1) -> TypedOperation:
-    """One that was answered at once."""
+    """An operation that was answered at once."""
     return TypedOperation(
         "c1", "o0.0", called, None, called, Outcome.OK, result=result, epoch=epoch, f=f, value=value
     )
@@ -28,7 +28,7 @@ def operation(f: str, value: Any, result: Any, *, called: float, epoch: int = 1)
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_machine_answers_as_the_model_does(name: str) -> None:
-    """One operation after the other, each machine's kind and its model say the same."""
+    """For one operation after the other, the machine and the model of a kind answer the same."""
     kind, rng = KINDS[name], random.Random(name)
     model = MODELS[kind.model]
     theirs, ours, seen = model.initial, None, None
@@ -48,14 +48,14 @@ def test_the_machine_answers_as_the_model_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_run_may_have_other_objects(name: str) -> None:
-    """The whole run, with its demands at the end, does not care what the objects are."""
+    """A whole run, with its demands at the end, is clean with each kind of objects."""
     report = simulate(1, msgspec.structs.replace(SMALL, objects=(name,)))
     assert str(report) == "seed 1: clean"
     assert report.operations > 100
 
 
 def test_a_swap_that_compares_nothing_is_noticed() -> None:
-    """Two clients swap the same value, and both are told that they did."""
+    """Two clients that swap the same value, and are both told that they did, violate linearizability."""
     with planted("swaps_compare_nothing"):
         report = simulate(1, msgspec.structs.replace(SMALL, objects=("swaps",), keys=1))
     assert report.violation is not None
@@ -63,7 +63,7 @@ def test_a_swap_that_compares_nothing_is_noticed() -> None:
 
 
 def test_what_is_not_decided_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A history that is too much for the checker makes its run void; it is not called clean."""
+    """A history that the checker cannot decide makes its run void, not clean."""
     monkeypatch.setattr(work, "CONFIGURATIONS_MAX", 1)
     report = simulate(1, msgspec.structs.replace(SMALL, objects=("registers",)))
     assert report.violation is None
@@ -72,7 +72,7 @@ def test_what_is_not_decided_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_each_epoch_has_its_own_objects() -> None:
-    """A cluster that was deleted and created anew begins with nothing; the old one's answers do not count."""
+    """A cluster that was deleted and created again begins empty; answers of the old epoch do not count."""
     judge = ObjectOperations(KINDS["registers"]).judge
     wrote = operation("write", "c1.1", None, called=1.0)
     assert not judge([wrote, operation("read", None, None, called=2.0, epoch=2)]).text
@@ -82,7 +82,7 @@ def test_each_epoch_has_its_own_objects() -> None:
 
 
 def test_what_may_have_happened_may_have_happened_in_any_epoch() -> None:
-    """An operation of unknown outcome explains what a later epoch shows."""
+    """An operation with an unknown outcome may explain what a later epoch shows."""
     judge = ObjectOperations(KINDS["counters"]).judge
     perhaps = TypedOperation("c1", "o0.0", 1.0, f="add", value=2)
     assert not judge([perhaps, operation("read", None, 2, called=2.0, epoch=2)]).text

@@ -1,8 +1,7 @@
 """`barque.transport.framing`: a stream of bytes becomes frames, or a `ProtocolError`."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from barque.errors import ProtocolError
 from barque.transport.framing import (

@@ -4,8 +4,7 @@ import contextlib
 import hmac
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from barque.errors import ProtocolError, Unauthenticated
 from barque.transport import handshake

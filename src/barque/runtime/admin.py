@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from barque.core.commands import best_successor
 from barque.core.messages import ElectionTimeout, TransferLeadership
-from barque.core.server import RaftState
+from barque.core.state import RaftState
+from barque.core.transfer import best_successor
 from barque.errors import (
     BarqueError,
     ConfigurationError,
@@ -227,7 +227,7 @@ class Admin:
         process = self._node.system.processes.get(name)
         if process is None or process.identity[0] != cluster_id or not uids:
             return
-        met = max(process.server.current_term, process.server.cfg.joined_at.term)
+        met = max(process.server.current_term, process.server.cfg.min_vote_position.term)
         if process.identity[1] not in uids.values() and met <= term:
             self._node.system.delete(process, "its cluster has another member here", whole_cluster=False)
 

@@ -21,7 +21,7 @@ from barque.core.messages import (
     RemoteMessage,
 )
 from barque.core.overview import members_info
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.errors import (
     AlreadyMember,
     BarqueError,
@@ -310,7 +310,7 @@ class MemberAdmin:
         if process is None:
             raise UnknownCluster(f"no member of {cluster!r} runs on node {self._node.name}")
         server, deadline = process.server, self._deadline(arguments)
-        lost = [str(member) for member, _ in server.peers()]
+        lost = [str(member) for member, _ in server.peers]
         left = deadline - self._node.clock.monotonic()
         await self._ask(server.id, process.handle, ForceMemberChange, left)
         leads = await self._until(lambda: is_settled(server), deadline)

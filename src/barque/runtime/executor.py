@@ -48,8 +48,8 @@ from barque.core.messages import (
     ReceiveSnapshotTimeout,
     RemoteMessage,
 )
-from barque.core.release_cursor import make_checkpoint, update_release_cursor
-from barque.core.server import RaftState
+from barque.core.snapshots import make_checkpoint, update_release_cursor
+from barque.core.state import RaftState, Server
 from barque.errors import InvariantViolation
 from barque.log.meta import MetaStore
 from barque.machine.effects import (
@@ -293,11 +293,11 @@ class Executor:
     def state_changed(self, process: ServerProcess, old: RaftState, old_leader: ServerId | None) -> None:
         """Before the effects of a transition: the old state's timers end with it (semantics §10.2)."""
         server = process.server
+        if _ends_leadership(old, server):
+            self._cancel_machine_timers(process)
         if server.raft_state is not old:
             self._timers.cancel((process, "election"))
             self._timers.cancel((process, "condition"))
-            if _ends_leadership(old, server.raft_state):
-                self._cancel_machine_timers(process)
             if server.raft_state is RaftState.CANDIDATE:
                 process.counters.raft.elections += 1
             logger.info(
@@ -339,10 +339,11 @@ def timer_spans(times: TimeConfig) -> dict[TimerSpan, tuple[int, int]]:
     }
 
 
-def _ends_leadership(old: RaftState, new: RaftState) -> bool:
-    """A leader that waits may lead on; its machine's timers and monitors end when it does not (TIME-06)."""
-    leading = (RaftState.LEADER, RaftState.AWAIT_CONDITION)
-    return old in leading and new not in leading
+def _ends_leadership(old: RaftState, server: Server) -> bool:
+    """Whether a leadership has ended, and with it the timers of its machine (TIME-06)."""
+    if old not in (RaftState.LEADER, RaftState.AWAIT_CONDITION):
+        return False
+    return server.leadership() is None or server.raft_state is RaftState.TERMINATING_LEADER
 
 
 def _reads_here(process: ServerProcess, effect: ReadLog) -> bool:

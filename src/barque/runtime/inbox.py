@@ -7,8 +7,8 @@ not fit is dropped here, before the server hears of it (docs/explanation/identit
 import logging
 from typing import TYPE_CHECKING, assert_never
 
-from barque.core.configuration import is_removed, recognises, was_removed
-from barque.core.effects import Rejected, Rejection
+from barque.core.configuration import is_removed, recognises
+from barque.core.effects import Rejected, Rejection, refuse_commands
 from barque.core.messages import (
     AuxCommand,
     Commands,
@@ -19,8 +19,7 @@ from barque.core.messages import (
     RemoteMessage,
     TransferLeadership,
 )
-from barque.core.senders import ASKS_FOR_VOTES, SENDER_OF, admits
-from barque.core.server import refuse_commands
+from barque.core.terms import ASKS_FOR_VOTES, SENDER_OF, admits, was_removed
 from barque.runtime.server_process import ServerProcess
 from barque.transport.wire import (
     Alive,

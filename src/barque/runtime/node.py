@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from barque.config import NodeConfig
-from barque.core.commitment import is_established
+from barque.core.configuration import is_established
 from barque.core.messages import ElectionTimeout, NodeStatus, RemoteMessage, ServerDown
 from barque.core.queries import run_query
 from barque.errors import Stopped, UnknownCluster

@@ -161,7 +161,7 @@ class NodeOutlets:
     def server_stopped(self, process: ServerProcess) -> None:
         """Tell the other members at once, so that they need not wait for a timeout."""
         server = process.server
-        members = tuple(member for member, _ in server.peers())
+        members = tuple(member for member, _ in server.peers)
         for member in members:
             self.send_to_server(member, ServerDown(server.id, connected=True), process)
         self._stopped[server.id] = _Farewell(members, *process.identity)
@@ -207,7 +207,7 @@ class NodeOutlets:
         """Those who missed that their cluster was deleted would wait for this leader for ever."""
         server = process.server
         if server.leader_id == server.id:
-            for member, _ in server.peers():
+            for member, _ in server.peers:
                 self._node.inbox.tell_gone(member.node, Gone(process.identity[0]))
 
     # --- what waits for the end of the turn ----------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from barque.core import invariants
 from barque.core.effects import Effect, NextEvent
 from barque.core.messages import (
-    NEWS,
+    LIVENESS_EVENTS,
     AppendEntriesReply,
     AppendEntriesRpc,
     Commands,
@@ -20,7 +20,7 @@ from barque.core.messages import (
     Queries,
     Tick,
 )
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.core.step import has_unfinished_business, recover, step
 from barque.runtime.counters import ServerCounters
 from barque.types import ServerId, Uid
@@ -94,7 +94,7 @@ class ServerProcess:
         if self._busy:
             self.enqueue(message)
             return
-        if self.held is not None and isinstance(message, NEWS):
+        if self.held is not None and isinstance(message, LIVENESS_EVENTS):
             self.held.append(NextEvent(message))
             return
         self._step(message)

@@ -1,9 +1,9 @@
-"""Does a machine do the same everywhere? Members that do not are the one fault that Raft cannot repair.
+"""Check that a machine does the same on every member. Raft cannot repair members that do different things.
 
-`check_machine` applies commands twice in this process and once in each of two others, with different hash
-seeds, and compares replies and states after every command. `simulate_machine` runs the machine on three
-members whose links, disks and processes fail, and compares the members with each other and with a replay.
-The usual culprits: `time`, `random`, `uuid`, the order of a set, `id()`, `hash()`.
+`check_machine` applies the commands twice in this process, and once in each of two processes with other hash
+seeds. It compares replies and states after every command. `simulate_machine` runs the machine on members
+whose links, disks and processes fail, and compares the members with each other and with a replay.
+The usual culprits are `time`, `random`, `uuid`, the order of a set, `id()` and `hash()`.
 """
 
 import ast
@@ -20,8 +20,7 @@ import msgspec
 from barque.errors import BarqueError
 from barque.machine.machine import CommandMeta, Machine
 from barque.runtime.machines import load_machines
-from barque.testing.core.machine_simulator import Make
-from barque.testing.core.machine_simulator import simulate_machine as simulate_machine
+from barque.testing.core.machine_simulator import Make, simulate_machine as simulate_machine
 from barque.types import NOBODY, Index, ReplyMode, Term
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -30,16 +29,18 @@ _CHILD = "from barque.testing.determinism import child; child()"
 
 
 class NotDeterministic(BarqueError):
-    """A machine did two things for one command. The message names the command and both outcomes."""
+    """A machine had two outcomes for one command. The message names the command and both outcomes."""
 
 
 def check_machine(make: Make | str, commands: Sequence[Any], *, other_processes: bool = True) -> int:
-    """Apply these commands to fresh machines and compare; returns how many were compared.
+    """Apply the commands to fresh machines and compare the outcomes; return how many it compared.
 
-    `make` returns a new machine; or it is the path `package.module:Class`, and must be one (or a class that
-    can be imported) for `other_processes`. Replies and states must be what msgspec encodes to MessagePack.
-    Raises `NotDeterministic`, with the suspicious lines of the machine's source; `TypeError` for a state that
-    cannot be encoded.
+    `make` is a function that returns a new machine, or the path `package.module:Class`. With
+    `other_processes` it must be a path, or a class at the top level of a module, because the other processes
+    import it. msgspec must be able to encode replies and states to MessagePack.
+
+    Raises `NotDeterministic`, with the suspicious lines of the machine's source, if outcomes differ;
+    `TypeError` if a state cannot be encoded or another process cannot run the machine.
     """
     path = make if isinstance(make, str) else _path_of(make)
     factory: Make = (lambda: load_machines({"it": path})["it"]) if isinstance(make, str) else make
@@ -54,7 +55,7 @@ def check_machine(make: Make | str, commands: Sequence[Any], *, other_processes:
 
 
 def _outcomes(machine: Machine[Any], commands: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """After each command: a hash of reply and state, and both for people."""
+    """Yield after each command a hash of reply and state, and both as text."""
     state = machine.init({})
     for number, command in enumerate(commands, start=1):
         plain = msgspec.msgpack.decode(_encode(command), type=machine.command_type)
@@ -88,7 +89,7 @@ def _path_of(make: Make) -> str:
 
 
 def _elsewhere(path: str, commands: Sequence[Any], hash_seed: str) -> list[tuple[str, str]]:
-    """The outcomes in a process of its own."""
+    """Compute the outcomes in a process of its own."""
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
     job = _encode([path, list(commands)])
     done = subprocess.run(  # noqa: S603  # this very Python
@@ -104,14 +105,14 @@ def _elsewhere(path: str, commands: Sequence[Any], hash_seed: str) -> list[tuple
 
 
 def child() -> None:
-    """What the other process does: read a job, write the outcomes."""
+    """Run in the other process: read a job from stdin, write the outcomes to stdout."""
     path, commands = msgspec.msgpack.decode(sys.stdin.buffer.read())
     machine = load_machines({"it": path})["it"]
     sys.stdout.buffer.write(_encode(list(_outcomes(machine, commands))))
 
 
 def _suspects(machine: Machine[Any]) -> list[str]:
-    """Lines of the machine's class that use what differs between processes."""
+    """List the lines of the machine's class that use something that differs between processes."""
     kind: type = type(machine)
     try:
         lines, first = inspect.getsourcelines(kind)

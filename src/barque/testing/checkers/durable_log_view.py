@@ -1,9 +1,9 @@
-"""What the disks hold for certain, looked at again and again: each look reads only what is new.
+"""What a disk holds for certain, read again and again: each look reads only what is new.
 
-Recovering a whole disk for each look took a quarter of a run. Files only grow between two looks,
-nearly always; so what was read is kept, together with the very bytes that it was read from. When they
-still are the beginning of the file, reading goes on behind them. When anything else is found, and once in
-`SCRATCH_EVERY` looks anyway, a copy of the disk is recovered by the production's recovery, from scratch.
+To recover a whole disk for each look took a quarter of a run. Between two looks, files nearly always only
+grow. So a view keeps what it has read, together with the very bytes that it was read from. While these bytes
+are still the beginning of the file, the view reads on behind them. Otherwise, and once in `SCRATCH_EVERY`
+looks anyway, production's recovery recovers a copy of the disk from scratch.
 """
 
 from barque.log import wal_format
@@ -20,12 +20,12 @@ SCRATCH_EVERY = 20
 
 
 class _Seen:
-    """One file: its number, and the bytes that were read; everything in them has been taken."""
+    """One file: its number, and the bytes that were read and decoded."""
 
     def __init__(self, number: int, head: bytes) -> None:
         self.number = number
         self.prefix = bytearray(head)
-        self.proved = 0  # bytes that a later record or the manifest says were synced
+        self.proved = 0  # how many bytes a later record or the manifest proves to be synced
         self.head = wal_format.decode_file_head(head)
 
 
@@ -46,7 +46,7 @@ class DurableLogView:
         self.scratches = 0
 
     def log(self, uid: Uid) -> Memtable:
-        """The log that this server would have if power were lost now."""
+        """The log that this server would have after a loss of power now."""
         self.looks += 1
         if self._held is not None:
             return self._held.get(uid) or Memtable()
@@ -59,12 +59,12 @@ class DurableLogView:
         return self.from_scratch(uid)
 
     def from_scratch(self, uid: Uid) -> Memtable:
-        """Likewise, by the production's recovery of a copy of the disk."""
+        """The same, from production's recovery of a copy of the disk."""
         self.scratches += 1
         return self._recovered().get(uid) or Memtable()
 
     def _recovered(self) -> dict[Uid, Memtable]:
-        """All servers' logs, less those that were deleted: files that only they were in may be gone."""
+        """The logs of all servers that were not deleted: files with deleted servers only may be gone."""
         disk = self._disk.survivor()
         if not disk.exists(join(self._directory, MANIFEST)):
             return {}
@@ -73,16 +73,16 @@ class DurableLogView:
         return recover_wal(disk, self._directory, meta.tombstones if meta is not None else ()).memtables
 
     def hold(self) -> None:
-        """Look no more until `release`, and tell what there is now: somebody will damage the disk."""
+        """Keep the present logs, and read no more until `release`: the disk is about to be damaged."""
         self._held = self._recovered()
 
     def release(self) -> None:
-        """Look again."""
+        """Read the disk again."""
         self._held = None
         self._seen, self._memtables = [], {}
 
     def proved(self) -> list[tuple[str, int]]:
-        """The files that hold entries, each with how many of its first bytes are known to be synced."""
+        """The files with entries, each with how many of its first bytes are known to be synced."""
         try:
             self._catch_up()
         except _OddError:

@@ -1,10 +1,10 @@
-"""I21: what machines ask for is done by leaders, as often as they asked, and in its time."""
+"""I21: leaders perform what machines ask for, exactly as often as asked, and in time."""
 
 from typing import Protocol
 
 import msgspec
 
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.machine.effects import Timer
 from barque.machine.machine import CommandMeta
 from barque.testing.checkers.safety import Report, Violation
@@ -12,11 +12,11 @@ from barque.types import Index, Term
 
 _EFFECTS = "effects (I21)"
 _GRAIN_S = 0.002
-"""Whole milliseconds of the wall clock, rounded twice."""
+"""The wall clock has whole milliseconds, rounded twice."""
 
 
 class BothClocks(Protocol):
-    """A node's clocks."""
+    """Both clocks of a node."""
 
     def monotonic(self) -> float:
         """Seconds."""
@@ -26,14 +26,14 @@ class BothClocks(Protocol):
 
 
 class Messages:
-    """A machine's messages are sent by leaders, each once in a leadership."""
+    """Only leaders send a machine's messages, each once in a leadership."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._sent: dict[tuple[Term, Index], None] = {}
 
     def sent(self, server: Server, index: Index) -> None:
-        """A server sends what the command at this index asked for."""
+        """A server sends the message that the command at this index asked for."""
         if server.raft_state is not RaftState.LEADER:
             states = (
                 f"{server.id} is {server.raft_state} in term {server.current_term}, and performs {index}",
@@ -46,7 +46,7 @@ class Messages:
 
 
 class Asked(msgspec.Struct):
-    """A leader's machine asked for a timer, when its log ended here. Without a time it was cancelled."""
+    """A request for a timer by a leader's machine, made when its log ended here. No time: a cancellation."""
 
     log_end: Index
     due_s: float | None
@@ -59,18 +59,18 @@ class Asked(msgspec.Struct):
 
 
 class Timeouts:
-    """The timers of one cluster's machines, by the log of the leader that was asked for them.
+    """The timers of one cluster's machines, judged by the log of the leader that was asked for them.
 
-    A leader's log only grows, so an entry says by its index whether it was appended before or after the
-    machine asked for something; its term says by whom. A `Timeout` is judged by what the machine had asked
-    for last, before it was appended, in that leadership: it must be a time and not a cancellation, it must be
-    over, and nothing else may have fired for it. Hence a follower's timer, one that was left over from an
-    earlier leadership, and one that was replaced are all noticed. That one setting fires once in each of two
-    leaderships is not forbidden: the first `Timeout` may be under way when the second leader sets it again.
+    A leader's log only grows. So the index of an entry tells whether it was appended before or after a
+    request, and its term tells by which leader. A `Timeout` is compared with the machine's last request
+    before it, in that leadership: the request must set the timer, its time must be over, and no other timeout
+    may have fired for it. This finds a timer of a follower, a timer of an earlier leadership, and a replaced
+    timer. One setting may fire once in each of two leaderships: the first `Timeout` may be under way when the
+    second leader sets the timer again.
 
-    Times are those of the leader's monotonic clock, which all nodes of a simulation share; a wall clock is
-    looked at once, when a machine asks. When a timeout was appended is not known, only that it was not later
-    than its first application.
+    Times are those of the monotonic clock, which all nodes of a simulation share. The wall clock is read
+    once, at the request. The moment at which a timeout was appended is unknown, but it was not later than its
+    first application.
     """
 
     def __init__(self, report: Report) -> None:
@@ -79,13 +79,13 @@ class Timeouts:
         self.judged: dict[Index, None] = {}  # the timeouts that were applied
 
     def asks(self, server: Server, timer: Timer, clock: BothClocks) -> None:
-        """The machine of a server asks for a timer; only a leader's is heard."""
+        """A machine asks its server for a timer; requests to a server that does not lead are ignored."""
         if server.raft_state is RaftState.LEADER:
             asked = Asked(server.log.last_index_term().index, _due_s(timer, clock))
             self._asked.setdefault((server.current_term, timer.name), []).append(asked)
 
     def fired(self, server: Server, meta: CommandMeta, name: str, now_s: float) -> None:
-        """A server applies a timeout; whoever applies it first has it judged."""
+        """A server applies a timeout; its first application is judged."""
         if meta.index in self.judged:
             return
         self.judged[meta.index] = None
@@ -99,9 +99,9 @@ class Timeouts:
             before[-1].fired_at = meta.index
 
     def _judge(self, before: list[Asked], now_s: float) -> str:
-        """What is wrong with a timeout, if anything."""
+        """Say what is wrong with a timeout; empty if nothing is."""
         if not before:
-            return "a timeout that nobody had asked for in this leadership"
+            return "a timeout that the machine had not asked for in this leadership"
         last = before[-1]
         if last.due_s is None:
             return "a timer fires although it was cancelled"
@@ -110,14 +110,14 @@ class Timeouts:
         return "a timer fires before its time" if now_s < last.due_s - _GRAIN_S else ""
 
     def is_owed(self, leader: Server, name: str, now_s: float) -> bool:
-        """Whether a pending timer should have fired: its time is over, or this leader never set it."""
+        """Whether a pending timer should have fired: it is overdue, or this leader never set it."""
         asked = self._asked.get((leader.current_term, name))
         due_s = asked[-1].due_s if asked else None
         return due_s is None or due_s <= now_s
 
 
 def _due_s(timer: Timer, clock: BothClocks) -> float | None:
-    """When a timer is to fire, by the monotonic clock; None if it is cancelled."""
+    """When a timer must fire, by the monotonic clock; None if it is cancelled."""
     if timer.at_ms is not None:
         return clock.monotonic() + max(0, timer.at_ms - clock.wall_ms()) / 1000
     return None if timer.after_ms is None else clock.monotonic() + timer.after_ms / 1000

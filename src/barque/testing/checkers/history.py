@@ -1,13 +1,13 @@
-"""What clients did and were told, and whether one list could have told it: exact, in O(n log n).
+"""Judge a history of lists: could one object have given all these answers? Exact, in O(n log n).
 
-The object is a set of lists; an operation appends one element that nobody else appends, or reads
-a whole list. With unique elements every read fixes the order of what it shows, so there is
-nothing to search: the longest list gives each append its place, each read its slot, and
-linearizability is whether that order contradicts real time anywhere.
+The object is a set of lists. An operation appends one element, which no other operation appends, or reads a
+whole list. With unique elements every read fixes the order of the elements that it shows, so there is
+nothing to search: the longest list gives each append its place and each read its slot. The history is
+linearizable if that order nowhere contradicts real time.
 
-An operation whose outcome is unknown may take effect at any time after its call, or never.
-The place that an append was told is compared with what reads show; that of an append that no
-read shows is not used further. (The simulator ends with a read of every list, so none is left.)
+An operation with an unknown outcome may take effect at any time after its call, or never. The place that an
+append was told is compared with what reads show; otherwise the place of an append that no read shows is not
+used. (A simulation ends with a read of every list, so no such append is left.)
 """
 
 from collections.abc import Iterable
@@ -30,9 +30,9 @@ class Outcome(StrEnum):
 class Operation(msgspec.Struct):
     """One operation of one client. Times in virtual seconds.
 
-    `element` is what was appended, None for a read; `result` is what was read, or for an append
-    the length of the list after it, as far as the machine said. `epoch` is the incarnation of the object
-    that answered, for objects that are deleted and made anew.
+    `element` is the appended element, None for a read. `result` is the list that was read, or the length of
+    the list after an append, as far as the machine told it. `epoch` is the incarnation of the object that
+    answered, for objects that are deleted and created again.
     """
 
     client: str
@@ -46,7 +46,7 @@ class Operation(msgspec.Struct):
 
     @property
     def is_read(self) -> bool:
-        """Whether it only looks."""
+        """Whether it only reads."""
         return self.element is None
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Operation(msgspec.Struct):
 
 
 class Anomaly(NamedTuple):
-    """What no list could have told, and the operations that show it."""
+    """Answers that no list could have given, and the operations that show it."""
 
     text: str
     operations: tuple[Operation, ...]
@@ -66,9 +66,10 @@ class Anomaly(NamedTuple):
 
 
 def check_epochs(operations: list[Operation]) -> Anomaly | None:
-    """The first anomaly of an object that may have been deleted and made anew, within epochs and across.
+    """Find the first anomaly of an object that may be deleted and created again, within epochs and across.
 
-    What one epoch answered did not happen in another; what nobody answered may have happened in one of them.
+    An operation that one epoch answered did not happen in another. An unanswered operation may have happened
+    in one of them.
     """
     epochs = sorted({operation.epoch for operation in operations if operation.outcome is Outcome.OK})
     if len(epochs) < 2:
@@ -92,7 +93,7 @@ def _seen_from(epoch: int, operation: Operation) -> Operation:
 
 
 def check_history(operations: Iterable[Operation]) -> Anomaly | None:
-    """The first anomaly of a history, key by key; None if it is linearizable."""
+    """Find the first anomaly of a history, key by key. Returns None if the history is linearizable."""
     by_key: dict[str, list[Operation]] = {}
     for operation in operations:
         by_key.setdefault(operation.key, []).append(operation)
@@ -120,11 +121,11 @@ def _check_key(operations: list[Operation]) -> Anomaly | None:
         at = position.get(element)
         if at is not None:
             if isinstance(append.result, int) and append.result != at + 1:
-                text = f"an append was told place {append.result}, and stands at {at + 1}"
+                text = f"an append was told place {append.result}, but stands at {at + 1}"
                 return Anomaly(text, (append, *((longest,) if longest else ())))
             slotted.append((2 * at + 1, append.called, append))
         elif append.outcome is Outcome.OK:
-            # Nobody saw it: it can only stand behind everything that was seen.
+            # No read shows it: it can only come after everything that reads show.
             if isinstance(append.result, int) and append.result <= len(order) and longest is not None:
                 return Anomaly("an acknowledged append is not at its place", (append, longest))
             slotted.append((2 * len(order) + 1, append.called, append))
@@ -132,7 +133,7 @@ def _check_key(operations: list[Operation]) -> Anomaly | None:
 
 
 def _check_times(slotted: list[tuple[int, float, Operation]]) -> Anomaly | None:
-    """No operation may have returned before one that stands ahead of it was called."""
+    """No operation may have returned before the call of an operation that precedes it in the order."""
     latest: Operation | None = None
     for _, _, operation in sorted(slotted, key=lambda entry: entry[:2]):
         returned = operation.returned if operation.outcome is Outcome.OK else _NEVER

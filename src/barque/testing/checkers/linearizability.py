@@ -1,21 +1,21 @@
-"""Is a history linearizable? The search of Wing and Gong with Lowe's memory of what was tried.
+"""Search whether a history is linearizable: Wing and Gong's search with Lowe's memory of what was tried.
 
-An order of the operations is sought in which each takes effect between its call and its return
-and every answer is the model's. The search goes back when it is stuck, and never visits the
-same pair of (operations done, state) twice. Keys are independent objects, so each is searched alone.
+The search looks for an order of the operations in which each takes effect between its call and its return,
+and every answer is the model's. It goes back when it is stuck, and never visits the same pair of (operations
+done, state) twice. Keys are independent objects, so each is searched alone.
 
-Operations of unknown outcome may take effect at any time after their call, or never. They would
-double the search each; four rules keep it small, and
-`tests/testing_checkers` compares the result with a checker that has none of them:
+An operation with an unknown outcome may take effect at any time after its call, or never. Each would double
+the search. Four rules keep it small; `tests/testing_checkers` compares the result with that of a checker
+without any of these rules:
 
-- a read of unknown outcome says nothing, and is left out;
-- of unknown operations that ask for the same, the one that was called first goes first;
-- one that would change nothing now need not be done now;
-- one is done only for the sake of an answer: next (or after more of them) comes an operation
-  that was impossible without it. In a row of them none may undo its predecessor.
+- A read with an unknown outcome says nothing, and is left out.
+- Of several unknown operations that ask for the same, the one that was called first goes first.
+- An unknown operation that would change nothing now need not happen now.
+- An unknown operation happens only for the sake of an answer: next, or after more unknown operations, comes
+  an operation that was impossible without it. In a row of unknown operations none may undo the one before.
 
-Two more help with all operations: an order that the answers force (`Model.before`), and no step away
-from a state that somebody still has to see if nothing leads back to it (`Model.wants`).
+Two more rules help with all operations: an order that the answers force (`Model.before`), and no step away
+from a state that an operation still has to see if nothing leads back to it (`Model.wants`).
 """
 
 import math
@@ -31,12 +31,12 @@ from barque.testing.checkers.models import ANY, Model
 from barque.testing.checkers.records import Record
 
 CONFIGURATIONS_MAX = 300_000
-"""After so many for one key the checker gives up; about 100 MB."""
+"""The checker gives up after this many for one key; about 100 MB."""
 _SHRINKING_EACH, _SHRINKING_ALL = 2_000, 300_000
 
 
 class Answer(StrEnum):
-    """What a checker says."""
+    """The answer of a checker."""
 
     OK = "ok"
     VIOLATION = "violation"
@@ -44,7 +44,7 @@ class Answer(StrEnum):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The result. `window` are the operations that cannot all be true, of the key that `text` names."""
+    """The result. `window` holds the operations that cannot all be true, of the key that `text` names."""
 
     answer: Answer
     configurations: int
@@ -58,7 +58,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def check(records: Iterable[Record], model: Model, configurations_max: int = CONFIGURATIONS_MAX) -> Verdict:
-    """Whether the history of every key is one of this model's: the first violation, or else what it is."""
+    """Check the history of every key against the model. Returns the first violation, if there is one."""
     by_key: dict[str, list[Record]] = {}
     for record in records:
         by_key.setdefault(record.key, []).append(record)
@@ -80,7 +80,7 @@ def check(records: Iterable[Record], model: Model, configurations_max: int = CON
 
 
 def timeline(records: Sequence[Record]) -> Iterator[str]:
-    """Operations with their times in milliseconds since the first call."""
+    """Describe operations with their times in milliseconds since the first call."""
     start = min((record.call for record in records), default=0)
     for record in sorted(records, key=lambda r: r.call):
         end = "…" if record.returned is None else f"{(record.returned - start) / 1e6:.3f}"
@@ -88,7 +88,7 @@ def timeline(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _relevant(records: Iterable[Record], model: Model) -> list[Record]:
-    """Without what was refused, and without reads that nobody answered; in the order of the calls."""
+    """Leave out refused operations and unanswered reads; order the others by their calls."""
     kept = [
         record
         for record in records
@@ -98,7 +98,7 @@ def _relevant(records: Iterable[Record], model: Model) -> list[Record]:
 
 
 class _Node(NamedTuple):
-    """Where the search stands. `base` and `last` are set while unknown operations wait for their purpose."""
+    """A position of the search. `base` and `last` are set while unknown operations wait for their purpose."""
 
     mask: int
     state: Any
@@ -108,7 +108,7 @@ class _Node(NamedTuple):
 
 
 class _Search:
-    """The operations of one key as arrays, and a list of those that are not done yet, in call order."""
+    """The operations of one key as arrays, and a list of the operations to do, in order of their calls."""
 
     def __init__(self, operations: Sequence[Record], model: Model) -> None:
         self.model = model
@@ -116,37 +116,37 @@ class _Search:
         self.count = count = len(operations)
         self.known = [o.outcome is Outcome.OK for o in operations]
         self.returns = [math.inf if o.returned is None else o.returned for o in operations]
-        self.first = [0] * count  # mask of the operations that must be done before
+        self.first = [0] * count  # mask of the operations that must come before
         for first, second in model.before(operations):
             self.first[second] |= 1 << first
         self.kinds = [msgspec.json.encode((o.f, o.value)) for o in operations]
         self.wants = [model.wants(o) if o.outcome is Outcome.OK else ANY for o in operations]
         self.makes = [model.makes(o) for o in operations]
-        self.wanted, self.made = Counter(self.wants), Counter(self.makes)  # by what is not done yet
+        self.wanted, self.made = Counter(self.wants), Counter(self.makes)  # counted over the operations to do
         self.after = [*range(1, count + 1), 0]  # a ring; `count` is its head
         self.behind = [count, *range(count)]
 
     def remove(self, i: int) -> None:
-        """This one is done."""
+        """Take an operation as done."""
         after, behind = self.after[i], self.behind[i]
         self.after[behind], self.behind[after] = after, behind
         self.wanted[self.wants[i]] -= 1
         self.made[self.makes[i]] -= 1
 
     def put_back(self, i: int) -> None:
-        """It is not, after all; in the reverse order of `remove`."""
+        """Take it back, in the reverse order of `remove`."""
         self.after[self.behind[i]] = self.behind[self.after[i]] = i
         self.wanted[self.wants[i]] += 1
         self.made[self.makes[i]] += 1
 
     def _is_dead_end(self, i: int, old: Any, new: Any) -> bool:
-        """Does this step leave a state that others still want, and to which no way leads back?"""
+        """Whether this step leaves a state that others still need and that nothing leads back to."""
         if old == new or self.wanted[old] <= int(self.wants[i] == old):
             return False
         return self.made[old] <= int(self.makes[i] == old)
 
     def next_nodes(self, node: _Node) -> list[tuple[int, _Node]]:
-        """What may come next: known operations, the most urgent first, then unknown ones."""
+        """List what may come next: known operations, the most urgent first, then unknown ones."""
         known: list[tuple[float, int, _Node]] = []
         unknown: list[tuple[int, _Node]] = []
         kinds: set[bytes] = set()
@@ -175,7 +175,7 @@ class _Search:
         if answer != operation.result or self._is_dead_end(i, node.state, state):
             return None
         if node.needy and self.model.apply(node.base, operation.f, operation.value)[1] == answer:
-            return None  # it could have come before those unknown ones, or without them
+            return None  # it could have come before those unknown operations, or without them
         return _Node(node.mask | 1 << i, state)
 
     def _unknown(self, i: int, node: _Node) -> _Node | None:
@@ -190,7 +190,7 @@ class _Search:
 
 
 def _search(operations: Sequence[Record], model: Model, limit: int) -> tuple[Answer, int]:
-    """Depth first. Returns the answer and how many configurations were visited."""
+    """Search depth first. Returns the answer and how many configurations were visited."""
     search = _Search(operations, model)
     left = sum(search.known)
     node = _Node(0, model.initial)
@@ -222,7 +222,7 @@ def _search(operations: Sequence[Record], model: Model, limit: int) -> tuple[Ans
 
 
 def _explain(key: str, operations: list[Record], model: Model, explored: int, limit: int) -> Verdict:
-    """The shortest prefix that fails, and of it the answers that contradict each other."""
+    """Find the shortest prefix that fails, and in it the answers that contradict each other."""
     returns = sorted(o.returned for o in operations if o.returned is not None)
     low, high = 1, len(returns)  # the prefix up to the return `high` fails
     while low < high:
@@ -244,18 +244,18 @@ def _explain(key: str, operations: list[Record], model: Model, explored: int, li
 
 
 def _blame_refusals(verdict: Verdict, records: list[Record], model: Model, limit: int) -> Verdict:
-    """Say so if there would be no contradiction, had something taken effect that was refused."""
+    """Add a note if there would be no contradiction, had a refused operation taken effect."""
     refused = [record for record in records if record.outcome is Outcome.FAIL]
     perhaps = [weak for record in refused if (weak := _weaken(record, model)) is not None]
     operations = sorted([*_relevant(records, model), *perhaps], key=lambda record: record.call)
     if not perhaps or _search(operations, model, limit)[0] is not Answer.OK:
         return verdict
-    text = f"{verdict.text[:-1]}; all is explained if something took effect that was refused:"
+    text = f"{verdict.text[:-1]}; there is no contradiction if a refused operation took effect:"
     return msgspec.structs.replace(verdict, text=text)
 
 
 def _prefix(operations: Iterable[Record], end: int, model: Model) -> list[Record]:
-    """The history as it was known at that moment: what returned later had no answer yet."""
+    """The history as it was known at that moment: later returns have no answer yet."""
     called = [o for o in operations if o.call <= end]
     return [
         kept
@@ -265,14 +265,14 @@ def _prefix(operations: Iterable[Record], end: int, model: Model) -> list[Record
 
 
 def _weaken(operation: Record, model: Model) -> Record | None:
-    """The same without its answer: every order that was valid stays valid."""
+    """The same operation without its answer: every order that was valid stays valid."""
     if operation.f in model.reads:
         return None
     return msgspec.structs.replace(operation, returned=None, outcome=Outcome.UNKNOWN, result=None)
 
 
 def _shrink(operations: list[Record], model: Model) -> tuple[list[Record], int]:
-    """The answers without which there is no contradiction, and what it took to find them."""
+    """Find the answers without which there is no contradiction, and the number of configurations it took."""
     now: list[Record | None] = list(operations)
     needed, spent = [], 0
     for i, operation in enumerate(operations):

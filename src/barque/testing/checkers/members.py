@@ -1,12 +1,11 @@
-"""Observers of membership: who belongs to a cluster, who has left it, what the directory says of both."""
+"""Checkers of membership: which servers belong to a cluster, which have left, and what the directory says."""
 
 from collections.abc import Iterable
 
 import msgspec
 
 from barque.core.entries import EntryBatch, decode_cluster
-from barque.core.peers import records_of
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server, records_of
 from barque.runtime.node import Node
 from barque.runtime.tombstones import TOMBSTONES
 from barque.testing.checkers.safety import Report, Violation
@@ -16,9 +15,9 @@ Records = tuple[MemberRecord, ...]
 
 
 class Configurations:
-    """I22: one change at a time, after an entry of the leader's term; majorities meet; none is forgotten.
+    """I22: one change at a time, after an entry of the leader's term; majorities overlap; none is forgotten.
 
-    From the entries that leaders send: a configuration counts from the moment it is in a log.
+    It reads the entries that leaders send: a configuration counts as soon as it is in a log.
     """
 
     def __init__(self, report: Report) -> None:
@@ -26,7 +25,7 @@ class Configurations:
         self._known: dict[IndexTerm, Records] = {}
 
     def sent(self, leader: Server, batch: EntryBatch) -> None:
-        """A configuration travels for the first time."""
+        """A leader sends a configuration for the first time."""
         position = IndexTerm(batch.first_index, batch.term)
         records = decode_cluster(batch.body)
         known = self._known.get(position)
@@ -50,14 +49,16 @@ class Configurations:
         one, other = voters(old, records), voters(records, old)
         if len(one) // 2 + 1 + len(other) // 2 + 1 <= len({*one, *other}):
             states = (f"before, at {before}: {old}", f"at {position}: {records}")
-            self._report(Violation("membership (I22)", "two majorities need not meet", states))
+            self._report(
+                Violation("membership (I22)", "majorities before and after need not overlap", states)
+            )
 
     def _violated(self, text: str, state: str, leader: Server) -> None:
         states = (state, f"{leader.id} has committed up to {leader.commit_index}")
         self._report(Violation("membership (I22)", text, states))
 
     def _last_before(self, server: Server, limit: IndexTerm | None) -> IndexTerm | None:
-        """The last configuration that this log holds (before `limit`), of those that were ever sent."""
+        """The last configuration in this log (before `limit`), of those that were ever sent."""
         held = [
             position
             for position in self._known
@@ -67,11 +68,11 @@ class Configurations:
         return max(held, key=lambda position: position.index, default=None)
 
     def restarted(self, server: Server) -> None:
-        """A server goes by the last configuration in its log, committed or not."""
+        """A server has restarted: it must use the last configuration in its log, committed or not."""
         last = self._last_before(server, None)
         found = server.cluster_index_term
         if last is None or found.index > last.index:
-            return  # what it goes by has never left it
+            return  # its configuration was never sent
         if found != last or not same(self._known[last], records_of(server.cluster)):
             states = (
                 f"its log holds, at {last}: {self._known[last]}",
@@ -81,7 +82,7 @@ class Configurations:
             self._report(Violation("membership (I22)", text, states))
 
     def named(self, leader: Server) -> set[Uid]:
-        """All who belong, or once belonged, to the cluster by what this leader has committed."""
+        """The uids of all present and former members, by what this leader has committed."""
         found = {record.uid for record in initial_records(leader) if record.uid is not None}
         for position, records in self._known.items():
             committed = position.index <= leader.commit_index
@@ -96,7 +97,7 @@ def initial_records(server: Server) -> Records:
 
 
 def same(one: Records, other: Records) -> bool:
-    """Whether two configurations say the same, in whatever order."""
+    """Whether two configurations are equal, in any order."""
     return sorted(one, key=_by_id) == sorted(other, key=_by_id)
 
 
@@ -105,7 +106,7 @@ def _by_id(record: MemberRecord) -> ServerId:
 
 
 def voters(records: Records, others: Records) -> list[tuple[ServerId, Uid | None]]:
-    """Who votes. A member without a known uid is the one of that address in `others`, if there is one."""
+    """The voters. A voter without a known uid takes the uid of the same address in `others`, if any."""
     uids = {record.id: record.uid for record in others}
     return [
         (record.id, uids.get(record.id) if record.uid is None else record.uid)
@@ -124,7 +125,7 @@ class Departed(msgspec.Struct, frozen=True):
 
 
 class Departures:
-    """I23: who was removed or deleted stays away: it does not run, speak or start again."""
+    """I23: a removed or deleted server does not run, send or start again."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -138,7 +139,7 @@ class Departures:
             self._deleted[departed.node, departed.cluster_id] = departed
 
     def lives(self, server: Server, doing: str) -> None:
-        """A server starts, speaks, or takes up a role."""
+        """A server starts, sends, or takes up a role."""
         if not self._gone:
             return
         known = self._gone.get(server.cfg.uid) or self._deleted.get((server.id.node, server.cfg.cluster_id))
@@ -147,18 +148,18 @@ class Departures:
             self._report(Violation("the removed stay away (I23)", "a server is back", states))
 
     def is_deleted(self, cluster_id: str) -> bool:
-        """Whether some node has buried the whole cluster: then its end is committed."""
+        """Whether a node has a tombstone of the whole cluster, so that its end is committed."""
         return any(deleted == cluster_id for _, deleted in self._deleted)
 
 
 def check_registry(node: Node, folders: Iterable[str], *, finished: bool) -> Violation | None:
-    """I24: one name, one uid, one directory, and nothing that belongs to nobody.
+    """I24: each name has one uid and one directory, and every directory belongs to a server.
 
-    `folders` is what `servers/` holds and has a config; `finished`: no deletion may be under way any more.
+    `folders` are the directories in `servers/` that hold a config. `finished`: no deletion is under way.
     """
     system = node.system
     if not finished and system.failure is not None:
-        return None  # a deletion may wait for the disk
+        return None  # a deletion may still wait for the disk
     records = {name: record.uid for name, record in system.directory.records.items()}
     running = {name: process.server.cfg.uid for name, process in system.processes.items()}
     dying = set() if finished else system.directory.unfinished
@@ -172,11 +173,11 @@ def check_registry(node: Node, folders: Iterable[str], *, finished: bool) -> Vio
     )
     uids = set(records.values())
     if records != running or len(uids) != len(records):
-        text = "other servers run than are recorded"
+        text = "the running servers are not the recorded servers"
     elif there != uids:
         text = "folders and records differ"
     elif not logged <= uids:
-        text = "there are data of nobody"
+        text = "some data belong to no server"
     else:
         return None
     return Violation("directory and registry agree (I24)", f"{node.name}: {text}", states)

@@ -1,7 +1,7 @@
-"""Sequential objects to compare histories with: what each operation does and answers, alone.
+"""Sequential objects to compare histories with: what each operation does and answers.
 
-A model shares no code with any state machine. Its state can be hashed; `apply` returns the next
-state and the answer, and does not change the state it was given.
+A model shares no code with any state machine. Its state is hashable. `apply` returns the next state and the
+answer, and does not change the state that it was given.
 """
 
 from bisect import bisect_left
@@ -24,30 +24,30 @@ class Model(Protocol):
     """The operations that never change anything."""
 
     def apply(self, state: Any, f: str, value: Any) -> tuple[Any, Any]:
-        """The state after this operation, and its answer. Raises `ValueError` for an unknown `f`."""
+        """Return the state after this operation, and its answer. Raises `ValueError` for an unknown `f`."""
         ...
 
     def before(self, operations: Sequence[Record]) -> list[tuple[int, int]]:
-        """Pairs (first, second) of which every valid order has `first` first, if it has `second`.
+        """Pairs (first, second): every valid order that has `second` has `first` before it.
 
-        Only what follows from the answers; real time is the checker's. It may be empty: it saves work.
+        The pairs follow from the answers only; the checker adds real time. They may be empty: they save work.
         """
         ...
 
     def wants(self, operation: Record) -> Any:
-        """The only state in which this known operation gives its answer, or `ANY`. Saves work, too."""
+        """The only state in which this known operation gives its answer, or `ANY`. It saves work as well."""
         ...
 
     def makes(self, operation: Record) -> Any:
-        """The only other state to which this operation can lead, whatever it began with, or `ANY`.
+        """The only other state to which this operation can lead, from any state, or `ANY`.
 
-        A model whose operations may all be `ANY` here must say `ANY` to every `wants`.
+        A model that returns `ANY` here for all operations must return `ANY` for every `wants`.
         """
         ...
 
 
 class Register:
-    """`write v`, `read` → v or null, `cas [expected, new]` → whether it swapped, `delete` → whether it was.
+    """`write v`, `read` → v or null, `cas [expected, new]` → if it swapped, `delete` → if it existed.
 
     A register that was never written, or was deleted, reads as null; `cas [null, v]` writes only then.
     """
@@ -71,11 +71,11 @@ class Register:
         raise ValueError(f"a register has no {f!r}")
 
     def before(self, operations: Sequence[Record]) -> list[tuple[int, int]]:
-        """Nothing is known in advance: a value may be written twice."""
+        """No pairs: a value may be written twice."""
         return []
 
     def wants(self, operation: Record) -> Any:
-        """What was read, or swapped."""
+        """The value that was read or swapped."""
         if operation.f == "read":
             return operation.result
         if operation.f == "cas" and operation.result is True:
@@ -83,7 +83,7 @@ class Register:
         return None if operation.f == "delete" and operation.result is False else ANY
 
     def makes(self, operation: Record) -> Any:
-        """What it writes."""
+        """The value that it writes."""
         match operation.f:
             case "write":
                 return operation.value
@@ -111,15 +111,15 @@ class Counter:
         raise ValueError(f"a counter has no {f!r}")
 
     def before(self, operations: Sequence[Record]) -> list[tuple[int, int]]:
-        """Nothing is known in advance."""
+        """No pairs."""
         return []
 
     def wants(self, operation: Record) -> Any:
-        """No use is made of it."""
+        """Not used."""
         return ANY
 
     def makes(self, operation: Record) -> Any:
-        """No use is made of it."""
+        """Not used."""
         return ANY
 
 
@@ -146,7 +146,7 @@ class Set:
         raise ValueError(f"a set has no {f!r}")
 
     def before(self, operations: Sequence[Record]) -> list[tuple[int, int]]:
-        """A read that lacks an element nobody removes comes before every `add` of it."""
+        """A read without an element that nobody removes comes before every `add` of it."""
         removed = {o.value for o in operations if o.f == "remove"}
         adds = [(i, o.value) for i, o in enumerate(operations) if o.f == "add" and o.value not in removed]
         pairs = []
@@ -157,11 +157,11 @@ class Set:
         return pairs
 
     def wants(self, operation: Record) -> Any:
-        """No use is made of it."""
+        """Not used."""
         return ANY
 
     def makes(self, operation: Record) -> Any:
-        """No use is made of it."""
+        """Not used."""
         return ANY
 
 

@@ -1,4 +1,25 @@
-"""Who looks at a run: one observer for each cluster, with all the checkers of it."""
+"""The observers of a run: they see what servers do, and hand it to the checkers.
+
+There is one `ClusterObserver` for each cluster id. `sim.host` calls it whenever a server sends a message
+(`sent`), takes up a role (`role`), applies a command (`applied`) or restarts (`restarted`). These calls come
+from outside the code under test: the outlets, the transport and the machine of a simulated node report them.
+The observer passes each event to the checkers that it concerns:
+
+| checker | judges |
+|---|---|
+| `safety.Elections` | one leader and one vote a term, terms that only grow (I1 to I3) |
+| `safety.LogMatching` | index and term determine an entry (I5) |
+| `safety.Committed` | one command an index, in order, held by later leaders (I6, I7, I9) |
+| `safety.Durability` | claims, votes and commits against the disks (I8, I11, I12) |
+| `members.Configurations` | changes of members (I22) |
+| `members.Departures` | removed and deleted servers stay away (I23) |
+| `effects.Messages`, `effects.Timeouts` | effects of machines (I21) |
+
+A checker reports a `Violation`, and the first violation ends the run. All clusters share `Durability` and
+`Departures`, since several clusters live on one disk. Other checkers do not depend on these events:
+`reports` asks nodes about themselves, `resources` and `members.check_registry` look at nodes that stop or
+rest, and `sim.operations` judges the clients' histories.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +33,7 @@ from barque.core.messages import (
     RequestVoteResult,
     RequestVoteRpc,
 )
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.machine.machine import CommandMeta
 from barque.testing.checkers.effects import Messages, Timeouts
 from barque.testing.checkers.members import Configurations, Departures
@@ -30,7 +51,7 @@ from barque.types import IndexTerm, ServerId
 
 
 class ClusterObserver:
-    """All checkers of one cluster; whoever runs it tells what happens."""
+    """All checkers of one cluster. The hosts tell it what happens."""
 
     def __init__(self, report: Report, durability: Durability, departures: Departures) -> None:
         self.elections = Elections(report)
@@ -53,7 +74,7 @@ class ClusterObserver:
         }
 
     def sent(self, server: Server, to: ServerId, message: object) -> None:
-        """A server gives a message to the transport; it counts whether or not it arrives."""
+        """A server hands a message to the transport. It counts whether or not it arrives."""
         look = self._looks.get(type(message))
         if look is not None:
             self.departures.lives(server, "speaks")
@@ -72,7 +93,7 @@ class ClusterObserver:
         if reply.success:
             self.elections.speaks(incarnation(server), reply.term)
         position = IndexTerm(reply.last_index, reply.last_term)
-        # Nor does it promise anything to say what is on the disk to a leader that has other entries there.
+        # Neither does a report to a leader that has other entries at this position.
         leader = self._servers.get(to)
         shared = leader is not None and leader.log.fetch_term(position.index) == position.term
         promised_in = reply.term if reply.success and shared else None
@@ -97,18 +118,18 @@ class ClusterObserver:
         self.elections.speaks(incarnation(server), reply.term)
 
     def role(self, server: Server) -> None:
-        """A server has taken up a role, or found a leader."""
+        """A server has taken up a role, or has learned of a leader."""
         self.departures.lives(server, f"is {server.raft_state}")
         if server.raft_state is RaftState.LEADER:
             self.elections.leads(incarnation(server), server.current_term)
             self.committed.leader(server)
 
     def applied(self, server: Server, uid_of: UidOf, meta: CommandMeta, command: str) -> None:
-        """A server applies a command. `uid_of` knows the members that no configuration names yet."""
+        """A server applies a command. `uid_of` knows members that no configuration names with a uid."""
         first = self.committed.applied(str(server.id), meta.index, meta.term, command, server.current_term)
         if first and self.departures.is_deleted(server.cfg.cluster_id):
             states = (f"{server.id} commits {command} at {meta.index} in {server.cfg.cluster_id}",)
-            self._report(Violation("the removed stay away (I23)", "a deleted cluster goes on", states))
+            self._report(Violation("the removed stay away (I23)", "a deleted cluster commits", states))
         if first and server.raft_state is RaftState.LEADER:
             voters = [(member, peer.uid) for member, peer in server.cluster.items() if peer.voter]
             known = [(member.node, uid or uid_of(member)) for member, uid in voters]
@@ -116,7 +137,7 @@ class ClusterObserver:
             self.durability.committed(meta.index, meta.term, holders, len(voters) // 2 + 1)
 
     def restarted(self, server: Server) -> None:
-        """A server has recovered what was on its disk."""
+        """A server has recovered from its disk."""
         self.departures.lives(server, "starts again")
         self._servers[server.id] = server
         self.elections.restarted(incarnation(server), server.current_term)
@@ -125,7 +146,7 @@ class ClusterObserver:
 
 
 class Observers:
-    """An observer for each cluster that there ever was, by its id, and the disks that all look at."""
+    """An observer for each cluster that ever existed, by id, and the checkers that all of them share."""
 
     def __init__(self, report: Report, durability: Durability) -> None:
         self.durability = durability
@@ -134,7 +155,7 @@ class Observers:
         self._all: dict[str, ClusterObserver] = {}
 
     def of(self, server: Server) -> ClusterObserver:
-        """Whoever watches the cluster of this server."""
+        """The observer of this server's cluster."""
         known = self._all.get(server.cfg.cluster_id)
         if known is None:
             known = self._all[server.cfg.cluster_id] = ClusterObserver(
@@ -143,7 +164,7 @@ class Observers:
         return known
 
     def all(self) -> list[ClusterObserver]:
-        """Of all clusters that there were."""
+        """The observers of all clusters that ever existed."""
         return list(self._all.values())
 
     @property

@@ -1,7 +1,7 @@
-"""Putting a function in the place of another, wherever a package holds it.
+"""Replace a function by another one in every place where a package holds it.
 
-A name that is imported into another module, and a row of a role's table, are references of their
-own: to replace the attribute of one module alone would change nothing for the others.
+A name that is imported into another module, and a row of a role's table, are references of their own. A
+patch of one module's attribute would leave these as they are.
 """
 
 import sys
@@ -16,10 +16,10 @@ CORE = "barque.core"
 def replace(
     original: Callable[..., Any], other: Callable[..., Any], *, package: str = CORE
 ) -> Iterator[None]:
-    """Swap a function in every module and every table of a package, and put it back afterwards.
+    """Replace a function in every module and every table of a package, and put it back afterwards.
 
-    Modules that are imported later are not looked at. Raises `LookupError` if nobody refers to
-    `original`: a change that changes nothing would prove nothing.
+    Modules that are imported later keep the original. Raises `LookupError` if nothing refers to `original`:
+    a patch that changes nothing would prove nothing.
     """
     held = [(place, key) for place in _places(package) for key, value in place.items() if value is original]
     if not held:

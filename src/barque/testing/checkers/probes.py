@@ -1,6 +1,6 @@
-"""Was this rare path ever taken? Counted from outside: the code under test knows nothing of it.
+"""Count from outside how often a run takes each rare path; the code under test does not know of it.
 
-A campaign that never reached a path has proved nothing about it. `rare_paths` lists what to look for.
+A campaign that never took a path has proved nothing about it. `rare_paths` lists the paths.
 """
 
 import functools
@@ -15,7 +15,7 @@ from barque.testing.checkers.patching import replace
 from barque.testing.checkers.rare_paths import RARE_PATHS, RarePath
 
 PROBES: dict[str, RarePath] = {path.text: path for path in RARE_PATHS}
-"""All of them, by what they say."""
+"""All rare paths, by their text."""
 
 
 @contextmanager
@@ -30,9 +30,9 @@ def watched() -> Iterator[Counter[str]]:
 
 
 def _counted(where: str, paths: list[RarePath], reached: Counter[str]) -> Any:
-    """A patch that counts the calls of one function that are of interest."""
+    """Patch one function so that the calls that take one of these paths are counted."""
     module_name, _, name = where.partition(":")
-    module = sys.modules[f"barque.{module_name}"]  # the simulators have loaded everything
+    module = sys.modules[f"barque.{module_name}"]  # the simulators have imported every module
     owner, _, method = name.rpartition(".")
     if owner:
         holder = getattr(module, owner)
@@ -45,7 +45,7 @@ def _counted(where: str, paths: list[RarePath], reached: Counter[str]) -> Any:
 def _counting(
     function: Callable[..., Any], paths: list[RarePath], reached: Counter[str]
 ) -> Callable[..., Any]:
-    """The same function; it says when one of these paths is taken."""
+    """Wrap a function so that it counts the paths that its calls take."""
 
     @functools.wraps(function)
     def counting(*args: Any, **named: Any) -> Any:

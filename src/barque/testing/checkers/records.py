@@ -1,6 +1,6 @@
 """Histories as lines of JSON: what clients called, when, and what they were told.
 
-Page: docs/reference/history-format.md. The codec is pure; whoever has a file hands in its lines.
+docs/reference/history-format.md describes the format. The codec is pure: the caller hands in the lines.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,24 +15,24 @@ _encoder = msgspec.json.Encoder()
 
 
 class BadHistory(BarqueError):
-    """A line is no operation. The message says which line and what is wrong with it."""
+    """A line is not an operation. The message says which line, and what is wrong with it."""
 
 
 class Record(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """One operation. Times in nanoseconds since some moment that the whole history shares.
+    """One operation. Times in nanoseconds since a moment that the whole history shares.
 
-    `value` is what was asked for, `result` what was answered; which they are depends on `f`.
-    An operation of unknown outcome has no `returned`: it may take effect at any later time, or never.
+    `value` is what the client asked for, `result` the answer; `f` says what they mean. An operation with an
+    unknown outcome has no `returned`: it may take effect at any later time, or never.
     """
 
     process: str
     f: str
     key: str
-    value: Any = None  # any JSON value: `f` decides
+    value: Any = None  # any JSON value; `f` says what it means
     call: int
     returned: int | None = msgspec.field(default=None, name="return")
     outcome: Outcome
-    result: Any = None  # likewise
+    result: Any = None  # any JSON value
     error: str = ""
 
     def __str__(self) -> str:
@@ -47,12 +47,12 @@ def _text(value: Any) -> str:
 
 
 def encode_record(record: Record) -> bytes:
-    """One line, with its newline."""
+    """Encode one operation as a line, with its newline."""
     return _encoder.encode(record) + b"\n"
 
 
 def read_records(lines: Iterable[bytes]) -> Iterator[Record]:
-    """The operations of a history, in the order of its lines. Raises `BadHistory`."""
+    """Decode the operations of a history, in the order of its lines. Raises `BadHistory`."""
     decoder = msgspec.json.Decoder(Record)
     for number, line in enumerate(lines, 1):
         try:
@@ -67,9 +67,9 @@ def read_records(lines: Iterable[bytes]) -> Iterator[Record]:
 
 
 def as_list_operations(records: Iterable[Record]) -> list[Operation]:
-    """A list-append history (`append` and `read`) as the exact checker of `history` takes it.
+    """Convert a list-append history (`append` and `read`) for the exact checker of `history`.
 
-    Times become seconds. An acknowledged append's result is its place in the list.
+    Times become seconds. The result of an acknowledged append is its place in the list.
     """
     operations = []
     for record in records:

@@ -1,8 +1,8 @@
-"""I32: what a node reports of its members is so: by disks, by the wire, and by what clients did."""
+"""I32: a node reports the truth about its members, judged by disks, messages and clients' histories."""
 
 from typing import TYPE_CHECKING, Any
 
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.runtime import reporting
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers.history import Outcome
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from barque.testing.sim.simulator import Simulation
 
 EVERY_S = 1.0
-"""The mean time between two looks at one node, while there are faults."""
+"""The mean time between two checks of one node, while there are faults."""
 _GAUGES = {
     "term": "current_term",
     "commit_index": "commit_index",
@@ -24,19 +24,19 @@ _GAUGES = {
     "last_index": "last_index",
     "last_written_index": "last_written_index",
 }
-"""Counters that say where a server stands, and the fields of its status that say the same."""
+"""Counters that tell a server's position, with the fields of its status that tell the same."""
 
 
 class Reports:
-    """Asks a node now and then amid the faults, and all of them in the end."""
+    """Asks one node now and then under faults, and all nodes in the end."""
 
     def __init__(self, sim: "Simulation") -> None:
         self._sim = sim
         self._rng = sim.rng("reports")
-        self._committed: list[tuple[Server, Index, Term]] = []  # where somebody said it was committed
+        self._committed: list[tuple[Server, Index, Term]] = []  # called committed, and by whom
 
     def begin(self) -> None:
-        """Look again after a while, until the faults are over."""
+        """Check one node after a while, again and again until the faults are over."""
         self._sim.loop.later(self._rng.expovariate(1 / EVERY_S), self._look)
 
     def _look(self) -> None:
@@ -51,7 +51,7 @@ class Reports:
                 self._judge(host, process)
 
     def _judge(self, host: "Host", process: ServerProcess) -> dict[str, Any]:
-        """What holds of every member at any time."""
+        """Check what holds of every member at any time."""
         said, server = reporting.cluster_overview(process), process.server
         observer = self._sim.observers.of(server)
         written = IndexTerm(said["last_written_index"], said["last_written_term"])
@@ -60,7 +60,7 @@ class Reports:
             self._lies(said, f"it says {written} is written; on its disk is term {kept}")
         if said["current_term"] < observer.elections.promised(incarnation(server)):
             self._lies(said, "it has spoken in a later term")
-        # A question that raises the term (a pre-vote) is no reason to forget who led until now.
+        # A request that raises the term (a pre-vote) is no reason to forget the last leader.
         leaders = observer.elections.leaders_until(said["current_term"])
         if said["leader"] is not None and said["leader"] not in leaders:
             self._lies(said, f"until this term only these have led: {', '.join(leaders)}")
@@ -75,7 +75,7 @@ class Reports:
         return said
 
     def finish(self, clusters: list["SimCluster"], settled_s: float) -> None:
-        """All is well: everybody knows everything, and the leader has counted its work."""
+        """Check all nodes at rest: everybody knows everything, and the leader has counted its work."""
         for cluster in clusters:
             owed, leader = cluster.owed() or (), cluster.leader()
             for host in self._sim.hosts:
@@ -86,7 +86,7 @@ class Reports:
                 self._judge_committed(leader)
 
     def _judge_committed(self, leader: Server) -> None:
-        """What anybody said is committed has stayed."""
+        """Check that every position that a server called committed has stayed."""
         for server, index, term in self._committed:
             if server.cfg.cluster_id == leader.cfg.cluster_id and leader.log.fetch_term(index) != term:
                 text = f"{server.id} said {index} of term {term} is committed; {leader.id} does not have it"
@@ -110,10 +110,10 @@ class Reports:
     def _judge_leader(
         self, cluster: "SimCluster", said: dict[str, Any], observer: ClusterObserver, settled_s: float
     ) -> None:
-        """It has led since it started, so it has counted what was done in its term, or more."""
+        """Check that the leader has counted at least the work of its own term."""
         history = [operation for client in cluster.clients for operation in client.history]
         reads = [o for o in history if o.called > settled_s and o.outcome is Outcome.OK and o.is_read]
-        entries, timeouts = observer.committed.entries, observer.timeouts.judged  # these nobody sent
+        entries, timeouts = observer.committed.entries, observer.timeouts.judged  # no client sent these
         terms = [term for index, (term, _, _) in entries.items() if index not in timeouts]
         commands = terms.count(said["current_term"])
         least = {"elections": 1, "commands": commands, "consistent_queries": len(reads)}

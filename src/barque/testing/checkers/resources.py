@@ -1,4 +1,4 @@
-"""Bounded resources (I27): who was stopped leaves nothing behind, and who is at rest has no queues."""
+"""I27, bounded resources: a stopped node leaves nothing behind, and a node at rest has empty queues."""
 
 from barque.runtime.node import Node
 from barque.runtime.reporting import node_status
@@ -7,26 +7,26 @@ from barque.testing.sim.disk import SimDisk
 from barque.testing.sim.loop import VirtualProcess
 
 FILES_MAX = 3
-"""The lock, the newest file of the log and of the meta store; others are open for a moment only."""
+"""The lock and the newest files of the log and of the meta store; other files are open only briefly."""
 
 
 def judge_stop(name: str, disk: SimDisk, process: VirtualProcess) -> Violation | None:
-    """What is still there some time after `Node.stop` has returned: open files, locks, tasks, timers."""
+    """Judge what is left some time after `Node.stop` has returned: open files, locks, tasks, timers."""
     tasks = [f"task {task.get_coro()}" for task in process.tasks if not task.done()]
     left = (*map(repr, disk.handles), *tasks, *map(repr, process.loop.timers_of(process)))
     return Violation("nothing is left behind (I27)", f"{name} has stopped", left) if left else None
 
 
 def judge_refusal(name: str, disk: SimDisk) -> Violation | None:
-    """What is still open when `Node.start` has refused: a program may try again, for days."""
+    """Judge what is still open after `Node.start` has refused: a program may try again for days."""
     left = tuple(map(repr, disk.handles))
     return Violation("nothing is left behind (I27)", f"{name} did not start", left) if left else None
 
 
 def judge_bounds(node: Node, disk: SimDisk) -> Violation | None:
-    """What no fault may exceed: the commands that wait, and the files that are open.
+    """Judge what no fault may exceed: the number of waiting commands and of open files.
 
-    A request to change members waits for one answer more, and is no command of a client.
+    A request to change members waits for one more answer, and is not a client's command.
     """
     waiting, config = node.front.overview(), node.config
     over = [
@@ -42,9 +42,9 @@ def judge_bounds(node: Node, disk: SimDisk) -> Violation | None:
 
 
 def judge_rest(node: Node, connected: int) -> Violation | None:
-    """What still waits on a node after all have heard of everything and all that was sent has arrived.
+    """Judge what still waits on a node when every call has ended and every message has arrived.
 
-    `connected` is how many clients really are.
+    `connected` is the true number of its clients.
     """
     status = node_status(node)
     front = {name: count for name, count in status["front"].items() if count}

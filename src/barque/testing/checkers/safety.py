@@ -1,7 +1,8 @@
-"""Observers: they see every message, every applied entry and every disk, and share no code with Raft.
+"""The checkers of Raft's safety: elections, logs, commits, and what the disks hold.
 
-Each property has the number that the reliability notes give it (I1 to I32). A checker remembers
-what it saw for the whole run, over all restarts, so what a server forgets the checker does not.
+A checker sees messages, applied commands and disks, and shares no code with Raft. Each property has a number
+(I1 to I32, docs/explanation/simulation.md). A checker remembers what it has seen for the whole run, so it
+still knows what a server forgets in a restart.
 """
 
 import random
@@ -14,7 +15,7 @@ from barque.core.entries import EntryBatch, decode_head, payloads_of
 from barque.core.messages import (
     AppendEntriesRpc,
 )
-from barque.core.server import Server
+from barque.core.state import Server
 from barque.log.disk import join
 from barque.log.memtable import Memtable
 from barque.log.meta import MetaStore
@@ -25,7 +26,7 @@ from barque.types import Index, IndexTerm, ServerId, Term, Uid
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """A property that does not hold. `states` are the sides that contradict each other."""
+    """A property that does not hold. `states` are the facts that contradict each other."""
 
     name: str
     text: str
@@ -40,7 +41,7 @@ UidOf = Callable[[ServerId], Uid | None]
 
 
 class Incarnation(NamedTuple):
-    """One member as long as it has its data: what takes its address later is another."""
+    """One member as long as it keeps its data: a later server at its address is another incarnation."""
 
     id: ServerId
     uid: Uid
@@ -50,12 +51,12 @@ class Incarnation(NamedTuple):
 
 
 def incarnation(server: Server) -> Incarnation:
-    """Who this server is."""
+    """The incarnation that this server is."""
     return Incarnation(server.id, server.cfg.uid)
 
 
 class Elections:
-    """I1, I2, I3: one leader a term, one vote a term, and terms that only grow; from what is said."""
+    """I1, I2, I3: one leader a term, one vote a term, and growing terms, judged by what servers send."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -65,7 +66,7 @@ class Elections:
         self.count = 0
 
     def leads(self, server: Incarnation, term: Term) -> None:
-        """A server calls itself leader of this term."""
+        """A server acts as the leader of this term."""
         if term not in self._leaders:
             self.count += 1
         known = self._leaders.setdefault(term, server)
@@ -74,26 +75,26 @@ class Elections:
             self._report(Violation("election safety (I1)", f"two leaders in term {term}", states))
 
     def leader_of(self, term: Term) -> Incarnation | None:
-        """Who has led in this term, if anybody."""
+        """The leader of this term, if it had one."""
         return self._leaders.get(term)
 
     def leaders_until(self, term: Term) -> list[str]:
-        """All who have led in this term or an earlier one."""
+        """All leaders of this term and of earlier terms."""
         return [str(leader.id) for led, leader in self._leaders.items() if led <= term]
 
     def promised(self, server: Incarnation) -> Term:
-        """The highest term in which a server has spoken."""
+        """The highest term in which a server has sent anything."""
         return self._promised.get(server, Term(0))
 
     def votes(self, voter: Incarnation, candidate: ServerId, term: Term) -> None:
-        """A vote is on its way."""
+        """A server grants a vote."""
         known = self._votes.setdefault((voter, term), candidate)
         if known != candidate:
             states = (f"{voter} voted for {known}", f"{voter} votes for {candidate}")
             self._report(Violation("vote safety (I2)", f"two votes in term {term}", states))
 
     def speaks(self, server: Incarnation, term: Term) -> None:
-        """A server speaks in this term: it can never again act in a lower one."""
+        """A server sends a message in this term: it may never again act in a lower one."""
         promised = self._promised.get(server, Term(0))
         if term < promised:
             states = (f"{server} has spoken in term {promised}", f"{server} acts in term {term}")
@@ -109,7 +110,7 @@ class Elections:
 
 
 class LogMatching:
-    """I5: an entry's index and term name its content, wherever it is sent."""
+    """I5: index and term of an entry determine its content, wherever it is sent."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -117,7 +118,7 @@ class LogMatching:
         self._seen: dict[tuple[Index, Term], int] = {}
 
     def sent(self, sender: ServerId, rpc: AppendEntriesRpc) -> list[EntryBatch]:
-        """Entries travel; returns those that nobody has sent before."""
+        """A leader sends entries; returns those that were never sent before."""
         previous = rpc.prev_log_term
         new = []
         for batch in rpc.entries:
@@ -141,7 +142,7 @@ class LogMatching:
 
 
 class Committed:
-    """I6, I7, I9: one command for each index, applied in order, known to every later leader."""
+    """I6, I7, I9: one command for each index, applied in order, and held by every later leader."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -149,7 +150,7 @@ class Committed:
         self.newest = Index(0)
 
     def applied(self, who: str, index: Index, term: Term, command: str, current: Term) -> bool:
-        """A machine applied a command; whether it is the first to do so."""
+        """A machine applies a command. Returns whether it is the first to do so."""
         known = self.entries.get(index)
         if known is None:
             self.entries[index] = (term, command, current)
@@ -157,11 +158,11 @@ class Committed:
             return True
         if known[:2] != (term, command):
             states = (f"applied first: {known[1]} of term {known[0]}", f"{who} applies {command} of {term}")
-            self._report(Violation("state machine safety (I7)", f"index {index} means two things", states))
+            self._report(Violation("state machine safety (I7)", f"two commands at index {index}", states))
         return False
 
     def leader(self, server: Server) -> None:
-        """A server has won an election: it must hold what earlier terms committed."""
+        """A server has won an election: it must hold what earlier terms have committed."""
         for index, (term, command, committed_in) in self.entries.items():
             if committed_in < server.current_term and server.log.fetch_term(index) != term:
                 found = server.log.fetch_term(index)
@@ -175,10 +176,10 @@ class Committed:
 
 
 class Durability:
-    """I8, I11, I12: what a server says that it has would survive the loss of power, now.
+    """I8, I11, I12: what a server claims to have would survive a loss of power at this moment.
 
-    To look at a disk costs time (`durable_log_view`), so it looks for a share `rate` of all acknowledgements,
-    and for each vote.
+    A look at a disk takes time (`durable_log_view`). So this checker looks for a share `rate` of all
+    acknowledgements and commits, and for each vote.
     """
 
     def __init__(
@@ -190,24 +191,25 @@ class Durability:
         self._data = data
         self._views = {node: DurableLogView(disk, join(data, "wal")) for node, disk in disks.items()}
         self._rate = rate
-        self._acked: dict[ServerId, tuple[IndexTerm, Term, Uid]] = {}  # the term of that promise, and whose
-        self._replacing: dict[ServerId, dict[Term, Index]] = {}  # sent to it: from where on
+        self._acked: dict[ServerId, tuple[IndexTerm, Term, Uid]] = {}  # and the promise's term, and whose
+        self._replacing: dict[ServerId, dict[Term, Index]] = {}
+        """By later term, the lowest index from which its leader replaces what the server has promised."""
         self.looks = 0
 
     def log(self, node: str, uid: Uid) -> Memtable:
-        """The log that this node would have after losing power now."""
+        """The log that this node would have after a loss of power now."""
         self.looks += 1
         return self._views[node].log(uid)
 
     def hold(self, node: str, *, held: bool) -> None:
-        """Go by what this node's disk held before somebody damaged it; or look at it again."""
+        """Use what the disk held before it was damaged; or look at the disk again."""
         if held:
             self._views[node].hold()
         else:
             self._views[node].release()
 
     def vote(self, voter: ServerId, uid: Uid, candidate: ServerId, term: Term) -> None:
-        """A granted vote, or a candidacy, leaves."""
+        """A granted vote, or a request for votes, leaves a server."""
         found = self._meta(voter.node, uid)
         kept = found is not None and (
             found.current_term > term or (found.current_term, found.voted_for) == (term, candidate)
@@ -221,12 +223,12 @@ class Durability:
         return MetaStore.open(disk, self._data).read(uid) if disk.exists(join(self._data, "meta")) else None
 
     def ack(self, server: ServerId, uid: Uid, last: IndexTerm, *, promised_in: Term | None) -> None:
-        """A server says that its log is on disk up to here; `promised_in`: to the leader of that term."""
+        """A server acknowledges its log up to here, to a leader of the term `promised_in`."""
         known = self._acked.get(server)
         if promised_in is not None and (
             known is None or known[2] != uid or promised_in > known[1] or last.index > known[0].index
         ):
-            # It may not yet have received what a newer leader sent before this was said.
+            # It may not have received yet what a newer leader had sent before this.
             replacing = self._replacing.get(server, {}).items()
             if all(term <= promised_in or first > last.index for term, first in replacing):
                 self._acked[server] = (last, promised_in, uid)
@@ -238,7 +240,7 @@ class Durability:
                 self._report(Violation("acks are durable (I11)", text, states))
 
     def may_overwrite(self, server: ServerId, rpc: AppendEntriesRpc) -> None:
-        """A newer leader may replace what this server promised an older one."""
+        """A newer leader may replace what this server has promised an older leader."""
         if not rpc.entries:
             return
         first = rpc.entries[0].first_index
@@ -250,7 +252,7 @@ class Durability:
             del self._acked[server]
 
     def committed(self, index: Index, term: Term, members: Iterable[tuple[str, Uid]], quorum: int) -> None:
-        """An entry has just been committed: a majority must have it on disk."""
+        """A leader has committed an entry: a majority must have it on disk."""
         if self._chance.random() < self._rate:
             found = {node: self.log(node, uid).fetch_term(index) for node, uid in members}
             if sum(there == term for there in found.values()) < quorum:
@@ -259,7 +261,7 @@ class Durability:
                 self._report(Violation("commits are durable (I8)", text, states))
 
     def restarted(self, server: Server) -> None:
-        """A server has recovered: it must not have less than it once said it had."""
+        """A server has recovered: it must have at least what it once acknowledged."""
         known = self._acked.get(server.id)
         if (
             known is not None

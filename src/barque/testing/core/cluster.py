@@ -1,9 +1,12 @@
-"""A cluster of core servers, driven by hand: every message and every sync is a test's choice.
+"""A cluster of core servers, driven by hand: the test decides every delivery and every sync.
 
-Nothing here is asynchronous and nothing happens by itself. Messages wait in `network`, writes
-wait in each member's log, persisted terms are kept apart from the server so that a restart
-reads them back. `invariants.check` runs after every step, and an `InvariantObserver` who sees all members
-and all messages checks what no member can see alone.
+Nothing happens by itself. Messages wait in `network` until the test delivers them. Writes wait in each
+member's log until the test syncs. A term and vote become durable with `Member.sync_meta`, and a restart
+reads them back. `invariants.check` runs after every step of a server, and an `InvariantObserver`, which sees
+all members and all messages, checks the invariants that no single server can check.
+
+`settle` runs the usual case: sync and deliver until nothing moves. `core.world` runs such a cluster on
+virtual time.
 """
 
 from collections import deque
@@ -35,12 +38,11 @@ from barque.core.messages import (
     RemoteMessage,
     TransferLeadership,
 )
-from barque.core.senders import ASKS_FOR_VOTES, admits
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
+from barque.core.terms import ASKS_FOR_VOTES, admits
 from barque.machine.machine import Machine
 from barque.machine.simple import SimpleMachine
-from barque.testing.core.member import FixedEnvironment as FixedEnvironment
-from barque.testing.core.member import Member as Member
+from barque.testing.core.member import FixedEnvironment as FixedEnvironment, Member as Member
 from barque.testing.core.observer import InvariantObserver as InvariantObserver
 from barque.types import ClientRef, Index, Membership, ReplyMode, ServerId, Term, Uid
 
@@ -48,16 +50,16 @@ CLIENT = ClientRef("client", 1)
 
 
 def append_machine() -> Machine[Any]:
-    """Replies to each command with the tuple of all commands so far."""
+    """Return a machine that replies to each command with the tuple of all commands so far."""
     return SimpleMachine(lambda command, state: (*state, command), ())
 
 
 class CoreCluster:
-    """Members by name, a network that a test delivers, and the answers that clients got.
+    """Members by name, a network that the test delivers, and the answers to clients.
 
-    With `hold_meta` a term and vote become durable only by `Member.sync_meta`; until then the
-    effects behind them wait, as they do in a node. With `defer_flush` the flush of low-priority
-    commands waits for `Member.read_mail`, so that other messages can come first.
+    With `hold_meta`, a term and vote become durable only by `Member.sync_meta`; until then the effects behind
+    them wait, as in a node. With `defer_flush`, the flush of low-priority commands waits for
+    `Member.read_mail`, so that other messages can come first.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class CoreCluster:
         self.cut: set[tuple[ServerId, ServerId]] = set()
         self.answers: list[Applied | Rejected] = []
         self.unresolved: list[Unresolved] = []
-        self.gone: list[tuple[ServerId, Uid | None]] = []  # of whom a leader said that they are no members
+        self.gone: list[tuple[ServerId, Uid | None]] = []  # servers that leaders have reported as removed
         self.observer = InvariantObserver(self)
         self.watch: Callable[[Member, Message, invariants.Facts, list[Effect]], None] | None = None
         self.members: dict[str, Member] = {}
@@ -90,7 +92,7 @@ class CoreCluster:
         return self.members[name]
 
     def server(self, name: str) -> Server:
-        """The core server of a member."""
+        """Return the core server of a member."""
         return self.members[name].server
 
     # --- the network -----------------------------------------------------------------------
@@ -102,7 +104,7 @@ class CoreCluster:
             self.network.append((sender, to, message))
 
     def arrive(self, sender: ServerId, to: ServerId, message: RemoteMessage) -> bool:
-        """Hand one message over, unless its link is cut or its receiver down."""
+        """Hand a message to its receiver. Returns False if the link is cut or the receiver refuses it."""
         member = self.members[to.name]
         if (sender, to) in self.cut or not member.up:
             return False
@@ -111,19 +113,19 @@ class CoreCluster:
             return False
         if isinstance(message, ASKS_FOR_VOTES) and is_removed(member.server, sender, uid):
             self.gone.append((sender, uid))
-            return False  # its node is told that it is no member
+            return False  # the receiver's node tells the sender's that the sender was removed
         member.handle(message)
         return True
 
     def add(self, name: str, *, uid: str | None = None, membership: Membership = Membership.VOTER) -> Member:
-        """Start a server that is no member yet; `join` makes it one."""
+        """Start a server that is not a member yet; `join` makes it one."""
         member = ServerId(name, f"node_{name}")
         server = Member(self, member, uid=None if uid is None else Uid(uid), membership=membership)
         self.members[name] = server
         return server
 
     def deliver(self, *, only: type | None = None, link: tuple[str, str] | None = None) -> int:
-        """Deliver what is on the network now (of one kind or link, if given); returns how many."""
+        """Deliver the messages on the network now (of one kind or link, if given). Returns how many."""
         batch, self.network = self.network, deque()
         count = 0
         for sender, to, message in batch:
@@ -135,7 +137,7 @@ class CoreCluster:
         return count
 
     def settle(self, *names: str) -> None:
-        """Sync (these members, or all) and deliver until nothing moves any more."""
+        """Sync (these members, or all) and deliver until nothing moves."""
         for _ in range(1_000):
             for name in names or self.members:
                 if self.members[name].up:
@@ -162,7 +164,7 @@ class CoreCluster:
     # --- what people and clients do ------------------------------------------------------
 
     def elect(self, name: str) -> Server:
-        """Let this member's timer expire and everything settle; it must win."""
+        """Let this member's election timer run out, and settle; the member must win."""
         self.members[name].handle(ElectionTimeout())
         self.settle()
         assert self.server(name).raft_state is RaftState.LEADER, self.server(name).raft_state
@@ -182,14 +184,14 @@ class CoreCluster:
         return self.members[name].handle(Commands(len(values), body, low_priority))
 
     def query(self, name: str, *, consistent: bool = True) -> list[Effect]:
-        """Ask a member for the machine's state."""
+        """Ask a member for the state of the machine."""
         payload = msgspec.msgpack.encode(None)
         queries = Queries(CLIENT, self.correlation, (payload,), consistent)
         self.correlation += 1
         return self.members[name].handle(queries)
 
     def transfer(self, name: str, target: str) -> list[Effect]:
-        """Ask a member to hand its leadership over."""
+        """Ask a member to hand over its leadership."""
         to = next((m.id for m in self.members.values() if m.id.name == target), ServerId(target, "nowhere"))
         request = TransferLeadership(CLIENT, self.correlation, to)
         self.correlation += 1
@@ -198,7 +200,7 @@ class CoreCluster:
     def join(
         self, name: str, member: str, membership: Membership = Membership.VOTER, target: int | None = None
     ) -> list[Effect]:
-        """Ask `name` to add a member, with the uid that it now has, or to change what it may do."""
+        """Ask `name` to add a member, with its present uid, or to change its membership."""
         there = self.members[member]
         asked = JoinMember(
             CLIENT,
@@ -227,28 +229,28 @@ class CoreCluster:
         return self.members[name].handle(asked)
 
     def force(self, name: str) -> list[Effect]:
-        """Make this member the only one."""
+        """Make this member the only member."""
         self.correlation += 1
         return self.members[name].handle(ForceMemberChange(CLIENT, self.correlation - 1))
 
     def replies(self) -> list[Any]:
-        """All replies that clients have got, in order; forgets them."""
+        """Return all replies to clients, in order, and forget them."""
         answers, self.answers = self.answers, []
         return [reply for answer in answers if isinstance(answer, Applied) for reply in answer.replies]
 
     def refusals(self) -> list[str]:
-        """The reasons of all refusals that clients have got, in order; forgets all answers."""
+        """Return the reasons of all refusals, in order, and forget all answers."""
         answers, self.answers = self.answers, []
         return [answer.reason for answer in answers if isinstance(answer, Rejected)]
 
     # --- logs ------------------------------------------------------------------------------
 
     def log_terms(self, name: str) -> list[int]:
-        """The term of each entry in a member's log."""
+        """List the term of each entry in a member's log."""
         return [entry.term for entry in self.members[name].log.entries]
 
     def load(self, name: str, terms: list[int], *, current_term: int | None = None) -> None:
-        """Give a member a log of entries with these terms, durable, as Figure 7 draws them."""
+        """Give a member a durable log of entries with these terms, as Figure 7 draws it."""
         member = self.members[name]
         member.log.load(
             [
@@ -265,7 +267,7 @@ MessageT = TypeVar("MessageT")
 
 
 def sent(effects: list[Effect], kind: type[MessageT]) -> list[tuple[str, MessageT]]:
-    """The messages of one kind among these effects, each with the name of its receiver."""
+    """Select the messages of one kind from these effects, each with the name of its receiver."""
     found: list[tuple[str, Any]] = []
     for effect in effects:
         match effect:

@@ -1,7 +1,7 @@
-"""A user's machine on core servers, under the faults of a seed: `simulate_machine`.
+"""Run a user's machine on core servers, under the faults of a seed: `simulate_machine`.
 
-The members must be equal in the end and, for machines of version 0, equal to a fresh machine that replays the
-committed commands. Timers of the machine are not run.
+In the end all members must have equal states. For machines of version 0 the states must also equal that of a
+fresh machine to which the committed commands are applied.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 class _MachineSimulation(CoreSimulation):
-    """A world of a user's machine: commands in their order, again and again, and no reads."""
+    """A core world with a user's machine. Clients send the commands in order, over and over."""
 
     def __init__(self, seed: int, scenario: CoreScenario, make: Make, commands: Sequence[Any]) -> None:
         super().__init__(seed, scenario)
@@ -42,7 +42,7 @@ class _MachineSimulation(CoreSimulation):
         return self.world.submit(name, self.commands[self.submitted % len(self.commands)])
 
     def _judge(self) -> Violation | None:
-        """Equal members, and each equal to a fresh machine that replays the committed commands."""
+        """Check that all members are equal, and equal to a replay of the committed commands."""
         self.world.cluster.observer.check_logs()
         servers = self.world.servers()
         expected = self._replay() if self.make().version == 0 else servers[0].machine_state
@@ -69,10 +69,11 @@ class _MachineSimulation(CoreSimulation):
 
 
 def simulate_machine(make: Make, commands: Sequence[Any], seed: int) -> CoreReport:
-    """Run a machine on core servers under the faults of a seed; `report.violation` says what went wrong.
+    """Run a machine on three or five core servers under the faults of a seed.
 
-    The commands are sent one after the other, over and over. Members are compared with each other and, for
-    machines of version 0, with a replay. Timers of the machine are not run.
+    `make` returns a new machine. Clients send the commands one after the other, over and over, for five
+    virtual seconds. `report.violation` is None if the members are equal in the end and, for machines of
+    version 0, equal to a replay. Timers of the machine do not run.
     """
     scenario = msgspec.structs.replace(draw_core_scenario(seed), duration_s=5.0)
     return _MachineSimulation(seed, scenario, make, commands).run()

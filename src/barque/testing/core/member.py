@@ -1,4 +1,4 @@
-"""One core server with what outlives it, driven by hand."""
+"""One core server and its durable state, driven by hand."""
 
 from collections import deque
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ from barque.core.effects import (
     Unresolved,
 )
 from barque.core.messages import (
-    NEWS,
+    LIVENESS_EVENTS,
     AwaitConditionTimeout,
     ElectionTimeout,
     FlushCommands,
@@ -43,9 +43,8 @@ from barque.core.messages import (
     SenderOutcome,
     SnapshotSenderDown,
 )
-from barque.core.release_cursor import make_checkpoint, update_release_cursor
-from barque.core.server import RaftState, Server, ServerConfig
-from barque.core.snapshot_sending import SnapshotSender
+from barque.core.snapshots import SnapshotSender, make_checkpoint, update_release_cursor
+from barque.core.state import RaftState, Server, ServerConfig
 from barque.core.step import recover, step
 from barque.machine.effects import Aux, Checkpoint, MachineEffect, ReadLog, ReleaseCursor
 from barque.machine.machine import AuxKind
@@ -64,17 +63,17 @@ class FixedEnvironment:
         self._token = 0
 
     def now_ms(self) -> int:
-        """The time that the test has set."""
+        """Return the time that the test has set."""
         return self.time_ms
 
     def token(self) -> int:
-        """The next number."""
+        """Return the next number."""
         self._token += 1
         return self._token
 
 
 class Member:
-    """One server with what outlives it: its log, and its durable term, vote and last_applied."""
+    """One server and its durable state: its log, and its stored term, vote and last applied index."""
 
     def __init__(
         self,
@@ -86,20 +85,20 @@ class Member:
     ) -> None:
         self.cluster = cluster
         self.id = member
-        self.membership = membership  # as configured, until its log says otherwise
+        self.membership = membership  # as configured; a configuration in its log replaces it
         self.log = MemoryLog(uid or Uid(f"uid_{member.name}"))
         self.term = Term(0)
         self.voted_for: ServerId | None = None
         self.last_applied = Index(0)
         self.machine = cluster.machine
         self.joined_at = NOWHERE  # what was committed when it was made to join
-        self.knows_uids = True  # of the initial members; whoever comes later need not
-        self.effects: list[Effect] = []  # everything it asked for, oldest first
+        self.knows_uids = True  # the uids of the initial members; a server that joins later need not
+        self.effects: list[Effect] = []  # all effects that it asked for, oldest first
         self.machine_effects: list[MachineEffect] = []
         self.start()
 
     def start(self) -> None:
-        """Start, or restart, from what is durable."""
+        """Start, or restart, from the durable state."""
         config = ServerConfig(
             id=self.id,
             uid=self.log.uid,
@@ -108,7 +107,7 @@ class Member:
             initial_uids=self._initial_uids(),
             machine=self.machine,
             membership=self.membership,
-            joined_at=self.joined_at,
+            min_vote_position=self.joined_at,
             **self.cluster.settings,
         )
         self.up = True
@@ -116,14 +115,14 @@ class Member:
         self.timer: StartElectionTimeout | None = None
         self.condition_timer: StartConditionTimeout | None = None
         self.doubting = False  # its quorum timer runs
-        self.doubts = 0  # how often it was started: a new doubt has all its time
-        self.receiving = False  # its timer for chunks runs
+        self.doubts = 0  # how often the quorum timer was started; a new doubt gets the full time
+        self.receiving = False  # its timer for snapshot chunks runs
         self.retries: dict[ServerId, StartSnapshotRetry] = {}
         self.senders: dict[ServerId, SnapshotSender] = {}
-        self.unheard: deque[LogEvent] = deque()  # what the disk has reported, and nobody took yet
+        self.unheard: deque[LogEvent] = deque()  # reports of the disk that the server has not handled yet
         self.unsynced_meta: PersistTermAndVote | None = None
-        self.mail: deque[Message] = deque()  # to itself, with `defer_flush`
-        self.held: list[Effect] | None = None  # until the meta store has synced
+        self.mail: deque[Message] = deque()  # messages to itself, with `defer_flush`
+        self.held: list[Effect] | None = None  # effects that wait until the meta store has synced
         self.server = Server(
             config,
             self.log,
@@ -139,23 +138,23 @@ class Member:
         return {m: Uid(f"uid_{m.name}") for m in known} | {self.id: self.log.uid}
 
     def handle(self, message: Message) -> list[Effect]:
-        """One message and all that follows inside this server; returns the effects of both."""
+        """Handle a message and everything that follows inside this server; return all effects."""
         first = len(self.effects)
         self.take(message)
         return self.effects[first:]
 
     def take(self, message: Message) -> None:
-        """Likewise, as a node does it."""
-        if self.held is not None and isinstance(message, NEWS):
+        """Handle a message as a node does, without collecting the effects."""
+        if self.held is not None and isinstance(message, LIVENESS_EVENTS):
             self.held.append(NextEvent(message))
         else:
             self.follow_up([message])
 
     def follow_up(self, queue: list[Message]) -> None:
-        """Handle these messages, and all that follows inside this server."""
+        """Handle these messages, and everything that follows inside this server."""
         server, cluster = self.server, self.cluster
         now = invariants.observe(server)
-        for message in queue:  # which grows meanwhile
+        for message in queue:  # the queue grows meanwhile
             if self.stopped is not None:
                 return
             before = now
@@ -164,13 +163,13 @@ class Member:
             if cluster.watch is not None:
                 cluster.watch(self, message, before, effects)
             cluster.observer.look(self, before, now)
-            if now.state is not before.state:  # the timers of a state end with it
+            if now.state is not before.state:  # a timer ends with the state that armed it
                 self.timer = self.condition_timer = None
             if effects:
                 queue += self.perform(effects)
 
     def perform(self, effects: list[Effect]) -> list[Message]:
-        """Carry effects out; returns the messages that this server is to handle next."""
+        """Carry out effects; return the messages that this server must handle next."""
         self.effects += effects
         self.cluster.observer.overhear(self, effects)
         if self.held is not None:
@@ -251,7 +250,7 @@ class Member:
         return []
 
     def _perform_machine(self, effect: MachineEffect) -> list[Message]:
-        """What a machine asks for; what needs a world around it is only written down."""
+        """Perform a machine effect. An effect that needs a node is only recorded."""
         self.machine_effects.append(effect)
         match effect:
             case ReleaseCursor():
@@ -268,7 +267,7 @@ class Member:
         return []
 
     def read_mail(self) -> None:
-        """Handle what the server has sent to itself so far."""
+        """Handle the messages that the server has sent to itself so far."""
         mail, self.mail = self.mail, deque()
         for message in mail:
             self.handle(message)
@@ -276,21 +275,21 @@ class Member:
     # --- the disk, and the clock ---------------------------------------------------------
 
     def flush(self) -> None:
-        """Everything submitted becomes durable; the server does not know yet."""
+        """Make all submitted writes durable; the server does not learn of it yet."""
         self.unheard += self.log.take_written()
 
     def hear(self) -> None:
-        """The server hears of what has become durable."""
+        """Hand the reports of the disk to the server."""
         while self.unheard:
             self.handle(self.unheard.popleft())
 
     def sync(self) -> None:
-        """Everything submitted becomes durable, and the server hears of it."""
+        """Make all submitted writes durable, and tell the server."""
         self.flush()
         self.hear()
 
     def sync_meta(self) -> None:
-        """The term and vote that are being stored become durable; what waited goes on."""
+        """Make the term and vote that are being stored durable, and carry out the effects that waited."""
         if self.unsynced_meta is not None:
             self.term, self.voted_for = self.unsynced_meta.term, self.unsynced_meta.voted_for
             held, self.held, self.unsynced_meta = self.held or [], None, None
@@ -303,7 +302,7 @@ class Member:
         )
 
     def expire(self) -> list[Effect]:
-        """The timer of the present state runs out, if one is armed; one of elections first."""
+        """Let the armed timer of the present state run out, the election timer first."""
         if self.timer is not None:
             self.timer = None
             return self.handle(ElectionTimeout())
@@ -313,19 +312,19 @@ class Member:
         return []
 
     def expire_quorum(self) -> list[Effect]:
-        """The time is over in which signs of a majority were awaited."""
+        """End the wait for signs of a majority."""
         assert self.doubting, "nobody doubts"
         self.doubting = False
         return self.handle(QuorumTimeout())
 
     def expire_receiving(self) -> list[Effect]:
-        """No chunk has come for too long."""
+        """Let the timer for snapshot chunks run out."""
         assert self.receiving, "nothing is being received"
         self.receiving = False
         return self.handle(ReceiveSnapshotTimeout())
 
     def wipe(self, uid: str) -> None:
-        """Come back under the same address, with another uid and nothing else."""
+        """Come back under the same address with another uid and no data."""
         self.cluster.observer.lost.append((self.id, self.log.uid, list(self.log.disk)))
         self.cluster.network = deque(e for e in self.cluster.network if self.id not in e[:2])
         self.log = MemoryLog(Uid(uid))
@@ -333,15 +332,15 @@ class Member:
         self.start()
 
     def crash(self, keep: int = 0) -> None:
-        """Stop without warning: what is not durable is gone, and so are messages to it.
+        """Stop without warning. What is not durable is lost, and so are the messages to this member.
 
-        The first `keep` writes that nobody waited for survive nevertheless.
+        The first `keep` submitted writes survive nevertheless.
         """
         self.up = False
         self.log.crash(keep)
         self.cluster.network = deque(e for e in self.cluster.network if e[1] != self.id)
 
     def restart(self, keep: int = 0) -> None:
-        """Crash, and come back."""
+        """Crash, then start again."""
         self.crash(keep)
         self.start()

@@ -1,4 +1,4 @@
-"""A log in memory whose disk is a decision of the test: the naive model of `core.log_contract`."""
+"""A log in memory whose disk syncs when the test says so: the naive model of `core.log_contract`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,24 +11,23 @@ from barque.types import NOWHERE, Index, IndexTerm, Term, Uid
 
 
 class MemoryLog:
-    """One entry for each list slot, beside the batch that it came in, and a disk that lags behind.
+    """One list slot for each entry, beside the batch that it came in, and a disk that lags behind.
 
-    Writes are submitted in their order. `take_written` makes them durable and returns what the
-    disk would report; `crash` loses what is not durable, or keeps the first few submitted
-    writes without ever having reported them.
+    The log submits writes in order. `take_written` makes them durable and returns what the disk would report.
+    `crash` loses the writes that are not durable; it may keep the first few, which were never reported.
     """
 
     def __init__(self, uid: Uid) -> None:
-        self.uid = uid  # the server whose log this is
+        self.uid = uid  # the server that owns this log
         self.entries: list[EntryBatch] = []
-        self._batches: list[EntryBatch] = []  # for each entry, the batch that it came in
+        self._batches: list[EntryBatch] = []  # for each entry, its batch
         self.disk: list[EntryBatch] = []
         self._disk_batches: list[EntryBatch] = []
-        self._last = NOWHERE  # where `entries` end: asked for several times in each step
+        self._last = NOWHERE  # the end of `entries`: each step reads it several times
         self._written = NOWHERE
         self._submitted: list[EntryBatch] = []
         self._up = True
-        self._start = NOWHERE  # the snapshot that stands for what comes before
+        self._start = NOWHERE  # the snapshot that replaces all earlier entries
         self._snapshots = MemorySnapshots(self)
 
     @property
@@ -62,14 +61,14 @@ class MemoryLog:
         self._find_end()
 
     def set_last_index(self, index: Index) -> None:
-        """See `Log.set_last_index`. The disk is told by the next write."""
+        """See `Log.set_last_index`. The disk learns of it with the next write."""
         assert index >= self._start.index, "the log does not begin so early"
         self.truncate(index)
         if self._written.index > index:
             self._written = self._last
 
     def truncate(self, index: Index) -> None:
-        """Drop what lies behind an entry, whatever is known to be written."""
+        """Drop the entries after an index, whatever is known to be written."""
         del self.entries[index:]
         del self._batches[index:]
         self._find_end()
@@ -129,11 +128,11 @@ class MemoryLog:
         return [batch for batch in live if first <= batch.first_index and batch.last_index <= last]
 
     def read_any(self, index: Index) -> list[EntryBatch]:
-        """One entry, wherever it is."""
+        """Return one entry, whether the log or a snapshot holds it."""
         return self.read(index, index, 1, 1 << 30)
 
     def handle_event(self, event: LogEvent) -> None:
-        """See `Log.handle_event`: only what is still in the log, in that term, is written."""
+        """See `Log.handle_event`. Only entries that are still in the log, in that term, count as written."""
         match event:
             case Written():
                 self._on_written(event)
@@ -149,7 +148,7 @@ class MemoryLog:
                     if self._written.index < self._start.index:
                         self._written = self._start
             case ResendWrite():
-                pass  # nothing gets lost between this log and its disk
+                pass  # this log and its disk lose nothing between them
 
     def _on_written(self, event: Written) -> None:
         confirmed = self._written.index
@@ -170,13 +169,13 @@ class MemoryLog:
 
     @property
     def unsynced(self) -> int:
-        """How many writes are submitted and not durable."""
+        """How many submitted writes are not durable."""
         return len(self._submitted)
 
     def start_after(self, position: IndexTerm) -> None:
-        """A received snapshot takes the place of the whole log; at once, and on the disk as well.
+        """Replace the whole log by a received snapshot, in memory and on the disk at once.
 
-        What it stands for becomes holes, so that positions in these lists stay indexes.
+        The entries that the snapshot replaces become holes, so that positions in the lists stay indexes.
         """
         self._start = self._written = position
         for entries, batches in ((self.entries, self._batches), (self.disk, self._disk_batches)):
@@ -186,7 +185,7 @@ class MemoryLog:
         self._submitted.clear()
 
     def take_written(self) -> list[LogEvent]:
-        """Sync: everything submitted so far is durable; hand these to the server."""
+        """Sync: make all submitted writes durable, and return the events for the server."""
         events: list[LogEvent] = [*self._snapshots.sync()]
         for batch in self._submitted:
             self._to_disk(batch)
@@ -201,7 +200,7 @@ class MemoryLog:
         self._disk_batches[first - 1 :] = [batch] * batch.count
 
     def crash(self, keep: int = 0) -> None:
-        """Lose what is not durable, but for the first `keep` of the submitted writes."""
+        """Lose what is not durable, except for the first `keep` submitted writes."""
         for batch in self._submitted[:keep]:
             self._to_disk(batch)
         self._submitted.clear()
@@ -214,7 +213,7 @@ class MemoryLog:
         self._up = True
 
     def load(self, entries: list[EntryBatch]) -> None:
-        """Hold exactly these entries, one in each batch, all of them durable."""
+        """Hold exactly these entries, each in a batch of its own, all durable."""
         self.disk, self._disk_batches = list(entries), list(entries)
         self.crash()
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from barque.core.entries import EntryBatch
 from barque.core.events import SnapshotWritten, Written
-from barque.core.snapshots import SnapshotMeta
+from barque.core.log_contract import SnapshotMeta
 from barque.errors import StorageError
 from barque.types import Index
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Snapshot(NamedTuple):
-    """What a store keeps of one snapshot, or checkpoint."""
+    """One snapshot or checkpoint in the store."""
 
     meta: SnapshotMeta
     state: bytes
@@ -22,9 +22,9 @@ class Snapshot(NamedTuple):
 
 
 class MemorySnapshots:
-    """One snapshot, some checkpoints, and at most one of each under way.
+    """One snapshot, some checkpoints, and at most one of each being written.
 
-    `release` is durable with the log's next sync. `full` makes the disk refuse what is new.
+    A `release` becomes durable with the log's next sync. With `full`, the disk refuses new snapshots.
     """
 
     def __init__(self, log: "MemoryLog", *, chunk_bytes: int = 8) -> None:
@@ -49,7 +49,7 @@ class MemorySnapshots:
         return self._current.state
 
     def release(self, meta: SnapshotMeta, state: bytes, live: Sequence[Index]) -> bool:
-        """See `Snapshots.release`: every one that is newer is worth it here."""
+        """See `Snapshots.release`. This store accepts every snapshot that is newer."""
         current = self.current()
         if self.full or self._writing or (current and meta.position.index <= current.position.index):
             return False
@@ -129,7 +129,7 @@ class MemorySnapshots:
     # --- the disk ------------------------------------------------------------------------
 
     def sync(self) -> list[Written | SnapshotWritten]:
-        """What was being written is durable."""
+        """Make the snapshots that were being written durable, and return their events."""
         uid = self._log.uid
         events: list[Written | SnapshotWritten] = []
         if self._live_unsynced:
@@ -141,6 +141,6 @@ class MemorySnapshots:
         return events
 
     def crash(self) -> None:
-        """What was not durable is gone."""
+        """Lose the snapshots that were not durable."""
         self._writing = None
         self.abort_accept()

@@ -1,4 +1,22 @@
-"""An observer that sees every member and every message of a core cluster."""
+"""The observer of a core cluster: it sees every step and every message, and checks the invariants.
+
+A server can check itself (`core.invariants`). The invariants of Figure 3.2 concern several servers, so
+somebody must see all of them, and must remember what servers forget when they restart.
+
+- After each step of a server, `look` compares the server with what the observer has seen. A new leader must
+  be the only one of its term and hold all committed entries (Election Safety, Leader Completeness). An entry
+  that a leader commits must be on the disks of a quorum of voters. A follower may only commit what a leader
+  has committed, and the same entry at the same index (State Machine Safety). A leader changes its cluster one
+  step at a time (I22).
+- Before each message leaves, `hear` compares it with the sender's disk: a server never mentions a term that
+  it has not stored, and never votes twice in a term, not even across restarts.
+- When a server has decided on its effects, `overhear` checks their order: a server stores its term and vote
+  before it sends anything, and acknowledges only entries that are on its disk.
+- `check_logs` compares whole logs (Log Matching). It is slow, so simulations call it at the end.
+
+Disks that members have lost (`Member.wipe`) still count for quorums: the entry was there when the leader
+committed it. A violation raises `InvariantViolation` at once, in the step that causes it.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +34,7 @@ from barque.core.messages import (
     RequestVoteResult,
     RequestVoteRpc,
 )
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.errors import InvariantViolation
 from barque.types import Index, Membership, ServerId, Term, Uid
 
@@ -26,31 +44,30 @@ if TYPE_CHECKING:
 
 _LEADER = RaftState.LEADER
 _TOLD = frozenset({SendRpc, SendVoteRequests, PersistTermAndVote})
-"""What leaves a server, and what must be stored before."""
+"""Messages that leave a server, and the write that must come first."""
 
 
 class InvariantObserver:
-    """Sees every member and every message, and checks what holds of a whole cluster.
+    """Sees every step and every message of a cluster, and checks the invariants of the whole cluster.
 
-    Election Safety, one vote a term over restarts, Leader Completeness, State Machine Safety,
-    and that nobody speaks of what is not on its disk. (Figure 3.2; reliability I1 to I13.)
+    Figure 3.2 of the thesis; docs/explanation/simulation.md lists I1 to I13 and I22.
     """
 
     def __init__(self, cluster: "CoreCluster") -> None:
         self._cluster = cluster
         self.leaders: dict[Term, ServerId] = {}
         self.votes: dict[tuple[ServerId, Uid, Term], ServerId] = {}
-        self.lost: list[tuple[ServerId, Uid, list[EntryBatch]]] = []  # disks that members came back without
-        self.committed: list[tuple[EntryBatch, Term]] = []  # and the term in which it was committed
+        self.lost: list[tuple[ServerId, Uid, list[EntryBatch]]] = []  # the disks that members have lost
+        self.committed: list[tuple[EntryBatch, Term]] = []  # each with the term in which it was committed
 
     def look(self, member: "Member", before: invariants.Facts, now: invariants.Facts) -> None:
-        """After each step of a member."""
+        """Check a member after one of its steps."""
         server = member.server
         leads = now.state is _LEADER
         if leads and before.state is not _LEADER:
             self._check_new_leader(server)
         if now.commit_index > before.commit_index:
-            # A step in which a leader commits its own end (removed, deleted) leaves no leader behind.
+            # A leader that commits its own end (removed, deleted) is no longer leader after the step.
             led = leads or before.state in (RaftState.LEADER, RaftState.TERMINATING_LEADER)
             self._check_commit(member, before.commit_index, led=led)
             if led:
@@ -87,7 +104,7 @@ class InvariantObserver:
                 self.committed.append((entry, server.current_term))
 
     def _check_quorum(self, server: Server) -> None:
-        """Only voters by the newest configuration count: a leader that leaves is none (§4.2.2)."""
+        """A quorum of the newest configuration must hold the entry; a leaving leader is no voter (§4.2.2)."""
         index = server.commit_index
         term = server.log.fetch_term(index)
         holders = 0
@@ -103,7 +120,7 @@ class InvariantObserver:
             _violated(f"{server.id} commits {index}, which is on {holders} disks")
 
     def hear(self, sender: "Member", to: ServerId, message: RemoteMessage) -> None:
-        """Before each message leaves."""
+        """Check a message before it leaves."""
         disk = sender.log.disk
         known = max(sender.term, disk[-1].term if disk else 0)
         term = getattr(message, "term", 0)
@@ -115,7 +132,7 @@ class InvariantObserver:
             self._vote(sender, message.term, to)
 
     def overhear(self, member: "Member", effects: list[Effect]) -> None:
-        """When a server has made up its mind: later, its disk may be ahead of what it said."""
+        """Check the effects of a step before anything performs them: later, the disk may be ahead."""
         disk = member.log.disk
         sending = False
         for effect in effects:
@@ -148,7 +165,7 @@ class InvariantObserver:
 
 
 def _check_change(server: Server) -> None:
-    """I22: a leader changes its cluster one step at a time, and not before it has committed in its term."""
+    """I22: a leader makes one change at a time, and none before it has committed an entry of its term."""
     assert server.previous_cluster is not None
     position, records = server.previous_cluster
     if position.index > server.commit_index:
@@ -160,7 +177,7 @@ def _check_change(server: Server) -> None:
     moved = sum((member in before) != (member in after) for member in before | after)
     moved += sum(None not in (before[m], after[m]) and before[m] != after[m] for m in before if m in after)
     if moved > 1:
-        _violated(f"majorities of {before} and of {after} need not meet")
+        _violated(f"majorities of {before} and of {after} need not overlap")
 
 
 def _votes(server: Server, member: ServerId, uid: Uid) -> bool:

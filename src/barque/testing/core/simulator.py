@@ -1,8 +1,11 @@
-"""`simulate_core(seed)`: the same idea as `simulate`, for core servers alone, and many times faster.
+"""Run core servers under faults, from a seed: `simulate_core`, the small and fast sibling of `simulate`.
 
-A seed draws a world (`world`), its faults and its clients. The cluster's `InvariantObserver` checks
-elections, votes, commits and logs after every step; `history` checks what clients saw. Then everything heals,
-and the members must become equal and commit. This cannot see files, frames and the runtime.
+A seed draws a world (`world`), its faults and its clients. In the first phase faults happen. The cluster's
+`InvariantObserver` checks elections, votes, commits and logs after every step. In the second phase all faults
+have ended: a command must be committed, the members must become equal, a read must be answered, and then no
+election may start. In the end `history` judges what the clients saw.
+
+This cannot find defects of files, frames and the runtime.
 """
 
 import gc
@@ -12,6 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from barque.core.configuration import may_change
 from barque.core.entries import EntryKind, decode_cluster, kind_of
 from barque.core.messages import (
     ElectionTimeout,
@@ -37,7 +41,7 @@ LIVENESS_S = 60.0
 
 
 class CoreReport(msgspec.Struct, kw_only=True):
-    """What one seed did; the fields are those of `sim.simulator.Report` where both have them."""
+    """What one seed did. Fields that `sim.simulator.Report` also has mean the same there."""
 
     seed: int
     scenario: CoreScenario
@@ -62,7 +66,7 @@ class CoreReport(msgspec.Struct, kw_only=True):
 
 
 class CoreSimulation:
-    """One run. Make it, and call `run`."""
+    """One run of one seed. Make it, then call `run` once."""
 
     def __init__(self, seed: int, scenario: CoreScenario) -> None:
         self.seed = seed
@@ -77,10 +81,10 @@ class CoreSimulation:
         self.elements = 0
 
     def run(self) -> CoreReport:
-        """Faults, then none; never raises for what the cluster did wrong."""
+        """Run both phases. A violation is part of the report; nothing is raised for it."""
         violation: Violation | None = None
         collects = gc.isenabled()
-        gc.disable()  # a run is short, and what it leaves is collected afterwards
+        gc.disable()  # a run is short, and its garbage is collected afterwards
         try:
             violation = self._phases()
         except InvariantViolation as error:
@@ -110,7 +114,7 @@ class CoreSimulation:
         )
 
     def _void(self) -> str:
-        """Why this run proves nothing, if that is so."""
+        """Say why this run proves nothing; empty if it counts."""
         commits = len(self.world.cluster.observer.committed)
         if commits < COMMITS_MIN:
             return f"void: {commits} commits"
@@ -180,21 +184,21 @@ class CoreSimulation:
         self.world.after(self.rng.expovariate(1 / mean_s), self._cause)
 
     def _rest(self) -> None:
-        """Let the members find a leader: nothing more happens to them, and who is slow is in time."""
+        """Stop all faults, and keep slow disks and links in time, so that the members can elect a leader."""
         self.world.config = msgspec.structs.replace(self.world.config, **_in_time(self.world.config))
         self._join()
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """Who has lost the first election before its disk knew waits to be asked again (ELEC-20)."""
+        """Start an election if there was none: after a late disk in the first, all wait (ELEC-20)."""
         if not any(self.world.terms()):
             self._election()
 
     def _order_faults(self) -> list[str]:
-        """The faults, in the order in which to try them."""
+        """Return the faults in the order in which to try them."""
         names = order_faults(self.passing, self.fired, self.rng)
         if {"leave", "enter"} <= set(names) and not (self.fired["enter"] or self._absent()):
-            names.insert(names.index("enter"), "leave")  # nobody can enter before
+            names.insert(names.index("enter"), "leave")  # nothing can enter before something has left
         return names
 
     def _length(self) -> float:
@@ -250,7 +254,7 @@ class CoreSimulation:
         return self.world.cluster[name].up
 
     def _tell(self, name: str, message: Message) -> bool:
-        """Whether there was somebody to tell."""
+        """Hand a message to a member. Returns whether the member is up."""
         up = self.world.cluster[name].up
         self.world.handle(name, self.world.machines[name].boots, message)
         return up
@@ -268,7 +272,7 @@ class CoreSimulation:
         return self._tell(one, NodeStatus(f"node_{other}", self.rng.random() < 0.5))
 
     def _coup(self) -> bool:
-        """Cut a leader off, with perhaps a companion, and let another stand at once."""
+        """Cut off a leader, perhaps with a companion, and let another member campaign at once."""
         leaders = self.world.leaders()
         if not leaders:
             return False
@@ -315,8 +319,8 @@ class CoreSimulation:
     def _enter(self) -> bool:
         leaders = self.world.leaders()
         absent = self._absent()
-        if not (leaders and absent and leaders[0].server.cluster_change_permitted):
-            return False  # as its node does, which tells a new server what is committed
+        if not (leaders and absent and may_change(leaders[0].server)):
+            return False  # as a leader's node, which tells a new server what is committed
         name = self.rng.choice(absent)
         self.world.replace(name, leaders[0])
         self._ask_join(leaders[0], name, self.rng.choice(list(Membership)))
@@ -329,7 +333,7 @@ class CoreSimulation:
         name, membership = self._someone(), self.rng.choice(list(Membership))
         voters = {member.name for member, peer in leaders[0].server.cluster.items() if peer.voter}
         if membership is not Membership.VOTER and voters == {name}:
-            return False  # the last voter would end the cluster
+            return False  # without a voter the cluster would end
         return self._ask_join(leaders[0], name, membership)
 
     def _ask_join(self, leader: Member, name: str, membership: Membership) -> bool:
@@ -342,7 +346,7 @@ class CoreSimulation:
         return self._tell(leader.id.name, join)
 
     def _complete(self) -> None:
-        """As an operator would: until every place is taken by a voter."""
+        """Do what an operator would do, until a voter holds every place."""
         world = self.world
         world.after(0.1, self._complete)
         for leader in world.leaders()[:1]:
@@ -352,7 +356,7 @@ class CoreSimulation:
                 peer = leader.server.cluster.get(there.id)
                 uid = there.log.uid
                 if machine.gone:
-                    if leader.server.cluster_change_permitted:
+                    if may_change(leader.server):
                         world.replace(name, leader)
                 elif peer is None and uid not in present and self._was_member(uid):
                     world.remove(name, uid)
@@ -362,7 +366,7 @@ class CoreSimulation:
                     self._ask_join(leader, name, Membership.VOTER)
 
     def _was_member(self, uid: Uid) -> bool:
-        """Whether a committed configuration has named it; who was removed does not come back."""
+        """Whether a committed configuration has named this uid; a removed server does not come back."""
         if uid in {f"uid_{name}" for name in self.world.names}:
             return True
         changes = (
@@ -392,7 +396,7 @@ class CoreSimulation:
             if not world.run(LIVENESS_S - (world.now - start), reached):
                 text = f"waited {LIVENESS_S:.0f} s without faults for {what}"
                 return Violation("liveness (I25)", text, self._states())
-        world.run(2.0 + 3 * world.config.time.detector_poll_ms / 1000)  # old suspicions end
+        world.run(2.0 + 3 * world.config.time.detector_poll_ms / 1000)  # old suspicions end in this time
         if not world.run(LIVENESS_S - (world.now - start), self._reads()):
             return Violation("liveness (I25)", "no read is answered", self._states())
         terms = world.terms()
@@ -447,12 +451,12 @@ class CoreSimulation:
 
 
 def simulate_core(seed: int, scenario: CoreScenario | None = None) -> CoreReport:
-    """Run one seed of a world of core servers."""
+    """Run one seed of a core world, with the scenario that it draws or with one of yours."""
     return CoreSimulation(seed, scenario or draw_core_scenario(seed)).run()
 
 
 def _in_time(config: WorldConfig) -> dict[str, tuple[float, float]]:
-    """Messages and syncs take a small part of an election timeout, as liveness requires (§3.9)."""
+    """Keep latencies and syncs far below an election timeout, as liveness requires (§3.9)."""
     most = config.time.detector_poll_ms / 1000 / 10
     spans = {"latency_s": config.latency_s, "sync_s": config.sync_s, "meta_sync_s": config.meta_sync_s}
     return {name: (min(span[0], most), min(span[1], most)) for name, span in spans.items()}

@@ -1,8 +1,8 @@
-"""What a seed of a world of core servers means: its settings, its faults, its length.
+"""What a seed of a core world draws: its settings, its faults and its length.
 
-Two in three seeds are long; the third is *harsh*: a few virtual seconds with the shortest times, the smallest
-settings and a fault every few milliseconds, for what is rare hides in narrow windows. Three in ten change
-members as well.
+Two in three seeds are long. The third is *harsh*: a few virtual seconds with the shortest times, the smallest
+settings and a fault every few milliseconds, because rare defects hide in narrow windows. Three in ten seeds
+also change members.
 """
 
 import random
@@ -16,14 +16,14 @@ CORE_FAULTS = (
     *("loss", "duplicates", "reordering", "partition", "one_way", "flapping", "disconnect", "crash"),
     *("crash_all", "crash_leader", "pause", "transfer", "election", "coup", "wal_failed", "suspicion"),
 )
-"""The faults of a world. The first three hold all the time."""
+"""The faults of a world. The first three hold for the whole run."""
 STEADY = CORE_FAULTS[:3]
 MEMBER_FAULTS = ("leave", "enter", "change")
-"""Members are removed, new servers take their places, and what they may do changes."""
+"""Members are removed, new servers take their places, and memberships change."""
 HARSH_SHARE = 1 / 3
 MEMBERS_SHARE = 0.3
 _SPANS = ((0.0001, 0.0005), (0.0005, 0.005), (0.002, 0.05))
-"""Latencies, of networks and disks."""
+"""The latencies to draw from, of networks and disks."""
 
 
 class CoreScenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,11 +36,11 @@ class CoreScenario(msgspec.Struct, frozen=True, kw_only=True):
     fault_s: float = 0.5
     operations_a_s: float = 20.0
     read_share: float = 0.4
-    anyone: float = 0.1  # the share of operations that go to whoever, not to a leader
+    anyone: float = 0.1  # the share of operations sent to any member, not to a leader
 
 
 def draw_core_scenario(seed: int) -> CoreScenario:
-    """What this seed means."""
+    """Draw the scenario of this seed."""
     rng = random.Random(f"{seed}/core")  # noqa: S311  # repeatable on purpose
     scenario = _draw_harsh(rng) if rng.random() < HARSH_SHARE else _draw_long(rng)
     if rng.random() < MEMBERS_SHARE:
@@ -61,7 +61,7 @@ def _draw_long(rng: random.Random) -> CoreScenario:
     batch = rng.choice((1, 2, 4096))
     settings = {
         "max_append_entries_rpc_batch_size": batch,
-        # Each refusal sends a whole pipeline again: in RPCs of one entry, more messages than a run can bear.
+        # Each refusal resends a whole pipeline: with RPCs of one entry, more messages than a run can bear.
         "max_pipeline_count": rng.choice((1, 2, 4, 16 if batch < 4096 else 16384)),
         "low_priority_commands_flush_size": rng.choice((1, 3)),
         "await_condition_timeout_ms": rng.choice((50, 500, 3000)),
@@ -75,7 +75,7 @@ def _draw_long(rng: random.Random) -> CoreScenario:
         faults=faults,
         pace_s=rng.choice((0.1, 0.3, 1.0)),
         fault_s=rng.choice((0.02, 0.2, 1.0)),
-        # With a pipeline of one, a slow link carries a dozen entries a second, and no more.
+        # With a pipeline of one, a slow link carries only a dozen entries a second.
         operations_a_s=min(rng.choice((5.0, 20.0, 60.0)), 5.0 * settings["max_pipeline_count"]),
         read_share=rng.choice((0.2, 0.5)),
     )

@@ -1,8 +1,28 @@
 """Core servers on virtual time: no node, no bytes, no files, and many times faster than `sim.simulator`.
 
-Members are those of `cluster`, with its invariants and its `InvariantObserver`. What a node does around a
-server is done here in a few lines each: timers, ticks, the failure detector (the real one), connections
-that break after a silence and are made again, a disk whose syncs take time and complete later.
+A `CoreWorld` holds a queue of calls, ordered by virtual time. `run` takes the next call, sets `now` to its
+time, and performs it; a call may add further calls. All randomness comes from one generator, so a seed
+decides the whole run.
+
+The members are those of `cluster`, with its invariants and its `InvariantObserver`. The world adds, in a few
+lines each, what a node does for its servers:
+
+- **Timers.** After each turn of a member, `settle` arms the timers that the member has asked for, with the
+  spans of production (`runtime.executor.timer_spans`).
+- **Ticks.** A member ticks while it has unfinished business. Nothing changes in a member to which nothing
+  happens, so an idle member has no ticks.
+- **Disks.** A sync of the log, and a sync of term and vote, take some time each. Until then the effects
+  behind them wait, as in a node.
+- **Failure detection.** Each node has the real `FailureDetector`. Every heartbeat interval all nodes beat at
+  once; each node polls its detector at moments of its own.
+- **Connections.** A message arrives after a latency, perhaps twice, or is lost. A connection without a path
+  in both directions for `silence_s` breaks, as TCP's does, and is made again when both directions work. The
+  nodes at both ends learn of either, as in production.
+- **Removal.** A server that learns that it was removed stops for good. `replace` starts a new server in its
+  place, with another uid and no data.
+
+The world causes no faults by itself. `core.simulator` does, by changing `links` and `config` and by calling
+`crash`, `freeze`, `disconnect`, `remove` and `replace`.
 """
 
 import random
@@ -25,9 +45,9 @@ from barque.core.messages import (
     ServerDown,
     Tick,
 )
-from barque.core.senders import ASKS_FOR_VOTES, admits
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.core.step import has_unfinished_business
+from barque.core.terms import ASKS_FOR_VOTES, admits
 from barque.errors import InvariantViolation
 from barque.machine.machine import Builtin, CommandMeta, Machine
 from barque.runtime.executor import timer_spans
@@ -39,18 +59,18 @@ from barque.types import IndexTerm, Membership, ServerId, Term, Uid
 
 NAMES = "abcdefg"
 EVENTS_MAX = 1_000_000
-"""A run has some ten thousand events; one with so many is a storm."""
+"""A run has some ten thousand events. A run with this many is a storm."""
 
 
 class Lists(Machine[dict[str, list[str]]]):
     """Lists by key: a command `[key, element]` appends and replies with the new length."""
 
     def init(self, args: dict[str, Any]) -> dict[str, list[str]]:
-        """No lists."""
+        """Start without lists."""
         return {}
 
     def apply(self, meta: CommandMeta, command: Any, state: dict[str, list[str]]) -> Any:
-        """Append."""
+        """Append the element."""
         if isinstance(command, Builtin):
             return state, None
         found = state.setdefault(command[0], [])
@@ -58,7 +78,7 @@ class Lists(Machine[dict[str, list[str]]]):
         return state, len(found)
 
     def query(self, query: Any, state: dict[str, list[str]]) -> Any:
-        """The list that holds everything."""
+        """Return the list under this key."""
         return list(state.get("k", ()))
 
 
@@ -71,7 +91,7 @@ class WorldConfig(msgspec.Struct, frozen=True, kw_only=True):
     sync_s: tuple[float, float] = (0.0002, 0.002)
     meta_sync_s: tuple[float, float] = (0.0002, 0.002)
     silence_s: float = 2.0
-    """After so long without a path both ways a connection breaks, as TCP's does; 0: never."""
+    """A connection without a path in both directions for this long breaks, as TCP's does; 0: never."""
     loss_rate: float = 0.0
     duplicate_rate: float = 0.0
     reorder_rate: float = 0.0
@@ -79,7 +99,7 @@ class WorldConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Cluster(CoreCluster):
-    """Hands every message to its world."""
+    """A cluster whose messages travel through a world."""
 
     def __init__(
         self, world: "CoreWorld", *names: str, settings: dict[str, Any], machine: Machine[Any]
@@ -95,7 +115,7 @@ class _Cluster(CoreCluster):
 
 
 class _Machine:
-    """What a member's node knows: its detector, and what is under way on its disk."""
+    """What the node of a member holds: its failure detector, its timers, and the syncs under way."""
 
     def __init__(self, member: Member, poll_s: float) -> None:
         self.member = member
@@ -103,18 +123,18 @@ class _Machine:
         self.detector = FailureDetector(poll_interval_s=poll_s)
         self.boots = 0
         self.held_until = 0.0
-        self.gone = False  # its server was removed from the cluster, and deleted
+        self.gone = False  # the server was removed from the cluster and deleted
         self.incarnations = 1
         self.syncing = self.syncing_meta = False
         self.doubts = 0
-        self.ticks_at = 0.0  # when its next tick is due, or would have been
-        self.ticking = False  # it will come
+        self.ticks_at = 0.0  # when the next tick is due, or would have been due
+        self.ticking = False  # the next tick is in the queue
         self.election: StartElectionTimeout | None = None
         self.condition: object = None
 
 
 class CoreWorld:
-    """A cluster whose time passes. `links` are the directions that work; change it at any time."""
+    """A cluster on virtual time. `links` holds the directions that work; change it at any time."""
 
     def __init__(
         self, config: WorldConfig, rng: random.Random, *, machine: Machine[Any] | None = None
@@ -133,7 +153,7 @@ class CoreWorld:
         self._connected = {(x, y): True for x in self.names for y in self.names if x < y}
         self._dead_since: dict[tuple[str, str], float] = {}
         self._last_due: dict[tuple[str, str], float] = {}
-        self._ended: dict[tuple[tuple[str, str], Uid], float] = {}  # when last words of who is gone arrive
+        self._ended: dict[tuple[tuple[str, str], Uid], float] = {}  # when its last message arrives
         poll_s, self._tick_s = config.time.detector_poll_ms / 1000, config.time.tick_ms / 1000
         self.cluster = _Cluster(self, *self.names, settings=config.settings, machine=machine or Lists())
         self.machines = {m.id.name: _Machine(m, poll_s) for m in self.cluster.members.values()}
@@ -146,22 +166,22 @@ class CoreWorld:
     # --- time ------------------------------------------------------------------------------
 
     def after(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
-        """Run a call so much later."""
+        """Run a call after a delay."""
         self._sequence += 1
         heappush(self._queue, (self.now + seconds, self._sequence, call, args))
 
     def at(self, when: float, call: Callable[..., None], *args: Any) -> None:
-        """Run a call at this very time: calls of one time keep their order, which no rounding may change."""
+        """Run a call at a given time. Calls of one time keep their order, which rounding could change."""
         self._sequence += 1
         heappush(self._queue, (when, self._sequence, call, args))
 
     def _uniform(self, span: tuple[float, float]) -> float:
-        """As `random.uniform`, in half the time."""
+        """Draw as `random.uniform` does, in half the time."""
         least, most = span
         return least + (most - least) * self._random()
 
     def run(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
-        """Let so much time pass, or less if `until` becomes true; whether it did."""
+        """Let this much time pass, or less if `until` becomes true. Returns whether it did."""
         end = self.now + seconds
         queue = self._queue
         while queue and queue[0][0] <= end:
@@ -199,7 +219,7 @@ class CoreWorld:
         return machine.boots == boot and machine.member.up
 
     def _await_tick(self, name: str, machine: _Machine) -> None:
-        """Nothing changes in a member that nothing happens to: its ticks come only after something did."""
+        """Queue the next tick. A member ticks only after something has happened to it."""
         machine.ticking = True
         while machine.ticks_at <= self.now:
             machine.ticks_at += self._tick_s
@@ -207,7 +227,7 @@ class CoreWorld:
         heappush(self._queue, (machine.ticks_at, self._sequence, self._tick, (name, machine.boots)))
 
     def handle(self, name: str, boot: int, message: Message) -> None:
-        """A member's turn: one message, and what its node does about the effects."""
+        """Run one turn of a member: hand over a message, then do what its node would do."""
         machine = self.machines[name]
         member = machine.member
         if machine.boots != boot or not member.up:
@@ -219,7 +239,7 @@ class CoreWorld:
         self.settle(name)
 
     def settle(self, name: str) -> None:
-        """Arm the timers and begin the syncs that a member has asked for; read its answers."""
+        """Arm the timers and begin the syncs that a member has asked for, and read its answers to clients."""
         machine = self.machines[name]
         member = machine.member
         if not machine.ticking:
@@ -253,7 +273,7 @@ class CoreWorld:
             self._tell_gone(name, member.log.uid)
 
     def _stop_doubting(self, name: str, boot: int, doubt: int) -> None:
-        """The time is over in which a leader waited for signs of a majority."""
+        """End a leader's wait for signs of a majority."""
         member = self.cluster.members[name]
         if self._lives(name, boot) and member.doubting and member.doubts == doubt:
             member.expire_quorum()
@@ -271,7 +291,7 @@ class CoreWorld:
             self.handle(name, boot, AwaitConditionTimeout())
 
     def _draw(self, span: TimerSpan) -> float:
-        """Seconds; as the node's executor draws them."""
+        """Draw the seconds of a timer, as the node's executor does."""
         most, more = self._spans[span]
         return (self.rng.uniform(1, most) + more) / 1000
 
@@ -313,7 +333,7 @@ class CoreWorld:
         return one != other and self._connected[(one, other) if one < other else (other, one)]
 
     def transmit(self, sender: str, to: str, message: RemoteMessage, uid: Uid) -> None:
-        """A member sends: the message arrives, perhaps twice, or is lost."""
+        """Send a message: it arrives, perhaps twice, or is lost."""
         if sender == to or to not in self.machines or not self._are_connected(sender, to):
             return
         config, random_, link = self.config, self._random, (sender, to)
@@ -329,7 +349,7 @@ class CoreWorld:
             self.after(due - self.now + late, self._arrive_again, link, boot, message, uid)
 
     def _arrive_again(self, link: tuple[str, str], boot: int, message: RemoteMessage, uid: Uid) -> None:
-        """A copy; none comes once the faults are over, when an old question would still cause an election."""
+        """Deliver a copy, unless the faults have ended: an old request would still cause an election."""
         if self.config.duplicate_rate:
             self._arrive(link, boot, message, uid)
 
@@ -347,9 +367,9 @@ class CoreWorld:
             self.handle(name, boot, message)
 
     def _look_at_links(self) -> None:
-        """A beat of all nodes. Connections without a path both ways for long break; others are made again.
+        """Beat once for all nodes, break connections that have been silent for long, and connect again.
 
-        That all beat at once spares a third of the events; each looks at what it heard at times of its own.
+        A common beat saves a third of the events. Each node still polls its detector at moments of its own.
         """
         self.after(self.config.time.heartbeat_interval_ms / 1000, self._look_at_links)
         now, links = self.now, self.links
@@ -375,7 +395,7 @@ class CoreWorld:
             self.handle(name, self.machines[name].boots, NodeStatus(f"node_{other}", True))
 
     def disconnect(self, one: str, other: str) -> None:
-        """Their connection breaks, and both learn of it."""
+        """Break the connection of two nodes; both learn of it."""
         self._connected[(one, other) if one < other else (other, one)] = False
         for name, peer in ((one, other), (other, one)):
             self._suspect(name, peer, connected=False)
@@ -389,7 +409,7 @@ class CoreWorld:
     # --- people, and fate ------------------------------------------------------------------
 
     def crash(self, name: str, keep: int, down_s: float) -> None:
-        """A member dies with what is not durable, but for its first `keep` writes; later it comes back."""
+        """Crash a member, and restart it later. Of what is not durable it keeps the first `keep` writes."""
         member = self.cluster.members[name]
         if not member.up:
             return
@@ -402,7 +422,7 @@ class CoreWorld:
         self.after(down_s, self._restart, name)
 
     def members_of_last(self) -> set[Uid]:
-        """The uids in the newest configuration that is committed."""
+        """Return the uids in the newest committed configuration."""
         for entry, _ in reversed(self.cluster.observer.committed):
             if kind_of(entry.body) is EntryKind.CLUSTER_CHANGE:
                 return {record.uid for record in decode_cluster(entry.body) if record.uid is not None}
@@ -410,11 +430,11 @@ class CoreWorld:
 
     def _tell_gone(self, name: str, uid: Uid) -> None:
         if uid in self.members_of_last():
-            raise InvariantViolation(f"{uid} is told that it was removed, and is a member")
+            raise InvariantViolation(f"{uid} is told that it was removed, but it is a member")
         self.after(self.rng.uniform(*self.config.latency_s), self.remove, name, uid)
 
     def remove(self, name: str, uid: Uid) -> None:
-        """A server learns that it is no member, or a person deletes it: it stops for good."""
+        """Stop a server for good: it learns that it was removed, or an operator deletes it."""
         member, machine = self.cluster.members[name], self.machines[name]
         if machine.held_until > self.now:
             self.after(machine.held_until - self.now, self.remove, name, uid)
@@ -427,15 +447,15 @@ class CoreWorld:
                     self._say_goodbye((name, other), uid)
 
     def _say_goodbye(self, link: tuple[str, str], uid: Uid) -> None:
-        """A node that stops a server for good says so behind its last words, and nothing comes after that."""
+        """Tell a peer that the server has stopped, after its last messages; nothing comes after that."""
         last = self._ended[link, uid] = max(self.now, self._last_due.get(link, 0.0))
         down = ServerDown(self.cluster.members[link[0]].id, connected=True)
         self.at(last, self.handle, link[1], self.machines[link[1]].boots, down)
 
     def replace(self, name: str, leader: Member) -> None:
-        """A new server takes the place of one that is gone: no data, another uid.
+        """Start a new server in the place of a removed one, with another uid and no data.
 
-        As a leader's node does, it is told what is committed now.
+        It is told what is committed now, as the leader's node does.
         """
         member, machine = self.cluster.members[name], self.machines[name]
         assert machine.gone
@@ -457,25 +477,25 @@ class CoreWorld:
                     self._suspect(other, name, connected=True)
 
     def freeze(self, name: str, seconds: float) -> None:
-        """Stop a member (SIGSTOP); its input waits."""
+        """Freeze a member (SIGSTOP); its input waits."""
         machine = self.machines[name]
         machine.held_until = max(machine.held_until, self.now + seconds)
 
     def leaders(self) -> list[Member]:
-        """Members that think they lead, the newest term first."""
+        """Return the members that believe they lead, the newest term first."""
         found = [m for m in self.cluster.members.values() if m.up and m.server.raft_state is RaftState.LEADER]
         return sorted(found, key=lambda m: -m.server.current_term)
 
     def append(self, name: str, element: str) -> Operation:
-        """A client asks this member to append an element."""
+        """Append an element as a client, by way of this member."""
         return self._ask(name, element, ["k", element])
 
     def submit(self, name: str, command: Any) -> Operation:
-        """A client gives this member any command."""
+        """Give this member any command, as a client."""
         return self._ask(name, "", command)
 
     def read(self, name: str) -> Operation:
-        """A client asks this member for a linearizable read."""
+        """Ask this member for a linearizable read, as a client."""
         return self._ask(name, None, None)
 
     def _ask(self, name: str, element: str | None, command: Any) -> Operation:
@@ -509,9 +529,9 @@ class CoreWorld:
                     operation.result = reply
 
     def servers(self) -> list[Server]:
-        """All core servers."""
+        """Return all core servers."""
         return [member.server for member in self.cluster.members.values()]
 
     def terms(self) -> list[int]:
-        """The term of each member."""
+        """Return the term of each member."""
         return [server.current_term for server in self.servers()]

@@ -1,4 +1,4 @@
-"""Links that are slow, and addresses at which somebody else answers."""
+"""Slow links, and impostors at a node's address."""
 
 import random
 from collections import deque
@@ -13,11 +13,11 @@ from barque.transport.handshake import DialerHandshake, ListenerHandshake, Role
 INSTALLATION = "barque"
 SECRET = b"simulated"
 BUFFER_BYTES = 4_096
-"""A sender takes no more while so much waits on a slow link; then `Transport.send` says no."""
+"""While this many bytes wait on a slow link, the sender is full, and `Transport.send` returns False."""
 
 
 class SlowLink:
-    """One direction of a link whose bandwidth is the bottleneck: frames leave one by one, by their sizes."""
+    """One direction of a link with little bandwidth: frames leave one by one, by their sizes."""
 
     def __init__(self, loop: VirtualLoop, bytes_a_second: float) -> None:
         self._loop = loop
@@ -31,7 +31,7 @@ class SlowLink:
         return self._waiting > BUFFER_BYTES
 
     def put(self, size: int, depart: Callable[[], None]) -> None:
-        """A frame of so many bytes has been written."""
+        """Queue a frame of this size."""
         self._queue.append((size, depart))
         self._waiting += size
         if len(self._queue) == 1:
@@ -46,19 +46,19 @@ class SlowLink:
                 self._loop.later(self._queue[0][0] / self._rate, self._pass)
 
     def renew(self) -> "SlowLink":
-        """The connection has broken, and what waits is lost. The next one is as slow."""
+        """Return a link as slow, for the next connection; what waits on this one is lost."""
         self._queue.clear()
         return SlowLink(self._loop, self._rate)
 
     def end(self) -> None:
-        """All that waits leaves now, in its order."""
+        """Let all waiting frames leave now, in order."""
         self._waiting = 0
         while self._queue:
             self._queue.popleft()[1]()
 
 
 class Who(NamedTuple):
-    """Who somebody is in a handshake."""
+    """An identity in a handshake."""
 
     name: str
     incarnation: int
@@ -66,7 +66,7 @@ class Who(NamedTuple):
     secret: bytes = SECRET
 
     def dials(self, expected: str, nonce: bytes) -> DialerHandshake:
-        """This one's side, when it connects to an address where it expects that node."""
+        """This side of a handshake, when it connects to an address at which it expects that node."""
         return DialerHandshake(
             role=Role.PEER,
             name=self.name,
@@ -78,7 +78,7 @@ class Who(NamedTuple):
         )
 
     def listens(self, nonce: bytes) -> ListenerHandshake:
-        """This one's side, when somebody connects to it."""
+        """This side of a handshake, when another connects to it."""
         return ListenerHandshake(
             name=self.name,
             cluster=self.installation,
@@ -89,10 +89,10 @@ class Who(NamedTuple):
 
 
 class Impostor:
-    """Somebody else at a node's address, met by the handshakes of production. Nobody must be taken in.
+    """Another node at a node's address, which production's handshakes must refuse.
 
-    `kind`: a node of another `installation`, one with another `secret`, or one of another `name`.
-    `on_welcome` is told which node was taken in.
+    `kind` says what is wrong with it: its `installation`, its `secret`, or its `name`. `on_welcome` is called
+    with the name of a node that accepts it.
     """
 
     KINDS = ("installation", "secret", "name")
@@ -104,7 +104,7 @@ class Impostor:
         self._instead_of = instead_of
         self._rng = rng
         self._on_welcome = on_welcome
-        self._dials = kind != "name"  # else it is a node that may dial any other, under its own name
+        self._dials = kind != "name"  # under another name it would be a node that may dial any other
         self._who = Who(
             "nobody" if kind == "name" else instead_of,
             self._rng.getrandbits(60),
@@ -113,14 +113,14 @@ class Impostor:
         )
 
     def answer(self, dialer: str, incarnation: int) -> None:
-        """A node dials the address; and the impostor dials that node, too."""
+        """Handle a node that dials the address; the impostor dials that node as well."""
         victim, nonce = Who(dialer, incarnation), self._rng.randbytes
         self._meet(victim.dials(self._instead_of, nonce(32)), self._who.listens(nonce(32)), dialer)
         if self._dials:
             self._meet(self._who.dials(dialer, nonce(32)), victim.listens(nonce(32)), dialer)
 
     def _meet(self, dialer: DialerHandshake, listener: ListenerHandshake, victim: str) -> None:
-        """Let the two talk until one of them refuses: HELLO, CHALLENGE, PROOF, WELCOME."""
+        """Run a handshake until one side refuses: HELLO, CHALLENGE, PROOF, WELCOME."""
         frame = dialer.start()
         try:
             for side in (listener, dialer, listener, dialer):

@@ -1,8 +1,8 @@
-"""Bit rot and misdirected writes on the disk of a node that is down, and what the node must then do.
+"""Bit rot and misdirected writes on the disk of a node that is down, and what the node must do about them.
 
-The promise: a node whose files were changed behind its back either refuses to start, with `Damaged` and the
-file's name, or has lost nothing (the bytes meant nothing). Only places are changed that some later bytes
-prove to have been synced: damage to the very last record looks like a torn tail (docs/formats/wal.md).
+A node whose files were changed while it was down must either refuse to start, with `Damaged` and the file's
+name, or have lost nothing (the changed bytes meant nothing). Only bytes change that later bytes prove to have
+been synced: damage to the very last record looks like a torn tail (docs/formats/wal.md).
 """
 
 import random
@@ -24,7 +24,7 @@ Terms = dict[int, Term]
 
 
 class BitRot:
-    """One change to one file of one node, made while it is down."""
+    """One change to one file of one node, made while the node is down."""
 
     def __init__(self, disk: SimDisk, data: str, path: str, before: bytes, last: dict[Uid, Terms]) -> None:
         self.path = path
@@ -34,17 +34,17 @@ class BitRot:
         self._last = last
 
     def mend(self) -> None:
-        """Somebody puts a good copy of the file back."""
+        """Restore the file, as an operator with a good copy would."""
         self._disk.set_content(self.path, self._before)
 
     def judge_refusal(self, error: Exception) -> Violation | None:
-        """The node refuses: is that `Damaged`, and does it name the file?"""
+        """The node refuses to start: the error must be `Damaged` and name the file."""
         if isinstance(error, Damaged) and self.path in str(error):
             return None
         return Violation("damage is named (G7)", f"{self.path} was changed", (repr(error),))
 
     def judge_start(self, uid: Uid, log: object) -> Violation | None:
-        """The node starts: has this server all that it had?"""
+        """The node starts: the server must have every entry that it had."""
         fetch = getattr(log, "fetch_term", lambda _index: None)
         lost = {index: term for index, term in self._last.get(uid, {}).items() if fetch(index) != term}
         if not lost:
@@ -58,7 +58,7 @@ class BitRot:
 def change_bytes(
     disk: SimDisk, data: str, uids: list[Uid], view: DurableLogView, chance: random.Random
 ) -> BitRot | None:
-    """Change something that was durable; None if there is nothing that could be changed so."""
+    """Change some durable bytes; return None if there are none that may be changed."""
     logs = {uid: view.from_scratch(uid) for uid in uids}
     places = [(path, end) for path, end in _places(disk, data, view) if end > 0]
     if not places:
@@ -87,7 +87,7 @@ def _terms(log: Memtable) -> Terms:
 
 
 def _places(disk: SimDisk, data: str, view: DurableLogView) -> list[tuple[str, int]]:
-    """Files, and how much of each is proved to have been synced."""
+    """Files, each with the number of bytes that are proved to have been synced."""
     places = []
     for path in (join(data, "meta"), join(data, f"wal/{MANIFEST}")):
         if disk.exists(path):

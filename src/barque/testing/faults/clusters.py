@@ -1,4 +1,4 @@
-"""What is aimed at one cluster, and what the other clusters of the same nodes must not notice (I31)."""
+"""Faults of one cluster, which the other clusters on the same nodes must not notice (I31)."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from barque.testing.faults.nemesis import Nemesis
 
 STAYS_FAILED_RATE = 0.5
-"""How often a server that has failed stays so, and its node goes on without it; also in the second phase."""
+"""How often a failed server stays down, also in the second phase, while its node goes on without it."""
 
 
 class ClusterNemesis:
-    """The part of a nemesis that aims at one cluster."""
+    """The part of the nemesis that aims at one cluster."""
 
     def __init__(self, nemesis: "Nemesis") -> None:
         self._nemesis = nemesis
@@ -30,9 +30,9 @@ class ClusterNemesis:
         }
 
     def heal(self) -> None:
-        """What will fail has failed; some nodes with a failed server start again.
+        """End the faults; some nodes with a failed server start again.
 
-        All of those whose cluster may have no other member to spare.
+        A node always starts again if its cluster may have no other member to spare.
         """
         needed = [cluster.name for cluster in self._sim.clusters if cluster.changes]
         for host in self._sim.hosts:
@@ -45,9 +45,9 @@ class ClusterNemesis:
             self._reconnect()
 
     def _reconnect(self) -> None:
-        """Connections that lost frames break at last, as TCP's do.
+        """Break connections that have lost frames, as TCP does in the end.
 
-        A node without a member of a cluster hears who leads it from one announcement on each connection.
+        A node without a member of a cluster learns its leader from one announcement on each connection.
         """
         names = self._sim.names
         for at, one in enumerate(names):
@@ -55,9 +55,9 @@ class ClusterNemesis:
                 self._sim.network.disconnect(one, other)
 
     def machine_fails(self) -> None:
-        """A machine raises at its next command on one node; that server is down until the node starts again.
+        """A machine raises at its next command on one node; its server is down until that node starts again.
 
-        One at a time in each cluster, so that it can go on.
+        This happens to one member at a time in each cluster, so that the cluster can go on.
         """
         cluster = self._rng.choice([c for c in self._sim.clusters if c.formed] or self._sim.clusters).name
         victims = [host for host in self._sim.hosts if host.server(cluster) is not None]
@@ -77,7 +77,7 @@ class ClusterNemesis:
     # --- members -------------------------------------------------------------------------
 
     def members(self) -> None:
-        """An operator adds, removes, replaces or promotes a member, whoever leads and whoever is up."""
+        """An operator adds, removes, replaces or promotes a member, whichever nodes lead and run."""
         cluster = self._rng.choice([cluster for cluster in self._sim.clusters if cluster.formed] or [None])
         if cluster is None:
             return
@@ -86,9 +86,10 @@ class ClusterNemesis:
         self._ask(cluster, verb, lambda client: self._change(client, verb, cluster.name, node))
 
     def draw_change(self, cluster: SimCluster) -> tuple[str, str]:
-        """A verb and the node of a member. Nobody is taken away while another is missing, or may be:
+        """Draw a verb and the node of a member.
 
-        what remains might need that one, and could not even undo the change.
+        No member is removed while another is missing, or may be missing: the others might need the removed
+        one, and could not even undo the change.
         """
         node, leader, missing = self._rng.choice(self._sim.names), cluster.leader(), cluster.missing()
         if missing is None:
@@ -127,7 +128,7 @@ class ClusterNemesis:
         self._sim.keep(self._sim.loop.create_task(run()))
 
     def recreate(self) -> None:
-        """An operator deletes a cluster that was created, and creates another one under its name."""
+        """An operator deletes a created cluster, and creates another one under its name."""
         created = [c for c in self._sim.clusters if c.formed and not c.configured]
         if created:
             cluster = self._rng.choice(created)

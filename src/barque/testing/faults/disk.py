@@ -1,4 +1,4 @@
-"""Disks that fail for a while: reads at a start, writes, syncs, files that cannot be opened."""
+"""Disks that fail for a while: reads at a start, writes, syncs, and files that cannot be opened."""
 
 import errno
 import os
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 _RATES = (0.05, 0.3, 1.0)
 _RESTART_S = 0.5
-"""A crashed node tries to start in this time, mostly."""
+"""A crashed node mostly tries to start within this time."""
 
 
 def sync_error(nemesis: "Nemesis") -> None:
-    """Syncs fail with EIO, some or all, for a while; what they should have written is gone."""
+    """Some or all syncs fail with EIO for a while, and the writes that they should have synced are lost."""
     _fail(nemesis, "sync_error", nemesis.some_host(), ("datasync", "fsync_dir"), errno.EIO)
 
 
 def write_error(nemesis: "Nemesis") -> None:
-    """Writes fail with EIO; a part of what they should have written is there."""
+    """Writes fail with EIO for a while; a part of each may be there."""
     _fail(nemesis, "write_error", nemesis.some_host(), ("pwritev", "truncate"), errno.EIO)
 
 
 def open_error(nemesis: "Nemesis") -> None:
-    """Too many files are open: no other can be opened or made. Half of the time while the node starts."""
+    """No file can be opened or created (EMFILE), in half of the cases while the node starts."""
     host = nemesis.some_host()
     if nemesis.rng.random() < 0.5:
         host.crash(power=False)
@@ -35,7 +35,7 @@ def open_error(nemesis: "Nemesis") -> None:
 
 
 def read_error(nemesis: "Nemesis") -> None:
-    """A node dies, and cannot read what it had written: it must refuse, and start when it can read again."""
+    """A node dies and cannot read its files: it must refuse to start, and start when it can read again."""
     host = nemesis.some_host()
     if host.up:
         host.crash(power=nemesis.rng.random() < 0.5)
@@ -54,7 +54,7 @@ def _fail(
         return None
 
     def end() -> None:
-        if host.disk.fault is fault:  # not a later one
+        if host.disk.fault is fault:  # not a later fault
             host.disk.fault = None
 
     nemesis.count(name, host.name)
@@ -63,7 +63,7 @@ def _fail(
 
 
 def disk_full(nemesis: "Nemesis") -> None:
-    """The disk has little room left, for a while."""
+    """The disk has little space left, for a while."""
     host = nemesis.some_host()
     nemesis.count("disk_full", host.name)
     host.disk.space = nemesis.rng.choice((0, 100, 1_000))
@@ -81,7 +81,7 @@ def slow_disk(nemesis: "Nemesis") -> None:
 
 
 def hung_sync(nemesis: "Nemesis") -> None:
-    """The next sync takes seconds, and all of the node with it."""
+    """The next sync takes seconds, and the node stands still meanwhile."""
     host = nemesis.some_host()
     if host.process_disk is not None and host.up:
         nemesis.count("hung_sync", host.name)
@@ -89,7 +89,7 @@ def hung_sync(nemesis: "Nemesis") -> None:
 
 
 def bit_rot(nemesis: "Nemesis") -> None:
-    """A node loses power, and something on its disk changes while it is down."""
+    """A node loses power, and bytes on its disk change while it is down."""
     host = nemesis.some_host()
     if host.up:
         host.crash(power=True)
@@ -108,4 +108,4 @@ DISK_FAULTS: dict[str, Callable[["Nemesis"], None]] = {
     "hung_sync": hung_sync,
     "bit_rot": bit_rot,
 }
-"""By name; each may find that it cannot happen now, and is then not counted."""
+"""By name. A fault that cannot happen now is not counted."""

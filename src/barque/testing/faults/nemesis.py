@@ -1,4 +1,20 @@
-"""Makes the faults of a scenario happen, one now and then, and counts what really did."""
+"""Cause the faults of a scenario, one after the other, and count what really happened.
+
+*Steady* faults (`swarm.STEADY`) are rates of the network that hold for the whole first phase: `begin` sets
+them. All other faults are functions without arguments, listed by name. `run` waits for a random time, draws
+an order (`fault_schedule`) and tries fault after fault until one counts itself. A fault that finds no victim
+does not count. A fault that lasts undoes itself later (`later`), unless all faults end first.
+
+Three rules keep runs useful:
+
+- Each fault of the scenario comes once before any comes again, and sooner when time is short.
+- From the second quarter on, all faults rest while a cluster is so far behind that it would hardly commit
+  ten commands. They also rest in the second half while the only faults that have not happened yet need a
+  cluster that works.
+- Faults do not add up without end: a blocked loop, for example, does not begin while another lasts.
+
+`heal` ends the first phase: it undoes everything, starts every node, and upgrades all nodes if one is.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -25,7 +41,7 @@ _CRASH_RATES: dict[type, float] = {
     AppendEntriesRpc: 0.002,
 }
 _LIE_IN_WAIT = ("machine_fails", "recreate", "cancel", "crash_on_send")
-"""They need a cluster that works: its next command, call or answer, or one that was created."""
+"""Faults that need a working cluster: its next command, call or promise, or that it exists."""
 _OF_FRAMES = {"loss", "duplicates", "reordering", "late_frames"}
 
 
@@ -62,7 +78,7 @@ class Nemesis:
         self._faults.update(self._clusters.faults)
 
     def begin(self) -> None:
-        """Let the steady faults begin, or go on after a rest."""
+        """Start the steady faults, or start them again after a rest."""
         self.resting = False
         scenario, network = self.scenario, self.sim.network
         if "late_frames" in scenario.faults:
@@ -78,7 +94,7 @@ class Nemesis:
                     faults.reorder_rate = scenario.reorder_rate if "reordering" in scenario.faults else 0.0
 
     async def run(self) -> None:
-        """Cause one fault after the other, for ever."""
+        """Cause one fault after the other, without end."""
         names = [name for name in self.scenario.faults if name not in STEADY]
         while names:
             left_s = self.scenario.duration_s - self.sim.loop.time()
@@ -97,17 +113,17 @@ class Nemesis:
                 self._cause_one_of(names)
 
     def _share(self) -> float:
-        """How much of the time for faults is over."""
+        """How much of the time for faults has passed, as a share of 1."""
         return self.sim.loop.time() / self.scenario.duration_s
 
     def _must_rest(self, waiting: set[str]) -> bool:
-        """Whether the run will prove nothing unless a cluster comes to work."""
+        """Whether the run would prove nothing unless the clusters get time to work."""
         if is_behind(self.sim.observers.commits, self._share()):
             return True
         return self._share() > 0.5 and bool(waiting) and waiting <= set(_LIE_IN_WAIT)
 
     def _cause_one_of(self, names: list[str]) -> None:
-        """One that finds nobody to harm gives way to another."""
+        """Cause one fault. A fault that finds no victim gives way to the next."""
         for name in order_faults(names, self.fired, self.rng):
             before = self.fired[name]
             self._faults[name]()
@@ -115,7 +131,7 @@ class Nemesis:
                 return
 
     def _rest(self) -> None:
-        """Let the nodes find a leader: what can be undone is, and nothing more happens to them."""
+        """Let the nodes elect a leader: undo what can be undone, and cause nothing more for a while."""
         self.resting = True
         self.sim.network.reunite()
         for host in self.sim.hosts:
@@ -123,7 +139,7 @@ class Nemesis:
             host.start()
 
     def _mend(self, host: Host) -> None:
-        """Its disk has room, and does what it is asked."""
+        """Give the disk space, and end its errors."""
         host.disk.fault = None
         host.disk.space = None
         if host.process_disk is not None:
@@ -135,7 +151,7 @@ class Nemesis:
         self.fired["cancel"] = sum(client.cancelled for client in self.sim.clients)
 
     def heal(self) -> None:
-        """Undo everything, and start what is down."""
+        """Undo all faults, and start every node that is down."""
         self.over = True
         network = self.sim.network
         for name, count in network.counts.items():
@@ -153,21 +169,21 @@ class Nemesis:
     # --- choices -----------------------------------------------------------------------
 
     def some_host(self) -> Host:
-        """Some host; half of the time the leader's."""
+        """Draw a host; half of the time it is the leader's."""
         leaders = [host for host in self.sim.hosts if host.leads()]
         return self.rng.choice(leaders if leaders and self.rng.random() < 0.5 else self.sim.hosts)
 
     def length(self) -> float:
-        """How long a fault lasts, in seconds."""
+        """Draw how long a fault lasts, in seconds."""
         return self.rng.expovariate(1 / self.scenario.fault_s)
 
     def count(self, name: str, who: str) -> None:
-        """A fault has happened."""
+        """Count a fault that has happened."""
         self.fired[name] += 1
         self.sim.transcript.note(who, f"fault: {name}")
 
     def later(self, undo: Callable[[], None], at_least_s: float = 0.0) -> None:
-        """End a fault after a while, unless all of them end before."""
+        """End a fault after a while, unless all faults end before."""
 
         def run() -> None:
             if not self.over:
@@ -176,19 +192,19 @@ class Nemesis:
         self.sim.loop.later(at_least_s + self.length(), run)
 
     def election_s(self) -> float:
-        """Half of the time, as long as others need to miss a leader and elect another."""
+        """Half of the time long enough to miss a leader and elect another; otherwise 0."""
         times = self.scenario.time
         return self.rng.choice((0, 3 * times.detector_poll_ms + 20 * times.broadcast_time_ms)) / 1000
 
     def sent(self, host: Host, message: object) -> None:
-        """Let a process die just when it has promised something: `crash_on_send`."""
+        """`crash_on_send`: perhaps crash a process that has just sent a promise."""
         if self.over or "crash_on_send" not in self.scenario.faults or host.process is None:
             return
         rate = _CRASH_RATES.get(type(message), 0.0)
         if rate and self.fired["crash_on_send"]:
             rate *= not self.resting
         elif rate and self._share() > 0.5:
-            rate *= 4  # it is late
+            rate *= 4  # it has not happened yet
         if rate and self.rng.random() < rate:
             process, power = host.process, self.rng.random() < 0.7
             self.count("crash_on_send", host.name)
@@ -202,7 +218,7 @@ class Nemesis:
     # --- the network ---------------------------------------------------------------------
 
     def _sides(self) -> tuple[list[str], list[str]]:
-        """The nodes in two parts, and each client with one of them."""
+        """Split the nodes into two parts, and give each client one of them."""
         names = list(self.sim.names)
         self.rng.shuffle(names)
         one = {self.some_host().name, *names[: self.rng.randrange(0, len(names) // 2)]}
@@ -212,7 +228,7 @@ class Nemesis:
         return sides
 
     def partition(self) -> None:
-        """Nothing passes between two parts; half of the time the links are also broken."""
+        """Nothing passes between two parts; half of the time the links break as well."""
         one, other = self._sides()
         self.count("partition", "|".join(one))
         self.sim.network.partition(one, other)
@@ -238,7 +254,7 @@ class Nemesis:
         self.sim.transcript.note("|".join(one), "joined again")
 
     def flapping(self) -> None:
-        """One link comes and goes, about as fast as elections do."""
+        """One link comes and goes, about as fast as elections."""
         one, other = self.rng.sample(self.sim.names, 2)
         self.count("flapping", f"{one}-{other}")
         period = self.scenario.time.broadcast_time_ms * self.rng.uniform(0.5, 5) / 1000
@@ -254,7 +270,7 @@ class Nemesis:
         flip(2 * self.rng.randrange(1, 10))
 
     def disconnect(self) -> None:
-        """A connection is reset; what is under way is lost."""
+        """A connection is reset; frames under way are lost."""
         one, other = self.rng.sample(self.sim.names, 2)
         self.count("disconnect", f"{one}-{other}")
         self.sim.network.disconnect(one, other)
@@ -273,7 +289,7 @@ class Nemesis:
             host.crash(power=power)
 
     def crash_in_disk(self) -> None:
-        """A process dies between two operations of its disk, in the next few."""
+        """A process dies between two of the next operations of its disk."""
         host = self.some_host()
         if host.process_disk is not None and host.up and host.process_disk.crash_in is None:
             self.count("crash_in_disk", host.name)
@@ -281,7 +297,7 @@ class Nemesis:
             host.process_disk.crash_in = self.rng.randrange(1, 40)
 
     def crash_all(self) -> None:
-        """All machines that run lose power at once."""
+        """All running machines lose power at once."""
         if any(host.up for host in self.sim.hosts):
             self.count("crash_all", "all")
             for host in self.sim.hosts:
@@ -295,14 +311,14 @@ class Nemesis:
             host.process.freeze(self.sim.loop.time() + self.length())
 
     def clock_jump(self) -> None:
-        """Somebody sets a wall clock."""
+        """A wall clock is set forward or back."""
         host = self.some_host()
         if host.clock is not None:
             self.count("clock_jump", host.name)
             host.clock.jump(self.rng.choice((-1, 1)) * self.rng.choice((10, 1_000, 3_600_000)))
 
     def transfer(self) -> None:
-        """An operator moves the leadership."""
+        """An operator transfers the leadership."""
         client, target = self.rng.choice(self.sim.clients), self.rng.choice(self.sim.names)
         self.count("transfer", target)
 
@@ -317,7 +333,7 @@ class Nemesis:
     def blocked_loop(self) -> None:
         """A call in a node takes long: its loop does nothing else, and its clock runs on.
 
-        None begins while another one lasts, or they would add up to more than all faults may last.
+        No call blocks a node while another one does: together they could outlast the time for liveness.
         """
         host = self.some_host()
         if host.up and host.process is not None and host.process.busy_until <= self.sim.loop.now:

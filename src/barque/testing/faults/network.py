@@ -1,4 +1,4 @@
-"""Faults of the network that need a plan: odd majorities, slow and silent links, the wrong node answering."""
+"""Faults of the network that need a plan: unusual majorities, slow and dead links, impostors."""
 
 import itertools
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, RequestVoteRpc
-from barque.core.server import Server
+from barque.core.state import Server
 from barque.testing.checkers.safety import Violation
 from barque.testing.faults.bad_links import Impostor
 from barque.transport import wire
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from barque.testing.sim.simulator import Simulation
 
 STRANGE_TERM = 1 << 40
-"""Strangers speak in this term: who heard one of them has it."""
+"""The term of false messages: a server in this term has accepted one."""
 
 
 def swizzle(nemesis: "Nemesis") -> None:
-    """Links are cut one after the other, and come back one after the other, in another order."""
+    """Links are cut one after the other, and come back one after the other in another order."""
     network, rng = nemesis.sim.network, nemesis.rng
     links = list(itertools.combinations(nemesis.sim.names, 2))
     chosen = rng.sample(links, rng.randrange(2, len(links) + 1))
@@ -42,16 +42,16 @@ def swizzle(nemesis: "Nemesis") -> None:
 
 
 def bridge(nemesis: "Nemesis") -> None:
-    """Two halves see each other only through one node, which both of them see."""
+    """Two halves see each other through one node only, which sees both."""
     names = _shuffled(nemesis)
     half = len(names) // 2
     _cut(nemesis, "bridge", [(a, b) for a in names[:half] for b in names[half + 1 :]], both_ways=True)
 
 
 def ring(nemesis: "Nemesis") -> None:
-    """Each node sees its neighbours on a ring: all of them a majority, each another one.
+    """Each node sees its neighbours on a ring: every node sees a majority, each a different one.
 
-    Three nodes are neighbours of each other; there, each hears one of the others only.
+    Three nodes are all neighbours; there, each node hears only one of the others.
     """
     names = _shuffled(nemesis)
     apart = [(a, names[(i + 2) % len(names)]) for i, a in enumerate(names)]
@@ -77,7 +77,7 @@ def _cut(nemesis: "Nemesis", name: str, links: list[tuple[str, str]], *, both_wa
 
 
 def slow_link(nemesis: "Nemesis") -> None:
-    """One direction of a link carries less than the log makes: frames queue, then the sender is told no."""
+    """One direction of a link carries less than the log produces: frames queue, then sends are refused."""
     source, target = nemesis.rng.sample(nemesis.sim.names, 2)
     nemesis.count("slow_link", f"{source}-{target}")
     nemesis.sim.network.slow_down(source, target, nemesis.rng.choice((1_000, 5_000, 20_000)))
@@ -85,7 +85,7 @@ def slow_link(nemesis: "Nemesis") -> None:
 
 
 def half_open(nemesis: "Nemesis") -> None:
-    """The far end of a connection has forgotten it without a word: what is sent vanishes, for a while."""
+    """A peer has silently forgotten a connection: what is sent vanishes, for a while."""
     sim = nemesis.sim
     if nemesis.rng.random() < 0.3:
         link = sim.network.silence_client(nemesis.rng)
@@ -100,12 +100,12 @@ def half_open(nemesis: "Nemesis") -> None:
 
 
 def wrong_peer(nemesis: "Nemesis") -> None:
-    """At a node's address answers somebody else; or what comes is not of this cluster, or of its past."""
+    """Another node answers at a node's address; or messages of another cluster, or of the past, arrive."""
     (_another_answers if nemesis.rng.random() < 0.5 else _a_stranger_speaks)(nemesis)
 
 
 def _another_answers(nemesis: "Nemesis") -> None:
-    """All who were connected to a node dial it again, and find another installation, secret or name."""
+    """All peers of a node dial it again, and find another installation, secret or name."""
     sim, victim = nemesis.sim, nemesis.rng.choice(nemesis.sim.names)
     if victim in sim.network.impostors:
         return
@@ -130,7 +130,7 @@ def _another_answers(nemesis: "Nemesis") -> None:
 
 
 def _a_stranger_speaks(nemesis: "Nemesis") -> None:
-    """Messages in a peer's name reach a server: from another cluster, or from an incarnation that is gone."""
+    """Messages in a peer's name reach a server: from another cluster, or from a former incarnation."""
     host, sim = nemesis.some_host(), nemesis.sim
     name = nemesis.rng.choice([name for name in sim.names if name != host.name])
     cluster = nemesis.rng.choice(sim.clusters).name
@@ -145,8 +145,8 @@ def _a_stranger_speaks(nemesis: "Nemesis") -> None:
     elif peer is not None and peer.uid is not None:
         nemesis.count("wrong_peer", f"{host.name}: a former {name}")
         former = peer.uid + "former"
-        # Leaders and candidates may be heard, whatever their uid: our configuration may be old, and they
-        # have proved who they are by their logs. No member ever lies about its log.
+        # A server may believe leaders and candidates whatever their uid: its configuration may be old, and
+        # their logs prove who they are. Only replies are false here, as no member ever lies about its log.
         lies = [m for m in _lies(server, sender) if isinstance(m, AppendEntriesReply)]
         letters = [wire.Envelope(cluster, m, server.cfg.cluster_id, former) for m in lies]
     else:
@@ -155,7 +155,7 @@ def _a_stranger_speaks(nemesis: "Nemesis") -> None:
 
 
 def _lies(server: Server, sender: ServerId) -> list[wire.PeerMessage]:
-    """Each would do harm: entries that nobody sent, a term that nobody had, a copy that nobody keeps."""
+    """Messages that would do harm: false entries, a false term, a false acknowledgement."""
     last, term = server.log.last_index_term(), Term(STRANGE_TERM)
     batch = EntryBatch(Index(last.index + 1), term, 1, 0, encode_body([b"strange"]))
     return [
@@ -166,7 +166,7 @@ def _lies(server: Server, sender: ServerId) -> list[wire.PeerMessage]:
 
 
 def judge_strangers(sim: "Simulation") -> None:
-    """Nobody has listened to strangers."""
+    """Check that no server has accepted a false message."""
     servers = [server for cluster in sim.clusters for _, server in cluster.servers()]
     heard = [str(server.id) for server in servers if server.current_term >= STRANGE_TERM]
     if heard:
@@ -182,4 +182,4 @@ NETWORK_FAULTS: dict[str, Callable[["Nemesis"], None]] = {
     "half_open": half_open,
     "wrong_peer": wrong_peer,
 }
-"""By name; each may find that it cannot happen now, and is then not counted."""
+"""By name. A fault that cannot happen now is not counted."""

@@ -1,4 +1,4 @@
-"""What people do: a node is stopped, or gets new code; a call is cancelled; all at any moment."""
+"""Faults that people cause: a node is stopped or gets new code, a call is cancelled, at any moment."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def stop(nemesis: "Nemesis") -> None:
-    """An operator stops a node; half of the time it is killed before it has done all that it does then."""
+    """An operator stops a node; half of the time the node is killed before it has stopped."""
     host = nemesis.some_host()
     process = host.process
     if host.stop():
@@ -25,13 +25,13 @@ def stop(nemesis: "Nemesis") -> None:
 
 
 def cancel(nemesis: "Nemesis") -> None:
-    """The next call of a client is cancelled while it waits: its outcome is unknown, others go on."""
+    """A client cancels its next call while it waits: the outcome is unknown, other calls go on."""
     client = nemesis.rng.choice(nemesis.sim.clients)
     client.cancel_after_s = nemesis.rng.choice((0.0, 0.001, 0.05)) * nemesis.rng.random()
 
 
 def upgrade(nemesis: "Nemesis") -> None:
-    """A node gets the machine's next version and is started with it; others have the former one meanwhile."""
+    """A node gets the next version of the machine and starts with it; other nodes keep the former version."""
     old = [host for host in nemesis.sim.hosts if not host.upgraded]
     if old:
         host = nemesis.rng.choice(old)
@@ -44,7 +44,7 @@ def upgrade(nemesis: "Nemesis") -> None:
 
 
 def complete_upgrade(hosts: "list[Host]") -> None:
-    """If one has the next version, all get it: a member without the version in force applies nothing."""
+    """Upgrade all nodes if one is upgraded: a member without the version in force applies nothing."""
     if any(host.upgraded for host in hosts):
         for host in hosts:
             if not host.upgraded:
@@ -53,4 +53,4 @@ def complete_upgrade(hosts: "list[Host]") -> None:
 
 
 PROCESS_FAULTS: dict[str, Callable[["Nemesis"], None]] = {"stop": stop, "cancel": cancel, "upgrade": upgrade}
-"""By name; each may find that it cannot happen now, and is then not counted."""
+"""By name. A fault that cannot happen now is not counted."""

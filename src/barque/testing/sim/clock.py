@@ -1,4 +1,4 @@
-"""A node's clocks in a simulation (`barque.runtime.clock.Clock`)."""
+"""The clocks of a node in a simulation (`barque.runtime.clock.Clock`)."""
 
 import random
 
@@ -8,7 +8,7 @@ _EPOCH_MS = 1_700_000_000_000
 
 
 class SimClock:
-    """Monotonic time is the loop's; the wall clock drifts, and jumps when it is told to.
+    """The monotonic clock is the loop's. The wall clock drifts, and jumps when a fault says so.
 
     `drift` is a share of 1: 0.001 gains a millisecond a second.
     """
@@ -20,14 +20,14 @@ class SimClock:
         self.offset_ms = rng.randrange(-5_000, 5_000)
 
     def monotonic(self) -> float:
-        """Virtual seconds; ahead of the loop's while a call takes time."""
+        """Virtual seconds, ahead of the loop's while a call takes time."""
         now, held = self._loop.now, self._process.held_until
         return held if held > now else now
 
     def wall_ms(self) -> int:
-        """Unix time in milliseconds, as this node believes."""
+        """The Unix time in milliseconds, as this node believes it."""
         return _EPOCH_MS + self.offset_ms + int(self._loop.time() * 1000 * (1 + self.drift))
 
     def jump(self, ms: int) -> None:
-        """Somebody sets the wall clock."""
+        """Set the wall clock forward or back."""
         self.offset_ms += ms

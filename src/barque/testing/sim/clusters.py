@@ -1,10 +1,10 @@
-"""The clusters of a run: how each is formed, who works on it, and what it must be like in the end."""
+"""The clusters of a run: how each is formed, which clients use it, and what must hold in the end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.errors import BarqueError
 from barque.testing.checkers.history import Outcome
 from barque.testing.checkers.safety import Violation
@@ -22,7 +22,7 @@ _NEVER = float("inf")
 
 
 class SimCluster:
-    """One cluster, by name. Until somebody was told that it is there, nothing is demanded of it."""
+    """One cluster, by name. Nothing is demanded of it until a client has learned that it exists."""
 
     def __init__(self, sim: "Simulation", name: str, operations: Operations, *, configured: bool) -> None:
         self.sim = sim
@@ -31,35 +31,35 @@ class SimCluster:
         self.configured = configured
         self._lived_s = 0.0
         self._formed_at = 0.0 if configured else None
-        self.epoch = 0  # of the last creation that was tried; each answer names its own
-        self.deleted: dict[int, float] = {}  # when the end of an epoch was acknowledged, in virtual seconds
+        self.epoch = 0  # of the last attempt to create it; each answer carries its epoch
+        self.deleted: dict[int, float] = {}  # by epoch, when its deletion was acknowledged
         self.clients: list[SimClient] = []
-        self.undecided = 0  # how many of its histories were too much for the checker
+        self.undecided = 0  # how many histories its checker could not decide
 
     @property
     def formed(self) -> bool:
-        """Whether somebody was told that it is there."""
+        """Whether a client has learned that it exists."""
         return self._formed_at is not None
 
     @property
     def lived_s(self) -> float:
-        """For how many virtual seconds it has been there."""
+        """For how many virtual seconds it has existed."""
         since = 0.0 if self._formed_at is None else self.sim.loop.time() - self._formed_at
         return self._lived_s + since
 
     def is_there(self) -> None:
-        """From now on it is demanded."""
+        """Demand everything of the cluster from now on."""
         if self._formed_at is None:
             self._formed_at = self.sim.loop.time()
 
     def may_be_gone(self) -> None:
-        """Nothing is demanded until somebody is told of it again."""
+        """Demand nothing until a client learns again that the cluster exists."""
         self._lived_s, self._formed_at = self.lived_s, None
 
     # --- its beginning -------------------------------------------------------------------
 
     async def form(self) -> None:
-        """Create it, as an administrator would, who tries again until it is there."""
+        """Create it as an operator would, again and again until it exists."""
         await self._form((self._create, self._find, self._elect))
 
     async def _form(self, attempts: tuple[Attempt, ...]) -> None:
@@ -74,7 +74,7 @@ class SimCluster:
                     self.sim.transcript.note(admin.name, f"create {self.name}: {type(error).__name__}")
 
     async def recreate(self) -> None:
-        """Delete it and create another one of its name; it may be that neither is done."""
+        """Delete it and create another cluster of its name; perhaps neither succeeds."""
         admin = self.clients[0]
         attempts: tuple[Attempt, ...] = (self._create, self._find, self._elect)
         try:
@@ -83,7 +83,7 @@ class SimCluster:
             self.deleted[epoch] = self.sim.loop.time()
         except BarqueError as error:
             self.sim.transcript.note(admin.name, f"delete {self.name}: {type(error).__name__}")
-            attempts = (self._create, self._elect)  # what is found now may yet be deleted
+            attempts = (self._create, self._elect)  # what a client finds now may still be deleted
         await self._form(attempts)
 
     async def _create(self, admin: SimClient) -> None:
@@ -92,23 +92,23 @@ class SimCluster:
         self.is_there()
 
     async def _find(self, admin: SimClient) -> None:
-        """An attempt whose outcome was unknown may have formed it."""
+        """Find the cluster that an attempt with unknown outcome may have formed."""
         await admin.client.members_info(self.name)
         self.is_there()
 
     async def _elect(self, admin: SimClient) -> None:
-        """Its members may be there, and the one that was to stand for election has died."""
+        """Start an election: the members may exist, but the first candidate may have died."""
         await admin.client.call("trigger_election", {"cluster": self.name})
 
     # --- its end -------------------------------------------------------------------------
 
     def servers(self) -> list[tuple["Host", Server]]:
-        """Its members that run, wherever they are."""
+        """Its running members, on any machine."""
         found = [(host, host.server(self.name)) for host in self.sim.hosts]
         return [(host, server) for host, server in found if server is not None]
 
     def leader(self) -> Server | None:
-        """Who leads, and nobody has met a newer term: a leader of old may not know yet."""
+        """Its leader, if no member knows a newer term: a deposed leader may not know yet."""
         servers = [server for _, server in self.servers()]
         leaders = [server for server in servers if server.raft_state is RaftState.LEADER]
         leader = max(leaders, key=lambda server: server.current_term, default=None)
@@ -118,7 +118,7 @@ class SimCluster:
 
     @property
     def changes(self) -> bool:
-        """Whether its members may be others than those of the configuration."""
+        """Whether its members may differ from the nodes' configuration."""
         return not self.configured or "members" in self.sim.scenario.faults
 
     def is_settled(self) -> bool:
@@ -137,7 +137,7 @@ class SimCluster:
         return 2 * sum(host.name in voters for host in there) > len(voters)
 
     def _members(self, leader: Server) -> list[tuple["Host", Server]]:
-        """Those that run and are members by the configuration of this leader."""
+        """The running members of this leader's configuration."""
         return [
             (host, server)
             for host, server in self.servers()
@@ -145,9 +145,9 @@ class SimCluster:
         ]
 
     def missing(self) -> list[str] | None:
-        """Nodes that have no server although its leader counts one there: a creation did not reach them.
+        """Nodes without a server although the leader counts one there: a creation did not reach them.
 
-        None if that cannot be told: without a leader, or as long as what it goes by may be undone.
+        None if that is unknown: without a leader, or while the leader's configuration may be undone.
         """
         leader = self.leader()
         known_for_good = leader is not None and leader.commit_index >= leader.cluster_index_term.index
@@ -158,10 +158,10 @@ class SimCluster:
         return [m.node for m, peer in members if (peer.uid or known[m.node]) != known[m.node]]
 
     def owed(self) -> list[Server] | None:
-        """Those who must be equal in the end; None as long as it cannot be said.
+        """The servers that must be equal in the end, or None while that is unknown.
 
-        All members by the leader's configuration, but not those who are gone for good or have failed. A
-        creation may also have reached only a majority of its nodes.
+        These are all members of the leader's configuration, except those on a machine that is gone for good
+        and those whose machine has failed. A creation may have reached only a majority of its nodes.
         """
         leader = self.leader()
         if leader is None or leader.commit_index < leader.cluster_index_term.index:
@@ -174,7 +174,7 @@ class SimCluster:
         return found if len(found) == len(wanted) or not self.configured else None
 
     def equal(self) -> bool:
-        """Whether all its members have the same, and follow one leader."""
+        """Whether all its members have the same state, and follow one leader."""
         servers = self.owed()
         if servers is None:
             return False
@@ -186,9 +186,9 @@ class SimCluster:
         return leaders == 1 and all(f == found[0] for f in found) and found[0][0] == found[0][1].index
 
     def leftovers(self) -> list[str]:
-        """I23: who still runs although the leader knows that it was removed, or its cluster deleted.
+        """I23: servers that still run although the leader knows of their removal, or of their cluster's end.
 
-        A server that was only started, for a creation that came too late, has never taken part in anything.
+        A server that only a late creation has started has never taken part in anything, and does not count.
         """
         leader = self.leader()
         if leader is None or not self.changes:
@@ -210,12 +210,12 @@ class SimCluster:
         return [server.current_term for server in self.owed() or ()]
 
     async def works(self) -> None:
-        """Wait until each client's new command was committed."""
+        """Wait until a new command of each client is committed."""
         for client in self.clients:
             await client.is_served()
 
     def timers_owed(self) -> list[str]:
-        """I21: timers that are pending although their time is over, and who should have fired them."""
+        """I21: overdue timers that are still pending, each with the leader that should have fired it."""
         leader = self.leader()
         if leader is None:
             return [f"{self.name}: no leader"]
@@ -224,13 +224,13 @@ class SimCluster:
         return [f"{leader.id}: timer {name}" for name in pending if timeouts.is_owed(leader, name, now_s)]
 
     async def shows_all(self) -> None:
-        """Read every object once more, so that no change is left that nobody has seen."""
+        """Read every object once more, so that a client has seen every change."""
         for key in self.operations.used():
             while (await self.clients[0].read(key, 2.0)).outcome is not Outcome.OK:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     def check(self) -> Violation | None:
-        """What the machines hold and what the clients were told, when all is over."""
+        """Judge the states of all machines and the histories of all clients, at the end."""
         states = [server.machine_state for server in self.owed() or ()]
         if any(state != states[0] for state in states):
             return Violation("same state (I18)", "equal logs, different machines", tuple(map(str, states)))
@@ -241,7 +241,7 @@ class SimCluster:
         return self._check_deleted()
 
     def _check_deleted(self) -> Violation | None:
-        """I23: whoever asks after a cluster was deleted is not answered by it."""
+        """I23: a deleted cluster answers no call that began after its deletion was acknowledged."""
         for operation in (operation for client in self.clients for operation in client.history):
             deleted = self.deleted.get(operation.epoch, _NEVER)
             if operation.outcome is Outcome.OK and operation.called > deleted:
@@ -251,7 +251,7 @@ class SimCluster:
         return None
 
     def states(self) -> tuple[str, ...]:
-        """Its members, in words."""
+        """Describe its members."""
         there = {host.name: _describe(server) for host, server in self.servers()}
         return tuple(there.get(host.name, f"{self.name}@{host.name}: down") for host in self.sim.hosts)
 

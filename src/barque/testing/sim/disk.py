@@ -1,9 +1,9 @@
 """A disk in memory that loses what a real one may lose (`barque.log.disk.Disk`).
 
-The model: what is written goes to a cache; a sync moves it to the disk. A crash keeps or
-loses each 512-byte sector of each unsynced write by itself, and each unsynced change of a
-directory by itself. A failed sync drops what it should have written, and the cache goes on
-showing it as if it were there. The same `random.Random` gives the same faults.
+A write goes to a cache; a sync moves it to the disk. A crash keeps or loses each 512-byte sector of each
+unsynced write by itself, and each unsynced change of a directory by itself. A failed sync drops the writes
+that it should have synced, and the cache goes on showing them. The same `random.Random` gives the same
+faults.
 """
 
 import errno
@@ -16,7 +16,7 @@ from barque.errors import StorageError
 SECTOR = 512
 
 Fault = Callable[[str, str], OSError | None]
-"""Asked before each operation with its name and path; an error makes the operation fail."""
+"""Called before each operation with its name and path; an error makes the operation fail."""
 
 
 class _Inode:
@@ -67,11 +67,11 @@ def _apply(target: bytearray, offset: int, data: bytes | None) -> None:
 
 
 _Change = tuple[str, _Inode | None, str | None]
-"""A name, what it now means (None: nothing), and the name that it took this from."""
+"""A name, what it means now (None: nothing), and the name from which it was renamed."""
 
 
 class SimFile:
-    """One open file of a `SimDisk`; of no use after a crash."""
+    """One open file of a `SimDisk`. It is useless after a crash."""
 
     def __init__(self, disk: "SimDisk", path: str, inode: _Inode) -> None:
         self._disk = disk
@@ -86,16 +86,16 @@ class SimFile:
         self._disk.check(operation, self._path)
 
     def size(self) -> int:
-        """How long the file is now."""
+        """The present length of the file."""
         return len(self._inode.cache)
 
     def pread(self, length: int, offset: int) -> bytes:
-        """At most `length` bytes at `offset`."""
+        """Read at most `length` bytes at `offset`."""
         self._check("pread")
         return bytes(self._inode.cache[offset : offset + length])
 
     def pwritev(self, buffers: Sequence[bytes], offset: int, sync: bool) -> None:
-        """Write, and sync. A failed write may have put a part of it into the cache."""
+        """Write, and sync if asked. A failed write may have put a part of the data into the cache."""
         data = b"".join(buffers)
         try:
             self._check("pwritev")
@@ -111,7 +111,7 @@ class SimFile:
             self.datasync()
 
     def datasync(self) -> None:
-        """Make it durable. When it fails, the unsynced pages are dropped but still shown."""
+        """Make the file durable. A failed sync drops the unsynced pages, but the cache still shows them."""
         try:
             self._check("datasync")
         except OSError:
@@ -125,7 +125,7 @@ class SimFile:
         self._inode.truncate(size)
 
     def close(self) -> None:
-        """Give the file back; a lock on it ends."""
+        """Close the file; a lock on it ends."""
         self._disk.handles.pop(self, None)
         self._disk.unlock(self._path, self._boots)
 
@@ -134,10 +134,9 @@ class SimFile:
 
 
 class SimDisk:
-    """An in-memory file system with a crash. Directories are durable as soon as they are made.
+    """A file system in memory, with crashes. A new directory is durable at once.
 
-    `fault` may be set to make operations fail; `space` is how many bytes files may still grow
-    by (None: any number).
+    `fault` makes operations fail. `space` is how many bytes files may still grow by (None: no limit).
     """
 
     def __init__(self, chance: random.Random) -> None:
@@ -155,7 +154,7 @@ class SimDisk:
         self._locks: set[str] = set()
 
     def check(self, operation: str, path: str) -> None:
-        """Count an operation, and let it fail if the fault says so."""
+        """Count an operation, and raise the error of the fault, if there is one."""
         self.operations += 1
         if self.fault is not None:
             error = self.fault(operation, path)
@@ -163,7 +162,7 @@ class SimDisk:
                 raise error
 
     def take_space(self, growth: int, path: str) -> None:
-        """Use up space for a file that grows. Raises ENOSPC."""
+        """Use up space for a growing file. Raises ENOSPC."""
         if growth > 0 and self.space is not None:
             if growth > self.space:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
@@ -175,7 +174,7 @@ class SimDisk:
         return SimFile(self, path, self._inode(path))
 
     def create(self, path: str) -> SimFile:
-        """Open an empty file."""
+        """Create an empty file, and open it."""
         self.check("create", path)
         inode = self._names.get(path)
         if inode is None:
@@ -186,7 +185,7 @@ class SimDisk:
         return SimFile(self, path, inode)
 
     def lock(self, path: str) -> SimFile:
-        """Hold `path` until it is closed or the process dies."""
+        """Hold a lock on `path` until it is closed or the process dies."""
         if path in self._locks:
             raise StorageError(f"{path}: another process uses this data directory")
         if path not in self._names:
@@ -195,7 +194,7 @@ class SimDisk:
         return SimFile(self, path, self._names[path])
 
     def unlock(self, path: str, boots: int) -> None:
-        """Let go of a lock taken since the last crash."""
+        """Release a lock that was taken since the last crash."""
         if boots == self.boots:
             self._locks.discard(path)
 
@@ -205,7 +204,7 @@ class SimDisk:
         return bytes(self._inode(path).cache)
 
     def rename(self, source: str, target: str) -> None:
-        """Give a file another name: after a crash, either both names changed or neither."""
+        """Rename a file. After a crash, either both names have changed or neither."""
         self.check("rename", source)
         self._change(target, self._inode(source), source)
 
@@ -216,7 +215,7 @@ class SimDisk:
         self._change(path, None, None)
 
     def mkdir(self, path: str) -> None:
-        """Make a directory with its parents."""
+        """Make a directory and its parents."""
         self.check("mkdir", path)
         while path not in self._directories:
             self._directories.add(path)
@@ -259,11 +258,11 @@ class SimDisk:
         self._changes = rest
 
     def salt(self) -> int:
-        """32 bits from the given randomness."""
+        """Draw 32 bits from the given generator."""
         return self.random.getrandbits(32)
 
     def crash(self) -> None:
-        """The machine loses power: unsynced sectors and names are kept or lost by chance."""
+        """Lose power: each unsynced sector and name is kept or lost by chance."""
         self.kill()
         for change in self._changes:
             if self.random.random() < 0.5:
@@ -274,13 +273,13 @@ class SimDisk:
             self._names[path].crash(self.random)
 
     def kill(self) -> None:
-        """The process dies and the machine lives: the cache stays, locks and open files do not."""
+        """End the process but not the machine: the cache stays, locks and open files do not."""
         self.boots += 1
         self.handles.clear()
         self._locks.clear()
 
     def survivor(self, below: str = "/") -> "SimDisk":
-        """Another disk, with what a crash now would leave of this one at worst: nothing unsynced.
+        """Copy what a crash now would leave of this disk at worst: nothing unsynced.
 
         Only files whose paths begin with `below` are copied.
         """
@@ -297,19 +296,19 @@ class SimDisk:
         return bool(self._changes) or any(inode.unsynced for inode in self._names.values())
 
     def durable(self, path: str) -> bytearray | None:
-        """The bytes that a file would have at worst after a crash now; to look at, not to change."""
+        """The bytes of a file that a crash now would leave at worst; read them, do not change them."""
         inode = self._durable_names.get(path)
         return None if inode is None else inode.disk
 
     def flip(self, path: str, offset: int, mask: int = 0x01) -> None:
-        """Bit rot: change the byte at `offset`, on the disk and in the cache."""
+        """Change the byte at `offset`, on the disk and in the cache (bit rot)."""
         inode = self._inode(path)
         for data in (inode.cache, inode.disk):
             if offset < len(data):
                 data[offset] ^= mask
 
     def set_content(self, path: str, data: bytes) -> None:
-        """Let a file hold exactly these bytes, durably; it is made if need be."""
+        """Make a file hold exactly these bytes, durably; create it if necessary."""
         inode = self._names.get(path)
         if inode is None:
             inode = self._names[path] = self._durable_names[path] = _Inode()
@@ -317,7 +316,7 @@ class SimDisk:
         inode.unsynced.clear()
 
     def remove(self, path: str) -> None:
-        """Somebody deletes a file behind our back, durably."""
+        """Delete a file durably, as an operator could behind the node's back."""
         self._names.pop(path, None)
         self._durable_names.pop(path, None)
 

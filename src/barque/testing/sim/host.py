@@ -1,4 +1,4 @@
-"""One simulated machine: its disk lives on, the node on it starts, runs, is frozen and dies."""
+"""One simulated machine. Its disk outlives the node, which starts, runs, is frozen and dies."""
 
 import random
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from barque.config import ClusterConfig, NodeConfig
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.errors import StorageError
 from barque.log.disk import join
 from barque.machine.effects import Timer
@@ -43,7 +43,7 @@ _AFTERLIFE_S = 0.05
 
 
 def _names_a_path(text: str) -> bool:
-    """Whether it says what could not be read or written: a file, or the directory itself in quotes."""
+    """Whether an error names the file or directory that could not be read or written."""
     return f"{DATA}/" in text or f"'{DATA}'" in text
 
 
@@ -77,7 +77,7 @@ class SimOutlets(NodeOutlets):
 
 
 class SimNode(Node):
-    """A `Node` that tells its host what its servers do. Nothing else is different."""
+    """A `Node` that tells its host what its servers do, and is otherwise unchanged."""
 
     def __init__(self, host: "Host", *args: Any, **settings: Any) -> None:
         self.host = host
@@ -95,7 +95,7 @@ class SimNode(Node):
 
 
 class Host:
-    """One machine of the simulated cluster."""
+    """One machine of the simulated cluster, and the node on it."""
 
     def __init__(self, sim: "Simulation", name: str) -> None:
         self.sim = sim
@@ -107,15 +107,15 @@ class Host:
         self.process_disk: ProcessDisk | None = None
         self.clock: SimClock | None = None
         self.loses_power = False
-        self.uids: dict[str, Uid] = {}  # of its members by cluster, from their first successful start on
-        self.failing: dict[str, None] = {}  # the clusters whose machine raises here at its next command
-        self.failed: dict[str, None] = {}  # those whose machine did, until the node starts again
+        self.uids: dict[str, Uid] = {}  # by cluster, the uid of its member from the first successful start on
+        self.failing: dict[str, None] = {}  # clusters whose machine here raises at its next command
+        self.failed: dict[str, None] = {}  # clusters whose machine has raised since the node started
         self.stopping = False
-        self.upgraded = False  # whether it has the machines' next version, from its next start on
-        self.in_process_clients: list[InProcessClient] = []  # clients that live in its process
-        self.bit_rot: BitRot | None = None  # what was changed on its disk since it went down
-        self._newest: SimNode | None = None  # the node, while it starts as well
-        self._graveyard: list[Any] = []  # what is dead must not be cleaned up at times nobody chose
+        self.upgraded = False  # whether it has the next version of the machines, from its next start on
+        self.in_process_clients: list[InProcessClient] = []  # clients in its process
+        self.bit_rot: BitRot | None = None  # what was changed on its disk while it was down
+        self._newest: SimNode | None = None  # the node, also while it starts
+        self._graveyard: list[Any] = []  # kept: their clean-up would run at a random moment
 
     @property
     def up(self) -> bool:
@@ -128,12 +128,12 @@ class Host:
         return process.server if process is not None and process.failure is None else None
 
     def leads(self) -> bool:
-        """Whether a member of its leads its cluster."""
+        """Whether one of its members leads its cluster."""
         processes = self.node.system.processes.values() if self.node is not None else ()
         return any(p.failure is None and p.server.raft_state is RaftState.LEADER for p in processes)
 
     def start(self) -> None:
-        """Boot a new process on what is on the disk."""
+        """Boot a new process from what is on the disk."""
         if (self.process is not None and self.process.alive) or self.sim.absent is self:
             return
         self.boots += 1
@@ -208,7 +208,7 @@ class Host:
         try:
             await node.start()
         except Crashed:
-            return  # `crashed` has been told
+            return  # `crashed` was called already
         except StorageError as error:
             self._refused(error)
             self.crashed()
@@ -228,7 +228,7 @@ class Host:
             self.on_role(server)
 
     def _refused(self, error: StorageError) -> None:
-        """The node does not start: the disk fails for a while, or somebody has changed a file."""
+        """Judge a node that does not start: its disk fails for a while, or bits have rotted."""
         self.sim.transcript.note(self.name, f"cannot start: {error}")
         bit_rot, self.bit_rot = self.bit_rot, None
         violation: Violation | None = None
@@ -247,13 +247,13 @@ class Host:
             self.sim.report(violation)
 
     def rot_bits(self) -> bool:
-        """Change something on the disk while the node is down; whether anything was changed."""
+        """Change bytes on the disk while the node is down. Returns whether anything was changed."""
         if self.up or not self.uids or self.bit_rot is not None or self.disk.has_unsynced:
             return False
         durability = self.sim.observers.durability
         durability.hold(self.name, held=True)
         view = DurableLogView(self.disk, f"{DATA}/wal")
-        fault, self.disk.fault = self.disk.fault, None  # it is we who read, not the node
+        fault, self.disk.fault = self.disk.fault, None  # the simulator reads here, not the node
         self.bit_rot = change_bytes(self.disk, DATA, list(self.uids.values()), view, self.sim.chance)
         self.disk.fault = fault
         if self.bit_rot is None:
@@ -261,7 +261,7 @@ class Host:
         return self.bit_rot is not None
 
     def _shrink(self, server: Server) -> None:
-        """Let batches be as small as the scenario wants; a node has no setting for that."""
+        """Make batches as small as the scenario wants; a node has no setting for this."""
         scenario = self.sim.scenario
         server.cfg = msgspec.structs.replace(
             server.cfg,
@@ -274,7 +274,7 @@ class Host:
     # --- ends --------------------------------------------------------------------------
 
     def stop(self) -> bool:
-        """Ask the node to stop, as an operator would; whether there was one to ask."""
+        """Ask the node to stop, as an operator would. Returns whether there was a node to ask."""
         node, process = self.node, self.process
         if node is None or process is None or self.stopping:
             return False
@@ -288,18 +288,18 @@ class Host:
             except StorageError as error:
                 self.sim.transcript.note(self.name, f"stops badly: {error}")
             except Crashed:
-                return  # `crashed` has been told
+                return  # `crashed` was called already
             self.node = None
             for client in self.in_process_clients:
                 client.after_stop()
-            # A program may go on after its node has stopped: what comes now must not hurt.
+            # A program may go on after its node has stopped; what arrives now must do no harm.
             self.sim.loop.later(_AFTERLIFE_S, self._exit, process)
 
         process.spawn(close())
         return True
 
     def _exit(self, process: VirtualProcess) -> None:
-        """The process ends by itself; it must have cleaned up."""
+        """End the process by itself; it must have cleaned up."""
         free_at = process.held_until + _AFTERLIFE_S
         if process.alive and self.in_process_clients and free_at > self.sim.loop.now:
             self.sim.loop.at(free_at, self._exit, process)  # it stood still when it was to clean up
@@ -311,13 +311,13 @@ class Host:
             self.crashed()
 
     def crash(self, *, power: bool) -> None:
-        """Kill the process; with `power` the machine loses what it had not synced."""
+        """Kill the process; with `power` the machine loses everything unsynced."""
         if self.process is not None and self.process.alive:
             self.loses_power = power
             self.crashed()
 
     def crashed(self) -> None:
-        """The process has died, by itself or by us; it starts again after a while."""
+        """Note that the process has died, for any reason; it starts again after a while."""
         process, sim = self.process, self.sim
         assert process is not None
         if not process.alive:
@@ -334,10 +334,10 @@ class Host:
         self.node = None
         sim.after_crash(self)
 
-    # --- what the observer is told ------------------------------------------------------
+    # --- for the observers -----------------------------------------------------------------
 
     def on_role(self, server: Server) -> None:
-        """A member's state, or the leader that it knows, has changed."""
+        """Tell the observer that a member has changed its state, or its leader."""
         sim, cluster = self.sim, server.cfg.cluster_name
         text = f"{server.raft_state} in term {server.current_term}, follows {server.leader_id}"
         sim.transcript.note(str(server.id), text)
@@ -346,7 +346,7 @@ class Host:
         sim.observers.of(server).role(server)
 
     def on_deleted(self, server: Server, *, whole_cluster: bool) -> None:
-        """A server was deleted; for good, once its tombstone is on the disk."""
+        """Tell the observer that a server was deleted; for good, once its tombstone is on the disk."""
         cluster, uid = server.cfg.cluster_name, server.cfg.uid
         what = "with its cluster" if whole_cluster else "alone"
         self.sim.transcript.note(str(server.id), f"{uid} is deleted, {what}")
@@ -358,7 +358,7 @@ class Host:
             self.sim.observers.departures.left(departed)
 
     def check_registry(self, *, finished: bool) -> None:
-        """I24, while the node runs."""
+        """Check I24 while the node runs."""
         if self.node is not None:
             root = join(DATA, "servers")
             names = self.disk.listdir(root) if self.disk.exists(root) else []
@@ -368,14 +368,14 @@ class Host:
                 self.sim.report(violation)
 
     def check_bounds(self) -> None:
-        """I27, at any time at which the node runs."""
+        """Check I27 at any time while the node runs."""
         if self.node is not None:
             violation = judge_bounds(self.node, self.disk)
             if violation is not None:
                 self.sim.report(violation)
 
     def check_rest(self) -> None:
-        """I27, when all is over and the node runs."""
+        """Check I27 at the end, while the node runs."""
         connected = self.sim.network.clients_of(self.name) + sum(
             i.is_connected for i in self.in_process_clients
         )
@@ -385,7 +385,7 @@ class Host:
                 self.sim.report(violation)
 
     def on_failure(self, process: ServerProcess) -> None:
-        """A server has stopped: its own machine may do that to it, and nothing else."""
+        """Judge a server that has stopped: only its own machine may have caused it."""
         server = process.server
         if server.cfg.cluster_name in self.failed:
             return
@@ -423,6 +423,6 @@ class Host:
         self.sim.observers.of(server).timeouts.fired(server, meta, name, self.clock.monotonic())
 
     def _member(self, cluster: str) -> Server:
-        """Its member, be it that it is still starting."""
+        """Its member, even while it still starts."""
         assert self._newest is not None
         return self._newest.system.processes[cluster].server

@@ -1,8 +1,8 @@
-"""Simulated clients that live in a node's process, as programs do that embed Barque (`local_client`).
+"""Simulated clients inside a node's process, as in a program that embeds Barque (`local_client`).
 
-What the process suffers they suffer: they stand still with it and die with it, and what they had asked
-then stays unknown for ever. With the next start of the node they begin again. When the node stops, the
-program lives on for a moment, and every call has to end.
+Such a client stands still with its process and dies with it. The outcome of the calls under way then stays
+unknown. It begins again with the next start of the node. When the node stops, the program lives on for a
+moment, and every call must end.
 """
 
 import asyncio
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
     from barque.testing.sim.host import Host
 
 GRACE_S = 0.2
-"""How much longer a call may take. Its node, in the same process, answers in time; looks come each 0.1 s."""
+"""How much longer a call may take. The node in the same process answers in time; looks come each 0.1 s."""
 _HURRIES_RATE = 0.3
-"""How often a client gives its calls a quarter of the time that others have."""
+"""How often a client allows its calls only a quarter of the usual time."""
 _LOOK_S = 0.1
 _CLOSES_FIRST_RATE = 0.5
-"""How often a program closes its client before it stops the node; else the client ends with the node."""
+"""How often a program closes its client before it stops the node; otherwise the node ends the client."""
 T = TypeVar("T")
 
 
 class _Life:
-    """The time of a client in one process, from the start of the node on."""
+    """The life of a client in one process, which begins when the node has started."""
 
     def __init__(self, process: VirtualProcess, client: Client) -> None:
         self.process = process
         self.client = client
         self.work: asyncio.Task[None] | None = None
         self.listener: asyncio.Task[None] | None = None
-        self.over = asyncio.Event()  # the node has stopped
-        self.waiting: dict[int, _Call] = {}  # by the operation's identity
-        self.told: list[tuple[str, Any]] | None = None  # what machines told the node while it was connected
+        self.over = asyncio.Event()  # set once the node has stopped
+        self.waiting: dict[int, _Call] = {}  # by the identity of the operation
+        self.told: list[tuple[str, Any]] | None = None  # machines' messages while it was connected
         self.heard: list[tuple[str, Any]] = []
 
     @property
     def works(self) -> bool:
-        """Whether it lives, and has not heard of everything."""
+        """Whether it lives and still has calls under way."""
         busy = self.work is not None and not self.work.done()
         return self.process.alive and (busy or bool(self.waiting))
 
@@ -55,11 +55,11 @@ class _Life:
 class _Call(NamedTuple):
     operation: Operation
     limit_s: float
-    stood_s: float  # for how long the process had stood still by then
+    stood_s: float  # how long the process had stood still by then
 
 
 class InProcessClient(SimClient):
-    """One client of one cluster, in the process of one machine's node."""
+    """One client of one cluster, in the process of one node."""
 
     def __init__(self, name: str, cluster: "SimCluster", host: "Host") -> None:
         sim = host.sim
@@ -73,7 +73,7 @@ class InProcessClient(SimClient):
     # --- its lives -----------------------------------------------------------------------
 
     def begin(self, process: VirtualProcess, node: Node) -> None:
-        """The node has started."""
+        """Begin a life: the node has started."""
         self.client = local_client(node, timeout_s=self._timeout_s)
         life = self._life = _Life(process, self.client)
         life.work = process.spawn(self._live(life))
@@ -84,7 +84,7 @@ class InProcessClient(SimClient):
         try:
             await life.client.connect()
         except BarqueError:
-            return  # the node stops already
+            return  # the node is stopping already
         life.told = []
         await asyncio.gather(*(self._work(i) for i in range(self._scenario.workers)))
 
@@ -93,7 +93,7 @@ class InProcessClient(SimClient):
             life.heard.append(message)
 
     async def before_stop(self) -> None:
-        """The program is about to stop the node, while something is still under way."""
+        """Begin one more call before the program stops the node, and perhaps close the client first."""
         life = self._life
         assert life is not None
         life.process.spawn(self.change(self._operations.draw_key(self._rng)))
@@ -103,7 +103,7 @@ class InProcessClient(SimClient):
             await life.client.close()
 
     def after_stop(self) -> None:
-        """The node has stopped: the program ends what it has begun, and each worker makes its last call."""
+        """End what the program has begun: the node has stopped. Each worker still makes one last call."""
         life = self._life
         assert life is not None
         life.told = None
@@ -112,7 +112,7 @@ class InProcessClient(SimClient):
             life.listener.cancel()
 
     async def run(self) -> None:
-        """Look at its calls from outside, until it is told to stop and has heard of everything."""
+        """Watch the calls from outside, until the client is stopped and every call has ended."""
         while not self.stop or (self._life is not None and self._life.works):
             await asyncio.sleep(_LOOK_S)
             if self._life is not None:
@@ -150,16 +150,16 @@ class InProcessClient(SimClient):
             self._host.sim.transcript.counts["answered inside"] += 1
 
     def _judge(self, life: _Life, call: _Call) -> None:
-        """Every call ends in its time, whatever the node does; the process may have stood still meanwhile."""
+        """Check that a call ends in time, whatever the node does; frozen time is added."""
         late_s = self._loop.time() - call.operation.called - call.limit_s - GRACE_S
         if life.process.alive and late_s > life.process.stood_s - call.stood_s:
             states = (str(call.operation), f"{late_s:.3f} s late, in a process that was free to run")
             self._host.sim.report(Violation("calls end in time (I25)", f"{self.name} waits", states))
 
-    # --- what others want of it ------------------------------------------------------------
+    # --- for faults and checks ----------------------------------------------------------------
 
     async def ask(self, work: Callable[[Client], Awaitable[T]]) -> T:
-        """See `SimClient`. It is done in the process, and ends with it."""
+        """See `SimClient`. The call runs in the process, and ends with it."""
         life = self._life
         if life is None or not life.process.alive:
             raise Stopped(f"{self._host.name} is down")
@@ -184,18 +184,18 @@ class InProcessClient(SimClient):
 
     @property
     def is_connected(self) -> bool:
-        """Whether its node has a session for it."""
+        """Whether the node has a session for this client."""
         return self._life is not None and self._life.process.alive and self._life.told is not None
 
     # --- machines' messages ------------------------------------------------------------------
 
     def is_told(self, cluster: str, message: Any) -> None:
-        """A machine's message has come to its node."""
+        """Record a message of a machine to this node."""
         if self._life is not None and self._life.told is not None:
             self._life.told.append((cluster, message))
 
     def judge_heard(self) -> Violation | None:
-        """At rest: it has heard all that its node was told in its time, in this order."""
+        """Check at rest that the client has heard every message to its node while connected, in order."""
         life = self._life
         if life is None or life.told is None or not life.process.alive or life.heard == life.told:
             return None
@@ -204,7 +204,7 @@ class InProcessClient(SimClient):
 
 
 def _nowhere() -> Client:
-    """A client that has no node yet; whatever it is asked is refused."""
+    """A client without a node, which refuses everything."""
 
     async def connect(*_: Any) -> Any:
         raise Stopped("there is no node")

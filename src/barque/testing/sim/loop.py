@@ -1,9 +1,8 @@
-"""Virtual time: an event loop that never waits, and processes that can be frozen and killed on it.
+"""Virtual time: an event loop that never waits, and processes on it that can be frozen and killed.
 
-Time jumps to the next scheduled call. There is no selector, no thread and no socket, so the
-same calls give the same run. Whatever a `VirtualProcess` schedules belongs to it (its context
-variable travels with every callback and task), so that a freeze or a kill needs no help from
-the code that runs inside.
+Time jumps to the next scheduled call. There is no selector, no thread and no socket, so the same calls give
+the same run. Every callback and task that a `VirtualProcess` schedules belongs to that process: a context
+variable travels with it. So the code inside a process needs no help to be frozen or killed.
 """
 
 import asyncio
@@ -19,30 +18,31 @@ T = TypeVar("T")
 _PROCESS: "contextvars.ContextVar[VirtualProcess | None]" = contextvars.ContextVar("process", default=None)
 _SAME_INSTANT_MAX = 200_000
 CALLS_MAX = 3_000_000
-"""A run has some hundred thousand calls; one with so many is a storm."""
+"""A run has some hundred thousand calls. A run with this many is a storm."""
 _TICKS_PER_S = 1 << 30
 
 
 class Deadlock(Exception):
-    """Something waits, and nothing is scheduled that could end the waiting."""
+    """A task waits, and no scheduled call could end the wait."""
 
 
 class Livelock(Exception):
-    """Calls go on for ever while no time passes."""
+    """Calls go on without end while no time passes."""
 
 
 class Storm(Exception):
-    """More happens than any healthy cluster has reason to do."""
+    """More happens than a healthy cluster has any reason to do."""
 
 
 class Crashed(BaseException):
-    """Raised inside a process to end it, between any two of its operations. Not an `Exception`:
-    no handler for errors may survive the death of its process.
+    """Raised inside a process to end it, between any two of its operations.
+
+    It is not an `Exception`: no handler for errors may survive the death of its process.
     """
 
 
 class VirtualProcess:
-    """What an operating system gives a node: a life, a stretch of being stopped, a blocked loop."""
+    """What an operating system gives a node: a life, times when it is stopped, a blocked loop."""
 
     def __init__(self, loop: "VirtualLoop", name: str) -> None:
         self.loop = loop
@@ -51,10 +51,10 @@ class VirtualProcess:
         self.held_until = 0.0
         self.frozen_until = 0.0
         self.stood_s = 0.0
-        """For how long it was stopped or busy in its life, what is under way included."""
+        """How long it was stopped or busy in its life, including what is under way."""
         self.backlog: list[asyncio.Handle] = []
         self.buried: list[asyncio.Handle] = []
-        self.tasks: list[asyncio.Task[Any]] = []  # all that it ever began
+        self.tasks: list[asyncio.Task[Any]] = []  # all tasks that it ever began
         self.on_crash: Callable[[], None] = lambda: None
         self.on_death: Callable[[], None] = lambda: None
         self.context = contextvars.copy_context()
@@ -63,16 +63,16 @@ class VirtualProcess:
 
     @property
     def busy_until(self) -> float:
-        """When what it has done by now will be done: now, or later if a call took time."""
+        """When the calls of the process so far are done: now, or later if a call took time."""
         now, held = self.loop.now, self.held_until
         return held if held > now else now
 
     def charge(self, seconds: float) -> None:
-        """The present call takes so long; nothing else of this process happens meanwhile."""
+        """The present call takes this long; nothing else of this process happens meanwhile."""
         self._hold(_on_grid(self.busy_until + seconds))
 
     def freeze(self, until: float) -> None:
-        """Stop running (SIGSTOP) until then; timers and input wait, and its threads as well."""
+        """Stop the process (SIGSTOP) until then: its timers, its input and its threads wait."""
         self.frozen_until = max(self.frozen_until, _on_grid(until))
         self._hold(max(self.held_until, self.frozen_until))
 
@@ -82,18 +82,18 @@ class VirtualProcess:
         self._wake()
 
     def kill(self) -> None:
-        """Nothing of it runs any more, after `on_death`."""
+        """End the process. None of its code runs afterwards, except `on_death`."""
         on_death, self.on_death = self.on_death, lambda: None
         on_death()
         self.alive = False
-        # Kept, not dropped: what it would clean up must not run at a moment that nobody chose.
+        # Kept, not dropped: the clean-up of a dropped coroutine would run at a random moment.
         self.buried += self.backlog
         self.backlog = []
 
     def call(self, function: Callable[..., Any], *args: Any) -> None:
         """Run a function inside this process: now, or when it runs again.
 
-        For what comes from outside, not from another call of this process.
+        For calls that come from outside, not from another call of this process.
         """
         if self.alive:
             if self.held_until > self.loop.now or self.backlog:
@@ -116,7 +116,7 @@ class VirtualProcess:
             self.loop.run_later(backlog)
 
     def admits(self, handle: asyncio.Handle) -> bool:
-        """Whether this call may run now; if it only has to wait, it is kept."""
+        """Whether this call may run now. A call that has to wait is kept."""
         if not self.alive:
             self.buried.append(handle)
             return False
@@ -127,7 +127,7 @@ class VirtualProcess:
 
 
 OUTSIDE = contextvars.Context()
-"""The context of what belongs to no process."""
+"""The context of calls that belong to no process."""
 
 
 def _on_grid(seconds: float) -> float:
@@ -143,9 +143,9 @@ _Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """asyncio without waiting. `errors` gets what callbacks raised and nobody took.
+    """asyncio without waiting. `errors` receives exceptions that callbacks raised and nothing handled.
 
-    Calls of one instant run in the order in which they were scheduled. What belongs to no process is
+    Calls of one instant run in the order in which they were scheduled. A call that belongs to no process is
     kept as a bare function with its arguments: a handle for each frame cost a tenth of a run.
     """
 
@@ -190,10 +190,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        """See `AbstractEventLoop`. Times are whole ticks of a nanosecond or so, rounded up.
+        """See `AbstractEventLoop`. Times are whole ticks of 2⁻³⁰ s, rounded up.
 
-        Else a rounding error could make a caller wait for the last bit of a float, for ever: real
-        time would pass while it looks, and virtual time does not.
+        Otherwise a rounding error could make a caller wait without end for the last bit of a float: real
+        time passes while the caller looks, virtual time does not.
         """
         when = _on_grid(when)
         handle = asyncio.TimerHandle(when, callback, args, self, context)
@@ -202,7 +202,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return handle
 
     def create_task(self, *args: Any, **settings: Any) -> asyncio.Task[Any]:
-        """See `AbstractEventLoop`; a process knows its tasks."""
+        """See `AbstractEventLoop`. A process knows its tasks."""
         task = super().create_task(*args, **settings)
         process = (settings.get("context") or contextvars.copy_context()).get(_PROCESS)
         if process is not None:
@@ -210,40 +210,40 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return task
 
     def timers_of(self, process: VirtualProcess) -> list[asyncio.TimerHandle]:
-        """What it has asked to be called at a time that has not come."""
+        """The timers of a process that are still to come."""
         timers = [item for _, _, item in self._due if isinstance(item, asyncio.TimerHandle)]
         mine = [timer for timer in timers if _context_of(timer).get(_PROCESS) is process]
         return sorted(timer for timer in mine if not timer.cancelled())
 
     def later(self, seconds: float, callback: Callable[..., Any], *args: Any) -> None:
-        """Call something that belongs to no process, whoever asks for it."""
+        """Call a function that belongs to no process, after a delay, whoever asks for it."""
         self.at(self.now + seconds, callback, *args)
 
     def at(self, when: float, callback: Callable[..., Any], *args: Any) -> None:
-        """Likewise, at a time."""
+        """Call a function that belongs to no process, at a given time."""
         self._sequence += 1
         heappush(self._due, (_on_grid(when), self._sequence, (callback, args)))
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        """As `call_soon`; from another thread it would be a race, and is refused."""
+        """As `call_soon`. A call from another thread would be a race, and is refused."""
         if threading.get_ident() != self._owner:
             raise RuntimeError("a simulation has one thread")
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(self, *_: Any, **__: Any) -> Any:  # type: ignore[override]  # it only refuses
-        """There are no threads here."""
+        """Refuse: there are no threads here."""
         raise RuntimeError("a simulation has one thread")
 
     def run_later(self, handles: list[asyncio.Handle]) -> None:
-        """Queue calls that had been kept back, ahead of what was queued since."""
+        """Queue calls that were kept back, ahead of those queued since."""
         self._soon.extendleft(reversed(handles))
 
     def run_call(
         self, context: contextvars.Context, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> None:
-        """Run a call of a process now; its error goes where those of callbacks go."""
+        """Run a call of a process now; its exception is handled like that of a callback."""
         try:
             context.run(function, *args)
         except (SystemExit, KeyboardInterrupt):
@@ -260,13 +260,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         pass
 
     def _run_once(self) -> None:
-        """All calls until somebody stops the loop: `run_forever` asks only between two of these."""
+        """Run calls until the loop is stopped: `run_forever` checks only between two of these."""
         soon, due = self._soon, self._due
         instant = before = 0
         while not self._stopping:  # type: ignore[attr-defined]
             if not soon:
                 if not due:
-                    raise Deadlock(f"at {self.now:.3f} s something waits, and nothing is scheduled")
+                    raise Deadlock(f"at {self.now:.3f} s a task waits, and no call is scheduled")
                 if due[0][0] > self.now:
                     self.now = due[0][0]
                     instant = before = 0
@@ -302,7 +302,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().close()
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass  # taken out when its time comes
+        pass  # removed when its time comes
 
     def _on_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -312,5 +312,5 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 process.on_crash()
             return
         if "destroyed but it is pending" in str(context.get("message")):
-            return  # a task of a process that was killed
+            return  # a task of a killed process
         self.errors(context)

@@ -1,8 +1,8 @@
-"""The transport without sockets: several nodes in one process, and faults on request.
+"""A transport without sockets: several nodes in one process, with faults on request.
 
-Every frame is really encoded and decoded, so what works here can travel. All that happens is decided by
-the calls of the test and by one seeded generator: the same calls give the same deliveries. Used on an
-event loop (`automatic`), or stepped by hand with `deliver`.
+Every frame is encoded and decoded, so whatever works here can travel. The calls of the test and one seeded
+generator decide everything: the same calls give the same deliveries. The network runs on an event loop
+(`automatic`), or the test delivers frame by frame with `deliver`.
 """
 
 import asyncio
@@ -30,15 +30,15 @@ from barque.transport.wire import Alive, ClientAnswer, ClientRequest, Envelope, 
 class Faults(msgspec.Struct, gc=False):
     """What happens to frames on one link, one way. Rates are shares of 1."""
 
-    cut: bool = False  # frames vanish, and nobody is told: a half-open connection
+    cut: bool = False  # frames vanish without notice: a half-open connection
     held: bool = False  # frames wait until the link is released
     drop_rate: float = 0.0
     duplicate_rate: float = 0.0
-    reorder_rate: float = 0.0  # a frame overtakes those that wait on the same link
+    reorder_rate: float = 0.0  # a frame overtakes the frames that wait on the same link
 
 
 class MemoryNetwork:
-    """Joins memory transports. `rng` decides where a rate does; links are served in the order of sends."""
+    """Joins memory transports. `rng` draws what happens at each rate; frames travel in the order of sends."""
 
     def __init__(self, *, automatic: bool = True, rng: random.Random | None = None) -> None:
         self._automatic = automatic
@@ -53,11 +53,11 @@ class MemoryNetwork:
     # --- faults ---
 
     def faults(self, source: str, target: str) -> Faults:
-        """What happens to frames from `source` to `target`; change it in place."""
+        """The faults of frames from `source` to `target`; change them in place."""
         return self._faults.setdefault((source, target), Faults())
 
     def partition(self, one: Iterable[str], other: Iterable[str], *, one_way: bool = False) -> None:
-        """Frames from `one` to `other` vanish from now on; and back, unless `one_way`."""
+        """Lose all frames from `one` to `other`, and back unless `one_way`."""
         others = list(other)
         for source in one:
             for target in others:
@@ -66,12 +66,12 @@ class MemoryNetwork:
                     self.faults(target, source).cut = True
 
     def heal(self) -> None:
-        """No faults from now on; what was held is delivered."""
+        """End all faults, and deliver the frames that were held."""
         self._faults.clear()
         self._schedule()
 
     def release(self, source: str, target: str, *, backwards: bool = False) -> None:
-        """Let go what is held on a link, on request in the reverse order."""
+        """Deliver the frames held on a link, in reverse order on request."""
         self.faults(source, target).held = False
         if backwards:
             here = [item for item in self._queue if item[:2] == (source, target)]
@@ -80,7 +80,7 @@ class MemoryNetwork:
         self._schedule()
 
     def disconnect(self, source: str, target: str, reason: str = "disconnected") -> None:
-        """Break the link: what is under way is lost, both learn of it, and it comes back at once."""
+        """Break a link: frames under way are lost, both ends learn of it, and the link comes back at once."""
         for one, other in ((source, target), (target, source)):
             before = len(self._queue)
             self._queue = deque(item for item in self._queue if item[:2] != (one, other))
@@ -93,7 +93,7 @@ class MemoryNetwork:
     # --- delivery ---
 
     def deliver(self, frames_max: int = 1_000_000) -> int:
-        """Deliver what waits, and what that causes, up to a number of frames; returns how many."""
+        """Deliver the waiting frames and those that they cause, up to a number; return how many."""
         delivered = 0
         while delivered < frames_max:
             while self._calls:
@@ -104,7 +104,7 @@ class MemoryNetwork:
             source, target, incarnation, payload = item
             receiver = self._nodes.get(target)
             if receiver is None or receiver.incarnation != incarnation:
-                self.lost_frames += 1  # it was meant for a process that is gone
+                self.lost_frames += 1  # the process that it was meant for is gone
                 continue
             receiver.deliver(source, payload)
             delivered += 1
@@ -112,16 +112,16 @@ class MemoryNetwork:
 
     @property
     def waiting(self) -> int:
-        """Frames under way, held ones included."""
+        """How many frames are under way, including held frames."""
         return len(self._queue)
 
     def later(self, call: Callable[[], None]) -> None:
-        """Run a call in its turn of delivery."""
+        """Run a call as if it were the next delivery."""
         self._calls.append(call)
         self._schedule()
 
     def carry(self, source: str, target: str, incarnation: int, payload: bytes) -> None:
-        """A node has written a frame."""
+        """Take a frame from a node."""
         faults = self._faults.get((source, target))
         copies = 1
         if faults is not None:
@@ -141,7 +141,7 @@ class MemoryNetwork:
     # --- nodes ---
 
     def add(self, transport: "MemoryTransport") -> None:
-        """A node has started: links come up, both ways."""
+        """Add a node that has started: its links come up, in both directions."""
         if transport.name in self._nodes:
             raise ConfigurationError(f"two nodes are called {transport.name!r}")
         self._nodes[transport.name] = transport
@@ -151,14 +151,14 @@ class MemoryNetwork:
                 self.later(lambda o=other: self._join(transport, o.name))  # type: ignore[misc]
 
     def remove(self, transport: "MemoryTransport") -> None:
-        """A node has stopped: links to it go down."""
+        """Remove a node that has stopped: the links to it go down."""
         if self._nodes.get(transport.name) is transport:
             del self._nodes[transport.name]
             for other in self._nodes.values():
                 self.later(lambda o=other: o.went_down(transport.name, "the node has stopped"))  # type: ignore[misc]
 
     def join(self, transport: "MemoryTransport", peer: str) -> None:
-        """A node wants a link to a peer that may be there."""
+        """Connect a node to a peer, if the peer is there."""
         self.later(lambda: self._join(transport, peer))
 
     def connect_client(
@@ -168,7 +168,7 @@ class MemoryNetwork:
         on_answers: Callable[[list[ClientAnswer]], None],
         on_closed: Callable[[str], None],
     ) -> "MemoryClientLink":
-        """A client of that node, like `ClientLink.connect`. Raises `ConfigurationError` if it is absent."""
+        """Connect a client, like `ClientLink.connect`. Raises `ConfigurationError` if the node is absent."""
         transport = self._nodes.get(node)
         if transport is None:
             raise ConfigurationError(f"no node is called {node!r}")
@@ -182,7 +182,7 @@ class MemoryNetwork:
             transport.went_up(peer, other.incarnation)
 
     def _next(self) -> tuple[str, str, int, bytes] | None:
-        """The first frame that is not held."""
+        """Take the first frame that is not held."""
         for position, item in enumerate(self._queue):
             faults = self._faults.get(item[:2])
             if faults is None or not faults.held:
@@ -191,7 +191,7 @@ class MemoryNetwork:
         return None
 
     def _overtake(self, item: tuple[str, str, int, bytes]) -> None:
-        """Put a frame before the first that waits on the same link."""
+        """Put a frame before the first frame that waits on the same link."""
         for position, waiting in enumerate(self._queue):
             if waiting[:2] == item[:2]:
                 self._queue.insert(position, item)
@@ -209,7 +209,7 @@ class MemoryNetwork:
 
 
 class MemoryTransport:
-    """Same contract as `TcpTransport`, over a `MemoryNetwork`. Addresses are ignored."""
+    """The contract of `TcpTransport`, over a `MemoryNetwork`. Addresses are ignored."""
 
     def __init__(
         self,
@@ -251,7 +251,7 @@ class MemoryTransport:
     def send(
         self, node: str, to: str, message: PeerMessage, cluster_id: str = "", sender_uid: str = ""
     ) -> bool:
-        """Queue a message until `flush`; False if there is no link or too much waits (REPL-21)."""
+        """Queue a message until `flush`. Returns False without a link, or if too much waits (REPL-21)."""
         bound = self.limits.peer_output_max + (self.limits.alive_reserve if type(message) is Alive else 0)
         if node not in self._up or self._queued.get(node, 0) > bound:
             self.counters.dropped_sends += 1
@@ -262,7 +262,7 @@ class MemoryTransport:
         return True
 
     def flush(self) -> None:
-        """Give the network what this turn has queued."""
+        """Hand the frames of this turn to the network."""
         outboxes, self._outboxes = self._outboxes, {}
         self._queued.clear()
         for node, outbox in outboxes.items():
@@ -278,7 +278,7 @@ class MemoryTransport:
             client.flush()
 
     def _encode(self, outbox: list[Envelope], node: str) -> list[bytes]:
-        """The payloads of as few frames as the limit allows."""
+        """Encode the messages into as few frames as the limit allows."""
         if outbox == wire.ALIVE:
             self.counters.messages_sent += 1
             return [wire.ALIVE_PAYLOAD]
@@ -287,7 +287,7 @@ class MemoryTransport:
         return [bytes(frame[HEADER.size :]) for frame in frames]
 
     def nudge(self, node: str) -> None:
-        """Links come back at once here."""
+        """Do nothing: links come back at once here."""
 
     def set_peer(self, name: str, address: str) -> None:
         """Add a peer."""
@@ -300,11 +300,11 @@ class MemoryTransport:
         self.went_down(name, "no longer a peer")
 
     def connected(self) -> list[str]:
-        """The peers whose links are up."""
+        """The peers with a link that is up."""
         return [name for name in self._peers if name in self._up]
 
     def status(self) -> dict[str, PeerStatus]:
-        """Our links, by peer."""
+        """The status of each link, by peer."""
         return {
             name: PeerStatus(
                 address=address,
@@ -320,7 +320,7 @@ class MemoryTransport:
     # --- called by the network ---
 
     def went_up(self, peer: str, incarnation: int) -> None:
-        """A link has come up."""
+        """Tell the handler that a link has come up."""
         if peer in self._peers and self._up.get(peer) != incarnation:
             self._up[peer] = incarnation
             self.counters.connects += 1
@@ -328,7 +328,7 @@ class MemoryTransport:
             self.handler.on_turn()
 
     def went_down(self, peer: str, reason: str) -> None:
-        """A link has gone down."""
+        """Tell the handler that a link has gone down."""
         if self._up.pop(peer, None) is not None:
             dropped = len(self._outboxes.pop(peer, []))
             self.counters.dropped_sends += dropped
@@ -336,31 +336,31 @@ class MemoryTransport:
             self.handler.on_turn()
 
     def deliver(self, source: str, payload: bytes) -> None:
-        """A frame has arrived."""
+        """Decode a frame and hand it to the handler."""
         try:
             envelopes = receive_envelopes(payload, source, self.counters)
         except ProtocolError:
             self.counters.malformed_frames += 1
-            raise  # here both ends are ours: this is a bug, and must not look like a lost frame
+            raise  # both ends are ours, so this is a bug and must not look like a lost frame
         if envelopes:
             self.handler.on_envelopes(source, envelopes)
 
     def accept_client(self, link: "MemoryClientLink") -> "MemoryClientHandle":
-        """A client has come."""
+        """Accept a client."""
         handle = MemoryClientHandle(self, link)
         self._clients[handle] = None
         handle.sink = self.handler.on_client(handle)
         return handle
 
     def forget_client(self, handle: "MemoryClientHandle") -> None:
-        """A client has gone."""
+        """Forget a client that has gone."""
         if self._clients.pop(handle, 0) is None and handle.sink is not None:
             handle.sink.on_closed()
             self.handler.on_turn()
 
 
 class MemoryClientHandle:
-    """The node's end of an in-process client."""
+    """The node's end of a client in the same process."""
 
     def __init__(self, transport: MemoryTransport, link: "MemoryClientLink") -> None:
         self._transport = transport
@@ -377,26 +377,26 @@ class MemoryClientHandle:
         return True
 
     def flush(self) -> None:
-        """Encode what is queued and let the network carry it."""
+        """Encode the queued answers, and hand them to the network."""
         outbox, self._outbox = self._outbox, []
         if outbox:
             payload = wire.encode_answers(outbox)
             self._transport.network.later(lambda: self._link.received(payload))
 
     def close(self, reason: str) -> None:
-        """Send what is queued, then end."""
+        """Send the queued answers, then end."""
         self.flush()
         self._transport.network.later(lambda: self._link.ended(reason))
 
     def requests(self, payload: bytes) -> None:
-        """A frame of requests has arrived."""
+        """Handle a frame of requests."""
         if not self._link.is_closed and self.sink is not None:
             self.sink.on_requests(wire.decode_requests(payload))
             self._transport.handler.on_turn()
 
 
 class MemoryClientLink:
-    """A client's end; the same methods as `ClientLink`."""
+    """A client's end, with the methods of `ClientLink`."""
 
     def __init__(
         self,
@@ -417,14 +417,14 @@ class MemoryClientLink:
         self._handle = transport.accept_client(self)
 
     def send(self, requests: list[ClientRequest]) -> bool:
-        """Queue requests for the next `flush`; False if the connection is gone."""
+        """Queue requests for the next `flush`. Returns False if the connection is gone."""
         if self.is_closed:
             return False
         self._outbox += requests
         return True
 
     def flush(self) -> None:
-        """Encode what is queued and let the network carry it."""
+        """Encode the queued requests, and hand them to the network."""
         outbox, self._outbox = self._outbox, []
         if outbox and not self.is_closed:
             payload = wire.encode_requests(outbox)
@@ -436,12 +436,12 @@ class MemoryClientLink:
         self._network.later(lambda: self.ended("closed by this side"))
 
     def received(self, payload: bytes) -> None:
-        """A frame of answers has arrived."""
+        """Handle a frame of answers."""
         if not self.is_closed:
             self._on_answers(wire.decode_answers(payload))
 
     def ended(self, reason: str) -> None:
-        """The connection is gone; both ends learn of it once."""
+        """End the connection; both ends learn of it once."""
         if not self.is_closed:
             self.is_closed = True
             self._transport.forget_client(self._handle)

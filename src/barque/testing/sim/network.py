@@ -1,9 +1,9 @@
 """A network on virtual time: every link has a latency, and faults of its own.
 
-Frames are really encoded and decoded by `MemoryTransport`. Between nodes, a link keeps the order
-of its frames unless it is told to reorder; it loses what its faults say, and tells both ends only
-when the link is *broken*, not when it is cut. Only Raft's own RPCs are ever duplicated: commands
-between nodes are sent over a connection, which does not repeat what it carries.
+`MemoryTransport` encodes and decodes every frame. Between nodes, a link keeps the order of its frames unless
+a fault reorders them. It loses frames as its faults say. It tells both ends when the link *breaks*, but not
+when it is cut. Only Raft's own RPCs are ever duplicated: commands between nodes travel over a connection,
+which repeats nothing.
 """
 
 import random
@@ -46,7 +46,7 @@ Frame = Callable[[str, str, bytes], None]
 
 
 class SimTransport(MemoryTransport):
-    """One node's end. `process` is where it runs; `on_send` sees every message that it takes."""
+    """One node's end of the network. `process` is the node's process; `on_send` sees every message."""
 
     def __init__(self, network: "SimNetwork", process: VirtualProcess, **settings: object) -> None:
         super().__init__(network, **settings)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ class SimTransport(MemoryTransport):
         self.sim = network
         self.on_send: Callable[[str, str, PeerMessage], None] = lambda _node, _to, _message: None
         self.handles: dict[_ClientHandle, None] = {}
-        self.unsent: dict[_ClientHandle, None] = {}  # those with answers that this turn sends
+        self.unsent: dict[_ClientHandle, None] = {}  # clients with answers that this turn sends
 
     def send(
         self, node: str, to: str, message: PeerMessage, cluster_id: str = "", sender_uid: str = ""
@@ -76,18 +76,18 @@ class SimTransport(MemoryTransport):
                 handle.flush()
 
     def incarnation_of(self, peer: str) -> int | None:
-        """Which incarnation of a peer we are connected to."""
+        """The incarnation of a peer that this node is connected to."""
         return self._up.get(peer)
 
     def has_peer(self, peer: str) -> bool:
-        """Whether we want a link to it."""
+        """Whether this node wants a link to the peer."""
         return peer in self._peers
 
 
 class SimNetwork(MemoryNetwork):
-    """Joins `SimTransport`s and clients. `latency` is the usual one, in seconds, at least and at most.
+    """Joins `SimTransport`s and clients. `latency` is the usual latency in seconds, least and most.
 
-    `tail_rate` is the share of frames that take up to `tail_s` instead.
+    A share `tail_rate` of frames takes up to `tail_s` instead.
     """
 
     def __init__(self, loop: VirtualLoop, rng: random.Random) -> None:
@@ -98,7 +98,7 @@ class SimNetwork(MemoryNetwork):
         self.tail_s = 0.0
         self._healed = False
         self.slow: dict[tuple[str, str], SlowLink] = {}
-        self.impostors: dict[str, Impostor] = {}  # who answers at a node's address
+        self.impostors: dict[str, Impostor] = {}  # by node, the impostor that answers at its address
         self._half_open: dict[tuple[str, str], int] = {}  # and which of their connections
         self.frames = 0
         self.counts = {"lost": 0, "duplicated": 0, "reordered": 0, "late": 0}
@@ -109,31 +109,31 @@ class SimNetwork(MemoryNetwork):
         self._links: dict[SimClientLink, None] = {}
 
     def transport(self, name: str) -> SimTransport | None:
-        """The transport of a node that runs."""
+        """The transport of a running node."""
         found = self._nodes.get(name)
         return found if isinstance(found, SimTransport) else None
 
     def is_cut(self, one: str, other: str) -> bool:
-        """Whether frames vanish in one direction at least."""
+        """Whether frames vanish in at least one direction."""
         return any(
             faults is not None and (faults.cut or faults.held)
             for faults in (self._faults.get((one, other)), self._faults.get((other, one)))
         )
 
     def delay(self) -> float:
-        """How long a frame is under way."""
+        """Draw the latency of a frame."""
         if self.tail_rate and self._rng.random() < self.tail_rate:
             self.counts["late"] += 1
             return self._rng.uniform(self.latency[1], self.tail_s)
         return self._rng.uniform(*self.latency)
 
     def heal(self) -> None:
-        """No faults from now on."""
+        """End all faults."""
         self._healed = True
         self.reunite()
 
     def reunite(self) -> None:
-        """All hear each other again, and in time."""
+        """Connect all nodes again, and let frames be in time."""
         self._faults.clear()
         self.tail_rate = 0.0
         self.impostors.clear()
@@ -145,7 +145,7 @@ class SimNetwork(MemoryNetwork):
     # --- frames between nodes ------------------------------------------------------------
 
     def carry(self, source: str, target: str, incarnation: int, payload: bytes) -> None:
-        """A node has written a frame."""
+        """Take a frame from a node, and let it travel."""
         self.frames += 1
         self.on_frame(source, target, payload)
         faults = self._faults.get((source, target))
@@ -183,7 +183,7 @@ class SimNetwork(MemoryNetwork):
         return False
 
     def _repeat(self, source: str, target: str, incarnation: int, payload: bytes, departure: float) -> None:
-        """Let the Raft messages of a frame arrive once more: soon, or long after."""
+        """Deliver the Raft messages of a frame once more: soon, or much later."""
         again = [e for e in wire.decode_envelopes(payload) if isinstance(e.message, _REPEATABLE)]
         if again:
             self.counts["duplicated"] += 1
@@ -198,9 +198,9 @@ class SimNetwork(MemoryNetwork):
             self.lost_frames += 1
             return
         if epoch is None and self._healed:
-            return  # a repeated question of seconds ago would still make a follower stand
+            return  # a repeated request of seconds ago would still make a follower campaign
         if epoch is not None and epoch != self._epochs.get((source, target), 0):
-            self.lost_frames += 1  # its connection is gone
+            self.lost_frames += 1  # the connection of this frame is gone
             return
         if self._half_open and self._is_half_open(source, target):
             return
@@ -209,28 +209,28 @@ class SimNetwork(MemoryNetwork):
     # --- bad links -----------------------------------------------------------------------
 
     def slow_down(self, source: str, target: str, bytes_a_second: float) -> None:
-        """From now on frames queue, by their sizes."""
+        """Make frames queue on a link, by their sizes."""
         if (source, target) not in self.slow:
             self.slow[source, target] = SlowLink(self.loop, bytes_a_second)
 
     def speed_up(self, source: str, target: str) -> None:
-        """The link is as fast as others again; what waits leaves at once."""
+        """Make a link as fast as the others; what waits leaves at once."""
         slow = self.slow.pop((source, target), None)
         if slow is not None:
             slow.end()
 
     def is_full(self, source: str, target: str) -> bool:
-        """Whether so much waits on a slow link that its sender takes no more."""
+        """Whether so much waits on a slow link that the sender takes no more."""
         slow = self.slow.get((source, target))
         return slow is not None and slow.is_full
 
     def open_half(self, one: str, other: str) -> None:
-        """The connections of two nodes are dead, and nobody is told: what they carry vanishes."""
+        """Make the connections of two nodes dead without notice: what they carry vanishes."""
         for link in ((one, other), (other, one)):
             self._half_open[link] = self._epochs.get(link, 0)
 
     def notice(self, one: str, other: str) -> None:
-        """They have learned that their connections are dead, unless those are gone anyway."""
+        """Tell two nodes that their connections are dead, unless those have ended anyway."""
         alive = not self._is_half_open(one, other)
         for link in ((one, other), (other, one)):
             self._half_open.pop(link, None)
@@ -244,7 +244,7 @@ class SimNetwork(MemoryNetwork):
     # --- links between nodes -------------------------------------------------------------
 
     def add(self, transport: MemoryTransport) -> None:
-        """A node has started: links come up, both ways."""
+        """Add a node that has started: its links come up, in both directions."""
         assert isinstance(transport, SimTransport)
         assert transport.name not in self._nodes
         self._nodes[transport.name] = transport
@@ -253,16 +253,16 @@ class SimNetwork(MemoryNetwork):
                 link.lose("connection reset by peer")  # it spoke to the former process
         for other in list(self._nodes.values()):
             if other is not transport:
-                self._end_connections(other.name, transport.name)  # what one wrote to the dead other
+                self._end_connections(other.name, transport.name)  # what was written to the dead peer is lost
                 self.join(other, transport.name)
                 self.join(transport, other.name)
 
     def remove(self, transport: MemoryTransport) -> None:
-        """A node has stopped: links to it go down."""
+        """Remove a node that has stopped: the links to it go down."""
         self.gone(transport.name, silent=False)
 
     def gone(self, name: str, *, silent: bool) -> None:
-        """A node is no more. `silent`: nobody is told, as when a machine loses power."""
+        """Remove a node. `silent`: its peers are not told, as when a machine loses power."""
         self._nodes.pop(name, None)
         for link in list(self._links):
             if link.node == name and not silent:
@@ -273,13 +273,13 @@ class SimNetwork(MemoryNetwork):
                 self._tell_down(other, name, "the node is gone")
 
     def reset_clients(self, name: str) -> None:
-        """TCP gives up at last: clients of a machine that died without a word learn of it."""
+        """Tell the clients of a machine that died silently: TCP gives up at last."""
         for link in list(self._links):
             if link.node == name:
                 link.lose("timed out")
 
     def disconnect(self, source: str, target: str, reason: str = "disconnected") -> None:
-        """Break the link: what is under way is lost, both learn of it, and it comes back."""
+        """Break a link: frames under way are lost, both ends learn of it, and the link comes back."""
         self._end_connections(source, target)
         for one, other in ((source, target), (target, source)):
             transport = self._nodes.get(one)
@@ -287,7 +287,7 @@ class SimNetwork(MemoryNetwork):
                 self._tell_down(transport, other, reason)
 
     def _end_connections(self, one: str, other: str) -> None:
-        """What is under way between them is lost; what the next connections carry does not wait."""
+        """Lose all frames under way between two nodes; later frames do not wait for them."""
         for link in ((one, other), (other, one)):
             self._epochs[link] = self._epochs.get(link, 0) + 1
             self._last_due.pop(link, None)
@@ -306,7 +306,7 @@ class SimNetwork(MemoryNetwork):
         self.loop.later(self.delay(), transport.process.call, tell)
 
     def join(self, transport: MemoryTransport, peer: str) -> None:
-        """A node wants a link to a peer that may be there."""
+        """Connect a node to a peer, if the peer is there."""
         key = (transport.name, transport.incarnation, peer)
         if key not in self._dialing:
             self._dialing[key] = None
@@ -340,7 +340,7 @@ class SimNetwork(MemoryNetwork):
         on_answers: Callable[[list[ClientAnswer]], None],
         on_closed: Callable[[str], None],
     ) -> "SimClientLink":
-        """Connect a client. Raises `NoLeader` if the node is not there or cannot be reached."""
+        """Connect a client. Raises `NoLeader` if the node is absent or cannot be reached."""
         transport = self.transport(node)
         if transport is None or self.is_cut(client, node):
             raise NoLeader(f"node {node} cannot be reached")
@@ -349,16 +349,16 @@ class SimNetwork(MemoryNetwork):
         return link
 
     def forget(self, link: "SimClientLink") -> None:
-        """A client's connection has ended."""
+        """Forget the connection of a client."""
         self._links.pop(link, None)
 
     def clients_of(self, node: str) -> int:
-        """How many clients' connections this node has taken, and nobody has closed."""
+        """How many connections of clients this node has accepted that are still open."""
         transport = self.transport(node)
         return sum(link.transport is transport and link.is_accepted for link in self._links)
 
     def silence_client(self, chance: random.Random) -> "SimClientLink | None":
-        """Let the connection of some client be dead without a word; which, if there was one."""
+        """Make the connection of some client dead without notice. Returns it, if there was one."""
         links = list(self._links)
         if not links:
             return None
@@ -367,7 +367,7 @@ class SimNetwork(MemoryNetwork):
         return link
 
     def break_client(self, chance: random.Random) -> bool:
-        """Break the connection of some client; whether there was one."""
+        """Break the connection of some client. Returns whether there was one."""
         links = list(self._links)
         if links:
             chance.choice(links).lose("connection reset")
@@ -375,7 +375,7 @@ class SimNetwork(MemoryNetwork):
 
 
 class SimClientLink:
-    """A client's connection to one node, with latency, in order. The same methods as `ClientLink`."""
+    """A client's connection to one node, with latency, in order. It has the methods of `ClientLink`."""
 
     def __init__(
         self,
@@ -401,11 +401,11 @@ class SimClientLink:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether the node knows of it."""
+        """Whether the node knows of the connection."""
         return self._handle is not None
 
     def _travel(self, to_node: bool, call: Callable[[], None]) -> None:
-        """Run a call at the other end. A stream loses nothing: what is cut off arrives later."""
+        """Run a call at the other end. A stream loses nothing: what a cut holds back arrives later."""
         network = self.network
         start = network.loop.time() if to_node else self.transport.process.busy_until
         due = self._due[to_node] = max(self._due[to_node], start + network.delay())
@@ -450,11 +450,11 @@ class SimClientLink:
             self.transport.handler.on_turn()
 
     def answers(self, payload: bytes) -> None:
-        """The node has written a frame of answers."""
+        """Carry a frame of answers from the node."""
         self._travel(to_node=False, call=lambda: self._on_answers(wire.decode_answers(payload)))
 
     def lose(self, reason: str) -> None:
-        """The connection breaks, and both ends learn of it."""
+        """Break the connection; both ends learn of it."""
         self.network.forget(self)
         if self.network.transport(self.node) is self.transport:
             self.transport.process.call(self._closed_there)
@@ -492,7 +492,7 @@ class _ClientHandle:
         return True
 
     def flush(self) -> None:
-        """Write what this turn has queued."""
+        """Write the answers that this turn has queued."""
         outbox, self._outbox = self._outbox, []
         if outbox and not self._link.is_closed:
             self._link.answers(wire.encode_answers(outbox))

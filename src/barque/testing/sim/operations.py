@@ -1,7 +1,7 @@
-"""The work on the objects of one cluster, which all its clients share, and the judgement of its history.
+"""The operations on the objects of one cluster, which its clients share, and the verdict on their history.
 
-Lists are judged exactly, however long they grow (`history`). Histories of other objects are searched
-(`linearizability`); so their objects are used for a while and then left.
+`history` judges lists exactly, however long they grow. `linearizability` searches the histories of other
+objects, so clients use such an object for a while and then leave it.
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,11 @@ from barque.testing.sim.test_machine import KINDS, LISTS, Kind
 
 OPERATIONS_PER_KEY = 30
 CONFIGURATIONS_MAX = 20_000
-"""For one object; about a second. What is not decided by then is counted, and proves nothing."""
+"""For one object, which takes about a second. An undecided history is counted, and proves nothing."""
 
 
 class Judgement(NamedTuple):
-    """What is wrong with a history, if anything; or how many times it could not be told."""
+    """What is wrong with a history, if anything, and how many histories were not decided."""
 
     text: str = ""
     shown: tuple[str, ...] = ()
@@ -28,34 +28,34 @@ class Judgement(NamedTuple):
 
 
 class Operations(Protocol):
-    """What a cluster's clients ask for, and what they have learned."""
+    """Draws the operations of a cluster's clients, and remembers what the clients have learned."""
 
     def draw_key(self, rng: Random) -> str:
-        """The object of the next operation."""
+        """Draw the object of the next operation."""
         ...
 
     def change(self, client: str, key: str, called: float, element: str, rng: Random) -> Operation:
-        """The next change of an object; nobody else has this element."""
+        """Draw a change of an object. No other change has this element."""
         ...
 
     def read(self, client: str, key: str, called: float) -> Operation:
-        """A look at a whole object."""
+        """Make a read of a whole object."""
         ...
 
     def command(self, operation: Operation) -> Any:
-        """A change, as the machine is told of it."""
+        """The command that asks the machine for this change."""
         ...
 
     def learn(self, operation: Operation) -> None:
-        """It was answered."""
+        """Remember the answer to an operation."""
         ...
 
     def used(self) -> Iterable[str]:
-        """All objects that were used."""
+        """The keys of all objects that were used."""
         ...
 
     def judge(self, operations: list[Operation]) -> Judgement:
-        """Whether one object could have told all this."""
+        """Judge a history: could one object have given all these answers?"""
         ...
 
 
@@ -82,7 +82,7 @@ class ListOperations:
         return [operation.key, operation.element]
 
     def learn(self, operation: Operation) -> None:
-        """Nothing is to be known for the next append."""
+        """Remember nothing: an append depends on no answer."""
 
     def used(self) -> Iterable[str]:
         """See `Operations`."""
@@ -97,7 +97,7 @@ class ListOperations:
 
 
 class TypedOperation(Operation):
-    """One operation on an object that is no list: `f` and `value` as in a `Record`."""
+    """An operation on an object that is not a list: `f` and `value` as in a `Record`."""
 
     f: str = "read"
     value: Any = None
@@ -112,13 +112,13 @@ class TypedOperation(Operation):
 
 
 class ObjectOperations:
-    """Objects of another kind: two at a time, until they have been used so often."""
+    """Objects of another kind: two at a time, each for a limited number of operations."""
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
         self._model = MODELS[kind.model]
         self._drawn = 0
-        self._seen: dict[str, Any] = {}  # by key, what somebody saw last
+        self._seen: dict[str, Any] = {}  # by key, the object as a client saw it last
 
     def draw_key(self, rng: Random) -> str:
         """See `Operations`."""
@@ -141,7 +141,7 @@ class ObjectOperations:
         return [operation.key, operation.f, operation.value]
 
     def learn(self, operation: Operation) -> None:
-        """What to swap, or to remove, next time."""
+        """Remember what to swap, or to remove, next time."""
         assert isinstance(operation, TypedOperation)
         match operation.f:
             case "read":
@@ -156,7 +156,7 @@ class ObjectOperations:
         return list(self._seen)
 
     def judge(self, operations: list[Operation]) -> Judgement:
-        """See `Operations`. What one epoch answered did not happen in another."""
+        """See `Operations`. A change that one epoch answered did not happen in another epoch."""
         answered = [operation for operation in operations if operation.outcome is Outcome.OK]
         undecided = 0
         for epoch in sorted({operation.epoch for operation in answered}):
@@ -170,7 +170,7 @@ class ObjectOperations:
 
 
 def as_record(operation: Operation) -> Record:
-    """As the search takes it; times in nanoseconds."""
+    """Convert an operation for the search; times in nanoseconds."""
     assert isinstance(operation, TypedOperation)
     answered = operation.outcome is Outcome.OK
     return Record(
@@ -186,5 +186,5 @@ def as_record(operation: Operation) -> Record:
 
 
 def make_operations(kind: str, keys: int) -> Operations:
-    """The work for a cluster with objects of this kind."""
+    """The operations of a cluster with objects of this kind."""
     return ListOperations(keys) if kind == LISTS else ObjectOperations(KINDS[kind])

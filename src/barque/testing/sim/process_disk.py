@@ -1,7 +1,7 @@
-"""A disk as one process sees it: its operations take time, and the process may die in any of them.
+"""A disk as one process sees it: operations take time, and the process may die in any of them.
 
-The `SimDisk` behind it outlives the process. Once the process is dead, no code of it can
-reach the disk any more, not even its clean-up.
+The `SimDisk` behind it outlives the process. Once the process is dead, none of its code can reach the disk,
+not even its clean-up.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Spent:
-    """How long operations took that the loop of their process did not wait for."""
+    """The time that operations took beside the loop of their process."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -26,9 +26,9 @@ class Spent:
 class ProcessDisk:
     """`barque.log.disk.Disk` over a `SimDisk`, for one process.
 
-    `crash_in`: die at the start of that many operations from now (None: do not).
-    `sync_seconds`: how long a sync takes, at least and at most.
-    `hang_s`: how long the next one takes besides.
+    `crash_in`: the process dies at the start of its n-th operation from now (None: it does not).
+    `sync_seconds`: how long a sync takes, least and most.
+    `hang_s`: how much longer the next sync takes.
     """
 
     def __init__(self, disk: SimDisk, process: VirtualProcess, rng: random.Random) -> None:
@@ -38,10 +38,10 @@ class ProcessDisk:
         self.hang_s = 0.0
         self._process = process
         self._rng = rng
-        self._spent: Spent | None = None  # set while a thread of the process works here, beside its loop
+        self._spent: Spent | None = None  # set while a thread of the process works beside the loop
 
     def enter(self, sync: bool = False) -> None:
-        """One operation begins."""
+        """Begin an operation: it takes time, or fails, or the process dies."""
         if not self._process.alive:
             raise Crashed
         if self.crash_in is not None:
@@ -56,19 +56,19 @@ class ProcessDisk:
                 self._process.charge(seconds)
 
     def sync_time(self) -> float:
-        """How many seconds one sync takes, now."""
+        """Draw how many seconds the next sync takes."""
         seconds, self.hang_s = self.hang_s, 0.0
         if self.sync_seconds[1]:
             seconds += self._rng.uniform(*self.sync_seconds)
         return seconds
 
     def randomness(self, purpose: str) -> random.Random:
-        """Random numbers of their own for something else that belongs to this process."""
+        """Random numbers for another purpose of this process."""
         return random.Random(f"{purpose}/{self._rng.getrandbits(64)}")  # noqa: S311  # repeatable on purpose
 
     @contextlib.contextmanager
     def beside(self) -> Iterator[Spent]:
-        """A thread does what is in this block: it takes time, for which the loop does not wait."""
+        """Run the block as a thread would: it takes time, and the loop does not wait for it."""
         self._spent = spent = Spent()
         try:
             yield spent
@@ -134,7 +134,7 @@ class ProcessDisk:
 
 
 class _File:
-    """An open file of a `ProcessDisk`. A synced write is two operations: one may die between them."""
+    """An open file of a `ProcessDisk`. A synced write is two operations: a process may die between them."""
 
     def __init__(self, disk: ProcessDisk, file: DiskFile) -> None:
         self._disk = disk

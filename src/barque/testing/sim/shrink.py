@@ -1,6 +1,6 @@
-"""Make a failing run small: fewer faults, fewer clients, less time, and it must still fail in the same way.
+"""Make a failing run small: fewer faults, fewer clients, less time. It must still fail in the same way.
 
-Everything is tried in one order, and every try is the same seed, so the result is the same each time.
+Every try runs the same seed, and tries come in one order, so the result is always the same.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ TRIES_MAX = 200
 
 
 class Shrunk(msgspec.Struct):
-    """The smallest scenario found, its report, how it differs from the first, and the tries it took."""
+    """The smallest failing scenario, its report, its differences from the first, and the number of tries."""
 
     scenario: Any
     report: Any
@@ -25,7 +25,7 @@ class Shrunk(msgspec.Struct):
 
 
 def shrink(scenario: msgspec.Struct, run: Run, *, tries_max: int = TRIES_MAX) -> Shrunk | None:
-    """Try smaller scenarios until none of them fails in the same way. None: not even the first one fails."""
+    """Try smaller scenarios while the same property is violated. Returns None if the first run is clean."""
     report = run(scenario)
     if report.violation is None:
         return None
@@ -45,7 +45,7 @@ def shrink(scenario: msgspec.Struct, run: Run, *, tries_max: int = TRIES_MAX) ->
 
 
 def differences(first: msgspec.Struct, second: msgspec.Struct) -> dict[str, Any]:
-    """The fields of the second that are not those of the first, ready for JSON."""
+    """The fields in which the second scenario differs from the first, ready for JSON."""
     one, other = msgspec.to_builtins(first), msgspec.to_builtins(second)
     return {field: value for field, value in other.items() if one[field] != value}
 
@@ -63,7 +63,7 @@ def changed(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
 
 
 def _smaller(scenario: Any, failed_at_s: float) -> Iterator[Any]:
-    """Smaller scenarios, the most promising first."""
+    """Yield smaller scenarios, the most promising first."""
 
     def but(**fields: Any) -> Any:
         return msgspec.structs.replace(scenario, **fields)

@@ -1,6 +1,6 @@
-"""What the simulated clients do: change objects, and read them whole.
+"""A simulated client: its workers change objects, and read whole objects.
 
-Most have machines of their own (`reach`); those that live in a node's process are in `in_process_clients`.
+Most clients have a machine of their own (`reach`). `in_process_clients` live in the process of a node.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def reach(name: str, network: SimNetwork, nodes: list[str], timeout_s: float, rng: random.Random) -> Client:
-    """A `Client` over simulated connections, from a machine of its own."""
+    """A `Client` with simulated connections, on a machine of its own."""
 
     async def connect(
         address: str, connection: Connection, on_closed: Callable[[str], None]
@@ -34,7 +34,7 @@ def reach(name: str, network: SimNetwork, nodes: list[str], timeout_s: float, rn
 
 
 class SimClient:
-    """One client of one cluster: its `Client`, its workers, what they were told."""
+    """One client of one cluster: its `Client`, its workers, and its history."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class SimClient:
         self.client = client
         self.history: list[Operation] = []
         self.stop = False
-        self.cancel_after_s: float | None = None  # the next call is cancelled after so long
+        self.cancel_after_s: float | None = None  # cancel the next call after this long
         self.cancelled = 0
         self._loop = loop
         self._scenario = scenario
@@ -60,7 +60,7 @@ class SimClient:
         self._next = 0
 
     async def run(self) -> None:
-        """All workers, until they are told to stop and have heard of everything."""
+        """Run all workers until they are stopped and every call has ended."""
         while True:
             try:
                 await self.client.connect()
@@ -84,7 +84,7 @@ class SimClient:
 
     @property
     def is_over(self) -> bool:
-        """Whether its workers shall begin nothing more."""
+        """Whether its workers must begin no further call."""
         return self.stop
 
     async def _think(self, seconds: float) -> None:
@@ -113,7 +113,7 @@ class SimClient:
         self._operations.learn(operation)
 
     async def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Wait for an answer, unless this is the call to be cancelled."""
+        """Wait for an answer, unless this is the call to cancel."""
         after_s, self.cancel_after_s = self.cancel_after_s, None
         if after_s is None:
             return await work
@@ -150,7 +150,7 @@ class SimClient:
         return operation
 
     async def _burst(self, count: int, priority: str) -> None:
-        """Several changes in one go, by pipeline."""
+        """Change several objects at once, by pipeline."""
         waiting: dict[int, Operation] = {}
         for _ in range(count):
             operation = self._begin_change(self._operations.draw_key(self._rng))
@@ -164,14 +164,14 @@ class SimClient:
             for told in await self.client.take_notifications():
                 self._end(waiting.pop(told.correlation), told.error or told.reply)
 
-    # --- what others want of it ------------------------------------------------------------
+    # --- for faults and checks ----------------------------------------------------------------
 
     async def ask(self, work: Callable[[Client], Awaitable[T]]) -> T:
-        """Let it ask for something else than its objects."""
+        """Let the client ask for something other than its objects."""
         return await work(self.client)
 
     async def is_served(self) -> None:
-        """Wait until a new command of its was committed."""
+        """Wait until a new command of this client is committed."""
         while not await self._is_served():  # noqa: ASYNC110  # not an event
             await asyncio.sleep(0.05)
 

@@ -1,7 +1,27 @@
-"""Whole nodes, their real code, on virtual time, network and disk, from one seed.
+"""Run whole nodes on virtual time, network and disk, from one seed: `simulate`.
 
-`simulate(seed)` runs one cluster or a few through a phase of faults and a phase without, under the eyes
-of observers (`checkers`), and reports. docs/explanation/simulation.md tells how it works.
+Everything runs in one thread on a `VirtualLoop`, which jumps from call to call. A seed draws a `Scenario`
+(`swarm`); a `Simulation` runs it once:
+
+- Each `Host` is a machine with a disk that outlives its nodes. `Host.start` boots a `Node`, the production
+  class, in a new `VirtualProcess`, on a `ProcessDisk` and with a `SimTransport`. When the process dies, the
+  host boots another one after a while.
+- Each `SimCluster` has clients, which draw operations (`operations`) and record what they were told.
+- The `Nemesis` (`faults`) does one fault after the other to hosts, links, disks and clusters.
+- `Observers` (`checkers`) see every message that a server sends, every command that a machine applies, every
+  change of role, and the disks. `Reports` asks nodes about themselves.
+
+A run has two phases. In the first, which lasts `duration_s`, faults happen while the clients work. In the
+second all faults have ended; in some runs one machine stays away for good. Within `LIVENESS_S` every call
+must end, each client must get a new command committed, due timers must fire, all members must become equal,
+and removed servers must go. Then no election may happen for `STABLE_S`. In the end the checkers judge the
+histories of the clients and the state of every node.
+
+The first violation ends the run. It is part of the report; `run` raises nothing for it.
+
+**Determinism.** The same seed must give the same hash of all events (`Transcript`), under any hash seed.
+So each purpose has a random generator of its own (`rng`), sets are never iterated, the garbage collector is
+off, and nothing dead is cleaned up at a random moment.
 """
 
 import asyncio
@@ -34,20 +54,20 @@ from barque.testing.sim.transcript import Transcript
 from barque.types import ServerId, Uid
 
 ABSENT_RATE = 0.3
-"""In how many runs one machine is gone for good when all else is healed: the others must do without it."""
+"""The share of runs in which one machine stays away for good after all other faults have ended."""
 GIVE_UP_S = 10.0
-"""After so long a client's connection to a machine that is gone breaks (production: 30 s)."""
+"""After this long, a client's connection to a machine that is gone breaks (production: 30 s)."""
 LIVENESS_S = 60.0
-"""Virtual seconds after healing in which everything must be well again."""
+"""Virtual seconds after the faults in which everything must be well again."""
 SETTLE_S = 2.0
-"""Old suspicions may still elect somebody in this time, and ten polls of the failure detector."""
+"""Old suspicions may still cause an election in this time; ten polls of the failure detector are added."""
 STABLE_S = 3.0
 T = TypeVar("T")
 _LOGGERS = ("barque", "asyncio")
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What one seed did. `void` says why it does not count; `violation` what it found."""
+    """What one seed did. `void` says why the run does not count; `violation` is what it found."""
 
     seed: int
     scenario: Scenario
@@ -56,7 +76,7 @@ class Report(msgspec.Struct, kw_only=True):
     void: str = ""
     virtual_s: float = 0.0
     cluster_s: float = 0.0
-    """The time that each cluster has been there, added up."""
+    """The time that each cluster has existed, added up."""
     events: int = 0
     frames: int = 0
     elections: int = 0
@@ -73,7 +93,7 @@ class Report(msgspec.Struct, kw_only=True):
 
     @property
     def replay(self) -> str:
-        """The command that shows this run again."""
+        """The command that repeats this run."""
         return f"barque simulate --seed {self.seed} --trace"
 
     def __str__(self) -> str:
@@ -91,11 +111,11 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 class _Stop(Exception):
-    """A property was violated; there is nothing more to see."""
+    """A property was violated, so the run ends."""
 
 
 class Simulation:
-    """One run. Make it, and call `run`."""
+    """One run of one seed. Make it, then call `run` once."""
 
     def __init__(self, seed: int, scenario: Scenario, *, trace: bool = False) -> None:
         self.seed = seed
@@ -126,13 +146,13 @@ class Simulation:
         self.nemesis = Nemesis(self)
         self.reports = Reports(self)
         self.recovered_s = 0.0
-        self.absent: Host | None = None  # in the second phase one machine may be gone for good
+        self.absent: Host | None = None  # the machine that stays away in the second phase
         self._phase = ""  # what the second phase waits for
         self._failed: asyncio.Future[None] = self.loop.create_future()
         self._tasks: list[asyncio.Task[Any]] = []
 
     def _make_client(self, number: int) -> SimClient:
-        """The clients take the clusters in turn."""
+        """Make a client; clients are dealt to the clusters in turn."""
         cluster, name = self.clusters[number % len(self.clusters)], f"c{number + 1}"
         rng = self.rng(name)
         reaches = reach(name, self.network, self.names, self.scenario.timeout_s, rng)
@@ -141,7 +161,7 @@ class Simulation:
         return client
 
     def _make_in_process_client(self, number: int) -> SimClient:
-        """Those in the processes of nodes likewise; which node it is, is drawn."""
+        """Make a client in the process of a node that the seed draws; clusters in turn, as above."""
         cluster, name = self.clusters[number % len(self.clusters)], f"i{number + 1}"
         host = self.rng(f"{name}/home").choice(self.hosts)
         client = InProcessClient(name, cluster, host)
@@ -150,17 +170,17 @@ class Simulation:
         return client
 
     def uid_of(self, member: ServerId) -> Uid | None:
-        """The uid of a member that has started once."""
+        """The uid of a member that has started at least once."""
         return next((h.uids.get(member.name) for h in self.hosts if h.name == member.node), None)
 
     def rng(self, purpose: str) -> random.Random:
-        """Random numbers of their own for each purpose, so that one use does not shift another."""
+        """A random generator for one purpose, so that one use does not shift another."""
         return random.Random(f"{self.seed}/{purpose}")  # noqa: S311  # repeatable on purpose
 
-    # --- what others tell us -------------------------------------------------------------
+    # --- called by the parts of the simulation -----------------------------------------------
 
     def report(self, violation: Violation) -> None:
-        """The first violation ends the run."""
+        """Take a violation. The first one ends the run."""
         if self.violation is None:
             self.violation = violation
             self.transcript.note("!", violation.name)
@@ -174,7 +194,7 @@ class Simulation:
             self.report(Violation("no unhandled error (I28)", "an exception reached the loop", states))
 
     def keep(self, task: "asyncio.Task[Any]") -> None:
-        """Hold a task until it is done; its errors are ours."""
+        """Hold a task until it is done. An exception in it is a violation."""
         self._tasks.append(task)
         task.add_done_callback(self._on_task_done)
 
@@ -185,7 +205,7 @@ class Simulation:
             self.report(Violation("no unhandled error (I28)", "a client or the nemesis failed", states))
 
     def after_crash(self, host: Host) -> None:
-        """Boot again: at once, or after a while."""
+        """Boot the machine again, at once or after a while."""
         if host is self.absent:
             return
         down = self.chance.choice((0.001, 0.02, 0.2)) + self.chance.expovariate(1 / self.scenario.fault_s)
@@ -197,13 +217,13 @@ class Simulation:
     # --- the run -------------------------------------------------------------------------
 
     def run(self) -> Report:
-        """Both phases; never raises for what the cluster did wrong."""
+        """Run both phases. A violation is part of the report; nothing is raised for it."""
         loggers = [logging.getLogger(name) for name in _LOGGERS]
         levels = [logger.level for logger in loggers]
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
         collects = gc.isenabled()
-        gc.disable()  # a run is short, and what it leaves is collected afterwards
+        gc.disable()  # a run is short, and its garbage is collected afterwards
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_until_complete(self._guarded(self._phases()))
@@ -226,12 +246,12 @@ class Simulation:
         return self._result()
 
     def _bury(self) -> None:
-        """Let go of what was under way in processes that are dead by now, without a word."""
+        """Silently end what was under way in dead processes."""
         self.loop.errors = lambda _context: None
         for task in asyncio.all_tasks(self.loop):
             work = task.get_coro()
             if inspect.iscoroutine(work):
-                with contextlib.suppress(BaseException):  # its clean-up meets a disk that is gone
+                with contextlib.suppress(BaseException):  # its clean-up finds that its disk is gone
                     work.close()
         if self._failed.done():
             self._failed.exception()
@@ -264,7 +284,7 @@ class Simulation:
         await self._recover()
 
     def _leave(self, host: Host) -> None:
-        """A machine is gone for good; the others must do without it, and with all their servers."""
+        """Take a machine away for good. The others must do without it, but with all of their own servers."""
         self.absent = host
         self.transcript.note(host.name, "is gone for good")
         host.crash(power=True)
@@ -274,7 +294,7 @@ class Simulation:
         self.loop.later(GIVE_UP_S, self.network.reset_clients, host.name)
 
     async def _leave_if_spared(self, formed: list[SimCluster]) -> None:
-        """Likewise, where it takes a look at all clusters to tell whom they can spare."""
+        """Perhaps take a machine away for good, if every cluster can spare it."""
         while self._is_changing() or not all(cluster.is_settled() for cluster in formed):  # noqa: ASYNC110  # not an event
             await asyncio.sleep(0.05)
         spared = [host for host in self.hosts if all(cluster.can_spare(host) for cluster in formed)]
@@ -282,17 +302,17 @@ class Simulation:
             self._leave(self.chance.choice(spared))
 
     def _is_held(self) -> bool:
-        """Whether some node stands still, in its disk for instance."""
+        """Whether a node stands still, for instance in its disk."""
         processes = (host.process for host in self.hosts)
         return any(process is not None and process.held_until > self.loop.now for process in processes)
 
     def _is_changing(self) -> bool:
-        """A request outlives its caller, and may yet take away whom a cluster needs."""
+        """Whether a node still works on a request that may remove a member that a cluster needs."""
         return any(host.node is not None and host.node.calls.working for host in self.hosts)
 
     async def _become_well(self) -> list[SimCluster]:
-        """Wait for everything that is owed, and tell which clusters there are."""
-        self._phase = "the clients to hear of everything"
+        """Wait for everything that the clusters owe. Returns the clusters that exist."""
+        self._phase = "every call of the clients to end"
         for client in self.clients:
             client.stop = True
         await asyncio.gather(*self._tasks)
@@ -303,19 +323,19 @@ class Simulation:
         self._phase = "a new command to be committed by each client"
         for cluster in formed:
             await cluster.works()
-        self._phase = "timers to fire whose time is over"
+        self._phase = "overdue timers to fire"
         while any(cluster.timers_owed() for cluster in formed):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         self._phase = "all members to be equal"
         while not all(cluster.equal() for cluster in formed):  # noqa: ASYNC110  # looks at what others do
             await asyncio.sleep(0.05)
-        self._phase = "those who were removed to be gone"
+        self._phase = "removed servers to be gone"
         while any(cluster.leftovers() for cluster in formed):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         return formed
 
     async def _recover(self) -> None:
-        """The second phase: no faults, and everything must become well."""
+        """Run the second phase: no faults, and everything must become well."""
         start = self.loop.time()
         formed = await self._in_time(self._become_well())
         if formed is None:
@@ -341,7 +361,7 @@ class Simulation:
                 self.report(violation)
 
     async def _in_time(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Wait for this, but not for ever; None says that it was reported."""
+        """Wait for this, up to `LIVENESS_S`. Returns None after a violation was reported."""
         try:
             async with asyncio.timeout(LIVENESS_S):
                 return await work
@@ -354,8 +374,8 @@ class Simulation:
             return None
 
     async def _come_to_rest(self, formed: list[SimCluster]) -> bool:
-        """Read everything once more; a disk may still hang then, and who was asked may name its members."""
-        self._phase = "everything to be read, and to come to rest"
+        """Read everything once more, and wait until nothing moves: a disk may still hang."""
+        self._phase = "every object to be read, and the nodes to come to rest"
         for cluster in formed:
             await cluster.shows_all()
         while self._is_held() or not all(cluster.equal() for cluster in formed):  # noqa: ASYNC110
@@ -368,7 +388,7 @@ class Simulation:
     def _history(self) -> list[Operation]:
         return [operation for client in self.clients for operation in client.history]
 
-    # --- the result ----------------------------------------------------------------------
+    # --- the report ----------------------------------------------------------------------
 
     def _result(self) -> Report:
         history = self._history()
@@ -399,7 +419,7 @@ class Simulation:
 
 
 def _void(report: Report) -> str:
-    """Why a run proves nothing, if that is so."""
+    """Say why a run proves nothing; empty if it counts."""
     if report.committed < COMMITS_MIN:
         return f"void: {report.committed} commits"
     if report.elections < 1:
@@ -425,8 +445,9 @@ def _where(error: Any) -> str:
 
 
 def simulate(seed: int, scenario: Scenario | None = None, *, trace: bool = False) -> Report:
-    """Run one seed, with what it draws or with a scenario of your own.
+    """Run one seed, with the scenario that it draws or with a scenario of yours.
 
-    The report says what happened; `str` of it tells a violation with its replay command.
+    With `trace`, print every event. The report's `violation` is None for a clean run; `str(report)` explains
+    a violation and names the command that repeats the run.
     """
     return Simulation(seed, scenario or draw_scenario(seed), trace=trace).run()

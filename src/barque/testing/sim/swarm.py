@@ -1,7 +1,7 @@
 """What a seed draws: its cluster, its settings, and its own mix of faults (swarm testing).
 
-Narrow windows find more than volume: settings are often tiny, so that files roll over, batches are cut
-and elections overlap all the time.
+Narrow windows find more than volume. So settings are often tiny: files roll over, batches are cut and
+elections overlap all the time.
 """
 
 import random
@@ -49,31 +49,31 @@ FAULTS = (
     "cancel",
     "upgrade",
 )
-"""All faults of this stage, by name; docs/explanation/faults.md has a row for each."""
+"""All faults by name; docs/explanation/faults.md has a row for each."""
 
 STEADY = ("loss", "duplicates", "reordering", "late_frames", "crash_on_send")
-"""Those that hold for the whole first phase; the others happen from time to time."""
+"""Faults that hold for the whole first phase; all others happen from time to time."""
 
 
 CLUSTER_FAULTS = ("machine_fails",)
-"""Those aimed at one cluster of several, which the others must not notice."""
+"""Faults of one cluster that the other clusters must not notice."""
 MEMBER_FAULTS = ("members", "recreate")
-"""Clients that change who belongs to a cluster; and that delete one that was created, and create it again."""
+"""Clients change the members of a cluster; clients delete a created cluster and create it again."""
 
 SEVERAL_RATE = 0.3
-"""How many seeds have several clusters on each node."""
+"""The share of seeds with several clusters on each node."""
 MEMBERS_RATE = 0.25
-"""In how many members come and go."""
+"""The share of seeds in which members come and go."""
 OTHERS_RATE = 0.2
-"""In how many some clusters have other objects than lists."""
+"""The share of seeds in which some clusters have other objects than lists."""
 TELLS_RATE = 0.1
-"""In how many machines send a message for each command."""
+"""The share of seeds whose machines send a message for each command."""
 TIGHT_RATE = 0.1
-"""In how many nodes may use up little: few commands wait at a time, few bytes for a peer."""
+"""The share of seeds whose nodes let only few commands wait, and few bytes for each peer."""
 TIMERS_RATE = 0.1
-"""In how many machines set timers."""
+"""The share of seeds whose machines set timers."""
 IN_PROCESS_RATE = 1 / 6
-"""In how many some clients live in the processes of nodes."""
+"""The share of seeds in which some clients live in the processes of nodes."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,17 +81,17 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     nodes: int = 3
     clusters: int = 1
-    created: int = 0  # how many of them, the last, are created at run time
-    objects: tuple[str, ...] = ()  # of which kind each cluster's are; those that are not named have lists
-    tells: bool = False  # whether machines send a message for each command
-    timers: bool = False  # whether they set timers
-    pending_commands: int = 1_000_000  # how many may wait on a node
+    created: int = 0  # how many of the clusters, the last ones, are created at run time
+    objects: tuple[str, ...] = ()  # the kind of each cluster's objects; further clusters have lists
+    tells: bool = False  # machines send a message for each command
+    timers: bool = False  # machines set timers
+    pending_commands: int = 1_000_000  # how many commands may wait on a node
     pending_bytes: int = 512 * 1024 * 1024
-    peer_bytes: int = 8 * 1024 * 1024  # how many may wait for one peer
+    peer_bytes: int = 8 * 1024 * 1024  # how many bytes may wait for one peer
     duration_s: float = 8.0
     faults: tuple[str, ...] = ()
     pace_s: float = 0.5  # the mean time between two faults, at most
-    fault_s: float = 0.5  # the mean length of one
+    fault_s: float = 0.5  # the mean length of a fault
     loss_rate: float = 0.05
     duplicate_rate: float = 0.1
     reorder_rate: float = 0.1
@@ -100,14 +100,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     late_s: float = 0.2
     sync_s: tuple[float, float] = (0.0, 0.0005)
     clients: int = 3
-    in_process_clients: int = 0  # how many more live in the processes of nodes
+    in_process_clients: int = 0  # how many more clients live in the processes of nodes
     workers: int = 2
     keys: int = 3
     think_s: float = 0.05
     timeout_s: float = 1.0
     read_share: float = 0.4
     burst_share: float = 0.2
-    look_rate: float = 0.03  # how often an acknowledgement is compared with the disk
+    look_rate: float = 0.03  # the share of acknowledgements that are compared with the disk
     time: TimeConfig = TimeConfig()
     log: LogConfig = LogConfig(writer="inline", prefill=False)
     pipeline_entries: int = 16_384
@@ -118,12 +118,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cluster_names(self) -> tuple[str, ...]:
-        """All clusters; the last `created` of them are in no configuration."""
+        """All clusters; the last `created` of them are in no node's configuration."""
         return tuple("lists" if i == 1 else f"lists{i}" for i in range(1, self.clusters + 1))
 
     @property
     def configured_names(self) -> tuple[str, ...]:
-        """Those that the nodes' configurations form."""
+        """The clusters in the nodes' configurations."""
         return self.cluster_names[: self.clusters - self.created]
 
     @property
@@ -133,12 +133,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _rng(seed: int, topic: str) -> random.Random:
-    """What is drawn of one topic shifts nothing of another."""
+    """A generator for one topic, so that draws for one topic do not shift those for another."""
     return random.Random(f"{seed}/{topic}")  # noqa: S311  # repeatable on purpose
 
 
 def draw_scenario(seed: int) -> Scenario:
-    """What this seed means."""
+    """Draw the scenario of this seed."""
     rng = _rng(seed, "scenario")
     heartbeat_ms = rng.choice((10, 30, 50, 100, 100))
     times = TimeConfig(
@@ -155,7 +155,7 @@ def draw_scenario(seed: int) -> Scenario:
     pace_s = rng.choice((0.15, 0.4, 1.0))
     duration_s = max(rng.uniform(4.0, 16.0), 1.5 * pace_s * len(faults))
     clients, workers = rng.choice((2, 3, 4)), rng.choice((1, 2, 4))
-    # A rate for all together: many clients shall crowd each other, not fill lists by thousands.
+    # One rate for all clients together: many clients should compete, not fill lists by thousands.
     operations_a_s = rng.choice((10, 30, 100))
     some, created, aimed = _draw_clusters(seed)
     clients = max(clients, some)
@@ -204,13 +204,13 @@ def draw_scenario(seed: int) -> Scenario:
 
 
 def with_timers(scenario: Scenario) -> Scenario:
-    """The same with machines that set timers, and leaderships that come, go and come back while they run."""
+    """The same scenario with machines that set timers, and with frequent changes of leadership."""
     faults = scenario.faults if "transfer" in scenario.faults else (*scenario.faults, "transfer")
     return msgspec.structs.replace(scenario, timers=True, faults=faults, pace_s=0.15)
 
 
 def with_limits(scenario: Scenario, rng: random.Random) -> Scenario:
-    """The same with nodes on which little may wait."""
+    """The same scenario with nodes on which only little may wait."""
     return msgspec.structs.replace(
         scenario,
         pending_commands=rng.choice((2, 8, 1_000)),
@@ -220,7 +220,7 @@ def with_limits(scenario: Scenario, rng: random.Random) -> Scenario:
 
 
 def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
-    """How many clusters, how many of them are created at run time, and the faults aimed at one of them."""
+    """Draw the number of clusters, how many are created at run time, and the faults aimed at one cluster."""
     rng = _rng(seed, "clusters")
     some = rng.choice((2, 2, 3, 4)) if rng.random() < SEVERAL_RATE else 1
     created = rng.randrange(some)
@@ -233,13 +233,13 @@ def _draw_clusters(seed: int) -> tuple[int, int, tuple[str, ...]]:
 
 
 def _draw_objects(seed: int, clusters: int) -> tuple[str, ...]:
-    """The kind of each cluster's objects; none if all have lists."""
+    """Draw the kind of each cluster's objects; empty if all have lists."""
     rng = _rng(seed, "objects")
     others = [kind for kind in KINDS if kind != LISTS]
     return tuple(rng.choice(others) for _ in range(clusters)) if rng.random() < OTHERS_RATE else ()
 
 
 def _draw_in_process_clients(seed: int) -> int:
-    """How many clients live in the processes of nodes."""
+    """Draw how many clients live in the processes of nodes."""
     rng = _rng(seed, "inside")
     return rng.choice((1, 1, 2, 3)) if rng.random() < IN_PROCESS_RATE else 0

@@ -1,6 +1,6 @@
-"""The simulated clusters' machine: objects by key, all of one kind; lists mostly.
+"""The machine of simulated clusters: objects by key, all of one kind, mostly lists.
 
-What the machine does is written here once more, apart from the models that judge it (`models`).
+The objects are implemented here, independently of the models that judge them (`checkers.models`).
 """
 
 from bisect import bisect_left
@@ -19,26 +19,26 @@ Applied = Callable[[CommandMeta, str], None]
 
 
 class Kind(Protocol):
-    """One kind of object. A command is `[key, *what]`, a query a key; it shows the whole object."""
+    """One kind of object. A command is `[key, *what]`; a query is a key and returns the whole object."""
 
     model: str
-    """Of `models.MODELS`, or "" for lists, which have a checker of their own."""
+    """The name in `models.MODELS`, or "" for lists, which have a checker of their own."""
 
     def draw(self, rng: Random, element: str, seen: Any) -> tuple[Any, ...]:
-        """What to do next: with an element that nobody else has, after this was seen last."""
+        """Draw the next change. No other change has this `element`; `seen` is what a client saw last."""
         ...
 
     def perform(self, old: Any, *what: Any) -> tuple[Any, Any]:
-        """The object afterwards, and the answer. An object that was never touched is None."""
+        """Return the object after the change, and the answer. A new object is None."""
         ...
 
     def show(self, old: Any) -> Any:
-        """What a reader is told."""
+        """Return what a reader sees."""
         ...
 
 
 class Lists:
-    """`element`: append it, and tell the new length."""
+    """Lists. `element`: append it; the answer is the new length."""
 
     model = ""
 
@@ -58,7 +58,7 @@ class Lists:
 
 
 class Registers:
-    """`write v`."""
+    """Registers. `write v`: the answer is None."""
 
     model = "register"
 
@@ -76,10 +76,10 @@ class Registers:
 
 
 class Swaps(Registers):
-    """Registers with `cas [expected, new]`, told whether it swapped, and `delete`, told if it was there."""
+    """Registers with `cas [expected, new]`, which answers whether it swapped, and `delete`."""
 
     def draw(self, rng: Random, element: str, seen: Any) -> tuple[Any, ...]:
-        """Mostly to swap what was seen."""
+        """Draw mostly swaps of what was seen."""
         chance = rng.random()
         if chance < 0.7:
             return "cas", [seen, element]
@@ -100,7 +100,7 @@ class Swaps(Registers):
 
 
 class Sets:
-    """`add e`; `remove e`, told whether it was there."""
+    """Sets. `add e`; `remove e`, which answers whether the element was there."""
 
     model = "set"
 
@@ -127,7 +127,7 @@ class Sets:
 
 
 class Counters:
-    """`add n`, told the sum."""
+    """Counters. `add n`, which answers the sum."""
 
     model = "counter"
 
@@ -156,11 +156,11 @@ KINDS: dict[str, Kind] = {
 
 
 class SimMachine(Machine[Objects]):
-    """Objects of one kind. Each answer begins with the epoch, which a cluster is given when it is created.
+    """Objects of one kind. Each answer begins with the epoch, which a cluster gets at its creation.
 
     A machine that `tells` sends the client a message with the index of each command, for the observers. A
-    machine with a `timer_model` sets or cancels a timer with each command; its state lists the timers
-    that are pending and those that have expired.
+    machine with a `timer_model` sets or cancels a timer with each command; its state lists the timers that
+    are pending and those that have expired.
     """
 
     def __init__(
@@ -172,11 +172,11 @@ class SimMachine(Machine[Objects]):
         self._timer_model = timer_model
 
     def init(self, args: dict[str, Any]) -> Objects:
-        """No objects but the epoch."""
+        """Start with no object but the epoch."""
         return {_EPOCH: [args.get("epoch", 0)]}
 
     def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
-        """Do it. Which version does it is a part of what happened: all members must do it with the same."""
+        """Apply a command. The checkers see by which version: it must be the same on all members."""
         if isinstance(command, Timeout):
             return self._expire(meta, command, state)
         key, *what = command
@@ -192,35 +192,35 @@ class SimMachine(Machine[Objects]):
         return state, None, self._timer_model.expire(meta, timeout.name, state)
 
     def state_enter(self, raft_state: str, state: Objects) -> Sequence[MachineEffect]:
-        """Timers die with leadership: a new leader sets them again."""
+        """Set the pending timers again: they end with the former leadership."""
         if self._timer_model is None or raft_state != "leader":
             return ()
         return self._timer_model.lead(state)
 
     def query(self, query: Any, state: Objects) -> Any:
-        """One whole object."""
+        """Return one whole object."""
         return [state[_EPOCH][0], self._kind.show(state.get(query))]
 
 
 class NewSimMachine(SimMachine):
-    """The next version, which writes down in its state that the cluster has moved to it."""
+    """The next version. Its state records that the cluster has moved to it."""
 
     version: ClassVar[int] = 1
 
     def which_module(self, version: int) -> Machine[Objects]:
-        """The code of the version in force."""
+        """Return the code of the version in force."""
         if version:
             return self
         return SimMachine(self._kind, self._applied, tells=self._tells, timer_model=self._timer_model)
 
     def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
-        """Do it, or take over the state of the former version."""
+        """Apply a command, or take over the state of the former version."""
         if isinstance(command, MachineVersion):
             state["moved"] = [f"{command.old} to {command.new} at {meta.index}"]
             return state, None
         return super().apply(meta, command, state)
 
     def state_enter(self, raft_state: str, state: Objects) -> Sequence[MachineEffect]:
-        """Only who has taken over the state of the former version is asked."""
+        """Only a machine that has taken over the state of the former version may be asked."""
         assert "moved" in state, "this version is not in force yet"
         return super().state_enter(raft_state, state)

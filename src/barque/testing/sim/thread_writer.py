@@ -1,11 +1,12 @@
 """The log's writer thread (`barque.log.wal_writer.ThreadWriter`) on virtual time, without a thread.
 
-What is modelled: the work takes the time of its syncs while the loop of its process goes on; its completion
-comes later, as a call of that process; a frozen process freezes it; a loop that is blocked does not. The
-work's operations happen at the end of its first sync, faults and all. If the process dies before, only the
-first few of them have happened: any number, so that a crash falls between any two. What is not modelled: the
-loop looking at what the thread has half done (the log forbids it), and a loop that keeps the
-interpreter's lock from the thread.
+The model: the work takes the time of its syncs while the loop of its process goes on. Its completion comes
+later, as a call of that process. A frozen process freezes the work; a blocked loop does not. The operations
+of the work happen at the end of its first sync, with all faults of the disk. If the process dies earlier,
+only some first operations have happened, any number of them, so that a crash falls between any two.
+
+Not in the model: a loop that reads what the thread has half done (the log forbids it), and a loop that keeps
+the interpreter's lock from the thread.
 """
 
 import contextlib
@@ -18,11 +19,11 @@ from barque.testing.sim.process_disk import ProcessDisk
 
 _HANDOVER_S = (0.00001, 0.0001)
 _OPERATIONS_MAX = 20
-"""A dying thread has done fewer operations of its work than this, or all; a roll-over has about as many."""
+"""A dying thread has done fewer operations than this, or all. A roll-over has about this many."""
 
 
 class _Job(NamedTuple):
-    """`seconds`: how long its first sync takes."""
+    """Work for the thread. `seconds`: how long its first sync takes."""
 
     work: Work
     done: Done
@@ -40,7 +41,7 @@ class SimThreadWriter:
         self._disk = disk
         self._wake = wake
         self._rng = rng
-        self._waiting: _Job | None = None  # not begun yet, as far as the disk can tell
+        self._waiting: _Job | None = None  # handed over, without any operation on the disk yet
         process.on_death = self._die
 
     def run(self, work: Work, done: Done) -> None:
@@ -52,7 +53,7 @@ class SimThreadWriter:
         self._process.loop.at(start + job.seconds, self._perform, job)
 
     def _perform(self, job: _Job) -> None:
-        """The first sync is over: all that the work does happens now; what else it takes comes on top."""
+        """The first sync is over: do the whole work now, and add the time of its further syncs."""
         process = self._process
         if self._waiting is not job or not process.alive:
             return
@@ -65,9 +66,9 @@ class SimThreadWriter:
             try:
                 job.work()
             except Exception as error:
-                failure = error  # as in the thread: the log hears of it
+                failure = error  # as in the thread, the log learns of it
             except Crashed:
-                return  # its process has died between two operations
+                return  # the process has died between two operations
         more_s = max(0.0, spent.seconds - job.seconds)
         process.loop.at(process.busy_until + more_s, self._hand_back, job.done, failure)
 
@@ -79,7 +80,7 @@ class SimThreadWriter:
         self._process.call(self._wake, finish)
 
     def _die(self) -> None:
-        """The process is about to die: leave what the thread has done by now."""
+        """The process is about to die: do the part of the work that the thread has done by now."""
         job, self._waiting = self._waiting, None
         if job is not None:
             self._process.on_crash = lambda: None
@@ -88,10 +89,10 @@ class SimThreadWriter:
                 job.work()
 
     def yield_if_busy(self) -> None:
-        """There is no lock to let go of."""
+        """Do nothing: there is no lock to release."""
 
     def close(self) -> None:
-        """The loop waits until the work under way is done; its completion comes afterwards."""
+        """Block the loop until the work under way is done; its completion comes afterwards."""
         job = self._waiting
         if job is not None:
             self._process.charge(job.seconds)
@@ -105,7 +106,7 @@ def sim_writer(
     _sync_seconds: float,
     wake: Wake,
 ) -> Writer:
-    """The writer of a simulated node (`MakeWriter`): the real one inline, or the thread's model."""
+    """The writer of a simulated node (`MakeWriter`): the real inline writer, or this model of the thread."""
     if kind == "inline":
         return InlineWriter()
     return SimThreadWriter(process, disk, wake, disk.randomness("thread"))

@@ -1,14 +1,15 @@
-"""Timers of the simulated clusters' machine: which it sets, and what it remembers of them.
+"""Timers of the simulated machine: which timers it sets, and what it remembers of them.
 
-What a machine may rely on (EFF-09, EFF-10, EFF-33), and what this one does about the rest:
+A machine may rely on these rules (EFF-09, EFF-10, EFF-33), and this one deals with the rest:
 
-- A leader fires what it was asked for at most once, never before its time, and not at all once it was asked
-  to replace or to cancel it. `after_ms` is counted by the leader's monotonic clock from then on. For `at_ms`
-  the leader looks at its wall clock once, when it is asked; a clock that is set later moves nothing.
-- Timers die with leadership. So what is pending is a part of the state, and a new leader sets it again; if
-  its predecessor's `Timeout` is in the log and not applied yet, one setting fires in both leaderships.
-- A `Timeout` names a timer, not a setting: one that was appended before its timer was replaced is applied
-  afterwards. With `at_ms` a machine can tell by the log's time, and sets again what came too early.
+- A leader fires a timer at most once, never early, and never after the machine has replaced or cancelled it.
+  `after_ms` counts by the leader's monotonic clock from the request on. For `at_ms` the leader reads its wall
+  clock once, at the request; setting the clock later moves nothing.
+- Timers end with the leadership. So the state of the machine holds the pending timers, and a new leader sets
+  them again. If the `Timeout` of the former leader is in the log and not yet applied, one setting fires in
+  both leaderships.
+- A `Timeout` names a timer, not a setting. A `Timeout` that was appended before its timer was replaced is
+  applied afterwards. With `at_ms` the machine can tell by the log's time, and sets an early timer again.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ NAMES_PER_KEY = 8
 
 
 class Setting(NamedTuple):
-    """A timer that is pending: which command set it, for how long, until when by the log's time."""
+    """A pending timer: the command that set it, its length, and when it is due by the log's time."""
 
     set_at: int
     after_ms: int
@@ -33,19 +34,19 @@ class Setting(NamedTuple):
     by_wall: bool
 
     def timer(self, name: str) -> Timer:
-        """What to ask for, now or in a new leadership."""
+        """The effect that sets the timer, now or in a new leadership."""
         return Timer(name, at_ms=self.due_ms) if self.by_wall else Timer(name, after_ms=self.after_ms)
 
 
 class TimerModel:
-    """One member's timers. Whoever runs it is told of each that it asks for, and of each that has fired."""
+    """The timers of one member. `asks` learns of each timer that it sets, `fired` of each `Timeout`."""
 
     def __init__(self, asks: Callable[[Timer], None], fired: Callable[[CommandMeta, str], None]) -> None:
         self._asks = asks
         self._fired = fired
 
     def change(self, meta: CommandMeta, key: str, state: dict[str, Any]) -> list[Timer]:
-        """Set or replace a timer of this key, or cancel any; the index decides, on all members alike."""
+        """Set or replace a timer of this key, or cancel any timer. The index decides on all members."""
         rng = Random(meta.index)  # noqa: S311  # the same everywhere, on purpose
         pending = state.setdefault(PENDING, {})
         if pending and rng.random() < 0.3:
@@ -58,7 +59,7 @@ class TimerModel:
         return self._ask(setting.timer(name))
 
     def expire(self, meta: CommandMeta, name: str, state: dict[str, Any]) -> list[Timer]:
-        """Write down which setting has expired; ask again if it has not, by the log's time."""
+        """Record the expired setting. A timer that is early by the log's time is set again."""
         pending = state.setdefault(PENDING, {})
         setting = pending.get(name)
         self._fired(meta, name)
@@ -71,7 +72,7 @@ class TimerModel:
         return []
 
     def lead(self, state: dict[str, Any]) -> list[Timer]:
-        """In a new leadership all that is pending is set again."""
+        """Set all pending timers again, as a new leader."""
         timers = [setting.timer(name) for name, setting in state.get(PENDING, {}).items()]
         return [asked for timer in timers for asked in self._ask(timer)]
 

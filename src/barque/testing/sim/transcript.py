@@ -1,4 +1,4 @@
-"""What happened in a run: a hash of all of it, and the last of it as text for people."""
+"""The events of a run: a hash of all events, and the last events as text."""
 
 import hashlib
 import re
@@ -13,9 +13,9 @@ _NOISE = re.compile(r"ServerId\(name='\w+', node=|, timestamp_ms=\d+|(?<='n\d')\
 
 
 class Transcript:
-    """Takes every event of a run. Two runs are the same if and only if their hashes are.
+    """Takes every event of a run. Two runs are the same if and only if their hashes are equal.
 
-    `keep` is how many of the last events are kept for `tail`; `echo` prints all of them.
+    `keep` is how many of the last events it keeps for `tail`; `echo` prints all events.
     """
 
     def __init__(self, loop: VirtualLoop, *, keep: int = _LAST, echo: bool = False) -> None:
@@ -27,11 +27,11 @@ class Transcript:
         self.counts: Counter[str] = Counter()
 
     def note(self, who: str, text: str) -> None:
-        """Something happened to a node, a client or the world."""
+        """Add an event of a node, a client or the simulation."""
         self._add(who, text, None)
 
     def frame(self, source: str, target: str, payload: bytes) -> None:
-        """A node has written a frame."""
+        """Add a frame that a node has written."""
         self._add(source, target, payload)
 
     def _add(self, who: str, text: str, payload: bytes | None) -> None:
@@ -46,14 +46,14 @@ class Transcript:
         self._last.append((now, who, text, payload))
         if self._echo:
             for line in _lines(self._last[-1]):
-                print(line)  # a trace was asked for
+                print(line)  # the user asked for a trace
 
     def hexdigest(self) -> str:
-        """The hash of everything so far."""
+        """The hash of all events so far."""
         return self._hash.hexdigest()
 
     def tail(self, events: int = 60) -> str:
-        """The last events, one a line."""
+        """The last events, one in each line."""
         lines = [line for event in self._last for line in _lines(event)]
         return "\n".join(lines[-events:])
 

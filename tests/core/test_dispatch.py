@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from barque.core import invariants
-from barque.core.conditions import CatchUp, TransferDone, WalWritable
+from barque.core.dispatch import FROM_LEADER, each, ignore, on, total
 from barque.core.effects import Effect, PersistTermAndVote, SendRpc, SendVoteRequests, StopReason
 from barque.core.entries import EntryBatch, EntryKind, decode_head, encode_body
+from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -65,11 +66,9 @@ from barque.core.messages import (
     WalUp,
     Written,
 )
-from barque.core.roles import WaitingRole
-from barque.core.server import RaftState, Server
-from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
+from barque.core.roles import CatchUp, TransferDone, WaitingRole, WalWritable
+from barque.core.state import RaftState, Server
 from barque.core.step import step
-from barque.core.table import each, ignore, on, total
 from barque.errors import InvariantViolation
 from barque.testing.core.cluster import CLIENT, CoreCluster, sent
 from barque.types import (
@@ -443,25 +442,30 @@ def test_every_role_answers_every_message(role: str) -> None:
         before = invariants.observe(server)
         if isinstance(message, SnapshotWritten) and message.position.index > before.last_applied:
             continue  # nobody makes a snapshot of what is not applied
-        error = impossible(before, message)
+        error = impossible(before, server, message)
         if error is not None:
             with pytest.raises(InvariantViolation, match=error):
                 step(server, message)
             continue
         effects = step(server, message)
+        leaders = {before.leader_id, server.leader_id} - {None}
+        if server.current_term == before.term and len(leaders) == 2:  # and one follower of both
+            with pytest.raises(InvariantViolation, match="both lead"):
+                invariants.check(before, server)
+            continue
         invariants.check(before, server)
         check_order(effects)
         check_term_rule(before, server, message, number)
 
 
-def impossible(before: invariants.Facts, message: Message) -> str | None:
+def impossible(before: invariants.Facts, server: Server, message: Message) -> str | None:
     """The error for two leaders in one term, and for a leader without what is committed."""
-    rpcs = AppendEntriesRpc | HeartbeatRpc | InstallSnapshotRpc
-    if before.state is L and isinstance(message, rpcs) and message.term == before.term:
-        return "both lead"
-    if before.state is TF and isinstance(message, AppendEntriesRpc) and message.term > before.term:
+    leads = server.leadership() is not None
+    if isinstance(message, FROM_LEADER) and message.term == before.term:
+        return "both lead" if leads else None
+    if isinstance(message, AppendEntriesRpc) and message.term > before.term and before.state is not TL:
         fits = (message.prev_log_index, message.prev_log_term) == (2, 3)
-        return "overwrite applied" if fits and message.entries else None
+        return "overwrite applied" if fits and message.entries and before.last_applied > 2 else None
     return None
 
 
@@ -470,9 +474,8 @@ def check_term_rule(before: invariants.Facts, server: Server, message: Message, 
     assert server.current_term in (before.term, getattr(message, "term", 0), before.term + 1), number
     if getattr(message, "term", before.term) < before.term and not isinstance(message, Written):
         assert server.current_term == before.term, number
-        changed = before.state is not server.raft_state
-        # A waiting member takes a request for its vote as a follower (W-1); a writable log ends a wait.
-        assert not changed or before.state is W, number
+        assert before.state is server.raft_state, number
+        assert before.leader_id == server.leader_id, number
 
 
 def is_call(message: Message) -> bool:
@@ -586,8 +589,10 @@ RULES: list[Row] = [
     ("L-30", "leader", trial(GOOD, STRANGER), 1, L, []),
     ("L-30", "leader", trial(GOOD), 1, F, ["PreVoteResult"]),
     ("L-31", "leader", trial(GOOD), 0, L, ["AppendEntriesRpc"] * 2 + ["HeartbeatRpc"] * 2),
-    ("L-32", "leader", last_of(RequestVoteResult), 1, L, []),
-    ("L-32", "leader", last_of(PreVoteResult), 1, L, []),
+    ("L-32", "leader", last_of(RequestVoteResult), 0, L, []),
+    ("L-32", "leader", last_of(PreVoteResult), -1, L, []),
+    ("§3.3", "leader", last_of(RequestVoteResult), 1, F, []),
+    ("§3.3", "leader", last_of(PreVoteResult), 1, F, []),
     ("L-35", "leader", always(TransferLeadership(CLIENT, 70, A)), 0, L, []),
     ("L-35", "leader", always(TransferLeadership(CLIENT, 70, STRANGER)), 0, L, []),
     ("L-35", "leader", always(TransferLeadership(CLIENT, 70, B)), 0, W, ["TimeoutNow"]),
@@ -601,7 +606,7 @@ RULES: list[Row] = [
     ("L-18", "leader", lambda t: chunk(t, sender=STRANGER), 1, L, []),
     ("C-13", "leader", lambda t: chunk(t), -1, L, ["InstallSnapshotResult"]),
     ("L-24", "leader", always(AuxCommand(CLIENT, 70, b"\xc0", True)), 0, L, ["HeartbeatRpc"] * 2),
-    ("L-33", "leader", last_of(InfoRpc), 0, L, ["InfoReply"]),
+    ("L-33", "leader", last_of(InfoRpc), -1, L, ["InfoReply"]),
     ("L-33", "leader", last_of(InfoRpc), 1, F, ["InfoReply"]),
     ("L-34", "leader", last_of(InfoReply), 0, L, []),
     ("L-34", "leader", last_of(InfoReply), 1, F, []),
@@ -634,12 +639,14 @@ RULES: list[Row] = [
     ("C-12", "candidate", lambda t: chunk(t), 1, S, ["InstallSnapshotResult"]),
     ("C-13", "candidate", lambda t: chunk(t), -1, C, ["InstallSnapshotResult"]),
     ("C-16", "candidate", always(ForceMemberChange(CLIENT, 70)), 0, L, []),
-    ("C-17", "candidate", last_of(InfoRpc), 0, C, ["InfoReply"]),
+    ("C-17", "candidate", last_of(InfoRpc), 0, F, ["InfoReply"]),  # its sender leads our term
+    ("C-17", "candidate", last_of(InfoRpc), -1, C, ["InfoReply"]),
     ("C-17", "candidate", last_of(InfoRpc), 1, F, ["InfoReply"]),
     ("C-17", "candidate", last_of(InfoReply), 0, C, []),
     ("C-17", "candidate", last_of(InfoReply), 1, F, []),
     ("P-5", "pre_vote", lambda t: chunk(t), 0, S, ["InstallSnapshotResult"]),
-    ("P-10", "pre_vote", last_of(InfoRpc), 0, P, ["InfoReply"]),
+    ("P-10", "pre_vote", last_of(InfoRpc), 0, F, ["InfoReply"]),
+    ("P-10", "pre_vote", last_of(InfoRpc), -1, P, ["InfoReply"]),
     ("P-10", "pre_vote", last_of(InfoRpc), 1, F, ["InfoReply"]),
     ("P-10", "pre_vote", last_of(InfoReply), 1, F, []),
     ("P-11", "pre_vote", always(ForceMemberChange(CLIENT, 70)), 0, L, []),
@@ -682,7 +689,7 @@ RULES: list[Row] = [
     ("F-19", "follower", last_of(InfoRpc), 1, F, ["InfoReply"]),
     ("F-19", "follower", last_of(InfoRpc), -1, F, ["InfoReply"]),
     ("F-20", "follower", last_of(InfoReply), 1, F, []),
-    ("W-1", "gap", ask(GOOD), 0, F, ["RequestVoteResult"]),
+    ("W-1", "gap", ask(GOOD), 0, W, ["RequestVoteResult"]),
     ("W-1", "handing over", ask(GOOD), 1, F, ["RequestVoteResult"]),
     ("W-2", "gap", trial(GOOD), 0, W, ["PreVoteResult"]),
     ("W-2", "gap", trial(BAD), 0, W, ["PreVoteResult"]),
@@ -699,15 +706,15 @@ RULES: list[Row] = [
     ("W-6", "gap", lambda t: rpc(t, (2, 2)), 0, W, ["AppendEntriesReply"]),  # answered in the other way
     ("W-6", "conflict", lambda t: rpc(t, (2, 2)), 0, W, []),
     ("W-6", "conflict", lambda t: rpc(t, (1, 1)), 0, F, ["AppendEntriesReply"]),
-    ("W-6", "gap", lambda t: rpc(t, (2, 3)), -1, W, []),
+    ("W-6", "gap", lambda t: rpc(t, (2, 3)), -1, W, ["AppendEntriesReply"]),
     ("W-6", "handing over", lambda t: rpc(t, (2, 3)), 1, F, ["AppendEntriesReply"]),
     ("W-6", "gap", last_of(HeartbeatRpc), 0, W, []),
-    ("W-6", "gap", last_of(HeartbeatRpc), 1, W, []),
+    ("W-6", "gap", last_of(HeartbeatRpc), 1, F, ["HeartbeatReply"]),
     ("W-6", "gap", lambda t: chunk(t), 0, S, ["InstallSnapshotResult"]),
     ("W-6", "gap", lambda t: chunk(t, at=(2, 3)), 0, W, []),
-    ("W-6", "gap", lambda t: chunk(t), -1, W, []),
+    ("W-6", "gap", lambda t: chunk(t), -1, W, ["InstallSnapshotResult"]),
     ("W-6", "handing over", lambda t: chunk(t), 1, S, ["InstallSnapshotResult"]),
-    ("W-6", "gap", last_of(InfoRpc), 1, W, []),
+    ("W-6", "gap", last_of(InfoRpc), 1, F, ["InfoReply"]),
     ("MEMB-15", "gap", always(ForceMemberChange(CLIENT, 70)), 0, L, []),
     ("MEMB-15", "handing over", always(ForceMemberChange(CLIENT, 70)), 0, L, []),
     ("S-1", "receiving live entries", lambda t: chunk(t, 0, ChunkFlag.INIT), 0, S, ["InstallSnapshotResult"]),
@@ -726,7 +733,8 @@ RULES: list[Row] = [
     ("S-11", "receiving", ask(GOOD), 0, S, ["RequestVoteResult"]),
     ("S-11", "receiving", ask(GOOD), 1, F, ["RequestVoteResult"]),
     ("S-12", "receiving", trial(GOOD), 0, S, ["PreVoteResult"]),
-    ("S-13", "receiving", last_of(HeartbeatRpc), 1, S, []),
+    ("S-13", "receiving", last_of(HeartbeatRpc), 0, S, []),
+    ("§3.3", "receiving", last_of(HeartbeatRpc), 1, F, ["HeartbeatReply"]),
     ("S-13", "receiving", always(ElectionTimeout()), 0, S, []),
     ("S-13", "receiving", always(TimeoutNow(B)), 0, S, []),
     ("§10.10", "receiving", always(ServerDown(B, True)), 0, F, []),

@@ -1,11 +1,11 @@
 """The consistency check of AppendEntries, against a naive model."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from barque.core.consistency import Found, drop_present, has_entry
+from barque.core.append_entries import drop_present
 from barque.core.entries import EntryBatch, encode_body
+from barque.core.log_contract import Found, find_entry
 from barque.core.messages import AppendEntriesRpc
 from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, IndexTerm, ServerId, Term
@@ -25,10 +25,10 @@ LEADER = ServerId("b", "node_b")
     ],
 )
 def test_an_entry_is_there_or_another_or_none(index: int, term: int, found: Found) -> None:
-    """`has_entry` compares index and term; the empty position is everybody's."""
+    """`find_entry` compares index and term; the empty position is everybody's."""
     cluster = CoreCluster("a", "b")
     cluster.load("a", [1, 2])
-    assert has_entry(cluster.server("a"), Index(index), Term(term)) is found
+    assert find_entry(cluster.server("a").log, Index(index), Term(term)) is found
 
 
 @pytest.mark.parametrize(("index", "found"), [(7, Found.OK), (8, Found.MISSING)])
@@ -36,8 +36,8 @@ def test_the_snapshot_stands_for_its_last_entry(index: int, found: Found) -> Non
     """What is in no log may be the snapshot's position."""
     cluster = CoreCluster("a", "b")
     cluster["a"].log.snapshot_index_term = lambda: IndexTerm(Index(7), Term(3))  # type: ignore[method-assign]
-    assert has_entry(cluster.server("a"), Index(index), Term(3)) is found
-    assert has_entry(cluster.server("a"), Index(7), Term(2)) is Found.MISMATCH
+    assert find_entry(cluster.server("a").log, Index(index), Term(3)) is found
+    assert find_entry(cluster.server("a").log, Index(7), Term(2)) is Found.MISMATCH
 
 
 @given(data=st.data())

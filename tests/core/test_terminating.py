@@ -15,9 +15,9 @@ from barque.core.messages import (
     NodeStatus,
     Tick,
 )
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.core.step import has_unfinished_business, step
-from barque.core.termination import is_fully_persisted, is_fully_replicated
+from barque.core.terminating import is_fully_persisted, is_fully_replicated
 from barque.errors import InvariantViolation
 from barque.machine.effects import Aux
 from barque.machine.machine import CommandMeta, Machine
@@ -153,7 +153,7 @@ def test_a_leader_that_ends_ignores_what_does_not_concern_it() -> None:
     for message in (
         ElectionTimeout(),
         NodeStatus("node_b", True),
-        AppendEntriesRpc(ONE, b, Index(1), Index(1), ONE),
+        AppendEntriesRpc(Term(0), b, Index(1), Index(1), ONE),
     ):
         cluster["a"].handle(message)
     assert cluster.server("a").raft_state is RaftState.TERMINATING_LEADER

@@ -1,15 +1,15 @@
-"""What every server answers that does not lead: rows that four roles share."""
+"""The rows that every server shares that does not lead."""
 
 from barque.core import messages as m
 from barque.core.aux_machine import on_aux_command, on_client_down_aux, on_node_event_aux
 from barque.core.commands import refuse_here
+from barque.core.dispatch import Row, each, on
 from barque.core.membership import refuse_change
 from barque.core.queries import refuse_queries
-from barque.core.table import Row, each, on
 from barque.core.transfer import refuse_transfer
 
-ELSEWHERE: list[Row] = [
-    # what only a leader does (CMD-14, §10.9): who leads, as far as we know
+NOT_LEADER: list[Row] = [
+    # only a leader serves these (CMD-14, §10.9): the refusal names the leader, if we know it
     *on(m.Commands, refuse_here),
     *on(m.Queries, refuse_queries),
     *on(m.TransferLeadership, refuse_transfer),

@@ -1,9 +1,9 @@
-"""News of a server that is gone, while a message of its own still waits (`core.messages.NEWS`)."""
+"""One-shot events about a leader, while an earlier message of it still waits (`LIVENESS_EVENTS`)."""
 
 import pytest
 
 from barque.core.messages import AppendEntriesRpc, ElectionTimeout, NodeStatus, RemoteMessage, ServerDown
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.testing.core.cluster import CoreCluster
 
 

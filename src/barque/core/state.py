@@ -1,47 +1,124 @@
-"""The state of one Raft server, and the named transitions that change it.
+"""The state of one Raft server: Figure 2's fields, Ra's additions, and the peers of a leader.
 
-The fields of Figure 2 keep the paper's names. What belongs to one role lives in that role's
-object (`roles`), so that it cannot exist in another. Only the section modules of this package
-change these fields; the runtime reads them.
+How to read it. `Server` holds the durable pair (`current_term`, `voted_for`), the volatile indexes,
+the configuration in force, and the machine. Its `role` is the Raft state, with the data of that state
+(`roles`). Each field has one module that changes it:
+
+- `transitions` alone sets `role`, `raft_state`, `leader_id`, `current_term` and `voted_for`. So the
+  term and the leader of that term are one fact: a new term forgets the leader.
+- `configuration` alone sets the members (`cluster`), by the entry that is newest in the log.
+- `applying` and `commitment` move `last_applied` and `commit_index`, which only grow.
+- The runtime reads these fields and changes none.
+
+A `Peer` is a leader's view of one member: how far it has replicated, and whether it can be sent
+anything now. Followers keep peers too, for their membership.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+import enum
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import msgspec
 
-from barque.core.effects import CancelElectionTimeout, Effect, PersistTermAndVote, Rejected, Rejection
-from barque.core.entries import decode_head
 from barque.core.log_contract import Log
-from barque.core.messages import Commands
-from barque.core.peers import Cluster, Peer, make_cluster
 from barque.core.quorum import majority
-from barque.core.roles import LeaderRole, Role, WaitingRole
-from barque.core.states import RaftState as RaftState
+from barque.core.roles import RECOVERING, LeaderRole, RaftState as RaftState, Role, WaitingRole
 from barque.errors import ConfigurationError
 from barque.machine.machine import Machine
-from barque.types import (
-    NOWHERE,
-    Index,
-    IndexTerm,
-    MemberRecord,
-    Membership,
-    ReplyMode,
-    ServerId,
-    Term,
-    Uid,
-)
+from barque.types import NOWHERE, Index, IndexTerm, MemberRecord, Membership, ServerId, Term, Uid
 
 
-class Transition(NamedTuple):
-    """What a handler answers: the state to be in next, and what is to be done."""
+class PeerStatus(enum.Enum):
+    """What a leader can send to a peer. Only a `NORMAL` peer gets entries and heartbeats.
 
-    state: RaftState
-    effects: list[Effect]
+    Ra's `suspended` is missing: our sends never block, a full channel drops and counts.
+    """
+
+    NORMAL = "normal"
+    SENDING_SNAPSHOT = "sending_snapshot"
+    SNAPSHOT_BACKOFF = "snapshot_backoff"
+    DISCONNECTED = "disconnected"
+
+
+class Peer:
+    """One member, as its leader sees it. A server's own entry only says what it may do.
+
+    Invariant: match_index < next_index.
+    """
+
+    __slots__ = (
+        "attempts",
+        "commit_index",
+        "commit_index_sent",
+        "machine_version",
+        "match_index",
+        "membership",
+        "next_index",
+        "query_index",
+        "reported_uid",
+        "status",
+        "target",
+        "uid",
+        "voter",
+    )
+
+    def __init__(self, record: MemberRecord) -> None:
+        self.next_index = Index(1)  # the next entry to send; moved on optimistically (REPL-03)
+        self.match_index = Index(0)  # durable there, in this leader's term
+        self.commit_index = Index(0)  # as it has told last
+        self.commit_index_sent = Index(0)  # by pipelined RPCs only
+        self.query_index = 0  # the newest heartbeat it has answered in this term
+        self.status = PeerStatus.NORMAL
+        self.attempts = 0  # to send it a snapshot, in vain
+        self.machine_version: int | None = None  # that it supports, as it has told
+        self.reported_uid: Uid | None = None  # as it has told; `uid` is what the cluster agreed on
+        self.assign(record)
+
+    def assign(self, record: MemberRecord) -> None:
+        """Take over what a configuration says; its replication progress stays."""
+        self.uid: Uid | None = record.uid
+        self.membership = record.membership
+        self.target = record.target
+        self.voter = record.membership is Membership.VOTER
+
+    def record(self, member: ServerId) -> MemberRecord:
+        """The member's record in the configuration."""
+        return MemberRecord(member, self.uid, self.membership, self.target)
+
+    def begin_term(self, next_index: Index) -> None:
+        """Reset the positions: a new leader knows nothing of its peers' logs (§3.5)."""
+        self.next_index = next_index
+        self.match_index = self.commit_index = self.commit_index_sent = Index(0)
+        self.query_index = self.attempts = 0
+        self.status = PeerStatus.NORMAL
+
+
+Cluster = dict[ServerId, Peer]
+
+
+def records_of(cluster: Cluster) -> tuple[MemberRecord, ...]:
+    """The configuration as logs and snapshots keep it."""
+    return tuple(peer.record(member) for member, peer in cluster.items())
+
+
+def make_cluster(records: Iterable[MemberRecord], old: Cluster | None = None) -> Cluster:
+    """The members of a configuration. Members that stay keep their replication progress.
+
+    Another uid is another server, of which nothing is known.
+    """
+    cluster: Cluster = {}
+    for record in sorted(records, key=lambda r: r.id):
+        peer = old.get(record.id) if old else None
+        if peer is None or (peer.uid is not None and peer.uid != record.uid):
+            peer = Peer(record)
+        else:
+            peer.assign(record)
+        cluster[record.id] = peer
+    return cluster
 
 
 class Environment(Protocol):
-    """What the core may know of the world outside its messages."""
+    """What the core may ask of its process: a timestamp and a token."""
 
     def now_ms(self) -> int:
         """Unix milliseconds, for the timestamps of new entries. No safety depends on it."""
@@ -51,7 +128,7 @@ class Environment(Protocol):
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is told once (CFG-01, CFG-04). Times in milliseconds."""
+    """The configuration of one server (CFG-01, CFG-04). Times in milliseconds."""
 
     id: ServerId
     uid: Uid
@@ -60,15 +137,15 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine[Any]
     machine_args: dict[str, Any] = {}
     cluster_id: str = ""
-    """Names this cluster for ever: one of the same name, made later, has another."""
+    """Identifies this cluster. A later cluster of the same name has another id."""
     membership: Membership = Membership.VOTER
     """What this server may do until a configuration in its log says so."""
     initial_uids: dict[ServerId, Uid] = {}
     """The uids of initial members, as far as they are known."""
-    joined_at: IndexTerm = NOWHERE
-    """What was committed when this server was made to join: whoever has less cannot lead any more."""
+    min_vote_position: IndexTerm = NOWHERE
+    """The commit position when this server joined. It votes for no log that ends before it."""
     machine_upgrade_strategy: str = "all"
-    """When a leader moves to a new machine version: when `all` members have it, or at once (`quorum`)."""
+    """When a leader moves to a new machine version: once `all` members have it, or at once (`quorum`)."""
     initial_machine_version: int = 0
     """The version that a new cluster starts with, if the machine supports it (VER-06)."""
     max_pipeline_count: int = 16_384
@@ -80,13 +157,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Commands appended at a time. Ra's 16 counts single entries, as above."""
     await_condition_timeout_ms: int = 30_000
     transfer_timeout_ms: int = 1_000
-    """How long a leader that hands over serves nobody, about an election (§3.10); then it leads on."""
+    """How long a leader that hands over serves nobody (§3.10), about an election; then it leads on."""
     catch_up_timeout_ms: int = 1_000
-    """How long a follower waits for what it asked its leader for, before it asks again."""
+    """How long a follower waits for entries that it asked for, before it asks again."""
     wal_down_timeout_ms: int = 5_000
     receive_snapshot_timeout_ms: int = 30_000
     snapshot_backoff_ms: int = 5_000
-    """Before a snapshot is sent again; doubled each time, up to a minute (SEND-07)."""
+    """The pause before a snapshot is sent again. It doubles each time, up to a minute (SEND-07)."""
 
     def initial_cluster(self) -> list[MemberRecord]:
         """The members that the configuration names, and this server."""
@@ -101,7 +178,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def check(self) -> None:
-        """Raise `ConfigurationError` for what cannot work."""
+        """Raise `ConfigurationError` for settings that cannot work."""
         if self.machine_upgrade_strategy not in ("all", "quorum"):
             raise ConfigurationError(
                 f"machine_upgrade_strategy is {self.machine_upgrade_strategy!r}; it must be all or quorum"
@@ -120,15 +197,14 @@ class Server:
         "aux_state",
         "cfg",
         "cluster",
-        "cluster_change_permitted",
         "cluster_index_term",
         "commit_index",
         "commit_latency_ms",
+        "config_history",
         "current_term",
         "decode_commands",
         "decode_query",
         "deleted",
-        "earlier_clusters",
         "effective_machine_version",
         "environment",
         "id",
@@ -141,7 +217,7 @@ class Server:
         "machine_time_ms",
         "machine_versions",
         "membership",
-        "others",
+        "peers",
         "pending_release_cursor",
         "persisted_last_applied",
         "query_index",
@@ -166,8 +242,8 @@ class Server:
         self.id = config.id  # its own address
         self.log = log
         self.environment = environment
-        self.raft_state = RaftState.RECOVER
-        self.role: Role = None
+        self.role: Role = RECOVERING
+        self.raft_state = RaftState.RECOVER  # always `role.state`, as one attribute for the hot path
         # Persistent (Figure 2). An entry may be durable before the term that it carries is.
         last_term = log.last_index_term().term
         self.current_term = max(current_term, last_term)
@@ -178,16 +254,15 @@ class Server:
         self.commit_index = max(start.index, min(last_applied, log.last_index_term().index))
         self.last_applied = start.index
         self.persisted_last_applied = self.commit_index
-        self.leader_id: ServerId | None = None
-        self.lost_quorum = False  # we led, and found no majority any more
+        self.leader_id: ServerId | None = None  # the leader of `current_term`, once it was heard
+        self.lost_quorum = False  # we stepped down because no majority answered
         self.deleted = False  # the cluster's deletion is applied
         # Membership: the newest configuration in the log, committed or not.
-        self.earlier_clusters: list[tuple[IndexTerm, tuple[MemberRecord, ...]]] = []  # oldest first
-        self.cluster_change_permitted = False  # true once this term's noop is applied
-        self.hold({})
+        self.config_history: list[tuple[IndexTerm, tuple[MemberRecord, ...]]] = []  # oldest first
+        self.set_configuration({})
         self.adopt_cluster(start, config.initial_cluster() if meta is None else [*meta.cluster])
         # The machine.
-        self.machine_versions: list[tuple[Index, int]] = []  # since when which was in force
+        self.machine_versions: list[tuple[Index, int]] = []  # (first index, version) of each version in force
         self.machine_time_ms = 0  # the newest timestamp applied; machine time never runs back
         version = min(config.machine.version, config.initial_machine_version)
         self.use_machine_version(start.index, version if meta is None else meta.machine_version)
@@ -197,16 +272,12 @@ class Server:
         self.query_index = 0  # of the newest consistent query, as a leader
         self.commit_latency_ms = 0
 
-    # --- what handlers ask -------------------------------------------------------------
+    # --- questions of handlers -------------------------------------------------------------
 
     @property
     def previous_cluster(self) -> tuple[IndexTerm, tuple[MemberRecord, ...]] | None:
         """The configuration that an overwritten change falls back to (MEMB-03)."""
-        return self.earlier_clusters[-1] if self.earlier_clusters else None
-
-    def peers(self) -> Sequence[tuple[ServerId, Peer]]:
-        """Every other member, voter or not, in the order of their ids."""
-        return self.others
+        return self.config_history[-1] if self.config_history else None
 
     def is_voter(self, member: ServerId) -> bool:
         """Whether this member counts in quorums."""
@@ -226,113 +297,58 @@ class Server:
     def is_up_to_date(self, last_log_index: Index, last_log_term: Term) -> bool:
         """Whether a log that ends there is at least as up-to-date as ours (§3.6.1).
 
-        One that joins answers for what its predecessor at this address has acknowledged, before it has it.
+        A server that joins rejects logs that end before `min_vote_position`: a former server at this address
+        may have acknowledged that position, and our own log does not have it yet.
         """
-        ours, owed = self.log.last_index_term(), self.cfg.joined_at
+        ours, owed = self.log.last_index_term(), self.cfg.min_vote_position
         return (last_log_term, last_log_index) >= max((ours.term, ours.index), (owed.term, owed.index))
 
-    def stay(self, *effects: Effect) -> Transition:
-        """Answer a message without leaving the present state."""
-        return Transition(self.raft_state, list(effects))
+    def leadership(self) -> LeaderRole | None:
+        """The leader's own state, also while the leader waits; None for any other server."""
+        role = self.role
+        if isinstance(role, WaitingRole):
+            return role.resume
+        return role if isinstance(role, LeaderRole) else None
 
-    # --- named transitions -------------------------------------------------------------
+    def leader_role(self) -> LeaderRole:
+        """The leader's own state; only a leader may ask."""
+        assert isinstance(self.role, LeaderRole), f"{self.raft_state} does not lead"
+        return self.role
+
+    # --- the configuration and the machine ---------------------------------------------
 
     def adopt_cluster(self, position: IndexTerm, records: list[MemberRecord]) -> None:
         """Take up the configuration of the entry, or snapshot, at `position` (MEMB-02, MEMB-10)."""
-        self.hold(make_cluster(records, self.cluster))
+        self.set_configuration(make_cluster(records, self.cluster))
         self.cluster_index_term = position
         own = self.cluster.get(self.id)
         if own is None:
-            self.membership = Membership.NON_VOTER  # we were removed: elect nobody
+            self.membership = Membership.NON_VOTER  # the cluster removed us: elect nobody
         elif own.uid in (None, self.cfg.uid):
             self.membership = own.membership
         else:
             self.membership = Membership.NON_VOTER  # that is another incarnation of our address
 
-    def hold(self, cluster: Cluster) -> None:
-        """These are the members, and what is known of each; the others are asked for all the time."""
+    def set_configuration(self, cluster: Cluster) -> None:
+        """Set the members. `peers` caches all but ourselves, in the order of their ids (hot path)."""
         self.cluster = cluster
-        self.others = [(member, peer) for member, peer in cluster.items() if member != self.id]
+        self.peers = [(member, peer) for member, peer in cluster.items() if member != self.id]
 
     def use_machine_version(self, index: Index, version: int) -> None:
-        """This version is in force from entry `index` on (VER-01)."""
+        """Put this version in force from entry `index` on (VER-01)."""
         self.effective_machine_version = version
         self.machine_versions.append((index, version))
-        # One that we do not have freezes us: nothing is applied until this code is replaced (VER-02).
+        # A version that this code lacks freezes the machine: nothing is applied until an upgrade (VER-02).
         machine = self.cfg.machine.which_module(min(version, self.cfg.machine.version))
         self.machine: Machine[Any] = machine
         self.decode_commands = msgspec.msgpack.Decoder(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
         self.decode_query = msgspec.msgpack.Decoder(machine.query_type).decode
 
     def start_machine(self) -> None:
-        """Its first state, or that of the snapshot. Raises what the machine raises."""
+        """Set the machine's first state, or the snapshot's. Raises what the machine raises."""
         args, snapshots = dict(self.cfg.machine_args), self.log.snapshots
         if snapshots is None or snapshots.current() is None:
             self.machine_state = self.machine.init(args)
         else:
             self.machine_state = self.machine.decode_state(snapshots.load(), args)
         self.aux_state = self.machine.init_aux(self.id.name)
-
-    def adopt_term(self, term: Term) -> list[Effect]:
-        """§3.3: a higher term replaces ours, and we have not voted in it."""
-        return self.adopt_term_and_vote(term, None) if term > self.current_term else []
-
-    def adopt_term_and_vote(self, term: Term, voted_for: ServerId | None) -> list[Effect]:
-        """Change the durable pair; what follows in the list waits for the disk (ELEC-13)."""
-        assert term >= self.current_term, "a term never falls"
-        if (term, voted_for) == (self.current_term, self.voted_for):
-            return []
-        if term > self.current_term:
-            for peer in self.cluster.values():
-                peer.query_index = 0  # heartbeats of another term prove nothing (QRY-08)
-        self.current_term = term
-        self.voted_for = voted_for
-        return [PersistTermAndVote(term, voted_for)]
-
-    def follow(self, leader: ServerId) -> CancelElectionTimeout:
-        """A valid leader of the current term was heard from."""
-        self.leader_id = leader
-        self.lost_quorum = False
-        return CancelElectionTimeout()
-
-    def become_follower(self, reason: str = Rejection.NOT_LEADER) -> list[Effect]:
-        """Leave any role. What waited for our leadership is refused: it did not happen."""
-        role, self.role = self.role, None
-        leader = role if isinstance(role, LeaderRole) else None
-        if isinstance(role, WaitingRole):
-            leader = role.resume
-        if leader is None:
-            return []
-        if self.leader_id == self.id:
-            self.leader_id = None
-        return _refuse_what_waits(leader, reason, self.leader_id)
-
-    def step_down(self, term: Term) -> list[Effect]:
-        """§3.3: someone is in a higher term; become its follower, of no known leader."""
-        effects = self.adopt_term(term)
-        self.leader_id = None
-        return effects + self.become_follower()
-
-    def leader_role(self) -> LeaderRole:
-        """The leader's own state; only a leader may ask."""
-        assert isinstance(self.role, LeaderRole), f"{self.raft_state} is no leader"
-        return self.role
-
-
-def _refuse_what_waits(leader: LeaderRole, reason: str, now: ServerId | None) -> list[Effect]:
-    """Queries never answered and commands never appended are safe to send elsewhere."""
-    effects: list[Effect] = [
-        Rejected(waiting.origin, waiting.first_correlation, waiting.size, reason, now)
-        for waiting in (*(leader.waiting_queries or ()), *leader.pending_queries)
-    ]
-    for commands in leader.low_priority or ():
-        effects.extend(refuse_commands(commands, reason, now))
-    return effects
-
-
-def refuse_commands(commands: Commands, reason: str, leader: ServerId | None) -> list[Effect]:
-    """Say that these commands did not happen, if anybody waits for them."""
-    head = decode_head(commands.body)
-    if head.reply_mode is ReplyMode.NOREPLY:
-        return []
-    return [Rejected(head.origin, head.first_correlation, commands.count, reason, leader)]
