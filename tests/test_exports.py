@@ -48,7 +48,7 @@ def test_lazy_names_are_like_the_others() -> None:
 
 
 SERVER = re.compile(
-    r"barque\.(runtime|log|gateways|cli|bench|testing|client\.local|core\.(step|leader|follower))(\.|$)"
+    r"barque\.(runtime|log|gateways|cli|bench|testing|client\.local|core\.(step|terms|state|transitions|leader|follower))(\.|$)"
 )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 from barque.core.configuration import is_removed, recognises
 from barque.core.effects import Rejected, Rejection, refuse_commands
 from barque.core.messages import (
+    SENDER_OF,
     AuxCommand,
     Commands,
     DeleteCluster,
@@ -19,7 +20,7 @@ from barque.core.messages import (
     RemoteMessage,
     TransferLeadership,
 )
-from barque.core.terms import ASKS_FOR_VOTES, SENDER_OF, admits, was_removed
+from barque.core.terms import ASKS_FOR_VOTES, admits, was_removed
 from barque.runtime.server_process import ServerProcess
 from barque.transport.wire import (
     Alive,
