@@ -54,7 +54,7 @@ class Batch:
         self.listener = listener
         self.waiters: list[Any] = []
         self.first = 0  # 0 until it is sent
-        self.is_answered = False  # all requests are
+        self.is_answered = False  # whether all requests are answered
         self._unanswered: UnansweredRanges | None = None  # None: no request is answered, or all are
 
     @property
