@@ -34,8 +34,8 @@ from barque.core.messages import (
     RequestVoteResult,
     RequestVoteRpc,
     TransferLeadership,
+    claimed_node,
 )
-from barque.core.terms import claimed_node
 from barque.errors import ProtocolError
 from barque.types import TERM_MAX, ReplyMode, ServerId, Term, Uid
 
