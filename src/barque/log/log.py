@@ -98,7 +98,7 @@ class WalLog:
 
     def next_index(self) -> Index:
         """The index that the next appended entry will have."""
-        return Index(self._memtable.next_index())
+        return self._memtable.next_index()  # type: ignore[return-value]  # `Index(…)` would be a call more
 
     def snapshot_index_term(self) -> IndexTerm:
         """(0, 0): this release keeps all entries and takes no snapshots."""

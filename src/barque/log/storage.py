@@ -56,6 +56,8 @@ class Storage:
         self._data_dir = data_dir
         self._lock = lock
         self._wal = wal
+        self.loop_yield = wal.yield_if_pending
+        """Call it once each turn of a loop that never sleeps, so that a sync thread gets on."""
         self._files = files
         self._logs: dict[Uid, WalLog] = {}
         self._recovered: set[Uid] = set()
@@ -203,10 +205,6 @@ class Storage:
         """Make terms and votes durable. Raises `StorageError`: then nothing may speak of them."""
         self.meta.sync()
         self._births = False
-
-    def loop_yield(self) -> None:
-        """Call once each turn of a loop that never sleeps, so that a sync thread gets on."""
-        self._wal.yield_if_pending()
 
     def tick(self, now_monotonic: float) -> None:
         """Look after unfinished business; about once a second. `now_monotonic` is in seconds."""

@@ -77,7 +77,7 @@ class FramedConnection(asyncio.BufferedProtocol):
         reader.received(nbytes)
         self._has_input = False
         try:
-            while not self.over and (frame := reader.next_frame()) is not None:
+            while reader.has_more and not self.over and (frame := reader.next_frame()) is not None:
                 if self.is_established:
                     self._has_input = True
                     self.frame_received(frame)
@@ -107,10 +107,12 @@ class FramedConnection(asyncio.BufferedProtocol):
             return
         if len(frames) == 1:
             self._transport.write(frames[0])
+            self.counters.frames_sent += 1
+            self.counters.bytes_sent += len(frames[0])
         elif frames:
             self._transport.writelines(frames)
-        self.counters.frames_sent += len(frames)
-        self.counters.bytes_sent += sum(map(len, frames))
+            self.counters.frames_sent += len(frames)
+            self.counters.bytes_sent += sum(map(len, frames))
 
     def bytes_queued(self) -> int:
         """What the socket has not taken yet."""
