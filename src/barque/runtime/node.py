@@ -318,34 +318,41 @@ class Node:
     def _turn(self) -> None:
         """Run the phases, round after round, until a round makes nothing new (see the module's docstring).
 
-        An empty phase is skipped here, without a call: most rounds have two phases that do anything.
+        An empty phase is skipped here, without a call: most rounds have two phases that do anything. What is
+        asked for meanwhile belongs to this turn, so no other one is scheduled until its rounds are over.
         """
         requests, rounds, system = self.requests, self.rounds, self.system
-        storage = system.storage
-        self.turn.is_scheduled = False
-        for _ in range(_ROUNDS_MAX):
-            if requests.dirty or requests.fillers:
-                self._route_requests()
-            if rounds.flushing:
-                self._append_low_priority()
-            if rounds.replicating:
-                self._replicate()
-            synced = bool(system.awaiting_sync) and self._sync_votes()  # before anything leaves
-            if requests.speaking:
-                self._deliver_replies()
-            self._send()  # before our own disk: the followers' disks work at the same time
-            wrote = storage.pending
-            if wrote:
-                self._write_log()
-            if synced or wrote or rounds.replicating or rounds.flushing:
-                continue
-            if not (requests.dirty or requests.fillers) or not requests.busy:
-                break
-        else:
-            self.turn.wake()
+        wal = system.storage.wal
+        turn = self.turn
+        turn.is_scheduled, unfinished = True, False
+        try:
+            for _ in range(_ROUNDS_MAX):
+                if requests.dirty or requests.fillers:
+                    self._route_requests()
+                if rounds.flushing:
+                    self._append_low_priority()
+                if rounds.replicating:
+                    self._replicate()
+                synced = bool(system.awaiting_sync) and self._sync_votes()  # before anything leaves
+                if requests.speaking:
+                    self._deliver_replies()
+                self._send()  # before our own disk: the followers' disks work at the same time
+                wrote = wal.pending
+                if wrote:
+                    self._write_log()
+                if synced or wrote or rounds.replicating or rounds.flushing or requests.speaking:
+                    continue
+                if not (requests.dirty or requests.fillers) or not requests.busy:
+                    break
+            else:
+                unfinished = True
+        finally:
+            turn.is_scheduled = False
+        if unfinished:
+            turn.wake()
         if self.servers.finished:
             system.reap_finished()
-        storage.loop_yield()
+        system.storage.loop_yield()
         if requests.deadlines and requests.deadlines[0][0] < self._armed_deadline:
             self._await_deadline()
 
@@ -374,7 +381,8 @@ class Node:
             self.liveness.heard_from(node)
         else:
             self.dispatcher.receive(node, envelopes)
-            self.turn.wake()
+            if not self.turn.is_scheduled:
+                self.turn.wake()
 
     def on_turn(self) -> None:
         """Input has been handed over."""

@@ -191,7 +191,8 @@ def encode_frames(
     not take the link down with it, and nobody may wonder where it went.
     """
     cause: object = "too many messages for one frame"
-    if len(messages) <= wire.MESSAGES_MAX:
+    count = len(messages)
+    if count <= wire.MESSAGES_MAX:
         frame = bytearray(HEADER.size)
         try:
             wire.encode_behind(messages, frame, HEADER.size)
@@ -201,10 +202,10 @@ def encode_frames(
             size = len(frame) - HEADER.size
             if size <= limit:
                 seal_frame(kind, frame)
-                counters.messages_sent += len(messages)
+                counters.messages_sent += count
                 return [frame]
             cause = f"{size} bytes are above the frame limit of {limit}"
-    if len(messages) == 1:
+    if count == 1:
         if isinstance(cause, Exception):
             counters.unencodable_messages += 1
         else:
@@ -212,7 +213,7 @@ def encode_frames(
         message = getattr(messages[0], "message", messages[0])
         logger.error("dropped one %s for %s: %s", type(message).__name__, whom, cause)
         return []
-    middle = len(messages) // 2
+    middle = count // 2
     return [
         *encode_frames(kind, messages[:middle], limit, counters, whom),
         *encode_frames(kind, messages[middle:], limit, counters, whom),

@@ -7,7 +7,8 @@ it, and memory then grows with what has really arrived: a header alone buys noth
 
 import enum
 import struct
-from typing import NamedTuple
+
+import msgspec
 
 from barque.errors import ProtocolError
 
@@ -42,7 +43,7 @@ class FrameKind(enum.IntEnum):
 _KINDS = {int(kind): kind for kind in FrameKind}
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One complete frame. The payload is a copy of its own and may be kept."""
 
     kind: FrameKind
