@@ -16,7 +16,7 @@ from barque.log.meta import MetaStore
 from barque.log.wal import Wal
 from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import Record
-from barque.runtime import identity, reporting, system
+from barque.runtime import identity, reporting, server_process, system
 from barque.runtime.client_session import ClientSessions, RemoteSession
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.identity import Verdict
@@ -525,14 +525,11 @@ def candidate_named() -> Any:
 @mutant("a batch of commands is counted as one (I32)", layer="node")
 def batches_counted_once() -> Any:
     """See `MUTANTS`."""
-    real = ServerProcess._count
 
-    def count(self: ServerProcess, message: Any) -> None:
-        real(self, message)
-        if isinstance(message, Commands):
-            self.counters.commands -= message.count - 1
+    def count(counters: Any, _message: Commands) -> None:
+        counters.commands += 1
 
-    return patch.object(ServerProcess, "_count", count)
+    return patch.dict(server_process.COUNT, {Commands: count})
 
 
 @mutant("answered commands still count as waiting bytes (I27)", layer="node")
@@ -572,6 +569,7 @@ def shorter_times_wait() -> Any:
 
     def waits_on(self: Node) -> None:
         if "request deadline" not in self.timers:
+            self._armed_deadline = float("inf")
             await_deadline(self)
 
     return patch.object(Node, "_await_deadline", waits_on)

@@ -90,7 +90,7 @@ def test_a_storage_on_the_real_disk(tmp_path: Path) -> None:
         storage.tick(float(index))
     with pytest.raises(StorageError, match="another process"):
         start()
-    while storage._wal.busy:
+    while storage.wal.busy:
         storage.loop_yield()
     storage.close()
     storage = start()

@@ -56,7 +56,7 @@ def test_a_gap_is_dropped_and_asked_for_once() -> None:
     node = Node()
     node.storage.log(UID).append(batch(1))
     node.sync()
-    wal = node.storage._wal
+    wal = node.storage.wal
     wal.submit(UID, 4, batch(5))
     wal.submit(UID, 5, batch(6))
     node.storage.flush()
@@ -74,8 +74,8 @@ def test_a_server_unknown_to_the_log_starts_from_nothing() -> None:
         node.storage.log(UID).append(batch(index))
         node.sync()
     node.crash()
-    node.storage._wal.submit(UID, 7, batch(8))
-    node.storage._wal.submit(OTHER, 1, batch(2))
+    node.storage.wal.submit(UID, 7, batch(8))
+    node.storage.wal.submit(OTHER, 1, batch(2))
     node.storage.flush()
     assert node.events == [ResendWrite(UID, 4), ResendWrite(OTHER, 1)]
 
@@ -253,7 +253,7 @@ def test_an_overwrite_during_a_sync_is_not_confirmed_by_it() -> None:
     node = Node()
     log = node.storage.log(UID)
     log.write([batch(1, term=1, count=4)])
-    wal = node.storage._wal
+    wal = node.storage.wal
     held: list[object] = []
 
     class Held(InlineWriter):

@@ -76,8 +76,8 @@ class World:
 
     def turn(self) -> None:
         """Until nothing is left to do."""
-        while self.system.sync_meta() | self.system.flush():
-            pass
+        while self.system.sync_meta() or self.system.storage.pending:
+            self.system.flush()
 
     def make(self, name: str, cluster_id: str | None = None) -> ServerProcess:
         """A cluster of one, which leads and has counted to 3."""

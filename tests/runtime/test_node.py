@@ -450,14 +450,14 @@ async def test_a_turn_that_was_asked_for_does_not_run_after_the_stop(
     """The last turn is that of `stop` itself: a later one would write to files that are closed."""
     async with nodes(tmp_path, 1) as single:
         node, turns = single.running["n1"], 0
-        real = node._await_deadline
+        real = node.system.storage.loop_yield  # the end of each turn
 
         def ended() -> None:
             nonlocal turns
             turns += 1
             real()
 
-        monkeypatch.setattr(node, "_await_deadline", ended)
+        monkeypatch.setattr(node.system.storage, "loop_yield", ended)
         node.wake()
         await node.stop()
         await asyncio.sleep(0.01)

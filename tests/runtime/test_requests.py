@@ -378,7 +378,7 @@ def test_what_was_answered_does_not_stay_behind_an_earlier_deadline() -> None:
         [(_, message)] = world.turn()
         world.router.on_replies(first_of(message), 1, ["ok"], None)
         world.router.deliver()
-    assert len(world.router._deadlines) < 600
+    assert len(world.router.deadlines) < 600
     assert world.router.next_deadline() == world.now + 1.0
     world.pass_time(1.0)
     assert [a.error for a in world.heard if isinstance(a, ClientFailed)] == ["NoLeader"]

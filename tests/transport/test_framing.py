@@ -8,7 +8,6 @@ from barque.transport.framing import (
     FRAME_BYTES_MAX,
     HEADER,
     HELLO_BYTES_MAX,
-    Frame,
     FrameKind,
     FrameReader,
     encode_frame,
@@ -18,11 +17,11 @@ from barque.transport.framing import (
 frames = st.lists(st.tuples(st.sampled_from(FrameKind), st.binary(max_size=5000)), max_size=12)
 
 
-def drain(reader: FrameReader) -> list[Frame]:
+def drain(reader: FrameReader) -> list[tuple[FrameKind, bytes]]:
     """All frames that are complete."""
     found = []
     while (frame := reader.next_frame()) is not None:
-        found.append(frame)
+        found.append((frame.kind, frame.payload))
     return found
 
 
@@ -73,7 +72,7 @@ def test_payloads_outlive_the_buffer() -> None:
     (first,) = drain(reader)
     reader.feed(encode_frame(FrameKind.REQUESTS, b"other"))
     drain(reader)
-    assert first.payload == b"first"
+    assert first == (FrameKind.REQUESTS, b"first")
 
 
 def test_a_frame_at_the_limit_passes_and_one_above_does_not() -> None:
@@ -110,7 +109,7 @@ def test_a_large_frame_does_not_keep_its_buffer() -> None:
     """After a large frame, an idle connection is small again."""
     reader = FrameReader()
     reader.feed(encode_frame(FrameKind.ENVELOPES, bytes(3_000_000)))
-    assert len(drain(reader)[0].payload) == 3_000_000
+    assert len(drain(reader)[0][1]) == 3_000_000
     assert reader.capacity < 10_000
 
 

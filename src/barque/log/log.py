@@ -5,8 +5,8 @@ that still is what the memtable holds (historical bugs 21 and 22 of Ra: a trunca
 leaves `last_written` high, and a late event that confirms what was overwritten).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from barque.core.entries import EntryBatch
 from barque.core.log_contract import Snapshots
@@ -25,13 +25,31 @@ class WalLog:
     Invariant: `_last_written` is a position of the memtable, or (0, 0).
     """
 
-    __slots__ = ("_last_written", "_memtable", "_uid", "_wal")
+    __slots__ = (
+        "_last_written",
+        "_memtable",
+        "_uid",
+        "_wal",
+        "fetch_term",
+        "last_index_term",
+        "next_index",
+        "read",
+    )
 
     def __init__(self, uid: Uid, wal: Wal, memtable: Memtable) -> None:
         self._uid = uid
         self._wal = wal
         self._memtable = memtable
         self._last_written = memtable.last()
+        # The memtable answers these. Bound once: a server asks twenty times for each command.
+        self.last_index_term = memtable.last
+        """The last entry in memory; (0, 0) for an empty log."""
+        self.next_index = cast(Callable[[], Index], memtable.next_index)
+        """The index that the next appended entry will have."""
+        self.fetch_term: Callable[[Index], Term | None] = memtable.fetch_term
+        """The term of the entry at an index; None outside the log (position 0 has term 0)."""
+        self.read: Callable[[Index, Index, int, int], list[EntryBatch]] = memtable.read
+        """Consecutive batches from the first index on, within the bounds that the contract names."""
         wal.register(uid, self._last_written.index)
 
     @property
@@ -88,29 +106,13 @@ class WalLog:
         assert term is not None, index
         return IndexTerm(Index(index), term)
 
-    def last_index_term(self) -> IndexTerm:
-        """The last entry in memory; (0, 0) for an empty log."""
-        return self._memtable.last()
-
     def last_written(self) -> IndexTerm:
         """The last entry known to be on disk, with everything before it."""
         return self._last_written
 
-    def next_index(self) -> Index:
-        """The index that the next appended entry will have."""
-        return Index(self._memtable.next_index())
-
     def snapshot_index_term(self) -> IndexTerm:
         """(0, 0): this release keeps all entries and takes no snapshots."""
         return NOWHERE
-
-    def fetch_term(self, index: Index) -> Term | None:
-        """The term of the entry at `index`; None outside the log (position 0 has term 0)."""
-        return self._memtable.fetch_term(index)
-
-    def read(self, first: Index, last: Index, max_entries: int, max_bytes: int) -> list[EntryBatch]:
-        """Consecutive batches from `first` on, within the bounds that the contract names."""
-        return self._memtable.read(first, last, max_entries, max_bytes)
 
     def handle_event(self, event: LogEvent) -> None:
         """Take what the disk reports. A report about entries that are no more is dropped."""

@@ -55,7 +55,9 @@ class Storage:
         self._disk = disk
         self._data_dir = data_dir
         self._lock = lock
-        self._wal = wal
+        self.wal = wal
+        self.loop_yield = wal.yield_if_pending
+        """Call it once each turn of a loop that never sleeps, so that a sync thread gets on."""
         self._files = files
         self._logs: dict[Uid, WalLog] = {}
         self._recovered: set[Uid] = set()
@@ -160,7 +162,7 @@ class Storage:
             if self.meta.read(uid) is None:
                 self.meta.register(uid)
                 self._births = True
-            log = self._logs[uid] = WalLog(uid, self._wal, Memtable())
+            log = self._logs[uid] = WalLog(uid, self.wal, Memtable())
         return log
 
     def recovered_uids(self) -> set[Uid]:
@@ -171,7 +173,7 @@ class Storage:
         """Forget a server for ever; durable when this returns. Raises `StorageError`."""
         self.meta.delete(uid)
         self.meta.sync()
-        self._wal.forget(uid)
+        self.wal.forget(uid)
         self._logs.pop(uid, None)
         self._recovered.discard(uid)
         self._retirable = True
@@ -182,50 +184,46 @@ class Storage:
 
         False while the log has failed: a loop that waits for it must not spin.
         """
-        return self._wal.pending
+        return self.wal.pending
 
     def flush(self) -> None:
         """Write and sync the log, or start to; reports through `on_event`. Never raises.
 
         Up to `wal_flush_bytes_max` at a time: look at `pending` again each turn.
         """
-        if self._births and not self._wal.busy:
+        if self._births and not self.wal.busy:
             # Entries of a server without a meta record would look like a lost meta file.
             try:
                 self.meta.sync()
                 self._births = False
             except StorageError as error:
-                self._wal.fail(error)
+                self.wal.fail(error)
                 return
-        self._wal.flush()
+        self.wal.flush()
 
     def sync_meta(self) -> None:
         """Make terms and votes durable. Raises `StorageError`: then nothing may speak of them."""
         self.meta.sync()
         self._births = False
 
-    def loop_yield(self) -> None:
-        """Call once each turn of a loop that never sleeps, so that a sync thread gets on."""
-        self._wal.yield_if_pending()
-
     def tick(self, now_monotonic: float) -> None:
         """Look after unfinished business; about once a second. `now_monotonic` is in seconds."""
         with contextlib.suppress(StorageError):  # tried again by the next `sync_meta` or tick
             self.meta.tick(now_monotonic)
-        if self._wal.busy:
+        if self.wal.busy:
             return
-        if not self._wal.accepting:
+        if not self.wal.accepting:
             with contextlib.suppress(StorageError):
                 if self.meta.pending:
                     self.sync_meta()
-                self._wal.try_reopen(self._resubmit)
+                self.wal.try_reopen(self._resubmit)
             return
-        self._wal.mark()
-        if self._retirable and not self._wal.busy:
+        self.wal.mark()
+        if self._retirable and not self.wal.busy:
             with contextlib.suppress(OSError):  # tried again by the next tick
                 self._files.retire(self.meta.is_deleted)
                 self._retirable = False
-        if not self._wal.busy:
+        if not self.wal.busy:
             self._look_after_spares()
 
     def _look_after_spares(self) -> None:
@@ -246,7 +244,7 @@ class Storage:
         return {
             "data_dir": self._data_dir,
             "sync_seconds_measured": self._sync_seconds,
-            **self._wal.overview(),
+            **self.wal.overview(),
             "recovery_notes": list(self._notes),
             "servers": len(self._logs),
             "meta": self.meta.overview(),
@@ -262,7 +260,7 @@ class Storage:
             with contextlib.ExitStack() as rest:  # each of them, whatever becomes of the others
                 rest.callback(self._lock.close)
                 rest.callback(self.meta.close)
-                rest.callback(self._wal.close)
+                rest.callback(self.wal.close)
                 if self._preparer is not None:
                     self._preparer.close()
         except OSError as error:

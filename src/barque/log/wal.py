@@ -93,6 +93,8 @@ class Wal:
         self.failed_reason: str | None = None
         self.continue_flush: Callable[[], None] = self.flush
         """What a completion calls when more was queued meanwhile (the threaded writer only)."""
+        self.yield_if_pending = writer.yield_if_busy
+        """The loop calls this each turn, so that it cannot starve a syncing thread."""
         self._flushes = 0
         self._batches = 0
         self._bytes = 0
@@ -112,10 +114,6 @@ class Wal:
     def busy(self) -> bool:
         """Whether a write is under way in a thread."""
         return self._writer.busy
-
-    def yield_if_pending(self) -> None:
-        """The loop calls this each turn, so that it cannot starve a syncing thread."""
-        self._writer.yield_if_busy()
 
     def register(self, uid: Uid, last: int) -> None:
         """Say that a server's entries up to `last` are on disk already.

@@ -24,13 +24,15 @@ class DeferredRounds:
 
     def replicate_soon(self, process: ServerProcess) -> None:
         """Replicate once for everything that happens in this turn (REPL-07)."""
+        if not self.replicating:
+            self._wake()
         self.replicating[process] = None
-        self._wake()
 
     def flush_commands_soon(self, process: ServerProcess) -> None:
         """Append low-priority commands behind everything that has arrived in this turn (CMD-06)."""
+        if not self.flushing:
+            self._wake()
         self.flushing[process] = None
-        self._wake()
 
     def flush_commands(self) -> None:
         """Hand out the `FlushCommands` that were asked for."""

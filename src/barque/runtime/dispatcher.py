@@ -70,6 +70,7 @@ NodeHandler = Callable[[str, Any], None]
 
 _REMOVAL_INTERVAL_S = 1.0
 _REMEMBERED_MAX = 1_024
+_NOBODY = Uid("")
 
 
 class AnswerSink(Protocol):
@@ -136,7 +137,7 @@ class Dispatcher:
         """Send a request of this node to a server; False if it was dropped."""
         if to.node != self._name:
             return self._transport.send(to.node, to.name, message)
-        self._deliver(self._name, to.name, message, "", "")
+        self._deliver(self._name, to.name, message, "", _NOBODY)
         return True
 
     def local_query(self, cluster: str, payload: bytes) -> Any:
@@ -188,7 +189,7 @@ class Dispatcher:
             else:
                 self._deliver(node, envelope.to, message, envelope.cluster_id, envelope.sender_uid)  # type: ignore[arg-type]  # all kinds of node messages have handlers
 
-    def _deliver(self, node: str, to: str, message: RemoteMessage, cluster_id: str, uid: str) -> None:
+    def _deliver(self, node: str, to: str, message: RemoteMessage, cluster_id: str, uid: Uid) -> None:
         """Hand a message from `node`, which may be this one, to the server that it is for."""
         process = self._by_name.get(to)
         sender_of = SENDER_OF.get(type(message))
@@ -199,14 +200,14 @@ class Dispatcher:
                 self._refuse(message, Rejection.UNKNOWN_CLUSTER if process is None else Rejection.NOT_LEADER)
             return
         sender = sender_of(message)
-        verdict = identity.judge(process, message, sender, cluster_id, Uid(uid))
+        verdict = identity.judge(process, message, sender, cluster_id, uid)
         if verdict is Verdict.ADMIT:
             assert process is not None
             if process.unknown_incarnations:
                 process.unknown_incarnations.pop(sender, None)  # the member itself is back, or was replaced
             process.handle(message)
         else:
-            self._act_on(verdict, node, process, message, sender, cluster_id, Uid(uid))
+            self._act_on(verdict, node, process, message, sender, cluster_id, uid)
 
     def _act_on(
         self,

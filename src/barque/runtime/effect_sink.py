@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from barque.core.configuration import uids_on
-from barque.core.effects import Applied, MembersGone, Rejected, Rejection, StopReason, Unresolved
-from barque.core.messages import RemoteMessage, ServerDown
+from barque.core.effects import MembersGone, Rejected, Rejection, StopReason, Unresolved
+from barque.core.messages import ServerDown
 from barque.runtime.client_session import ClientSessions
 from barque.runtime.deferred_rounds import DeferredRounds
 from barque.runtime.dispatcher import Dispatcher
@@ -55,26 +55,16 @@ class EffectSink:
         self._sessions = sessions
         self._rounds = rounds
         self._transport = transport
-        self._wake = wake
         self._stopped: dict[ServerId, StoppedServer] = {}
-
-    def wake(self) -> None:
-        """Ask for a turn."""
-        self._wake()
+        # Bound once: these are called for every command, and have nothing to add.
+        self.wake = wake
+        self.send = dispatcher.send
+        self.answer = dispatcher.answer
+        self.reject = dispatcher.reject
+        self.replicate_soon = rounds.replicate_soon
+        self.flush_commands_soon = rounds.flush_commands_soon
 
     # --- messages and answers ----------------------------------------------------------
-
-    def send(self, to: ServerId, message: RemoteMessage, process: ServerProcess) -> bool:
-        """See `Dispatcher.send`."""
-        return self._dispatcher.send(to, message, process)
-
-    def answer(self, applied: Applied) -> None:
-        """See `Dispatcher.answer`."""
-        self._dispatcher.answer(applied)
-
-    def reject(self, rejected: Rejected) -> None:
-        """See `Dispatcher.reject`."""
-        self._dispatcher.reject(rejected)
 
     def unresolved(self, effect: Unresolved) -> None:
         """Say that the outcome is unknown. This travels like a refusal, and is none."""
@@ -89,16 +79,6 @@ class EffectSink:
         elif to.node and to.node != self._me.node:
             self._transport.send(to.node, "", FrontEvent(to.incarnation, cluster, raw))
 
-    # --- what waits for the end of the turn --------------------------------------------
-
-    def replicate_soon(self, process: ServerProcess) -> None:
-        """See `DeferredRounds`."""
-        self._rounds.replicate_soon(process)
-
-    def flush_commands_soon(self, process: ServerProcess) -> None:
-        """See `DeferredRounds`."""
-        self._rounds.flush_commands_soon(process)
-
     # --- who leads ---------------------------------------------------------------------
 
     def leadership_changed(self, process: ServerProcess) -> None:
@@ -108,7 +88,7 @@ class EffectSink:
             self._router.leader_hint(cluster, server.leader_id, server.current_term, process.cluster_id)
         elif (known := self._router.leader_of(cluster)) is not None and known.node == self._me.node:
             self._router.leader_lost(known)
-        self._wake()
+        self.wake()
 
     def leader_established(self, process: ServerProcess) -> None:
         """Announce a leader to all nodes; the answers to earlier terms' commands went ahead."""
@@ -157,7 +137,7 @@ class EffectSink:
         if len(self._stopped) > _REMEMBERED_MAX:
             del self._stopped[next(iter(self._stopped))]
         self._router.leader_lost(server.id)
-        self._wake()
+        self.wake()
 
     def node_connected(self, node: str) -> None:
         """Tell its servers again which of ours have stopped: the first notice may be lost with a connection.
@@ -182,7 +162,7 @@ class EffectSink:
             self._notify_followers(process)
         else:
             self.server_stopped(process)
-        self._wake()
+        self.wake()
 
     def _notify_followers(self, process: ServerProcess) -> None:
         """Tell followers that missed the deletion of their cluster; they would wait for this leader."""

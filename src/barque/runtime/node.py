@@ -33,6 +33,7 @@ docs/explanation/ordering.md for both.
 """
 
 import logging
+import math
 import random
 import secrets
 from collections.abc import Callable, Mapping
@@ -109,6 +110,15 @@ class Node:
         self._checked = checked
         self._make_transport = transport or self._tcp_transport
         self._stopped = True
+        self._armed_deadline = math.inf  # of the timer for requests
+        # The phases of the turn; `_assemble` binds them.
+        self._route_requests: Callable[[], None]
+        self._append_low_priority: Callable[[], None]
+        self._replicate: Callable[[], None]
+        self._sync_votes: Callable[[], bool]
+        self._deliver_replies: Callable[[], None]
+        self._send: Callable[[], None]
+        self._write_log: Callable[[], None]
 
     # --- life --------------------------------------------------------------------------
 
@@ -210,6 +220,13 @@ class Node:
         self.dispatcher.on(NodeCall, self.rpc.on_call)
         self.dispatcher.on(NodeCallReply, self.rpc.on_reply)
         self.dispatcher.on(FrontEvent, self._on_event)
+        self._route_requests = self.requests.flush
+        self._append_low_priority = self.rounds.flush_commands
+        self._replicate = self.rounds.replicate
+        self._sync_votes = self.system.sync_meta
+        self._deliver_replies = self.requests.deliver
+        self._send = self.transport.flush
+        self._write_log = self.system.flush
 
     def _open_system(self, undo: AsyncExitStack) -> System:
         config = self.config
@@ -301,58 +318,53 @@ class Node:
     def _turn(self) -> None:
         """Run the phases, round after round, until a round makes nothing new (see the module's docstring).
 
-        An empty phase is skipped here, without a call: most rounds have two phases that do anything.
+        An empty phase is skipped here, without a call: most rounds have two phases that do anything. What is
+        asked for meanwhile belongs to this turn, so no other one is scheduled until its rounds are over.
         """
         requests, rounds, system = self.requests, self.rounds, self.system
-        self.turn.is_scheduled = False
-        for _ in range(_ROUNDS_MAX):
-            if requests.dirty or requests.fillers or rounds.flushing:
-                self._route_requests()
-            if rounds.replicating:
-                self._replicate()
-            synced = bool(system.awaiting_sync) and self._sync_votes()
-            if requests.speaking:
-                self._deliver_replies()
-            self._send()
-            wrote = system.storage.pending and self._write_log()
-            if synced or wrote or rounds.replicating or rounds.flushing:
-                continue
-            if not (requests.dirty or requests.fillers) or not requests.busy:
-                break
-        else:
-            self.turn.wake()
+        wal = system.storage.wal
+        turn = self.turn
+        turn.is_scheduled, unfinished = True, False
+        try:
+            for _ in range(_ROUNDS_MAX):
+                if requests.dirty or requests.fillers:
+                    self._route_requests()
+                if rounds.flushing:
+                    self._append_low_priority()
+                if rounds.replicating:
+                    self._replicate()
+                synced = bool(system.awaiting_sync) and self._sync_votes()  # before anything leaves
+                if requests.speaking:
+                    self._deliver_replies()
+                self._send()  # before our own disk: the followers' disks work at the same time
+                wrote = wal.pending
+                if wrote:
+                    self._write_log()
+                if synced or wrote or rounds.replicating or rounds.flushing or requests.speaking:
+                    continue
+                if not (requests.dirty or requests.fillers) or not requests.busy:
+                    break
+            else:
+                unfinished = True
+        finally:
+            turn.is_scheduled = False
+        if unfinished:
+            turn.wake()
         if self.servers.finished:
             system.reap_finished()
         system.storage.loop_yield()
-        self._await_deadline()
-
-    def _route_requests(self) -> None:
-        self.requests.flush()
-        if self.rounds.flushing:
-            self.rounds.flush_commands()
-
-    def _replicate(self) -> None:
-        self.rounds.replicate()
-
-    def _sync_votes(self) -> bool:
-        return self.system.sync_meta()
-
-    def _deliver_replies(self) -> None:
-        self.requests.deliver()
-
-    def _send(self) -> None:
-        self.transport.flush()
-
-    def _write_log(self) -> bool:
-        return self.system.flush()
+        if requests.deadlines and requests.deadlines[0][0] < self._armed_deadline:
+            self._await_deadline()
 
     def _await_deadline(self) -> None:
         """Arm a timer for the earliest deadline of a request."""
-        deadline, armed = self.requests.next_deadline(), self.timers.deadline_of("request deadline")
-        if deadline is not None and (armed is None or deadline < armed):
+        deadline = self.requests.next_deadline()
+        if deadline is not None and deadline < self._armed_deadline:
+            self._armed_deadline = deadline
             self.timers.arm("request deadline", deadline, self._expire)
 
     def _expire(self) -> None:
+        self._armed_deadline = math.inf
         self.requests.expire(self.clock.monotonic())
         self.turn.wake()
 
@@ -369,7 +381,8 @@ class Node:
             self.liveness.heard_from(node)
         else:
             self.dispatcher.receive(node, envelopes)
-            self.turn.wake()
+            if not self.turn.is_scheduled:
+                self.turn.wake()
 
     def on_turn(self) -> None:
         """Input has been handed over."""

@@ -243,7 +243,7 @@ class Performer:
         process.enqueue(effect.message)
 
     def _defer(self, process: ServerProcess, effect: Defer) -> None:
-        if isinstance(effect.message, PipelineRpcs):
+        if type(effect.message) is PipelineRpcs:
             # Once a turn is enough, and then a commit index travels with the next entries (REPL-07).
             self._environment.replicate_soon(process)
         else:

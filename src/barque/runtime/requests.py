@@ -116,7 +116,7 @@ class RequestRouter:
         self._bytes_max = bytes_max
         self._pending = PendingRequests()
         self._routes: dict[str, ClusterRoute] = {}
-        self._deadlines: list[tuple[float, int, PendingRequest]] = []
+        self.deadlines: list[tuple[float, int, PendingRequest]] = []  # a heap; may hold finished requests
         self._finished = 0  # since `_deadlines` was last cleared of requests that are done
         self._watchers: dict[str, list[Callable[[], None]]] = {}
 
@@ -164,7 +164,7 @@ class RequestRouter:
     def _await(self, request: PendingRequest, timeout_s: float) -> None:
         request.deadline = self._clock.monotonic() + timeout_s
         self._pending.waiting(request)
-        heapq.heappush(self._deadlines, (request.deadline, request.arrival, request))
+        heapq.heappush(self.deadlines, (request.deadline, request.arrival, request))
 
     def add(self, request: PendingRequest, payload: bytes) -> bool:
         """Add an item to a request that was taken in this round; False if it must travel in a new one.
@@ -383,10 +383,10 @@ class RequestRouter:
             request.route.unanswered.pop(request.first, None)
         self._pending.done(request)
         self._finished += 1
-        if self._finished > _FINISHED_MAX and self._finished * 2 > len(self._deadlines):
+        if self._finished > _FINISHED_MAX and self._finished * 2 > len(self.deadlines):
             # Finished requests would stay in the heap, with all their bytes, until their deadline comes up.
-            self._deadlines = [item for item in self._deadlines if not item[2].done]
-            heapq.heapify(self._deadlines)
+            self.deadlines = [item for item in self.deadlines if not item[2].done]
+            heapq.heapify(self.deadlines)
             self._finished = 0
 
     # --- who leads ---------------------------------------------------------------------
@@ -498,14 +498,14 @@ class RequestRouter:
 
     def next_deadline(self) -> float | None:
         """When `expire` has something to do; None if nothing waits."""
-        while self._deadlines and self._deadlines[0][2].done:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        while self.deadlines and self.deadlines[0][2].done:
+            heapq.heappop(self.deadlines)
+        return self.deadlines[0][0] if self.deadlines else None
 
     def expire(self, now: float) -> None:
         """Fail every request that is past its deadline."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, request = heapq.heappop(self._deadlines)
+        while self.deadlines and self.deadlines[0][0] <= now:
+            _, _, request = heapq.heappop(self.deadlines)
             if request.done:
                 continue
             route = request.route

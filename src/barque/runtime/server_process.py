@@ -119,8 +119,6 @@ class ServerProcess:
             self.held.append(NextEvent(message))
             return
         self._step(message)
-        if self._queue:
-            self._run()
 
     def enqueue(self, message: Message) -> None:
         """Handle this after the present message (CORE-20)."""
@@ -128,31 +126,37 @@ class ServerProcess:
             self._queue = deque()
         self._queue.append(message)
 
-    def _run(self) -> None:
-        while self._queue and self.failure is None:
-            self._step(self._queue.popleft())
+    def _step(self, message: Message | None) -> None:
+        """Handle this message, and then everything that was queued meanwhile."""
+        server, performer = self.server, self._performer
+        while message is not None:
+            state, leader = server.raft_state, server.leader_id
+            self._busy = True
+            self._active[self] = None
+            count = COUNT.get(type(message))
+            if count is not None:
+                count(self.counters, message)
+            try:
+                if self.checked:
+                    before = invariants.observe(server)
+                    effects = step(server, message)
+                    invariants.check(before, server)
+                else:
+                    effects = step(server, message)
+                if server.raft_state is not state or server.leader_id != leader:
+                    performer.state_changed(self, state, leader)
+                if effects:
+                    performer.perform(self, effects)
+            except Exception as error:
+                self.fail(error)
+            finally:
+                self._busy = False
+            message = self._queue.popleft() if self._queue and self.failure is None else None
 
-    def _step(self, message: Message) -> None:
-        server = self.server
-        state, leader = server.raft_state, server.leader_id
-        self._busy = True
-        self._active[self] = None
-        self._count(message)
-        try:
-            if self.checked:
-                before = invariants.observe(server)
-                effects = step(server, message)
-                invariants.check(before, server)
-            else:
-                effects = step(server, message)
-            if server.raft_state is not state or server.leader_id != leader:
-                self._performer.state_changed(self, state, leader)
-            if effects:
-                self._performer.perform(self, effects)
-        except Exception as error:
-            self.fail(error)
-        finally:
-            self._busy = False
+    def _run(self) -> None:
+        """Handle what was queued."""
+        if self._queue and self.failure is None:
+            self._step(self._queue.popleft())
 
     def defer_until_synced(self) -> None:
         """Hold back everything from here on until the meta store has synced."""
@@ -171,12 +175,6 @@ class ServerProcess:
             finally:
                 self._busy = False
         self._run()
-
-    def _count(self, message: Message) -> None:
-        """CNT-03."""
-        count = _COUNT.get(type(message))
-        if count is not None:
-            count(self.counters, message)
 
     def count_overview(self) -> dict[str, int]:
         """All counters; where the server stands (CNT-05) is read off now."""
@@ -261,7 +259,7 @@ def _count_aux(counters: ServerCounters, _message: AuxCommand) -> None:
     counters.aux_commands += 1
 
 
-_COUNT: dict[type, Callable[[ServerCounters, Any], None]] = {
+COUNT: dict[type, Callable[[ServerCounters, Any], None]] = {
     AppendEntriesRpc: _count_append_entries,
     AppendEntriesReply: _count_append_entries_reply,
     Commands: _count_commands,
@@ -269,3 +267,4 @@ _COUNT: dict[type, Callable[[ServerCounters, Any], None]] = {
     FlushCommands: _count_flush,
     AuxCommand: _count_aux,
 }
+"""What each kind of message counts (CNT-03)."""

@@ -294,12 +294,9 @@ class System:
             process.release()
         return True
 
-    def flush(self) -> bool:
-        """Write and sync what the servers have appended; whether there was anything."""
-        if not self.storage.pending:
-            return False
+    def flush(self) -> None:
+        """Write and sync what the servers have appended."""
         self.storage.flush()
-        return True
 
     def tick(self) -> None:
         """Tick the servers that did something since the last tick, and the disk."""

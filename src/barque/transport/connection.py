@@ -77,7 +77,7 @@ class FramedConnection(asyncio.BufferedProtocol):
         reader.received(nbytes)
         self._has_input = False
         try:
-            while not self.over and (frame := reader.next_frame()) is not None:
+            while reader.has_more and not self.over and (frame := reader.next_frame()) is not None:
                 if self.is_established:
                     self._has_input = True
                     self.frame_received(frame)
@@ -107,10 +107,12 @@ class FramedConnection(asyncio.BufferedProtocol):
             return
         if len(frames) == 1:
             self._transport.write(frames[0])
+            self.counters.frames_sent += 1
+            self.counters.bytes_sent += len(frames[0])
         elif frames:
             self._transport.writelines(frames)
-        self.counters.frames_sent += len(frames)
-        self.counters.bytes_sent += sum(map(len, frames))
+            self.counters.frames_sent += len(frames)
+            self.counters.bytes_sent += sum(map(len, frames))
 
     def bytes_queued(self) -> int:
         """What the socket has not taken yet."""
@@ -189,7 +191,8 @@ def encode_frames(
     not take the link down with it, and nobody may wonder where it went.
     """
     cause: object = "too many messages for one frame"
-    if len(messages) <= wire.MESSAGES_MAX:
+    count = len(messages)
+    if count <= wire.MESSAGES_MAX:
         frame = bytearray(HEADER.size)
         try:
             wire.encode_behind(messages, frame, HEADER.size)
@@ -199,10 +202,10 @@ def encode_frames(
             size = len(frame) - HEADER.size
             if size <= limit:
                 seal_frame(kind, frame)
-                counters.messages_sent += len(messages)
+                counters.messages_sent += count
                 return [frame]
             cause = f"{size} bytes are above the frame limit of {limit}"
-    if len(messages) == 1:
+    if count == 1:
         if isinstance(cause, Exception):
             counters.unencodable_messages += 1
         else:
@@ -210,7 +213,7 @@ def encode_frames(
         message = getattr(messages[0], "message", messages[0])
         logger.error("dropped one %s for %s: %s", type(message).__name__, whom, cause)
         return []
-    middle = len(messages) // 2
+    middle = count // 2
     return [
         *encode_frames(kind, messages[:middle], limit, counters, whom),
         *encode_frames(kind, messages[middle:], limit, counters, whom),

@@ -7,7 +7,8 @@ it, and memory then grows with what has really arrived: a header alone buys noth
 
 import enum
 import struct
-from typing import NamedTuple
+
+import msgspec
 
 from barque.errors import ProtocolError
 
@@ -42,7 +43,7 @@ class FrameKind(enum.IntEnum):
 _KINDS = {int(kind): kind for kind in FrameKind}
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One complete frame. The payload is a copy of its own and may be kept."""
 
     kind: FrameKind
@@ -88,7 +89,7 @@ class FrameReader:
     out what is complete. `limit` and `kept` may change between two frames: they rise after the handshake.
     """
 
-    __slots__ = ("_buffer", "_end", "_start", "_wanted", "kept", "limit")
+    __slots__ = ("_buffer", "_end", "_start", "_wanted", "has_more", "kept", "limit")
 
     def __init__(self, limit: int = FRAME_BYTES_MAX) -> None:
         self.limit = limit
@@ -97,6 +98,7 @@ class FrameReader:
         self._start = 0  # the first byte that no frame has claimed
         self._end = 0  # behind the last byte received
         self._wanted = 0  # bytes of the frame at _start, header included; 0 while unknown
+        self.has_more = False  # whether bytes are left that `next_frame` may look at
 
     def buffer(self) -> memoryview:
         """Room for the next bytes; valid until `received` is called."""
@@ -108,6 +110,7 @@ class FrameReader:
         """`count` bytes were written to the start of the last `buffer()`."""
         assert 0 <= count <= len(self._buffer) - self._end, count
         self._end += count
+        self.has_more = True
 
     def feed(self, data: bytes) -> None:
         """Copy `data` in, as if a socket had delivered it."""
@@ -126,17 +129,24 @@ class FrameReader:
         """
         available = self._end - self._start
         if available < HEADER.size:
-            self._settle(available)
+            self.has_more = False
             return None
         kind, length = decode_header(self._buffer, self._start, self.limit)
         self._wanted = HEADER.size + length
         if available < self._wanted:
+            self.has_more = False
             return None
         begin = self._start + HEADER.size
-        self._start = begin + length
+        end = self._start = begin + length
         self._wanted = 0
-        with memoryview(self._buffer) as view:  # one copy; a slice of the bytearray would make two
-            return Frame(kind, bytes(view[begin : self._start]))
+        frame = Frame(kind, bytes(memoryview(self._buffer)[begin:end]))  # one copy; without the view, two
+        if end == self._end:
+            # Nothing follows, as nearly always: start again at the front, and give a large buffer back.
+            self._start = self._end = 0
+            self.has_more = False
+            if len(self._buffer) > self.kept:
+                self._buffer = bytearray(_BUFFER_MIN)
+        return frame
 
     @property
     def pending(self) -> int:
@@ -147,13 +157,6 @@ class FrameReader:
     def capacity(self) -> int:
         """Bytes of memory held."""
         return len(self._buffer)
-
-    def _settle(self, available: int) -> None:
-        """Between frames: start again at the front, and give a large buffer back."""
-        if available == 0:
-            self._start = self._end = 0
-            if len(self._buffer) > self.kept:
-                self._buffer = bytearray(_BUFFER_MIN)
 
     def _make_room(self) -> None:
         """Move what is pending to the front; if that is not enough, take four times the memory.

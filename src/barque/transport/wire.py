@@ -292,7 +292,10 @@ def weight(message: Any) -> int:
     """About how many bytes a message will take; exact where it matters, which is in large ones."""
     kind = type(message)
     if kind is AppendEntriesRpc:
-        return 128 + sum([len(batch.body) for batch in message.entries])
+        size = 128
+        for batch in message.entries:
+            size += len(batch.body)
+        return size
     if kind is Commands:
         return 64 + len(message.body)
     if kind is FrontReplies:
