@@ -11,6 +11,7 @@ import pytest
 from tests.nodes import Nodes, nodes, until
 
 import barque
+from barque.client.results import RemovedMember, StaleIncarnation
 from barque.core.messages import (
     AppendEntriesReply,
     AuxCommand,
@@ -136,10 +137,12 @@ async def test_a_wiped_member_neither_votes_nor_leads(tmp_path: Path) -> None:
         await until(has_tried, "votes of another incarnation")
         assert survivor.server.voted_for != ServerId("sum", "n3")
         status = await client.status()
-        shown = {m["node"]: m for m in status["clusters"][0]["members"] if m["role"] != "unreachable"}
-        assert shown["n2"]["stale_incarnations"] == [
-            {"server": "sum@n3", "uid": "SUMNEW", "cure": "barque member replace sum sum@n3"}
-        ]
+        shown = {m.server.node: m for m in status.clusters[0].members if m.role != "unreachable"}
+        assert shown["n2"].stale_incarnations == (
+            StaleIncarnation(
+                server=ServerId("sum", "n3"), uid=Uid("SUMNEW"), cure="barque member replace sum sum@n3"
+            ),
+        )
         assert old != "SUMNEW"
         await three.start("n1")
         assert await client.consistent_query("sum") == 5
@@ -217,7 +220,8 @@ async def test_a_removed_member_without_a_vote_is_told_by_the_next_announcement(
         await client.add_member("sum", "n3", membership=Membership.NON_VOTER)
         assert await client.process_command("sum", 1) == 1
         await three.stop("n3")
-        assert await client.remove_member("sum", "sum@n3") == {"member": "sum@n3", "told": False}
+        gone = await client.remove_member("sum", "sum@n3")
+        assert gone == RemovedMember(member=ServerId("sum", "n3"), told=False)
         await three.stop("n1")
         await three.stop("n2")
         with caplog.at_level(logging.WARNING):

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from barque.client.outcomes import Batch
+from barque.client.requests import CommandBatch
 from barque.core.effects import Rejection
 from barque.core.messages import AppendEntriesRpc, RemoteMessage
 from barque.core.state import Server
@@ -120,8 +120,9 @@ def test_a_hole_in_the_answers_is_unknown_and_nothing_else() -> None:
 async def test_a_client_that_loses_its_node_hears_of_every_command() -> None:
     """Only the last commands of a batch were answered: the client fails the first ones."""
     loop = asyncio.get_running_loop()
-    batch = Batch("command", "c", 0.0)
-    batch.waiters += [loop.create_future() for _ in range(3)]
+    batch = CommandBatch("c", loop.time() + 5.0, ReplyMode.AWAIT_CONSENSUS)
+    for _ in range(3):
+        batch.ask(b"")
     batch.replied(2, ["c"], None)
     batch.replied(2, ["c"], None)
     batch.failed_rest(OutcomeUnknown("lost"))

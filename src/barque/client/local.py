@@ -9,12 +9,12 @@ import msgspec
 
 from barque.client.client import Client
 from barque.client.connection import Connection, Link
-from barque.client.outcomes import PART_BYTES_MAX, PART_REQUESTS_MAX
+from barque.client.requests import PART_BYTES_MAX, PART_REQUESTS_MAX
 from barque.errors import InvalidCommand
-from barque.runtime.calls import error_named
 from barque.runtime.client_sink import take_request
 from barque.runtime.node import Node
 from barque.runtime.submitter import Done
+from barque.transport.answers import error_named
 from barque.transport.wire import (
     ClientAnswer,
     ClientCommands,

@@ -4,7 +4,7 @@ It costs no traffic of its own. When something suggests that a majority may be g
 server that says it is down, missing replies at a tick), the leader sends each peer an RPC and collects
 the members that answer, in `LeaderRole.acked`. A majority within an election timeout ends the suspicion.
 Otherwise the leader steps down: commands that were not appended are refused, commands in its log are of
-unknown outcome, and no caller waits for ever.
+unknown outcome, and no caller waits without end.
 """
 
 from barque.core.effects import Effect, Rejection, StartQuorumTimeout, Unresolved

@@ -21,7 +21,7 @@ from barque.types import ReplyMode
 
 
 def on_commands(server: Server, commands: Commands) -> list[Effect]:
-    """L-7 to L-10: append, send on, and answer those who only wait for the append."""
+    """L-7 to L-10: append, replicate, and answer callers that wait for the append only."""
     if commands.low_priority:
         return _queue(server, commands)
     return _append(server, commands)
@@ -62,7 +62,7 @@ def answer_append(batch: EntryBatch) -> list[Effect]:
 
 
 def _queue(server: Server, commands: Commands) -> list[Effect]:
-    """CMD-06: queue behind the mail that has already arrived; normal commands overtake."""
+    """CMD-06: queue behind all input that has already arrived; normal commands overtake."""
     role = server.leader_role()
     if role.low_priority is None:
         role.low_priority = deque()
@@ -171,6 +171,6 @@ def await_wal(server: Server) -> list[Effect]:
 
 
 def refuse_here(server: Server, commands: Commands) -> list[Effect]:
-    """CMD-12, CMD-14: this member does not lead; the commands did not happen."""
+    """CMD-12, CMD-14: refuse commands, since this member does not lead. They did not happen."""
     leader = server.leader_id if server.leader_id != server.id else None
     return refuse_commands(commands, Rejection.NOT_LEADER, leader)

@@ -1,9 +1,9 @@
-"""Which configuration is in force (§4.1; MEMB-02 to MEMB-04), and who is a member by it (MEMB-10).
+"""The configuration in force (§4.1; MEMB-02 to MEMB-04), and the members that it names (MEMB-10).
 
-A configuration counts from the moment it is in the log, committed or not; one that is
-overwritten before it was committed is void, and the one before is in force again. At most one
-is uncommitted at a time; but a follower may not know yet that an earlier one is committed, so it
-remembers all of them that lie beyond its own commit index, and one more.
+A configuration counts from the moment it is in the log, committed or not. If a leader overwrites it before it
+is committed, it is void, and the configuration before it is in force again. At most one configuration of a
+cluster is uncommitted. A follower may not know yet that an earlier one is committed, so it remembers all
+configurations beyond its own commit index, and one more.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from barque.types import Index, IndexTerm, MemberRecord, Membership, ServerId, U
 
 
 def take_up(server: Server, position: IndexTerm, records: Sequence[MemberRecord]) -> None:
-    """Go by the configuration at `position`; remember the one before (MEMB-03)."""
+    """Put the configuration at `position` in force; remember the one before (MEMB-03)."""
     history = server.config_history
     history.append((server.cluster_index_term, records_of(server.cluster)))
     while len(history) > 1 and history[1][0].index <= server.commit_index:
@@ -33,14 +33,14 @@ def revert_overwritten(server: Server, first: Index) -> None:
 
 
 def take_up_written(server: Server, batches: Iterable[EntryBatch]) -> None:
-    """Configurations among entries that were just written are in force now (F-1, §4.1)."""
+    """Put configurations among just written entries in force (F-1, §4.1)."""
     for batch in batches:
         if kind_of(batch.body) is EntryKind.CLUSTER_CHANGE:
             take_up(server, IndexTerm(batch.first_index, batch.term), decode_cluster(batch.body))
 
 
 def scan_uncommitted(server: Server) -> None:
-    """Ra's `recover` 3: configurations beyond the commit index are in force as well."""
+    """Ra's `recover` 3: put configurations beyond the commit index in force as well."""
     last = server.log.last_index_term().index
     take_up_written(server, read_batches(server.log, Index(server.commit_index + 1), last))
 

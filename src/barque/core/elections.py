@@ -45,7 +45,7 @@ def on_election_timeout(server: Server, _message: object) -> list[Effect]:
 def _disown(server: Server) -> list[Effect]:
     """Tell the voters that we no longer lead, if we may have led this term and cannot campaign.
 
-    They take us for their leader and see that our node lives, so they would wait for ever.
+    They take us for their leader and see that our node lives, so they would never campaign.
     """
     if server.leader_id is not None or server.voted_for != server.id:
         return []

@@ -18,7 +18,7 @@ _LEADER = RaftState.LEADER  # to look a member up in its class costs ten times a
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
-    """What `check` compares; take it before a step."""
+    """The facts that `check` compares. Take them before a step."""
 
     state: RaftState
     term: Term
@@ -104,7 +104,7 @@ def _check_leader(server: Server, now: Facts) -> None:
 
 
 def _check_configuration(server: Server, now: Facts) -> None:
-    """MEMB-03: the newest configuration of the log is in force, and one that may go can be undone."""
+    """MEMB-03: the log's newest configuration is in force, and an uncommitted one can be undone."""
     position = server.cluster_index_term
     if position.index > now.last.index:
         _violated(server, "goes by a configuration beyond the end of its log")

@@ -97,7 +97,7 @@ class Snapshots(Protocol):
         """Write entries that the snapshot does not hold, gaps between them allowed (S-3, LOG-04)."""
 
     def accept_chunk(self, number: int, data: bytes) -> bool:
-        """Take piece `number`. One taken before is ignored; False for one that leaves a gap (S-4)."""
+        """Take piece `number`, or ignore it if it was taken before. False if it leaves a gap (S-4)."""
 
     def live_pending(self) -> bool:
         """Whether accepted live entries are not on disk yet (S-5)."""

@@ -1,4 +1,4 @@
-"""Who belongs to the cluster (§4; MEMB-01 to MEMB-17).
+"""Changing the members of the cluster (§4; MEMB-01 to MEMB-17).
 
 One member at a time is added, removed or changed. A configuration counts from the moment it is in a log
 (§4.1), so old and new majorities overlap. The next change waits until this one is applied, and the first
@@ -111,7 +111,7 @@ def on_leave(server: Server, leave: LeaveMember) -> list[Effect]:
 
 
 def on_delete_cluster(server: Server, delete: DeleteCluster) -> list[Effect]:
-    """CMD-20: an entry like any other; what it does happens when it is applied."""
+    """CMD-20: append the deletion. It takes effect when it is applied."""
     return _append(server, _asker(delete), EntryKind.CLUSTER_DELETE, b"")
 
 

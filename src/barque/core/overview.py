@@ -1,4 +1,4 @@
-"""What a server tells people about itself (OVW-01, CNT-05; Ra's `overview`, `metrics`, `members_info`)."""
+"""Facts about a server for operators (OVW-01, CNT-05; Ra's `overview`, `metrics`, `members_info`)."""
 
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ def metrics(server: Server) -> Metrics:
 
 
 def members_info(server: Server) -> dict[ServerId, dict[str, Any]]:
-    """What is known of each member: all of it on a leader, our own part elsewhere (§9)."""
+    """Facts about each member: all of them on a leader, our own elsewhere (§9)."""
     leads = isinstance(server.role, LeaderRole)
     info: dict[ServerId, dict[str, Any]] = {}
     for member, peer in server.cluster.items():
@@ -59,7 +59,7 @@ def members_info(server: Server) -> dict[ServerId, dict[str, Any]]:
 
 
 def overview(server: Server) -> dict[str, Any]:
-    """Everything that helps a person (OVW-01)."""
+    """All facts that help an operator (OVW-01)."""
     return {
         "id": str(server.id),
         "uid": server.cfg.uid,

@@ -28,7 +28,7 @@ def on_queries(server: Server, queries: Queries) -> list[Effect]:
 
 
 def on_consistent_aux(server: Server, command: AuxCommand) -> list[Effect]:
-    """L-24, QRY-05: as a consistent read, and then the aux machine answers."""
+    """L-24, QRY-05: prove our leadership as for a consistent read, then let the aux machine answer."""
     waiting = WaitingQueries(0, command.origin, command.correlation, (), server.commit_index, command)
     return _prove(server, waiting)
 
@@ -52,7 +52,7 @@ def process_pending(server: Server) -> list[Effect]:
 
 
 def _start_round(server: Server, pending: list[WaitingQueries]) -> list[Effect]:
-    """Number a new round and ask everybody; with no other voter there is nobody to ask.
+    """Number a new round and send it to all peers. A single voter needs no round.
 
     A round is never older than its reads: an answer to an earlier heartbeat proves nothing
     about them.
@@ -68,7 +68,7 @@ def _start_round(server: Server, pending: list[WaitingQueries]) -> list[Effect]:
 
 
 def on_heartbeat_reply(server: Server, reply: HeartbeatReply) -> list[Effect]:
-    """L-26, L-27: a majority answered a round: all reads up to it may be answered (QRY-09)."""
+    """L-26: once a majority has answered a round, answer all reads up to it (QRY-09)."""
     peer = server.cluster.get(reply.sender)
     if peer is None:
         return []  # a server outside the cluster cannot confirm that we lead
@@ -93,7 +93,7 @@ def answer_proven(server: Server) -> list[Effect]:
 
 
 def _answer(server: Server, waiting: WaitingQueries) -> list[Effect]:
-    """Run queries; one that raises is answered with its error and harms nothing (QRY-17)."""
+    """Run queries. A query that raises is answered with its error and harms nothing else (QRY-17)."""
     if waiting.aux is not None:
         return run_aux_call(server, waiting.aux)
     replies: list[Any] = []
@@ -108,17 +108,17 @@ def _answer(server: Server, waiting: WaitingQueries) -> list[Effect]:
 
 
 def run_query(server: Server, payload: bytes) -> Any:
-    """Ask the machine, on the state as of `last_applied`. Raises what the machine raises."""
+    """Run one query on the state as of `last_applied`. Raises what the machine raises."""
     return server.machine.query(server.decode_query(payload), server.machine_state)
 
 
 def machine_query(server: Server, payload: bytes) -> tuple[IndexTerm, Any]:
-    """A local query (QRY-01, QRY-02): how far the machine is, and its answer."""
+    """Run a local query (QRY-01, QRY-02); return the position of the state, and the answer."""
     return IndexTerm(server.last_applied, server.current_term), run_query(server, payload)
 
 
 def describe(error: Exception) -> str:
-    """An error as text for the asker; ours speak for themselves."""
+    """An error as text for the caller. Barque's own errors need no class name."""
     return str(error) if isinstance(error, BarqueError) else f"{type(error).__name__}: {error}"
 
 
@@ -126,7 +126,7 @@ def describe(error: Exception) -> str:
 
 
 def refuse_queries(server: Server, queries: Queries) -> list[Effect]:
-    """CMD-14: not here; ask the leader, if we know it. A read did nothing."""
+    """CMD-14: refuse reads, and name the leader if we know it. A read changes nothing."""
     leader = server.leader_id if server.leader_id != server.id else None
     return [
         Rejected(

@@ -1,4 +1,4 @@
-"""Ra's `ra_server` module, name for name (reference page of v2.2), for those who know Ra.
+"""Ra's `ra_server` module, name for name (reference page of v2.2), for readers who know Ra.
 
 Each function is thin: the rules live in the modules of this package. Where something is done in
 another way or elsewhere, the docstring says so. docs/reference/ra-parity.md has the whole list.
@@ -102,9 +102,7 @@ def recover(server: Server) -> list[Effect]:
 
 
 def process_new_leader_queries(server: Server) -> list[WaitingQueries]:
-    """§9, QRY-14: whoever waits for a consistent read, to be sent to the new leader; the lists are empty
-    then.
-    """
+    """§9, QRY-14: take the waiting consistent reads away, so that the new leader can serve them."""
     return queries.take_waiting_queries(server)
 
 
@@ -172,7 +170,7 @@ def system_config(server: Server) -> ServerConfig:
 
 
 def leader_id(server: Server) -> ServerId | None:
-    """§9: who leads, as far as is known."""
+    """§9: the leader, if the server knows one."""
     return server.leader_id
 
 

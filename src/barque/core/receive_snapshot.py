@@ -101,7 +101,7 @@ def _on_init(server: Server, role: ReceivingRole, _s: Snapshots, rpc: InstallSna
 def _on_pre(
     server: Server, role: ReceivingRole, snapshots: Snapshots, rpc: InstallSnapshotRpc
 ) -> list[Effect]:
-    """S-3: entries that the snapshot leaves out. We already have those that we have applied."""
+    """S-3: take entries that the snapshot leaves out, except entries that we have applied already."""
     role.phase = ChunkFlag.PRE
     snapshots.accept_live([batch for batch in rpc.entries if batch.last_index > server.last_applied])
     return [_result(server, rpc)]

@@ -1,4 +1,4 @@
-"""What a leader sends to its peers, and when (§3.5, §6.4; REPL-01 to REPL-12, QRY-06 to QRY-12).
+"""Replication: what a leader sends to its peers, and when (§3.5, §6.4; REPL-01 to REPL-12, QRY-06 to QRY-12).
 
 `next_index` of a peer moves on when entries are sent, not when they are acknowledged (pipelining), up to
 a limit of entries in flight. Lost messages are found out in two ways: the peer's reply names the index
@@ -49,7 +49,7 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
 
 
 def has_entries_to_send(server: Server) -> bool:
-    """Whether some peer lacks entries that it could be sent now; a leader only."""
+    """Whether a leader could send entries to some peer now."""
     if server.raft_state is not RaftState.LEADER:
         return False
     next_index, limit = server.log.next_index(), server.cfg.max_pipeline_count
@@ -64,7 +64,7 @@ def has_entries_to_send(server: Server) -> bool:
 def make_rpc(server: Server, member: ServerId, peer: Peer, max_entries: int) -> SendRpc | SendSnapshot:
     """The RPC that continues this peer's log, with at most `max_entries` entries.
 
-    Where the log no longer holds what comes before, the snapshot is sent instead (SEND-01).
+    If the log no longer holds the entry before them, send the snapshot instead (SEND-01).
     """
     prev_index = Index(peer.next_index - 1)
     prev_term = server.log.fetch_term(prev_index)

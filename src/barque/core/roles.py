@@ -183,8 +183,8 @@ class CatchUp:
     def holds(self, log: Log, message: Message) -> bool:
         """An RPC of our leader whose previous entry is ours.
 
-        One that does not match passes only if a gap was the reason to wait: the follower answers it
-        in another way then. A leader of a later term never comes here: its term ends the wait.
+        An RPC that does not match passes only if a gap was the reason to wait: the follower answers it
+        in another way then. An RPC of a later term never comes here: the term ends the wait.
         """
         if isinstance(message, InstallSnapshotRpc):
             return message.meta.position.index >= log.next_index()

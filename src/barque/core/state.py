@@ -2,7 +2,7 @@
 
 How to read it. `Server` holds the durable pair (`current_term`, `voted_for`), the volatile indexes,
 the configuration in force, and the machine. Its `role` is the Raft state, with the data of that state
-(`roles`). Rules of who may change what:
+(`roles`). Each field has one module that changes it:
 
 - `transitions` alone sets `role`, `raft_state`, `leader_id`, `current_term` and `voted_for`. So the
   term and the leader of that term are one fact: a new term forgets the leader.
@@ -29,7 +29,7 @@ from barque.types import NOWHERE, Index, IndexTerm, MemberRecord, Membership, Se
 
 
 class PeerStatus(enum.Enum):
-    """What a leader can do for a peer. Only a `NORMAL` one is sent entries and heartbeats.
+    """What a leader can send to a peer. Only a `NORMAL` peer gets entries and heartbeats.
 
     Ra's `suspended` is missing: our sends never block, a full channel drops and counts.
     """
@@ -82,11 +82,11 @@ class Peer:
         self.voter = record.membership is Membership.VOTER
 
     def record(self, member: ServerId) -> MemberRecord:
-        """What the configuration says of it."""
+        """The member's record in the configuration."""
         return MemberRecord(member, self.uid, self.membership, self.target)
 
     def begin_term(self, next_index: Index) -> None:
-        """A new leader knows nothing of anybody's log (§3.5)."""
+        """Reset the positions: a new leader knows nothing of its peers' logs (§3.5)."""
         self.next_index = next_index
         self.match_index = self.commit_index = self.commit_index_sent = Index(0)
         self.query_index = self.attempts = 0
@@ -102,7 +102,7 @@ def records_of(cluster: Cluster) -> tuple[MemberRecord, ...]:
 
 
 def make_cluster(records: Iterable[MemberRecord], old: Cluster | None = None) -> Cluster:
-    """The members of a configuration, with what is known of those that were there before.
+    """The members of a configuration. Members that stay keep their replication progress.
 
     Another uid is another server, of which nothing is known.
     """
@@ -137,7 +137,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine[Any]
     machine_args: dict[str, Any] = {}
     cluster_id: str = ""
-    """Names this cluster for ever. A later cluster of the same name has another id."""
+    """Identifies this cluster. A later cluster of the same name has another id."""
     membership: Membership = Membership.VOTER
     """What this server may do until a configuration in its log says so."""
     initial_uids: dict[ServerId, Uid] = {}
@@ -272,7 +272,7 @@ class Server:
         self.query_index = 0  # of the newest consistent query, as a leader
         self.commit_latency_ms = 0
 
-    # --- what handlers ask -------------------------------------------------------------
+    # --- questions of handlers -------------------------------------------------------------
 
     @property
     def previous_cluster(self) -> tuple[IndexTerm, tuple[MemberRecord, ...]] | None:

@@ -5,14 +5,13 @@ a follower stays until that end is on its own disk. Then both stop. A member tha
 deletion from the nodes of the others, which remember it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from barque.core import messages as m
 from barque.core.append_entries import append_entries_reply, on_append_entries
 from barque.core.check_quorum import unresolved_from
 from barque.core.commitment import note_position
-from barque.core.dispatch import FROM_LEADER, LOG_EVENTS, Handler, Row, each, ignore, impossible, on, total
+from barque.core.dispatch import FROM_LEADER, LOG_EVENTS, Row, each, ignore, impossible, on, total
 from barque.core.effects import (
     Effect,
     Rejected,
@@ -129,28 +128,39 @@ def is_fully_persisted(server: Server) -> bool:
     return server.log.last_written() == server.log.last_index_term()
 
 
-def _refuse(effects_of: Callable[[Any], list[Effect]]) -> Handler:
-    """A row that refuses a request: the cluster is gone."""
-    return lambda _server, message: effects_of(message)
+def _refuse_commands(_server: Server, commands: m.Commands) -> list[Effect]:
+    """The cluster is gone."""
+    return refuse_commands(commands, Rejection.UNKNOWN_CLUSTER, None)
 
 
-def _one(message: Any) -> list[Effect]:
-    return [Rejected(message.origin, message.correlation, 1, Rejection.UNKNOWN_CLUSTER)]
-
-
-def _queries(queries: m.Queries) -> list[Effect]:
+def _refuse_queries(_server: Server, queries: m.Queries) -> list[Effect]:
+    """The cluster is gone."""
     size = len(queries.payloads)
     return [Rejected(queries.origin, queries.first_correlation, size, Rejection.UNKNOWN_CLUSTER)]
 
 
-_CHANGES = (m.JoinMember, m.LeaveMember, m.DeleteCluster)
+def _refuse_request(_server: Server, request: Any) -> list[Effect]:
+    """The cluster is gone."""
+    return [Rejected(request.origin, request.correlation, 1, Rejection.UNKNOWN_CLUSTER)]
+
+
+def _refuse_change(server: Server, change: Any) -> list[Effect]:
+    """The cluster is gone; a caller that wants no reply gets none."""
+    return [] if change.reply_mode is ReplyMode.NOREPLY else _refuse_request(server, change)
+
+
+def _refuse_aux(server: Server, command: m.AuxCommand) -> list[Effect]:
+    """The cluster is gone; nobody waits for a cast."""
+    return [] if command.origin == NOBODY else _refuse_request(server, command)
+
+
 _BOTH: list[list[Row]] = [
     on(m.AwaitConditionTimeout, _on_timeout),
-    on(m.Commands, _refuse(lambda c: refuse_commands(c, Rejection.UNKNOWN_CLUSTER, None))),
-    on(m.Queries, _refuse(_queries)),
-    each(_refuse(lambda c: [] if c.reply_mode is ReplyMode.NOREPLY else _one(c)), *_CHANGES),
-    each(_refuse(_one), m.TransferLeadership, m.ForceMemberChange),
-    on(m.AuxCommand, _refuse(lambda c: [] if c.origin == NOBODY else _one(c))),
+    on(m.Commands, _refuse_commands),
+    on(m.Queries, _refuse_queries),
+    each(_refuse_change, m.JoinMember, m.LeaveMember, m.DeleteCluster),
+    each(_refuse_request, m.TransferLeadership, m.ForceMemberChange),
+    on(m.AuxCommand, _refuse_aux),
     # the cluster elects nobody any more, and the deletion is committed
     each(ignore, m.RequestVoteRpc, m.RequestVoteResult, m.PreVoteRpc, m.PreVoteResult),
     each(ignore, m.ElectionTimeout, m.TimeoutNow, m.ServerDown, m.NodeStatus),

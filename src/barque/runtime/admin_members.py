@@ -32,11 +32,11 @@ from barque.errors import (
     UnknownCluster,
     UnknownMember,
 )
-from barque.runtime.calls import error_named, fail
 from barque.runtime.directory import new_uid
 from barque.runtime.ranges import Range
 from barque.runtime.refusals import CHANGE_UNDER_WAY
 from barque.runtime.server_process import ServerProcess
+from barque.transport.answers import error_named, fail
 from barque.transport.wire import ClientAnswer, ClientFailed, ClientReplies
 from barque.types import ClientRef, Membership, ReplyMode, ServerId, Uid
 

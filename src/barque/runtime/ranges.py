@@ -3,39 +3,11 @@
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
+from barque.transport.answers import UnansweredRanges
 from barque.types import ReplyMode, Term
 
 if TYPE_CHECKING:
     from barque.runtime.front import Route, Session
-
-
-class Gaps:
-    """Which of some consecutive things are still open. They are not closed in order: two leaders in
-    turn may answer parts of what was sent, and the answers of the first may be lost.
-    """
-
-    __slots__ = ("_open",)
-
-    def __init__(self, count: int) -> None:
-        self._open = [(0, count)]  # (first, behind the last), ascending
-
-    def __bool__(self) -> bool:
-        """Whether any is open."""
-        return bool(self._open)
-
-    def close(self, first: int, count: int) -> list[tuple[int, int]]:
-        """Close these; returns those that were open until now, as (first, count)."""
-        found: list[tuple[int, int]] = []
-        left: list[tuple[int, int]] = []
-        for start, end in self._open:
-            low, high = max(start, first), min(end, first + count)
-            if low >= high:
-                left.append((start, end))
-                continue
-            found.append((low, high - low))
-            left += [(a, b) for a, b in ((start, low), (high, end)) if a < b]
-        self._open = left
-        return found
 
 
 class Range:
@@ -86,7 +58,7 @@ class Range:
         self.route: Route | None = None
         self.first = 0
         self.arrival = 0
-        self._gaps: Gaps | None = None  # None: nothing is answered
+        self._gaps: UnansweredRanges | None = None  # None: nothing is answered
         self.sent_in = Term(0)
         self.deadline = 0.0
         self.done = False
@@ -96,7 +68,7 @@ class Range:
         if self._gaps is None:
             if count >= self.count:
                 return [(0, count)]  # nearly always: all at once, and then it is done
-            self._gaps = Gaps(self.count)
+            self._gaps = UnansweredRanges(self.count)
         return self._gaps.close(first, count)
 
     @property

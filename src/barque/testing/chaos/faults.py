@@ -365,7 +365,7 @@ async def _member(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
     async with stage.taking(rng, rng.choice(("leader", "one"))) as [name]:
         member = f"{CLUSTER}@{name}"
         try:
-            told = (await stage.admin.remove_member(CLUSTER, member, timeout_s=_ASK_S))["told"]
+            told: bool | str = (await stage.admin.remove_member(CLUSTER, member, timeout_s=_ASK_S)).told
         except OutcomeUnknown:
             told = "outcome unknown"  # the node is added again in any case
         except BarqueError as error:

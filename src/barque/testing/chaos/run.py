@@ -304,15 +304,13 @@ class Run:
         """Return "" if all nodes answer, one member leads, and all have written and applied the same."""
         report = await admin.status([CLUSTER], timeout_s=_STATUS_S)
         self._complaints = {
-            node["name"]: f"{node['state']}: {node.get('failure')}"
-            for node in report["nodes"]
-            if node["state"] != "running"
+            node.name: f"{node.state}: {node.failure}" for node in report.nodes if node.state != "running"
         }
-        members = [member for cluster in report["clusters"] for member in cluster["members"]]
-        roles = sorted(member["role"] for member in members)
+        members = [member for cluster in report.clusters for member in cluster.members]
+        roles = sorted(member.role for member in members)
         if roles != [*["follower"] * (len(self._names) - 1), "leader"]:
             return f"roles are {roles}"
-        positions = {(m["last_applied"], m["last_written_index"], m["last_index"]) for m in members}
+        positions = {(m.last_applied, m.last_written_index, m.last_index) for m in members}
         working = any(not task.done() for w in self._workloads for task in w.tasks)
         return "" if working or len(positions) == 1 else f"members are at {sorted(positions)}"
 

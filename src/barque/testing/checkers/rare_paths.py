@@ -7,6 +7,7 @@ changes anything.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from barque.client.requests import CommandBatch
 from barque.core.configuration import may_change, recognises
 from barque.core.effects import Rejected, SendRpc, StartElectionTimeout
 from barque.core.log_contract import Found
@@ -26,7 +27,7 @@ class RarePath(NamedTuple):
 
 
 def _asks(kind: type, **wanted: Any) -> Callable[[Any], bool]:
-    """Some effect is of this kind, or sends a message of this kind."""
+    """One of the effects is of this kind, or sends a message of this kind."""
 
     def look(effects: Any) -> bool:
         for effect in effects:
@@ -377,7 +378,9 @@ NODES = (
         "a client in the process ends with commands under way",
         "client.routing:Router.end",
         before=lambda self, _reason: any(
-            batch.kind == "command" for c in self._connections.values() for batch in c._waiting.values()
+            isinstance(batch, CommandBatch)
+            for c in self._connections.values()
+            for batch in c._waiting.values()
         ),
     ),
 )

@@ -120,6 +120,8 @@ class SimClient:
         try:
             async with asyncio.timeout(after_s):
                 return await work
+        except BarqueError:
+            raise  # the client's own answer; some are `TimeoutError`s
         except TimeoutError:
             self.cancelled += 1
             raise OutcomeUnknown("the call was cancelled") from None
