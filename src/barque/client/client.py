@@ -396,8 +396,8 @@ class Client:
 
         Entries that only the lost members have are lost, and these members must never run again with their
         old data. Give the client that node's address alone: the request goes to the node that `connect` has
-        reached, and to no other. Raises `UnknownCluster`, `WalDown`, `NoLeader` (it is alone now, and does not
-        lead yet), or `OutcomeUnknown`.
+        reached, and to no other. Raises `UnknownCluster`, `WalDown`, `NoLeader` (it is alone now, and does
+        not lead yet), or `OutcomeUnknown`.
         """
         arguments = {"cluster": cluster}
         answer = await self._ask_node("force_shrink", arguments, timeout_s, self._router.first_node)

@@ -27,7 +27,7 @@ class RarePath(NamedTuple):
 
 
 def _asks(kind: type, **wanted: Any) -> Callable[[Any], bool]:
-    """One of the effects is of this kind, or sends a message of this kind."""
+    """Some effect is of this kind, or sends a message of this kind."""
 
     def look(effects: Any) -> bool:
         for effect in effects:
