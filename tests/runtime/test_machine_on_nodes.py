@@ -42,7 +42,7 @@ class Observed(barque.Machine[list[Any]]):
             case ["read", indexes, node]:
                 return state, None, [ReadLog(indexes, self._note_read, node)]
             case ["aux", value]:
-                return state, None, [Aux(value)]
+                return state, None, [[Aux(value)], []]
             case "watch me":
                 return state, None, [MonitorClient(meta.origin)]
             case "leave me":
@@ -53,8 +53,10 @@ class Observed(barque.Machine[list[Any]]):
                 return state, None, [MonitorNode(node)]
             case ["leave", node]:
                 return state, None, [DemonitorNode(node)]
+            case ["at", unix_ms]:
+                return state, None, [barque.Timer("alarm", at_ms=unix_ms)]
             case "append":
-                return state, None, [barque.Append("appended")]
+                return state, None, barque.Append("appended")
             case _:
                 return state, None
 
@@ -80,6 +82,9 @@ class Observed(barque.Machine[list[Any]]):
                 return AuxResult(aux, reply="watched", effects=[MonitorNode(node, aux=True)])
             case ["leave", node]:
                 return AuxResult(aux, reply="left", effects=[DemonitorNode(node, aux=True)])
+            case ["look", index]:
+                facts = [raft_state, member.leader_id, member.last_applied, member.read_commands([index])]
+                return AuxResult(aux, reply=[*facts, member.machine_state, member.effective_machine_version])
             case _:
                 return AuxResult(aux, reply=None)
 
@@ -142,7 +147,7 @@ async def test_a_machine_hears_of_each_state_that_its_member_enters(tmp_path: Pa
 
 
 async def test_a_replay_repeats_no_effect(tmp_path: Path) -> None:
-    """CORE-04, EFF-32, LIFE-05: a restart applies old commands again, and appends nothing for them."""
+    """CORE-04, EFF-32, EFF-31, LIFE-05: a restart applies old commands again, and appends nothing for them."""
     async with some_nodes(tmp_path, 1) as single, single.client() as client:
         await client.start_cluster("it", "observed")
         await client.process_command("it", "append")
@@ -231,7 +236,7 @@ async def test_only_members_that_led_heard_a_machine_tick(tmp_path: Path) -> Non
 
 
 async def test_every_members_aux_machine_is_told_what_happens(tmp_path: Path) -> None:
-    """AUX-03, EFF-18, COMMIT-06, TIME-01: `Aux` effects, progress, and ticks reach followers as well."""
+    """AUX-03, EFF-18, EFF-31, COMMIT-06, TIME-01: `Aux` effects, progress, and ticks reach followers as well."""
     async with some_nodes(tmp_path, 2) as two, two.client() as client:
         await client.start_cluster("it", "observed")
         await client.process_command("it", ["aux", "told"])
@@ -304,3 +309,29 @@ async def test_an_aux_machine_watches_nodes_for_itself(tmp_path: Path) -> None:
         await three.stop("n3")
         await until(is_told, "the aux machine to hear that n3 is down")
         assert [c for c in three.state_on(follower) if isinstance(c, BUILT_IN)] == []
+
+
+async def test_a_timer_for_a_time_that_is_over_fires_at_once(tmp_path: Path) -> None:
+    """EFF-10: `at_ms` is Unix milliseconds on the leader's clock."""
+    async with some_nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("it", "observed")
+        await client.process_command("it", ["at", 1_000])
+        await single.has("n1", barque.Timeout("alarm"))
+
+
+async def test_an_aux_machine_sees_its_member(tmp_path: Path) -> None:
+    """AUX-05, AUX-06: state, leader, log and version, also while the member stands for election."""
+    async with some_nodes(tmp_path, 2) as two, two.client("n1") as client:
+        await client.start_cluster("it", "observed")
+        position = await client.append_command("it", "one")
+        await client.process_command("it", "two")
+        await two.has("n1", "two")
+        await two.stop("n2")
+
+        async def stands() -> bool:
+            return two.running["n1"].system.processes["it"].state == "pre_vote"
+
+        await until(stands, "n1 to stand for election")
+        seen = await client.aux_command("it", ["look", position.index])
+        applied = two.running["n1"].system.processes["it"].server.last_applied
+        assert seen == ["pre_vote", None, applied, ["one"], ["one", "two"], 0]

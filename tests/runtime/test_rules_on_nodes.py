@@ -10,7 +10,7 @@ from tests.nodes import Adder, Nodes, nodes, until
 from tests.runtime.test_members import Hasty, gone, role_of
 
 import barque
-from barque.core.messages import AppendEntriesRpc, HeartbeatRpc
+from barque.core.messages import AppendEntriesRpc, HeartbeatRpc, TimeoutNow
 from barque.core.roles import LeaderRole
 from barque.core.state import RaftState
 from barque.runtime.clock import SystemClock
@@ -211,3 +211,151 @@ async def test_a_cluster_that_cannot_be_formed_leaves_nothing(tmp_path: Path) ->
 
         await until(is_formed, "the cluster to be formed")
         assert await client.process_command("sum", 1) == 1
+
+
+async def test_a_round_that_was_lost_is_asked_again_with_a_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QRY-06, QRY-09, QRY-12: a read waits for a majority's answers to its round, which ticks ask for again."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 7)
+        leader = await three.leader(client, "sum")
+        process = member(three, leader)
+        loss = Loss(monkeypatch, three.running[leader], lambda _to, message: type(message) is HeartbeatRpc)
+        read = asyncio.ensure_future(client.consistent_query("sum"))
+
+        async def is_waiting() -> bool:
+            role = process.server.role
+            return isinstance(role, LeaderRole) and bool(role.waiting_queries)
+
+        await until(is_waiting, "the read to wait for its round")
+        assert not read.done()
+        loss.on = False
+        assert await read == 7
+        assert process.server.query_index > 0
+
+
+async def test_a_handing_over_that_fails_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XFER-03, CORE-06: a leader whose target hears nothing waits, and leads again in the same term."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 1)
+        leader = await three.leader(client, "sum")
+        target = next(name for name in three.addresses if name != leader)
+        process = member(three, leader)
+        term = process.server.current_term
+        Loss(monkeypatch, three.running[leader], lambda _to, message: type(message) is TimeoutNow)
+
+        async def waits() -> bool:
+            await client.transfer_leadership("sum", target)
+            return process.server.raft_state is RaftState.AWAIT_CONDITION
+
+        await until(waits, "the leader to wait")
+        assert await client.process_command("sum", 1) == 2
+        assert (process.server.raft_state, process.server.current_term) == (RaftState.LEADER, term)
+
+
+async def test_a_member_without_a_vote_is_not_counted(tmp_path: Path) -> None:
+    """COMMIT-03, ELEC-22, MEMB-08: one voter of two members commits, and is elected, alone."""
+    async with nodes(tmp_path, 2) as two, two.client("n1") as client:
+        await client.start_cluster("sum", "adder", nodes=["n1"])
+        await client.add_member("sum", "n2", membership=barque.Membership.NON_VOTER)
+        await two.stop("n2")
+        assert await client.process_command("sum", 1) == 1
+        await two.stop("n1")
+        await two.start("n1")
+        assert await client.process_command("sum", 1) == 2
+
+
+async def test_a_leader_knows_where_its_peers_stand(tmp_path: Path) -> None:
+    """CORE-15, OVW-01: next, match and commit index of each peer, and its vote and uid."""
+    async with nodes(tmp_path, 2) as two, two.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 1)
+        leader = await two.leader(client, "sum")
+        other = next(name for name in two.addresses if name != leader)
+        async with two.client(leader) as asked:
+
+            async def is_up_to_date() -> Any:
+                peer = (await asked.overview("sum")).peers[f"sum@{other}"]
+                return peer if peer["match_index"] == peer["commit_index_sent"] == 2 else None
+
+            peer = await until(is_up_to_date, "the follower to have everything")
+        assert (peer["next_index"], peer["voter"], peer["uid"]) == (3, True, member(two, other).uid)
+
+
+class Newer(Adder):
+    """The next version of the machine: it counts twice."""
+
+    version = 1
+
+    def apply(self, meta: barque.CommandMeta, command: Any, state: int) -> Any:
+        """Add twice, from version 1 on."""
+        if isinstance(command, barque.MachineVersion):
+            return state + 1_000, None
+        return super().apply(meta, 2 * command, state)
+
+    def which_module(self, version: int) -> barque.Machine[Any]:
+        """The code of that version."""
+        return self if version else Adder()
+
+
+async def effective(some: Nodes, node: str, version: int) -> None:
+    """Wait until the member on a node has this machine version in force."""
+
+    async def is_in_force() -> bool:
+        return member(some, node).server.effective_machine_version == version
+
+    await until(is_in_force, f"version {version} on {node}")
+
+
+async def test_a_member_without_the_version_stands_still_until_it_has_it(tmp_path: Path) -> None:
+    """VER-01 to VER-03, SYS-24: `quorum` moves at once; older code keeps the log, and applies it later."""
+    some = Nodes(tmp_path, 3, machine_upgrade_strategy="quorum")
+    await some.start()
+    try:
+        async with some.client("n1") as client:
+            await client.start_cluster("sum", "adder")
+            await client.process_command("sum", 1)
+            await some.stop("n1", "n2")
+            await some.start("n1", "n2", machines={"adder": Newer()})
+
+            async def has_moved() -> bool:
+                await client.transfer_leadership("sum", "n1")
+                return member(some, "n1").server.effective_machine_version == 1
+
+            await until(has_moved, "the newer member to lead")
+            assert await client.process_command("sum", 1) == 1_003
+            old = member(some, "n3").server
+
+            async def has_the_log() -> bool:
+                return old.commit_index == member(some, "n1").server.commit_index
+
+            await until(has_the_log, "the entries to arrive")
+            assert (old.machine_state, old.last_applied < old.commit_index) == (1, True)
+            await some.stop("n3")
+            await some.start("n3", machines={"adder": Newer()})
+
+            async def has_caught_up() -> bool:
+                return member(some, "n3").server.machine_state == 1_003
+
+            await until(has_caught_up, "the entries to be applied")
+    finally:
+        await some.stop()
+
+
+async def test_a_cluster_moves_when_every_member_has_the_version(tmp_path: Path) -> None:
+    """VER-04, VER-05: with `all` the leader asks for the others' versions, and waits for the last."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        for name in ("n1", "n2"):
+            await three.stop(name)
+            await three.start(name, machines={"adder": Newer()})
+            assert await client.process_command("sum", 1) is not None
+        assert await client.consistent_query("sum") == 2
+        await three.stop("n3")
+        await three.start("n3", machines={"adder": Newer()})
+        for name in three.addresses:
+            await effective(three, name, 1)
+        assert await client.process_command("sum", 1) == 1_004
