@@ -19,7 +19,6 @@ from barque.client import sync as module
 from barque.errors import BarqueError, Stopped
 
 ONLY_ASYNC = {
-    "carried_by": "makes a client that a session inside a node carries",
     "over": "makes a client over another kind of link, for simulations and for the inside of a node",
     "end": "ends a client at once, for the owner of such links",
 }

@@ -242,6 +242,21 @@ async def test_counters_tell_what_happened(tmp_path: Path) -> None:
         assert counters["term"] == overview.current_term
 
 
+async def test_an_idle_leader_that_loses_its_peers_at_once_steps_down(tmp_path: Path) -> None:
+    """§6.2: also if they are lost before the failure detector has judged them, and nobody asks anything."""
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder")
+        leader = await client.leader("sum")
+        assert leader is not None
+        await three.stop(*(name for name in three.running if name != leader.node))
+        server = three.running[leader.node].system.processes["sum"].server
+
+        async def nobody_leads() -> bool:
+            return server.leader_id is None
+
+        await until(nobody_leads, "the last node to lose its majority")
+
+
 async def test_status_names_the_unreachable(tmp_path: Path) -> None:
     """Status comes from any one node, and says of the others why they did not answer."""
     async with nodes(tmp_path) as three, three.client("n2") as client:
