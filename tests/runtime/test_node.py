@@ -21,6 +21,7 @@ from barque.errors import (
     UnknownCluster,
 )
 from barque.log.disk import OsDisk
+from barque.runtime.failure_detector import FailureDetector
 from barque.transport.wire import NodeCallReply
 from barque.types import Index, IndexTerm, ServerId
 
@@ -242,8 +243,11 @@ async def test_counters_tell_what_happened(tmp_path: Path) -> None:
         assert counters["term"] == overview.current_term
 
 
-async def test_an_idle_leader_that_loses_its_peers_at_once_steps_down(tmp_path: Path) -> None:
+async def test_an_idle_leader_that_loses_its_peers_at_once_steps_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """§6.2: also if they are lost before the failure detector has judged them, and nobody asks anything."""
+    monkeypatch.setattr(FailureDetector, "poll", lambda _self, _now: [])
     async with nodes(tmp_path) as three, three.client("n1") as client:
         await client.start_cluster("sum", "adder")
         leader = await client.leader("sum")
