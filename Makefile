@@ -46,7 +46,7 @@ search: $(STAMP)        ## all interleavings within bounds, 150,000 states for e
 	BARQUE_SEARCH_STATES=150000 $(BIN)/python -m pytest tests/simulation/test_search.py --timeout 7200
 
 mutants: $(STAMP)       ## which ring finds which planted bug, and how soon: docs/reference/mutants.md; half an hour
-	$(BIN)/python tests/simulation/kill_table.py > docs/reference/mutants.md.new
+	$(BIN)/python -m tests.simulation.kill_table > docs/reference/mutants.md.new
 	mv docs/reference/mutants.md.new docs/reference/mutants.md
 
 docs: $(STAMP)          ## the documentation as HTML, in docs/_build

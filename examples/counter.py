@@ -7,19 +7,19 @@ import barque
 
 
 class Counter(barque.Machine[int]):
-    """Adds what it is told to add."""
+    """Adds numbers."""
 
     def init(self, args: dict[str, int]) -> int:
-        """Where to start; `args` come from whoever forms the cluster."""
+        """The first total: `start`, from the arguments of `start_cluster`."""
         return args.get("start", 0)
 
     def apply(self, meta: barque.CommandMeta, command: int, state: int) -> tuple[int, int]:
-        """The new state, and the reply."""
+        """Return the new state and the reply, which are both the new total."""
         state += command if isinstance(command, int) else 0
         return state, state
 
     def query(self, query: None, state: int) -> int:
-        """Reads do not go through the log."""
+        """Answer a read, which does not go through the log."""
         return state
 
 
@@ -36,11 +36,12 @@ async def main(data_dir: str, ports: tuple[int, int, int] = (7801, 7802, 7803)) 
         barque.Node(configs[2], {"counter": Counter()}) as third,
         barque.Client(list(addresses.values()), secret="only-an-example!") as client,
     ):
-        await client.start_cluster("visits", "counter", arguments={"start": 40})
-        print("after one command:", await client.process_command("visits", 1))
+        visits = client.cluster("visits")
+        await visits.start_cluster("counter", arguments={"start": 40})
+        print("after one command:", await visits.process_command(1))
         await third.stop()
-        print("with one node down:", await client.process_command("visits", 1))
-        total: int = await client.consistent_query("visits")
+        print("with one node down:", await visits.process_command(1))
+        total: int = await visits.consistent_query()
         print("a linearizable read:", total)
         return total
 

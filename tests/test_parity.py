@@ -51,20 +51,20 @@ type | command_type() '$ra_join' | core.messages.JoinMember | MEMB-05 | asked fo
 type | command_type() '$ra_leave' | core.messages.LeaveMember | MEMB-12 | as '$ra_join'
 type | command_type() '$ra_cluster_change' | core.entries.EntryKind.CLUSTER_CHANGE | MEMB-02 |
 type | command_type() '$ra_cluster' | core.messages.DeleteCluster | CMD-20 |
-type | config(), ra_server_config() | core.server.ServerConfig | CORE-12 |
-config | id | core.server.ServerConfig.id | CORE-12 |
-config | uid | core.server.ServerConfig.uid | MEMB-10 |
-config | cluster_name | core.server.ServerConfig.cluster_name | CNT-05 |
+type | config(), ra_server_config() | core.state.ServerConfig | CORE-12 |
+config | id | core.state.ServerConfig.id | CORE-12 |
+config | uid | core.state.ServerConfig.uid | MEMB-10 |
+config | cluster_name | core.state.ServerConfig.cluster_name | CNT-05 |
 config | log_init_args | core.log_contract.Log | CORE-12 | the log is opened by whoever makes the server
-config | initial_members | core.server.ServerConfig.initial_members | CORE-12 |
-config | machine | core.server.ServerConfig.machine | VER-01 |
+config | initial_members | core.state.ServerConfig.initial_members | CORE-12 |
+config | machine | core.state.ServerConfig.machine | VER-01 |
 config | friendly_name | | | the address is readable; there is one name for one thing
 config | metrics_key | | | counters are kept by cluster and node
 config | broadcast_time | | | election timers are set by the node's measured spans
 config | tick_timeout | config.NodeConfig | | a setting of the node, not of each server
-config | install_snap_rpc_timeout | core.server.ServerConfig.receive_snapshot_timeout_ms | S-9 | a chunk is no call; the receiver's patience is what is set
-config | await_condition_timeout | core.server.ServerConfig.await_condition_timeout_ms | W-4 |
-config | max_pipeline_count | core.server.ServerConfig.max_pipeline_count | L-16 |
+config | install_snap_rpc_timeout | core.state.ServerConfig.receive_snapshot_timeout_ms | S-9 | a chunk is no call; the receiver's patience is what is set
+config | await_condition_timeout | core.state.ServerConfig.await_condition_timeout_ms | W-4 |
+config | max_pipeline_count | core.state.ServerConfig.max_pipeline_count | L-16 |
 config | ra_event_formatter | | | events of clients are typed; there is nothing to format
 config | counter | core.overview.metrics | CNT-05 | the runtime keeps the counters
 config | system_config | core.ra_server.system_config | | what concerns a server is part of its own configuration
@@ -82,7 +82,7 @@ effect | {next_event, cast, Msg} | core.effects.NextEvent | CORE-20 | one kind: 
 effect | {notify, Map} | core.effects.Applied | CMD-09 | the same effect as a reply
 effect | {record_leader_msg, Id} | core.effects.CancelElectionTimeout | F-1 |
 effect | start_election_timeout | core.effects.StartElectionTimeout | ELEC-18 | with its span
-type | effects() | core.server.Transition | CORE-01 |
+type | effects() | core.ra_server.Transition | CORE-01 |
 type | machine_conf() {module, …} | machine.machine.Machine | MAC-10 | an object
 type | machine_conf() {simple, …} | machine.simple.SimpleMachine | VER-09 |
 type | simple_apply_fun() | machine.simple.SimpleMachine | VER-09 |
@@ -105,41 +105,41 @@ message | {consistent_query, …} | core.messages.Queries | L-22 |
 message | #heartbeat_rpc{} | core.messages.HeartbeatRpc | F-3 |
 message | {Id, #heartbeat_reply{}} | core.messages.HeartbeatReply | L-26 |
 type | ra_reply_body() | core.effects.SendRpc | F-9 | any message may be an answer
-state | cfg | core.server.Server.cfg | CORE-12 |
-state | leader_id | core.server.Server.leader_id | F-1 |
-state | cluster | core.server.Server.cluster | MEMB-02 |
-state | cluster_change_permitted | core.server.Server.cluster_change_permitted | MEMB-01 |
-state | cluster_index_term | core.server.Server.cluster_index_term | MEMB-03 |
-state | previous_cluster | core.server.Server.previous_cluster | MEMB-03 |
-state | current_term | core.server.Server.current_term | F-9 |
-state | log | core.server.Server.log | CORE-12 |
-state | voted_for | core.server.Server.voted_for | F-8 |
+state | cfg | core.state.Server.cfg | CORE-12 |
+state | leader_id | core.state.Server.leader_id | F-1 |
+state | cluster | core.state.Server.cluster | MEMB-02 |
+state | cluster_change_permitted | core.configuration.may_change | MEMB-01 |
+state | cluster_index_term | core.state.Server.cluster_index_term | MEMB-03 |
+state | previous_cluster | core.state.Server.previous_cluster | MEMB-03 |
+state | current_term | core.state.Server.current_term | F-9 |
+state | log | core.state.Server.log | CORE-12 |
+state | voted_for | core.state.Server.voted_for | F-8 |
 state | votes | core.roles.CandidateRole.votes | C-1 | who, not how many
-state | commit_index | core.server.Server.commit_index | F-1 |
-state | last_applied | core.server.Server.last_applied | F-1 |
-state | persisted_last_applied | core.server.Server.persisted_last_applied | COMMIT-08 |
+state | commit_index | core.state.Server.commit_index | F-1 |
+state | last_applied | core.state.Server.last_applied | F-1 |
+state | persisted_last_applied | core.state.Server.persisted_last_applied | COMMIT-08 |
 state | stop_after | | | unused in Ra since
-state | machine_state | core.server.Server.machine_state | S-6 |
-state | aux_state | core.server.Server.aux_state | AUX-01 |
+state | machine_state | core.state.Server.machine_state | S-6 |
+state | aux_state | core.state.Server.aux_state | AUX-01 |
 state | condition | core.roles.WaitingRole.condition | W-6 |
 state | condition_timeout_changes | core.roles.WaitingRole.timeout_to | W-4 |
 state | pre_vote_token | core.roles.PreVoteRole.token | P-6 |
-state | query_index | core.server.Server.query_index | L-22 |
+state | query_index | core.state.Server.query_index | L-22 |
 state | queries_waiting_heartbeats | core.roles.LeaderRole.waiting_queries | L-22 |
 state | pending_consistent_queries | core.roles.LeaderRole.pending_queries | L-23 |
-state | commit_latency | core.server.Server.commit_latency_ms | CNT-05 |
-ra_state | leader | core.states.RaftState.LEADER | L-2 |
-ra_state | follower | core.states.RaftState.FOLLOWER | F-1 |
-ra_state | candidate | core.states.RaftState.CANDIDATE | C-1 |
-ra_state | pre_vote | core.states.RaftState.PRE_VOTE | P-6 |
-ra_state | await_condition | core.states.RaftState.AWAIT_CONDITION | W-6 |
-ra_state | delete_and_terminate | core.states.RaftState.DELETE_AND_TERMINATE | LIFE-06 |
-ra_state | terminating_leader | core.states.RaftState.TERMINATING_LEADER | CORE-09 |
-ra_state | terminating_follower | core.states.RaftState.TERMINATING_FOLLOWER | CORE-10 |
-ra_state | recover | core.states.RaftState.RECOVER | CORE-12 |
-ra_state | recovered | core.states.RaftState.RECOVERED | CORE-12 |
-ra_state | stop | core.states.RaftState.STOP | MEMB-13 |
-ra_state | receive_snapshot | core.states.RaftState.RECEIVE_SNAPSHOT | S-1 |
+state | commit_latency | core.state.Server.commit_latency_ms | CNT-05 |
+ra_state | leader | core.roles.RaftState.LEADER | L-2 |
+ra_state | follower | core.roles.RaftState.FOLLOWER | F-1 |
+ra_state | candidate | core.roles.RaftState.CANDIDATE | C-1 |
+ra_state | pre_vote | core.roles.RaftState.PRE_VOTE | P-6 |
+ra_state | await_condition | core.roles.RaftState.AWAIT_CONDITION | W-6 |
+ra_state | delete_and_terminate | core.roles.RaftState.DELETE_AND_TERMINATE | LIFE-06 |
+ra_state | terminating_leader | core.roles.RaftState.TERMINATING_LEADER | CORE-09 |
+ra_state | terminating_follower | core.roles.RaftState.TERMINATING_FOLLOWER | CORE-10 |
+ra_state | recover | core.roles.RaftState.RECOVER | CORE-12 |
+ra_state | recovered | core.roles.RaftState.RECOVERED | CORE-12 |
+ra_state | stop | core.roles.RaftState.STOP | MEMB-13 |
+ra_state | receive_snapshot | core.roles.RaftState.RECEIVE_SNAPSHOT | S-1 |
 function | name/2 | core.ra_server.name | LIFE-14 |
 function | init/1 | core.ra_server.init | CORE-12 |
 function | recover/1 | core.ra_server.recover | CORE-12 |

@@ -6,55 +6,211 @@ The layers, lowest first; arrows only point down, and a test sees to it:
 - `machine`: what you implement.
 - `core`: the Raft server, which turns messages into effects.
 - `log` and `transport`: bytes on disk, and bytes between nodes.
+- `client`: commands and reads, with typed outcomes; `sync`: the same for threads.
 - `runtime`: a node performs the effects, on one event loop.
-- `client`: commands and reads, with typed outcomes.
 - `gateways`, `bench` and `cli`: the Redis protocol, benchmarks, and the command line.
 - `testing`: hand-driven clusters, and a simulator of whole nodes from one seed.
+
+`import barque` loads what a client or a machine needs. `Node` and `local_client` load the server at their
+first use (docs/decisions/0005-a-client-loads-no-server.md).
 """
 
-from barque.client import sync
+from typing import TYPE_CHECKING, Any
+
+from barque import sync
 from barque.client.client import Client
-from barque.client.local import local_client
+from barque.client.cluster import ClusterClient
 from barque.client.outcomes import Notification
+from barque.client.results import (
+    AddedMember,
+    ClusterStatus,
+    DeletedCluster,
+    MemberInfo,
+    MemberOverview,
+    MembersInfo,
+    MemberStatus,
+    NodeStatus,
+    Pong,
+    PromotedMember,
+    RemovedMember,
+    ReplacedMember,
+    ShrunkCluster,
+    StaleIncarnation,
+    StartedCluster,
+    Status,
+    Transfer,
+)
+from barque.client.url import connect
 from barque.config import ClusterConfig, LogConfig, NodeConfig, RespConfig, TimeConfig, load_config
-from barque.errors import BarqueError, InvalidCommand, NoLeader, OutcomeUnknown, QueryTimeout, Refused
-from barque.machine.effects import Append, Aux, SendMsg, Timer
+from barque.errors import (
+    AlreadyMember,
+    BarqueError,
+    ChangeNotPermitted,
+    CommandTimeout,
+    ConfigurationError,
+    Damaged,
+    InvalidCommand,
+    InvariantViolation,
+    LeaderTimeout,
+    MachineFault,
+    NoLeader,
+    NonVoter,
+    NoQuorum,
+    NotAvailableYet,
+    NotLeader,
+    NotUpToDate,
+    OutcomeUnknown,
+    Overloaded,
+    ProtocolError,
+    QueryTimeout,
+    Refused,
+    Stopped,
+    StorageError,
+    Unauthenticated,
+    UnknownCluster,
+    UnknownMember,
+    WalDown,
+)
+from barque.machine.effects import (
+    Append,
+    Aux,
+    Checkpoint,
+    DemonitorClient,
+    DemonitorNode,
+    MachineEffect,
+    MonitorClient,
+    MonitorNode,
+    ReadLog,
+    ReleaseCursor,
+    SendMsg,
+    Timer,
+)
 from barque.machine.kv import KvMachine
-from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
+from barque.machine.machine import (
+    AuxKind,
+    AuxResult,
+    Builtin,
+    CommandMeta,
+    Down,
+    Machine,
+    MachineVersion,
+    Member,
+    NodeDown,
+    NodeUp,
+    Result,
+    Timeout,
+)
 from barque.machine.simple import SimpleMachine
-from barque.runtime.node import Node
-from barque.types import ClientRef, IndexTerm, ServerId
+from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, ServerId, Term, Uid
+
+if TYPE_CHECKING:
+    from barque.client.local import local_client
+    from barque.runtime.node import Node
 
 __version__ = "0.1.0"
 __all__ = [
+    "AddedMember",
+    "AlreadyMember",
     "Append",
     "Aux",
+    "AuxKind",
+    "AuxResult",
     "BarqueError",
+    "Builtin",
+    "ChangeNotPermitted",
+    "Checkpoint",
     "Client",
     "ClientRef",
+    "ClusterClient",
     "ClusterConfig",
+    "ClusterStatus",
     "CommandMeta",
+    "CommandTimeout",
+    "ConfigurationError",
+    "Damaged",
+    "DeletedCluster",
+    "DemonitorClient",
+    "DemonitorNode",
+    "Down",
+    "Index",
     "IndexTerm",
     "InvalidCommand",
+    "InvariantViolation",
     "KvMachine",
+    "LeaderTimeout",
     "LogConfig",
     "Machine",
+    "MachineEffect",
+    "MachineFault",
     "MachineVersion",
+    "Member",
+    "MemberInfo",
+    "MemberOverview",
+    "MemberStatus",
+    "MembersInfo",
+    "Membership",
+    "MonitorClient",
+    "MonitorNode",
     "NoLeader",
+    "NoQuorum",
     "Node",
     "NodeConfig",
+    "NodeDown",
+    "NodeStatus",
+    "NodeUp",
+    "NonVoter",
+    "NotAvailableYet",
+    "NotLeader",
+    "NotUpToDate",
     "Notification",
     "OutcomeUnknown",
+    "Overloaded",
+    "Pong",
+    "PromotedMember",
+    "ProtocolError",
     "QueryTimeout",
+    "ReadLog",
     "Refused",
+    "ReleaseCursor",
+    "RemovedMember",
+    "ReplacedMember",
+    "ReplyMode",
     "RespConfig",
+    "Result",
     "SendMsg",
     "ServerId",
+    "ShrunkCluster",
     "SimpleMachine",
+    "StaleIncarnation",
+    "StartedCluster",
+    "Status",
+    "Stopped",
+    "StorageError",
+    "Term",
     "TimeConfig",
     "Timeout",
     "Timer",
+    "Transfer",
+    "Uid",
+    "Unauthenticated",
+    "UnknownCluster",
+    "UnknownMember",
+    "WalDown",
+    "connect",
     "load_config",
     "local_client",
     "sync",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the server when a program asks for it: most clients never do."""
+    if name == "Node":
+        from barque.runtime.node import Node
+
+        return Node
+    if name == "local_client":
+        from barque.client.local import local_client
+
+        return local_client
+    raise AttributeError(f"module 'barque' has no attribute {name!r}")

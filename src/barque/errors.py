@@ -3,32 +3,38 @@
 ::
 
     BarqueError
-    ├── Refused                 no: the command was not and will not be applied
+    ├── Refused                 no: the command was not applied and will not be
     │   ├── NotLeader           … the addressed member does not lead; `leader` may be known
-    │   ├── NoLeader            … nobody led until the deadline, and nothing was sent
+    │   ├── NoLeader            … no leader is known or reachable
+    │   │   └── LeaderTimeout   … and the caller's time ran out (also a `TimeoutError`)
     │   ├── NoQuorum            … the leader cannot reach a majority
-    │   ├── WalDown             … the leader's log cannot be written
-    │   ├── Overloaded          … too much is waiting already
-    │   ├── UnknownCluster      … no such cluster, server or machine on that node
-    │   ├── UnknownMember       … the named server is no member of the cluster
-    │   ├── NotUpToDate         … the named member's log is behind
+    │   ├── WalDown             … the leader cannot write its log
+    │   ├── Overloaded          … too many requests wait already
+    │   ├── UnknownCluster      … the asked node has no such cluster or server
+    │   ├── UnknownMember       … the named server is not a member of the cluster
+    │   ├── NotUpToDate         … the log of the named member is behind
     │   ├── NonVoter            … the named member does not vote
     │   ├── AlreadyMember       … the named server is a member already
-    │   ├── ChangeNotPermitted  … a membership change is not permitted now
-    │   ├── InvalidCommand      … the command or query cannot be understood
+    │   ├── ChangeNotPermitted  … the leader cannot change members now
+    │   ├── InvalidCommand      … the machine or the node does not understand the request
     │   ├── Unauthenticated     … wrong secret, name or protocol version
-    │   ├── NotAvailableYet     … the feature is designed but not built
+    │   ├── NotAvailableYet     … this release has no such feature
     │   └── Stopped             … the server, node or client is stopped
     ├── OutcomeUnknown          perhaps: it was sent, and no answer came
-    ├── QueryTimeout            a read ran out of time; reads change nothing
-    ├── ConfigurationError      before anything ran: which setting, and the cure
+    │   └── CommandTimeout      … and the caller's time ran out (also a `TimeoutError`)
+    ├── QueryTimeout            a read ran out of time (also a `TimeoutError`); reads change nothing
+    ├── ConfigurationError      no: a setting is wrong; the text names it and the cure
     ├── ProtocolError           a peer sent what no correct peer sends
     ├── MachineFault            the user's state machine raised
-    ├── StorageError            the disk said no
-    │   └── Damaged             a file holds what was never written there
-    └── InvariantViolation      our bug: the server that noticed stops itself
+    ├── StorageError            the disk refused an operation
+    │   └── Damaged             a file holds bytes that Barque never wrote there
+    └── InvariantViolation      a bug in Barque: the server that noticed stops itself
 
-`OutcomeUnknown` and `Refused` never mix with the last three: those are about this machine.
+The last five are about one machine; they never say whether a command happened.
+
+`except TimeoutError` catches every request whose time ran out. To learn whether it may have happened, catch
+`LeaderTimeout` (no), `QueryTimeout` (no: a read) or `CommandTimeout` (perhaps). Clients raise the two
+subclasses; nodes send the names of their bases, which every release understands.
 """
 
 from barque.types import ServerId
@@ -38,14 +44,17 @@ class BarqueError(Exception):
     """The root of all errors that Barque raises on purpose."""
 
 
+# --- no ------------------------------------------------------------------------------------
+
+
 class Refused(BarqueError):
-    """The command did not happen and will not. Sending it again is safe."""
+    """The command did not happen and will not. It is safe to send it again."""
 
 
 class NotLeader(Refused):
     """The addressed member does not lead.
 
-    `leader` is the member to ask instead, if the refusing one knew it.
+    `leader` is the member to ask instead, or None if the refusing member knew none.
     """
 
     def __init__(self, message: str = "not the leader", leader: ServerId | None = None) -> None:
@@ -54,7 +63,11 @@ class NotLeader(Refused):
 
 
 class NoLeader(Refused):
-    """No leader was known until the deadline; nothing was sent."""
+    """No leader is known, or no node could be reached; nothing was sent to a leader."""
+
+
+class LeaderTimeout(NoLeader, TimeoutError):
+    """No leader could be reached before the deadline. The request did not happen."""
 
 
 class NoQuorum(Refused):
@@ -62,7 +75,7 @@ class NoQuorum(Refused):
 
 
 class WalDown(Refused):
-    """The log of the addressed member cannot be written."""
+    """The addressed member cannot write its log."""
 
 
 class Overloaded(Refused):
@@ -70,7 +83,7 @@ class Overloaded(Refused):
 
 
 class UnknownCluster(Refused):
-    """There is no such cluster, server or machine on that node."""
+    """The asked node knows no such cluster or server."""
 
 
 class UnknownMember(Refused):
@@ -78,7 +91,7 @@ class UnknownMember(Refused):
 
 
 class NotUpToDate(Refused):
-    """The named member's log is behind; let it catch up first."""
+    """The log of the named member is behind. Try again when the member has caught up."""
 
 
 class NonVoter(Refused):
@@ -86,11 +99,11 @@ class NonVoter(Refused):
 
 
 class AlreadyMember(Refused):
-    """The named server is a member already, and may do just what was asked for."""
+    """The named server is a member already, with the membership that was asked for."""
 
 
 class ChangeNotPermitted(Refused):
-    """A membership change is not permitted before the term's noop is applied."""
+    """The leader cannot make this change of members now; the text says why."""
 
 
 class InvalidCommand(Refused):
@@ -98,26 +111,35 @@ class InvalidCommand(Refused):
 
 
 class Unauthenticated(Refused):
-    """Wrong secret, node name or protocol version."""
+    """One side refused the other: wrong secret, node name or protocol version."""
 
 
 class NotAvailableYet(Refused):
-    """The feature has its place in the design, but is not built yet."""
+    """This release does not have the feature."""
 
 
 class Stopped(Refused):
     """The server, node or client is stopped."""
 
 
+# --- perhaps -------------------------------------------------------------------------------
+
+
 class OutcomeUnknown(BarqueError):
     """The command was sent and may have happened, or may yet happen.
 
-    Barque never sends such a command again by itself: only the caller can know whether
-    doing it twice is harmless.
+    Barque never sends it again: only the caller knows whether doing it twice is harmless.
     """
 
 
-class QueryTimeout(BarqueError):
+class CommandTimeout(OutcomeUnknown, TimeoutError):
+    """The command was sent, and no answer came before the deadline. It may have happened, or may yet."""
+
+
+# --- reads, settings, and faults of one machine ----------------------------------------------
+
+
+class QueryTimeout(BarqueError, TimeoutError):
     """A read got no answer before its deadline. Reads change nothing; ask again."""
 
 
@@ -126,7 +148,7 @@ class ConfigurationError(BarqueError):
 
 
 class ProtocolError(BarqueError):
-    """A peer or a client sent what no correct one sends. Its connection ends."""
+    """A peer or a client sent what no correct peer sends. Its connection ends."""
 
 
 class MachineFault(BarqueError):
@@ -138,7 +160,7 @@ class StorageError(BarqueError):
 
 
 class Damaged(StorageError):
-    """A file holds bytes that were never written there.
+    """A file holds bytes that Barque never wrote there.
 
     The message names the file, the offset, the servers concerned and what to do.
     """
@@ -147,5 +169,5 @@ class Damaged(StorageError):
 class InvariantViolation(BarqueError):
     """A property that Raft promises does not hold: a bug in Barque.
 
-    The server that noticed stops; its files are kept and its neighbours go on.
+    The server that noticed stops and keeps its files; its neighbours go on.
     """

@@ -12,7 +12,7 @@ Index = NewType("Index", int)
 """A log index; 0 is the empty log, the first real entry has index 1."""
 
 Uid = NewType("Uid", str)
-"""Names the files of one server, unique for ever: base64url characters only."""
+"""Names one server and its files, and is never used again. Base64url characters only."""
 
 TERM_MAX = 2**62
 """A term above this bound in a message is an attack or a bug, never an election."""
@@ -35,7 +35,7 @@ class Membership(enum.StrEnum):
     PROMOTABLE = "promotable"
     """Receives entries; becomes a voter when it has caught up with its target."""
     NON_VOTER = "non_voter"
-    """Receives entries for ever, and decides nothing."""
+    """Receives entries and never votes."""
 
 
 class ServerId(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
@@ -46,6 +46,14 @@ class ServerId(msgspec.Struct, frozen=True, array_like=True, gc=False, order=Tru
 
     def __str__(self) -> str:
         return f"{self.name}@{self.node}"
+
+    @classmethod
+    def parse(cls, text: str) -> "ServerId":
+        """Read `name@node`, as `str` writes it. Raises `ValueError` for any other text."""
+        name, _, node = text.rpartition("@")
+        if not name or not node:
+            raise ValueError(f"{text!r} is not a server; write NAME@NODE, as in kv@n1")
+        return cls(name, node)
 
 
 class IndexTerm(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -58,8 +66,8 @@ class IndexTerm(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class MemberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One member of a configuration, as logs and snapshots keep it (docs/formats/entry-batch.md).
 
-    `uid` tells the incarnations of one address apart; None until it is known. A promotable member becomes
-    a voter when `target` is on its disk.
+    `uid` tells the incarnations of one address apart; it is None until it is known. A promotable member
+    becomes a voter when the entry `target` is on its disk.
     """
 
     id: ServerId
@@ -69,10 +77,10 @@ class MemberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ClientRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Who waits for replies: one incarnation of one node's front.
+    """The origin of commands: one incarnation of one node, to which the replies go.
 
-    The incarnation is drawn when the process starts, so that answers to commands of a
-    former process can never reach the wrong caller.
+    The incarnation is drawn when the process starts, so that replies to commands of an earlier process can
+    never reach the wrong caller.
     """
 
     node: str

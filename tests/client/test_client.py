@@ -1,19 +1,21 @@
-"""What a client promises its caller (client/client.py, connection.py, routing.py, sync.py)."""
+"""What a client promises its caller (client/client.py, connection.py, routing.py)."""
 
 import asyncio
-import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.nodes import SECRET, nodes, until
+from tests.nodes import SECRET, Nodes, nodes, until
 from tests.ports import free_port
 
 import barque
+from barque.client.connection import Connection
 from barque.client.local import NodeSubmitter
+from barque.client.requests import CommandBatch
 from barque.core.entries import BODY_BYTES_MAX, COMMAND_BYTES_MAX
 from barque.errors import NoLeader, OutcomeUnknown, Stopped, Unauthenticated
+from barque.transport.wire import ClientFailed
 
 
 async def test_pipelined_commands_are_applied_in_order(tmp_path: Path) -> None:
@@ -218,28 +220,6 @@ async def test_who_waits_for_news_hears_that_the_client_is_closed(tmp_path: Path
         assert await heard == ("sum", {"sum": 0})
 
 
-def test_a_thread_that_waits_for_outcomes_hears_that_the_client_is_closed() -> None:
-    """A thread cannot be cancelled: it would wait for ever."""
-    client = barque.sync.Client(["127.0.0.1:1"], secret=SECRET)
-    client._client.connect = client._client._notifications.take  # type: ignore[method-assign]  # a loop, and no node
-    told: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            client.connect()
-        except BaseException as error:
-            told.append(error)
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    while client._loop is None:
-        thread.join(0.01)
-    client._loop.call_soon_threadsafe(client._client.end, "closed by another thread")
-    thread.join(20)
-    assert not thread.is_alive()
-    assert [str(error) for error in told] == ["closed by another thread"]
-
-
 async def test_a_closed_client_refuses(tmp_path: Path) -> None:
     """What is asked of a closed client did not happen."""
     async with nodes(tmp_path, 1) as single:
@@ -263,8 +243,8 @@ async def test_a_client_inside_the_process(tmp_path: Path) -> None:
     async with nodes(tmp_path) as three, barque.local_client(three.running["n2"]) as client:
         await client.start_cluster("sum", "adder")
         assert sum(await asyncio.gather(*(client.process_command("sum", 1) for _ in range(10)))) == 55
-        assert (await client.ping("sum"))["server"] == "sum@n2"
-        assert (await client.overview("sum"))["machine"]["sum"] == 10
+        assert (await client.ping("sum")).server == barque.ServerId("sum", "n2")
+        assert (await client.overview("sum")).machine["sum"] == 10
 
 
 async def test_a_client_inside_the_process_ends_with_its_node(tmp_path: Path) -> None:
@@ -290,23 +270,131 @@ async def test_a_client_inside_the_process_ends_with_its_node(tmp_path: Path) ->
             await barque.local_client(node, timeout_s=0.1).connect()
 
 
-async def test_threads_share_a_sync_client(tmp_path: Path) -> None:
-    """Eight threads count through one `barque.sync.Client`; nothing is lost between them."""
-    async with nodes(tmp_path) as three, three.client() as setup:
-        await setup.start_cluster("sum", "adder")
-        addresses = list(three.addresses.values())
+async def test_a_local_read_asks_the_node_that_the_client_is_connected_to(tmp_path: Path) -> None:
+    """A follower that is cut off answers what it has, although the client knows the leader."""
+    async with nodes(tmp_path) as three, three.client("n3") as client:
+        await client.start_cluster("sum", "adder")
+        await client.transfer_leadership("sum", "n1")
+        total = client.cluster("sum")
 
-        def work() -> None:
-            with barque.sync.Client(addresses, secret=SECRET) as client:
-                threads = [
-                    threading.Thread(target=lambda: [client.process_command("sum", 1) for _ in range(25)])
-                    for _ in range(8)
-                ]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-                assert client.consistent_query("sum") == 200
-                assert len(client.members("sum")) == 3
+        async def is_known() -> bool:
+            return await total.process_command(1) > 0 and "n1" in client._router._connections
 
-        await asyncio.to_thread(work)
+        await until(is_known, "the client to talk to the leader")
+        known = await total.consistent_query()
+
+        async def has_applied() -> bool:
+            return bool(await total.local_query() == known)
+
+        await until(has_applied, "the follower to apply")
+        cut_off(three, "n3")
+        assert await total.process_command(10) == known + 10
+        assert await total.leader_query() == known + 10
+        assert await total.local_query() == known
+        assert (await client.ping()).node == "n3"
+
+
+def cut_off(some: Nodes, name: str) -> None:
+    """Take all links between this node and the others away; clients still reach it."""
+    for other, node in some.running.items():
+        if other != name:
+            node.transport.remove_peer(name)
+            some.running[name].transport.remove_peer(other)
+
+
+async def test_another_node_takes_the_place_of_a_lost_one(tmp_path: Path) -> None:
+    """Local reads and calls go to a node that is connected."""
+    async with nodes(tmp_path) as three, three.client("n3", "n2") as client:
+        await client.start_cluster("sum", "adder")
+        assert (await client.ping()).node == "n3"
+        await three.stop("n3")
+
+        async def elsewhere() -> bool:
+            return (await client.ping()).node != "n3" and await client.local_query("sum") == 0
+
+        await until(elsewhere, "another node to answer")
+
+
+async def test_a_shrink_goes_to_no_other_node(tmp_path: Path) -> None:
+    """The node that the client connected to is gone: no other node may become the whole cluster."""
+    async with nodes(tmp_path) as three, three.client("n3", "n2") as client:
+        await client.start_cluster("sum", "adder")
+        await three.stop("n3")
+        with pytest.raises(barque.BarqueError) as refused:
+            await client.force_shrink("sum", timeout_s=0.5)
+        assert isinstance(refused.value, barque.LeaderTimeout | OutcomeUnknown)
+
+        async def elsewhere() -> bool:
+            return (await client.ping()).node == "n2"
+
+        await until(elsewhere, "another node to answer")
+        with pytest.raises(barque.LeaderTimeout, match="node n3 could not be reached"):
+            await client.force_shrink("sum", timeout_s=0.5)
+        assert len(await client.members("sum")) == 3
+
+
+async def test_a_call_that_ran_out_of_time_is_a_timeout(tmp_path: Path) -> None:
+    """Without a leader every request ends as `LeaderTimeout`; without a node, a read as `QueryTimeout`."""
+    async with nodes(tmp_path) as three, three.client("n3", timeout_s=0.5) as client:
+        await client.start_cluster("sum", "adder", timeout_s=10)
+        await client.process_command("sum", 1, timeout_s=10)
+        await three.stop("n1", "n2")
+
+        async def nobody_leads() -> bool:
+            return (await client.status()).clusters[0].leader is None
+
+        await until(nobody_leads, "the last node to lose its majority")
+        command, read = partial(client.process_command, "sum", 1), partial(client.consistent_query, "sum")
+        for ask in (command, read, partial(client.members_info, "sum")):
+            with pytest.raises(barque.LeaderTimeout):
+                await ask()
+        await three.stop("n3")
+        with pytest.raises(barque.LeaderTimeout, match="no node could be reached"):
+            await command()
+        with pytest.raises(barque.QueryTimeout, match="no node could be reached"):
+            await read()
+
+
+async def test_a_refusal_names_the_leader() -> None:
+    """The leader that an answer names is in `NotLeader.leader`, and the client asks it from then on."""
+    leader, heard = barque.ServerId("sum", "n2"), []
+    connection = Connection("n1", lambda cluster, server: heard.append((cluster, server)))
+    connection.link = SilentLink()
+    batch = CommandBatch("sum", asyncio.get_running_loop().time() + 5.0, barque.ReplyMode.AWAIT_CONSENSUS)
+    answer = batch.ask(b"\x01")
+    connection.send([batch], 0.0)
+    connection.on_answers([ClientFailed(1, 1, "NotLeader", "not here", leader)])
+    with pytest.raises(barque.NotLeader, match="not here") as raised:
+        await answer
+    assert raised.value.leader == leader
+    assert heard == [("sum", leader)]
+
+
+async def test_a_command_that_is_never_answered_may_have_happened() -> None:
+    """Its node is silent until long after the deadline: that is a `CommandTimeout`, an `OutcomeUnknown`."""
+    connection = Connection("n1", lambda _cluster, _server: None)
+    connection.link = SilentLink()
+    now = asyncio.get_running_loop().time()
+    batch = CommandBatch("sum", now + 1.0, barque.ReplyMode.AWAIT_CONSENSUS)
+    answer = batch.ask(b"\x01")
+    connection.send([batch], now)
+    connection.expire(now + 1.5)
+    assert not answer.done()
+    connection.expire(now + 2.0)
+    with pytest.raises(TimeoutError, match="n1 did not answer in time") as raised:
+        await answer
+    assert type(raised.value) is barque.CommandTimeout
+
+
+class SilentLink:
+    """A link to a node that never answers."""
+
+    def send(self, requests: list[Any]) -> bool:
+        """Take them."""
+        return True
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -17,7 +17,7 @@ from barque.core.messages import (
 from barque.errors import BarqueError, MachineFault
 from barque.machine.effects import Aux, SendMsg, Timer
 from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
-from barque.testing.core_cluster import CLIENT, CoreCluster
+from barque.testing.core.cluster import CLIENT, CoreCluster
 from barque.types import Index, ReplyMode, Term
 
 
@@ -34,9 +34,9 @@ def test_entries_mean_the_same_however_their_batch_is_cut(payloads: list[bytes])
         rpc = AppendEntriesRpc(
             Term(1), cluster["a"].id, Index(len(payloads)), Index(0), Term(0), tuple(parts)
         )
-        cluster.witness.committed += [(part, Term(1)) for part in parts]
+        cluster.observer.committed += [(part, Term(1)) for part in parts]
         server = cluster.server("b")
-        cluster.witness.look = lambda *_: None  # type: ignore[method-assign]  # no leader here
+        cluster.observer.look = lambda *_: None  # type: ignore[method-assign]  # no leader here
         cluster["b"].handle(rpc)
         return server.last_applied, server.machine_state
 

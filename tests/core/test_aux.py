@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import (
     AppendEntriesRpc,
     AuxCommand,
@@ -17,12 +18,11 @@ from barque.core.messages import (
     NodeEvent,
     Tick,
 )
-from barque.core.server import RaftState
-from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
+from barque.core.state import RaftState
 from barque.core.step import has_unfinished_business
 from barque.machine.effects import Aux, ReadLog, SendMsg
 from barque.machine.machine import AuxKind, AuxResult, CommandMeta, Down, Machine, NodeDown, NodeUp
-from barque.testing.core_cluster import CLIENT, CoreCluster
+from barque.testing.core.cluster import CLIENT, CoreCluster
 from barque.types import NOBODY, Index, IndexTerm, Term
 
 

@@ -1,6 +1,7 @@
 """Waiting for one thing (W-1 to W-6); the table has the rest."""
 
-from barque.core.effects import StartConditionTimeout
+from barque.core.configuration import may_change
+from barque.core.effects import NextEvent, StartConditionTimeout
 from barque.core.messages import (
     AppendEntriesRpc,
     AwaitConditionTimeout,
@@ -10,8 +11,8 @@ from barque.core.messages import (
     WalFailed,
     WalUp,
 )
-from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster
+from barque.core.state import RaftState
+from barque.testing.core.cluster import CoreCluster
 from barque.types import ReplyMode
 
 
@@ -27,12 +28,13 @@ def test_a_wait_is_over_when_its_time_is_and_the_condition_holds_unnoticed() -> 
 
 
 def test_any_message_may_find_the_log_writable() -> None:
-    """W-6: and is then handled in the state that follows."""
+    """W-6, CORE-20: the message is then handled next, in the state that follows."""
     cluster = CoreCluster("a", "b", "c")
     cluster.elect("a")
     cluster["a"].handle(WalFailed("EIO"))
     cluster["a"].log.handle_event(WalUp())
-    cluster["a"].handle(Tick(0))
+    effects = cluster["a"].handle(Tick(0))
+    assert NextEvent(Tick(0)) in effects
     assert cluster.server("a").raft_state is RaftState.LEADER
 
 
@@ -55,7 +57,7 @@ def test_permission_survives_the_wait() -> None:
     cluster.elect("a")
     cluster.transfer("a", "b")
     cluster["a"].handle(AwaitConditionTimeout())
-    assert cluster.server("a").cluster_change_permitted
+    assert may_change(cluster.server("a"))
 
 
 def test_reads_that_waited_go_on_after_the_wait() -> None:

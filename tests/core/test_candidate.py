@@ -1,8 +1,9 @@
 """The candidate's own reactions (C-14, C-15); the table and tests/paper have the rest."""
 
+from barque.core.effects import StartElectionTimeout
 from barque.core.messages import ElectionTimeout, RequestVoteResult
-from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster
+from barque.core.state import RaftState
+from barque.testing.core.cluster import CoreCluster
 from barque.types import Term
 
 
@@ -50,3 +51,16 @@ def test_votes_of_a_candidacy_that_timed_out_do_not_count_in_the_next() -> None:
     assert cluster.server("a").raft_state is RaftState.CANDIDATE
     cluster["a"].handle(RequestVoteResult(cluster["b"].id, Term(2), True))
     assert cluster.server("a").raft_state is RaftState.LEADER
+
+
+def test_a_round_that_fails_is_followed_by_another_for_as_long_as_it_takes() -> None:
+    """P-9: each round arms the timer of the next; a member that stops asking never leads again."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster["b"].crash()
+    cluster["c"].crash()
+    cluster["a"].handle(ElectionTimeout())
+    for _ in range(3):
+        assert cluster.server("a").raft_state is RaftState.PRE_VOTE
+        assert cluster["a"].timer is not None
+        effects = cluster["a"].expire()
+        assert any(isinstance(effect, StartElectionTimeout) for effect in effects)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from barque.core.check_quorum import is_doubting
+from barque.core.check_quorum import suspects_quorum_loss
 from barque.core.effects import StartQuorumTimeout
 from barque.core.messages import (
     AppendEntriesReply,
@@ -14,9 +14,9 @@ from barque.core.messages import (
     ServerDown,
     Tick,
 )
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.core.step import has_unfinished_business
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, Membership, ReplyMode, ServerId, Term
 
 ONE = Term(1)
@@ -33,7 +33,7 @@ def led(*names: str) -> CoreCluster:
 
 def doubts(cluster: CoreCluster) -> bool:
     """Whether a waits for signs of a majority."""
-    return is_doubting(cluster.server("a"))
+    return suspects_quorum_loss(cluster.server("a"))
 
 
 def test_an_idle_cluster_sends_nothing() -> None:
@@ -182,7 +182,7 @@ def test_a_leader_that_comes_back_from_a_wait_begins_anew() -> None:
     cluster = led("a", "b", "c")
     cluster["a"].handle(NodeStatus("node_c", False))
     cluster.transfer("a", "b")
-    assert not is_doubting(cluster.server("a"))
+    assert not suspects_quorum_loss(cluster.server("a"))
     assert cluster["a"].expire_quorum() == []
     cluster["a"].expire()
     assert cluster.server("a").raft_state is RaftState.LEADER

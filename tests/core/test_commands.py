@@ -1,6 +1,6 @@
 """Commands on their way into the log (L-7 to L-10, CMD-06, CMD-18)."""
 
-from barque.core.commands import best_successor
+from barque.core.configuration import may_change
 from barque.core.messages import (
     AwaitConditionTimeout,
     ElectionTimeout,
@@ -10,8 +10,9 @@ from barque.core.messages import (
     WalFailed,
     WalUp,
 )
-from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.core.state import RaftState
+from barque.core.transfer import best_successor
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ReplyMode
 
 
@@ -25,7 +26,7 @@ def test_a_leader_whose_noop_found_no_disk_appends_it_later() -> None:
     cluster.settle()
     assert cluster.server("a").raft_state is RaftState.LEADER
     assert cluster.log_terms("a") == [1]
-    assert cluster.server("a").cluster_change_permitted
+    assert may_change(cluster.server("a"))
 
 
 def test_a_leader_whose_log_stays_away_keeps_trying_to_append_its_noop() -> None:

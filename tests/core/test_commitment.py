@@ -2,7 +2,7 @@
 
 from barque.core.commitment import advance_commit_index, match_indexes
 from barque.core.messages import AppendEntriesReply
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 from barque.types import Index, Term
 
 
@@ -34,7 +34,7 @@ def test_the_commit_index_never_falls() -> None:
     cluster.settle()
     for name in "bc":
         cluster["a"].handle(AppendEntriesReply(cluster[name].id, Term(1), False, Index(1), Index(0), Term(0)))
-    assert [peer.match_index for _, peer in server.peers()] == [0, 0]
+    assert [peer.match_index for _, peer in server.peers] == [0, 0]
     assert not advance_commit_index(server)
     assert server.commit_index == 2
 

@@ -17,8 +17,9 @@ from barque.core.messages import (
     RequestVoteResult,
     RequestVoteRpc,
 )
-from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.core.state import RaftState
+from barque.core.transitions import become_follower
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, IndexTerm, Membership, Term
 
 
@@ -84,8 +85,7 @@ def test_who_may_have_led_and_has_no_vote_disowns_its_followers() -> None:
     cluster.deliver(only=AppendEntriesReply)
     cluster.network.clear()  # it has asked b to take over, and is not heard
     leader = cluster.server("a")
-    leader.become_follower()
-    leader.raft_state, leader.leader_id = RaftState.FOLLOWER, None
+    become_follower(leader)
     assert cluster.server("b").leader_id == leader.id
     effects = cluster["a"].handle(ElectionTimeout())
     assert isinstance(effects[-1], StartElectionTimeout)  # and again, until somebody leads
@@ -200,7 +200,7 @@ def test_who_joins_gives_no_vote_to_somebody_behind_what_was_committed_then() ->
     cluster = CoreCluster("a", "b")
     cluster.add("c", membership=Membership.NON_VOTER)
     joining = cluster.server("c")
-    joining.cfg = msgspec.structs.replace(joining.cfg, joined_at=IndexTerm(Index(5), Term(2)))
+    joining.cfg = msgspec.structs.replace(joining.cfg, min_vote_position=IndexTerm(Index(5), Term(2)))
     lasts = ((9, 1, False), (4, 2, False), (5, 2, True))
     for candidacy, (last, term, granted) in enumerate(lasts, start=10):
         rpc = RequestVoteRpc(Term(candidacy), cluster["a"].id, Index(last), Term(term))

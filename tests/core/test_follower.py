@@ -2,7 +2,7 @@
 
 from barque.core.effects import CancelElectionTimeout, StartElectionTimeout, TimerSpan
 from barque.core.messages import AppendEntriesReply, NodeStatus, ServerDown, WalFailed, WalUp, Written
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, Term
 
 

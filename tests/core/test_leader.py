@@ -6,10 +6,10 @@ import pytest
 
 from barque.core.effects import StartQuorumTimeout
 from barque.core.messages import AppendEntriesRpc, HeartbeatRpc, Message, NodeStatus, ServerDown, Tick
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.machine.effects import Aux, SendMsg, Timer
 from barque.machine.simple import SimpleMachine
-from barque.testing.core_cluster import CLIENT, CoreCluster, sent
+from barque.testing.core.cluster import CLIENT, CoreCluster, sent
 from barque.types import ServerId
 
 

@@ -1,13 +1,12 @@
 """The contract of the log: the tests' log and the production's memtable read alike."""
 
 import msgspec
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.log_contract import Log
 from barque.log.memtable import Memtable
-from barque.testing.memory_log import MemoryLog
+from barque.testing.core.memory_log import MemoryLog
 from barque.types import Index, Term, Uid
 
 

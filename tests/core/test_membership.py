@@ -4,9 +4,10 @@ MEMB-17).
 
 import pytest
 
-from barque.core.configuration import hears_candidate, is_named, is_removed, recognises
+from barque.core.configuration import hears_candidate, is_in_own_config, is_removed, may_change, recognises
 from barque.core.effects import MembersGone, StopReason
 from barque.core.entries import EntryBatch, EntryKind, encode_body
+from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.membership import name_members, promotables_wait
 from barque.core.messages import (
     AppendEntriesReply,
@@ -23,11 +24,9 @@ from barque.core.messages import (
     TimeoutNow,
     WalFailed,
 )
-from barque.core.peers import make_cluster
-from barque.core.server import RaftState
-from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
+from barque.core.state import RaftState, make_cluster
 from barque.core.step import has_unfinished_business
-from barque.testing.core_cluster import CLIENT, CoreCluster, sent
+from barque.testing.core.cluster import CLIENT, CoreCluster, sent
 from barque.types import (
     Index,
     IndexTerm,
@@ -115,9 +114,9 @@ def test_an_upgrade_under_way_permits_no_second_change() -> None:
     cluster["a"].sync()
     cluster.deliver(only=AppendEntriesReply)
     assert leader.last_applied == 2 < leader.cluster_index_term.index
-    assert not leader.cluster_change_permitted
+    assert not may_change(leader)
     cluster.settle()
-    assert leader.cluster_change_permitted
+    assert may_change(leader)
 
 
 def test_a_change_is_in_force_when_it_is_appended() -> None:
@@ -319,12 +318,12 @@ def test_a_promotion_that_was_not_permitted_comes_with_a_tick() -> None:
     cluster.add("d")
     cluster.join("a", "d", Membership.PROMOTABLE)
     cluster.settle("a", "b", "c")
-    leader.cluster_change_permitted = False
+    leader.leader_role().established = False
     cluster.settle()
-    if leader.cluster[cluster["d"].id].membership is Membership.PROMOTABLE:
-        leader.cluster_change_permitted = True
-        cluster["a"].handle(Tick(0))
-        cluster.settle()
+    assert leader.cluster[cluster["d"].id].membership is Membership.PROMOTABLE
+    leader.leader_role().established = True
+    cluster["a"].handle(Tick(0))
+    cluster.settle()
     assert cluster.server("d").membership is Membership.VOTER
 
 
@@ -611,10 +610,10 @@ def test_a_candidate_of_later_days_is_heard(commit: int, told: bool) -> None:
 def test_a_change_of_its_own_log_names_a_member(name: str, says: bool) -> None:
     """MEMB-10: what it was configured with says nothing; an entry that names its own uid does."""
     cluster = led("a", "b", "c")
-    assert not is_named(cluster.server(name))
+    assert not is_in_own_config(cluster.server(name))
     cluster.leave("a", "c")
     cluster.settle()
-    assert is_named(cluster.server(name)) is says
+    assert is_in_own_config(cluster.server(name)) is says
 
 
 def test_a_leader_hears_no_candidate_but_its_members() -> None:
@@ -622,8 +621,8 @@ def test_a_leader_hears_no_candidate_but_its_members() -> None:
     cluster = led("a", "b", "c")
     cluster.join("a", "b", Membership.NON_VOTER)
     cluster.settle()
-    assert hears_candidate(cluster.server("c"), cluster["b"].id, Uid("new"), named=True)
-    assert not hears_candidate(cluster.server("a"), cluster["b"].id, Uid("new"), named=True)
+    assert hears_candidate(cluster.server("c"), cluster["b"].id, Uid("new"), in_own_config=True)
+    assert not hears_candidate(cluster.server("a"), cluster["b"].id, Uid("new"), in_own_config=True)
 
 
 def test_a_voter_cannot_become_another_server_in_one_change() -> None:

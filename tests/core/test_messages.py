@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 
+from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -29,8 +30,7 @@ from barque.core.messages import (
     TimeoutNow,
     TransferLeadership,
 )
-from barque.core.senders import SENDER_OF, claimed_node
-from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
+from barque.core.terms import SENDER_OF, claimed_node
 from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term
 
 ONE, ZERO, SENDER, CLIENT = Term(1), Index(0), ServerId("s", "n1"), ClientRef("n1", 9)

@@ -4,11 +4,12 @@ from typing import Any
 
 import msgspec
 
+from barque.core.configuration import is_change_under_way, may_change
 from barque.core.messages import HeartbeatReply, Queries, Tick
 from barque.core.queries import describe, machine_query
 from barque.errors import InvalidCommand
 from barque.machine.simple import SimpleMachine
-from barque.testing.core_cluster import CLIENT, CoreCluster
+from barque.testing.core.cluster import CLIENT, CoreCluster
 from barque.types import IndexTerm, ServerId, Term
 
 NIL = msgspec.msgpack.encode(None)
@@ -94,4 +95,23 @@ def test_rounds_of_a_former_leadership_prove_nothing_in_a_new_one() -> None:
     cluster.settle()
     cluster.partition("ac", "b")
     cluster.elect("a")
-    assert {peer.query_index for _, peer in cluster.server("a").peers()} == {0}
+    assert {peer.query_index for _, peer in cluster.server("a").peers} == {0}
+
+
+def test_a_read_does_not_wait_for_a_change_of_members() -> None:
+    """§6.4: only this term's noop makes a read wait; a pending change of members (§4.1) does not."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster.command("a", "x")
+    cluster.settle()
+    cluster.add("d")
+    cluster.join("a", "d")
+    leader = cluster.server("a")
+    assert is_change_under_way(leader)
+    assert not may_change(leader)
+    cluster.network.clear()  # nobody has the change, so it stays pending
+    cluster.query("a")
+    for name in "bc":
+        cluster["a"].handle(HeartbeatReply(cluster[name].id, leader.query_index, leader.current_term))
+    assert cluster.replies()[-1] == ("x",)
+    assert is_change_under_way(leader)

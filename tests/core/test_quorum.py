@@ -1,8 +1,7 @@
 """The arithmetic of majorities."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from barque.core.quorum import agreed, majority
 

@@ -7,13 +7,12 @@ from barque.core import ra_server
 from barque.core.events import ClientDown, Component, NodeEvent
 from barque.core.messages import AppendEntriesRpc, Tick
 from barque.core.overview import members_info
-from barque.core.peers import PeerStatus
-from barque.core.server import RaftState, ServerConfig
+from barque.core.state import PeerStatus, RaftState, ServerConfig
 from barque.errors import NotAvailableYet
 from barque.machine.machine import AuxKind, Machine
-from barque.testing.core_cluster import CLIENT, CoreCluster, sent
-from barque.testing.core_member import FixedEnvironment
-from barque.testing.memory_log import MemoryLog
+from barque.testing.core.cluster import CLIENT, CoreCluster, sent
+from barque.testing.core.member import FixedEnvironment
+from barque.testing.core.memory_log import MemoryLog
 from barque.types import Index, Membership, ServerId, Term, Uid
 
 

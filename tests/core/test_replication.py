@@ -8,7 +8,7 @@ from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, NodeStatu
 from barque.core.replication import has_entries_to_send, make_rpc, pipelined_rpcs
 from barque.core.step import has_unfinished_business
 from barque.errors import InvariantViolation
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term
 
 
@@ -103,7 +103,7 @@ def test_more_that_could_be_sent_is_sent_in_the_next_round() -> None:
     cluster = leader("a", "b", max_append_entries_rpc_batch_size=1)
     cluster.command("a", *range(5))
     assert len(sent(cluster["a"].handle(PipelineRpcs()), AppendEntriesRpc)) == 4
-    assert cluster.server("a").peers()[0][1].next_index == 7
+    assert cluster.server("a").peers[0][1].next_index == 7
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_refusal_rewinds(last: tuple[int, int], next_index: int, match: int, e
     cluster.command("a", *range(4))
     cluster["a"].handle(reply(cluster, "b", True, (2, 1), 3))
     [(_, rpc)] = sent(cluster["a"].handle(reply(cluster, "b", False, last, next_index)), AppendEntriesRpc)
-    assert cluster.server("a").peers()[0][1].match_index == match
+    assert cluster.server("a").peers[0][1].match_index == match
     assert rpc.prev_log_index == expected - 1
 
 
@@ -135,7 +135,7 @@ def test_the_end_of_a_former_leaders_log_is_not_counted() -> None:
     cluster.command("a", "x")
     cluster["a"].sync()
     cluster["a"].handle(reply(cluster, "b", True, (2, 0), 3))
-    assert cluster.server("a").peers()[0][1].match_index == 1
+    assert cluster.server("a").peers[0][1].match_index == 1
     assert cluster.server("a").commit_index == 1
 
 
@@ -174,7 +174,7 @@ def test_a_leader_cannot_send_what_it_no_longer_holds() -> None:
     """Nor can a snapshot take its place that it does not have; that would be our bug."""
     cluster = leader("a", "b")
     server = cluster.server("a")
-    [(member, peer)] = server.peers()
+    [(member, peer)] = server.peers
     peer.next_index = Index(9)
     with pytest.raises(InvariantViolation, match="neither entry 8 nor a snapshot"):
         make_rpc(server, member, peer, 1)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from barque.core.effects import NextEvent, SendRpc, SendSnapshot
+from barque.core.effects import PersistTermAndVote, SendRpc, SendSnapshot
 from barque.core.messages import (
     AppendEntriesRpc,
     HeartbeatRpc,
@@ -13,10 +13,10 @@ from barque.core.messages import (
     ResendWrite,
     WalUp,
 )
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.errors import InvariantViolation
 from barque.machine.machine import CommandMeta, Machine
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ReplyMode, Term
 
 
@@ -71,11 +71,12 @@ def test_one_vote_a_term() -> None:
 
 
 def test_a_message_that_ends_a_role_is_handled_in_the_next() -> None:
-    """CORE-20, L-19: by an effect, so that what was decided is stored before."""
+    """L-19: in the same step, and what was decided is stored before the reply leaves."""
     cluster = led()
     rpc = AppendEntriesRpc(Term(2), cluster["b"].id, Index(1), Index(1), Term(1))
     effects = cluster["a"].handle(rpc)
-    assert NextEvent(rpc) in effects
+    kinds = [type(effect) for effect in effects]
+    assert kinds.index(PersistTermAndVote) < kinds.index(SendRpc)
     assert cluster.server("a").raft_state is RaftState.FOLLOWER
     assert cluster.server("a").leader_id == cluster["b"].id
 

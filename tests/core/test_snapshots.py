@@ -8,6 +8,7 @@ import pytest
 
 from barque.core.effects import SendSnapshot, StartSnapshotRetry
 from barque.core.entries import EntryBatch, encode_body
+from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -30,14 +31,12 @@ from barque.core.messages import (
     Tick,
     WalFailed,
 )
-from barque.core.peers import PeerStatus
-from barque.core.release_cursor import version_at
-from barque.core.server import RaftState
-from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
+from barque.core.snapshots import version_at
+from barque.core.state import PeerStatus, RaftState
 from barque.errors import InvariantViolation
 from barque.machine.effects import Aux, Checkpoint, ReleaseCursor
 from barque.machine.machine import Builtin, CommandMeta, Machine
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, IndexTerm, MemberRecord, Membership, Term, Uid
 
 ONE = Term(1)
@@ -563,7 +562,7 @@ def test_a_snapshot_costs_no_entries_that_were_acknowledged(flag: ChunkFlag) -> 
     rpc = AppendEntriesRpc(ONE, cluster["a"].id, Index(1), Index(1), ONE, tuple(entries))
     cluster["c"].handle(rpc)
     cluster["c"].sync()
-    cluster.witness.committed += [(entry, ONE) for entry in entries]
+    cluster.observer.committed += [(entry, ONE) for entry in entries]
     members = tuple(MemberRecord(i, Uid(f"uid_{i.name}")) for i in cluster.ids)
     meta = SnapshotMeta(IndexTerm(Index(4), ONE), members, 0)
     number = 0 if flag is ChunkFlag.INIT else 1
@@ -579,7 +578,7 @@ def test_a_snapshot_of_a_newer_machine_is_met_with_silence() -> None:
     """F-15, VER-07: the sender keeps its log and tries again; we could not read it."""
     cluster = behind()
     meta = SnapshotMeta(IndexTerm(Index(4), ONE), (), 7)
-    assert cluster["c"].handle(chunk(cluster, 1, ChunkFlag.NEXT, meta=meta)) == []
+    assert not sent(cluster["c"].handle(chunk(cluster, 1, ChunkFlag.NEXT, meta=meta)), object)
     assert cluster.server("c").raft_state is RaftState.FOLLOWER
 
 
@@ -643,11 +642,14 @@ def test_a_sending_that_begins_anew_is_followed() -> None:
 
 
 def test_another_leaders_entries_end_the_receiving() -> None:
-    """S-7, RECV-07: those of the present term are dropped, an older leader's too."""
+    """S-7, RECV-07: entries of the present term are dropped; an older leader learns the term."""
     cluster = receiving()
-    for term in (0, 1):
-        rpc = AppendEntriesRpc(Term(term), cluster["a"].id, Index(1), Index(1), ONE)
-        assert cluster["c"].handle(rpc) == []
+    old = AppendEntriesRpc(Term(0), cluster["b"].id, Index(1), Index(1), ONE)
+    [(_, reply)] = sent(cluster["c"].handle(old), AppendEntriesReply)
+    assert not reply.success
+    rpc = AppendEntriesRpc(ONE, cluster["a"].id, Index(1), Index(1), ONE)
+    assert not sent(cluster["c"].handle(rpc), AppendEntriesReply)
+    assert cluster.server("c").raft_state is RaftState.RECEIVE_SNAPSHOT
     cluster["c"].handle(AppendEntriesRpc(Term(2), cluster["b"].id, Index(1), Index(1), ONE))
     server = cluster.server("c")
     assert (server.raft_state, server.current_term) == (RaftState.FOLLOWER, 2)
@@ -663,10 +665,10 @@ def test_silence_ends_the_receiving() -> None:
 
 
 def test_a_question_in_a_higher_term_ends_the_receiving() -> None:
-    """S-10: others are answered with nothing, and answers are ignored."""
+    """S-10: the leader's own question is answered with nothing, and replies are ignored."""
     cluster = receiving()
-    b = cluster["b"].id
-    [(_, reply)] = sent(cluster["c"].handle(InfoRpc(b, ONE, ("uid",))), InfoReply)
+    a, b = cluster["a"].id, cluster["b"].id
+    [(_, reply)] = sent(cluster["c"].handle(InfoRpc(a, ONE, ("uid",))), InfoReply)
     assert reply.info == {}
     assert cluster["c"].handle(InfoReply(b, ONE, ("uid",), {})) == []
     for message in (InfoRpc(b, Term(2), ("uid",)), InfoReply(b, Term(2), ("uid",), {})):
@@ -699,17 +701,32 @@ def test_a_trial_election_is_answered_while_receiving() -> None:
 
 
 def test_everything_else_is_dropped_while_receiving() -> None:
-    """S-13: heartbeats and replies change nothing, not even the term (QRY-19)."""
+    """S-13: heartbeats and replies of our term change nothing (QRY-19)."""
     cluster = receiving()
-    b = cluster["b"].id
+    a, b = cluster["a"].id, cluster["b"].id
+    for message in (
+        HeartbeatRpc(1, ONE, a),
+        HeartbeatReply(b, 1, ONE),
+        AppendEntriesReply(b, ONE, True, Index(1), Index(0), Term(0)),
+        ElectionTimeout(),
+    ):
+        assert not sent(cluster["c"].handle(message), object)
+    assert cluster.server("c").raft_state is RaftState.RECEIVE_SNAPSHOT
+
+
+def test_a_higher_term_ends_the_receiving() -> None:
+    """§3.3, where Ra's S-13 keeps the old term: the leader that sends the snapshot is deposed."""
+    b = CoreCluster("a", "b").ids[1]
     for message in (
         HeartbeatRpc(1, Term(9), b),
         HeartbeatReply(b, 1, Term(9)),
         AppendEntriesReply(b, Term(9), True, Index(1), Index(0), Term(0)),
-        ElectionTimeout(),
     ):
-        assert cluster["c"].handle(message) == []
-    assert cluster.server("c").current_term == 1
+        cluster = receiving()
+        cluster["c"].handle(message)
+        server = cluster.server("c")
+        assert (server.raft_state, server.current_term) == (RaftState.FOLLOWER, 9)
+        assert not cluster["c"].log.snapshots.live_pending()
 
 
 def test_a_leader_that_is_gone_ends_the_receiving() -> None:

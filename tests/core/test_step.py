@@ -4,11 +4,11 @@ import pytest
 
 from barque.core.effects import TimerSpan
 from barque.core.messages import ElectionTimeout, Tick
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.core.step import has_unfinished_business, step
 from barque.errors import InvariantViolation
 from barque.machine.simple import SimpleMachine
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 
 
 def test_a_new_member_waits_to_be_asked() -> None:

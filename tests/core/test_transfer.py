@@ -1,7 +1,7 @@
 """Leadership transfer: who is refused (L-35); §3.10 has its tests in tests/paper."""
 
-from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster
+from barque.core.state import RaftState
+from barque.testing.core.cluster import CoreCluster
 
 
 def test_a_member_without_a_vote_cannot_lead() -> None:

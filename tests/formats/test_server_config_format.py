@@ -7,7 +7,7 @@ import pytest
 
 from barque.errors import ConfigurationError, Damaged
 from barque.runtime.directory import Directory, ServerRecord, configured_cluster_id
-from barque.testing.disk import SimDisk
+from barque.testing.sim.disk import SimDisk
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
 
 RECORD = ServerRecord(

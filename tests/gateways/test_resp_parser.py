@@ -1,8 +1,7 @@
 """`barque.gateways.resp.parser`: the same requests however the bytes are cut."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from barque.gateways.resp.parser import RequestError, RequestParser, split_inline, strict_integer
 

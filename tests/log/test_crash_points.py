@@ -12,10 +12,10 @@ from itertools import takewhile
 from typing import NamedTuple
 
 import pytest
+from tests.kit.storage import OTHER, SMALL, UID, Node, batch, content
 
 from barque.core.entries import decode_head, payloads_of
-from barque.testing.disk import SimDisk
-from barque.testing.storage import OTHER, SMALL, UID, Node, batch, content
+from barque.testing.sim.disk import SimDisk
 from barque.types import Index, ServerId, Term, Uid
 
 EVERY = 1 if os.environ.get("BARQUE_ALL_CRASH_POINTS") else 9

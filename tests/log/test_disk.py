@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.kit.storage import UID, batch, content
 
 from barque.errors import StorageError
 from barque.log import disk as disk_module
@@ -16,8 +17,7 @@ from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_files import OpenFile
 from barque.log.wal_format import FILE_HEAD_SIZE, FileHead, Record, encode_file_head, encode_record
 from barque.log.wal_recovery import WalReader
-from barque.testing.disk import SimDisk
-from barque.testing.storage import UID, batch, content
+from barque.testing.sim.disk import SimDisk
 
 
 def test_more_buffers_than_one_call_takes_are_all_written(tmp_path: Path) -> None:

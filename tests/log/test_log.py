@@ -1,10 +1,10 @@
 """One server's log: what counts as written, and what an event may confirm."""
 
 import pytest
+from tests.kit.storage import OTHER, UID, Node, batch, content
 
 from barque.core.log_contract import Log
 from barque.core.messages import WalUp, Written
-from barque.testing.storage import OTHER, UID, Node, batch, content
 from barque.types import Index, IndexTerm, Term
 
 

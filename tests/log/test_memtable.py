@@ -1,7 +1,8 @@
 """The memtable: consecutive batches, cut anywhere, read within bounds."""
 
+from tests.kit.storage import batch
+
 from barque.log.memtable import Memtable
-from barque.testing.storage import batch
 
 
 def table(*counts: int) -> Memtable:

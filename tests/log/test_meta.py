@@ -1,11 +1,11 @@
 """The meta store: one durable record for term and vote, and no way to lose it quietly."""
 
 import pytest
+from tests.kit.storage import DATA, OTHER, UID, Node
 
 from barque.errors import Damaged, StorageError
 from barque.log import meta as meta_module
 from barque.log.meta import MetaRecord
-from barque.testing.storage import DATA, OTHER, UID, Node
 from barque.types import Index, ServerId, Term
 
 META = f"{DATA}/meta"

@@ -3,11 +3,11 @@
 import random
 
 import pytest
+from tests.kit.storage import DATA, INLINE, OTHER, UID, WAL, Node, batch, content
 
 from barque.core.messages import WalFailed, WalUp
 from barque.errors import Damaged, StorageError
-from barque.testing.disk import SimDisk
-from barque.testing.storage import DATA, INLINE, OTHER, UID, WAL, Node, batch, content
+from barque.testing.sim.disk import SimDisk
 from barque.types import ServerId, Term
 
 

@@ -4,14 +4,14 @@ import errno
 import random
 
 import pytest
+from tests.kit.storage import OTHER, SMALL, UID, WAL, Node, batch, content
 
 from barque.core.messages import ResendWrite, WalFailed, WalUp, Written
 from barque.errors import WalDown
 from barque.log.storage import StorageConfig
 from barque.log.wal_files import file_name
 from barque.log.wal_writer import InlineWriter, ThreadWriter, choose_writer
-from barque.testing.disk import SimDisk
-from barque.testing.storage import OTHER, SMALL, UID, WAL, Node, batch, content
+from barque.testing.sim.disk import SimDisk
 
 EIO = OSError(errno.EIO, "I/O error")
 

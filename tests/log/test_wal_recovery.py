@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from tests.kit.storage import DATA, OTHER, SMALL, UID, WAL, Node, batch, content
 
 from barque.errors import Damaged
 from barque.log import wal_format
@@ -10,8 +11,7 @@ from barque.log.dump import DumpedEnd, DumpedHead, DumpedRecord, dump_wal
 from barque.log.wal_files import file_name
 from barque.log.wal_format import FileEntry, Record
 from barque.log.wal_recovery import DECISIONS, Action, Finding, Place, WalReader, recover_wal
-from barque.testing.disk import SimDisk
-from barque.testing.storage import DATA, OTHER, SMALL, UID, WAL, Node, batch, content
+from barque.testing.sim.disk import SimDisk
 
 FIRST = f"{WAL}/{file_name(1)}"
 

@@ -6,8 +6,7 @@ import sys
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from barque.machine import kv_commands as kv
 from barque.machine.effects import Timer

@@ -1,7 +1,6 @@
 """`barque.machine.kv_glob`: the patterns of Redis, compared with its own algorithm."""
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from barque.machine.kv_glob import compile_glob
 

@@ -2,8 +2,8 @@
 
 from barque.core.effects import Rejected
 from barque.core.messages import AwaitConditionTimeout, PreVoteRpc, RequestVoteRpc, TimeoutNow
-from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.core.state import RaftState
+from barque.testing.core.cluster import CoreCluster, sent
 
 
 def led_by_a(*names: str) -> CoreCluster:

@@ -5,8 +5,8 @@ import pytest
 
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, Tick
-from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.core.state import RaftState
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ServerId, Term
 
 LEADER = ServerId("a", "node_a")
@@ -29,7 +29,7 @@ def follower(*terms: int) -> CoreCluster:
     """A cluster whose member b has this log, durable."""
     cluster = CoreCluster("a", "b", "c")
     cluster.load("b", list(terms))
-    cluster.witness.look = lambda *_: None  # type: ignore[method-assign]  # its leader is this test
+    cluster.observer.look = lambda *_: None  # type: ignore[method-assign]  # its leader is this test
     return cluster
 
 
@@ -196,12 +196,12 @@ def test_the_leader_continues_where_a_refusal_says() -> None:
 
 
 def test_two_logs_with_an_equal_entry_are_equal_before_it() -> None:
-    """§3.5, Log Matching: shown by the witness over the six followers and on every random schedule."""
+    """§3.5, Log Matching: shown by the observer over the six followers and on every random schedule."""
     cluster = CoreCluster("a", "b", "c")
     cluster.elect("a")
     cluster.command("a", "x", "y")
     cluster.settle()
-    cluster.witness.check_logs()
+    cluster.observer.check_logs()
     assert cluster.log_terms("a") == cluster.log_terms("b") == cluster.log_terms("c") == [1, 1, 1]
 
 

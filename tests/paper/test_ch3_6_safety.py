@@ -12,8 +12,8 @@ from barque.core.messages import (
     RequestVoteRpc,
     Tick,
 )
-from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.core.state import RaftState
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, Term
 
 
@@ -76,7 +76,7 @@ def figure_3_7() -> CoreCluster:
     cluster.deliver()
     cluster.network.clear()  # the noop of term 4 is lost
     assert [cluster.log_terms(name) for name in "abc"] == [[1, 2, 4], [1, 2], [1, 2]]
-    assert [peer.match_index for _, peer in cluster.server("a").peers()] == [2, 2, 0, 0]
+    assert [peer.match_index for _, peer in cluster.server("a").peers] == [2, 2, 0, 0]
     return cluster
 
 

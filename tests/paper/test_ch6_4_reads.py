@@ -2,8 +2,8 @@
 
 from barque.core.effects import Rejected
 from barque.core.messages import ElectionTimeout, HeartbeatReply, HeartbeatRpc, Tick
-from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.core.state import RaftState
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Term
 
 

@@ -10,8 +10,8 @@ from barque.core.messages import (
     PreVoteRpc,
     RequestVoteRpc,
 )
-from barque.core.server import RaftState
-from barque.testing.core_cluster import CoreCluster, sent
+from barque.core.state import RaftState
+from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, Term
 
 

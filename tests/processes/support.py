@@ -87,8 +87,8 @@ machine = "kv"
 
         async def find() -> str | None:
             status = await client.status()
-            leader: str | None = status["clusters"][0]["leader"] if status["clusters"] else None
-            return leader and leader.partition("@")[2]
+            leader = status.clusters[0].leader if status.clusters else None
+            return leader and leader.node
 
         return str(await until(find, "a leader"))
 
@@ -96,21 +96,21 @@ machine = "kv"
         """Wait until every node answers, to Redis clients too."""
 
         async def look() -> bool:
-            nodes = (await client.status())["nodes"]
-            return len(nodes) == len(self.addresses) and all(node["resp_address"] for node in nodes)
+            nodes = (await client.status()).nodes
+            return len(nodes) == len(self.addresses) and all(node.resp_address for node in nodes)
 
         await until(look, "all nodes to serve")
 
-    async def caught_up(self, client: barque.Client) -> list[dict[str, Any]]:
+    async def caught_up(self, client: barque.Client) -> tuple[barque.MemberStatus, ...]:
         """All members, once all have applied and written all there is."""
 
-        async def look() -> list[dict[str, Any]] | None:
+        async def look() -> tuple[barque.MemberStatus, ...] | None:
             status = await client.status()
-            members: list[dict[str, Any]] = status["clusters"][0]["members"]
-            positions = {(m["last_applied"], m["last_written_index"], m["last_index"]) for m in members}
+            members = status.clusters[0].members
+            positions = {(m.last_applied, m.last_written_index, m.last_index) for m in members}
             return members if len(members) == len(self.addresses) and len(positions) == 1 else None
 
-        found: list[dict[str, Any]] = await until(look, "all members to catch up")
+        found: tuple[barque.MemberStatus, ...] = await until(look, "all members to catch up")
         return found
 
     def stop(self) -> dict[str, int]:

@@ -64,7 +64,7 @@ async def test_a_frozen_leader_is_replaced_and_comes_back_harmless(tmp_path: Pat
         await writers.progress(1_000)
         await writers.stop()
         members = await cluster.caught_up(a)
-        assert [m["role"] for m in members].count("leader") == 1
+        assert [m.role for m in members].count("leader") == 1
         assert writers.reads > 0
         assert writers.stale == []
         await writers.check(b)

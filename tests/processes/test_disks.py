@@ -41,15 +41,15 @@ async def test_a_leader_whose_disk_fails_steps_aside(tmp_path: Path, error: str)
         async with failing_disk(cluster, leader, error):
 
             async def says_so() -> bool:
-                nodes = (await client.status())["nodes"]
-                [node] = [n for n in nodes if n["name"] == leader]
-                return node["state"] == "degraded" and "cannot be written" in node["failure"]
+                nodes = (await client.status()).nodes
+                [node] = [n for n in nodes if n.name == leader]
+                return node.state == "degraded" and "cannot be written" in (node.failure or "")
 
             await until(says_so, "the node to say what is wrong")
             await writers.progress(500)
 
         async def is_well() -> bool:
-            return all(n["state"] == "running" for n in (await client.status())["nodes"])
+            return all(n.state == "running" for n in (await client.status()).nodes)
 
         await until(is_well, "the node to recover by itself")
         await writers.progress(200)

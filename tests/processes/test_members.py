@@ -4,7 +4,6 @@ import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.processes.support import Cluster, Writers, until
@@ -27,7 +26,7 @@ class Growing(Cluster):
     async def voters(self, client: barque.Client) -> set[str]:
         """The nodes of those who vote, as the leader sees it."""
         info = await client.members_info("kv")
-        return {m["server"].partition("@")[2] for m in info["members"] if m["membership"] == "voter"}
+        return {m.server.node for m in info.members if m.membership == "voter"}
 
     async def add(self, client: barque.Client, node: str) -> None:
         """Add a member, as often as it takes, until it votes."""
@@ -49,22 +48,22 @@ class Growing(Cluster):
 
         await until(done, f"{node} to be removed")
 
-    async def shown(self, client: barque.Client) -> dict[str, dict[str, Any]]:
+    async def shown(self, client: barque.Client) -> dict[str, barque.MemberStatus]:
         """The members of `kv` that run, by node, as `status` shows them."""
-        found = [c for c in (await client.status())["clusters"] if c["name"] == "kv"]
-        return {m["node"]: m for c in found for m in c["members"] if m["role"] != "unreachable"}
+        found = [c for c in (await client.status()).clusters if c.name == "kv"]
+        return {m.server.node: m for c in found for m in c.members if m.role != "unreachable"}
 
-    async def agree(self, client: barque.Client, *names: str) -> dict[str, dict[str, Any]]:
+    async def agree(self, client: barque.Client, *names: str) -> dict[str, barque.MemberStatus]:
         """Wait until exactly these are shown, one of them leads, and all have applied the same."""
 
-        async def look() -> dict[str, dict[str, Any]] | None:
+        async def look() -> dict[str, barque.MemberStatus] | None:
             shown = await self.shown(client)
-            roles = [m["role"] for m in shown.values()]
-            applied = {m["last_applied"] for m in shown.values()}
+            roles = [m.role for m in shown.values()]
+            applied = {m.last_applied for m in shown.values()}
             good = set(shown) == set(names) and roles.count("leader") == 1 and len(applied) == 1
             return shown if good else None
 
-        found: dict[str, dict[str, Any]] = await until(look, f"{names} to be all of the cluster")
+        found: dict[str, barque.MemberStatus] = await until(look, f"{names} to be all of the cluster")
         return found
 
 
@@ -77,12 +76,12 @@ async def formed(directory: Path, names: tuple[str, ...]) -> AsyncIterator[Growi
         async with cluster.client() as client:
 
             async def form() -> bool:
-                answers = {node["name"] for node in (await client.status())["nodes"] if node["pid"]}
+                answers = {node.name for node in (await client.status()).nodes if node.pid}
                 return answers == set(names)
 
             await until(form, "all nodes to answer")
             answer = await client.start_cluster("kv", "kv", nodes=FIRST)
-            assert answer["not_started"] == {}
+            assert answer.not_started == {}
             await cluster.leader(client)
         yield cluster
     finally:
@@ -117,7 +116,7 @@ async def test_three_become_five_and_three_again_under_load(tmp_path: Path) -> N
         await writers.progress(200)
         await writers.stop()
         shown = await cluster.agree(one, "n3", "n4", "n5")
-        assert all(member["voter"] for member in shown.values())
+        assert all(member.voter for member in shown.values())
         assert await cluster.voters(one) == {"n3", "n4", "n5"}
         await writers.check(one)
 
@@ -139,7 +138,7 @@ async def test_a_member_whose_disk_is_gone_is_replaced(tmp_path: Path) -> None:
         await until(replaced, "the new n3 to vote")
         await writers.progress(200)
         cluster.kill("n3")
-        assert (await client.replace_member("kv", "n3", node="n4"))["member"] == "kv@n4"
+        assert (await client.replace_member("kv", "n3", node="n4")).member == barque.ServerId("kv", "n4")
         await until(lambda: votes(cluster, client, "n4"), "n4 to vote")
         await writers.progress(200)
         await writers.stop()
@@ -167,11 +166,11 @@ async def test_the_survivor_of_a_lost_quorum_goes_on(tmp_path: Path) -> None:
 
             async def lost() -> bool:
                 shown = await cluster.shown(survivor)
-                return str(shown["n3"]["role"]) != "leader"
+                return shown["n3"].role != "leader"
 
             await until(lost, "n3 to be without a quorum")
             done = await survivor.force_shrink("kv")
-            assert (done["member"], sorted(done["lost"])) == ("kv@n3", ["kv@n1", "kv@n2"])
+            assert (str(done.member), sorted(map(str, done.lost))) == ("kv@n3", ["kv@n1", "kv@n2"])
             await writers.check(survivor)
             assert await cluster.voters(survivor) == {"n3"}
             cluster.start("n1", "n2")
@@ -190,12 +189,12 @@ async def test_a_member_of_a_deleted_cluster_stays_out_of_the_next(tmp_path: Pat
         cluster.kill("n3")
 
         async def deleted() -> bool:
-            return "kv@n3" in (await client.delete_cluster("kv"))["members"]
+            return barque.ServerId("kv", "n3") in (await client.delete_cluster("kv")).members
 
         await until(deleted, "the cluster to be deleted")
 
         async def formed_again() -> bool:
-            return not (await client.start_cluster("kv", "kv", nodes=("n1", "n2", "n4")))["not_started"]
+            return not (await client.start_cluster("kv", "kv", nodes=("n1", "n2", "n4"))).not_started
 
         await until(formed_again, "the next cluster of that name")
         await client.process_command("kv", Set(b"new", b"1"))

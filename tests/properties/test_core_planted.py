@@ -1,13 +1,14 @@
 """Planted bugs: each is a mistake that a Raft library has made, and each is caught by the random schedules.
 
 A test that never fails shows nothing; this shows that the walks of `test_core_random` and the
-cluster's witness would notice. The numbers are those of the checklist of historical bugs.
+cluster's observer would notice. The numbers are those of the checklist of historical bugs.
 
 Counting an answer of a former term (16) is not among them: with the term of the last entry
 compared as well, it moves a match index only to entries of earlier terms, which are never
 committed by counting. The present term is demanded nevertheless.
 """
 
+import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -18,15 +19,15 @@ from unittest import mock
 
 import msgspec
 import pytest
+from tests.kit.scenarios import play
 
-from barque.core import commitment, elections, leader, progress, queries, reception
+from barque.core import append_entries, commitment, elections, leader, queries, step, transitions
 from barque.core.effects import Effect, PersistTermAndVote
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, HeartbeatReply, Queries, Written
-from barque.core.server import Server, Transition
+from barque.core.state import Server
 from barque.errors import BarqueError
-from barque.testing.memory_log import MemoryLog
-from barque.testing.patching import replace
-from barque.testing.scenarios import play
+from barque.testing.checkers.patching import replace
+from barque.testing.core.memory_log import MemoryLog
 from barque.types import Index, IndexTerm
 
 _spec = importlib.util.spec_from_file_location("core_walks", Path(__file__).with_name("test_core_random.py"))
@@ -50,12 +51,12 @@ Plant = AbstractContextManager[object]
 
 def votes_are_not_stored() -> Plant:
     """1: after a crash a member votes again."""
-    right = Server.adopt_term_and_vote
+    right = transitions.adopt_term_and_vote
 
-    def wrong(self: Server, term: Any, voted_for: Any) -> list[Effect]:
-        return [PersistTermAndVote(e.term, None) for e in right(self, term, voted_for)]  # type: ignore[union-attr]
+    def wrong(subject: Server, term: Any, voted_for: Any) -> list[Effect]:
+        return [PersistTermAndVote(e.term, None) for e in right(subject, term, voted_for)]  # type: ignore[union-attr]
 
-    return mock.patch.object(Server, "adopt_term_and_vote", wrong)
+    return replace(right, wrong)
 
 
 def earlier_terms_are_committed_by_counting() -> Plant:
@@ -72,12 +73,11 @@ def earlier_terms_are_committed_by_counting() -> Plant:
 
 def followers_commit_what_the_leader_has() -> Plant:
     """20: although their own end is not proved."""
-    right = reception._nothing_new
+    right = append_entries._nothing_new
 
-    def wrong(subject: Server, rpc: AppendEntriesRpc, matched: Index, effects: list[Effect]) -> Transition:
-        done = right(subject, rpc, matched, effects)
-        rest = reception.advance_commit(subject, rpc.leader_commit, subject.log.last_index_term().index)
-        return Transition(done.state, done.effects + rest)
+    def wrong(subject: Server, rpc: AppendEntriesRpc, matched: Index) -> list[Effect]:
+        last = subject.log.last_index_term().index
+        return right(subject, rpc, matched) + append_entries.advance_commit(subject, rpc.leader_commit, last)
 
     return replace(right, wrong)
 
@@ -86,7 +86,7 @@ def the_leader_counts_what_it_has_not_written() -> Plant:
     """43: its memory instead of its disk."""
 
     def wrong(subject: Server) -> list[Index]:
-        others = [peer.match_index for _, peer in subject.peers() if peer.voter]
+        others = [peer.match_index for _, peer in subject.peers if peer.voter]
         return [subject.log.last_index_term().index, *others]
 
     return replace(commitment.match_indexes, wrong)
@@ -101,7 +101,7 @@ def followers_acknowledge_what_they_have_not_written() -> Plant:
             subject.id, subject.current_term, success, subject.log.next_index(), last.index, last.term
         )
 
-    return replace(reception.append_entries_reply, wrong)
+    return replace(append_entries.append_entries_reply, wrong)
 
 
 def late_reports_confirm_by_index() -> Plant:
@@ -117,12 +117,12 @@ def late_reports_confirm_by_index() -> Plant:
 
 def an_empty_rpc_drops_the_rest() -> Plant:
     """26: a late one takes back what is acknowledged."""
-    right = reception._nothing_new
+    right = append_entries._nothing_new
 
-    def wrong(subject: Server, rpc: AppendEntriesRpc, matched: Index, effects: list[Effect]) -> Transition:
+    def wrong(subject: Server, rpc: AppendEntriesRpc, matched: Index) -> list[Effect]:
         if not rpc.entries and subject.last_applied <= matched < subject.log.last_index_term().index:
             subject.log.set_last_index(matched)
-        return right(subject, rpc, matched, effects)
+        return right(subject, rpc, matched)
 
     return replace(right, wrong)
 
@@ -140,10 +140,11 @@ def reads_do_not_wait_for_the_noop() -> Plant:
     """34: a new leader's commit index may be behind."""
     right = queries.on_queries
 
-    def wrong(subject: Server, asked: Any) -> Transition:
-        kept, subject.cluster_change_permitted = subject.cluster_change_permitted, True
+    def wrong(subject: Server, asked: Any) -> list[Effect]:
+        role = subject.leader_role()
+        kept, role.established = role.established, True
         done = right(subject, asked)
-        subject.cluster_change_permitted = kept
+        role.established = kept
         return done
 
     return replace(right, wrong)
@@ -153,7 +154,7 @@ def reads_are_confirmed_by_an_older_round() -> Plant:
     """35: whatever question a member answers, it is taken for the newest."""
     right = queries.on_heartbeat_reply
 
-    def wrong(subject: Server, answer: HeartbeatReply) -> Transition:
+    def wrong(subject: Server, answer: HeartbeatReply) -> list[Effect]:
         newest = HeartbeatReply(answer.sender, subject.query_index, answer.term)
         return right(subject, newest)
 
@@ -162,7 +163,7 @@ def reads_are_confirmed_by_an_older_round() -> Plant:
 
 def stale_ends_count() -> Plant:
     """A success is counted by its index alone, whatever term the follower has there."""
-    right = progress._advance
+    right = commitment._advance
 
     def wrong(subject: Server, peer: Any, reply: AppendEntriesReply) -> bool:
         index = min(reply.last_index, subject.log.last_index_term().index)
@@ -181,17 +182,21 @@ def answers_come_before_the_disk() -> Plant:
     """3: the vote leaves before it is stored."""
     right = elections.on_request_vote
 
-    def wrong(subject: Server, rpc: Any) -> Transition:
-        done = right(subject, rpc)
-        return Transition(done.state, done.effects[::-1])
+    def wrong(subject: Server, rpc: Any) -> list[Effect]:
+        return right(subject, rpc)[::-1]
 
-    return replace(right, wrong)
+    def late(effects: list[Effect]) -> list[Effect]:
+        return sorted(effects, key=lambda effect: isinstance(effect, PersistTermAndVote))
+
+    plants = contextlib.ExitStack()
+    plants.enter_context(replace(right, wrong))
+    plants.enter_context(replace(step._store_once, late))
+    return plants
 
 
 def the_noop_is_forgotten() -> Plant:
     """§3.6.2: without it a new leader commits nothing until somebody sends a command."""
-    right = elections.become_leader
-    return replace(right, lambda s: Transition(right(s).state, []))
+    return replace(elections.first_noop, lambda _subject: [])
 
 
 BUGS: list[Callable[[], Plant]] = [
@@ -213,7 +218,7 @@ BUGS: list[Callable[[], Plant]] = [
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_caught(bug: Callable[[], Plant]) -> None:
-    """Some walk fails: by the witness, an invariant, a history, or for want of progress."""
+    """Some walk fails: by the observer, an invariant, a history, or for want of progress."""
     first = FIRST_SEED.get(bug.__name__, 0)
     with bug():
         for seed in range(first, first + SEEDS_MAX):

@@ -1,7 +1,7 @@
 """Random schedules on three and five members: messages lost, repeated and reordered, disks that lag,
 crashes, partitions, failing logs, members that come and go, wiped disks, snapshots. What must never
 happen is checked after every step by the cluster's
-`Witness` and by the histories kept here; then everything heals, and somebody must lead.
+`InvariantObserver` and by the histories kept here; then everything heals, and somebody must lead.
 
 One seed decides everything and is part of the test's name: `pytest -k "seed-17"` runs it again.
 `BARQUE_SEEDS=5000` runs more of them.
@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from barque.core.configuration import may_change
 from barque.core.effects import Rejected
 from barque.core.entries import decode_head
 from barque.core.messages import (
@@ -28,10 +29,10 @@ from barque.core.messages import (
     WalFailed,
     WalUp,
 )
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.machine.effects import ReleaseCursor
 from barque.machine.machine import Builtin, CommandMeta, Machine, Result
-from barque.testing.core_cluster import CoreCluster, Member
+from barque.testing.core.cluster import CoreCluster, Member
 from barque.types import Membership, ReplyMode
 
 SEEDS = int(os.environ.get("BARQUE_SEEDS", "300"))
@@ -280,7 +281,7 @@ class Walk:
         able = [
             m
             for m in self.cluster.members.values()
-            if m.server.raft_state is RaftState.LEADER and m.server.cluster_change_permitted
+            if m.server.raft_state is RaftState.LEADER and may_change(m.server)
         ]
         return max(able, key=lambda m: m.server.current_term, default=None)
 
@@ -369,7 +370,7 @@ class Walk:
 
     def committed(self) -> list[Any]:
         """The user commands that leaders have committed, in their order."""
-        bodies = [entry.body for entry, _ in self.cluster.witness.committed]
+        bodies = [entry.body for entry, _ in self.cluster.observer.committed]
         heads = [decode_head(body) for body in bodies]
         return [
             msgspec.msgpack.decode(body[head.size + 4 :])
@@ -379,7 +380,7 @@ class Walk:
 
     def check(self) -> None:
         """What must hold of the whole at any time."""
-        self.cluster.witness.check_logs()
+        self.cluster.observer.check_logs()
         committed = self.committed()
         assert len(set(committed)) == len(committed), "a command happened twice"
         assert self.acked <= set(committed), "an acknowledged command is gone"
@@ -447,7 +448,7 @@ class Walk:
     def in_step(self, leader: Member) -> bool:
         """Whether everybody has applied what this leader has, and it answers."""
         servers = [self.cluster[i.name].server for i in leader.server.cluster]
-        return leader.server.cluster_change_permitted and all(
+        return may_change(leader.server) and all(
             (s.current_term, s.last_applied) == (leader.server.current_term, leader.log.next_index() - 1)
             and s.raft_state in (RaftState.LEADER, RaftState.FOLLOWER)
             for s in servers

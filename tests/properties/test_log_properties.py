@@ -4,15 +4,14 @@ import contextlib
 import errno
 import random
 
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+from tests.kit.storage import OTHER, UID, Node, batch, content
 
 from barque.core.messages import Written
 from barque.errors import StorageError
 from barque.log.log import WalLog
 from barque.log.storage import StorageConfig
-from barque.testing.disk import SimDisk
-from barque.testing.storage import OTHER, UID, Node, batch, content
+from barque.testing.sim.disk import SimDisk
 from barque.types import Index, ServerId, Term, Uid
 
 UIDS = (UID, OTHER)

@@ -11,14 +11,14 @@ from tests.nodes import Adder
 from barque.config import LogConfig, TimeConfig
 from barque.core.entries import encode_body
 from barque.core.messages import Commands, ElectionTimeout, RemoteMessage
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.errors import ConfigurationError, StorageError
 from barque.runtime.directory import Directory
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_table import Ending, ServerTable
 from barque.runtime.system import System
 from barque.runtime.timers import Timers
-from barque.testing.disk import SimDisk
+from barque.testing.sim.disk import SimDisk
 from barque.types import ClientRef, Index, ServerId
 
 DATA = "/data"

@@ -5,8 +5,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from barque.runtime.failure_detector import FailureDetector
 

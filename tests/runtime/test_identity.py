@@ -11,6 +11,7 @@ import pytest
 from tests.nodes import Nodes, nodes, until
 
 import barque
+from barque.client.results import RemovedMember, StaleIncarnation
 from barque.core.messages import (
     AppendEntriesReply,
     AuxCommand,
@@ -27,8 +28,9 @@ from barque.core.messages import (
     TimeoutNow,
     TransferLeadership,
 )
-from barque.core.senders import SENDER_OF
-from barque.core.server import RaftState
+from barque.core.state import RaftState
+from barque.core.terms import SENDER_OF
+from barque.core.transitions import become_follower
 from barque.errors import OutcomeUnknown
 from barque.runtime import identity
 from barque.runtime.directory import configured_cluster_id
@@ -136,10 +138,12 @@ async def test_a_wiped_member_neither_votes_nor_leads(tmp_path: Path) -> None:
         await until(has_tried, "votes of another incarnation")
         assert survivor.server.voted_for != ServerId("sum", "n3")
         status = await client.status()
-        shown = {m["node"]: m for m in status["clusters"][0]["members"] if m["role"] != "unreachable"}
-        assert shown["n2"]["stale_incarnations"] == [
-            {"server": "sum@n3", "uid": "SUMNEW", "cure": "barque member replace sum sum@n3"}
-        ]
+        shown = {m.server.node: m for m in status.clusters[0].members if m.role != "unreachable"}
+        assert shown["n2"].stale_incarnations == (
+            StaleIncarnation(
+                server=ServerId("sum", "n3"), uid=Uid("SUMNEW"), cure="barque member replace sum sum@n3"
+            ),
+        )
         assert old != "SUMNEW"
         await three.start("n1")
         assert await client.consistent_query("sum") == 5
@@ -217,7 +221,8 @@ async def test_a_removed_member_without_a_vote_is_told_by_the_next_announcement(
         await client.add_member("sum", "n3", membership=Membership.NON_VOTER)
         assert await client.process_command("sum", 1) == 1
         await three.stop("n3")
-        assert await client.remove_member("sum", "sum@n3") == {"member": "sum@n3", "told": False}
+        removed = await client.remove_member("sum", "sum@n3")
+        assert removed == RemovedMember(member=ServerId("sum", "n3"), told=False)
         await three.stop("n1")
         await three.stop("n2")
         with caplog.at_level(logging.WARNING):
@@ -245,8 +250,9 @@ async def test_an_announcement_sends_nobody_away_who_may_be_a_member(
         await client.start_cluster("sum", "adder")
         node, process = single.running["n1"], member(single, "n1")
         server = process.server
-        config = msgspec.structs.replace(server.cfg, joined_at=IndexTerm(Index(1), Term(5)))
-        server.cfg, server.raft_state = config, RaftState.FOLLOWER
+        config = msgspec.structs.replace(server.cfg, min_vote_position=IndexTerm(Index(1), Term(5)))
+        server.cfg = config
+        become_follower(server)
         server.current_term = Term(7 if term == 6 else 5)
         named = None if uids is None else tuple(Uid(server.cfg.uid if uid == "OWN" else uid) for uid in uids)
         said = LeaderIs("sum", ServerId("sum", "n2"), Term(term), server.cfg.cluster_id, named)

@@ -9,8 +9,9 @@ import pytest
 from tests.nodes import Adder, Nodes, nodes, until
 
 import barque
-from barque.client.connection import unanswered
-from barque.client.outcomes import Batch
+from barque.client.requests import Call
+from barque.client.results import PromotedMember, RemovedMember, Transfer
+from barque.core.configuration import may_change
 from barque.core.messages import LeaveMember
 from barque.errors import (
     AlreadyMember,
@@ -26,10 +27,9 @@ from barque.errors import (
     UnknownMember,
 )
 from barque.machine.machine import AuxKind, AuxResult, Member
-from barque.runtime import node_rpc
 from barque.runtime.admin_members import MemberAdmin
 from barque.runtime.error_mapping import CHANGE_UNDER_WAY
-from barque.runtime.node_rpc import READING_VERBS
+from barque.transport.answers import READING_VERBS, unanswered
 from barque.types import ClientRef, Membership, ReplyMode, ServerId
 
 
@@ -46,7 +46,7 @@ class Hasty(Nodes):
 async def listed(client: barque.Client) -> dict[str, str]:
     """What each member may do, by its node, as the leader sees it."""
     info = await client.members_info("sum")
-    return {m["server"].partition("@")[2]: m["membership"] for m in info["members"]}
+    return {m.server.node: str(m.membership) for m in info.members}
 
 
 async def role_of(some: Nodes, node: str) -> str:
@@ -80,13 +80,15 @@ async def test_members_come_and_go(tmp_path: Path) -> None:
         await client.start_cluster("sum", "adder", nodes=("n1", "n2", "n3"), arguments={"start": 40})
         await client.process_command("sum", 2)
         added = await client.add_member("sum", "n4")
-        assert (added["member"], added["membership"]) == ("sum@n4", "voter")
+        assert (str(added.member), added.membership) == ("sum@n4", Membership.VOTER)
         assert await listed(client) == dict.fromkeys(("n1", "n2", "n3", "n4"), "voter")
         await reads(four, "n4", 42)
-        assert await client.remove_member("sum", "sum@n4") == {"member": "sum@n4", "told": True}
+        assert await client.remove_member("sum", "sum@n4") == RemovedMember(
+            member=ServerId("sum", "n4"), told=True
+        )
         await gone(four, "n4")
         again = await client.add_member("sum", "n4")
-        assert again["uid"] != added["uid"]
+        assert again.uid != added.uid
         assert await client.process_command("sum", 1) == 43
         await reads(four, "n4", 43)
 
@@ -97,12 +99,13 @@ async def test_a_non_voter_receives_and_is_promoted(tmp_path: Path) -> None:
         await client.start_cluster("sum", "adder", nodes=["n1"])
         await client.process_command("sum", 5)
         added = await client.add_member("sum", "n2", membership=Membership.NON_VOTER)
-        assert added["membership"] == "non_voter"
+        assert added.membership is Membership.NON_VOTER
         await reads(two, "n2", 5)
         assert await listed(client) == {"n1": "voter", "n2": "non_voter"}
-        assert await client.promote_member("sum", "n2") == {"member": "sum@n2", "membership": "voter"}
+        promoted = await client.promote_member("sum", "n2")
+        assert promoted == PromotedMember(member=ServerId("sum", "n2"), membership=Membership.VOTER)
         assert await listed(client) == {"n1": "voter", "n2": "voter"}
-        assert await client.transfer_leadership("sum", "n2") == "ok"
+        assert await client.transfer_leadership("sum", "n2") is Transfer.STARTED
 
 
 async def test_a_member_whose_removal_is_not_committed_keeps_its_data(tmp_path: Path) -> None:
@@ -115,10 +118,7 @@ async def test_a_member_whose_removal_is_not_committed_keeps_its_data(tmp_path: 
         leader, before = (three.running[name].system.processes["sum"] for name in ("n1", "n3"))
 
         async def sees(members: int) -> bool:
-            return (
-                leader.server.cluster_change_permitted == (members == 3)
-                and len(leader.server.cluster) == members
-            )
+            return may_change(leader.server) == (members == 3) and len(leader.server.cluster) == members
 
         await until(lambda: sees(3), "a leader that may change its members")
         await three.stop("n2")
@@ -160,10 +160,10 @@ async def test_a_dead_member_is_replaced(tmp_path: Path, target: str | None) -> 
         await four.stop("n3")
         if target is None:
             await four.start("n3")
-        old = next(m["uid"] for m in (await client.members_info("sum"))["members"] if m["server"] == "sum@n3")
+        old = next(m.uid for m in (await client.members_info("sum")).members if m.server.node == "n3")
         done = await client.replace_member("sum", "sum@n3", node=target)
-        assert (done["removed"], done["member"]) == ("sum@n3", f"sum@{target or 'n3'}")
-        assert done["uid"] != old
+        assert (str(done.removed), str(done.member)) == ("sum@n3", f"sum@{target or 'n3'}")
+        assert done.uid != old
         assert await listed(client) == dict.fromkeys(("n1", "n2", target or "n3"), "voter")
         await reads(four, target or "n3", 7)
         if target is not None:
@@ -199,7 +199,7 @@ async def test_a_leader_removes_itself(tmp_path: Path) -> None:
         await client.start_cluster("sum", "adder")
         await client.process_command("sum", 3)
         leader = await three.leader(client, "sum")
-        assert (await client.remove_member("sum", leader))["member"] == f"sum@{leader}"
+        assert (await client.remove_member("sum", leader)).member == ServerId("sum", leader)
         await gone(three, leader)
         others = {"n1", "n2", "n3"} - {leader}
 
@@ -230,7 +230,7 @@ async def test_two_who_add_the_same_member_do_not_take_its_server_away(tmp_path:
         told = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(answer) for answer in told if isinstance(answer, BaseException)] == [AlreadyMember]
         [added] = [answer for answer in told if not isinstance(answer, BaseException)]
-        assert two.running["n2"].system.processes["sum"].server.cfg.uid == added["uid"]
+        assert two.running["n2"].system.processes["sum"].server.cfg.uid == added.uid
         await reads(two, "n2", 5)
 
 
@@ -249,7 +249,9 @@ async def test_a_refusal_that_is_out_of_date_when_it_comes_is_no_answer(
     async with nodes(tmp_path, 2) as two, two.client() as client:
         await client.start_cluster("sum", "adder")
         monkeypatch.setattr(MemberAdmin, "ask_server", refuse_once)
-        assert await client.remove_member("sum", "n2") == {"member": "sum@n2", "told": True}
+        assert await client.remove_member("sum", "n2") == RemovedMember(
+            member=ServerId("sum", "n2"), told=True
+        )
         assert len(asked) == 2
 
 
@@ -264,9 +266,9 @@ async def test_the_survivor_becomes_the_cluster(tmp_path: Path) -> None:
         await reads(three, "n3", 9)
         await three.stop("n2")
         done = await client.force_shrink("sum")
-        assert (done["member"], done["lost"]) == ("sum@n3", ["sum@n2"])
+        assert (done.member, done.lost) == (ServerId("sum", "n3"), (ServerId("sum", "n2"),))
         assert await client.consistent_query("sum") == 9
-        assert (await client.add_member("sum", "n1"))["membership"] == "voter"
+        assert (await client.add_member("sum", "n1")).membership is Membership.VOTER
         assert await listed(client) == {"n1": "voter", "n3": "voter"}
 
 
@@ -304,11 +306,12 @@ async def deleted(three: Nodes) -> None:
         await three.stop("n3")
         await client.process_command("sum", 1)
         done = await client.delete_cluster("sum")
-        assert (sorted(done["members"]), done["away"]) == (["sum@n1", "sum@n2", "sum@n3"], ["sum@n3"])
+        assert sorted(map(str, done.members)) == ["sum@n1", "sum@n2", "sum@n3"]
+        assert done.away == (ServerId("sum", "n3"),)
         await three.start("n3")
         for node in three.addresses:
             await gone(three, node)
-        assert (await client.status())["clusters"] == []
+        assert (await client.status()).clusters == ()
 
 
 async def test_a_leader_without_a_majority_says_so(tmp_path: Path) -> None:
@@ -328,7 +331,7 @@ async def test_a_leader_without_a_majority_says_so(tmp_path: Path) -> None:
             await client.process_command("sum", 1, timeout_s=15)
 
         async def shown() -> Any:
-            return (await client.status())["clusters"][0]["members"][0].get("lost_quorum")
+            return (await client.status()).clusters[0].members[0].lost_quorum
 
         assert "no majority" in await until(shown, "status to say that the quorum is lost")
         with pytest.raises((NoLeader, NoQuorum)):
@@ -394,9 +397,9 @@ async def test_a_change_without_an_answer_may_have_happened(tmp_path: Path) -> N
         verbs = set(single.running["n1"].admin._verbs)
     assert verbs > READING_VERBS
     for verb in sorted(verbs):
-        batch = Batch("call", verb, 0.0)
+        call = Call(verb, {}, 0.0, 5.0)
         kind = QueryTimeout if verb in READING_VERBS else OutcomeUnknown
-        assert type(unanswered(batch, "")) is type(node_rpc.unanswered(verb, "")) is kind
+        assert type(call.lost("")) is type(unanswered(verb, "")) is kind
 
 
 async def test_a_change_that_the_leader_never_answers_may_have_happened(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from tests.nodes import PATIENCE_S, Adder, Nodes, nodes, until
 
 import barque
+from barque.core.configuration import is_change_under_way
 from barque.core.messages import ElectionTimeout, ServerDown
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.errors import (
     ConfigurationError,
     NoLeader,
@@ -21,14 +22,14 @@ from barque.errors import (
 )
 from barque.log.disk import OsDisk
 from barque.transport.wire import NodeCallReply
-from barque.types import ServerId
+from barque.types import Index, IndexTerm, ServerId
 
 
 async def test_a_cluster_forms_and_counts(tmp_path: Path) -> None:
     """A cluster formed through one node is served by all of them."""
     async with nodes(tmp_path) as three, three.client("n1") as one, three.client("n3") as other:
         answer = await one.start_cluster("sum", "adder", arguments={"start": 5})
-        assert answer == {"started": ["n1", "n2", "n3"], "not_started": {}}
+        assert answer == barque.StartedCluster(started=("n1", "n2", "n3"))
         assert await one.process_command("sum", 1) == 6
         assert await other.process_command("sum", 1) == 7
         assert await other.consistent_query("sum") == 7
@@ -141,10 +142,10 @@ async def test_a_machine_that_raises_stops_its_server_and_no_other(tmp_path: Pat
             await client.process_command("bad", "boom", timeout_s=0.5)
         assert await client.process_command("good", 1) == 1
         status = await client.status()
-        failed = {c["name"]: c["members"][0] for c in status["clusters"]}
-        assert failed["bad"]["role"] == "failed"
-        assert "boom" in failed["bad"]["failure"]
-        assert failed["good"]["role"] == "leader"
+        failed = {c.name: c.members[0] for c in status.clusters}
+        assert failed["bad"].role == "failed"
+        assert "boom" in (failed["bad"].failure or "")
+        assert failed["good"].role == "leader"
 
 
 async def test_leadership_can_be_handed_over(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ async def test_leadership_can_be_handed_over(tmp_path: Path) -> None:
         await client.process_command("sum", 1)
 
         async def transferred() -> bool:
-            return await client.transfer_leadership("sum", target) in ("ok", "already_leader")
+            return isinstance(await client.transfer_leadership("sum", target), barque.Transfer)
 
         await until(transferred, "the transfer to be accepted")
 
@@ -234,11 +235,11 @@ async def test_counters_tell_what_happened(tmp_path: Path) -> None:
             await client.process_command("sum", 1)
         await client.consistent_query("sum")
         overview = await client.overview("sum")
-        counters = overview["counters"]
+        counters = overview.counters
         assert (counters["commands"], counters["consistent_queries"]) == (7, 1)
         for name in ("commit_index", "last_applied", "last_index", "last_written_index"):
-            assert counters[name] == overview[name] == 8
-        assert counters["term"] == overview["current_term"]
+            assert counters[name] == getattr(overview, name) == 8
+        assert counters["term"] == overview.current_term
 
 
 async def test_status_names_the_unreachable(tmp_path: Path) -> None:
@@ -247,9 +248,9 @@ async def test_status_names_the_unreachable(tmp_path: Path) -> None:
         await client.start_cluster("sum", "adder")
         await three.stop("n1", "n3")
         status = await client.status()
-        states = {n["name"]: n["state"] for n in status["nodes"]}
+        states = {n.name: n.state for n in status.nodes}
         assert states == {"n1": "unreachable", "n2": "running", "n3": "unreachable"}
-        assert all(n["failure"] for n in status["nodes"] if n["state"] == "unreachable")
+        assert all(n.failure for n in status.nodes if n.state == "unreachable")
 
 
 async def test_a_data_directory_belongs_to_one_node(tmp_path: Path) -> None:
@@ -342,7 +343,8 @@ async def test_a_node_that_connects_amid_a_change_hears_who_leads(tmp_path: Path
         await client.start_cluster("sum", "adder", nodes=["n1"])
         assert await client.process_command("sum", 1) == 1
         leader = three.running["n1"].system.processes["sum"].server
-        leader.cluster_change_permitted = False
+        leader.cluster_index_term = IndexTerm(Index(leader.last_applied + 1), leader.current_term)
+        assert is_change_under_way(leader)
         await three.stop("n3")
         await three.start("n3")
 

@@ -9,14 +9,22 @@ import pytest
 from barque.config import TimeConfig
 from barque.core.effects import Effect
 from barque.core.messages import AppendEntriesRpc, ElectionTimeout, NodeStatus, ServerDown
-from barque.core.server import RaftState
+from barque.core.roles import WalWritable
+from barque.core.state import RaftState
+from barque.core.transitions import (
+    become_follower,
+    become_pre_candidate,
+    become_terminating_leader,
+    become_waiting,
+    resume_leadership,
+)
 from barque.machine.effects import MonitorNode, Timer
 from barque.runtime.clock import SystemClock
 from barque.runtime.monitors import Monitors
 from barque.runtime.performer import Performer
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.timers import Timers
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 from barque.types import ClientRef
 
 ME = ClientRef("n1", 7)
@@ -38,8 +46,17 @@ class Leader:
 
     def goes_through(self, *states: RaftState) -> None:
         """It takes up one state after the other."""
+        server = self.process.server
+        become = {
+            RaftState.FOLLOWER: lambda: become_follower(server),
+            RaftState.AWAIT_CONDITION: lambda: become_waiting(server, WalWritable(), 1),
+            RaftState.PRE_VOTE: lambda: become_pre_candidate(server),
+            RaftState.TERMINATING_LEADER: lambda: become_terminating_leader(server),
+            RaftState.LEADER: lambda: resume_leadership(server, server.role),  # type: ignore[arg-type]
+        }
         for state in states:
-            old, self.process.server.raft_state = self.process.server.raft_state, state
+            old = server.raft_state
+            become[state]()
             self.performer.state_changed(self.process, old, None)
 
     def perform(self, *effects: Effect) -> None:

@@ -6,7 +6,7 @@ from unittest.mock import Mock
 from barque.machine.machine import Machine, Result
 from barque.runtime.reporting import cluster_overview
 from barque.runtime.server_process import ServerProcess
-from barque.testing.core_cluster import CoreCluster
+from barque.testing.core.cluster import CoreCluster
 
 
 class Old(Machine[int]):

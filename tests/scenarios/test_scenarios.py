@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-from barque.testing.scenarios import play
+from tests.kit.scenarios import play
 
 SCENARIOS = sorted(Path(__file__).parent.glob("*.txt"))
 

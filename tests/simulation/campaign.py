@@ -1,9 +1,9 @@
-"""A long campaign, in portions: `python tests/simulation/campaign.py DIRECTORY` prints the page about it.
+"""Run a long campaign in portions, and print its page: `python tests/simulation/campaign.py DIRECTORY`.
 
-Whole nodes until their clusters have lived so many hours, core servers for so many seeds, and some seeds of
-both a second time under another hash seed. Each portion is a process of its own and leaves a file in the
-directory, so that a campaign can be interrupted and goes on where it was. The exit code is 0 only if nothing
-was violated.
+A campaign runs whole nodes until their clusters have lived for the given hours, core servers for the given
+number of seeds, and some seeds of both a second time under another hash seed. Each portion is a process of
+its own and leaves a file in the directory, so a campaign can be interrupted and resumed. The exit code is 0
+only if no property was violated.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from barque.testing.probes import PROBES
+from barque.testing.checkers.probes import PROBES
 
 NODES_SEEDS, CORE_SEEDS = 50, 2_000
 """The seeds of one portion."""
 SHORTEST_S = 10.0
-"""No run of whole nodes is shorter on the average, in virtual seconds."""
+"""The mean length of a run of whole nodes is at least this, in virtual seconds."""
 PROBED_EVERY = 10
-"""One portion in so many counts rare paths, which costs a third of its speed."""
+"""One portion in this many counts rare paths, which costs a third of its speed."""
 
 
 class Portion(NamedTuple):
@@ -43,12 +43,12 @@ class Portion(NamedTuple):
         return self.kind.endswith("core")
 
     def file(self, directory: Path) -> Path:
-        """Where its lines are."""
+        """The file with its lines."""
         return directory / f"{self.kind}-{self.start}.jsonl"
 
 
 def portions(options: argparse.Namespace) -> Iterator[Portion]:
-    """All there is to do: the two kinds in turn, those that are run twice first."""
+    """Yield all portions: the two kinds in turn, seeds that run twice first."""
     nodes_seeds = int(options.hours * 3600 / SHORTEST_S)
     for number in range(max(options.core_seeds // CORE_SEEDS, nodes_seeds // NODES_SEEDS) + 1):
         probed = number % PROBED_EVERY == 0
@@ -64,13 +64,13 @@ def portions(options: argparse.Namespace) -> Iterator[Portion]:
 
 
 def is_done(portion: Portion, directory: Path) -> bool:
-    """Whether an earlier call has finished it."""
+    """Whether an earlier call has finished the portion."""
     file = portion.file(directory)
     return file.exists() and '"end": true' in file.read_text()
 
 
 def run(portion: Portion, directory: Path) -> None:
-    """One portion in a process of its own, with a hash seed of its own."""
+    """Run one portion in a process of its own, with a hash seed of its own."""
     command = [sys.executable, "-m", "barque", "simulate", "--start", str(portion.start)]
     command += ["--seeds", str(portion.seeds), "--report", str(portion.file(directory))]
     command += [flag for flag, wanted in (("--core", portion.core), ("--probes", portion.probed)) if wanted]
@@ -81,7 +81,7 @@ def run(portion: Portion, directory: Path) -> None:
 
 
 class Sum:
-    """What all portions of one kind did."""
+    """The results of all portions of one kind."""
 
     def __init__(self, directory: Path, kind: str, start: str = "[0-9]*") -> None:
         self.seeds: dict[int, dict[str, Any]] = {}
@@ -109,11 +109,11 @@ class Sum:
 
     @property
     def hours(self) -> float:
-        """How long its clusters have lived, each for itself."""
+        """How long its clusters have lived, added up."""
         return sum(map(_lived_s, self.seeds.values())) / 3600
 
     def hours_of(self, nodes: int) -> float:
-        """How long those of this size have lived."""
+        """How long its clusters of this size have lived."""
         return sum(_lived_s(line) for line in self.seeds.values() if line["nodes"] == nodes) / 3600
 
     @property
@@ -131,7 +131,7 @@ def _lived_s(line: dict[str, Any]) -> float:
 
 
 def differences(first: Sum, second: Sum) -> tuple[int, list[int]]:
-    """How many seeds ran twice, and those whose hashes differ."""
+    """How many seeds ran twice, and the seeds whose hashes differ."""
     both = [seed for seed in second.seeds if seed in first.seeds]
     return len(both), [s for s in both if first.seeds[s]["hash"] != second.seeds[s]["hash"]]
 
@@ -143,7 +143,7 @@ with `--core` for the second column, on the commit named here.
 
 
 def page(directory: Path) -> Iterator[str]:
-    """The summary, line by line."""
+    """Yield the page, line by line."""
     nodes, core = Sum(directory, "nodes"), Sum(directory, "core")
     yield "# A campaign\n"
     yield PREAMBLE
@@ -191,7 +191,7 @@ def _span(kind: Sum) -> str:
 
 
 def main() -> int:
-    """Do what is not done yet, and write the page."""
+    """Run the portions that are not done yet, and write the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
     parser.add_argument("--start", type=int, default=1_000_000)

@@ -1,20 +1,20 @@
-"""Prints docs/reference/mutants.md: `python tests/simulation/kill_table.py [seconds a ring [planted bug …]]`.
+"""Print docs/reference/mutants.md: `python -m tests.simulation.kill_table [seconds a ring [planted bug …]]`.
 
-With names, only their rows.
+With names of planted bugs, print only their rows.
 """
 
 import sys
 from pathlib import Path
 
-from barque.testing.mutants import MUTANTS
-from barque.testing.rings import hunt, rings_for, row, table
-from barque.testing.scenarios import play
+from tests.kit.mutant_runner import hunt, rings_for, row, table
+from tests.kit.mutants import MUTANTS
+from tests.kit.scenarios import play
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
 
 def transcripts() -> dict[str, str]:
-    """The texts of all transcripts, by name, that are right without any planted bug."""
+    """The texts of all transcripts that are right without a planted bug, by name."""
     texts = {path.stem: path.read_text() for path in sorted(SCENARIOS.glob("*.txt"))}
     return {name: text for name, text in texts.items() if play(text) == text}
 

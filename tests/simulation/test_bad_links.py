@@ -4,14 +4,14 @@ import random
 from functools import partial
 
 import pytest
+from tests.kit.mutants import planted
 
-from barque.testing.bad_links import BUFFER_BYTES, Impostor, SlowLink
-from barque.testing.loop import VirtualLoop
-from barque.testing.mutants import planted
+from barque.testing.faults.bad_links import BUFFER_BYTES, Impostor, SlowLink
+from barque.testing.sim.loop import VirtualLoop
 
 
 def test_a_slow_link_takes_time_by_size_and_says_when_it_is_full() -> None:
-    """Frames leave in order, each after its own bytes; when it is fast again, the rest leaves at once."""
+    """Frames leave in order, each after its own bytes; on a fast link the rest leaves at once."""
     loop = VirtualLoop()
     link = SlowLink(loop, bytes_a_second=1_000)
     left: list[tuple[float, str]] = []
@@ -36,7 +36,7 @@ def test_a_slow_link_takes_time_by_size_and_says_when_it_is_full() -> None:
 
 @pytest.mark.parametrize("kind", Impostor.KINDS)
 def test_an_impostor_is_refused(kind: str) -> None:
-    """Whoever dials it, and whomever it dials."""
+    """The handshake fails with every node that dials the impostor or that the impostor dials."""
     taken_in: list[str] = []
     impostor = Impostor(kind, "n2", random.Random(1), taken_in.append)
     impostor.answer("n1", 5)
@@ -45,7 +45,7 @@ def test_an_impostor_is_refused(kind: str) -> None:
 
 
 def test_an_impostor_would_be_noticed_if_it_were_welcome() -> None:
-    """Without secrets, the one that differs by its secret only gets in, both ways."""
+    """Without secrets, an impostor that differs by its secret only is accepted, in both directions."""
     taken_in: list[str] = []
     with planted("any_secret_will_do"):
         Impostor("secret", "n2", random.Random(1), taken_in.append).answer("n1", 5)

@@ -8,9 +8,16 @@ from typing import Any
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import AppendEntriesRpc
 from barque.log.meta import MetaStore
-from barque.testing.checkers import Committed, Durability, Elections, Incarnation, LogMatching, Violation
-from barque.testing.disk import SimDisk
-from barque.testing.history import Operation, Outcome, check_history
+from barque.testing.checkers.history import Operation, Outcome, check_history
+from barque.testing.checkers.safety import (
+    Committed,
+    Durability,
+    Elections,
+    Incarnation,
+    LogMatching,
+    Violation,
+)
+from barque.testing.sim.disk import SimDisk
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
 
 A, B = ServerId("c", "n1"), ServerId("c", "n2")
@@ -19,7 +26,7 @@ OK, FAIL, UNKNOWN = Outcome.OK, Outcome.FAIL, Outcome.UNKNOWN
 
 
 def test_two_leaders_in_one_term() -> None:
-    """I1: one leader a term; another term may have another."""
+    """I1: two servers that lead one term are reported; leaders of different terms are not."""
     found: list[Violation] = []
     elections = Elections(found.append)
     elections.leads(AS_A, Term(1))
@@ -32,7 +39,7 @@ def test_two_leaders_in_one_term() -> None:
 
 
 def test_two_votes_in_one_term() -> None:
-    """I2: a vote may be repeated, not changed."""
+    """I2: a second vote of a term is reported; a repeated vote is not."""
     found: list[Violation] = []
     elections = Elections(found.append)
     elections.votes(AS_A, B, Term(1))
@@ -43,7 +50,7 @@ def test_two_votes_in_one_term() -> None:
 
 
 def test_a_term_that_falls() -> None:
-    """I3: nobody acts in an earlier term, and a restart does not forget one."""
+    """I3: a server that acts in an earlier term, or forgets a term in a restart, is reported."""
     found: list[Violation] = []
     elections = Elections(found.append)
     elections.speaks(AS_A, Term(3))
@@ -60,7 +67,7 @@ def _rpc(payload: bytes, previous: int = 0) -> AppendEntriesRpc:
 
 
 def test_two_entries_at_one_position() -> None:
-    """I5: index and term name one entry."""
+    """I5: two entries with one index and term are reported."""
     found: list[Violation] = []
     LogMatching(found.append).sent(A, _rpc(b"x"))
     assert not found
@@ -76,7 +83,7 @@ def _leader(terms: dict[int, int], term: int) -> Any:
 
 
 def test_two_commands_at_one_index_and_a_leader_without_a_committed_entry() -> None:
-    """I7 and I6; a leader of the same term or an earlier one owes nothing."""
+    """I7 and I6: both are reported; a leader of the same term or an earlier term owes nothing."""
     found: list[Violation] = []
     committed = Committed(found.append)
     assert committed.applied("n1", Index(1), Term(1), "x", Term(2))
@@ -94,7 +101,7 @@ def _durability(found: list[Violation], disk: SimDisk) -> Durability:
 
 
 def test_an_ack_of_what_is_not_on_the_disk() -> None:
-    """I11, I8: an empty disk can vouch for nothing."""
+    """I11, I8: an acknowledgement and a commit are reported if the disk is empty."""
     found: list[Violation] = []
     durability = _durability(found, SimDisk(random.Random(1)))
     durability.ack(A, Uid("u"), IndexTerm(Index(0), Term(0)), promised_in=Term(1))
@@ -105,7 +112,7 @@ def test_an_ack_of_what_is_not_on_the_disk() -> None:
 
 
 def test_a_restart_that_forgets_an_ack() -> None:
-    """I11: what was acknowledged is there after a restart, unless a newer leader replaced it."""
+    """I11: an acknowledged entry must be there after a restart, unless a newer leader has replaced it."""
     found: list[Violation] = []
     durability = _durability(found, SimDisk(random.Random(1)))
     durability._rate = 0.0
@@ -160,11 +167,11 @@ def _read(called: float, returned: float, *elements: str) -> Operation:
 
 
 def test_histories_by_hand() -> None:
-    """One clean history, and one for each kind of anomaly."""
+    """A clean history is accepted, and each kind of anomaly is reported."""
     a, b = _append("a", 0, 1, OK, 1), _append("b", 2, 3, OK, 2)
     assert check_history([a, b, _read(4, 5, "a", "b")]) is None
     assert check_history([_append("a", 0), _read(4, 5), _read(6, 7, "a")]) is None  # late, but in time
-    assert check_history([a, _append("x", 0)]) is None  # unknown, and never seen
+    assert check_history([a, _append("x", 0)]) is None  # unknown, and no read shows it
     bad = {
         "a lost append": [a, _read(2, 3)],
         "a stale read": [a, _read(2, 3, "a"), _read(4, 5)],
@@ -183,7 +190,7 @@ def test_histories_by_hand() -> None:
 
 
 def _naive(history: list[Operation]) -> bool:
-    """Whether some order of the operations explains them; tries all."""
+    """Whether some order of the operations explains them; tries all orders."""
     known = [o for o in history if o.outcome is OK]
     unknown = [o for o in history if o.outcome is UNKNOWN and o.element is not None]
     for size in range(len(unknown) + 1):
@@ -211,7 +218,7 @@ def _explains(order: tuple[Operation, ...]) -> bool:
 
 
 def test_agrees_with_a_naive_checker() -> None:
-    """On thousands of small random histories the fast checker and a full search say the same."""
+    """On thousands of small random histories the fast checker and a full search agree."""
     rng = random.Random(7)
     verdicts = set()
     for _ in range(2_000):

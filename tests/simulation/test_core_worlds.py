@@ -1,6 +1,6 @@
-"""Worlds of core servers: random ones, and every graph of links that a small cluster can have.
+"""Worlds of core servers: random worlds, and every graph of links that a small cluster can have.
 
-`BARQUE_ALL_WORLDS=1` (`make worlds`) plays all graphs, still and flapping, with every first leader.
+With `BARQUE_ALL_WORLDS=1` (`make worlds`), all graphs run, still and flapping, with every first leader.
 """
 
 import os
@@ -8,28 +8,28 @@ import time
 
 import msgspec
 import pytest
-
-from barque.testing.core_simulator import simulate_core
-from barque.testing.core_swarm import CoreScenario, draw_core_scenario
-from barque.testing.small_worlds import (
+from tests.kit.topologies import (
     FLAP_S,
     Link,
-    WorldReport,
+    TopologyReport,
     connected_majorities,
     directed_graphs,
-    play_graph,
+    run_topology,
     shapes,
     undirected_graphs,
 )
 
+from barque.testing.core.simulator import simulate_core
+from barque.testing.core.swarm import CoreScenario, draw_core_scenario
+
 ALL = os.environ.get("BARQUE_ALL_WORLDS") == "1"
 FRESH_S = 8.0
 FLAPS_MOST_ELECTIONS = 8
-"""In the 15 s in which elections should have ended, links that flap each 2.5 s cause that many at most."""
+"""Links that flap each 2.5 s cause at most this many elections in the 15 s that should be without any."""
 
 
 def test_fresh_core_seeds(capsys: pytest.CaptureFixture[str]) -> None:
-    """Seeds that nobody has run before, for some seconds of processor time."""
+    """Seeds that were never run before are clean, for some seconds of processor time."""
     seed = first = int(time.time()) * 1_000
     start = time.process_time()
     while time.process_time() - start < FRESH_S:
@@ -42,10 +42,11 @@ def test_fresh_core_seeds(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("seed", [37, 158, 218, 20_001_020, 30_003_771])
 def test_members_come_and_go(seed: int) -> None:
-    """Removed, replaced by new servers and demoted, leaders too: nothing committed is lost, and all recover.
+    """Members are removed, replaced and demoted, leaders too: nothing committed is lost, and all recover.
 
-    In these a world had dropped what a later leader said, and a voter had heard no candidate of later days.
-    The last one knew of no committed configuration; now it is told what is committed when it joins.
+    In these seeds a world had dropped the messages of a later leader, and a voter had ignored a candidate
+    with a later configuration. In the last one the voter knew no committed configuration; a joining member
+    now learns what is committed.
     """
     report = simulate_core(seed)
     assert report.violation is None, str(report)
@@ -55,22 +56,22 @@ def test_members_come_and_go(seed: int) -> None:
 @pytest.mark.parametrize(
     "seed",
     [
-        84_001_826,  # a leader that gave up its vote asked whom it had taken for the best before it waited
-        85_011_990,  # likewise
+        84_001_826,  # a leader that gave up its vote chose its successor before it waited
+        85_011_990,  # the same
         84_004_273,  # a commit index that came before its entries was forgotten
-        84_010_044,  # likewise
-        86_072_426,  # news of a leader's end came before its last message, which waited for a disk
-        84_009_894,  # a voter that knew of no committed configuration heard no candidate of later days
+        84_010_044,  # the same
+        86_072_426,  # the end of a leader was heard before its last message, which waited for a disk
+        84_009_894,  # a voter without a committed configuration ignored a candidate with a later one
     ],
 )
 def test_a_seed_that_failed_is_clean(seed: int) -> None:
-    """Nobody waits for ever; each has a test of the core, too."""
+    """The cluster is live and correct; a test of the core covers each defect, too."""
     report = simulate_core(seed)
     assert report.violation is None, str(report)
 
 
 def test_seeds_differ_in_kind() -> None:
-    """About a third are harsh and short, about three in ten change members; most do what they drew."""
+    """About a third of the seeds are harsh and short, about three in ten change members."""
     scenarios = [draw_core_scenario(seed) for seed in range(300)]
     assert 70 < sum(scenario.pace_s < 0.1 for scenario in scenarios) < 130
     assert all(scenario.duration_s <= 6.0 for scenario in scenarios if scenario.pace_s < 0.1)
@@ -78,29 +79,31 @@ def test_seeds_differ_in_kind() -> None:
 
 
 def test_a_run_that_did_nothing_is_void() -> None:
-    """Without commits, or without a fault that it drew, it proves nothing, and says so."""
+    """A run without commits, or without a fault that it drew, calls itself void."""
     quiet = CoreScenario(duration_s=0.1, operations_a_s=0.1)
     assert simulate_core(1, quiet).void.startswith("void: ")
-    idle = CoreScenario(duration_s=6.0, faults=("crash", "enter"))  # nobody leaves
+    idle = CoreScenario(duration_s=6.0, faults=("crash", "enter"))  # no member leaves
     assert simulate_core(1, idle).void == "void: never happened: enter"
     assert simulate_core(1, msgspec.structs.replace(idle, faults=("crash",))).void == ""
 
 
 def test_the_same_core_seed_is_the_same_run() -> None:
-    """Twice the same events, terms and times."""
+    """A seed gives the same events, terms and times twice."""
     first = [simulate_core(seed).hash for seed in (1, 2, 3)]
     assert first == [simulate_core(seed).hash for seed in (1, 2, 3)]
 
 
-def _judge(reports: list[WorldReport]) -> None:
+def _judge(reports: list[TopologyReport]) -> None:
     bad = [str(report) for report in reports if report.problem]
     assert not bad, "\n".join(bad)
     assert reports
 
 
-def _play(graphs: list[frozenset[Link]], nodes: int, leaders: str, flap_s: float = 0.0) -> list[WorldReport]:
+def _play(
+    graphs: list[frozenset[Link]], nodes: int, leaders: str, flap_s: float = 0.0
+) -> list[TopologyReport]:
     return [
-        play_graph(links, nodes=nodes, leader=leader, flap_s=flap_s, seed=seed)
+        run_topology(links, nodes=nodes, leader=leader, flap_s=flap_s, seed=seed)
         for seed, links in enumerate(graphs)
         for leader in leaders
         if connected_majorities(links, nodes)
@@ -108,7 +111,7 @@ def _play(graphs: list[frozenset[Link]], nodes: int, leaders: str, flap_s: float
 
 
 def test_there_are_so_many_graphs() -> None:
-    """64 directed ones on three nodes, of 16 shapes; 1,024 undirected ones on five, of 34."""
+    """There are 64 directed graphs on three nodes, of 16 shapes, and 1,024 undirected on five, of 34."""
     assert len(list(directed_graphs(3))) == 64
     assert len(list(undirected_graphs(5))) == 1_024
     assert len(shapes(directed_graphs(3), 3)) == 16
@@ -116,12 +119,12 @@ def test_there_are_so_many_graphs() -> None:
 
 
 def test_all_directed_graphs_on_three_nodes() -> None:
-    """Wherever two can talk both ways, commands are committed, and then nobody is elected any more."""
+    """If two nodes can talk in both directions, commands are committed, and then elections end."""
     _judge(_play(list(directed_graphs(3)), 3, "abc"))
 
 
 def test_graphs_on_five_nodes() -> None:
-    """Likewise where three can talk, each with each: one graph of each shape, or all of them."""
+    """If three nodes can talk, each with each, the same holds: for one graph of each shape, or for all."""
     graphs = list(undirected_graphs(5)) if ALL else shapes(undirected_graphs(5), 5)
     _judge(_play(graphs, 5, "abcde"))
 
@@ -131,8 +134,8 @@ def test_graphs_on_five_nodes() -> None:
 def test_flapping_graphs(nodes: int, flap_s: float) -> None:
     """The links of a majority stay, all others come and go: commands are committed all the time.
 
-    Elections stop too, but for links that are good for longer than an election takes: each time they come
-    or go they may cause one (a member that heard nobody asks those who hear their leader well).
+    Elections end as well, except with links that stay up or down for longer than an election takes. Such a
+    link may cause an election each time (a member that heard no leader asks members that hear theirs).
     """
     graphs = list(directed_graphs(3)) if nodes == 3 else list(undirected_graphs(5))
     if not ALL:

@@ -1,21 +1,21 @@
-"""What the simulator has found, as small as it could be made."""
+"""Defects that the simulator has found, each as small as possible."""
 
 import asyncio
 from typing import Any
 
 import msgspec
 
-from barque.client.outcomes import Batch
+from barque.client.requests import CommandBatch
 from barque.core.effects import Rejection
 from barque.core.messages import AppendEntriesRpc, RemoteMessage
-from barque.core.server import Server
+from barque.core.state import Server
 from barque.errors import OutcomeUnknown
 from barque.runtime.client_session import ClientSessions, RemoteSession
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.requests import RequestRouter
-from barque.testing.host import Host
-from barque.testing.simulator import Simulation
-from barque.testing.swarm import Scenario
+from barque.testing.sim.host import Host
+from barque.testing.sim.simulator import Simulation
+from barque.testing.sim.swarm import Scenario
 from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientReplies
 from barque.types import ClientRef, Index, ReplyMode, ServerId, Term
 
@@ -104,7 +104,7 @@ def _sent_commands(count: int) -> tuple[RequestRouter, list[ClientAnswer]]:
 
 
 def _outcomes(answers: list[ClientAnswer]) -> list[tuple[int, str]]:
-    """Each correlation that was answered, and how, in the order of the correlations."""
+    """Each answered correlation with its outcome, in the order of the correlations."""
     found: list[tuple[int, str]] = []
     for answer in answers:
         if isinstance(answer, ClientReplies):
@@ -116,7 +116,7 @@ def _outcomes(answers: list[ClientAnswer]) -> list[tuple[int, str]]:
 
 
 def test_a_command_is_answered_once_although_two_leaders_answer_it() -> None:
-    """The first leader answers a part of what was sent, its successor applies and answers all of it."""
+    """The first leader answers some commands; its successor applies and answers all of them."""
     router, answers = _sent_commands(4)
     router.on_replies(2, 1, ["b"], None)
     router.on_replies(1, 4, msgspec.Raw(msgspec.msgpack.encode(["a", "b", "c", "d"])), None)
@@ -125,9 +125,9 @@ def test_a_command_is_answered_once_although_two_leaders_answer_it() -> None:
 
 
 def test_a_hole_in_the_answers_is_unknown_and_nothing_else() -> None:
-    """The answers to the first commands died with their leader: those are unknown, the others known.
+    """The answers to the first commands are lost with their leader: these commands alone are unknown.
 
-    They were counted, so the wrong ones were called unknown, and the right ones never answered.
+    Answers were only counted, so the wrong commands were called unknown, and others were never answered.
     """
     router, answers = _sent_commands(4)
     router.on_replies(3, 2, ["c", "d"], None)
@@ -138,10 +138,11 @@ def test_a_hole_in_the_answers_is_unknown_and_nothing_else() -> None:
 
 
 async def test_a_client_that_loses_its_node_hears_of_every_command() -> None:
-    """Answered were only the last commands of a batch: the first are the ones that fail."""
+    """Only the last commands of a batch were answered: the client fails the first ones."""
     loop = asyncio.get_running_loop()
-    batch = Batch("command", "c", 0.0)
-    batch.waiters += [loop.create_future() for _ in range(3)]
+    batch = CommandBatch("c", loop.time() + 5.0, ReplyMode.AWAIT_CONSENSUS)
+    for _ in range(3):
+        batch.ask(b"")
     batch.replied(2, ["c"], None)
     batch.replied(2, ["c"], None)
     batch.failed_rest(OutcomeUnknown("lost"))
@@ -152,8 +153,8 @@ async def test_a_client_that_loses_its_node_hears_of_every_command() -> None:
 def test_a_late_message_of_a_dead_leader_does_not_end_the_suspicion() -> None:
     """A leader's machine hangs, its followers suspect it, and an old message of it arrives: they still elect.
 
-    The message disarmed their election timers, and the failure detector, which had said all that it had to
-    say, was silent: the cluster followed a dead leader for ever.
+    The message stopped their election timers, and the failure detector had nothing more to report, so the
+    cluster followed a dead leader without end.
     """
     simulation = Simulation(1, Scenario(duration_s=14.0))
     deceived: list[str] = []

@@ -1,18 +1,18 @@
-"""Bugs on purpose: some ring finds each, or else clean runs are worth nothing.
+"""Every planted bug is found by some kind of test: otherwise clean runs would be worth nothing.
 
-docs/reference/mutants.md has what every ring needed (`make mutants`). Here the cheapest ring of each row
-has to find its bug again; the few that need long are left to that command.
+docs/reference/mutants.md has what every kind of test (ring) needed (`make mutants`). Here the cheapest ring
+of each row must find its bug again; the few bugs that take long are left to that command.
 """
 
 import re
 from pathlib import Path
 
 import pytest
+from tests.kit.mutant_runner import RINGS, _scripts, hunt
+from tests.kit.mutants import MUTANTS, planted
 from tests.simulation.kill_table import transcripts
 
-from barque.testing.mutants import MUTANTS, planted
-from barque.testing.rings import RINGS, _scripts, hunt
-from barque.testing.simulator import simulate
+from barque.testing.sim.simulator import simulate
 
 ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / "docs/reference/mutants.md").read_text()
@@ -21,7 +21,7 @@ LONG_S = 3.0
 
 
 def found_by() -> dict[str, list[tuple[float, str]]]:
-    """For each planted bug the rings that found it and the seconds it took them, the quickest first."""
+    """For each planted bug the rings that found it and the seconds that they took, the quickest first."""
     found: dict[str, list[tuple[float, str]]] = {}
     for name, row in re.findall(r"^\| `(\w+)` \|(.*)\|$", TABLE, re.MULTILINE):
         for ring, cell in zip(RINGS, row.split("|")[1:], strict=True):
@@ -41,7 +41,7 @@ QUICK = {
 
 @pytest.mark.parametrize("name", [name for name in MUTANTS if name in QUICK])
 def test_a_planted_bug_is_found(name: str) -> None:
-    """By the quickest ring of the table, or else the next, within ten times what they took there."""
+    """The quickest ring of the table finds the bug, or the next one, in ten times the table's seconds."""
     kills = []
     for ring in QUICK[name]:
         kills.append(hunt(MUTANTS[name], ring, 10 * LONG_S, TRANSCRIPTS))
@@ -51,14 +51,14 @@ def test_a_planted_bug_is_found(name: str) -> None:
 
 
 def test_every_bug_can_be_planted() -> None:
-    """What a bug spoils exists: a function of the core that was renamed would be missed here."""
+    """Each bug finds the function that it replaces: a renamed function of the core would be missed here."""
     for name in MUTANTS:
         with planted(name):
             pass
 
 
 def test_without_a_bug_the_scripted_rings_are_silent() -> None:
-    """Otherwise they would find everything. (Each transcript has a test of its own, too.)"""
+    """Scripts and transcripts pass without a bug; otherwise they would find everything."""
     assert not any(_scripts())
     assert TRANSCRIPTS
 

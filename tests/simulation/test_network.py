@@ -1,4 +1,4 @@
-"""The simulated network: what belongs to one connection ends with it."""
+"""The simulated network: everything that belongs to one connection ends with it."""
 
 import random
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from tests.transport.support import Recorder
 
-from barque.testing.loop import VirtualLoop, VirtualProcess
-from barque.testing.network import SimNetwork, SimTransport
+from barque.testing.sim.loop import VirtualLoop, VirtualProcess
+from barque.testing.sim.network import SimNetwork, SimTransport
 from barque.transport.wire import LeaderIs
 from barque.types import ServerId, Term
 
@@ -44,7 +44,7 @@ class Pair:
         self.loop.run_forever()
 
     def say(self, term: int) -> None:
-        """A message from n2 to n1."""
+        """Send a message from n2 to n1."""
         self.nodes["n2"].send("n1", "s", LeaderIs("kv", ServerId("s", "n2"), Term(term)))
         self.nodes["n2"].flush()
 
@@ -54,14 +54,14 @@ class Pair:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    """Two nodes that are connected."""
+    """Two connected nodes."""
     found = Pair()
     yield found
     found.loop.close()
 
 
 def test_frames_do_not_wait_for_those_of_a_process_that_died(pair: Pair) -> None:
-    """It wrote one when a sync would end that hung, and was killed before; its successor's are in time."""
+    """A frame that a dead process would have written late does not delay the frames of its successor."""
     pair.nodes["n2"].process.charge(8.0)
     pair.say(1)
     pair.die("n2")
@@ -73,7 +73,7 @@ def test_frames_do_not_wait_for_those_of_a_process_that_died(pair: Pair) -> None
 
 
 def test_frames_do_not_wait_for_those_that_were_written_to_a_node_that_had_died(pair: Pair) -> None:
-    """The writer did not know, and died itself before the other was back."""
+    """Frames to a node that had died do not delay later frames, even if their writer dies as well."""
     pair.nodes["n2"].process.charge(8.0)
     pair.die("n1")
     pair.say(1)
@@ -87,7 +87,7 @@ def test_frames_do_not_wait_for_those_that_were_written_to_a_node_that_had_died(
 
 
 def test_what_waits_on_a_slow_link_is_lost_with_its_connection(pair: Pair) -> None:
-    """It neither arrives by the next connection, nor does the next one wait for it."""
+    """Frames on a slow link end with its connection, and do not delay the next connection."""
     pair.network.slow_down("n2", "n1", bytes_a_second=1_000)
     for _ in range(20):
         pair.say(1)

@@ -1,4 +1,4 @@
-"""Probes: rare paths are counted from outside, and the run does not notice."""
+"""Probes count rare paths from outside, and the run stays the same."""
 
 import json
 from pathlib import Path
@@ -8,20 +8,20 @@ from click.testing import CliRunner
 
 from barque.cli.simulate import simulate_command
 from barque.core import elections
-from barque.testing.probes import PROBES, watched
-from barque.testing.rare_paths import RARE_PATHS
-from barque.testing.simulator import simulate
+from barque.testing.checkers.probes import PROBES, watched
+from barque.testing.checkers.rare_paths import RARE_PATHS
+from barque.testing.sim.simulator import simulate
 
 SEED = 4_003
 
 
 def test_each_rare_path_has_a_text_of_its_own() -> None:
-    """They are told apart, and counted, by what they say."""
+    """No two rare paths have the same text."""
     assert len(PROBES) == len(RARE_PATHS)
 
 
 def test_watching_changes_nothing_but_the_counts() -> None:
-    """The same hash with probes and without, and afterwards no function is another than before."""
+    """A run has the same hash with probes, and afterwards every function is the original again."""
     before, plain = elections.on_pre_vote, simulate(SEED)
     with watched() as reached:
         assert elections.on_pre_vote is not before
@@ -33,7 +33,7 @@ def test_watching_changes_nothing_but_the_counts() -> None:
 
 @pytest.mark.parametrize("core", [False, True], ids=["nodes", "core"])
 def test_a_campaign_leaves_a_line_for_each_seed(core: bool, tmp_path: Path) -> None:
-    """And one for its end, and one for the probes."""
+    """A campaign writes a line for each seed, one for its end, and one for the probes."""
     path = tmp_path / "runs.jsonl"
     command = ["--seeds", "2", "--start", "4003", "--report", str(path), "--probes"]
     done = CliRunner().invoke(

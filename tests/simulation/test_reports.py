@@ -1,11 +1,11 @@
-"""What nodes report is compared with what others know (I32)."""
+"""Reports of nodes are compared with what the observers know (I32)."""
 
 import pytest
+from tests.kit.mutants import planted
 
 from barque.config import LogConfig
-from barque.testing.mutants import planted
-from barque.testing.simulator import simulate
-from barque.testing.swarm import Scenario
+from barque.testing.sim.simulator import simulate
+from barque.testing.sim.swarm import Scenario
 
 SLOW_DISKS = Scenario(
     duration_s=6.0,
@@ -16,7 +16,7 @@ SLOW_DISKS = Scenario(
 
 
 def test_reports_are_honest_while_disks_are_slow() -> None:
-    """Much is in memory and not yet written, at any moment; nodes tell one from the other."""
+    """Nodes tell written entries from entries in memory while disks are slow."""
     report = simulate(1, SLOW_DISKS)
     assert str(report) == "seed 1: clean"
     assert report.looks > 10
@@ -24,7 +24,7 @@ def test_reports_are_honest_while_disks_are_slow() -> None:
 
 @pytest.mark.parametrize("name", ["unwritten_reported_written", "candidate_named", "batches_counted_once"])
 def test_a_false_report_is_noticed(name: str) -> None:
-    """Nothing else in such a run is wrong."""
+    """A false report is a violation, and the only one of the run."""
     with planted(name):
         found = [simulate(seed, SLOW_DISKS).violation for seed in range(1, 6)]
     names = {violation.name for violation in found if violation is not None}

@@ -1,16 +1,15 @@
-"""All interleavings of a few events, within bounds; and the scripts that play what searches seldom find.
+"""Search all interleavings of a few events within bounds, and play scripts of rare stories.
 
-`BARQUE_SEARCH_STATES=300000` (`make search`) goes further.
+`BARQUE_SEARCH_STATES=300000` (`make search`) searches further.
 """
 
 import os
 
 import pytest
-
-from barque.testing.mutants import planted
-from barque.testing.rings import SEARCHES
-from barque.testing.scripts import SCRIPTS
-from barque.testing.search import Bounds, Clients, search
+from tests.kit.mutant_runner import SEARCHES
+from tests.kit.mutants import planted
+from tests.kit.scripts import SCRIPTS
+from tests.kit.search import Bounds, Clients, search
 
 STATES = int(os.environ.get("BARQUE_SEARCH_STATES", "1500"))
 FURTHER: tuple[Bounds, ...] = (
@@ -25,20 +24,20 @@ FURTHER: tuple[Bounds, ...] = (
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_script(script: str) -> None:
-    """The story ends well with the code as it is."""
+    """Each script passes with the code as it is."""
     SCRIPTS[script]()
 
 
 @pytest.mark.parametrize("bounds", [*SEARCHES, *FURTHER], ids=str)
 def test_no_order_of_events_breaks_anything(bounds: Bounds) -> None:
-    """From a cluster that `a` leads, every order of what the bounds allow, nearest first."""
+    """From a cluster that `a` leads, every order within the bounds is correct, nearest states first."""
     report = search(bounds, led_by="a", states_max=STATES)
     assert not report.violation, str(report)
     assert report.states == STATES or report.exhausted
 
 
 def test_a_small_space_is_searched_to_its_end() -> None:
-    """One election, nothing else: the search knows when it has seen everything."""
+    """With one election and nothing else, the search reports that it has visited every state."""
     report = search(Bounds(elections=1, commands=0), states_max=10_000)
     assert (report.exhausted, report.violation) == (True, "")
     assert report.states > 500
@@ -58,7 +57,7 @@ def test_a_small_space_is_searched_to_its_end() -> None:
     ],
 )
 def test_a_search_finds_a_planted_bug_and_the_way_to_it(mutant: str, bounds: Bounds) -> None:
-    """The path is short, since the nearest states come first."""
+    """The search finds the bug, and by a short path, since the nearest states come first."""
     with planted(mutant):
         report = search(bounds, led_by="a", states_max=5_000)
     assert report.violation
@@ -66,7 +65,7 @@ def test_a_search_finds_a_planted_bug_and_the_way_to_it(mutant: str, bounds: Bou
 
 
 def test_equal_states_are_met_once() -> None:
-    """A copy has its original's key until it moves, and the original does not move with it."""
+    """A fork has the key of its original until it changes, and the original does not change with it."""
     bounds = Bounds(elections=1, commands=1)
     one = Clients(bounds)
     other = one.fork()

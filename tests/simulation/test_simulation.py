@@ -1,4 +1,4 @@
-"""Seeds: the same twice, those that once failed, and some that nobody has run before."""
+"""Seeds: the same seed twice, seeds that once failed, and fresh seeds."""
 
 import itertools
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from barque.config import LogConfig
-from barque.testing.nemesis_clusters import ClusterNemesis
-from barque.testing.simulator import Simulation, simulate
-from barque.testing.swarm import Scenario
+from barque.testing.faults.clusters import ClusterNemesis
+from barque.testing.sim.simulator import Simulation, simulate
+from barque.testing.sim.swarm import Scenario
 
 REGRESSIONS = [
     int(line.split()[0])
@@ -23,8 +23,8 @@ FRESH_S = 12.0
 
 
 def hash_of(seeds: list[int], hash_seed: str) -> list[str]:
-    """The transcripts' hashes of some seeds, from a process of its own."""
-    code = "import sys; from barque.testing.simulator import simulate\n"
+    """The hashes of some seeds, computed in a process of its own."""
+    code = "import sys; from barque.testing.sim.simulator import simulate\n"
     code += "for seed in sys.argv[1:]: print(simulate(int(seed)).hash)"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-c", code, *map(str, seeds)]
@@ -41,13 +41,13 @@ def test_same_seed_same_run() -> None:
 
 @pytest.mark.parametrize("seed", REGRESSIONS)
 def test_seeds_that_once_failed(seed: int) -> None:
-    """A seed that ever failed is run for ever."""
+    """Every seed that ever failed is clean now."""
     report = simulate(seed)
     assert report.violation is None, str(report)
 
 
 def test_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:
-    """Seeds that nobody has run before, for some seconds of processor time."""
+    """Seeds that were never run before are clean, for some seconds of processor time."""
     seed = first = int(time.time()) * 1_000
     start = time.process_time()
     while time.process_time() - start < FRESH_S:
@@ -67,16 +67,16 @@ def test_a_calm_cluster_elects_once_and_refuses_nothing() -> None:
 
 
 def test_each_effect_of_a_machine_is_performed_once() -> None:
-    """I21: without faults, each command's message is sent, by the leader, and nobody sends it again."""
+    """I21: without faults, only the leader sends each command's message, and sends it once."""
     simulation = Simulation(1, Scenario(duration_s=3.0, think_s=0.02, tells=True))
     report = simulation.run()
     assert report.violation is None, str(report)
-    [bystander] = simulation.bystanders._all.values()
-    assert [index for _, index in bystander.messages._sent] == sorted(bystander.committed.entries)
+    [observer] = simulation.observers._all.values()
+    assert [index for _, index in observer.messages._sent] == sorted(observer.committed.entries)
 
 
 def test_rot_is_found_or_means_nothing() -> None:
-    """Files that change while their node is down: refused with their names, or nothing is lost (G7)."""
+    """A node whose files changed while it was down names the file and refuses, or has lost nothing (G7)."""
     refused = 0
     small = LogConfig(writer="inline", prefill=False, wal_max_size_bytes=4_096)
     for seed in range(1, 6):
@@ -84,12 +84,12 @@ def test_rot_is_found_or_means_nothing() -> None:
         simulation = Simulation(seed, scenario)
         report = simulation.run()
         assert report.violation is None, str(report)
-        refused += simulation.transcript.counts["rot refused"]
+        refused += simulation.transcript.counts["bit rot refused"]
     assert refused > 10
 
 
 def test_nodes_that_are_stopped_leave_nothing_behind() -> None:
-    """At any moment, and with full and failing disks: no open file, no task, no timer, no error (I27)."""
+    """A node that stops at any moment leaves no open file, task or timer, also with failing disks (I27)."""
     stops = 0
     for seed in range(6000, 6010):
         faults = ("stop",) if seed % 2 else ("stop", "disk_full", "sync_error")
@@ -101,7 +101,7 @@ def test_nodes_that_are_stopped_leave_nothing_behind() -> None:
 
 
 def test_no_hang_that_was_ordered_comes_after_all_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sync that should hang may not have come by then; nor shall it hang later."""
+    """A sync that should have hung under faults does not hang after they have ended."""
     simulation = Simulation(1, Scenario(duration_s=2.0))
     heal = simulation.nemesis.heal
 
@@ -121,13 +121,13 @@ def test_no_hang_that_was_ordered_comes_after_all_faults(monkeypatch: pytest.Mon
 def test_stability_is_demanded_of_clusters_that_somebody_was_told_of(
     monkeypatch: pytest.MonkeyPatch, formed: bool
 ) -> None:
-    """Nobody waits until the others are well, so they may still elect somebody (I26)."""
+    """A cluster that no client knows may still elect a leader after the faults have ended (I26)."""
     simulation = Simulation(1, Scenario(duration_s=2.0, clusters=2, created=1))
     configured, created = simulation.clusters
     terms = itertools.count()
 
     async def never_forms() -> None:
-        """Nobody creates it."""
+        """No client creates the cluster."""
 
     monkeypatch.setattr(created, "form", never_forms)
     monkeypatch.setattr(configured if formed else created, "terms", lambda: [next(terms)])
@@ -136,9 +136,9 @@ def test_stability_is_demanded_of_clusters_that_somebody_was_told_of(
 
 
 def test_nobody_is_taken_away_while_others_may_never_have_been_started() -> None:
-    """A creation may have reached a majority only; as long as nobody can tell, members are only added.
+    """Members are only added as long as it is unknown whether a creation reached every node.
 
-    What is removed then counts at once, may need the one that is not there, and is lost for ever.
+    A removal counts at once. It may need the member that never started, and then it is stuck without end.
     """
     simulation = Simulation(1, Scenario(clusters=2, created=1, faults=("members",)))
     configured, created = simulation.clusters
@@ -155,7 +155,7 @@ def test_nobody_is_taken_away_while_others_may_never_have_been_started() -> None
 
 @pytest.mark.parametrize("strategy", ["all", "quorum"])
 def test_clusters_move_to_the_next_machine_version(strategy: str) -> None:
-    """Nodes get new code one by one, amid crashes; all members move at one index, and most clusters do."""
+    """Nodes get new code one by one, amid crashes; all members move at one index, and most clusters move."""
     moved = 0
     for seed in range(1, 6):
         faults = ("upgrade", "crash", "transfer")

@@ -1,10 +1,11 @@
-"""What the tables of the reference name, exists; and each invariant has a bug that shows it can fail."""
+"""Everything that the reference tables name exists, and each invariant has a bug that violates it."""
 
 import re
 from pathlib import Path
 
-from barque.testing.mutants import MUTANTS
-from barque.testing.swarm import FAULTS
+from tests.kit.mutants import MUTANTS
+
+from barque.testing.sim.swarm import FAULTS
 
 ROOT = Path(__file__).parents[2]
 BUGS = (ROOT / "docs/reference/historical-bugs.md").read_text()
@@ -12,7 +13,7 @@ TABLE = (ROOT / "docs/reference/mutants.md").read_text()
 
 
 def test_every_historical_bug_has_its_row() -> None:
-    """All 87, each with something in its last column, and but a few with something that notices it."""
+    """All 87 historical bugs have a row, and all but a few have a test or a planted bug."""
     numbers: list[int] = []
     waiting: list[int] = []
     for first, last, here in re.findall(r"^\| (\d+)(?: to (\d+))? \|.*\| ([^|]+) \|$", BUGS, re.MULTILINE):
@@ -25,7 +26,7 @@ def test_every_historical_bug_has_its_row() -> None:
 
 
 def test_what_the_rows_name_exists() -> None:
-    """Planted bugs, tests and transcripts."""
+    """Planted bugs, tests and transcripts in the rows exist."""
     for name in re.findall(r"`([^`]+)`", BUGS):
         if name.startswith("tests/") and "::" in name:
             path, test = name.split("::")
@@ -37,7 +38,7 @@ def test_what_the_rows_name_exists() -> None:
 
 
 def test_the_table_of_planted_bugs_is_complete() -> None:
-    """Every planted bug has a row, and every one is found by something, or said to break no promise."""
+    """Every planted bug has a row, and something finds it, unless it breaks no promise."""
     rows = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", TABLE, re.MULTILINE))
     assert sorted(rows) == sorted(MUTANTS), "run `make mutants`"
     for name, row in rows.items():
@@ -47,7 +48,7 @@ def test_the_table_of_planted_bugs_is_complete() -> None:
 
 
 def test_each_checker_has_a_bug_that_shows_it_can_fail() -> None:
-    """The table in docs/explanation/simulation.md names planted bugs that exist, for all that is checked."""
+    """The table in docs/explanation/simulation.md names existing planted bugs for every invariant."""
     text = (ROOT / "docs/explanation/simulation.md").read_text()
     rows = re.findall(r"^\| (I\d+|G7) [^|]+\| ([^|]+) \|$", text, re.MULTILINE)
     named = {property_: re.findall(r"`(\w+)`", bugs) for property_, bugs in rows}

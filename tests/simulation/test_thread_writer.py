@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from barque.testing.disk import SimDisk
-from barque.testing.loop import VirtualLoop, VirtualProcess
-from barque.testing.process_disk import ProcessDisk
-from barque.testing.thread_writer import SimThreadWriter
+from barque.testing.sim.disk import SimDisk
+from barque.testing.sim.loop import VirtualLoop, VirtualProcess
+from barque.testing.sim.process_disk import ProcessDisk
+from barque.testing.sim.thread_writer import SimThreadWriter
 
 FILES = ("/a", "/b", "/c")
 SYNC_S = 0.5
 
 
 class _Machine:
-    """A process with a disk and a writer; its work is to make three files, with a sync at the end."""
+    """A process with a disk and a writer. Its work creates three files, and syncs at the end."""
 
     def __init__(self, seed: int) -> None:
         self.loop = VirtualLoop()
@@ -27,7 +27,7 @@ class _Machine:
         self.done: list[tuple[float, Exception | None]] = []
 
     def begin(self) -> None:
-        """Hand the work over."""
+        """Hand the work to the writer."""
         self.writer.run(self._work, lambda error: self.done.append((self.loop.now, error)))
 
     def _work(self) -> None:
@@ -41,7 +41,7 @@ class _Machine:
         self.loop.run_forever()
 
     def files(self) -> list[str]:
-        """What has been made."""
+        """The files on the disk."""
         return [path for path in FILES if self.sim_disk.exists(path)]
 
 
@@ -50,7 +50,7 @@ Make = Callable[[int], _Machine]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes machines, by their seeds, and closes their loops."""
+    """A function that makes machines by their seeds; their loops are closed afterwards."""
     machines: list[_Machine] = []
 
     def one(seed: int) -> _Machine:
@@ -63,7 +63,7 @@ def make() -> Iterator[Make]:
 
 
 def test_the_loop_goes_on_while_the_thread_syncs(make: Make) -> None:
-    """The process is not held, the disk shows nothing before the sync is over, and then all is told."""
+    """The process is not held, the disk shows nothing before the end of the sync, then the work completes."""
     machine = make(1)
     machine.begin()
     machine.until(0.4)
@@ -76,7 +76,7 @@ def test_the_loop_goes_on_while_the_thread_syncs(make: Make) -> None:
 
 
 def test_a_death_leaves_any_part_of_the_work(make: Make) -> None:
-    """None, some or all operations have happened, in their order; and nobody hears of it."""
+    """None, some or all operations have happened, in order, and the work never completes."""
     left = set()
     for seed in range(40):
         machine = make(seed)
@@ -91,7 +91,7 @@ def test_a_death_leaves_any_part_of_the_work(make: Make) -> None:
 
 
 def test_a_frozen_process_freezes_its_thread(make: Make) -> None:
-    """What is under way is done and told when the process goes on."""
+    """The work under way completes when the process goes on."""
     machine = make(1)
     machine.begin()
     machine.process.freeze(3.0)
@@ -102,7 +102,7 @@ def test_a_frozen_process_freezes_its_thread(make: Make) -> None:
 
 
 def test_an_error_of_the_disk_is_told(make: Make) -> None:
-    """As of the real thread."""
+    """The work completes with the error, as in the real thread."""
     machine = make(1)
     machine.sim_disk.fault = lambda operation, path: OSError(5, operation, path)
     machine.begin()
@@ -111,7 +111,7 @@ def test_an_error_of_the_disk_is_told(make: Make) -> None:
 
 
 def test_to_close_the_writer_is_to_wait_for_its_work(make: Make) -> None:
-    """The loop stands still for the sync, everything is on the disk, and the completion comes later."""
+    """The loop stands still for the sync, everything is on the disk, and the work completes later."""
     machine = make(1)
     machine.begin()
     machine.writer.close()

@@ -1,4 +1,4 @@
-"""Machines as users write them, good ones and bad ones."""
+"""Machines as users write them, good and bad."""
 
 import random
 import time
@@ -8,7 +8,7 @@ from barque.machine.machine import CommandMeta, Machine, Result
 
 
 class Counter(Machine[dict[str, int]]):
-    """Counts by name. Good."""
+    """A counter for each name. Good."""
 
     def init(self, args: dict[str, Any]) -> dict[str, int]:
         return {}
@@ -22,7 +22,7 @@ class Counter(Machine[dict[str, int]]):
 
 
 class Clock(Counter):
-    """Looks at the time of its own node."""
+    """Bad: reads the clock of its own node."""
 
     def apply(self, meta: CommandMeta, command: Any, state: dict[str, int]) -> Result[dict[str, int]]:
         state[command] = time.monotonic_ns()
@@ -30,7 +30,7 @@ class Clock(Counter):
 
 
 class Dice(Counter):
-    """Draws for itself, now and then."""
+    """Bad: draws a random number now and then."""
 
     def apply(self, meta: CommandMeta, command: Any, state: dict[str, int]) -> Result[dict[str, int]]:
         state[command] = random.randrange(1 << 60) if command == "roll" else 0
@@ -38,7 +38,7 @@ class Dice(Counter):
 
 
 class Names(Machine[list[str]]):
-    """Keeps what a set happens to list first: the same in one process, another in the next."""
+    """Bad: keeps the first element of a set, which is the same in one process and another in the next."""
 
     def init(self, args: dict[str, Any]) -> list[str]:
         return []
@@ -49,7 +49,7 @@ class Names(Machine[list[str]]):
 
 
 class Seen(Machine[set[str]]):
-    """Keeps a set, and asks it nothing that depends on its order. Good."""
+    """Keeps a set, and depends nowhere on its order. Good."""
 
     def init(self, args: dict[str, Any]) -> set[str]:
         return set()

@@ -1,4 +1,4 @@
-"""The stage of faults: who is taken by whom, and who is started again. Its nodes are small scripts."""
+"""The stage of faults: which fault takes which node, and which nodes start again. Nodes are small scripts."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ SLEEPS = "import time; time.sleep(60)"
 
 
 def ends_once(code: int, directory: Path) -> str:
-    """A node that ends by itself when it is started first, and told to; later it stays."""
+    """A node that ends by itself after its first start, once told to; later it stays."""
     go, gone = directory / "go", directory / "gone"
     return f"""
 import os, time
@@ -36,7 +36,7 @@ if not Path({str(gone)!r}).exists():
 
 @contextlib.contextmanager
 def staged(directory: Path, **scripts: str) -> Iterator[Stage]:
-    """A stage whose nodes run these scripts. There is no cluster to ask."""
+    """A stage whose nodes run these scripts. There is no cluster behind them."""
     nodes = NodeProcesses(directory, scripts, ("-c", RUNS_ITS_CONFIGURATION))
     nobody: Any = None
     nodes.start(scripts)
@@ -61,7 +61,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_who_ends_by_itself_is_started_again(
     tmp_path: Path, code: int, bad_disk: bool, excused: bool
 ) -> None:
-    """Only the exit code of an I/O error, after one was injected, is excused."""
+    """A node that ends by itself is started again; only an I/O error after an injected one is excused."""
     said: list[str] = []
     with staged(tmp_path, n1=ends_once(code, tmp_path)) as stage:
         if bad_disk:
@@ -75,7 +75,7 @@ async def test_who_ends_by_itself_is_started_again(
 
 
 async def test_who_is_held_down_by_a_fault_is_not_started(tmp_path: Path) -> None:
-    """The fault that killed it starts it, when its time has come."""
+    """The keeper leaves a node alone that a fault has killed; the fault starts it."""
     with staged(tmp_path, n1=SLEEPS, n2=ends_once(74, tmp_path)) as stage:
         stage.busy.add("n1")
         stage.nodes.kill(["n1"])
@@ -85,11 +85,11 @@ async def test_who_is_held_down_by_a_fault_is_not_started(tmp_path: Path) -> Non
             assert not stage.nodes.is_alive("n1")
             stage.busy.remove("n1")
             await until(lambda: stage.nodes.is_alive("n1"))
-        assert [end.name for end in stage.nodes.ends] == ["n2"]  # a kill is no end of its own
+        assert [end.name for end in stage.nodes.ends] == ["n2"]  # a kill by a fault is not recorded
 
 
 async def test_who_needs_all_nodes_gets_them_in_turn(tmp_path: Path) -> None:
-    """Faults that need one node each do not keep it waiting for ever: those that ask later wait behind it."""
+    """Faults that need one node each do not delay it without end: later requests wait behind it."""
     order: list[str] = []
     with staged(tmp_path, n1=SLEEPS, n2=SLEEPS) as stage:
 

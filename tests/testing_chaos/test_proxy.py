@@ -1,4 +1,4 @@
-"""Links that can be cut: what arrives, what does not, and who is told."""
+"""Links that can be cut: which bytes arrive, which do not, and which end learns of it."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ PATIENCE_S = 10.0
 
 
 class Target:
-    """A server that remembers what it got, and echoes it."""
+    """A server that records what it receives, and echoes it."""
 
     def __init__(self) -> None:
         self.got = bytearray()
@@ -21,7 +21,7 @@ class Target:
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator["Target"]:
-        """While this lasts."""
+        """Listen while the block runs."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -72,7 +72,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> bytes:
-    """Send, and wait for the same."""
+    """Send, and wait for the echo."""
     writer.write(data)
     async with asyncio.timeout(PATIENCE_S):
         return await reader.readexactly(len(data))
@@ -89,7 +89,7 @@ async def test_an_open_link_carries_bytes_both_ways_and_the_end() -> None:
 
 
 async def test_held_bytes_arrive_when_the_link_opens_again() -> None:
-    """As with lost packets: nothing arrives, nobody is told, and then everything does, in order."""
+    """As with lost packets: nothing arrives and nothing is reported; later everything arrives in order."""
     async with linked() as (target, link), dialed(link) as (reader, writer):
         await echo(reader, writer, b"one")
         link.set(Mode.HELD)
@@ -104,7 +104,7 @@ async def test_held_bytes_arrive_when_the_link_opens_again() -> None:
 
 
 async def test_swallowed_bytes_are_gone_and_their_connection_ends_at_healing() -> None:
-    """Half-open: what is sent disappears; a stream with a hole is not continued."""
+    """Half-open: the bytes disappear, and a stream with a hole is not continued."""
     async with linked() as (target, link), dialed(link) as (reader, writer):
         await echo(reader, writer, b"one")
         link.set(Mode.SWALLOWED)
@@ -124,7 +124,7 @@ async def test_swallowed_bytes_are_gone_and_their_connection_ends_at_healing() -
 
 @pytest.mark.parametrize("mode", [Mode.HELD, Mode.SWALLOWED])
 async def test_not_even_an_end_gets_through_a_closed_link(mode: Mode) -> None:
-    """A source that dies behind a partition is not noticed until it heals."""
+    """The end of a source behind a partition is not noticed until the link heals."""
     async with linked() as (target, link):
         async with dialed(link) as (reader, writer):
             await echo(reader, writer, b"one")
@@ -139,7 +139,7 @@ async def test_not_even_an_end_gets_through_a_closed_link(mode: Mode) -> None:
 
 @pytest.mark.parametrize("mode", [Mode.HELD, Mode.SWALLOWED])
 async def test_a_new_connection_over_a_closed_link_is_accepted_and_silent(mode: Mode) -> None:
-    """The target hears nothing of it; held ones go on when the link opens, others end."""
+    """The target does not learn of it; a held one goes on when the link opens, others end."""
     async with linked() as (target, link):
         link.set(mode)
         async with dialed(link) as (reader, writer):
@@ -157,7 +157,7 @@ async def test_a_new_connection_over_a_closed_link_is_accepted_and_silent(mode: 
 
 
 async def test_a_refusing_link_breaks_connections_and_lets_no_new_one_live() -> None:
-    """The source is told at once, as when a machine answers that nobody listens."""
+    """The source learns at once, as from a machine on which nobody listens."""
     async with linked() as (target, link):
         async with dialed(link) as (reader, writer):
             await echo(reader, writer, b"one")
@@ -173,7 +173,7 @@ async def test_a_refusing_link_breaks_connections_and_lets_no_new_one_live() -> 
 
 
 async def test_a_reset_breaks_connections_and_new_ones_work() -> None:
-    """A link that is reset stays open."""
+    """A link that was reset stays open."""
     async with linked() as (_, link):
         async with dialed(link) as (reader, writer):
             await echo(reader, writer, b"one")
@@ -186,7 +186,7 @@ async def test_a_reset_breaks_connections_and_new_ones_work() -> None:
 
 
 async def test_a_late_link_is_late() -> None:
-    """What is sent over it takes at least its delay."""
+    """Bytes over a late link take at least its delay."""
     async with linked() as (_, link), dialed(link) as (reader, writer):
         link.delay_s = 0.05
         loop = asyncio.get_running_loop()
@@ -196,7 +196,7 @@ async def test_a_late_link_is_late() -> None:
 
 
 async def test_a_target_that_is_not_there_ends_the_connection() -> None:
-    """As a dead node does."""
+    """The connection ends, as with a dead node."""
     async with linked() as (target, link):
         port = target.port
         assert port
@@ -207,7 +207,7 @@ async def test_a_target_that_is_not_there_ends_the_connection() -> None:
 
 
 async def test_directions_are_links_of_their_own() -> None:
-    """Between three nodes there are six links, and three from the client beside each."""
+    """Three nodes have six links among them, and the client beside each node has three."""
     network = Network({"n1": 1, "n2": 2, "n3": 3})
     await network.start()
     try:

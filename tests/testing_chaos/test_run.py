@@ -1,4 +1,4 @@
-"""Whole runs over real node processes: one that is clean, and one of a node that forgets."""
+"""Whole runs over real node processes: a clean run, and runs with defective nodes."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from barque.testing.chaos.nodes import processes_naming
 from barque.testing.chaos.presets import Preset
 from barque.testing.chaos.run import Plan, run_plan
 from barque.testing.chaos.verdict import judge_history
-from barque.testing.records import read_records
+from barque.testing.checkers.records import read_records
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
 
@@ -51,7 +51,7 @@ main()
 
 
 def test_a_short_run_from_the_command_line(tmp_path: Path) -> None:
-    """Nodes are killed under all kinds of work: a clean run, with histories that others can check."""
+    """Nodes are killed under every workload: the run is clean, and leaves histories for other checkers."""
     arguments = ("--preset", "set-kill-vm", "--nodes", "3", "--seconds", "5", "--out", str(tmp_path))
     kinds = [part for kind in KINDS for part in ("--workload", kind)]
     done = run_barque("nemesis", *arguments, *kinds, "-o", "json")
@@ -79,10 +79,10 @@ def _hear_signals() -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path, number: int, code: int) -> None:
-    """Told to stop in the middle of its faults, it ends its nodes and itself."""
+    """A run that is stopped amid its faults ends its nodes and itself."""
     command = [sys.executable, "-m", "barque", "nemesis", "--preset", "set-kill-vm", "--nodes", "3"]
     command += ["--seconds", "60", "--out", str(tmp_path), "--seed", "1"]
-    # A shell's background jobs ignore SIGINT, and hand that on to us.
+    # A shell's background jobs ignore SIGINT, and pass that on to this process.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_hear_signals) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -95,7 +95,7 @@ def test_a_run_that_is_stopped_leaves_no_process(tmp_path: Path, number: int, co
 
 
 def gently(tmp_path: Path, name: str, program: str, seconds: float) -> Plan:
-    """A run whose nodes are this program, and to whom little is done."""
+    """A run of nodes with this program, and with few faults."""
     return Plan(
         name=name,
         preset=Preset(about="", faults=("client-reset",), before_s=0.5),
@@ -109,7 +109,7 @@ def gently(tmp_path: Path, name: str, program: str, seconds: float) -> Plan:
 
 
 async def test_a_machine_that_forgets_is_found_out(tmp_path: Path) -> None:
-    """The run is not clean, says which answers contradict each other, and keeps its directory."""
+    """The run is not clean, names the answers that contradict each other, and keeps its directory."""
     plan = gently(tmp_path, "forgetful", FORGETFUL, 2.0)
     said: list[str] = []
     report = await run_plan(plan, said.append)
@@ -120,7 +120,7 @@ async def test_a_machine_that_forgets_is_found_out(tmp_path: Path) -> None:
 
 
 async def test_a_node_that_crashes_is_found_out(tmp_path: Path) -> None:
-    """It is started again, and the cluster serves; that it ended by itself is a problem nevertheless."""
+    """The node is started again and the cluster serves, but that it ended by itself is a problem."""
     plan = gently(tmp_path, "crashing", CRASHING, 5.0)
     report = await run_plan(plan, lambda line: None)
     assert [str(problem) for problem in report.problems] == ["exit: n2 ended by itself with exit code 70"]

@@ -1,4 +1,4 @@
-"""Presets and what a seed makes of them."""
+"""Presets, and the schedules that seeds draw from them."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def test_there_are_eleven_of_ra() -> None:
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_the_seed_makes_the_schedule(name: str) -> None:
-    """The same seed draws the same faults, another one others; each fault comes before any comes again."""
+    """A seed always draws the same faults, another seed others; each fault comes before any comes again."""
     preset = PRESETS[name]
     one = draw_schedule(preset, preset.faults, 60, "7")
     assert one == draw_schedule(preset, preset.faults, 60, "7")
@@ -28,7 +28,7 @@ def test_the_seed_makes_the_schedule(name: str) -> None:
 
 
 def test_a_lane_does_not_depend_on_others() -> None:
-    """Without disks to break, the processes die at the same moments."""
+    """Without faults of disks, processes die at the same moments."""
     preset = PRESETS["chaos"]
     some = tuple(name for name in preset.faults if FAULTS[name].lane != "disks")
     everything, fewer = (draw_schedule(preset, faults, 30, "7") for faults in (preset.faults, some))

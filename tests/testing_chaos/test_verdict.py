@@ -1,4 +1,4 @@
-"""Who judges a run, without one."""
+"""The verdict on a run, without a run."""
 
 import subprocess
 import sys
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from barque.testing.chaos import verdict
 from barque.testing.chaos.nodes import End, NodeProcesses, open_descriptors, processes_naming
-from barque.testing.history import Outcome
-from barque.testing.records import Record
+from barque.testing.checkers.history import Outcome
+from barque.testing.checkers.records import Record
 
 
 def _record(f: str, value: object, result: object, call: int) -> Record:
@@ -38,11 +38,11 @@ def test_each_workload_has_its_checker() -> None:
 
 
 def test_orphans_are_found_by_the_directory_on_their_command_line(tmp_path: Path) -> None:
-    """A process that names a file of the run is one of its own; it is found while it lives."""
+    """A process whose command line names a file of the run is found while it lives."""
     sleeper = [sys.executable, "-c", "print(flush=True); input()", f"{tmp_path}/n1.toml"]
     with subprocess.Popen(sleeper, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()  # a program that is still being loaded has no command line yet
+        process.stdout.readline()  # a program that is still loading has no command line yet
         assert process.pid in processes_naming(f"{tmp_path}/")
         assert [p.kind for p in verdict.judge_leftovers(tmp_path)] == ["orphan"]
         process.communicate(b"\n")
@@ -53,7 +53,7 @@ def test_orphans_are_found_by_the_directory_on_their_command_line(tmp_path: Path
 
 
 def test_descriptors_that_stay_open_are_a_leak(tmp_path: Path) -> None:
-    """More than at first, and more than the slack allows."""
+    """More descriptors than at first, plus the slack, are a leak."""
     before = open_descriptors()
     with (tmp_path / "open").open("wb"):
         found = verdict.judge_descriptors("it", before, open_descriptors(), 0)
@@ -62,7 +62,7 @@ def test_descriptors_that_stay_open_are_a_leak(tmp_path: Path) -> None:
 
 
 def test_what_nodes_say_and_how_they_end_is_judged(tmp_path: Path) -> None:
-    """Exit codes other than 0, and words that only bugs use, are problems."""
+    """An exit code other than 0, and a word that only a bug logs, are problems."""
     nodes = NodeProcesses(tmp_path, {"n1": "", "n2": "", "n3": ""})
     nodes.log_path("n1").write_text("all is well\nERROR: Traceback (most recent call last) | …\n")
     problems = verdict.judge_nodes(nodes, {"n1": 0, "n2": -9})
@@ -70,7 +70,7 @@ def test_what_nodes_say_and_how_they_end_is_judged(tmp_path: Path) -> None:
 
 
 def test_only_a_failed_disk_may_end_a_node(tmp_path: Path) -> None:
-    """A node that ended by itself is a problem, though it was started again and ends well in the end."""
+    """A node that ended by itself is a problem, even if it was started again and ends well."""
     nodes = NodeProcesses(tmp_path, {"n1": ""})
     nodes.ends += [End("n1", 74, disk_failed=True), End("n1", 70, disk_failed=False)]
     problems = verdict.judge_nodes(nodes, {"n1": 0})
@@ -78,12 +78,12 @@ def test_only_a_failed_disk_may_end_a_node(tmp_path: Path) -> None:
 
 
 def test_a_run_that_did_nothing_does_not_count() -> None:
-    """A fault that never happened makes it void."""
+    """A fault that never happened makes the run void."""
     assert [p.kind for p in verdict.judge_progress([], {"kill-one": 1, "reset": 0})] == ["void"]
     assert verdict.judge_progress([], {"kill-one": 1}) == []
 
 
 def test_members_that_differ_are_an_anomaly() -> None:
-    """They have applied the same commands, so they must have the same state."""
+    """Members have applied the same commands, so different states are an anomaly."""
     assert verdict.same_states({"n1": 1, "n2": 1}) == []
     assert [p.kind for p in verdict.same_states({"n1": 1, "n2": 2})] == ["anomaly"]

@@ -1,4 +1,4 @@
-"""The linearizability checker against one that tries every order, and against violations made by hand."""
+"""The linearizability checker agrees with one that tries every order, and finds violations made by hand."""
 
 import itertools
 import math
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from barque.testing.history import Outcome
-from barque.testing.linearizability import Answer, check
-from barque.testing.models import MODELS, Model
-from barque.testing.records import Record
+from barque.testing.checkers.history import Outcome
+from barque.testing.checkers.linearizability import Answer, check
+from barque.testing.checkers.models import MODELS, Model
+from barque.testing.checkers.records import Record
 
 HISTORIES = 3_400  # of each of the three models: more than 10,000 in all
 KINDS: dict[str, list[tuple[str, Any]]] = {
@@ -50,7 +50,7 @@ def record(
 
 
 def draw(rng: random.Random, model: Model) -> list[Record]:
-    """A small history: often a true one, often one with an answer that was changed."""
+    """Draw a small history: often a valid one, often one with a changed answer."""
     count = rng.randint(1, 6)
     plan = []
     for process in range(count):
@@ -116,7 +116,7 @@ def _fits(order: tuple[Record, ...], model: Model) -> bool:
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_agrees_with_trying_every_order(name: str) -> None:
-    """On thousands of random small histories, with unknown outcomes, both checkers say the same."""
+    """On thousands of random small histories with unknown outcomes both checkers agree."""
     seed = secrets.randbits(32)
     print(f"seed {seed}")  # shown when it fails
     rng = random.Random(seed)
@@ -239,7 +239,7 @@ VIOLATIONS: dict[str, tuple[str, list[Record]]] = {
 
 @pytest.mark.parametrize("what", sorted(VIOLATIONS))
 def test_violations_are_found(what: str) -> None:
-    """Each of these is found, and the explanation names the operations that contradict each other."""
+    """Each violation is found, and the explanation names the operations that contradict each other."""
     name, history = VIOLATIONS[what]
     assert not naive(history, MODELS[name])
     verdict = check(history, MODELS[name])
@@ -250,7 +250,7 @@ def test_violations_are_found(what: str) -> None:
 
 
 def test_a_refused_operation_never_takes_effect() -> None:
-    """What was refused is no explanation for what somebody read."""
+    """A refused operation does not explain what a client read."""
     refused = Record(
         process="c1",
         f="write",
@@ -264,12 +264,12 @@ def test_a_refused_operation_never_takes_effect() -> None:
     history = [refused, record(2, "read", None, "a", at=(2, 3))]
     verdict = check(history, MODELS["register"])
     assert verdict.answer is Answer.VIOLATION
-    assert "took effect that was refused" in verdict.text
+    assert "if a refused operation took effect" in verdict.text
     assert "refused" not in check(VIOLATIONS["a stale read"][1], MODELS["register"]).text
 
 
 def test_an_unknown_write_may_take_effect_much_later_or_never() -> None:
-    """Both are fine, also after other operations; and one answer may need a chain of unknown ones."""
+    """Both are valid, also after other operations; an answer may need a chain of unknown operations."""
     late = [
         record(1, "write", "a", at=(0, None)),
         record(2, "write", "b", at=(1, 2)),
@@ -288,7 +288,7 @@ def test_an_unknown_write_may_take_effect_much_later_or_never() -> None:
 
 
 def _busy(rng: random.Random, count: int, unknown_share: float) -> list[Record]:
-    """A true history of a register by eight processes, with unique values."""
+    """A valid history of a register by eight processes, with unique values."""
     state, now, history = None, 0, []
     for number in range(count):
         now += rng.randrange(1, 4)
@@ -306,7 +306,7 @@ def _busy(rng: random.Random, count: int, unknown_share: float) -> list[Record]:
 
 
 def test_long_histories_with_many_unknown_outcomes_are_decided() -> None:
-    """A thousand operations on one key, a hundred of them unknown: found true, and a stale read found."""
+    """A valid history of 1,000 operations on a key, 100 unknown, is accepted; a stale read in it is found."""
     history = _busy(random.Random(5), 1_000, 0.2)
     assert sum(r.outcome is Outcome.UNKNOWN for r in history) > 80
     verdict = check(history, MODELS["register"])
@@ -321,7 +321,7 @@ def test_long_histories_with_many_unknown_outcomes_are_decided() -> None:
 
 
 def test_the_cap_makes_it_say_undecided() -> None:
-    """A checker that runs out of configurations does not guess."""
+    """A checker that runs out of configurations answers "undecided"."""
     history = _busy(random.Random(5), 200, 0.2)
     verdict = check(history, MODELS["register"], configurations_max=20)
     assert verdict.answer is Answer.UNDECIDED
@@ -329,7 +329,7 @@ def test_the_cap_makes_it_say_undecided() -> None:
 
 
 def test_keys_are_objects_of_their_own() -> None:
-    """A violation on one key is found among others, and named."""
+    """A violation on one key among others is found, and its key is named."""
     good = [record(1, "write", "a", at=(0, 1), key="good")]
     bad = [record(1, "read", None, "a", at=(0, 1), key="bad")]
     verdict = check([*good, *bad], MODELS["register"])

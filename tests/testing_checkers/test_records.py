@@ -7,9 +7,15 @@ import secrets
 import pytest
 from tests.testing_checkers.test_linearizability import draw, naive
 
-from barque.testing.history import Outcome, check_history
-from barque.testing.models import MODELS
-from barque.testing.records import BadHistory, Record, as_list_operations, encode_record, read_records
+from barque.testing.checkers.history import Outcome, check_history
+from barque.testing.checkers.models import MODELS
+from barque.testing.checkers.records import (
+    BadHistory,
+    Record,
+    as_list_operations,
+    encode_record,
+    read_records,
+)
 
 
 def line(**changes: object) -> bytes:
@@ -67,7 +73,7 @@ def test_the_fields_are_those_of_the_page() -> None:
     ],
 )
 def test_bad_lines_are_refused(bad: bytes, why: str) -> None:
-    """What is no operation is refused, and the error names the line."""
+    """A line that is not an operation is refused, and the error names the line."""
     with pytest.raises(BadHistory, match=why):
         list(read_records([line(), bad]))
 
@@ -87,7 +93,7 @@ def _list(process: int, f: str, value: str | None, result: object, at: tuple[int
 
 
 def test_list_histories_go_to_the_exact_checker() -> None:
-    """A list-append history is judged as it is by the simulator's checker."""
+    """A list-append history gets the same verdict as from the simulator's checker."""
     history = [
         _list(1, "append", "a", 1, (0, 1)),
         _list(2, "append", "b", None, (0, None)),
@@ -113,7 +119,7 @@ class Lists:
 
 
 def test_the_list_checker_agrees_with_trying_every_order() -> None:
-    """On a thousand small list histories with unknown outcomes, each ending with a read."""
+    """Both checkers agree on a thousand small list histories, each ending with a read."""
     seed = secrets.randbits(32)
     print(f"seed {seed}")
     rng = random.Random(seed)

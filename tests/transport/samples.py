@@ -5,6 +5,7 @@ import struct
 import msgspec
 
 from barque.core.entries import EntryBatch, EntryKind, encode_body
+from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -28,7 +29,6 @@ from barque.core.messages import (
     TimeoutNow,
     TransferLeadership,
 )
-from barque.core.snapshots import ChunkFlag, ChunkState, SnapshotMeta
 from barque.transport import wire
 from barque.types import (
     ClientRef,

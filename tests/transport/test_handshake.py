@@ -4,8 +4,7 @@ import contextlib
 import hmac
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from barque.errors import ProtocolError, Unauthenticated
 from barque.transport import handshake
@@ -49,7 +48,7 @@ def frame(data: bytes) -> tuple[FrameKind, bytes]:
     found = reader.next_frame()
     assert found is not None
     assert reader.pending == 0
-    return found
+    return found.kind, found.payload
 
 
 def converse(

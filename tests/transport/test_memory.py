@@ -1,4 +1,4 @@
-"""`barque.transport.memory`: the same contract without sockets, and faults on request."""
+"""`barque.testing.sim.memory_transport`: the same contract without sockets, and faults on request."""
 
 import asyncio
 import random
@@ -8,8 +8,8 @@ from tests.transport.support import Recorder, until
 
 from barque.core.messages import TimeoutNow
 from barque.errors import ConfigurationError, ProtocolError
+from barque.testing.sim.memory_transport import MemoryNetwork, MemoryTransport
 from barque.transport import wire
-from barque.transport.memory import MemoryNetwork, MemoryTransport
 from barque.transport.wire import Alive, LeaderIs
 from barque.types import ServerId, Term
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from tests.transport import samples
 
 from barque.core.entries import EntryBatch, encode_body
@@ -19,7 +18,7 @@ from barque.core.messages import (
     RemoteMessage,
     RequestVoteRpc,
 )
-from barque.core.senders import claimed_node
+from barque.core.terms import claimed_node
 from barque.errors import ProtocolError
 from barque.transport import wire
 from barque.transport.wire import Envelope

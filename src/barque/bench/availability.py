@@ -3,12 +3,12 @@
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from barque.bench.cluster import MACHINE, LocalCluster
 from barque.bench.facts import cpu_seconds, resident_bytes
 from barque.bench.workloads import Background, commands, first_success
 from barque.client.client import Client
+from barque.client.results import Status
 from barque.errors import BarqueError, NoLeader
 
 FAILOVER_CALLERS = 16
@@ -53,22 +53,22 @@ async def settled(clients: Sequence[Client], cluster: str) -> None:
         try:
             report = await clients[0].status([cluster])
         except BarqueError:
-            report = {"nodes": [], "clusters": []}
+            report = Status(nodes=(), clusters=())
         if _is_settled(report):
             return
         if time.monotonic() > deadline:
-            states = {node["name"]: node["state"] for node in report["nodes"]}
+            states = {node.name: node.state for node in report.nodes}
             raise NoLeader(f"{cluster!r} has not settled in {_DEADLINE_S:.0f} s; nodes: {states}")
         await asyncio.sleep(0.05)
 
 
-def _is_settled(report: dict[str, Any]) -> bool:
-    nodes, clusters = report["nodes"], report["clusters"]
-    if not nodes or not clusters or any(node["state"] != "running" for node in nodes):
+def _is_settled(report: Status) -> bool:
+    nodes, clusters = report.nodes, report.clusters
+    if not nodes or not clusters or any(node.state != "running" for node in nodes):
         return False
-    if clusters[0]["leader"] is None:
+    if clusters[0].leader is None:
         return False
-    applied = [int(member["last_applied"]) for member in clusters[0]["members"]]
+    applied = [member.last_applied for member in clusters[0].members]
     return max(applied) - min(applied) <= _CATCH_UP_ENTRIES
 
 
@@ -133,5 +133,5 @@ async def _watch(client: Client, pids: Iterable[int], seconds: float) -> dict[st
     }
 
 
-def _total(report: dict[str, Any], counter: str) -> int:
-    return sum(int(node["transport"][counter]) for node in report["nodes"])
+def _total(report: Status, counter: str) -> int:
+    return sum(node.transport[counter] for node in report.nodes)

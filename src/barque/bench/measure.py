@@ -12,6 +12,7 @@ from barque.bench.cluster import LocalCluster, Target
 from barque.bench.facts import cpu_seconds
 from barque.bench.workloads import CONCURRENT, PIPELINE_CLIENTS, Outcome
 from barque.client.client import Client
+from barque.client.results import Status
 from barque.errors import ConfigurationError
 
 _TIMEOUT_S = 30.0
@@ -157,12 +158,12 @@ async def connected(target: Target, count: int) -> AsyncIterator[list[Client]]:
         yield clients
 
 
-def _with_nodes(sample: Sample, report: dict[str, Any]) -> Sample:
+def _with_nodes(sample: Sample, report: Status) -> Sample:
     """Add what the nodes say of themselves."""
-    nodes = [node for node in report["nodes"] if node["state"] != "unreachable"]
-    sample.longest_stall_ms = max(float(node["longest_stall_ms"]) for node in nodes)
-    sample.writer = "/".join(sorted({str(node["storage"]["writer"]) for node in nodes}))
-    sample.sync_ms = max(float(node["storage"]["sync_seconds_measured"]) for node in nodes) * 1000
+    nodes = [node for node in report.nodes if node.state != "unreachable"]
+    sample.longest_stall_ms = max(node.longest_stall_ms for node in nodes)
+    sample.writer = "/".join(sorted({str(node.storage["writer"]) for node in nodes}))
+    sample.sync_ms = max(float(node.storage["sync_seconds_measured"]) for node in nodes) * 1000
     return sample
 
 

@@ -1,4 +1,4 @@
-"""`barque bench`: measure this machine, or an installation that runs already."""
+"""`barque bench`: measure this machine, or a running installation."""
 
 from pathlib import Path
 
@@ -25,15 +25,21 @@ _SOME = click.IntRange(min=1)
     multiple=True,
     default=("all",),
     type=click.Choice([*WORKLOADS, "all"]),
-    help="What to measure; may be repeated. Default: all.",
+    help="A workload; may be repeated. Default: all.",
 )
-@click.option("--seconds", default=5.0, show_default=True, type=_SECONDS, help="For each run.")
-@click.option("--runs", default=3, show_default=True, type=_SOME, help="Of each workload.")
-@click.option("--payload", default=256, show_default=True, type=click.IntRange(min=0), help="Bytes.")
-@click.option("--kills", default=5, show_default=True, type=_SOME, help="Of each failover run.")
-@click.option("--clusters", default=1_000, show_default=True, type=_SOME, help="How many are idle.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write everything here, too.")
-@click.option("--dir", "directory", default=".", help="On the disk to be measured. Default: here.")
+@click.option("--seconds", default=5.0, show_default=True, type=_SECONDS, help="The length of each run.")
+@click.option("--runs", default=3, show_default=True, type=_SOME, help="Runs of each workload.")
+@click.option(
+    "--payload", default=256, show_default=True, type=click.IntRange(min=0), help="Bytes of each command."
+)
+@click.option("--kills", default=5, show_default=True, type=_SOME, help="Kills in each failover run.")
+@click.option("--clusters", default=1_000, show_default=True, type=_SOME, help="The number of idle clusters.")
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False), help="Also write all results to this file."
+)
+@click.option(
+    "--dir", "directory", default=".", help="A directory on the disk to measure. Default: this one."
+)
 @click.option("--against", multiple=True, metavar="HOST:PORT", help="Measure running nodes; repeatable.")
 @click.option("--secret-file", envvar="BARQUE_SECRET_FILE", help="For --against: the shared secret.")
 @click.option("--installation", envvar="BARQUE_INSTALLATION", default="barque", show_default=True)
@@ -54,11 +60,11 @@ def bench(
 ) -> int:
     """Measure throughput, latency, failover and idle cost.
 
-    Each run starts three nodes of its own, with synced logs, and removes them. Figures count
-    only on a quiet machine, and best as ratios: see docs/explanation/performance.md.
+    Each run starts three nodes of its own, with synced logs, and removes them. Compare figures
+    from a quiet machine only, and better as ratios: see docs/explanation/performance.md.
 
     With --against, the nodes must know the machine "bench" = "barque.bench.machine:BenchMachine",
-    or --cluster must exist and take any bytes; failover and idle are left out.
+    or --cluster must exist and accept any bytes; failover and idle are not measured.
     """
     chosen = list(WORKLOADS) if "all" in workloads else list(dict.fromkeys(workloads))
     settings = Settings(check_directory(directory), seconds, payload, kills, clusters)

@@ -1,4 +1,4 @@
-"""`barque cluster`: list them, form one, delete one."""
+"""`barque cluster`: list clusters, form one, or delete one."""
 
 import asyncio
 
@@ -37,24 +37,24 @@ def list_(reach: Reach, output: str) -> None:
     table = Table("cluster", "leader", "term", "members that answer", box=box.SIMPLE_HEAD)
     for found in clusters:
         table.add_row(
-            found["name"], found["leader"] or "nobody", str(found["term"]), " ".join(found["members"])
+            found["name"], found["leader"] or "none", str(found["term"]), " ".join(found["members"])
         )
     print_rich(table)
 
 
 @cluster.command()
 @click.argument("name")
-@click.option("--machine", required=True, help="Its state machine, as the nodes' configuration names it.")
-@click.option("--nodes", "members", metavar="n1,n2,…", help="Where its members live. Default: on all nodes.")
+@click.option("--machine", required=True, help="The state machine, by its name in the nodes' configuration.")
+@click.option("--nodes", "members", metavar="n1,n2,…", help="The nodes of its members. Default: all nodes.")
 @reach_options
 def create(reach: Reach, name: str, machine: str, members: str | None) -> int:
     """Form the cluster NAME and wait for its leader; exit with 1 if a member could not be started."""
     places = [node.strip() for node in members.split(",")] if members else None
     answer = run_with_client(reach, lambda client: client.start_cluster(name, machine, nodes=places))
-    click.echo(f"{name!r} serves, with members on {', '.join(answer['started'])}")
-    for node, why in answer["not_started"].items():
+    click.echo(f"{name!r} serves with members on {', '.join(answer.started)}")
+    for node, why in answer.not_started.items():
         click.echo(f"not started on {node}: {why}", err=True)
-    return FAILED if answer["not_started"] else OK
+    return FAILED if answer.not_started else OK
 
 
 @cluster.command()
@@ -67,5 +67,5 @@ def delete(reach: Reach, name: str, yes: bool) -> None:
         click.confirm(f"Delete {name!r} and all its data, for good?", abort=True)
     done = run_with_client(reach, lambda client: client.delete_cluster(name))
     click.echo(f"{name!r} is deleted")
-    if done["away"]:
-        click.echo(f"out of reach, and deleted when they come back: {', '.join(done['away'])}")
+    if done.away:
+        click.echo(f"out of reach, and deleted when their nodes return: {', '.join(map(str, done.away))}")

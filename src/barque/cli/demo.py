@@ -1,4 +1,4 @@
-"""`barque demo`: kill the leader while writing, and count. Everything is real but the directory."""
+"""`barque demo`: kill the leader while clients write, and count what was lost."""
 
 import asyncio
 import shutil
@@ -16,7 +16,7 @@ from barque.cli.dev_directory import CLUSTER, HOST, DevDirectory, DevNode, DevSt
 from barque.cli.dev_processes import DevCluster
 from barque.cli.failures import FAILED, OK, CliError
 from barque.client.client import Client
-from barque.errors import OutcomeUnknown, QueryTimeout, Refused
+from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
 from barque.machine.kv_commands import IncrBy, Mget
 
 _NODES = 3
@@ -28,19 +28,19 @@ _POLL_S = 0.02
 
 
 class Writers:
-    """Writes each key once, several at a time, and notes what it hears of each."""
+    """Writes each key once, several at a time, and notes the outcome of each."""
 
     def __init__(self, client: Client, keys: int) -> None:
         self.ledger = Ledger()
         self.answered = 0
         self.killed_at: float | None = None
         self.resumed_at: float | None = None
-        """When the first write that was begun after the kill was acknowledged."""
+        """The time of the first acknowledgement of a write that began after the kill."""
         self._client = client
         self._keys = iter(range(keys))
 
     async def run(self) -> None:
-        """Until all keys have an outcome."""
+        """Write until all keys have an outcome."""
         async with asyncio.TaskGroup() as group:
             for _ in range(_WRITERS):
                 group.create_task(self._write())
@@ -51,7 +51,7 @@ class Writers:
             self.answered += 1
 
     async def _write_one(self, key: bytes) -> None:
-        """A refused write did not happen and is tried again; one without an answer never is."""
+        """Try a refused write again: it did not happen. Never repeat a write without an answer."""
         deadline = time.monotonic() + _WRITE_S
         while True:
             began = time.monotonic()
@@ -72,24 +72,30 @@ class Writers:
                 return
 
     async def wait_answered(self, count: int) -> None:
-        """Until that many keys have an outcome. Raises `CliError` if they do not get one."""
+        """Wait until that many keys have an outcome. Raises `CliError` if that takes too long."""
         deadline = time.monotonic() + _WRITE_S * 2
         while self.answered < count:
             if time.monotonic() >= deadline:
-                raise CliError(f"only {self.answered} of {count} writes were answered; is this machine busy?")
+                raise CliError(
+                    f"only {self.answered} of {count} writes have an outcome: is this machine busy?"
+                )
             await asyncio.sleep(_POLL_S / 4)
 
 
 @click.command()
 @click.option("--keys", type=click.IntRange(100, 1_000_000), default=3000, show_default=True)
-@click.option("--keep", is_flag=True, help="Leave the directory, with logs and data.")
+@click.option("--keep", is_flag=True, help="Keep the directory with logs and data.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds, in all."
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    help="Seconds for the whole demo.",
 )
 def demo(keys: int, keep: bool, timeout: float) -> int:
-    """Kill the leader of three nodes while writing, and count what was lost. Takes a few seconds.
+    """Kill the leader of three nodes during writes, and count what was lost. Takes a few seconds.
 
-    Exits with 0 only if every acknowledged write is there, once.
+    Exits with 0 only if every acknowledged write happened exactly once.
     """
     root = Path(tempfile.mkdtemp(prefix="barque-demo-"))
     try:
@@ -103,7 +109,7 @@ def demo(keys: int, keep: bool, timeout: float) -> int:
 
 
 async def _bounded(cluster: DevCluster, keys: int, timeout_s: float) -> Verdict:
-    """The whole demo, under a deadline; whatever ends it, no node is left behind."""
+    """Run the whole demo under a deadline. It leaves no node behind, however it ends."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -111,6 +117,8 @@ async def _bounded(cluster: DevCluster, keys: int, timeout_s: float) -> Verdict:
     try:
         async with asyncio.timeout(timeout_s):
             return await _perform(cluster, keys)
+    except BarqueError:
+        raise  # some are `TimeoutError`s, too
     except TimeoutError:
         raise CliError(f"not done after {timeout_s:g} s; see --timeout, and --keep for the logs") from None
     finally:
@@ -118,7 +126,7 @@ async def _bounded(cluster: DevCluster, keys: int, timeout_s: float) -> Verdict:
 
 
 def _free_nodes() -> tuple[DevNode, ...]:
-    """Nodes on ports that nobody uses now."""
+    """Nodes on free ports."""
     sockets = [socket.create_server((HOST, 0)) for _ in range(2 * _NODES)]
     ports = [probe.getsockname()[1] for probe in sockets]
     for probe in sockets:
@@ -148,7 +156,7 @@ async def _perform(cluster: DevCluster, keys: int) -> Verdict:
         acknowledged, unknown = len(writers.ledger.acknowledged), len(writers.ledger.unknown)
         _result(
             f"All {keys:,} have an outcome: {acknowledged:,} acknowledged, {unknown} unknown"
-            + (" (they were under way when the leader died)." if unknown else ".")
+            + (" (in flight when the leader died)." if unknown else ".")
         )
         _step(4, "Reading everything back.")
         verdict = writers.ledger.judge(await _read_back(client, writers.ledger.keys()))
@@ -160,7 +168,7 @@ async def _perform(cluster: DevCluster, keys: int) -> Verdict:
 
 
 async def _kill_the_leader(cluster: DevCluster, writers: Writers, after: int) -> str:
-    """SIGKILL in the middle of the writes; tells who leads then, and how long nobody did."""
+    """SIGKILL the leader in the middle of the writes; report the new leader, and how long there was none."""
     await writers.wait_answered(after)
     old = _kv(await cluster.report(1.0))["leader"]
     victim = str(old).rpartition("@")[2]
@@ -170,7 +178,7 @@ async def _kill_the_leader(cluster: DevCluster, writers: Writers, after: int) ->
     deadline = time.monotonic() + _START_S
     while (kv := _kv(await cluster.report(0.5)))["leader"] in (None, old) or writers.resumed_at is None:
         if time.monotonic() >= deadline:
-            raise CliError(f"nobody serves {_START_S:g} s after {victim} was killed")
+            raise CliError(f"no leader serves {_START_S:g} s after {victim} was killed")
         await asyncio.sleep(_POLL_S)
     pause_ms = (writers.resumed_at - writers.killed_at) * 1000
     _result(f"{kv['leader']} leads now, in term {kv['term']}.")
@@ -179,7 +187,7 @@ async def _kill_the_leader(cluster: DevCluster, writers: Writers, after: int) ->
 
 
 async def _read_back(client: Client, keys: list[bytes]) -> dict[bytes, int]:
-    """The value of each key that exists, by linearizable reads."""
+    """Read the value of each key that exists, linearizably."""
     found: dict[bytes, int] = {}
     for start in range(0, len(keys), _PAGE):
         page = keys[start : start + _PAGE]
@@ -192,7 +200,7 @@ async def _read_back(client: Client, keys: list[bytes]) -> dict[bytes, int]:
 
 
 async def _bring_back(cluster: DevCluster, name: str) -> None:
-    """Restart the killed node and wait until it has applied all that the others have."""
+    """Restart the killed node and wait until it has applied everything that the others have."""
     _step(5, f"Starting {name} again.")
     began = time.monotonic()
     cluster.start(name)
@@ -214,7 +222,7 @@ async def _bring_back(cluster: DevCluster, name: str) -> None:
 
 
 def _kv(report: dict[str, Any]) -> dict[str, Any]:
-    """The cluster in a report; without a leader, if no member answers."""
+    """The cluster in a report; a cluster without leader and members, if no member answers."""
     for cluster in report["clusters"]:
         if cluster["name"] == CLUSTER:
             return dict(cluster)
@@ -228,7 +236,7 @@ def _conclude(verdict: Verdict, took_s: float) -> None:
         f"unknown {verdict.unknown}{happened}"
     )
     if verdict.refused:
-        click.echo(f"refused {verdict.refused}, of which {verdict.false_refusals} are there nevertheless")
+        click.echo(f"refused {verdict.refused}, of which {verdict.false_refusals} happened nevertheless")
     if verdict.is_good:
         click.secho(f"Nothing that was acknowledged is lost. {took_s:.1f} s in all.", fg="green", bold=True)
     else:

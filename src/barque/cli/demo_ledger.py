@@ -1,7 +1,7 @@
-"""What was promised to a writer, and what is there: the arithmetic of `barque demo`. Pure.
+"""Compare the promises to a writer with the data: the arithmetic of `barque demo`. Pure.
 
-Every key is incremented once, from nothing. So afterwards it is 1 if that happened once, and more
-if it happened twice.
+Every key is incremented once, from nothing. So its value is 1 if that happened once, and more if it happened
+twice.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ import msgspec
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`lost`: acknowledged and not there. `duplicated`: there twice. `false_refusals`: refused, yet there.
+    """`lost`: acknowledged and missing. `duplicated`: happened twice. `false_refusals`: refused and done.
 
-    `unknown` had no answer; `unknown_happened` of them did happen, which is allowed.
+    `unknown` writes had no answer; `unknown_happened` of them happened, which is allowed.
     """
 
     acknowledged: int
@@ -30,7 +30,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Ledger:
-    """The outcome of each write, as its writer heard it."""
+    """The outcome of each write, as its writer was told."""
 
     def __init__(self) -> None:
         self.acknowledged: set[bytes] = set()
@@ -42,7 +42,7 @@ class Ledger:
         return sorted(self.acknowledged | self.unknown | self.refused)
 
     def judge(self, found: Mapping[bytes, int]) -> Verdict:
-        """Compare with what is there: the value of each key that exists."""
+        """Compare the outcomes with `found`, the value of each key that exists."""
         return Verdict(
             acknowledged=len(self.acknowledged),
             lost=sum(1 for key in self.acknowledged if found.get(key, 0) < 1),

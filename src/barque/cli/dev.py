@@ -1,4 +1,4 @@
-"""`barque dev`: a cluster on this machine, for trying and developing. Real processes, real sockets."""
+"""`barque dev`: a cluster on this machine, for trials and development. Real processes, real sockets."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ def _dir_option(default: str | None) -> Callable[[Function], Function]:
         "directory",
         metavar="DIR",
         default=default,
-        help=f"Where everything is. Default: ./{DEFAULT_DIRECTORY}.",
+        help=f"The directory of the cluster. Default: ./{DEFAULT_DIRECTORY}.",
     )
 
 
@@ -54,12 +54,14 @@ def _timeout_option(default: float) -> Callable[[Function], Function]:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--nodes", type=click.IntRange(1, 9), help=f"How many. Default: {_NODES}.")
+@click.option("--nodes", type=click.IntRange(1, 9), help=f"The number of nodes. Default: {_NODES}.")
 @_dir_option(DEFAULT_DIRECTORY)
-@click.option("--port", type=_PORT_RANGE, help=f"The first node's; others follow. Default: {_PORT}.")
-@click.option("--resp-port", type=_PORT_RANGE, help=f"Likewise for Redis clients. Default: {_RESP_PORT}.")
-@click.option("--fresh", is_flag=True, help="Remove what an earlier `barque dev` left in DIR.")
-@click.option("--detach", is_flag=True, help="Return when they serve; they keep running.")
+@click.option(
+    "--port", type=_PORT_RANGE, help=f"The port of the first node; the others follow. Default: {_PORT}."
+)
+@click.option("--resp-port", type=_PORT_RANGE, help=f"The same for Redis clients. Default: {_RESP_PORT}.")
+@click.option("--fresh", is_flag=True, help="Remove the data that an earlier `barque dev` left in DIR.")
+@click.option("--detach", is_flag=True, help="Return when the nodes serve; they keep running.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 @click.pass_context
 def dev(
@@ -72,9 +74,9 @@ def dev(
     detach: bool,
     log_level: str,
 ) -> int:
-    """Run a cluster on this machine, and show how it is. Ctrl-C stops it; the data stays.
+    """Run a cluster on this machine, and show its state. Ctrl-C stops it; the data stays.
 
-    Each node serves Redis clients: `redis-cli -p 6401`. Started again, it carries on with its data.
+    Each node serves Redis clients: `redis-cli -p 6401`. The next start carries on with the data.
     """
     ctx.obj = directory
     if ctx.invoked_subcommand is not None:
@@ -106,7 +108,7 @@ def _refuse_running(cluster: DevCluster) -> None:
     running = [node.name for node in state.nodes if is_alive(node.process)]
     if running or is_alive(state.supervisor):
         raise CliError(
-            f"a cluster runs in {directory.shown} already ({', '.join(running) or 'no node lives'}); see "
+            f"a cluster runs in {directory.shown} already ({', '.join(running) or 'no node is up'}); see "
             f"`barque dev status{_dir_flag(directory)}`, end it with `barque dev stop{_dir_flag(directory)}`"
         )
 
@@ -114,14 +116,14 @@ def _refuse_running(cluster: DevCluster) -> None:
 def _choose_nodes(
     directory: DevDirectory, count: int | None, port: int | None, resp_port: int | None
 ) -> tuple[DevNode, ...]:
-    """Those that `dev.json` knows, on other ports if that is asked for; else new ones."""
+    """The nodes in `dev.json`, on other ports if the flags say so; without `dev.json`, new nodes."""
     if not directory.exists:
         return plan_nodes(count or _NODES, port or _PORT, resp_port or _RESP_PORT)
     known = directory.load().nodes
     if count not in (None, len(known)):
         raise CliError(
-            f"{directory.shown} holds a cluster of {len(known)}, not {count}: leave --nodes out to carry on "
-            "with it, or begin anew with --fresh",
+            f"{directory.shown} holds a cluster of {len(known)} nodes, not {count}: leave --nodes out to "
+            "carry on with it, or start over with --fresh",
             USAGE,
         )
     first = known[0]
@@ -137,14 +139,14 @@ def _dir_flag(directory: DevDirectory) -> str:
 
 
 def _hints(cluster: DevCluster) -> str:
-    """What to do next."""
+    """Commands to try next."""
     flag = _dir_flag(cluster.directory)
     nodes = cluster.state.nodes
     ports = [node.resp_address.rpartition(":")[2] for node in nodes]
     rows = [
-        (f"redis-cli -p {ports[0]}", f"any of {', '.join(ports)} will do"),
-        (f"barque dev status{flag}", "how they are"),
-        (f"barque dev kill {nodes[0].name}{flag}", "see who takes over; `restart` brings it back"),
+        (f"redis-cli -p {ports[0]}", f"or any other of {', '.join(ports)}"),
+        (f"barque dev status{flag}", "show all nodes and members"),
+        (f"barque dev kill {nodes[0].name}{flag}", "watch another node take over; `restart` brings it back"),
         (f"barque dev stop{flag}", f"the data stays in {cluster.directory.shown}"),
     ]
     width = max(len(command) for command, _ in rows)
@@ -152,7 +154,7 @@ def _hints(cluster: DevCluster) -> str:
 
 
 async def _start(cluster: DevCluster, log_level: str) -> dict[str, Any]:
-    """Start all nodes and wait until they serve. If that fails, or is interrupted, none is left behind."""
+    """Start all nodes and wait until they serve. If that fails or is interrupted, stop them all."""
     nodes = cluster.state.nodes
     try:
         for node in nodes:
@@ -168,7 +170,7 @@ async def _start(cluster: DevCluster, log_level: str) -> dict[str, Any]:
 
 
 async def _foreground(cluster: DevCluster, log_level: str) -> int:
-    """Start, watch, and stop when we are told to."""
+    """Start, watch, and stop at a signal."""
     from barque.cli.dev_view import News, make_view
 
     asked_to_stop = asyncio.Event()
@@ -209,7 +211,7 @@ async def _foreground(cluster: DevCluster, log_level: str) -> int:
     for name in killed:
         click.echo(f"{name} did not stop within {STOP_S:g} s and was killed; its data is safe.")
     click.echo(f"All nodes have stopped. The data stays in {shown}.")
-    click.echo(f"`barque dev{_dir_flag(cluster.directory)}` carries on with it; --fresh begins anew.")
+    click.echo(f"`barque dev{_dir_flag(cluster.directory)}` carries on with it; --fresh starts over.")
     return OK
 
 
@@ -217,7 +219,7 @@ async def _foreground(cluster: DevCluster, log_level: str) -> int:
 
 
 def _cluster(ctx: click.Context, directory: str | None) -> DevCluster:
-    """The cluster of this verb's --dir, else of the group's. Raises `CliError` if there is none."""
+    """The cluster in this verb's --dir, else in the group's. Raises `CliError` if there is none."""
     cluster = DevCluster(DevDirectory(Path(directory or ctx.obj)))
     cluster.directory.load()
     return cluster
@@ -233,7 +235,7 @@ def stop(ctx: click.Context, directory: str | None) -> None:
 
 
 async def _stop_all(cluster: DevCluster) -> None:
-    """A `barque dev` in some foreground stops its nodes itself when it is asked to."""
+    """Stop all nodes. A `barque dev` in a foreground stops its nodes itself after a SIGTERM."""
     state = cluster.state
     living = [node.name for node in state.nodes if is_alive(node.process)]
     if send_signal(state.supervisor, signal.SIGTERM):
@@ -255,7 +257,7 @@ async def _stop_all(cluster: DevCluster) -> None:
 @output_option
 @click.pass_context
 def status(ctx: click.Context, directory: str | None, timeout: float, output: str) -> None:
-    """Show nodes and members. Works with some, or all, nodes down."""
+    """Show nodes and members; works even if all nodes are down."""
     cluster = _cluster(ctx, directory)
     report = asyncio.run(cluster.report(timeout))
     down = [node["name"] for node in report["nodes"] if node["state"] == "down"]
@@ -308,7 +310,7 @@ async def _restart(cluster: DevCluster, name: str, timeout_s: float, log_level: 
 
 
 async def wait_running(cluster: DevCluster, name: str, timeout_s: float) -> None:
-    """Until this node answers. Raises `CliError` if it dies, or does not in time."""
+    """Wait until this node answers. Raises `CliError` if it dies, or does not answer in time."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
         cluster.reap()

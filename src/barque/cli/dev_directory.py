@@ -1,4 +1,4 @@
-"""The directory of `barque dev`: what is in it, how it is made, and how it is taken away again.
+"""The directory of `barque dev`: its contents, how they are made, and how they are removed.
 
 ::
 
@@ -6,7 +6,7 @@
     dev.lock        held while one command changes any of this
     secret          shared by all nodes and clients; mode 0600
     n1/node.toml    the node's configuration
-    n1/node.log     what it says
+    n1/node.log     the node's stdout and stderr
     n1/data/        its log and votes
 
 Page: docs/operations/files.md.
@@ -33,14 +33,14 @@ _OWN_FILES = frozenset(("dev.json", "dev.json.tmp", "dev.lock", "secret"))
 
 
 class ProcessMark(msgspec.Struct, frozen=True):
-    """A process: its pid, and when it began in clock ticks, so that a reused pid is not taken for it."""
+    """A process: its pid, and its start in clock ticks, which tells it from a later process with that pid."""
 
     pid: int
     began: int
 
 
 class DevNode(msgspec.Struct, frozen=True):
-    """One node. `process` is the newest one that was started for it, dead or alive."""
+    """One node. `process` is its newest process, dead or alive."""
 
     name: str
     address: str
@@ -49,7 +49,7 @@ class DevNode(msgspec.Struct, frozen=True):
 
 
 class DevState(msgspec.Struct, frozen=True):
-    """What `dev.json` holds. `supervisor` is a `barque dev` in some foreground, if there was one."""
+    """The contents of `dev.json`. `supervisor` is the `barque dev` in a foreground, if there was one."""
 
     nodes: tuple[DevNode, ...]
     supervisor: ProcessMark | None = None
@@ -61,10 +61,10 @@ class DevState(msgspec.Struct, frozen=True):
             if node.name == name:
                 return node
         known = ", ".join(node.name for node in self.nodes)
-        raise CliError(f"there is no node {name!r} here; there are {known}", USAGE)
+        raise CliError(f"there is no node {name!r} here; the nodes are {known}", USAGE)
 
     def with_process(self, name: str, process: ProcessMark | None) -> "DevState":
-        """The same, with another process for one node."""
+        """The same state with another process for one node."""
         nodes = tuple(
             msgspec.structs.replace(node, process=process) if node.name == name else node
             for node in self.nodes
@@ -77,7 +77,7 @@ class DevDirectory:
 
     def __init__(self, root: Path) -> None:
         self.shown = root
-        """As the user wrote it, for messages."""
+        """The path as the user wrote it, for messages."""
         self.root = root.absolute()
         self.state_path = self.root / "dev.json"
         self.secret_path = self.root / "secret"
@@ -92,7 +92,7 @@ class DevDirectory:
         return self.root / name / "node.toml"
 
     def log_path(self, name: str) -> Path:
-        """What a node says."""
+        """A node's stdout and stderr."""
         return self.root / name / "node.log"
 
     def data_path(self, name: str) -> Path:
@@ -102,12 +102,12 @@ class DevDirectory:
     # --- state -------------------------------------------------------------------------
 
     def load(self) -> DevState:
-        """What `dev.json` says. Raises `CliError` if there is none, or none that makes sense."""
+        """Read `dev.json`. Raises `CliError` if there is none, or if it cannot be understood."""
         try:
             state = msgspec.json.decode(self.state_path.read_bytes(), type=DevState)
         except FileNotFoundError:
             raise CliError(
-                f"{self.shown} is no directory of `barque dev`; name one with --dir, or start with "
+                f"{self.shown} is not a directory of `barque dev`; name one with --dir, or make one with "
                 f"`barque dev --dir {self.shown}`",
                 USAGE,
             ) from None
@@ -116,49 +116,53 @@ class DevDirectory:
                 f"{self.state_path}: {error}; restore it, or choose another --dir", IO_ERROR
             ) from error
         if state.format != _FORMAT:
-            raise CliError(f"{self.state_path}: made by another release (format {state.format})", IO_ERROR)
+            raise CliError(
+                f"{self.state_path} has format {state.format}, of another release; use that release, or "
+                "choose another --dir",
+                IO_ERROR,
+            )
         return state
 
     def save(self, state: DevState) -> None:
-        """Replace `dev.json` at once, so that a reader sees the old or the new one."""
+        """Replace `dev.json` atomically: a reader sees the old or the new state."""
         temporary = self.root / "dev.json.tmp"
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
         temporary.replace(self.state_path)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one command at a time changes what is here. Raises `CliError` if another does now."""
+        """Hold the lock under which commands change this directory. Raises `CliError` if another holds it."""
         with (self.root / "dev.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CliError(
-                    f"another `barque dev` command is at work on {self.shown}; try again when it has ended"
+                    f"another `barque dev` command is changing {self.shown}; try again when it has ended"
                 ) from None
             yield
 
     # --- making and removing -------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make the directory, or make sure that it is ours or empty. Raises `CliError` if it is not."""
+        """Make the directory, or check that it is ours or empty. Raises `CliError` if it is not."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         foreign = [] if self.exists else self._foreign()
         if foreign:
             raise CliError(
-                f"{self.shown} holds {_some(foreign)}, which `barque dev` has not made; "
+                f"{self.shown} holds {_some(foreign)}, which `barque dev` did not make; "
                 "choose an empty or new --dir",
                 USAGE,
             )
 
     def forget(self) -> None:
-        """Nothing came of it: leave no empty directory behind."""
+        """Remove an empty directory again after a failed start."""
         if not self.exists:
             (self.root / "dev.lock").unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.root.rmdir()
 
     def _foreign(self) -> list[str]:
-        """What is in here and not ours. Without `dev.json`, no node's directory is known to be ours."""
+        """List the entries that are not ours. Without `dev.json` that includes every node's directory."""
         names = {node.name for node in self.load().nodes} if self.exists else set()
         foreign = []
         for entry in sorted(self.root.iterdir()):
@@ -173,13 +177,13 @@ class DevDirectory:
         return foreign
 
     def remove_contents(self) -> None:
-        """Take away what `barque dev` has made. Raises `CliError`, and removes nothing, if there is more."""
+        """Remove what `barque dev` made. If there is anything else, remove nothing and raise `CliError`."""
         if not self.exists:
             return
         foreign = self._foreign()
         if foreign:
             raise CliError(
-                f"{self.shown} holds {_some(foreign)}, which `barque dev` has not made, so --fresh removes "
+                f"{self.shown} holds {_some(foreign)}, which `barque dev` did not make, so --fresh removes "
                 "nothing; move that away, or choose another --dir",
                 USAGE,
             )
@@ -190,7 +194,7 @@ class DevDirectory:
             (self.root / name).unlink(missing_ok=True)
 
     def write(self, state: DevState) -> None:
-        """Secret, configurations and `dev.json`. A secret that exists stays."""
+        """Write the configurations and `dev.json`, and a secret if there is none."""
         if not self.secret_path.exists():
             descriptor = os.open(self.secret_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
@@ -204,7 +208,7 @@ class DevDirectory:
         addresses = "\n".join(f"{other.name} = {_quoted(other.address)}" for other in state.nodes)
         return "\n".join(
             (
-                "# Written by `barque dev`, anew at every start.",
+                "# Written by `barque dev` at every start.",
                 f"name = {_quoted(node.name)}",
                 f"data_dir = {_quoted(str(self.data_path(node.name)))}",
                 f"secret_file = {_quoted(str(self.secret_path))}",
@@ -224,7 +228,7 @@ class DevDirectory:
         )
 
     def log_tail(self, name: str, lines: int = 8) -> list[str]:
-        """The last lines that a node said."""
+        """The last lines of a node's log."""
         try:
             with self.log_path(name).open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))

@@ -1,6 +1,6 @@
 """The processes of `barque dev` and `barque demo`: start, watch, signal, and ask them.
 
-A pid is only ever signalled when the process began at the time that was noted when we started it.
+A pid is signalled only if its process began at the time that was noted at its start.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _POLL_S = 0.05
 
 
 def mark_of(pid: int) -> ProcessMark | None:
-    """The living process of that pid. A zombie does not live."""
+    """The live process with that pid. A zombie is not alive."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -34,12 +34,12 @@ def mark_of(pid: int) -> ProcessMark | None:
 
 
 def is_alive(process: ProcessMark | None) -> bool:
-    """Whether that very process still lives."""
+    """Whether exactly that process is alive."""
     return process is not None and mark_of(process.pid) == process
 
 
 def send_signal(process: ProcessMark | None, number: signal.Signals) -> bool:
-    """Signal that very process; False if it is gone.
+    """Signal exactly that process; False if it is gone.
 
     A pidfd pins the process before its start time is compared, so a reused pid is never hit.
     """
@@ -61,7 +61,7 @@ def send_signal(process: ProcessMark | None, number: signal.Signals) -> bool:
 
 
 async def wait_gone(process: ProcessMark | None, timeout_s: float) -> bool:
-    """Until that process lives no more; False if it still does after so many seconds."""
+    """Wait until that process is gone; False if it is still alive after so many seconds."""
     deadline = time.monotonic() + timeout_s
     while alive := is_alive(process):
         if time.monotonic() >= deadline:
@@ -71,7 +71,7 @@ async def wait_gone(process: ProcessMark | None, timeout_s: float) -> bool:
 
 
 def check_ports(nodes: tuple[DevNode, ...]) -> None:
-    """Raises `CliError` naming the first address that somebody else listens on."""
+    """Check that all ports are free. Raises `CliError` that names the first that is not."""
     for node in nodes:
         for address, flag in ((node.address, "--port"), (node.resp_address, "--resp-port")):
             host, _, port = address.rpartition(":")
@@ -81,14 +81,14 @@ def check_ports(nodes: tuple[DevNode, ...]) -> None:
                     probe.bind((host, int(port)))
                 except OSError as error:
                     raise CliError(
-                        f"port {port}, for node {node.name}, cannot be had: {error.strerror}; "
-                        f"end what uses it, or choose others with {flag}",
+                        f"port {port}, for node {node.name}, cannot be used: {error.strerror}; "
+                        f"end the process that uses it, or choose other ports with {flag}",
                         UNAVAILABLE,
                     ) from error
 
 
 def plan_nodes(count: int, port: int, resp_port: int) -> tuple[DevNode, ...]:
-    """n1 … on consecutive ports of the loopback address. Raises `CliError` for ports that cannot be."""
+    """Nodes n1 … on consecutive ports of the loopback address. Raises `CliError` for impossible ports."""
     if max(port, resp_port) + count > 65536 or abs(port - resp_port) < count:
         raise CliError(
             f"{count} nodes need ports {port}–{port + count - 1} and, for Redis clients, "
@@ -100,7 +100,7 @@ def plan_nodes(count: int, port: int, resp_port: int) -> tuple[DevNode, ...]:
 
 
 class DevCluster:
-    """The nodes of one directory. `children` are those that this very process has started."""
+    """The nodes of one directory. `children` are the nodes that this process has started."""
 
     def __init__(self, directory: DevDirectory) -> None:
         self.directory = directory
@@ -108,7 +108,7 @@ class DevCluster:
 
     @property
     def state(self) -> DevState:
-        """As it is on disk now: other commands change it, too."""
+        """The state on disk: other commands change it, too."""
         return self.directory.load()
 
     # --- processes -----------------------------------------------------------------------
@@ -131,14 +131,14 @@ class DevCluster:
         self.directory.save(self.state.with_process(name, mark_of(child.pid) or ProcessMark(child.pid, 0)))
 
     def is_alive(self, name: str) -> bool:
-        """Whether the newest process of that node lives."""
+        """Whether the newest process of that node is alive."""
         return is_alive(self.state.node(name).process)
 
     def how_it_ended(self, name: str) -> str:
-        """`exit code 78`, `killed by SIGKILL`, or that nobody saw it."""
+        """`exit code 78`, `killed by SIGKILL`, or that another command started the node."""
         process, child = self.state.node(name).process, self.children.get(name)
         if process is None or child is None or child.pid != process.pid:
-            return "exit code unknown: another command had started it"
+            return "exit code unknown: another command started it"
         try:
             code = child.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
@@ -146,12 +146,12 @@ class DevCluster:
         return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
     def reap(self) -> None:
-        """Let no child that has ended stay a zombie."""
+        """Collect the exit codes of children that have ended."""
         for child in self.children.values():
             child.poll()
 
     async def stop(self, names: list[str] | None = None) -> list[str]:
-        """Stop these nodes (default: all) gracefully; returns those that had to be killed."""
+        """Stop these nodes (default: all) gracefully; return the names of nodes that had to be killed."""
         wanted = [node for node in self.state.nodes if names is None or node.name in names]
         for node in wanted:
             send_signal(node.process, signal.SIGTERM)
@@ -162,17 +162,17 @@ class DevCluster:
         return [node.name for node in stubborn]
 
     async def kill(self, name: str) -> bool:
-        """SIGKILL one node and wait until it is gone; False if it did not live."""
+        """SIGKILL one node and wait until it is gone; False if it was down already."""
         node = self.state.node(name)
         killed = send_signal(node.process, signal.SIGKILL)
         if await self._wait_gone([node], STOP_S):
             raise CliError(
-                f"{name} (pid {node.process and node.process.pid}) does not die; is its disk stuck?"
+                f"{name} (pid {node.process and node.process.pid}) survives SIGKILL; is its disk stuck?"
             )
         return killed
 
     async def _wait_gone(self, nodes: list[DevNode], timeout_s: float) -> list[DevNode]:
-        """Wait for the ends of these; returns those that still live then."""
+        """Wait until these nodes are gone; return the nodes that are still alive at the deadline."""
         deadline = time.monotonic() + timeout_s
         while True:
             self.reap()
@@ -184,14 +184,14 @@ class DevCluster:
     # --- asking --------------------------------------------------------------------------
 
     def reach(self, timeout_s: float) -> Reach:
-        """All of these nodes, and their secret."""
+        """How to reach all of these nodes."""
         addresses = tuple(node.address for node in self.state.nodes)
         return Reach(addresses, load_secret(str(self.directory.secret_path)), "barque", timeout_s)
 
     async def report(self, timeout_s: float) -> dict[str, Any]:
-        """Every node asked directly: complete even without a quorum, and even if none lives.
+        """Ask every node directly: the report is complete without a quorum, and even if all nodes are down.
 
-        A node whose process is gone is `down`; one that lives but does not answer is `unreachable`.
+        A node whose process is gone is `down`; a node that runs and does not answer is `unreachable`.
         """
         nodes, reach = self.state.nodes, self.reach(timeout_s)
         living = [node for node in nodes if is_alive(node.process)]
@@ -218,9 +218,9 @@ class DevCluster:
         return merged
 
     async def wait_served(self, timeout_s: float) -> dict[str, Any]:
-        """Until all nodes answer and agree on a leader; returns the report then.
+        """Wait until all nodes answer and agree on a leader; return the report.
 
-        Raises `CliError` with the tail of its log if a node dies meanwhile, or with what is missing.
+        Raises `CliError` with the end of its log if a node dies meanwhile, or with what is missing.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -239,9 +239,9 @@ class DevCluster:
             await asyncio.sleep(_POLL_S)
 
     def obituary(self, name: str) -> str:
-        """How a node ended, and the last thing it said."""
+        """How a node ended, and the last line of its log."""
         tail = self.directory.log_tail(name, 1)
-        said = f"; it said: {tail[0]}" if tail else ""
+        said = f"; its last line: {tail[0]}" if tail else ""
         return f"node {name} has died, {self.how_it_ended(name)}{said} (log: {self.directory.log_path(name)})"
 
 
@@ -259,6 +259,6 @@ def serves(report: dict[str, Any]) -> bool:
 
 
 def lacking(report: dict[str, Any]) -> str:
-    """What a report lacks to be one of a cluster that serves."""
+    """What keeps the cluster of this report from serving."""
     bad = [f"{node['name']} is {node['state']}" for node in report["nodes"] if node["state"] != "running"]
-    return ", ".join(bad) or f"nobody leads {CLUSTER!r} for all its members"
+    return ", ".join(bad) or f"the members of {CLUSTER!r} agree on no leader"

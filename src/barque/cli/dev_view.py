@@ -1,4 +1,4 @@
-"""What `barque dev` shows: a live table on a terminal, plain lines elsewhere; and what counts as news."""
+"""The display of `barque dev`: a live table on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -16,20 +16,20 @@ _EVENTS_SHOWN = 10
 
 
 class View(Protocol):
-    """Where reports and news go."""
+    """Displays reports and events."""
 
     def show(self, report: dict[str, Any]) -> None:
-        """How things are now."""
+        """Show the newest report."""
 
     def tell(self, event: str, style: str = "") -> None:
-        """Something has happened."""
+        """Tell one event."""
 
     def close(self) -> None:
-        """Leave the last picture on the terminal."""
+        """Stop, and leave the last table on the terminal."""
 
 
 class LiveView:
-    """A table that is drawn again, the last events below it."""
+    """A table that is redrawn, with the last events below it."""
 
     def __init__(self, headline: str) -> None:
         self._headline = Text.from_markup(headline)
@@ -68,7 +68,7 @@ class PlainView:
             print(line, flush=True)
 
     def show(self, report: dict[str, Any]) -> None:
-        """See `View`: nothing; the events tell it."""
+        """Show nothing: the events are enough."""
 
     def tell(self, event: str, style: str = "") -> None:
         """See `View`."""
@@ -80,12 +80,12 @@ class PlainView:
 
 
 def make_view(headline: str) -> View:
-    """The right one for this stdout."""
+    """A live view if stdout is a terminal, else plain lines."""
     return LiveView(headline) if sys.stdout.isatty() else PlainView(headline)
 
 
 class News:
-    """Tells what has changed between two reports."""
+    """Tells what changed between two reports."""
 
     def __init__(self, cluster: DevCluster, view: View) -> None:
         self._cluster = cluster
@@ -94,7 +94,7 @@ class News:
         self._leaders: dict[str, str | None] = {}
 
     def take(self, report: dict[str, Any]) -> None:
-        """The newest report."""
+        """Compare the newest report with the one before, and tell the differences."""
         for node in report["nodes"]:
             name, state, pid = str(node["name"]), str(node["state"]), node["pid"]
             was, was_pid = self._states.get(name, (state, pid))
@@ -123,6 +123,6 @@ class News:
 
     def _on_leader(self, name: str, leader: str | None, was: str | None, term: int) -> None:
         if leader is None:
-            self._view.tell(f"cluster {name}: nobody leads, term {term} (it was {was})", "yellow")
+            self._view.tell(f"cluster {name}: no leader in term {term} (it was {was})", "yellow")
         else:
             self._view.tell(f"cluster {name}: {leader} leads now, term {term}", "bold green")

@@ -1,4 +1,4 @@
-"""How a verb fails: one line on stderr, and an exit code that scripts and supervisors understand.
+"""How a verb fails: one line on stderr, and an exit code for scripts and supervisors.
 
 Page: docs/operations/exit-codes.md.
 """
@@ -36,7 +36,7 @@ _PERMISSION_ERRORS = frozenset((errno.EACCES, errno.EPERM))
 
 
 class CliError(Exception):
-    """A verb cannot go on: `text` says what, why and the cure; the process ends with `code`."""
+    """A verb cannot go on. `text` says what failed, why, and the cure; the process ends with `code`."""
 
     def __init__(self, text: str, code: int = FAILED) -> None:
         super().__init__(text)
@@ -63,7 +63,7 @@ def exit_code_of(error: BaseException) -> int:
 
 
 def _start_fault(error: BaseException) -> int:
-    """A `ConfigurationError` may stand for what the system refused: an address, or a file's mode."""
+    """The system may have refused an address or a file, which shows in the chain of causes."""
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno in _ADDRESS_ERRORS:
             return UNAVAILABLE
@@ -82,7 +82,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def text_of(error: BaseException) -> str:
-    """One line: what happened, why, and the cure as far as it is known."""
+    """One line: what failed, why, and the cure if we know one."""
     text = " ".join(str(error).split()) or type(error).__name__
     cure = _cure(error)
     return f"{text}; {cure}" if cure else text
@@ -91,19 +91,19 @@ def text_of(error: BaseException) -> str:
 def _cure(error: BaseException) -> str:
     match error:
         case CliError() | ConfigurationError() | Damaged() | NotAvailableYet():
-            return ""  # these say it themselves
+            return ""  # their texts end with the cure
         case OutcomeUnknown():
-            return "it may have happened: look before you send it again"
+            return "it may have happened: check before you send it again"
         case NoQuorum() | NoLeader():
-            return "see `barque status` for who is up"
+            return "`barque status` shows which nodes are up"
         case Unauthenticated():
-            return "check --secret-file and --installation: nodes and clients must have the same"
+            return "check --secret-file and --installation: they must be the same on nodes and clients"
         case MachineFault():
-            return "the member that ran it has stopped; its node's log tells where"
+            return "the member that ran it has stopped; the log of its node has the traceback"
         case InvariantViolation():
-            return "this is a bug in Barque; please report it with the node's log"
+            return "this is a bug in Barque; please report it with the log of the node"
         case StorageError():
-            return "check the disk, the directory's owner and the space left"
+            return "check the disk: its free space, and the owner of the directory"
         case BarqueError():
             return ""
         case OSError():
@@ -113,10 +113,10 @@ def _cure(error: BaseException) -> str:
 
 
 def complain(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     print(f"barque: {text}", file=sys.stderr, flush=True)
 
 
 def die_quietly() -> None:
-    """Nobody reads stdout any more (`barque … | head`): let no later flush complain about it."""
+    """The reader of stdout is gone (`barque … | head`): keep later flushes from raising."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

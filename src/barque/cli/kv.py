@@ -1,4 +1,4 @@
-"""`barque kv`: keys of a cluster of the key-value machine, for shells and scripts."""
+"""`barque kv`: read and write the keys of a key-value cluster, from shells and scripts."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from barque.machine.kv_commands import SET_NX, SET_XX, Cas, Del, Get, KvCommand,
 Result = TypeVar("Result")
 
 _cluster_option = click.option(
-    "--cluster", default="kv", show_default=True, help="A cluster of the machine `kv`."
+    "--cluster", default="kv", show_default=True, help="A cluster with the machine `kv`."
 )
 _level_option = click.option(
     "--level",
@@ -27,7 +27,7 @@ _level_option = click.option(
 
 
 def kv_options(function: Callable[..., Result]) -> Callable[..., Result]:
-    """`--cluster`, and how to reach it."""
+    """Add `--cluster`, and the options that find the nodes."""
     return _cluster_option(reach_options(function))
 
 
@@ -57,7 +57,7 @@ def get(reach: Reach, cluster: str, level: str, key: str) -> int:
 @click.option("--ttl", type=click.FloatRange(min=0.001), metavar="SECONDS", help="Let the key expire.")
 @kv_options
 def set_(reach: Reach, cluster: str, key: str, value: str, nx: bool, xx: bool, ttl: float | None) -> int:
-    """Set KEY to VALUE (`-`: read it from stdin); exit with 1 if --nx or --xx kept it from being set."""
+    """Set KEY to VALUE (`-`: read it from stdin); exit with 1 if --nx or --xx prevents that."""
     if nx and xx:
         raise click.UsageError("--nx and --xx exclude each other")
     content = sys.stdin.buffer.read() if value == "-" else _bytes(value)
@@ -70,7 +70,7 @@ def set_(reach: Reach, cluster: str, key: str, value: str, nx: bool, xx: bool, t
 @click.argument("keys", nargs=-1, required=True)
 @kv_options
 def del_(reach: Reach, cluster: str, keys: tuple[str, ...]) -> None:
-    """Delete KEYS and print how many there were."""
+    """Delete KEYS and print how many of them existed."""
     click.echo(_write(reach, cluster, Del([_bytes(key) for key in keys])))
 
 
@@ -80,7 +80,7 @@ def del_(reach: Reach, cluster: str, keys: tuple[str, ...]) -> None:
 @click.option("--absent", is_flag=True, help="Swap if there is no such key: `cas KEY VALUE --absent`.")
 @kv_options
 def cas(reach: Reach, cluster: str, key: str, values: tuple[str, ...], absent: bool) -> int:
-    """Set KEY to VALUE if it is EXPECTED now; exit with 1 if it is not."""
+    """Set KEY to VALUE if its value is EXPECTED; exit with 1 if it is not."""
     if len(values) != (1 if absent else 2):
         raise click.UsageError("write `cas KEY EXPECTED VALUE`, or `cas KEY VALUE --absent`")
     command = Cas(_bytes(key), None if absent else _bytes(values[0]), _bytes(values[-1]))
@@ -88,12 +88,14 @@ def cas(reach: Reach, cluster: str, key: str, values: tuple[str, ...], absent: b
 
 
 @kv.command()
-@click.option("--match", metavar="GLOB", help="Only keys like this one: `user:*`.")
-@click.option("--count", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="Keys a page.")
+@click.option("--match", metavar="GLOB", help="Print only matching keys, as in `user:*`.")
+@click.option(
+    "--count", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="Keys per request."
+)
 @_level_option
 @kv_options
 def scan(reach: Reach, cluster: str, level: str, match: str | None, count: int) -> None:
-    """Print all keys, one a line, in no particular order."""
+    """Print all keys, one per line, in no particular order."""
     pattern = None if match is None else _bytes(match)
 
     async def work(client: Client) -> None:
@@ -129,7 +131,7 @@ def _query(client: Client, level: str) -> Callable[[str, KvQuery], Any]:
 
 
 def _bytes(argument: str) -> bytes:
-    """An argument's bytes as the shell gave them, whatever the encoding."""
+    """The bytes of an argument, exactly as the shell passed them."""
     return os.fsencode(argument)
 
 

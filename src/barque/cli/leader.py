@@ -1,4 +1,4 @@
-"""`barque leader`: who leads, and handing over."""
+"""`barque leader`: show the leader of a cluster, or hand leadership over."""
 
 import asyncio
 from typing import Any
@@ -10,13 +10,14 @@ from barque.cli.output import output_option, print_json
 from barque.cli.reach import Reach, reach_options, run_with_client
 from barque.cli.status import fetch_status
 from barque.client.client import Client
+from barque.client.results import Transfer
 from barque.errors import OutcomeUnknown
 
 _POLL_S = 0.05
 
 
 def _cluster_of(report: dict[str, Any], name: str) -> dict[str, Any]:
-    """The cluster in a status report. Raises `CliError` if no node knows it."""
+    """Find the cluster in a status report. Raises `CliError` if no node knows it."""
     for cluster in report["clusters"]:
         if cluster["name"] == name:
             return dict(cluster)
@@ -34,7 +35,7 @@ def leader() -> None:
 @output_option
 @reach_options
 def show(reach: Reach, cluster: str, output: str) -> int:
-    """Print the leader, its node and term; exit with 1 if nobody leads."""
+    """Print the leader, its node and term; exit with 1 if no member leads."""
     found = _cluster_of(asyncio.run(fetch_status(reach)), cluster)
     name = found["leader"]
     if output == "json":
@@ -43,7 +44,7 @@ def show(reach: Reach, cluster: str, output: str) -> int:
     elif name:
         click.echo(f"{name}, term {found['term']}")
     else:
-        click.echo(f"nobody leads {cluster!r} in term {found['term']}; is a majority of its members up?")
+        click.echo(f"no member leads {cluster!r} in term {found['term']}; is a majority of its members up?")
     return OK if name else FAILED
 
 
@@ -52,22 +53,22 @@ def show(reach: Reach, cluster: str, output: str) -> int:
 @click.option("--cluster", default="kv", show_default=True)
 @reach_options
 def transfer(reach: Reach, cluster: str, target: str | None) -> None:
-    """Hand leadership to TARGET, a node or server; by default to the follower that is furthest."""
+    """Hand leadership to TARGET, a node or server; by default to the follower with the longest log."""
     found = _cluster_of(asyncio.run(fetch_status(reach)), cluster)
     wanted = target or _best_follower(found)
 
     async def work(client: Client) -> str:
         answer = await client.transfer_leadership(cluster, wanted)
-        if answer == "already_leader":
+        if answer is Transfer.ALREADY_LEADER:
             return f"{wanted} leads {cluster!r} already"
         deadline = asyncio.get_running_loop().time() + reach.timeout_s
         while asyncio.get_running_loop().time() < deadline:
-            now = _cluster_of(await client.status(), cluster)
-            if now["leader"] is not None and wanted in (now["leader"], now["leader"].rpartition("@")[2]):
-                return f"{now['leader']} leads {cluster!r} now, term {now['term']}"
+            for now in (await client.status([cluster])).clusters:
+                if now.leader is not None and wanted in (str(now.leader), now.leader.node):
+                    return f"{now.leader} leads {cluster!r} now, term {now.term}"
             await asyncio.sleep(_POLL_S)
         raise OutcomeUnknown(
-            f"{wanted} was told to take over, and does not lead after {reach.timeout_s:g} s; it may yet"
+            f"{wanted} was told to take over and does not lead after {reach.timeout_s:g} s; it may yet"
         )
 
     click.echo(run_with_client(reach, work))
@@ -78,5 +79,7 @@ def _best_follower(cluster: dict[str, Any]) -> str:
         m for m in cluster["members"] if m["server"] != cluster["leader"] and m["role"] == "follower"
     ]
     if not followers:
-        raise CliError(f"{cluster['name']!r} has no follower that answers; nobody could take over")
+        raise CliError(
+            f"{cluster['name']!r} has no follower that answers: no member can take over; see `barque status`"
+        )
     return str(max(followers, key=lambda m: m["last_written_index"])["server"])

@@ -1,4 +1,4 @@
-"""`barque`: the verbs, each loaded only when it is used, and the exit code of the process."""
+"""`barque`: the table of verbs, each loaded at its first use, and the exit code of the process."""
 
 import importlib
 import sys
@@ -11,33 +11,36 @@ from barque.cli import failures
 from barque.errors import BarqueError
 
 _VERBS = {
-    "dev": ("barque.cli.dev:dev", "Run a cluster on this machine, to try and to develop."),
+    "dev": ("barque.cli.dev:dev", "Run a cluster on this machine, for trials and development."),
     "demo": ("barque.cli.demo:demo", "Kill a leader while writing, and count what was lost."),
-    "node": ("barque.cli.node:node", "Run one node until it is told to stop."),
+    "node": ("barque.cli.node:node", "Run one node until a signal stops it."),
     "status": ("barque.cli.status:status", "Show all nodes and clusters."),
     "kv": ("barque.cli.kv:kv", "Read and write keys."),
     "leader": ("barque.cli.leader:leader", "Show who leads a cluster, or hand leadership over."),
     "cluster": ("barque.cli.cluster:cluster", "List clusters, form one, or delete one."),
     "member": ("barque.cli.member:member", "List a cluster's members, or change them."),
     "recover": ("barque.cli.recover:recover", "Recover from a lost quorum."),
-    "wal": ("barque.cli.wal:wal", "Look into write-ahead log files."),
+    "wal": ("barque.cli.wal:wal", "Print the records of write-ahead logs."),
     "simulate": ("barque.cli.simulate:simulate_command", "Run clusters on virtual time, with faults."),
-    "nemesis": ("barque.cli.nemesis:nemesis", "Kill, freeze and cut off real nodes; check what clients saw."),
+    "nemesis": (
+        "barque.cli.nemesis:nemesis",
+        "Kill, freeze and cut off real nodes; check the clients' histories.",
+    ),
     "bench": ("barque.cli.bench:bench", "Measure this machine."),
     "version": ("barque.cli.version:version", "Show versions: package, protocol, formats."),
 }
-"""Verb → where its click command is, and its line in the list of verbs."""
+"""Verb → the place of its click command, and its line in the list of verbs."""
 
 
 class LazyGroup(click.Group):
-    """Imports a verb's module when the verb is called: `barque version` need not load a node."""
+    """Import a verb's module when the verb is called: `barque version` loads no node."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs, in the order in which people meet them."""
+        """The verbs, in the order of the list."""
         return list(_VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb's command, or None if there is no such verb."""
+        """Load the verb's command; None if there is no such verb."""
         if cmd_name not in _VERBS:
             return None
         module, _, attribute = _VERBS[cmd_name][0].partition(":")
@@ -46,7 +49,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of verbs, without loading them."""
+        """Write the list of verbs without loading them."""
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, help_line) for verb, (_, help_line) in _VERBS.items()])
 
@@ -61,7 +64,7 @@ def barque() -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one verb; returns the exit code. Errors are told in one line on stderr."""
+    """Run one verb and return the exit code. An error becomes one line on stderr."""
     try:
         result = barque.main(arguments, prog_name="barque", standalone_mode=False)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`barque member`: who belongs to a cluster, one change at a time."""
+"""`barque member`: the members of a cluster, and one change at a time."""
 
 import click
 from rich import box
@@ -8,6 +8,7 @@ from barque.cli.failures import OK
 from barque.cli.output import output_option, print_json, print_rich
 from barque.cli.reach import Reach, reach_options, run_with_client
 from barque.client.client import Client
+from barque.client.results import AddedMember, MembersInfo, RemovedMember, ReplacedMember
 from barque.types import Membership
 
 
@@ -15,7 +16,7 @@ from barque.types import Membership
 def member() -> None:
     """List a cluster's members, or change them.
 
-    MEMBER is a node (n4), or a server (kv@n4). Changes take effect one after the other; a new
+    MEMBER is a node (n4) or a server (kv@n4). Changes take effect one after the other; a new
     member receives the log before it votes.
     """
 
@@ -25,45 +26,48 @@ def member() -> None:
 @output_option
 @reach_options
 def list_(reach: Reach, cluster: str, output: str) -> None:
-    """List the members of CLUSTER as its leader sees them."""
-    found = run_with_client(reach, lambda client: client.members_info(cluster))
-    if output == "json":
-        print_json(found)
-        return
+    """List the members of CLUSTER, as its leader sees them."""
+    if output == "json":  # the node's own answer, with all its fields
+        print_json(run_with_client(reach, lambda client: client.call("member_list", {"cluster": cluster})))
+    else:
+        print_rich(_table(run_with_client(reach, lambda client: client.members_info(cluster))))
+
+
+def _table(found: MembersInfo) -> Table:
     table = Table("member", "may", "state", "has up to", "machine", "uid", box=box.SIMPLE_HEAD)
-    for facts in found["members"]:
-        leads = facts["server"] == found["leader"]
+    for facts in found.members:
         table.add_row(
-            facts["server"],
-            facts["membership"].replace("_", "-"),
-            "leader" if leads else facts["status"].replace("_", " "),
-            str(facts["match_index"]),
-            "?" if facts["machine_version"] is None else str(facts["machine_version"]),
-            facts["uid"] or "?",
+            str(facts.server),
+            facts.membership.replace("_", "-"),
+            "leader" if facts.server == found.leader else facts.status.replace("_", " "),
+            str(facts.match_index),
+            "?" if facts.machine_version is None else str(facts.machine_version),
+            facts.uid or "?",
         )
-    print_rich(table)
+    return table
 
 
 @member.command()
 @click.argument("cluster")
 @click.argument("node")
-@click.option("--non-voter", is_flag=True, help="It only receives, for ever; it never votes.")
+@click.option("--non-voter", is_flag=True, help="Let it receive the log only; it never votes.")
 @reach_options
 def add(reach: Reach, cluster: str, node: str, non_voter: bool) -> int:
     """Start a member of CLUSTER on NODE; it votes when it has caught up."""
     membership = Membership.NON_VOTER if non_voter else Membership.VOTER
-    added = run_with_client(reach, lambda client: client.add_member(cluster, node, membership=membership))
-    return _tell_added(added)
+    return _tell_added(
+        run_with_client(reach, lambda client: client.add_member(cluster, node, membership=membership))
+    )
 
 
-def _tell_added(added: dict[str, str]) -> int:
-    if added["membership"] == Membership.PROMOTABLE:
+def _tell_added(added: AddedMember | ReplacedMember) -> int:
+    if added.membership is Membership.PROMOTABLE:
         click.echo(
-            f"{added['member']} is a member and still catches up; it becomes a voter by itself "
+            f"{added.member} is a member and still catches up; it becomes a voter by itself "
             "(see `barque member list`)"
         )
     else:
-        click.echo(f"{added['member']} is a {added['membership'].replace('_', '-')} now")
+        click.echo(f"{added.member} is a {added.membership.replace('_', '-')} now")
     return OK
 
 
@@ -73,26 +77,27 @@ def _tell_added(added: dict[str, str]) -> int:
 @reach_options
 def remove(reach: Reach, cluster: str, member_: str) -> None:
     """Remove MEMBER from CLUSTER, and delete its data."""
-    gone = run_with_client(reach, lambda client: client.remove_member(cluster, member_))
-    _tell_removed(gone)
+    _tell_removed(run_with_client(reach, lambda client: client.remove_member(cluster, member_)))
 
 
-def _tell_removed(gone: dict[str, str]) -> None:
-    if gone["told"]:
-        click.echo(f"{gone['member']} is removed")
+def _tell_removed(gone: RemovedMember) -> None:
+    if gone.told:
+        click.echo(f"{gone.member} is removed")
     else:
-        click.echo(f"{gone['member']} is removed; its node is out of reach and learns it when it comes back")
+        click.echo(
+            f"{gone.member} is removed; its node is out of reach, and deletes its data when it returns"
+        )
 
 
 @member.command()
 @click.argument("cluster")
 @reach_options
 def leave(reach: Reach, cluster: str) -> None:
-    """Remove the member of CLUSTER on the node that is asked; name it by --node HOST:PORT."""
+    """Remove the member of CLUSTER on the node that is asked; name the node by --node HOST:PORT."""
 
-    async def work(client: Client) -> dict[str, str]:
+    async def work(client: Client) -> RemovedMember:
         answer = await client.ping(cluster)
-        return await client.remove_member(cluster, answer["server"])
+        return await client.remove_member(cluster, answer.server or answer.node)
 
     _tell_removed(run_with_client(reach, work))
 
@@ -102,18 +107,18 @@ def leave(reach: Reach, cluster: str) -> None:
 @click.argument("member_", metavar="MEMBER")
 @reach_options
 def promote(reach: Reach, cluster: str, member_: str) -> None:
-    """Let MEMBER of CLUSTER vote now, however far it has caught up."""
+    """Let MEMBER of CLUSTER vote now, even if its log is behind."""
     now = run_with_client(reach, lambda client: client.promote_member(cluster, member_))
-    click.echo(f"{now['member']} is a {now['membership']} now")
+    click.echo(f"{now.member} is a {now.membership} now")
 
 
 @member.command()
 @click.argument("cluster")
 @click.argument("member_", metavar="MEMBER")
-@click.option("--with", "node", metavar="NODE", help="Where the new one lives. Default: on the same node.")
+@click.option("--with", "node", metavar="NODE", help="The node of the new member. Default: the same node.")
 @reach_options
 def replace(reach: Reach, cluster: str, member_: str, node: str | None) -> int:
     """Remove MEMBER, which is lost or came back without its data, and add a new one."""
     done = run_with_client(reach, lambda client: client.replace_member(cluster, member_, node=node))
-    click.echo(f"{done['removed']} is removed")
+    click.echo(f"{done.removed} is removed")
     return _tell_added(done)

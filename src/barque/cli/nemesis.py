@@ -1,4 +1,4 @@
-"""`barque nemesis`: real node processes under faults, real clients, and checkers of what these saw."""
+"""`barque nemesis`: real node processes under faults, real clients, and checkers of their histories."""
 
 import asyncio
 import secrets
@@ -26,20 +26,22 @@ _GROUPS = {"all": tuple(PRESETS), "ra": tuple(RA), "ours": tuple(OURS)}
     default=("chaos",),
     show_default=True,
     metavar="NAME",
-    help="Which faults and work; may be repeated; all, ra and ours are several. --list names them.",
+    help="A set of faults and workloads; may be repeated. all, ra and ours name groups; see --list.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=2), help="Of faults, for each. Default: the preset's own."
+    "--seconds",
+    type=click.FloatRange(min=2),
+    help="How long faults last in each run. Default: the preset's own.",
 )
-@click.option("--seed", type=int, help="What the faults and the work are drawn from. Default: a new one.")
+@click.option("--seed", type=int, help="The seed of faults and workloads. Default: a new one.")
 @click.option("--out", type=click.Path(file_okay=False), help="Keep histories and reports in this directory.")
-@click.option("--nodes", type=click.IntRange(3, 9), help="How many. Default: the preset's own.")
+@click.option("--nodes", type=click.IntRange(3, 9), help="The number of nodes. Default: the preset's own.")
 @click.option(
     "--workload",
     "workloads",
     multiple=True,
     type=click.Choice(list(KINDS)),
-    help="What clients do; may be repeated. Default: the preset's own.",
+    help="A workload of the clients; may be repeated. Default: the preset's own.",
 )
 @click.option("--list", "show_list", is_flag=True, help="Show the presets, and run nothing.")
 @output_option
@@ -53,10 +55,10 @@ def nemesis(
     show_list: bool,
     output: str,
 ) -> int:
-    """Kill, freeze and cut off node processes under load, then check what clients were told.
+    """Kill, freeze and cut off node processes under load, then check the clients' histories.
 
     Exits with 0 only if every run is clean: no anomaly, no hang, nothing left behind, and
-    each fault really happened. See docs/how-to/nemesis.md.
+    each fault happened. See docs/how-to/nemesis.md.
     """
     if show_list:
         _show_presets(output)
@@ -78,7 +80,7 @@ def nemesis(
     ]
     taken = [str(plan.directory) for plan in plans if plan.directory.exists()]
     if taken:
-        raise CliError(f"{taken[0]} is there already; choose another --seed or --out", USAGE)
+        raise CliError(f"{taken[0]} exists already; choose another --seed or --out", USAGE)
     reports = [_run(plan, output) for plan in plans]
     clean = not any(report.problems for report in reports)
     if clean and out is None:
@@ -102,7 +104,7 @@ def _chosen(names: tuple[str, ...]) -> list[str]:
 
 
 def _root(out: str | None) -> Path:
-    """Where the runs' directories are. Without --out it is removed when all is well."""
+    """The directory of all runs. Without --out it is removed if all runs are clean."""
     if out is None:
         return Path(tempfile.mkdtemp(prefix="barque-nemesis-"))
     path = Path(out).absolute()
@@ -120,7 +122,7 @@ def _run(plan: Plan, output: str) -> RunReport:
 
 
 async def _unless_told_to_stop(plan: Plan, *, err: bool) -> RunReport:
-    """Run it. SIGTERM ends it as Ctrl-C does: faults are undone and processes stopped."""
+    """Run a plan. SIGTERM ends it as Ctrl-C does: it undoes the faults and stops the processes."""
     work = asyncio.create_task(run_plan(plan, lambda line: click.echo(line, err=err)))
     told: list[int] = []
 

@@ -29,7 +29,7 @@ _SHUTDOWN_S = 10.0
 
 
 class LineFormatter(logging.Formatter):
-    """One line per event: a traceback's lines are joined, so that no tool takes them apart."""
+    """One line per event: a traceback is joined into one line, so that no tool splits it."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
@@ -40,14 +40,14 @@ class LineFormatter(logging.Formatter):
 
 
 def log_to_stderr(level: str) -> None:
-    """Everything from this level on goes to stderr."""
+    """Log everything from this level on to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 class GatewayAddress:
-    """What `status` shows of the gateway: `host:port`, as for nodes."""
+    """The gateway's address for `status`: `host:port`, as for nodes."""
 
     def __init__(self, server: RespServer) -> None:
         host, port = server.address
@@ -75,9 +75,9 @@ class GatewayAddress:
     "--log-level", envvar="BARQUE_LOG_LEVEL", type=click.Choice(LOG_LEVELS), default="info", show_default=True
 )
 def node(config_path: str | None, log_level: str, **flags: Any) -> int:
-    """Run one node until SIGTERM or SIGINT; then it hands its leaderships over and ends.
+    """Run one node until SIGTERM or SIGINT; then hand its leaderships over and stop.
 
-    A second signal ends it at once, which is always safe for the data. Settings come from
+    A second signal ends the process at once, which is safe for the data. Settings come from
     flags, then BARQUE_* variables, then the file.
     """
     log_to_stderr(log_level)
@@ -94,7 +94,7 @@ def node(config_path: str | None, log_level: str, **flags: Any) -> int:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where it is installed."""
+    """The loop factory of uvloop, if uvloop is installed."""
     try:
         import uvloop
     except ImportError:
@@ -103,7 +103,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _check_secret(config: NodeConfig) -> None:
-    """Before anything is started or created. A file that others can read has an exit code of its own."""
+    """Check the secret file before anything starts. A file that others can read has its own exit code."""
     if not config.secret_file:
         return
     try:
@@ -117,9 +117,9 @@ def _check_secret(config: NodeConfig) -> None:
 
 
 def _collect_rarely() -> None:
-    """Our objects form few cycles, and a full collection walks every batch of every log.
+    """Collect garbage rarely: few objects form cycles, and a full collection walks every batch of every log.
 
-    What recovery has made lives long, so it is taken out of the collector's sight.
+    Objects made by recovery live long; freeze them, so that the collector skips them.
     """
     gc.collect()
     gc.freeze()
@@ -161,7 +161,7 @@ async def serve(config: NodeConfig) -> int:
             async with asyncio.timeout(_SHUTDOWN_S):
                 await _stop(running, gateway)
         except TimeoutError:
-            logger.error("not stopped after %g s; ending without more ado", _SHUTDOWN_S)
+            logger.error("not stopped after %g s; ending the process now", _SHUTDOWN_S)
             os._exit(FAILED)
     logger.info("node %s has stopped", config.name)
     return 0
@@ -197,7 +197,7 @@ async def _start_gateway(running: Node) -> RespServer | None:
 
 
 async def _stop(running: Node, gateway: RespServer | None) -> None:
-    """Hand over first: the gateway's clients are served by the successor until it closes."""
+    """Hand over first: the successor serves the gateway's clients until the gateway closes."""
     await running.admin.hand_over(_HAND_OVER_S)
     if gateway is not None:
         await gateway.stop()

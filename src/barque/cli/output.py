@@ -1,4 +1,4 @@
-"""What verbs print: JSON for programs, tables for people."""
+"""The output of verbs: JSON for programs, tables for people."""
 
 import sys
 from collections.abc import Callable
@@ -16,24 +16,24 @@ _PIPED_COLUMNS = 160
 
 
 def output_option(function: Function) -> Function:
-    """`-o table|json`."""
+    """Add `-o table|json`."""
     return click.option(
         "-o",
         "--output",
         type=click.Choice(("table", "json")),
         default="table",
         show_default=True,
-        help="For people or for programs.",
+        help="A table for people, or JSON for programs.",
     )(function)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, and nothing else."""
+    """Print one JSON document on stdout."""
     click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2))
 
 
 def make_console() -> "Console":
-    """A rich console on stdout; wide where nobody looks, so that no line is folded for a program."""
+    """A rich console on stdout. It is wide unless stdout is a terminal: programs need unfolded lines."""
     from rich.console import Console
 
     if sys.stdout.isatty():
@@ -42,12 +42,12 @@ def make_console() -> "Console":
 
 
 def print_rich(renderable: "RenderableType") -> None:
-    """Print tables and the like."""
+    """Print a table or another rich object."""
     make_console().print(renderable)
 
 
 def duration_text(seconds: float | None) -> str:
-    """A time span as people say it: `12 s`, `3 min`, `5.2 h`."""
+    """A time span for people: `12 s`, `3 min`, `5.2 h`."""
     if seconds is None:
         return "–"
     if seconds < 120:

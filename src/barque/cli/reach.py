@@ -1,7 +1,7 @@
-"""How a verb finds the nodes and the secret, and asks without ever hanging.
+"""How a verb finds the nodes and the secret, and asks them with a deadline.
 
-Nodes: `--node`, else `--dir`, else BARQUE_NODES, else ./barque-data if `barque dev` made it. All
-known addresses are tried at once, so that dead or frozen nodes cost no time.
+Nodes: `--node`, else `--dir`, else BARQUE_NODES, else ./barque-data if `barque dev` made it. A verb tries all
+known addresses at once, so that dead or frozen nodes cost no time.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory
 from barque.cli.failures import USAGE, CliError
 from barque.client.client import Client
 from barque.errors import BarqueError, NoLeader
-from barque.runtime.node_rpc import error_named, fail
+from barque.transport.answers import error_named, fail
 from barque.transport.client_link import ClientLink
 from barque.transport.secret import load_secret
 from barque.transport.wire import ClientAnswer, ClientCall, ClientCallReply
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class Reach(msgspec.Struct, frozen=True):
-    """Where the nodes are, what proves that we may talk to them, and how long we wait, in seconds."""
+    """The nodes' addresses, the secret that they demand, and how long a verb waits, in seconds."""
 
     addresses: tuple[str, ...]
     secret: bytes
@@ -37,7 +37,7 @@ class Reach(msgspec.Struct, frozen=True):
 
 
 def reach_options(function: Callable[..., Result]) -> Callable[..., Result]:
-    """`--node --dir --secret-file --installation --timeout`; the verb gets them as `reach: Reach`."""
+    """Add `--node --dir --secret-file --installation --timeout`; the verb gets them as `reach: Reach`."""
 
     @functools.wraps(function)
     def verb(
@@ -63,13 +63,13 @@ _OPTIONS = (
         "nodes",
         multiple=True,
         metavar="HOST:PORT",
-        help="A node to ask, any will do; may be repeated. Default: BARQUE_NODES.",
+        help="The address of any node; may be repeated. Default: BARQUE_NODES.",
     ),
     click.option(
         "--dir",
         "directory",
         metavar="DIR",
-        help=f"A directory of `barque dev`. Default: ./{DEFAULT_DIRECTORY}, if it is there.",
+        help=f"A directory of `barque dev`. Default: ./{DEFAULT_DIRECTORY}, if it exists.",
     ),
     click.option("--secret-file", envvar="BARQUE_SECRET_FILE", metavar="FILE", help="The shared secret."),
     click.option("--installation", envvar="BARQUE_INSTALLATION", default="barque", show_default=True),
@@ -86,7 +86,7 @@ _OPTIONS = (
 def find_nodes(
     nodes: tuple[str, ...], directory: str | None, secret_file: str | None, installation: str, timeout: float
 ) -> Reach:
-    """Addresses and secret by the rules of this module. Raises `CliError` that says what to give."""
+    """Find addresses and secret by the rules of this module. Raises `CliError` that says what to give."""
     addresses = _addresses(",".join(nodes))
     if not addresses and directory is None:
         addresses = _addresses(os.environ.get("BARQUE_NODES", ""))
@@ -94,20 +94,20 @@ def find_nodes(
     if not addresses:
         if directory is None and not known.exists:
             raise CliError(
-                f"which nodes? There is no ./{DEFAULT_DIRECTORY} here; give --node HOST:PORT or --dir DIR, "
+                f"no node is known: there is no ./{DEFAULT_DIRECTORY}; give --node HOST:PORT or --dir DIR, "
                 "set BARQUE_NODES, or start a cluster with `barque dev`",
                 USAGE,
             )
         addresses = tuple(node.address for node in known.load().nodes)
     if secret_file is None:
         if not known.secret_path.exists():
-            raise CliError("which secret? Give --secret-file FILE or set BARQUE_SECRET_FILE", USAGE)
+            raise CliError("no secret is known: give --secret-file FILE or set BARQUE_SECRET_FILE", USAGE)
         secret_file = str(known.secret_path)
     return Reach(addresses, load_secret(secret_file), installation, timeout)
 
 
 def _addresses(text: str) -> tuple[str, ...]:
-    """`host:port,…`; a name before `=`, as nodes have it in BARQUE_NODES, does not count."""
+    """Read `host:port,…`. Nodes write `name=host:port` in BARQUE_NODES; drop the name."""
     parts = [part.strip().rpartition("=")[2] for part in text.split(",") if part.strip()]
     for part in parts:
         host, _, port = part.rpartition(":")
@@ -120,9 +120,9 @@ def _addresses(text: str) -> tuple[str, ...]:
 
 
 async def ask(address: str, reach: Reach, verb: str, arguments: dict[str, Any]) -> Any:
-    """One administrative verb on one node, over a connection of its own.
+    """Ask one node for one administrative verb, over a connection of its own.
 
-    Raises `NoLeader` if the node cannot be reached or does not answer in time, and what it refuses with.
+    Raises `NoLeader` if the node cannot be reached or does not answer in time, else the node's own error.
     """
     answer: asyncio.Future[ClientCallReply] = asyncio.get_running_loop().create_future()
 
@@ -133,7 +133,7 @@ async def ask(address: str, reach: Reach, verb: str, arguments: dict[str, Any]) 
 
     def on_closed(why: str) -> None:
         if not answer.done():
-            fail(answer, NoLeader(f"{address} hung up: {why}"))
+            fail(answer, NoLeader(f"{address} closed the connection: {why}"))
 
     try:
         async with asyncio.timeout(reach.timeout_s):
@@ -158,7 +158,10 @@ async def ask(address: str, reach: Reach, verb: str, arguments: dict[str, Any]) 
 
 
 async def first_answer(reach: Reach, verb: str, arguments: dict[str, Any] | None = None) -> tuple[str, Any]:
-    """Which node answers first, and what. Raises the most telling error if none does."""
+    """Ask all nodes at once; return the address of the first that answers, and its answer.
+
+    Raises the most telling error if none answers.
+    """
 
     async def attempt(address: str) -> tuple[str, Any]:
         return address, await ask(address, reach, verb, arguments or {})
@@ -179,12 +182,12 @@ async def first_answer(reach: Reach, verb: str, arguments: dict[str, Any] | None
         if not isinstance(telling, NoLeader):
             raise telling
     reasons = "; ".join(str(error) for error in errors)
-    raise CliError(f"no node could be reached: {reasons}; start them, or name others with --node or --dir")
+    raise CliError(f"no node could be reached: {reasons}; start one, or name others with --node or --dir")
 
 
 @asynccontextmanager
 async def open_client(reach: Reach) -> AsyncIterator[Client]:
-    """A client, connected to a node that is known to live."""
+    """A client that is connected to a node that has just answered."""
     alive, _ = await first_answer(reach, "ping")
     addresses = [alive, *(address for address in reach.addresses if address != alive)]
     async with Client(
@@ -194,7 +197,7 @@ async def open_client(reach: Reach) -> AsyncIterator[Client]:
 
 
 def run_with_client(reach: Reach, work: Callable[[Client], Awaitable[Result]]) -> Result:
-    """Do `work` with a client; each of its requests has the deadline of `reach`."""
+    """Run `work` with a client; each of its requests has the deadline of `reach`."""
 
     async def run() -> Result:
         async with open_client(reach) as client:

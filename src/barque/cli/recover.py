@@ -12,7 +12,7 @@ from barque.cli.status import fetch_status
 
 @click.group()
 def recover() -> None:
-    """Recover from a lost quorum. These verbs may lose what was acknowledged; each says what."""
+    """Recover from a lost quorum. These verbs may lose acknowledged data, and say which."""
 
 
 @recover.command(name="force-shrink")
@@ -23,7 +23,7 @@ def recover() -> None:
 def force_shrink(reach: Reach, cluster: str, node: str, yes: bool) -> None:
     """Make the member of CLUSTER on NODE the whole cluster.
 
-    For when a majority of its members will never come back: their disks are gone. Choose the
+    Use it when a majority of the members will never return: their disks are gone. Choose the
     survivor with the longest log (`barque status`). Afterwards: `barque member add`.
     """
     address, survivor, others = _look(reach, cluster, node)
@@ -37,31 +37,33 @@ def force_shrink(reach: Reach, cluster: str, node: str, yes: bool) -> None:
             f"answers, with entries up to {other['last_written_index']} of term {other['last_written_term']}"
         )
         click.echo(f"  {other['server']} {what}{': MORE than the survivor' if ahead else ''}")
-    click.echo("  lost: what was acknowledged and only members that are gone have")
-    click.echo("  gone members must never run again with their old data: wipe their directories")
+    click.echo("  lost: acknowledged entries that only lost members have")
+    click.echo("  lost members must never run again with their old data: wipe their directories")
     if len(others) and any(m["role"] == "leader" for m in [survivor, *others]):
         click.echo("  WARNING: the cluster has a leader; remove members with `barque member remove` instead")
     if not yes:
         click.confirm("Go on?", abort=True)
     alone = Reach((address,), reach.secret, reach.installation, reach.timeout_s)
     done = run_with_client(alone, lambda client: client.force_shrink(cluster))
-    lost = ", ".join(done["lost"]) or "nobody"
-    click.echo(f"{done['member']} is all of {cluster!r} now, and leads in term {done['term']}; gone: {lost}")
+    lost = ", ".join(map(str, done.lost)) or "none"
+    click.echo(
+        f"{done.member} is the only member of {cluster!r} now and leads in term {done.term}; gone: {lost}"
+    )
     click.echo(f"next: barque member add {cluster} NODE")
 
 
 def _log_of(member: dict[str, Any]) -> tuple[int, int]:
-    """How up-to-date a member's log is (§3.6.1): the term of its last entry counts first."""
+    """A member's log position, in the order of the voting rule (§3.6.1): last term, then last index."""
     return int(member["last_written_term"]), int(member["last_written_index"])
 
 
 def _look(reach: Reach, cluster: str, node: str) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-    """The survivor's address and facts, and the other members that answer."""
+    """Find the survivor's address and facts, and the other members that answer."""
     report = asyncio.run(fetch_status(reach))
     addresses = {n["name"]: n["address"] for n in report["nodes"] if n["address"]}
     if node not in addresses:
         known = ", ".join(sorted(addresses)) or "none"
-        raise CliError(f"node {node!r} does not answer (those that do: {known})")
+        raise CliError(f"node {node!r} does not answer; the nodes that do: {known}")
     for found in report["clusters"]:
         if found["name"] == cluster:
             here = [m for m in found["members"] if m["server"].rpartition("@")[2] == node]

@@ -1,7 +1,6 @@
 """A node's configuration from four places: flag > environment > file > default.
 
-The file is the page; flags and `BARQUE_*` change single settings of it, or do without it.
-Page: docs/reference/configuration.md.
+Flags and `BARQUE_*` change single settings of the file, or replace it. Page: docs/reference/configuration.md.
 """
 
 import tomllib
@@ -22,20 +21,20 @@ _CURES = {
 
 
 def named_addresses(text: str, where: str) -> dict[str, str]:
-    """`n1=host:port,n2=host:port` as a table. Raises `ConfigurationError`, naming `where` it stands."""
+    """Read `n1=host:port,n2=host:port`. Raises `ConfigurationError` that names `where` the text stands."""
     table: dict[str, str] = {}
     for part in text.split(","):
         name, equals, address = part.strip().partition("=")
         if not equals or not name or ":" not in address:
             raise ConfigurationError(f"{where}: {part.strip()!r} is not NAME=HOST:PORT; write n1=host:port,…")
         if name in table:
-            raise ConfigurationError(f"{where}: {name!r} stands there twice")
+            raise ConfigurationError(f"{where}: {name!r} is given twice; name each node once")
         table[name] = address
     return table
 
 
 def clusters_from(texts: tuple[str, ...], where: str) -> list[dict[str, Any]]:
-    """`name=machine` pairs as clusters on all nodes. Raises `ConfigurationError`."""
+    """Read `name=machine` pairs as clusters on all nodes. Raises `ConfigurationError`."""
     clusters = []
     for text in texts:
         name, equals, machine = text.partition("=")
@@ -46,7 +45,7 @@ def clusters_from(texts: tuple[str, ...], where: str) -> list[dict[str, Any]]:
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """A TOML file. Raises `ConfigurationError` naming the file and the cause."""
+    """Read a TOML file. Raises `ConfigurationError` that names the file and the cause."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -56,9 +55,9 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def overlay(raw: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`raw` with the settings that were given (not None) on top of it.
+    """`raw`, changed by the settings that are not None.
 
-    A secret file displaces a secret and the other way round: the nearer one counts.
+    A secret file replaces a secret of the file.
     """
     merged = {**raw}
     for name, value in settings.items():
@@ -78,7 +77,7 @@ def overlay(raw: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_config(path: str | None, settings: Mapping[str, Any]) -> NodeConfig:
-    """The configuration of one node, checked. Raises `ConfigurationError`: what, why and the cure."""
+    """Build and check one node's configuration. Raises `ConfigurationError`: what is wrong, and the cure."""
     raw = overlay(read_toml(path) if path else {}, settings)
     source = path or "flags and environment"
     try:

@@ -11,12 +11,15 @@ from typing import IO, Any, NamedTuple
 import click
 import msgspec
 
-from barque.testing.core_simulator import simulate_core
-from barque.testing.core_swarm import draw_core_scenario
-from barque.testing.probes import PROBES, watched
-from barque.testing.shrink import changed, shrink
-from barque.testing.simulator import simulate
-from barque.testing.swarm import draw_scenario
+from barque.testing.checkers.probes import PROBES, watched
+from barque.testing.simulate import (
+    changed,
+    draw_core_scenario,
+    draw_scenario,
+    shrink,
+    simulate,
+    simulate_core,
+)
 
 
 @click.command("simulate")

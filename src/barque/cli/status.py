@@ -1,4 +1,4 @@
-"""`barque status`: all nodes and clusters, as any single live node sees them."""
+"""`barque status`: all nodes and clusters, from any single live node."""
 
 import asyncio
 from typing import Any
@@ -10,8 +10,8 @@ from barque.cli.reach import Reach, first_answer, reach_options
 
 
 async def fetch_status(reach: Reach) -> dict[str, Any]:
-    """The report of the first node that answers; unreachable nodes have their address in it, too."""
-    timeout_ms = int(reach.timeout_s * 800)  # the node's own answer, with its reasons, shall come first
+    """Fetch the report of the first node that answers, and add the addresses of unreachable nodes."""
+    timeout_ms = int(reach.timeout_s * 800)  # the node must answer, with its reasons, before we give up
     asked = {"clusters": None, "timeout_ms": timeout_ms}
     (address, report), (_, addresses) = await asyncio.gather(
         first_answer(reach, "status", asked), first_answer(reach, "nodes")
@@ -27,7 +27,7 @@ async def fetch_status(reach: Reach) -> dict[str, Any]:
 @output_option
 @reach_options
 def status(reach: Reach, output: str) -> None:
-    """Show all nodes, and where each member of each cluster stands.
+    """Show all nodes, and the log position of each member of each cluster.
 
     One live node is enough, with or without a leader.
     """

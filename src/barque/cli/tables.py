@@ -1,4 +1,4 @@
-"""The tables of `status` and `dev`: nodes, and each cluster's members."""
+"""The tables of `status` and `dev`: the nodes, and the members of each cluster."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _STATE_STYLES = {
 
 
 def report_tables(report: dict[str, Any]) -> Group:
-    """A status report, as `reporting.merge_reports` makes it."""
+    """The tables of a status report, as `reporting.merge_reports` makes it."""
     tables: list[Table | Text] = [node_table(report["nodes"])]
     tables += [cluster_table(cluster) for cluster in report["clusters"]]
     if not report["clusters"]:
@@ -50,12 +50,10 @@ def node_table(nodes: list[dict[str, Any]]) -> Table:
 
 
 def cluster_table(cluster: dict[str, Any]) -> Table:
-    """Leader, term, and where each member stands."""
+    """Leader, term, and the log position of each member."""
     leader = cluster["leader"]
     title = Text(f"Cluster {cluster['name']}: term {cluster['term']}, ", style="bold")
-    title.append(
-        f"led by {leader}" if leader else "nobody leads", style="bold green" if leader else "bold red"
-    )
+    title.append(f"led by {leader}" if leader else "no leader", style="bold green" if leader else "bold red")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("member", no_wrap=True)
     table.add_column("role", no_wrap=True)

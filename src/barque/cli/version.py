@@ -1,4 +1,4 @@
-"""`barque version`: what must match, or may differ, when nodes are upgraded one by one."""
+"""`barque version`: the versions to compare before a rolling upgrade."""
 
 import importlib.metadata
 import platform
@@ -21,7 +21,7 @@ def _installed(distribution: str) -> str | None:
 @click.command()
 @output_option
 def version(output: str) -> None:
-    """Show the versions of the package, the wire protocol, the formats and the helpers."""
+    """Show the versions of the package, the wire protocol, the formats and the optional packages."""
     facts: dict[str, str | int | None] = {
         "barque": _installed("barque"),
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""`barque wal dump`: what a write-ahead log holds, record by record. Reads only."""
+"""`barque wal dump`: print a write-ahead log, record by record. Reads only."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,19 +22,19 @@ _ENDINGS = {
 
 @click.group()
 def wal() -> None:
-    """Look into write-ahead log files."""
+    """Print the records of write-ahead logs."""
 
 
 @wal.command()
 @click.argument("path", required=False)
 @click.option("--dir", "directory", metavar="DIR", help="A directory of `barque dev`.")
-@click.option("--node-name", metavar="NAME", help="Which of its nodes, as in n1.")
+@click.option("--node-name", metavar="NAME", help="One of its nodes, as in n1.")
 @output_option
 def dump(path: str | None, directory: str | None, node_name: str | None, output: str) -> int:
-    """Print the records of PATH: a .wal file, or a node's data directory with all of them.
+    """Print the records of PATH: a .wal file, or all .wal files of a node's data directory.
 
-    The output of `-o json` is one object a line. Exits with 74 if a file is damaged. A file that
-    a running node writes to may seem torn.
+    `-o json` prints one object per line. Exits with 74 if a file is damaged. A file that a
+    running node writes to may look torn.
     """
     damaged = False
     for file in _files(_place(path, directory, node_name)):
@@ -57,14 +57,14 @@ def _place(path: str | None, directory: str | None, node_name: str | None) -> Pa
 
 
 def _files(place: Path) -> Iterator[Path]:
-    """The log files there, oldest first. Raises `CliError` if there are none."""
+    """The log files in this place, oldest first. Raises `CliError` if there are none."""
     if place.is_file():
         yield place
         return
     folder = place / "wal" if (place / "wal").is_dir() else place
     files = sorted(file for file in folder.glob("*.wal") if file.stem.isdigit())
     if not files:
-        raise CliError(f"{place}: no write-ahead log there; name a .wal file or a node's data_dir", USAGE)
+        raise CliError(f"{place} holds no write-ahead log; name a .wal file or a node's data_dir", USAGE)
     yield from files
 
 

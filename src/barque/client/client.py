@@ -1,4 +1,4 @@
-"""The asyncio client (API-13 to API-24). Everything has a deadline, every outcome a type."""
+"""The asyncio client (API-13 to API-24). Every request has a deadline, and every outcome a type."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,29 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from barque.client.cluster import ClusterClient
 from barque.client.connection import Connection, Link
-from barque.client.outcomes import Batch, Notification, Notifications
+from barque.client.outcomes import Notification, Notifications
+from barque.client.requests import Batch, Call, CommandBatch, EncodedBatch, ReadBatch
+from barque.client.results import (
+    AddedMember,
+    DeletedCluster,
+    MemberOverview,
+    MembersInfo,
+    Pong,
+    PromotedMember,
+    RemovedMember,
+    ReplacedMember,
+    Result,
+    ShrunkCluster,
+    StartedCluster,
+    Status,
+    Transfer,
+    typed_result,
+)
 from barque.client.routing import Connect, Router
 from barque.core.entries import COMMAND_BYTES_MAX
-from barque.errors import InvalidCommand, Stopped
+from barque.errors import ConfigurationError, InvalidCommand, Stopped
 from barque.transport.client_link import ClientLink
 from barque.types import Index, IndexTerm, Membership, ReplyMode, ServerId, Term
 
@@ -33,11 +51,19 @@ class Requests(Protocol):
     def end(self, reason: str) -> None:
         """Likewise, at once."""
 
-    def batch(self, key: Hashable) -> Batch | None:
+    @property
+    def first_node(self) -> str:
+        """The node that `connect` has reached."""
+        ...
+
+    def batch(self, key: Hashable) -> EncodedBatch | None:
         """The batch of this kind that is being filled in this turn of the loop."""
 
-    def open(self, key: Hashable, batch: Batch) -> Batch:
+    def open(self, key: Hashable, batch: EncodedBatch) -> EncodedBatch:
         """Begin a batch, which leaves when this turn's requests do."""
+
+    def submit(self, batch: Batch) -> None:
+        """Send a batch that is complete, likewise."""
 
 
 OnEvent: TypeAlias = Callable[[str, Any], None]
@@ -47,17 +73,22 @@ class Client:
     """Talks to the clusters of one installation through any of its nodes.
 
     Args:
-        nodes: addresses (`host:port`) of one or more nodes; the others are found by asking.
-        secret: the installation's shared secret.
-        installation: its name, as in the nodes' configuration.
-        timeout_s: for every request that is given no timeout of its own, in seconds.
+        nodes: addresses (`host:port`) of one or more nodes. The client learns the others from them.
+        secret: the shared secret of the installation.
+        installation: the name of the installation, as in the nodes' configuration.
+        timeout_s: how long a request may take that is given no timeout of its own, in seconds.
+        cluster: the cluster that `cluster()` stands for without a name.
 
     `async with Client([...], secret=...) as client:` connects on entry. All methods belong to
-    the loop that entered; cancelling one stops the waiting, not a command that was sent.
+    the loop that entered. Cancelling a call ends the waiting, not a command that was sent.
 
     Commands of one client to one cluster are applied in the order of the calls, except across a
-    change of leader. Errors say whether it happened: `Refused` and its kinds: no;
-    `OutcomeUnknown`: perhaps (it is never sent again); `QueryTimeout`: a read, which changes nothing.
+    change of leader. Errors say whether a command happened: `Refused` and its kinds: no; `OutcomeUnknown`:
+    perhaps (the client never sends it again); `QueryTimeout`: a read, which changes nothing. When the time
+    runs out the error is a `TimeoutError`, too: `LeaderTimeout`, `CommandTimeout` or `QueryTimeout`.
+
+    Administrative requests and local reads go to the *connected node*: the first node that answered, or
+    another one when it is lost.
 
     """
 
@@ -68,6 +99,7 @@ class Client:
         secret: str | bytes,
         installation: str = "barque",
         timeout_s: float = 5.0,
+        cluster: str | None = None,
     ) -> None:
         key = secret.encode() if isinstance(secret, str) else secret
 
@@ -79,10 +111,13 @@ class Client:
             )
             return link, link.node
 
-        self._init(lambda on_event: Router(connect, nodes, on_event), timeout_s)
+        self._init(lambda on_event: Router(connect, nodes, on_event), timeout_s, cluster)
 
-    def _init(self, make_requests: Callable[[OnEvent], Requests], timeout_s: float) -> None:
+    def _init(
+        self, make_requests: Callable[[OnEvent], Requests], timeout_s: float, cluster: str | None = None
+    ) -> None:
         self._timeout_s = timeout_s
+        self._cluster = cluster
         self._notifications = Notifications()
         self._router = make_requests(self._on_event)
         self._events: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue()
@@ -100,31 +135,44 @@ class Client:
         client._init(make_requests, timeout_s)
         return client
 
+    def cluster(self, name: str | None = None) -> ClusterClient:
+        """The verbs of one cluster, without its name as an argument. This asks no node.
+
+        Without a name it is the cluster that the client was made for. Raises `ConfigurationError` if there is
+        none.
+        """
+        chosen = name or self._cluster
+        if not chosen:
+            raise ConfigurationError(
+                "which cluster? Give client.cluster(NAME), or a URL that ends with /NAME, to barque.connect"
+            )
+        return ClusterClient(self, chosen)
+
     # --- life --------------------------------------------------------------------------
 
     async def connect(self) -> None:
         """Connect to the first node that answers.
 
-        Raises `NoLeader` if none does in time, `Unauthenticated` for a wrong secret.
+        Raises `LeaderTimeout` if no node answers within `timeout_s`, `Unauthenticated` for a wrong secret.
         """
         self._open = True
         self._notifications.begin()
         await self._router.connect(self._timeout_s)
 
     async def close(self) -> None:
-        """End all connections. What waits ends with `Stopped` or `OutcomeUnknown`."""
+        """End all connections. Open requests end with `Stopped`, or `OutcomeUnknown` if they were sent."""
         self._open = False
         await self._router.close()
-        self._say_over("the client was closed")
+        self._end_news("the client was closed")
 
     def end(self, reason: str) -> None:
-        """Likewise, at once, for the owner of the links: `reason` is what those who wait are told."""
+        """Close at once, for the owner of the links; `reason` is the text of the errors."""
         self._open = False
         self._router.end(reason)
-        self._say_over(reason)
+        self._end_news(reason)
 
-    def _say_over(self, reason: str) -> None:
-        """Nobody shall wait for news that cannot come."""
+    def _end_news(self, reason: str) -> None:
+        """Wake those who wait for notifications and events: none will come."""
         self._notifications.end(reason)
         self._events.put_nowait(None)
 
@@ -145,26 +193,24 @@ class Client:
         timeout_s: float | None = None,
         reply_type: Any = Any,
     ) -> Any:
-        """Commit one command and return the machine's reply, as `reply_type` if given.
+        """Commit one command and return the machine's reply, as `reply_type` if given (API-13).
 
-        Raises `Refused` (it did not happen), `InvalidCommand` (the machine does not know it), or
-        `OutcomeUnknown` (it may have happened).
+        Raises `Refused` or `LeaderTimeout` (it did not happen), `InvalidCommand` (the machine does not know
+        it), `OutcomeUnknown` or `CommandTimeout` (it may have happened), `msgspec.ValidationError` (it
+        happened, and the reply is no `reply_type`).
         """
-        reply = await self._ask(
-            "command", cluster, encode(command), timeout_s, mode=ReplyMode.AWAIT_CONSENSUS
-        )
+        reply = await self._ask_command(cluster, command, ReplyMode.AWAIT_CONSENSUS, timeout_s)
         return reply if reply_type is Any else msgspec.convert(reply, reply_type)
 
     async def append_command(
         self, cluster: str, command: Any, *, timeout_s: float | None = None
     ) -> IndexTerm:
-        """Return as soon as the leader has the command in its log (`after_log_append`, CMD-09).
+        """Return the position of a command as soon as the leader has it in its log (CMD-09).
 
-        It is neither durable nor committed then, and may yet be lost with this leader.
+        It is neither durable nor committed then, and may be lost with this leader. Raises as
+        `process_command`.
         """
-        index, term = await self._ask(
-            "command", cluster, encode(command), timeout_s, mode=ReplyMode.AFTER_LOG_APPEND
-        )
+        index, term = await self._ask_command(cluster, command, ReplyMode.AFTER_LOG_APPEND, timeout_s)
         return IndexTerm(Index(index), Term(term))
 
     def pipeline_command(
@@ -178,36 +224,36 @@ class Client:
     ) -> None:
         """Send a command without waiting (API-14); its outcome comes from `notifications`.
 
-        With `correlation=None` nobody is told of it. `priority` is `low` or `normal` (CMD-06).
+        Without a `correlation` nobody hears the outcome. `priority` is `low` or `normal` (CMD-06). Raises
+        `InvalidCommand` for a command that cannot be encoded, and `Stopped`; then it was not sent.
         """
         if priority not in ("low", "normal"):
             raise InvalidCommand(f"priority is low or normal, not {priority!r}")
-        mute = correlation is None
-        payload, key = encode(command), (cluster, priority, mute, timeout_s)
+        mode = ReplyMode.NOREPLY if correlation is None else ReplyMode.NOTIFY
+        payload, key = encode(command), (cluster, priority, mode, timeout_s)
         batch = self._router.batch(key)
         if batch is None:
-            batch = Batch(
-                "command",
-                cluster,
-                self._deadline(timeout_s),
-                mode=ReplyMode.NOREPLY if mute else ReplyMode.NOTIFY,
-                low_priority=priority == "low",
-                sink=self._notifications,
-                mute=mute,
+            batch = self._router.open(
+                key,
+                CommandBatch(
+                    cluster,
+                    self._deadline(timeout_s),
+                    mode,
+                    self._notifications,
+                    low_priority=priority == "low",
+                ),
             )
-            self._router.open(key, batch)
-        batch.payloads.append(payload)
-        batch.waiters.append(correlation)
+        batch.add(payload, correlation)
 
     async def notifications(self) -> AsyncIterator[Notification]:
-        """The outcomes of pipelined commands, one by one, until the client is closed."""
+        """Yield the outcomes of pipelined commands, one by one, until the client is closed."""
         with contextlib.suppress(Stopped):
             while True:
                 for notification in await self._notifications.take():
                     yield notification
 
     async def take_notifications(self) -> list[Notification]:
-        """All outcomes known by now; waits for the first. Raises `Stopped` once the client is closed."""
+        """Return all outcomes known by now; wait for the first. Raises `Stopped` if the client is closed."""
         return await self._notifications.take()
 
     # --- reads -------------------------------------------------------------------------
@@ -215,63 +261,86 @@ class Client:
     async def consistent_query(
         self, cluster: str, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
     ) -> Any:
-        """A linearizable read: it sees every command that was answered before it was asked (§6.4)."""
+        """Read linearizably: see every command that was answered before the read began (§6.4).
+
+        Returns the machine's answer, as `reply_type` if given. Raises `InvalidCommand` with the text of the
+        machine's error, `LeaderTimeout`, `QueryTimeout`, or another `Refused`.
+        """
         return await self._query("consistent", cluster, query, timeout_s, reply_type)
 
     async def leader_query(
         self, cluster: str, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
     ) -> Any:
-        """Asks whoever believes to lead, without proof: may be stale just after a change of leader."""
+        """Ask the member that believes it leads: may be stale just after a change of leader.
+
+        Returns and raises as `consistent_query`.
+        """
         return await self._query("leader", cluster, query, timeout_s, reply_type)
 
     async def local_query(
         self, cluster: str, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
     ) -> Any:
-        """Asks the member on the node that we are connected to: may be arbitrarily stale."""
+        """Ask the member on the connected node: may be arbitrarily stale, and works without a leader.
+
+        Returns and raises as `consistent_query`. If the connected node is lost or silent another one answers.
+        """
         return await self._query("local", cluster, query, timeout_s, reply_type)
 
     async def _query(
         self, level: str, cluster: str, query: Any, timeout_s: float | None, reply_type: Any
     ) -> Any:
-        reply = await self._ask(level, cluster, encode(query), timeout_s)
+        key = (level, cluster, timeout_s)
+        payload, batch = encode(query), self._router.batch(key)
+        if batch is None:
+            batch = self._router.open(key, ReadBatch(cluster, self._deadline(timeout_s), level))
+        reply = await batch.ask(payload)
         return reply if reply_type is Any else msgspec.convert(reply, reply_type)
 
-    # --- administration ----------------------------------------------------------------
+    # --- clusters ----------------------------------------------------------------------
 
     async def members(self, cluster: str, *, timeout_s: float | None = None) -> list[ServerId]:
-        """The members of a cluster, as the asked node knows them (API-18)."""
+        """The members of a cluster, as the connected node knows them (API-18).
+
+        Raises `UnknownCluster` if the node knows no such cluster, `QueryTimeout`.
+        """
         answer = await self.call("members", {"cluster": cluster}, timeout_s=timeout_s)
         return msgspec.convert(answer["members"], list[ServerId])
 
     async def leader(self, cluster: str, *, timeout_s: float | None = None) -> ServerId | None:
-        """Who leads, as far as the asked node knows."""
+        """The member that leads, as far as the connected node knows. Raises as `members`."""
         answer = await self.call("members", {"cluster": cluster}, timeout_s=timeout_s)
         return msgspec.convert(answer["leader"], ServerId | None)
 
-    async def ping(self, cluster: str | None = None, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """The asked node's name and uptime, or the state of its member of a cluster (API-22)."""
-        return await self._call("ping", {"cluster": cluster}, timeout_s)
+    async def ping(self, cluster: str | None = None, *, timeout_s: float | None = None) -> Pong:
+        """The connected node's name and uptime, or the state of its member of a cluster (API-22).
 
-    async def overview(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """Everything about the member on the asked node (API-24)."""
-        return await self._call("overview", {"cluster": cluster}, timeout_s)
+        Raises `UnknownCluster` if it has no member of that cluster, `QueryTimeout`.
+        """
+        return await self._call("ping", {"cluster": cluster}, timeout_s, Pong)
+
+    async def overview(self, cluster: str, *, timeout_s: float | None = None) -> MemberOverview:
+        """Everything about the member on the connected node (API-24). Raises as `ping`."""
+        return await self._call("overview", {"cluster": cluster}, timeout_s, MemberOverview)
 
     async def status(
         self, clusters: Sequence[str] | None = None, *, timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        """All nodes and their members, the unreachable ones with the reason."""
-        return await self._call("status", {"clusters": clusters}, timeout_s)
+    ) -> Status:
+        """All nodes, and the members of all (or these) clusters on them. Raises `QueryTimeout`.
+
+        Works without a leader. A node that does not answer is shown with the reason.
+        """
+        return await self._call("status", {"clusters": clusters}, timeout_s, Status)
 
     async def transfer_leadership(
         self, cluster: str, target: ServerId | str, *, timeout_s: float | None = None
-    ) -> str:
+    ) -> Transfer:
         """Ask the leader to hand over to `target`, a server or a node (§3.10; API-21).
 
-        Returns `ok` when the target was told to stand for election, or `already_leader`. Raises
-        `UnknownMember`, `NonVoter`, `NotUpToDate`, `NoLeader`, or `OutcomeUnknown`.
+        Raises `UnknownMember`, `NonVoter`, `NotUpToDate` or `NoLeader` (nothing happened), or
+        `OutcomeUnknown`.
         """
         arguments = {"cluster": cluster, "target": str(target)}
-        return str(await self.call("transfer_leadership", arguments, timeout_s=timeout_s))
+        return await self._call("transfer_leadership", arguments, timeout_s, Transfer)
 
     async def start_cluster(
         self,
@@ -281,23 +350,32 @@ class Client:
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> StartedCluster:
         """Form a cluster on these nodes (default: all), and wait for its leader (API-02).
 
-        `machine` is a name from the nodes' configuration. Returns `{started, not_started}`.
-        Raises `ConfigurationError` for what the nodes refuse, `NoLeader` if no leader came up.
+        `machine` is a name from the nodes' configuration; `arguments` go to its `init`. Raises
+        `ConfigurationError` if the nodes refuse, `NoLeader` if too few members could be started or no leader
+        was elected in time, or `OutcomeUnknown`.
         """
         request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": dict(arguments or {})}
-        return await self._call("start_cluster", request, timeout_s)
+        return await self._call("start_cluster", request, timeout_s, StartedCluster)
+
+    async def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> DeletedCluster:
+        """Delete a cluster and its data on all members, by consensus (LIFE-06).
+
+        Members on nodes that are out of reach delete themselves when they return. Raises `NoLeader`, or
+        `OutcomeUnknown`.
+        """
+        return await self._call("cluster_delete", {"cluster": cluster}, timeout_s, DeletedCluster)
 
     # --- members (§4) ------------------------------------------------------------------
 
-    async def members_info(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """The members as their leader sees them: `{cluster, leader, term, members: [{server, …}]}`.
+    async def members_info(self, cluster: str, *, timeout_s: float | None = None) -> MembersInfo:
+        """The members of a cluster, as their leader sees them.
 
-        Raises `NoLeader` if nobody leads; see `status` for what each node knows then.
+        Raises `NoLeader` if no member leads (see `status` for what each node knows then), `QueryTimeout`.
         """
-        return await self._call("member_list", {"cluster": cluster}, timeout_s)
+        return await self._call("member_list", {"cluster": cluster}, timeout_s, MembersInfo)
 
     async def add_member(
         self,
@@ -306,32 +384,34 @@ class Client:
         *,
         membership: Membership = Membership.VOTER,
         timeout_s: float | None = None,
-    ) -> dict[str, Any]:
-        """Start a new server on `node` and add it (MEMB-05, MEMB-07, MEMB-14).
+    ) -> AddedMember:
+        """Start a new server on `node` and add it to the cluster (MEMB-05, MEMB-07, MEMB-14).
 
-        It receives the log first and votes when it has caught up. Returns `{member, uid, membership}`;
-        `membership` is `promotable` if it has not caught up in time: it becomes a voter by itself.
-        `Membership.NON_VOTER` never votes. Raises `AlreadyMember`, `ConfigurationError` for an unknown
-        node, `ChangeNotPermitted` while another change is under way, `NoLeader`, or `OutcomeUnknown`.
+        It receives the log first and votes when it has caught up; this waits for that until the time runs
+        out, which is no failure. A `Membership.NON_VOTER` never votes. Raises `AlreadyMember`,
+        `ConfigurationError` for an unknown node, `ChangeNotPermitted` while another change is under way,
+        `NoLeader` (nothing changed), or `OutcomeUnknown`.
         """
         arguments = {"cluster": cluster, "node": node, "membership": str(membership)}
-        return await self._call("member_add", arguments, timeout_s)
+        return await self._call("member_add", arguments, timeout_s, AddedMember)
 
     async def remove_member(
         self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        """Remove a server (or the one on that node) and its data (MEMB-12, MEMB-13).
+    ) -> RemovedMember:
+        """Remove a member, named by server or node, and its data (MEMB-12, MEMB-13).
 
-        Returns `{member, told}`: one whose node is out of reach is told when it comes back. Raises
-        `UnknownMember`, `ChangeNotPermitted` (also for the last voter), `NoLeader`, or `OutcomeUnknown`.
+        Raises `UnknownMember`, `ChangeNotPermitted` (also for the last voter), `NoLeader` (nothing
+        changed), or `OutcomeUnknown`.
         """
-        return await self._call("member_remove", {"cluster": cluster, "member": str(member)}, timeout_s)
+        arguments = {"cluster": cluster, "member": str(member)}
+        return await self._call("member_remove", arguments, timeout_s, RemovedMember)
 
     async def promote_member(
         self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        """Let a non-voter, or one that still catches up, vote now. Raises as `remove_member`."""
-        return await self._call("member_promote", {"cluster": cluster, "member": str(member)}, timeout_s)
+    ) -> PromotedMember:
+        """Let a non-voter, or a member that still catches up, vote now. Raises as `remove_member`."""
+        arguments = {"cluster": cluster, "member": str(member)}
+        return await self._call("member_promote", arguments, timeout_s, PromotedMember)
 
     async def replace_member(
         self,
@@ -340,91 +420,96 @@ class Client:
         *,
         node: str | None = None,
         timeout_s: float | None = None,
-    ) -> dict[str, Any]:
-        """Remove a member that is lost, and add a new one on `node` (default: the same).
+    ) -> ReplacedMember:
+        """Remove a member that is lost, and add a new one on `node` (default: the same node).
 
-        Two changes, one after the other; if the second fails the first stands, and `add_member`
-        goes on from there. Raises what both raise.
+        These are two changes, one after the other. If the second fails the first stands: go on with
+        `add_member`. Raises as `remove_member` and `add_member`.
         """
         arguments = {"cluster": cluster, "member": str(member), "node": node}
-        return await self._call("member_replace", arguments, timeout_s)
+        return await self._call("member_replace", arguments, timeout_s, ReplacedMember)
 
-    async def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """Delete a cluster and its data on all members, by consensus (LIFE-06).
+    async def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> ShrunkCluster:
+        """Make the member on the connected node the whole cluster (MEMB-15): the quorum is lost for good.
 
-        Returns `{cluster, members, away}`: members that were `away` delete themselves when they come
-        back. Raises `NoLeader`, or `OutcomeUnknown`.
+        Entries that only the lost members have are lost, and these members must never run again with their
+        old data. Give the client that node's address alone: the request goes to the node that `connect` has
+        reached, and to no other. Raises `UnknownCluster`, `WalDown`, `NoLeader` (it is alone now, and does
+        not lead yet), or `OutcomeUnknown`.
         """
-        return await self._call("cluster_delete", {"cluster": cluster}, timeout_s)
-
-    async def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """Make the member on the *connected* node the whole cluster (MEMB-15): the quorum is lost for good.
-
-        What only the lost members had is lost, and they must never run again with their old data. Connect
-        to that node alone. Returns `{member, lost, term}`. Raises `UnknownCluster`, `WalDown`, `NoLeader`.
-        """
-        return await self._call("force_shrink", {"cluster": cluster}, timeout_s)
+        arguments = {"cluster": cluster}
+        answer = await self._ask_node("force_shrink", arguments, timeout_s, self._router.first_node)
+        return typed_result("force_shrink", answer, ShrunkCluster)
 
     async def aux_command(
         self, cluster: str, command: Any, *, consistent: bool = False, timeout_s: float | None = None
     ) -> Any:
-        """A command for the aux machine of the member on the asked node (AUX-02).
+        """Send a command to the aux machine of the member on the connected node (AUX-02); return its reply.
 
-        `consistent` asks the leader's instead, once it has proved that it leads (QRY-05). Raises
-        `InvalidCommand` if the machine has none, or with what it raised.
+        With `consistent` the leader's aux machine gets it, after the leader has proved that it leads
+        (QRY-05). Raises `InvalidCommand` if the machine has no aux machine, or with the text of its error,
+        `UnknownCluster` if the node has no member, `NoLeader`, or `OutcomeUnknown`.
         """
         arguments = {"cluster": cluster, "command": command, "consistent": consistent}
         return await self.call("aux_command", arguments, timeout_s=timeout_s)
 
-    async def call(
-        self, verb: str, arguments: dict[str, Any] | None = None, *, timeout_s: float | None = None
-    ) -> Any:
-        """Any administrative verb of a node, by name. Raises `InvalidCommand` for what cannot be encoded."""
-        encode(arguments)
-        return await self._ask("call", verb, b"", timeout_s, arguments=arguments or {})
+    # --- anything else -----------------------------------------------------------------
 
-    async def _call(self, verb: str, arguments: dict[str, Any], timeout_s: float | None) -> dict[str, Any]:
-        answer = await self.call(verb, arguments, timeout_s=timeout_s)
-        return msgspec.convert(answer, dict[str, Any])
+    async def call(
+        self, verb: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """Ask the connected node for an administrative verb by name; return its plain answer.
+
+        Raises `InvalidCommand` for an unknown verb or for arguments that cannot be encoded, else as the verb.
+        """
+        return await self._ask_node(verb, dict(arguments or {}), timeout_s)
 
     async def machine_events(self) -> AsyncIterator[tuple[str, Any]]:
-        """Messages that machines send to this client's node (`SendMsg`), as (cluster, message).
+        """Yield what machines send to this client's node (`SendMsg`), as (cluster, message).
 
         Ends when the client is closed.
         """
-        while True:
-            event = await self._events.get()
-            if event is not None:
-                yield event
-            elif not self._open:
-                self._events.put_nowait(None)  # for others who listen
-                return
+        while (event := await self._next_event()) is not None:
+            yield event
+
+    async def _next_event(self) -> tuple[str, Any] | None:
+        """The next of `machine_events`; None once the client is closed."""
+        while (event := await self._events.get()) is None:
+            if not self._open:
+                self._events.put_nowait(None)  # wake the next listener
+                return None
+        return event
 
     def _on_event(self, cluster: str, message: Any) -> None:
         self._events.put_nowait((cluster, message))
 
     # --- inside ------------------------------------------------------------------------
 
-    def _ask(
-        self,
-        kind: str,
-        cluster: str,
-        payload: bytes,
-        timeout_s: float | None,
-        *,
-        mode: ReplyMode | None = None,
-        arguments: dict[str, Any] | None = None,
+    def _ask_command(
+        self, cluster: str, command: Any, mode: ReplyMode, timeout_s: float | None
     ) -> Awaitable[Any]:
-        """One request that a caller waits for, sent with others of its kind."""
-        key = (kind, cluster, mode, timeout_s) if arguments is None else object()
-        batch = self._router.batch(key)
+        """One command that a caller waits for; it travels with others of its kind."""
+        key = (mode, cluster, timeout_s)
+        payload, batch = encode(command), self._router.batch(key)
         if batch is None:
-            batch = Batch(kind, cluster, self._deadline(timeout_s), mode=mode, arguments=arguments)
-            self._router.open(key, batch)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        batch.payloads.append(payload)
-        batch.waiters.append(future)
-        return future
+            batch = self._router.open(key, CommandBatch(cluster, self._deadline(timeout_s), mode))
+        return batch.ask(payload)
+
+    async def _ask_node(
+        self, verb: str, arguments: dict[str, Any], timeout_s: float | None, node: str = ""
+    ) -> Any:
+        encode(arguments)
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        call = Call(verb, arguments, self._deadline(timeout_s), limit_s)
+        call.node = node
+        answer = call.wait()
+        self._router.submit(call)
+        return await answer
+
+    async def _call(
+        self, verb: str, arguments: dict[str, Any], timeout_s: float | None, kind: type[Result]
+    ) -> Result:
+        return typed_result(verb, await self._ask_node(verb, arguments, timeout_s), kind)
 
     def _deadline(self, timeout_s: float | None) -> float:
         if not self._open:
@@ -433,7 +518,7 @@ class Client:
 
 
 def encode(value: Any) -> bytes:
-    """A command or query as bytes. Raises `InvalidCommand` for what cannot be encoded, or is too large."""
+    """Encode a command or query. Raises `InvalidCommand` if it cannot be encoded, or is too large."""
     try:
         encoded = _encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

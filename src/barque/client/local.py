@@ -8,12 +8,11 @@ import asyncio
 from collections.abc import Callable, Hashable
 
 from barque.client.client import Client, OnEvent
-from barque.client.outcomes import Batch
-from barque.errors import NoLeader, Stopped
+from barque.client.requests import Batch, Call, CommandBatch, EncodedBatch, ReadBatch
+from barque.errors import BarqueError, LeaderTimeout, Stopped
 from barque.runtime.client_session import InProcessSession
 from barque.runtime.command_submitter import Done
 from barque.runtime.node import Node
-from barque.runtime.node_rpc import unanswered
 
 _RETRY_S = 0.1
 
@@ -35,87 +34,116 @@ class LocalRequests:
     """
 
     def __init__(self, node: Node, on_event: OnEvent, on_stopped: Callable[[str], None]) -> None:
+        self.first_node = node.name
         self._node = node
         self._on_event = on_event
         self._on_stopped = on_stopped
         self._session: InProcessSession | None = None
-        self._open: dict[Hashable, Batch] = {}
-        self._calls: dict[Batch, None] = {}  # administrative requests under way
+        self._open: dict[Hashable, EncodedBatch] = {}
+        self._complete: list[Batch] = []
+        self._calls: dict[Call, None] = {}  # administrative requests under way
 
     def now(self) -> float:
         """Seconds, on the loop's clock."""
         return asyncio.get_running_loop().time()
 
     async def connect(self, timeout_s: float) -> None:
-        """Open a session; wait for a node that is about to start. Raises `NoLeader` if it does not run."""
+        """Open a session. Wait for a node that is about to start; raises `LeaderTimeout` if none does."""
         deadline = self.now() + timeout_s
         while True:
             try:
                 self._session = self._node.open_session(self._on_event, self._on_stopped)
             except Stopped as error:
                 if self.now() + _RETRY_S >= deadline:
-                    raise NoLeader(f"no node could be reached: {error}") from None
+                    raise LeaderTimeout(f"no node could be reached: {error}") from None
                 await asyncio.sleep(_RETRY_S)
             else:
                 return
 
     async def close(self) -> None:
-        """End the session; requests that wait are told."""
+        """End the session, and every request with `Stopped` or `OutcomeUnknown`."""
         self.end("the client was closed")
 
     def end(self, reason: str) -> None:
-        """Likewise, at once."""
-        unsent, self._open = self._open, {}
+        """Do the same at once; `reason` is the text of the errors."""
+        unsent = [*self._open.values(), *self._complete]
+        self._open, self._complete = {}, []
         calls, self._calls = self._calls, {}
         if self._session is not None:
             self._session.close(reason)
-        for batch in calls:
-            batch.failed_rest(unanswered(batch.cluster, reason))
-        for batch in unsent.values():
+        for call in calls:
+            call.failed_rest(call.dated(call.lost(reason), self.now()))
+        for batch in unsent:
             batch.failed_rest(Stopped(reason))
 
-    def batch(self, key: Hashable) -> Batch | None:
+    def batch(self, key: Hashable) -> EncodedBatch | None:
         """The batch of this kind that is being filled in this turn."""
         return self._open.get(key)
 
-    def open(self, key: Hashable, batch: Batch) -> Batch:
-        """Begin a batch. Raises `Stopped` if the session has ended."""
-        if self._session is None:
-            raise Stopped("this client is not connected; use `async with`")
-        if not self._open:
-            self._session.fill_before_flush(self._submit)
+    def open(self, key: Hashable, batch: EncodedBatch) -> EncodedBatch:
+        """Begin a batch. The node's next turn takes it. Raises `Stopped` if the session has ended."""
+        self._ask_for_turn()
         self._open[key] = batch
         return batch
 
+    def submit(self, batch: Batch) -> None:
+        """Send a batch that is complete, likewise."""
+        self._ask_for_turn()
+        self._complete.append(batch)
+
+    def _ask_for_turn(self) -> None:
+        if self._session is None:
+            raise Stopped("this client is not connected; use `async with`")
+        if not self._open and not self._complete:
+            self._session.fill_before_flush(self._submit)
+
     def _submit(self) -> None:
         """Hand over what has gathered, in parts that the router takes."""
-        session, batches = self._session, self._open
-        self._open = {}
+        session = self._session
         if session is None or session.closed:
-            return  # `end` has failed them already
-        for batch in batches.values():
-            timeout_ms = max(1, int((batch.deadline - self.now()) * 1000))
-            if batch.kind == "call":
+            return  # `end` fails the batches
+        batches = [*self._complete, *self._open.values()]
+        self._open, self._complete = {}, []
+        now = self.now()
+        for batch in batches:
+            timeout_ms = max(1, int((batch.deadline - now) * 1000))
+            if isinstance(batch, Call):
                 self._call(session, batch, timeout_ms)
                 continue
-            level = "" if batch.kind == "command" else batch.kind
             for part in batch.parts():
-                if level:
-                    session.request(part.cluster, part.payloads, part, timeout_ms, level=level)
-                else:
+                if isinstance(part, ReadBatch):
+                    receiver = _Dated(part, self.now)
+                    session.request(part.cluster, part.payloads, receiver, timeout_ms, level=part.level)
+                elif isinstance(part, CommandBatch):
                     session.request(
                         part.cluster,
                         part.payloads,
-                        part,
+                        _Dated(part, self.now),
                         timeout_ms,
-                        mode=part.mode,
+                        mode=part.reply_mode,
                         low_priority=part.low_priority,
                     )
 
-    def _call(self, session: InProcessSession, batch: Batch, timeout_ms: int) -> None:
-        self._calls = {call: None for call in self._calls if not call.is_answered}
-        self._calls[batch] = None
-        session.call(batch.cluster, {**(batch.arguments or {}), "timeout_ms": timeout_ms}, batch)
+    def _call(self, session: InProcessSession, call: Call, timeout_ms: int) -> None:
+        self._calls = {other: None for other in self._calls if not other.is_answered}
+        self._calls[call] = None
+        arguments = {**call.arguments, "timeout_ms": timeout_ms}
+        session.call(call.verb, arguments, _Dated(call, self.now))
+
+
+class _Dated:
+    """Hands outcomes to a batch; an error that came too late is a `TimeoutError` as well (`Receiver`)."""
+
+    __slots__ = ("_batch", "_now", "replied")
+
+    def __init__(self, batch: Batch, now: Callable[[], float]) -> None:
+        self._batch = batch
+        self._now = now
+        self.replied = batch.replied
+
+    def failed(self, offset: int, count: int, error: BarqueError) -> None:
+        """See `Receiver`."""
+        self._batch.failed(offset, count, self._batch.dated(error, self._now()))
 
 
 class NodeSubmitter:

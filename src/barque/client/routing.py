@@ -1,12 +1,21 @@
-"""Which node to ask: the leader's where it is known, any other where not."""
+"""Which node gets a request, and over which connection.
+
+A client holds one connection to each node that it needs. The first node that it reaches is its *home*: local
+reads and administrative requests go there. Commands and other reads go to the node of the cluster's leader
+as soon as an answer has named it, else to the home, which passes them on.
+
+If the home is lost or silent, another connected node takes its place; a batch that names its node waits for
+that node. A command that was sent is never sent
+again; a read is. If no node is connected, requests wait for a connection until their deadline.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
 from barque.client.connection import Connection, Link
-from barque.client.outcomes import Batch
-from barque.errors import BarqueError, NoLeader, QueryTimeout, Stopped, Unauthenticated
+from barque.client.requests import Batch, Call, EncodedBatch
+from barque.errors import BarqueError, LeaderTimeout, NoLeader, QueryTimeout, Stopped, Unauthenticated
 from barque.types import ServerId
 
 Connect: TypeAlias = Callable[[str, Connection, Callable[[str], None]], Awaitable[tuple[Link, str]]]
@@ -15,6 +24,7 @@ Connect: TypeAlias = Callable[[str, Connection, Callable[[str], None]], Awaitabl
 _SWEEP_S = 0.1
 _BACKOFF_S = 0.1
 _DIAL_S = 2.0
+_NODES_S = 5.0
 
 
 class Router:
@@ -27,10 +37,12 @@ class Router:
         self._addresses = list(addresses)
         self._on_event = on_event
         self._known: dict[str, str] = {}  # node -> address, from the nodes themselves
-        self._connections: dict[str, Connection] = {}  # by node
+        self._connections: dict[str, Connection] = {}  # by node, the oldest first
+        self.first_node = ""  # the node that `connect` has reached
+        self._home = ""  # the node of local reads and calls
         self._leaders: dict[str, str] = {}  # cluster -> node
-        self._open: dict[Hashable, Batch] = {}  # being filled in this turn, by kind
-        self._unsent: list[Batch] = []  # for want of a connection
+        self._open: dict[Hashable, EncodedBatch] = {}  # being filled in this turn, by kind
+        self._unsent: list[Batch] = []  # waiting for a connection
         self._scheduled = False
         self._dialing: dict[str, asyncio.Task[None]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -44,7 +56,7 @@ class Router:
     # --- life --------------------------------------------------------------------------
 
     async def connect(self, timeout_s: float) -> None:
-        """Connect to the first address that answers."""
+        """Connect to the first address that answers. Raises `LeaderTimeout` or `Unauthenticated`."""
         self._closed = False
         deadline = self.now() + timeout_s
         while not self._connections:
@@ -54,8 +66,9 @@ class Router:
             if isinstance(self._last_error, Unauthenticated):
                 raise self._last_error
             if self.now() + _BACKOFF_S >= deadline:
-                raise NoLeader(f"no node could be reached: {self._last_error}")
+                raise LeaderTimeout(f"no node could be reached: {self._last_error}")
             await asyncio.sleep(_BACKOFF_S)
+        self._home = self.first_node = next(iter(self._connections))
         self._sweep()
 
     async def _try_all(self, deadline: float) -> None:
@@ -88,8 +101,8 @@ class Router:
         self._schedule()
 
     def _ask_for_nodes(self, connection: Connection) -> None:
-        """Learn where the other nodes are, to reach a leader directly, or anybody after a loss."""
-        batch = Batch("call", "nodes", self.now() + 5.0)
+        """Learn the other nodes' addresses, to reach a leader directly, and any node after a loss."""
+        batch = Call("nodes", {}, self.now() + _NODES_S, _NODES_S)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         batch.waiters.append(answer)
 
@@ -101,15 +114,16 @@ class Router:
         connection.send([batch], self.now())
 
     async def close(self) -> None:
-        """End everything; what waits is told."""
+        """End all connections, and every request with `Stopped` or `OutcomeUnknown`."""
         dialing = list(self._dialing.values())
         self.end("the client was closed")
         await asyncio.gather(*dialing, return_exceptions=True)
         await asyncio.sleep(0)
 
     def end(self, reason: str) -> None:
-        """Likewise, at once."""
+        """Do the same at once; `reason` is the text of the errors."""
         self._closed = True
+        now = self.now()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for task in self._dialing.values():
@@ -118,7 +132,7 @@ class Router:
         self._unsent, self._open = [], {}
         for connection in list(self._connections.values()):
             if connection.link is not None:
-                unsent += connection.closed(reason)
+                unsent += connection.closed(reason, now)
                 connection.link.close()
         self._connections.clear()
         for batch in unsent:
@@ -126,15 +140,20 @@ class Router:
 
     # --- requests ----------------------------------------------------------------------
 
-    def batch(self, key: Hashable) -> Batch | None:
+    def batch(self, key: Hashable) -> EncodedBatch | None:
         """The batch of this kind that is being filled in this turn."""
         return self._open.get(key)
 
-    def open(self, key: Hashable, batch: Batch) -> Batch:
-        """Begin a batch; it is sent before the turn ends, or when there is somebody to send it to."""
+    def open(self, key: Hashable, batch: EncodedBatch) -> EncodedBatch:
+        """Begin a batch. It is sent at the end of this turn, or as soon as a node is connected."""
         self._open[key] = batch
         self._schedule()
         return batch
+
+    def submit(self, batch: Batch) -> None:
+        """Send a batch that is complete, likewise."""
+        self._unsent.append(batch)
+        self._schedule()
 
     def _schedule(self) -> None:
         if not self._scheduled and (self._open or self._unsent) and not self._closed:
@@ -147,7 +166,7 @@ class Router:
         self._unsent, self._open = [], {}
         ready: dict[str, list[Batch]] = {}
         for batch in batches:
-            connection = self._best(batch.cluster if batch.kind != "call" else "")
+            connection = self._choose(batch)
             if connection is None:
                 self._unsent.append(batch)
             else:
@@ -156,23 +175,39 @@ class Router:
         for node, group in ready.items():
             self._connections[node].send(group, now)
         if self._unsent:
-            self._dial_somebody()
+            self._dial_any_node()
 
-    def _best(self, cluster: str) -> Connection | None:
-        leader = self._connections.get(self._leaders.get(cluster, ""))
-        if leader is not None and not leader.is_suspect:
-            return leader
-        return next((c for c in self._connections.values() if not c.is_suspect), None)
+    def _choose(self, batch: Batch) -> Connection | None:
+        """The connection for a batch; None if it has to wait for one."""
+        if batch.node:
+            return self._connections.get(batch.node)
+        if batch.seeks_leader:
+            leader = self._connections.get(self._leaders.get(batch.cluster, ""))
+            if leader is not None and not leader.is_suspect:
+                return leader
+        return self._live_home()
 
-    def _dial_somebody(self) -> None:
+    def _live_home(self) -> Connection | None:
+        """The connection to the home; another node becomes it, if the home is lost or silent."""
+        home = self._connections.get(self._home)
+        if home is None or home.is_suspect:
+            home = next((c for c in self._connections.values() if not c.is_suspect), None)
+            if home is not None:
+                self._home = home.node
+        return home
+
+    def _dial_any_node(self) -> None:
         if "" not in self._dialing and not self._closed:
 
             async def dial() -> None:
-                while self._unsent and self._best("") is None:
+                while self._lacks_connection():
                     await self._try_all(self.now() + _DIAL_S)
-                    await asyncio.sleep(0 if self._best("") else _BACKOFF_S)
+                    await asyncio.sleep(_BACKOFF_S if self._lacks_connection() else 0)
 
             self._start_dial("", dial())
+
+    def _lacks_connection(self) -> bool:
+        return any(self._choose(batch) is None for batch in self._unsent)
 
     def _start_dial(self, node: str, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -185,13 +220,13 @@ class Router:
 
         task.add_done_callback(ended)
 
-    # --- news --------------------------------------------------------------------------
+    # --- what connections tell -----------------------------------------------------------
 
     def _on_leader(self, cluster: str, leader: ServerId) -> None:
-        """A hint came with an answer: talk to that node from now on."""
+        """An answer named the leader: send requests for this cluster to its node from now on."""
         for connection in self._connections.values():
             if connection.is_suspect and connection.node != leader.node:
-                connection.give_up(cluster)
+                connection.give_up(cluster, self.now())
         if self._leaders.get(cluster) == leader.node:
             return
         if leader.node in self._connections:
@@ -212,12 +247,12 @@ class Router:
             del self._connections[connection.node]
         for cluster in [c for c, node in self._leaders.items() if node == connection.node]:
             del self._leaders[cluster]
-        self._unsent = connection.closed(reason) + self._unsent
+        self._unsent = connection.closed(reason, self.now()) + self._unsent
         self._last_error = NoLeader(f"node {connection.node}: {reason}")
         self._schedule()
 
     def _sweep(self) -> None:
-        """Ten times a second: what nobody answered in time, and what could not be sent."""
+        """Ten times a second, end the requests that are past their deadline, and suspect silent nodes."""
         now = self.now()
         for connection in list(self._connections.values()):
             self._unsent += connection.suspect(now)
@@ -227,7 +262,8 @@ class Router:
         if late:
             self._unsent = [batch for batch in self._unsent if batch.deadline > now]
             for batch in late:
-                text = f"no node could be reached: {self._last_error}"
-                batch.failed_rest(QueryTimeout(text) if batch.is_read else NoLeader(text))
+                what = f"node {batch.node} could not" if batch.node else "no node could"
+                text = f"{what} be reached: {self._last_error}"
+                batch.failed_rest(QueryTimeout(text) if batch.is_read else LeaderTimeout(text))
         if not self._closed:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)

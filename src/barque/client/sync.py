@@ -1,18 +1,39 @@
-"""`barque.sync.Client`: the same client for threads. One loop in a thread of its own serves all callers."""
+"""The client for threads, `barque.sync`: one loop, in a thread of its own, serves all callers."""
 
 import asyncio
+import concurrent.futures
+import contextlib
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from barque.client.client import Client as AsyncClient
 from barque.client.outcomes import Notification
+from barque.client.results import (
+    AddedMember,
+    DeletedCluster,
+    MemberOverview,
+    MembersInfo,
+    Pong,
+    PromotedMember,
+    RemovedMember,
+    ReplacedMember,
+    ShrunkCluster,
+    StartedCluster,
+    Status,
+    Transfer,
+)
+from barque.client.url import read_url
 from barque.errors import Stopped
 from barque.types import IndexTerm, Membership, ServerId
 
+Result = TypeVar("Result")
+_END_S = 1.0
+"""How long work that was under way may take to end after the connections were closed."""
+
 
 class Client:
-    """Blocks the calling thread, never the others; all callers share the connections.
+    """Blocks the calling thread, never the others; all threads share the connections.
 
     Arguments, results and errors are those of `barque.Client`. Use it in a `with` block.
     """
@@ -24,32 +45,44 @@ class Client:
         secret: str | bytes,
         installation: str = "barque",
         timeout_s: float = 5.0,
+        cluster: str | None = None,
     ) -> None:
-        self._client = AsyncClient(nodes, secret=secret, installation=installation, timeout_s=timeout_s)
+        def make() -> AsyncClient:
+            return AsyncClient(
+                nodes, secret=secret, installation=installation, timeout_s=timeout_s, cluster=cluster
+            )
+
+        self._make = make
+        self._client = make()
+        self._cluster = cluster
+        self._lock = threading.Lock()  # around `_loop`: no call may reach a loop that is being closed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
+    # --- life --------------------------------------------------------------------------
+
     def connect(self) -> None:
-        """Start the loop's thread and connect. Raises what `barque.Client.connect` raises."""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="barque client", daemon=True)
+        """Start the loop's thread and connect. Raises as `barque.Client.connect`."""
+        loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever, name="barque client", daemon=True)
         self._thread.start()
+        with self._lock:
+            self._loop = loop
         try:
             self._run(self._client.connect())
         except BaseException:
-            self._stop_loop()
+            self.close()
             raise
 
     def close(self) -> None:
-        """End the connections and the thread. Safe to call twice."""
-        if self._loop is not None:
-            self._run(self._client.close())
-            self._stop_loop()
-
-    def _stop_loop(self) -> None:
-        assert self._loop is not None
+        """End the connections and the thread; wake every thread that waits. Safe to call twice."""
+        with self._lock:
+            loop, self._loop = self._loop, None  # from here on calls raise `Stopped`
+        if loop is None:
+            return
         assert self._thread is not None
-        loop, self._loop = self._loop, None
+        client, self._client = self._client, self._make()
+        asyncio.run_coroutine_threadsafe(_end(client), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join()
         loop.close()
@@ -61,24 +94,28 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        if self._loop is None:
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do the work on the loop and wait for its end. Raises what it raises, or `Stopped`."""
+        with self._lock:
+            loop = self._loop
+            if loop is not None:
+                future = asyncio.run_coroutine_threadsafe(work, loop)
+        if loop is None:
             work.close()
             raise Stopped("this client is not connected; use it in a `with` block")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise Stopped("the client was closed") from None
+        except BaseException:
+            future.cancel()  # the thread was interrupted; nobody waits any more
+            raise
 
-    def process_command(
-        self, cluster: str, command: Any, *, timeout_s: float | None = None, reply_type: Any = Any
-    ) -> Any:
-        """See `barque.Client.process_command`."""
-        return self._run(
-            self._client.process_command(cluster, command, timeout_s=timeout_s, reply_type=reply_type)
-        )
+    def cluster(self, name: str | None = None) -> "ClusterClient":
+        """See `barque.Client.cluster`."""
+        return ClusterClient(self, self._client.cluster(name).name)
 
-    def append_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> IndexTerm:
-        """See `barque.Client.append_command`."""
-        position: IndexTerm = self._run(self._client.append_command(cluster, command, timeout_s=timeout_s))
-        return position
+    # --- pipelines and events ------------------------------------------------------------
 
     def pipeline_command(
         self,
@@ -98,10 +135,35 @@ class Client:
 
         self._run(send())
 
+    def notifications(self) -> Iterator[Notification]:
+        """See `barque.Client.notifications`."""
+        with contextlib.suppress(Stopped):
+            while True:
+                yield from self.take_notifications()
+
+    def machine_events(self) -> Iterator[tuple[str, Any]]:
+        """See `barque.Client.machine_events`."""
+        with contextlib.suppress(Stopped):
+            while (event := self._run(self._client._next_event())) is not None:
+                yield event
+
+    # --- everything else: as in `barque.Client` -------------------------------------------
+
+    def process_command(
+        self, cluster: str, command: Any, *, timeout_s: float | None = None, reply_type: Any = Any
+    ) -> Any:
+        """See `barque.Client.process_command`."""
+        return self._run(
+            self._client.process_command(cluster, command, timeout_s=timeout_s, reply_type=reply_type)
+        )
+
+    def append_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> IndexTerm:
+        """See `barque.Client.append_command`."""
+        return self._run(self._client.append_command(cluster, command, timeout_s=timeout_s))
+
     def take_notifications(self) -> list[Notification]:
         """See `barque.Client.take_notifications`."""
-        taken: list[Notification] = self._run(self._client.take_notifications())
-        return taken
+        return self._run(self._client.take_notifications())
 
     def consistent_query(
         self, cluster: str, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
@@ -127,29 +189,29 @@ class Client:
 
     def members(self, cluster: str, *, timeout_s: float | None = None) -> list[ServerId]:
         """See `barque.Client.members`."""
-        members: list[ServerId] = self._run(self._client.members(cluster, timeout_s=timeout_s))
-        return members
+        return self._run(self._client.members(cluster, timeout_s=timeout_s))
 
-    def ping(self, cluster: str | None = None, *, timeout_s: float | None = None) -> dict[str, Any]:
+    def leader(self, cluster: str, *, timeout_s: float | None = None) -> ServerId | None:
+        """See `barque.Client.leader`."""
+        return self._run(self._client.leader(cluster, timeout_s=timeout_s))
+
+    def ping(self, cluster: str | None = None, *, timeout_s: float | None = None) -> Pong:
         """See `barque.Client.ping`."""
-        answer: dict[str, Any] = self._run(self._client.ping(cluster, timeout_s=timeout_s))
-        return answer
+        return self._run(self._client.ping(cluster, timeout_s=timeout_s))
 
-    def overview(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+    def overview(self, cluster: str, *, timeout_s: float | None = None) -> MemberOverview:
         """See `barque.Client.overview`."""
-        answer: dict[str, Any] = self._run(self._client.overview(cluster, timeout_s=timeout_s))
-        return answer
+        return self._run(self._client.overview(cluster, timeout_s=timeout_s))
 
-    def status(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+    def status(self, clusters: Sequence[str] | None = None, *, timeout_s: float | None = None) -> Status:
         """See `barque.Client.status`."""
-        answer: dict[str, Any] = self._run(self._client.status(timeout_s=timeout_s))
-        return answer
+        return self._run(self._client.status(clusters, timeout_s=timeout_s))
 
     def transfer_leadership(
         self, cluster: str, target: ServerId | str, *, timeout_s: float | None = None
-    ) -> str:
+    ) -> Transfer:
         """See `barque.Client.transfer_leadership`."""
-        return str(self._run(self._client.transfer_leadership(cluster, target, timeout_s=timeout_s)))
+        return self._run(self._client.transfer_leadership(cluster, target, timeout_s=timeout_s))
 
     def start_cluster(
         self,
@@ -159,19 +221,21 @@ class Client:
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
         timeout_s: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> StartedCluster:
         """See `barque.Client.start_cluster`."""
-        answer: dict[str, Any] = self._run(
+        return self._run(
             self._client.start_cluster(
                 cluster, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
             )
         )
-        return answer
 
-    def members_info(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+    def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> DeletedCluster:
+        """See `barque.Client.delete_cluster`."""
+        return self._run(self._client.delete_cluster(cluster, timeout_s=timeout_s))
+
+    def members_info(self, cluster: str, *, timeout_s: float | None = None) -> MembersInfo:
         """See `barque.Client.members_info`."""
-        answer: dict[str, Any] = self._run(self._client.members_info(cluster, timeout_s=timeout_s))
-        return answer
+        return self._run(self._client.members_info(cluster, timeout_s=timeout_s))
 
     def add_member(
         self,
@@ -180,45 +244,31 @@ class Client:
         *,
         membership: Membership = Membership.VOTER,
         timeout_s: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> AddedMember:
         """See `barque.Client.add_member`."""
-        answer: dict[str, Any] = self._run(
-            self._client.add_member(cluster, node, membership=membership, timeout_s=timeout_s)
-        )
-        return answer
+        return self._run(self._client.add_member(cluster, node, membership=membership, timeout_s=timeout_s))
 
     def remove_member(
         self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
-    ) -> dict[str, Any]:
+    ) -> RemovedMember:
         """See `barque.Client.remove_member`."""
-        answer: dict[str, Any] = self._run(self._client.remove_member(cluster, member, timeout_s=timeout_s))
-        return answer
+        return self._run(self._client.remove_member(cluster, member, timeout_s=timeout_s))
 
     def promote_member(
         self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
-    ) -> dict[str, Any]:
+    ) -> PromotedMember:
         """See `barque.Client.promote_member`."""
-        answer: dict[str, Any] = self._run(self._client.promote_member(cluster, member, timeout_s=timeout_s))
-        return answer
+        return self._run(self._client.promote_member(cluster, member, timeout_s=timeout_s))
 
     def replace_member(
         self, cluster: str, member: ServerId | str, *, node: str | None = None, timeout_s: float | None = None
-    ) -> dict[str, Any]:
+    ) -> ReplacedMember:
         """See `barque.Client.replace_member`."""
-        answer: dict[str, Any] = self._run(
-            self._client.replace_member(cluster, member, node=node, timeout_s=timeout_s)
-        )
-        return answer
+        return self._run(self._client.replace_member(cluster, member, node=node, timeout_s=timeout_s))
 
-    def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """See `barque.Client.delete_cluster`."""
-        answer: dict[str, Any] = self._run(self._client.delete_cluster(cluster, timeout_s=timeout_s))
-        return answer
-
-    def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+    def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> ShrunkCluster:
         """See `barque.Client.force_shrink`."""
-        answer: dict[str, Any] = self._run(self._client.force_shrink(cluster, timeout_s=timeout_s))
-        return answer
+        return self._run(self._client.force_shrink(cluster, timeout_s=timeout_s))
 
     def aux_command(
         self, cluster: str, command: Any, *, consistent: bool = False, timeout_s: float | None = None
@@ -227,3 +277,148 @@ class Client:
         return self._run(
             self._client.aux_command(cluster, command, consistent=consistent, timeout_s=timeout_s)
         )
+
+    def call(
+        self, verb: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """See `barque.Client.call`."""
+        return self._run(self._client.call(verb, arguments, timeout_s=timeout_s))
+
+
+class ClusterClient:
+    """One cluster, through a `barque.sync.Client`; see `barque.ClusterClient`."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client = client
+        self.name = name
+
+    def process_command(self, command: Any, *, timeout_s: float | None = None, reply_type: Any = Any) -> Any:
+        """See `barque.Client.process_command`."""
+        return self.client.process_command(self.name, command, timeout_s=timeout_s, reply_type=reply_type)
+
+    def append_command(self, command: Any, *, timeout_s: float | None = None) -> IndexTerm:
+        """See `barque.Client.append_command`."""
+        return self.client.append_command(self.name, command, timeout_s=timeout_s)
+
+    def pipeline_command(
+        self, command: Any, correlation: Any = None, *, priority: str = "low", timeout_s: float | None = None
+    ) -> None:
+        """See `barque.Client.pipeline_command`."""
+        self.client.pipeline_command(self.name, command, correlation, priority=priority, timeout_s=timeout_s)
+
+    def consistent_query(
+        self, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
+    ) -> Any:
+        """See `barque.Client.consistent_query`."""
+        return self.client.consistent_query(self.name, query, timeout_s=timeout_s, reply_type=reply_type)
+
+    def leader_query(
+        self, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
+    ) -> Any:
+        """See `barque.Client.leader_query`."""
+        return self.client.leader_query(self.name, query, timeout_s=timeout_s, reply_type=reply_type)
+
+    def local_query(self, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any) -> Any:
+        """See `barque.Client.local_query`."""
+        return self.client.local_query(self.name, query, timeout_s=timeout_s, reply_type=reply_type)
+
+    def members(self, *, timeout_s: float | None = None) -> list[ServerId]:
+        """See `barque.Client.members`."""
+        return self.client.members(self.name, timeout_s=timeout_s)
+
+    def leader(self, *, timeout_s: float | None = None) -> ServerId | None:
+        """See `barque.Client.leader`."""
+        return self.client.leader(self.name, timeout_s=timeout_s)
+
+    def ping(self, *, timeout_s: float | None = None) -> Pong:
+        """See `barque.Client.ping`."""
+        return self.client.ping(self.name, timeout_s=timeout_s)
+
+    def overview(self, *, timeout_s: float | None = None) -> MemberOverview:
+        """See `barque.Client.overview`."""
+        return self.client.overview(self.name, timeout_s=timeout_s)
+
+    def transfer_leadership(self, target: ServerId | str, *, timeout_s: float | None = None) -> Transfer:
+        """See `barque.Client.transfer_leadership`."""
+        return self.client.transfer_leadership(self.name, target, timeout_s=timeout_s)
+
+    def start_cluster(
+        self,
+        machine: str,
+        *,
+        nodes: Sequence[str] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> StartedCluster:
+        """See `barque.Client.start_cluster`."""
+        return self.client.start_cluster(
+            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+        )
+
+    def delete_cluster(self, *, timeout_s: float | None = None) -> DeletedCluster:
+        """See `barque.Client.delete_cluster`."""
+        return self.client.delete_cluster(self.name, timeout_s=timeout_s)
+
+    def members_info(self, *, timeout_s: float | None = None) -> MembersInfo:
+        """See `barque.Client.members_info`."""
+        return self.client.members_info(self.name, timeout_s=timeout_s)
+
+    def add_member(
+        self, node: str, *, membership: Membership = Membership.VOTER, timeout_s: float | None = None
+    ) -> AddedMember:
+        """See `barque.Client.add_member`."""
+        return self.client.add_member(self.name, node, membership=membership, timeout_s=timeout_s)
+
+    def remove_member(self, member: ServerId | str, *, timeout_s: float | None = None) -> RemovedMember:
+        """See `barque.Client.remove_member`."""
+        return self.client.remove_member(self.name, member, timeout_s=timeout_s)
+
+    def promote_member(self, member: ServerId | str, *, timeout_s: float | None = None) -> PromotedMember:
+        """See `barque.Client.promote_member`."""
+        return self.client.promote_member(self.name, member, timeout_s=timeout_s)
+
+    def replace_member(
+        self, member: ServerId | str, *, node: str | None = None, timeout_s: float | None = None
+    ) -> ReplacedMember:
+        """See `barque.Client.replace_member`."""
+        return self.client.replace_member(self.name, member, node=node, timeout_s=timeout_s)
+
+    def force_shrink(self, *, timeout_s: float | None = None) -> ShrunkCluster:
+        """See `barque.Client.force_shrink`."""
+        return self.client.force_shrink(self.name, timeout_s=timeout_s)
+
+    def aux_command(self, command: Any, *, consistent: bool = False, timeout_s: float | None = None) -> Any:
+        """See `barque.Client.aux_command`."""
+        return self.client.aux_command(self.name, command, consistent=consistent, timeout_s=timeout_s)
+
+
+def connect(
+    url: str,
+    *,
+    secret: str | bytes | None = None,
+    secret_file: str | None = None,
+    installation: str | None = None,
+    timeout_s: float | None = None,
+) -> Client:
+    """See `barque.connect`."""
+    place = read_url(
+        url, secret=secret, secret_file=secret_file, installation=installation, timeout_s=timeout_s
+    )
+    return Client(
+        place.nodes,
+        secret=place.secret,
+        installation=place.installation,
+        timeout_s=place.timeout_s,
+        cluster=place.cluster,
+    )
+
+
+async def _end(client: AsyncClient) -> None:
+    """Close the client, and let every thread's work end before the loop does."""
+    await client.close()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        _, late = await asyncio.wait(others, timeout=_END_S)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)

@@ -21,7 +21,7 @@ from barque.core.entries import (
     payloads_of,
 )
 from barque.core.log_contract import read_batches
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.errors import MachineFault
 from barque.machine.effects import MachineEffect
 from barque.machine.machine import Builtin, CommandMeta, MachineVersion
@@ -50,12 +50,12 @@ def apply_to(server: Server, target: Index) -> list[Effect]:
 
 
 def _frozen(server: Server) -> bool:
-    """VER-02: a version that we do not have is in force, or there is no cluster any more; apply nothing."""
+    """Whether to apply nothing: this code lacks the version in force (VER-02), or the cluster is gone."""
     return server.deleted or server.cfg.machine.version < server.effective_machine_version
 
 
 def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bool:
-    """Apply one batch; False if it could not be applied here and now (VER-02)."""
+    """Apply one batch. False if this code cannot apply it, which freezes the machine (VER-02)."""
     head = decode_head(batch.body)
     server.machine_time_ms = max(server.machine_time_ms, batch.timestamp_ms)
     match head.kind:
@@ -71,7 +71,7 @@ def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bo
             effects += apply_cluster_change(server, batch)
             _answer_ok(server, head, effects)
         case EntryKind.CLUSTER_DELETE:
-            # The machine's last word (CORE-11), and then nothing is applied any more.
+            # The machine's last word (CORE-11). Nothing is applied after it.
             server.deleted = True
             _take_effects(server.machine.state_enter("eol", server.machine_state), effects)
             _answer_ok(server, head, effects)
@@ -83,7 +83,7 @@ def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bo
 
 
 def _answer_ok(server: Server, head: BodyHead, effects: list[Effect]) -> None:
-    """A change to the cluster has no reply but that it happened."""
+    """Reply `ok` to a change of the cluster: it has no other result."""
     if head.reply_mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and (
         server.raft_state is RaftState.LEADER
     ):
@@ -122,7 +122,7 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
 def _decode_user(
     server: Server, batch: EntryBatch, head: BodyHead
 ) -> tuple[list[Any], dict[int, str] | None]:
-    """All commands of a batch in one call, by making its blob one msgpack array.
+    """Decode all commands of a batch in one call, by making its blob one msgpack array.
 
     A command that is no command of this machine is refused, the same way on every member. The
     members may have cut the batch differently, so bytes that are commands only when read across
@@ -149,7 +149,7 @@ def _decode_user(
 
 
 def _apply_builtin(server: Server, batch: EntryBatch, command: Builtin, effects: list[Effect]) -> None:
-    """Hand a built-in command to the machine; nobody is answered."""
+    """Hand a built-in command to the machine. No caller waits for a reply."""
     meta = CommandMeta(
         batch.first_index,
         batch.term,
@@ -171,7 +171,7 @@ def _apply_builtin(server: Server, batch: EntryBatch, command: Builtin, effects:
 
 
 def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list[Effect]) -> bool:
-    """A leader's first entry: permits changes and reads, and may raise the version (VER-01)."""
+    """Apply a leader's first entry: it permits changes and reads, and may raise the version (VER-01)."""
     [payload] = payloads_of(batch.body, 1, head)
     version, old = _decode_version(payload), server.effective_machine_version
     if version > old:
@@ -180,15 +180,16 @@ def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list
             return False
         _apply_builtin(server, batch, MachineVersion(old, version), effects)
     if batch.term == server.current_term:
-        # A second noop of the term, for an upgrade, may be applied while a change is under way (MEMB-01).
-        server.cluster_change_permitted = server.cluster_index_term.index <= batch.first_index
+        leadership = server.leadership()
+        if leadership is not None:
+            leadership.established = True
         if server.raft_state is RaftState.LEADER:
             effects.append(LeaderEstablished(batch.term))
     return True
 
 
 def _take_effects(wanted: Any, effects: list[Effect]) -> None:
-    """Machine effects, one or nested lists of them (EFF-31), in the machine's order."""
+    """Append machine effects, single or in nested lists (EFF-31), in the machine's order."""
     if isinstance(wanted, _MACHINE_EFFECTS):
         effects.append(wanted)
     elif isinstance(wanted, (list, tuple)):
@@ -199,7 +200,7 @@ def _take_effects(wanted: Any, effects: list[Effect]) -> None:
 
 
 def persist_last_applied(server: Server) -> Index | None:
-    """§9, COMMIT-08: how far to remember that the machine is, if that is news; never beyond the disk.
+    """§9, COMMIT-08: the applied index to store, if it has moved; never beyond what is on disk.
 
     Whoever runs the server stores it, without waiting.
     """
@@ -211,7 +212,7 @@ def persist_last_applied(server: Server) -> Index | None:
 
 
 def decode_entries(server: Server, batch: EntryBatch) -> list[Any]:
-    """The user commands of a batch; those that are none, and entries of other kinds, are left out."""
+    """The user commands of a batch. Leave out other kinds of entries, and bytes that are no command."""
     head = decode_head(batch.body)
     if head.kind is not EntryKind.USER:
         return []
@@ -220,7 +221,7 @@ def decode_entries(server: Server, batch: EntryBatch) -> list[Any]:
 
 
 def take_callback_effects(wanted: Any) -> list[Effect]:
-    """The effects that a machine's `state_enter` or `tick` returned, checked and flat."""
+    """Check and flatten the effects that a machine's `state_enter` or `tick` returned."""
     effects: list[Effect] = []
     _take_effects(wanted, effects)
     return effects

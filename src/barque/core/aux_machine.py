@@ -11,7 +11,7 @@ from barque.core.entries import BODY_BYTES_MAX
 from barque.core.events import ClientDown, Component, NodeEvent
 from barque.core.messages import AuxCommand
 from barque.core.overview import members_info, overview
-from barque.core.server import Server, Transition
+from barque.core.state import Server
 from barque.machine.machine import AuxKind, AuxResult, Down, Machine, NodeDown, NodeUp
 from barque.types import NOBODY, Index, IndexTerm, ServerId, Term
 
@@ -19,7 +19,7 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 class MemberView:
-    """What an aux machine may see of its server (`Member`); reads only."""
+    """The read-only view of its server that an aux machine gets (`Member`)."""
 
     __slots__ = ("_server",)
 
@@ -38,7 +38,7 @@ class MemberView:
 
     @property
     def leader_id(self) -> ServerId | None:
-        """Who leads, as far as is known."""
+        """The leader, if this server knows one."""
         return self._server.leader_id
 
     @property
@@ -48,7 +48,7 @@ class MemberView:
 
     @property
     def last_applied(self) -> Index:
-        """How far the machine is."""
+        """The index of the last applied entry."""
         return self._server.last_applied
 
     def last_index_term(self) -> IndexTerm:
@@ -56,15 +56,15 @@ class MemberView:
         return self._server.log.last_index_term()
 
     def read_commands(self, indexes: Sequence[int]) -> list[Any]:
-        """User commands, what is missing left out."""
+        """The user commands at these indexes; entries that are missing are left out."""
         return log_read(self._server, indexes)
 
     def members_info(self) -> dict[ServerId, dict[str, Any]]:
-        """What is known of each member."""
+        """Facts about each member: all of them on a leader, our own elsewhere."""
         return members_info(self._server)
 
     def overview(self) -> dict[str, Any]:
-        """Facts for people."""
+        """Facts for an operator."""
         return overview(self._server)
 
 
@@ -74,7 +74,7 @@ def has_aux(server: Server) -> bool:
 
 
 def run_aux(server: Server, kind: AuxKind, command: Any) -> tuple[Any, list[Effect]]:
-    """Hand one command to the aux machine; its reply, and what it asks for. Raises what it raises."""
+    """Hand one command to the aux machine; return its reply and its effects. Raises what it raises."""
     result: AuxResult = server.machine.handle_aux(
         str(server.raft_state), kind, command, server.aux_state, MemberView(server)
     )
@@ -83,7 +83,7 @@ def run_aux(server: Server, kind: AuxKind, command: Any) -> tuple[Any, list[Effe
 
 
 def run_aux_call(server: Server, command: AuxCommand) -> list[Effect]:
-    """AUX-02, AUX-04: somebody may wait; an exception is the answer, and harms nothing else."""
+    """AUX-02, AUX-04: run a call or a cast. An exception becomes the caller's error, and no more."""
     called = command.origin != NOBODY
     if not has_aux(server):
         refusal = Rejected(command.origin, command.correlation, 1, Rejection.AUX_NOT_IMPLEMENTED)
@@ -96,35 +96,35 @@ def run_aux_call(server: Server, command: AuxCommand) -> list[Effect]:
     return [Applied(command.origin, command.correlation, [reply]), *effects] if called else effects
 
 
-def on_aux_command(server: Server, command: AuxCommand) -> Transition:
-    """L-13: in any state; a consistent one that did not reach a leader is refused."""
+def on_aux_command(server: Server, command: AuxCommand) -> list[Effect]:
+    """L-13: the aux machine runs in any state. Refuse a consistent command: only a leader serves it."""
     if command.consistent:
         leader = server.leader_id if server.leader_id != server.id else None
-        return server.stay(Rejected(command.origin, command.correlation, 1, Rejection.NOT_LEADER, leader))
-    return server.stay(*run_aux_call(server, command))
+        return [Rejected(command.origin, command.correlation, 1, Rejection.NOT_LEADER, leader)]
+    return run_aux_call(server, command)
 
 
 def cast_aux(server: Server, command: Any) -> list[Effect]:
-    """AUX-03: what happened around this member, for an aux machine that cares."""
+    """AUX-03: tell the aux machine, if there is one, what happened around this member."""
     return run_aux(server, AuxKind.CAST, command)[1] if has_aux(server) else []
 
 
-def on_client_down_aux(server: Server, event: ClientDown) -> Transition:
-    """MON-02: a client that the aux machine monitors is gone. The machine's own concern a leader."""
+def on_client_down_aux(server: Server, event: ClientDown) -> list[Effect]:
+    """MON-02: a client that the aux machine monitors is gone. The machine's own monitors concern a leader."""
     if event.component is not Component.AUX:
-        return server.stay()
-    return server.stay(*cast_aux(server, Down(event.client, event.reason)))
+        return []
+    return cast_aux(server, Down(event.client, event.reason))
 
 
-def on_node_event_aux(server: Server, event: NodeEvent) -> Transition:
+def on_node_event_aux(server: Server, event: NodeEvent) -> list[Effect]:
     """MON-03: a node that the aux machine monitors came or went."""
     if event.component is not Component.AUX:
-        return server.stay()
-    return server.stay(*cast_aux(server, NodeUp(event.node) if event.up else NodeDown(event.node)))
+        return []
+    return cast_aux(server, NodeUp(event.node) if event.up else NodeDown(event.node))
 
 
 def log_read(server: Server, indexes: Sequence[int]) -> list[Any]:
-    """Ra's `log_read`: the user commands at these indexes, in this order, what is missing left out."""
+    """Ra's `log_read`: the user commands at these indexes, in this order; missing entries are left out."""
     commands = []
     for index in indexes:
         for batch in server.log.read(Index(index), Index(index), 1, BODY_BYTES_MAX):

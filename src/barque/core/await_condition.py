@@ -1,20 +1,30 @@
-"""Waiting for one thing to come true (CORE-06; semantics §8)."""
+"""Waiting for one condition to come true (CORE-06; semantics §8). The conditions are in `roles`.
+
+A follower waits for an RPC that continues its log, or for its log to be writable. A leader waits for its log,
+or for its successor; it keeps its leadership (`WaitingRole.resume`) and takes it up again, unless a higher
+term ends it. Requests of clients are refused meanwhile.
+"""
 
 from barque.core import messages as m
-from barque.core.effects import Effect, NextEvent
-from barque.core.elections import on_election_timeout, on_pre_vote, yield_to
-from barque.core.elsewhere import ELSEWHERE
-from barque.core.membership import yield_to_force
-from barque.core.progress import note_while_waiting
-from barque.core.roles import WaitingRole
-from barque.core.server import RaftState, Server, Transition
-from barque.core.snapshot_sending import on_sender_down
-from barque.core.table import each, ignore, on, total
-
-
-def handle_await_condition(server: Server, message: m.Message) -> Transition:
-    """One message to a server that waits."""
-    return AWAIT_CONDITION[type(message)](server, message)
+from barque.core.commands import on_resume
+from barque.core.commitment import note_position, progress
+from barque.core.dispatch import LOG_EVENTS, each, ignore, on, total
+from barque.core.effects import Defer, Effect, NextEvent
+from barque.core.elections import (
+    is_leader_node,
+    on_election_timeout,
+    on_leader_node_lost,
+    on_pre_vote,
+    on_request_vote,
+    on_server_down,
+)
+from barque.core.events import PipelineRpcs
+from barque.core.membership import give_way_to_force
+from barque.core.not_leader import NOT_LEADER
+from barque.core.roles import RaftState, WaitingRole
+from barque.core.snapshots import on_sender_down
+from barque.core.state import Server
+from barque.core.transitions import become_follower, resume_leadership
 
 
 def _waiting(server: Server) -> WaitingRole:
@@ -22,99 +32,82 @@ def _waiting(server: Server) -> WaitingRole:
     return server.role
 
 
-def _on_request_vote(server: Server, rpc: m.RequestVoteRpc) -> Transition:
-    """W-1."""
-    return yield_to(server, server.current_term, rpc)
+def _on_server_down(server: Server, event: m.ServerDown) -> list[Effect]:
+    """§10.9: the leader that a follower waits for is gone."""
+    if event.server != server.leader_id:
+        return []
+    return [*become_follower(server), *on_server_down(server, event)]
 
 
-def _on_election_timeout(server: Server, _message: m.ElectionTimeout | m.TimeoutNow) -> Transition:
-    """W-3."""
-    return on_election_timeout(server)
-
-
-def _on_server_down(server: Server, event: m.ServerDown) -> Transition:
-    """§10.9: the leader that we wait for is gone."""
-    gone = event.server == server.leader_id
-    return yield_to(server, server.current_term, event) if gone else server.stay()
-
-
-def _on_node_status(server: Server, message: m.NodeStatus) -> Transition:
-    """FD-03; and a leader that comes within reach may have missed what we told it: say it again."""
-    role, leader = _waiting(server), server.leader_id
-    if leader is None or leader.node != message.node:
-        return server.stay()
-    if message.up:
-        return server.stay(*role.timeout_effects(server))
-    return yield_to(server, server.current_term, message)
-
-
-def _on_pre_vote(server: Server, rpc: m.PreVoteRpc) -> Transition:
-    """W-2; but a leader that waits must not carry its leadership into a higher term."""
-    if _waiting(server).resume is not None and rpc.term > server.current_term:
-        return yield_to(server, rpc.term, rpc)
-    return on_pre_vote(server, rpc)
-
-
-def _check(server: Server, message: m.Message) -> Transition:
-    """W-6: if it holds now, leave, and handle the message there; if not, the message is lost."""
+def _on_node_status(server: Server, status: m.NodeStatus) -> list[Effect]:
+    """FD-03. A leader that comes within reach may have missed our reply, so a follower repeats it."""
     role = _waiting(server)
-    if not role.condition.holds(server, message):
-        return server.stay()
-    return _leave(server, role, role.transition_to, [NextEvent(message)])
+    if not is_leader_node(server, status):
+        return []
+    if status.up:
+        return [*role.timeout_effects]
+    return [*become_follower(server), *on_leader_node_lost(server)]
 
 
-def _on_append_entries_reply(server: Server, reply: m.AppendEntriesReply) -> Transition:
-    """W-6; but a leader goes on to learn who has what."""
+def _check(server: Server, message: m.Message) -> list[Effect]:
+    """W-6: if the condition holds now, leave, and handle the message there. Otherwise drop the message."""
+    role = _waiting(server)
+    if not role.condition.holds(server.log, message):
+        return []
+    return [*_leave(server, role, role.transition_to), NextEvent(message)]
+
+
+def _on_append_entries_reply(server: Server, reply: m.AppendEntriesReply) -> list[Effect]:
+    """W-6; a leader that waits still learns which entries its peers have."""
     if _waiting(server).resume is not None:
-        note_while_waiting(server, reply)
+        note_position(server, reply)
     return _check(server, reply)
 
 
-def _on_log_event(server: Server, event: m.LogEvent) -> Transition:
+def _on_log_event(server: Server, event: m.LogEvent) -> list[Effect]:
     """W-5."""
     server.log.handle_event(event)
     role = _waiting(server)
-    if not role.condition.holds(server, event):
-        return server.stay()
-    return _leave(server, role, role.transition_to, [])
+    if not role.condition.holds(server.log, event):
+        return []
+    return _leave(server, role, role.transition_to)
 
 
-def _on_timeout(server: Server, message: m.AwaitConditionTimeout) -> Transition:
-    """W-4: look once more, then give up as arranged."""
+def _on_timeout(server: Server, message: m.AwaitConditionTimeout) -> list[Effect]:
+    """W-4: check once more, then give up as arranged."""
     role = _waiting(server)
-    if role.condition.holds(server, message):
-        return _leave(server, role, role.transition_to, [])
-    return _leave(server, role, role.timeout_to, role.timeout_effects(server))
+    if role.condition.holds(server.log, message):
+        return _leave(server, role, role.transition_to)
+    return [*_leave(server, role, role.timeout_to), *role.timeout_effects]
 
 
-def _leave(server: Server, role: WaitingRole, state: RaftState, effects: list[Effect]) -> Transition:
-    """Go on as what we were: a leader with its leadership, or a follower."""
-    if state is RaftState.LEADER:
-        assert role.resume is not None
-        server.role = role.resume
-        return Transition(state, effects)
-    return Transition(state, [*server.become_follower(), *effects])
+def _leave(server: Server, role: WaitingRole, state: RaftState) -> list[Effect]:
+    """Go on as a leader, with the entries that became durable meanwhile, or as a follower."""
+    if state is not RaftState.LEADER:
+        return become_follower(server)
+    effects = resume_leadership(server, role)
+    return [*effects, *progress(server), Defer(PipelineRpcs()), *on_resume(server)]
 
 
 AWAIT_CONDITION = total(
     "await_condition",
-    on(m.RequestVoteRpc, _on_request_vote),
-    on(m.PreVoteRpc, _on_pre_vote),  # W-2
-    each(_on_election_timeout, m.ElectionTimeout, m.TimeoutNow),
+    on(m.RequestVoteRpc, on_request_vote),  # W-1
+    on(m.PreVoteRpc, on_pre_vote),  # W-2
+    each(on_election_timeout, m.ElectionTimeout, m.TimeoutNow),  # W-3
     on(m.AwaitConditionTimeout, _on_timeout),
-    each(_on_log_event, m.Written, m.ResendWrite, m.WalUp, m.WalFailed, m.SnapshotWritten),
+    each(_on_log_event, *LOG_EVENTS),
     on(m.ServerDown, _on_server_down),
     on(m.NodeStatus, _on_node_status),
     on(m.SnapshotSenderDown, on_sender_down),
-    on(m.ForceMemberChange, yield_to_force),  # Ra lets the caller wait in vain (MEMB-15)
-    # §10.9: nobody is served meanwhile
-    ELSEWHERE,
-    # W-6; heartbeats are not answered from here (QRY-19)
+    on(m.ForceMemberChange, give_way_to_force),  # Ra lets the caller wait in vain (MEMB-15)
+    # §10.9: clients are not served meanwhile
+    NOT_LEADER,
+    # W-6; heartbeats get no reply from here (QRY-19)
     on(m.AppendEntriesReply, _on_append_entries_reply),
     each(_check, m.AppendEntriesRpc, m.InstallSnapshotRpc, m.HeartbeatRpc, m.InfoRpc),
     each(_check, m.HeartbeatReply, m.InstallSnapshotResult, m.InfoReply),
     each(_check, m.RequestVoteResult, m.PreVoteResult),
-    # a waiting leader's own business
+    # work of a leader that waits
     each(_check, m.Tick, m.PipelineRpcs, m.FlushCommands, m.AppendNoop, m.MachineTimeout, m.MachineAppend),
     each(ignore, m.SnapshotRetryTimeout, m.QuorumTimeout, m.ReceiveSnapshotTimeout),
 )

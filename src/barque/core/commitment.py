@@ -1,38 +1,121 @@
-"""When an entry is committed (§3.5, §3.6.2; COMMIT-01 to COMMIT-04)."""
+"""What members have on disk, and when an entry is committed (§3.5, §3.6.2; L-1 to L-12).
+
+A leader keeps two positions for each peer. `match_index` is proved: the peer's disk holds our log up to
+it, in this term. `next_index` is a guess: the next entry to send. A reply moves both.
+
+An entry is committed when a majority of the voters has it on disk *and* it is of the current term; earlier
+entries are committed with it (§3.6.2, Figure 3.7). The leader counts itself by what its own disk has.
+"""
 
 from barque.core.applying import apply_to
-from barque.core.effects import AuxEval, Effect
+from barque.core.check_quorum import note_acked
+from barque.core.effects import AuxEval, Defer, Effect
+from barque.core.events import LogEvent, PipelineRpcs, Written
+from barque.core.membership import leave_if_removed, promotions_due
+from barque.core.messages import AppendEntriesReply
+from barque.core.queries import process_pending
 from barque.core.quorum import agreed
-from barque.core.server import Server
+from barque.core.replication import pipelined_rpcs
+from barque.core.snapshots import try_pending_release
+from barque.core.state import Peer, PeerStatus, Server
 from barque.types import Index
 
-
-def match_indexes(server: Server) -> list[Index]:
-    """What each voter has on disk. The leader counts itself by what is *written*, too.
-
-    One that is being removed, or has given up its vote, does not count itself (§4.2.2).
-    """
-    others = [peer.match_index for _, peer in server.peers() if peer.voter]
-    return [server.log.last_written().index, *others] if server.is_voter(server.id) else others
+# --- a peer's reply --------------------------------------------------------------------------
 
 
-def advance_commit_index(server: Server) -> bool:
-    """Figure 2, Leaders' last rule. Returns whether the commit index moved.
+def on_append_entries_reply(server: Server, reply: AppendEntriesReply) -> list[Effect]:
+    """Figure 2, Leaders: a follower says what it has on disk; L-1 to L-6."""
+    peer = server.cluster.get(reply.sender)
+    if peer is None or reply.sender == server.id:
+        return []  # not a member: it cannot be counted
+    note_acked(server, reply.sender)
+    proved = _note(server, peer, reply)
+    if not reply.success:
+        rpcs, _ = pipelined_rpcs(server)
+        return rpcs
+    if not proved:
+        return []
+    promotions = promotions_due(server, reply.sender)
+    return leave_if_removed(server, [Defer(PipelineRpcs()), *progress(server), *promotions])
 
-    Only an entry of the current term is committed by counting; earlier ones are committed
-    with it (§3.6.2, Figure 3.7).
-    """
-    candidate = agreed(match_indexes(server))
-    if candidate <= server.commit_index or server.log.fetch_term(Index(candidate)) != server.current_term:
+
+def note_position(server: Server, reply: AppendEntriesReply) -> None:
+    """Only keep the peer's positions, as a leader that waits needs them to choose a successor (L-1, L-6)."""
+    peer = server.cluster.get(reply.sender)
+    if peer is not None and reply.sender != server.id:
+        _note(server, peer, reply)
+
+
+def _note(server: Server, peer: Peer, reply: AppendEntriesReply) -> bool:
+    """Move the peer's positions; return whether the reply proves that its log's end is ours."""
+    if (
+        peer.status is PeerStatus.SENDING_SNAPSHOT
+        and reply.next_index > server.log.snapshot_index_term().index
+    ):
+        peer.status, peer.attempts = PeerStatus.NORMAL, 0  # SEND-08: it needs no snapshot
+    peer.commit_index = reply.commit_index
+    if reply.success:
+        return _advance(server, peer, reply)
+    _rewind(server, peer, reply)
+    return False
+
+
+def _advance(server: Server, peer: Peer, reply: AppendEntriesReply) -> bool:
+    """Count what the peer has on disk, if the end of its log proves it to be ours."""
+    if server.log.fetch_term(reply.last_index) != reply.last_term:
+        # The end of its log is still a former leader's. Equal index and term at the end prove equal
+        # logs (Log Matching); anything else proves nothing, and must not be counted.
         return False
-    server.commit_index = Index(candidate)
+    peer.match_index = max(peer.match_index, reply.last_index)
+    expected = min(reply.next_index, server.log.next_index())
+    peer.next_index = max(peer.next_index, expected, Index(peer.match_index + 1))
     return True
 
 
-def is_established(server: Server) -> bool:
-    """Whether we lead, and have applied an entry of our own term: all earlier ones are answered."""
-    leads = server.leader_id == server.id
-    return leads and server.log.fetch_term(server.last_applied) == server.current_term
+def _rewind(server: Server, peer: Peer, reply: AppendEntriesReply) -> None:
+    """L-6: where to continue after a refusal, by our own term at the peer's last durable entry.
+
+    The digits are terms; `last` is the peer's last durable entry, `next` the entry it asks for::
+
+        index        1 2 3 4 5 6 7
+        ours         1 1 2 2 3 3
+        (a) peer's   1 1 1 1 1 1 1    we have no entry at last (7): take the peer's own next
+        (b) peer's   1 1 2 2          last (4) is ours, at or behind match: the logs meet; go on there
+        (c) peer's   1 1 2            last (3) is below match: it lost entries that it once had
+        (d) peer's   1 1 1 1          last (4) is of another term: the logs parted before; step back
+    """
+    ours = server.log.fetch_term(reply.last_index)
+    if ours is None:  # (a)
+        peer.next_index = reply.next_index
+    elif ours == reply.last_term and reply.last_index >= peer.match_index:  # (b)
+        peer.match_index, peer.next_index = reply.last_index, reply.next_index
+    elif reply.last_index < peer.match_index:  # (c)
+        peer.match_index, peer.next_index = reply.last_index, Index(reply.last_index + 1)
+    else:  # (d)
+        peer.next_index = max(min(Index(peer.next_index - 1), reply.last_index), Index(peer.match_index + 1))
+    peer.next_index = max(min(peer.next_index, server.log.next_index()), Index(peer.match_index + 1))
+
+
+# --- our own disk ----------------------------------------------------------------------------
+
+
+def on_leader_log_event(server: Server, event: LogEvent) -> list[Effect]:
+    """L-11, L-12: our own entries are on disk; they count from now on."""
+    server.log.handle_event(event)
+    if not isinstance(event, Written):
+        try_pending_release(server)
+        return []
+    return leave_if_removed(server, [Defer(PipelineRpcs()), *progress(server)])
+
+
+# --- counting --------------------------------------------------------------------------------
+
+
+def progress(server: Server) -> list[Effect]:
+    """Something became durable somewhere: commit, apply, and start the reads that waited for the noop."""
+    effects = evaluate_quorum(server)
+    try_pending_release(server)
+    return effects + process_pending(server)
 
 
 def evaluate_quorum(server: Server) -> list[Effect]:
@@ -40,3 +123,21 @@ def evaluate_quorum(server: Server) -> list[Effect]:
     moved = advance_commit_index(server)
     effects = apply_to(server, server.commit_index)
     return [*effects, AuxEval()] if moved else effects
+
+
+def advance_commit_index(server: Server) -> bool:
+    """Figure 2, Leaders' last rule (COMMIT-01 to COMMIT-04). Returns whether the commit index moved."""
+    candidate = agreed(match_indexes(server))
+    if candidate <= server.commit_index or server.log.fetch_term(Index(candidate)) != server.current_term:
+        return False
+    server.commit_index = Index(candidate)
+    return True
+
+
+def match_indexes(server: Server) -> list[Index]:
+    """What each voter has on disk, the leader included.
+
+    A leader that is being removed, or has given up its vote, does not count itself (§4.2.2).
+    """
+    others = [peer.match_index for _, peer in server.peers if peer.voter]
+    return [server.log.last_written().index, *others] if server.is_voter(server.id) else others

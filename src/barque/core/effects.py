@@ -1,8 +1,8 @@
-"""What a server asks for. Effects are values; their order in the list is the contract.
+"""What a server asks its runtime to do. Effects are values; their order in the list is the contract.
 
-Nothing that follows a `PersistTermAndVote` may leave the node before that record is on
-disk: the executor holds the rest of the list, and every later effect of the same server,
-until the meta store has synced. docs/explanation/ordering.md has the counter-examples.
+Nothing that follows a `PersistTermAndVote` may leave the node before that record is on disk: the
+performer holds the rest of the list, and every later effect of the same server, until the meta
+store has synced. docs/explanation/ordering.md has the counter-examples.
 """
 
 import enum
@@ -10,7 +10,10 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from barque.core.entries import decode_head
+from barque.core.log_contract import ChunkState, SnapshotMeta
 from barque.core.messages import (
+    Commands,
     FlushCommands,
     Message,
     PipelineRpcs,
@@ -18,9 +21,8 @@ from barque.core.messages import (
     RemoteMessage,
     RequestVoteRpc,
 )
-from barque.core.snapshots import ChunkState, SnapshotMeta
 from barque.machine.effects import MachineEffect
-from barque.types import ClientRef, ServerId, Term, Uid
+from barque.types import ClientRef, ReplyMode, ServerId, Term, Uid
 
 
 class TimerSpan(enum.StrEnum):
@@ -110,10 +112,7 @@ class StartConditionTimeout(msgspec.Struct, frozen=True, gc=False):
 
 
 class LeaderEstablished(msgspec.Struct, frozen=True, gc=False):
-    """This leader has applied the noop of its term.
-
-    Every entry of earlier terms that will ever be committed has been applied before it.
-    """
+    """This leader has applied its term's noop, and with it every entry of earlier terms that survived."""
 
     term: Term
 
@@ -123,9 +122,9 @@ class AuxEval(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unresolved(msgspec.Struct, frozen=True, gc=False):
-    """These commands are in the log of a leader that gave up; they may happen yet, or never.
+    """These commands are in the log of a leader that stepped down: a later leader may commit them, or not.
 
-    Whoever waits for them is told that the outcome is unknown, instead of nothing.
+    Their callers hear that the outcome is unknown. `Rejected` would claim that nothing happened.
     """
 
     to: ClientRef
@@ -146,7 +145,7 @@ class SendSnapshot(msgspec.Struct, frozen=True, gc=False):
 
 
 class SnapshotAcked(msgspec.Struct, frozen=True, gc=False):
-    """This member has taken a chunk: whoever sends it the snapshot may go on."""
+    """This member has taken a chunk; its snapshot sender may send the next one."""
 
     member: ServerId
     chunk: ChunkState
@@ -160,7 +159,7 @@ class StartSnapshotRetry(msgspec.Struct, frozen=True, gc=False):
 
 
 class CancelSnapshotRetry(msgspec.Struct, frozen=True, gc=False):
-    """This member is tried again now (ELEC-10)."""
+    """Cancel the retry: this member is sent something now (ELEC-10)."""
 
     member: ServerId
 
@@ -172,22 +171,22 @@ class StartReceiveTimeout(msgspec.Struct, frozen=True, gc=False):
 
 
 class StopReason(enum.Enum):
-    """Why a server stops of its own will."""
+    """Why a server stops itself."""
 
     REMOVED = "removed"
-    """It is no member of its cluster any more (MEMB-13)."""
+    """Its cluster has removed it (MEMB-13)."""
     DELETED = "deleted"
     """Its cluster was deleted, by consensus (LIFE-06)."""
 
 
 class StopServer(msgspec.Struct, frozen=True, gc=False):
-    """This server has done all it had to do; nothing is handed to it any more."""
+    """Stop this server. It handles no further messages."""
 
     reason: StopReason
 
 
 class MembersGone(msgspec.Struct, frozen=True, gc=False):
-    """The removal of these servers is committed: whoever still runs them may stop."""
+    """The removal of these servers is committed; their nodes may stop them."""
 
     members: tuple[tuple[ServerId, Uid | None], ...]
 
@@ -219,7 +218,7 @@ Effect: TypeAlias = (
 
 
 class Rejection:
-    """The names of refusals, as they travel."""
+    """The names of refusals, as they travel on the wire."""
 
     NOT_LEADER = "not_leader"
     WAL_DOWN = "wal_down"
@@ -227,17 +226,23 @@ class Rejection:
     NOT_UP_TO_DATE = "not_up_to_date"
     NON_VOTER = "non_voter"
     UNKNOWN_CLUSTER = "unknown_cluster"
-    OVERLOADED = "overloaded"
-    INVALID = "invalid"
     STOPPED = "stopped"
     NO_QUORUM = "no_quorum"
     OUTCOME_UNKNOWN = "outcome_unknown"
-    """No refusal, but it travels like one: `Unresolved`."""
+    """Not a refusal, but it travels like one: `Unresolved`."""
     REPLY_NOT_SENT = "reply_not_sent"
-    """Likewise: it happened, and what the machine replied cannot travel."""
+    """Not a refusal either: the command happened, and the machine's reply cannot travel."""
     CHANGE_NOT_PERMITTED = "change_not_permitted"
     ALREADY_MEMBER = "already_member"
     MISSING_UID = "missing_uid"
     WRONG_UID = "wrong_uid"
     LAST_VOTER = "last_voter"
     AUX_NOT_IMPLEMENTED = "aux_handler_not_implemented"
+
+
+def refuse_commands(commands: Commands, reason: str, leader: ServerId | None) -> list[Effect]:
+    """Tell the callers, if any wait, that these commands did not happen."""
+    head = decode_head(commands.body)
+    if head.reply_mode is ReplyMode.NOREPLY:
+        return []
+    return [Rejected(head.origin, head.first_correlation, commands.count, reason, leader)]

@@ -1,4 +1,4 @@
-"""The entry batch: commands that are encoded once and never again.
+"""The entry batch: commands that a client encodes once.
 
 A batch is a run of consecutive entries of one term. Its body is made where the commands
 enter the system and is copied as it stands to every log and every wire; only the small
@@ -19,13 +19,13 @@ from barque.types import NOBODY, ClientRef, Index, MemberRecord, ReplyMode, Term
 _HEAD = struct.Struct("<BBHQQ")  # kind, reply mode, node name length, incarnation, correlation
 BATCH_ENTRIES_MAX = 65_536
 BODY_BYTES_MAX = 63 * 1024 * 1024
-"""It fits into a frame between nodes, with all that is around it: what cannot travel would block a log."""
+"""A body of this size fits into a frame between nodes. A larger entry would block its log."""
 COMMAND_BYTES_MAX = 62 * 1024 * 1024
-"""What one command, or one read, may have at most when it is encoded."""
+"""The most bytes that one encoded command, or one read, may have."""
 
 
 class EntryKind(enum.IntEnum):
-    """What the entries of a batch are; only user batches hold more than one."""
+    """The kind of all entries of a batch. Only user batches hold more than one entry."""
 
     USER = 0
     NOOP = 1
@@ -104,7 +104,7 @@ def encode_body(
 
 
 def decode_head(body: bytes) -> BodyHead:
-    """Read the head of a body. Raises `ProtocolError` for bytes that are none."""
+    """Read the head of a body. Raises `ProtocolError` for malformed bytes."""
     try:
         kind, mode, node_length, incarnation, correlation = _HEAD.unpack_from(body)
         size = _HEAD.size + node_length
@@ -118,7 +118,7 @@ def decode_head(body: bytes) -> BodyHead:
 
 
 def kind_of(body: bytes) -> EntryKind:
-    """What the entries of a body are, without decoding anything else. Raises `ProtocolError`."""
+    """The kind of a body's entries, from its first byte. Raises `ProtocolError` for an unknown kind."""
     try:
         return _KINDS[body[0]]
     except KeyError as error:
@@ -134,7 +134,7 @@ def encode_cluster(members: Sequence[MemberRecord]) -> bytes:
 
 
 def decode_cluster(body: bytes) -> tuple[MemberRecord, ...]:
-    """The configuration that a cluster-change body holds. Raises `ProtocolError` for bytes that are none."""
+    """The configuration that a cluster-change body holds. Raises `ProtocolError` for malformed bytes."""
     [payload] = payloads_of(body, 1, decode_head(body))
     try:
         return _decode_cluster(payload)
@@ -175,7 +175,7 @@ def payloads_of(body: bytes, count: int, head: BodyHead) -> list[bytes]:
 
 
 def blob_of(body: bytes, count: int, head: BodyHead) -> bytes:
-    """All payloads, one behind the other, without their lengths."""
+    """All payloads in one run of bytes, without their lengths."""
     return body[head.size + 4 * count :]
 
 

@@ -1,4 +1,4 @@
-"""What a server hears inside its own process: its disk, its timers, its machine, its node.
+"""Messages inside one process: from a server's disk, timers, machine and node.
 
 One frozen class each. None of these travels.
 """
@@ -42,7 +42,7 @@ class WalFailed(msgspec.Struct, frozen=True, gc=False):
 
 
 class ElectionTimeout(msgspec.Struct, frozen=True, gc=False):
-    """No leader was heard from in time, or a person asked for an election."""
+    """The election timer expired, or an operator asked for an election."""
 
 
 class AwaitConditionTimeout(msgspec.Struct, frozen=True, gc=False):
@@ -60,7 +60,7 @@ class FlushCommands(msgspec.Struct, frozen=True, gc=False):
 
 
 class PipelineRpcs(msgspec.Struct, frozen=True, gc=False):
-    """Send each peer what it is missing (REPL-07)."""
+    """Send each peer the entries that it lacks (REPL-07)."""
 
 
 class Tick(msgspec.Struct, frozen=True, gc=False):
@@ -89,7 +89,7 @@ class NodeStatus(msgspec.Struct, frozen=True, gc=False):
 
 
 class SnapshotWritten(msgspec.Struct, frozen=True, gc=False):
-    """The snapshot at this position is durable; what it stands for may go (SNAP-05)."""
+    """The snapshot at this position is durable; the log may drop the entries that it covers (SNAP-05)."""
 
     uid: Uid
     position: IndexTerm
@@ -103,7 +103,7 @@ class ForceMemberChange(msgspec.Struct, frozen=True, gc=False):
 
 
 class QuorumTimeout(msgspec.Struct, frozen=True, gc=False):
-    """The time is over in which a doubting leader waited for signs of a majority."""
+    """A leader that suspects a lost quorum has counted answers for long enough."""
 
 
 class ReceiveSnapshotTimeout(msgspec.Struct, frozen=True, gc=False):
@@ -119,7 +119,7 @@ class SenderOutcome(enum.Enum):
 
 
 class SnapshotSenderDown(msgspec.Struct, frozen=True, gc=False):
-    """What sent a snapshot to this member has ended: done, failed, or never connected (SEND-07)."""
+    """The transfer of a snapshot to this member has ended: done, failed, or never connected (SEND-07)."""
 
     member: ServerId
     outcome: SenderOutcome
@@ -132,7 +132,7 @@ class SnapshotRetryTimeout(msgspec.Struct, frozen=True, gc=False):
 
 
 class Component(enum.Enum):
-    """Who inside a server watches something (MON-01)."""
+    """The part of a server that monitors something (MON-01)."""
 
     MACHINE = "machine"
     AUX = "aux"

@@ -1,32 +1,28 @@
 """What must hold of one server, at any time and from one step to the next.
 
-`check` raises `InvariantViolation`, also under `python -O`. Tests and the simulator call it
-after every step; the runtime does so when asked to. Properties of a whole cluster need a
-bystander who sees all members: `barque.testing.checkers`.
+`check` raises `InvariantViolation`, also under `python -O`. Tests and the simulator call it after every
+step; the runtime does so when asked to. Properties of a whole cluster need an observer that sees all
+members: `barque.testing.checkers`.
 """
 
 from typing import NoReturn
 
 import msgspec
 
-from barque.core.roles import LeaderRole, ReceivingRole, WaitingRole
-from barque.core.server import RaftState, Server
+from barque.core.configuration import may_change
+from barque.core.state import RaftState, Server
 from barque.errors import InvariantViolation
 from barque.types import Index, IndexTerm, ServerId, Term
 
 _LEADER = RaftState.LEADER  # to look a member up in its class costs ten times as much
-_ROLES: dict[RaftState, tuple[type, str]] = {
-    RaftState.LEADER: (LeaderRole, "a leader without a leader's state"),
-    RaftState.AWAIT_CONDITION: (WaitingRole, "waiting for nothing"),
-    RaftState.RECEIVE_SNAPSHOT: (ReceivingRole, "receiving nothing"),
-}
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False):
-    """What `check` compares; take it before a step."""
+    """The facts that `check` compares. Take them before a step."""
 
     state: RaftState
     term: Term
+    leader_id: ServerId | None
     voted_for: ServerId | None
     commit_index: Index
     last_applied: Index
@@ -38,6 +34,7 @@ def observe(server: Server) -> Facts:
     return Facts(
         server.raft_state,
         server.current_term,
+        server.leader_id,
         server.voted_for,
         server.commit_index,
         server.last_applied,
@@ -57,6 +54,8 @@ def check(before: Facts, server: Server) -> Facts:
     given = before.voted_for if after.term == before.term else None
     if given is not None and after.voted_for is not given and after.voted_for not in (given, server.id):
         _violated(server, f"the vote of term {after.term} went from {given} to {after.voted_for}")
+    if after.leader_id is not before.leader_id and after.term == before.term:
+        _check_one_leader(server, before.leader_id, after.leader_id)
     if after.commit_index < before.commit_index:
         _violated(server, "the commit index fell")
     if after.last_applied < before.last_applied:
@@ -69,6 +68,12 @@ def check(before: Facts, server: Server) -> Facts:
     return after
 
 
+def _check_one_leader(server: Server, before: ServerId | None, after: ServerId | None) -> None:
+    """Election safety (§3.4): a server follows at most one leader in a term."""
+    if before is not None and after is not None and before != after:
+        _violated(server, f"{before} and {after} both lead in term {server.current_term}")
+
+
 def _check_basic(server: Server, now: Facts) -> None:
     """Properties of one state."""
     if now.last_applied > now.commit_index:
@@ -79,9 +84,8 @@ def _check_basic(server: Server, now: Facts) -> None:
         _violated(server, "written beyond the end of the log")
     if now.last.term > now.term:
         _violated(server, "an entry from a future term")
-    expected = _ROLES.get(now.state)
-    if expected is not None and not isinstance(server.role, expected[0]):
-        _violated(server, expected[1])
+    if now.state is not server.role.state:
+        _violated(server, f"its role is that of state {server.role.state}")
     if now.state is _LEADER:
         _check_leader(server, now)
     _check_configuration(server, now)
@@ -100,7 +104,7 @@ def _check_leader(server: Server, now: Facts) -> None:
 
 
 def _check_configuration(server: Server, now: Facts) -> None:
-    """MEMB-03: the newest configuration of the log is in force, and one that may go can be undone."""
+    """MEMB-03: the log's newest configuration is in force, and an uncommitted one can be undone."""
     position = server.cluster_index_term
     if position.index > now.last.index:
         _violated(server, "goes by a configuration beyond the end of its log")
@@ -110,7 +114,7 @@ def _check_configuration(server: Server, now: Facts) -> None:
     if position.index > now.commit_index:
         if server.previous_cluster is None:
             _violated(server, "cannot undo its configuration")
-        if now.state is _LEADER and server.cluster_change_permitted:
+        if now.state is _LEADER and may_change(server):
             _violated(server, "permits a second change at a time")
 
 

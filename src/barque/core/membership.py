@@ -1,37 +1,32 @@
-"""Who belongs to the cluster (§4; MEMB-01 to MEMB-17).
+"""Changing the members of the cluster (§4; MEMB-01 to MEMB-17).
 
-One member at a time is added, removed or changed. A configuration counts from the moment it is
-in a log (§4.1), so old and new majorities overlap; the next change waits until this one is
-applied, and the first of a term until the term's noop is (the 2015 bug of single-server
-changes). An address and a uid together name a member: what returns under an old address with
-other data is nobody.
+One member at a time is added, removed or changed. A configuration counts from the moment it is in a log
+(§4.1), so old and new majorities overlap. The next change waits until this one is applied, and the first
+of a term until the term's noop is (the 2015 bug of single-server changes). An address and a uid together
+name a member: a server that returns under an old address with other data is not that member.
 """
 
 from typing import NamedTuple
 
-from barque.core.commands import answer_append, append_entry, best_successor, take_wal_down
-from barque.core.conditions import TransferDone
-from barque.core.configuration import take_up
-from barque.core.effects import (
-    Applied,
-    Effect,
-    NextEvent,
-    Rejected,
-    Rejection,
-    SendRpc,
-    StartConditionTimeout,
-    StopReason,
-    StopServer,
-)
-from barque.core.elections import call_for_pre_vote
+from barque.core.commands import answer_append, append_entry, take_wal_down
+from barque.core.configuration import may_change, take_up
+from barque.core.effects import Applied, Effect, NextEvent, Rejected, Rejection, StopReason
 from barque.core.entries import EntryKind, encode_body, encode_cluster
 from barque.core.events import ForceMemberChange
 from barque.core.log_contract import WalDown
-from barque.core.messages import DeleteCluster, JoinMember, LeaveMember, TimeoutNow
-from barque.core.peers import Peer, records_of
+from barque.core.messages import DeleteCluster, JoinMember, LeaveMember
 from barque.core.replication import pipelined_rpcs
-from barque.core.roles import WaitingRole
-from barque.core.server import RaftState, Server, Transition
+from barque.core.roles import RaftState, TransferDone
+from barque.core.state import Peer, Server, records_of
+from barque.core.transfer import offer_leadership
+from barque.core.transitions import (
+    adopt_term_and_vote,
+    become_follower,
+    become_pre_candidate,
+    become_stopped,
+    become_waiting,
+    forget_leader,
+)
 from barque.types import (
     NOBODY,
     ClientRef,
@@ -44,13 +39,13 @@ from barque.types import (
     Term,
 )
 
-# --- the leader is asked -------------------------------------------------------------------
+# --- requests to the leader -------------------------------------------------------------------
 
 Change = JoinMember | LeaveMember | DeleteCluster
 
 
 class _Asker(NamedTuple):
-    """Who is told what became of a change, and when."""
+    """The caller of a change, and when it wants a reply."""
 
     origin: ClientRef
     correlation: int
@@ -64,7 +59,7 @@ def _asker(change: Change) -> _Asker:
     return _Asker(change.origin, change.correlation, change.reply_mode)
 
 
-def on_join(server: Server, join: JoinMember) -> Transition:
+def on_join(server: Server, join: JoinMember) -> list[Effect]:
     """MEMB-05: add a member, or change what one may do."""
     known = server.cluster.get(join.member)
     record = _record(server, join, known)
@@ -76,7 +71,7 @@ def on_join(server: Server, join: JoinMember) -> Transition:
 
 
 def _record(server: Server, join: JoinMember, known: Peer | None) -> MemberRecord:
-    """What the configuration is to say; a uid that is not named stays what it was."""
+    """The member's new record. A uid that the request does not name stays as it was."""
     uid = join.uid if join.uid is not None or known is None else known.uid
     target = Index(0)
     if join.membership is Membership.PROMOTABLE:
@@ -85,7 +80,7 @@ def _record(server: Server, join: JoinMember, known: Peer | None) -> MemberRecor
 
 
 def _problem_of(server: Server, join: JoinMember, known: Peer | None, record: MemberRecord) -> str | None:
-    if not server.cluster_change_permitted:
+    if not may_change(server):
         return Rejection.CHANGE_NOT_PERMITTED
     if join.membership is Membership.PROMOTABLE and join.uid is None:
         return Rejection.MISSING_UID  # Ra crashes here (LIM-08)
@@ -95,19 +90,19 @@ def _problem_of(server: Server, join: JoinMember, known: Peer | None, record: Me
         return Rejection.ALREADY_MEMBER
     replaces = known.uid is not None and known.uid != record.uid
     if replaces and known.voter and record.membership is Membership.VOTER:
-        # Two changes in one, a voter out and another in: majorities of before and after need not meet.
+        # That would be two changes in one, a voter out and another in: old and new majorities need not meet.
         return Rejection.WRONG_UID
     return None
 
 
 def _names_the_same(join: JoinMember, known: Peer) -> bool:
-    """A promotable member that is asked for again keeps its first target."""
+    """Whether the request repeats an earlier one: a promotable member keeps its first target then."""
     return known.membership is join.membership and join.uid in (None, known.uid) and join.target is None
 
 
-def on_leave(server: Server, leave: LeaveMember) -> Transition:
+def on_leave(server: Server, leave: LeaveMember) -> list[Effect]:
     """MEMB-12, MEMB-13: remove a member; the leader may remove itself."""
-    if not server.cluster_change_permitted:
+    if not may_change(server):
         return _refuse(server, _asker(leave), Rejection.CHANGE_NOT_PERMITTED)
     if leave.member not in server.cluster:
         return _refuse(server, _asker(leave), Rejection.UNKNOWN_MEMBER)
@@ -115,15 +110,15 @@ def on_leave(server: Server, leave: LeaveMember) -> Transition:
     return _change(server, _asker(leave), rest)
 
 
-def on_delete_cluster(server: Server, delete: DeleteCluster) -> Transition:
-    """CMD-20: an entry like any other; what it does happens when it is applied."""
+def on_delete_cluster(server: Server, delete: DeleteCluster) -> list[Effect]:
+    """CMD-20: append the deletion. It takes effect when it is applied."""
     return _append(server, _asker(delete), EntryKind.CLUSTER_DELETE, b"")
 
 
-def _change(server: Server, asker: _Asker, records: list[MemberRecord]) -> Transition:
-    """MEMB-02: append the whole new configuration, and go by it at once; one in which somebody votes."""
+def _change(server: Server, asker: _Asker, records: list[MemberRecord]) -> list[Effect]:
+    """MEMB-02: append the whole new configuration and use it at once. It must have a voter."""
     if not any(record.membership is Membership.VOTER for record in records):
-        return _refuse(server, asker, Rejection.LAST_VOTER)  # that would be a deletion; say so
+        return _refuse(server, asker, Rejection.LAST_VOTER)  # that would be a deletion, by the back door
     records = sorted(records, key=lambda r: r.id)
     return _append(server, asker, EntryKind.CLUSTER_CHANGE, encode_cluster(records), records)
 
@@ -134,26 +129,25 @@ def _append(
     kind: EntryKind,
     payload: bytes,
     records: list[MemberRecord] | None = None,
-) -> Transition:
+) -> list[Effect]:
     body = encode_body([payload], kind, asker.reply_mode, asker.origin, asker.correlation)
     try:
         batch = append_entry(server, body)
     except WalDown:
-        return take_wal_down(server, _refuse(server, asker, Rejection.WAL_DOWN).effects)
+        return take_wal_down(server, _refuse(server, asker, Rejection.WAL_DOWN))
     if records is not None:
         take_up(server, IndexTerm(batch.first_index, batch.term), records)
-        server.cluster_change_permitted = False
     rpcs, _ = pipelined_rpcs(server)
-    return server.stay(*answer_append(batch), *rpcs)
+    return answer_append(batch) + rpcs
 
 
-def _refuse(server: Server, asker: _Asker, reason: str, leader: ServerId | None = None) -> Transition:
+def _refuse(server: Server, asker: _Asker, reason: str, leader: ServerId | None = None) -> list[Effect]:
     if asker.reply_mode is ReplyMode.NOREPLY:
-        return server.stay()
-    return server.stay(Rejected(asker.origin, asker.correlation, 1, reason, leader))
+        return []
+    return [Rejected(asker.origin, asker.correlation, 1, reason, leader)]
 
 
-def refuse_change(server: Server, change: Change) -> Transition:
+def refuse_change(server: Server, change: Change) -> list[Effect]:
     """Only a leader changes the cluster."""
     leader = server.leader_id if server.leader_id != server.id else None
     return _refuse(server, _asker(change), Rejection.NOT_LEADER, leader)
@@ -163,14 +157,13 @@ def refuse_change(server: Server, change: Change) -> Transition:
 
 
 def promotions_due(server: Server, only: ServerId | None = None) -> list[Effect]:
-    """MEMB-07, MEMB-11: those that have caught up become voters, one change at a time.
+    """MEMB-07, MEMB-11: promote members that have caught up, one change at a time.
 
-    Looked at when a member tells how far it is, and on ticks: the change may not have been
-    permitted when it was due.
+    Checked when a member says how far it is, and on ticks: another change may have been under way before.
     """
-    if not server.cluster_change_permitted:
+    if not may_change(server):
         return []
-    members = server.peers() if only is None else [(only, server.cluster[only])]
+    members = server.peers if only is None else [(only, server.cluster[only])]
     for member, peer in members:
         if _has_caught_up(peer):
             join = JoinMember(NOBODY, 0, ReplyMode.NOREPLY, member, peer.uid, Membership.VOTER)
@@ -179,8 +172,8 @@ def promotions_due(server: Server, only: ServerId | None = None) -> list[Effect]
 
 
 def promotables_wait(server: Server) -> bool:
-    """Whether a tick has a promotion to look after."""
-    return any(_has_caught_up(peer) for _, peer in server.peers())
+    """Whether a promotion is due, so that a tick has something to do."""
+    return any(_has_caught_up(peer) for _, peer in server.peers)
 
 
 def _has_caught_up(peer: Peer) -> bool:
@@ -191,11 +184,11 @@ def _has_caught_up(peer: Peer) -> bool:
 
 
 def name_members(server: Server) -> list[Effect]:
-    """Write down which uids the members have that were configured by address alone.
+    """Write the uids of members that were configured by address alone into the configuration.
 
-    From then on a server that lost its data and comes back under the same address is told apart.
+    From then on the cluster tells a server that lost its data from the member at the same address.
     """
-    if not (server.cluster_change_permitted and server.log.can_write()):
+    if not (may_change(server) and server.log.can_write()):
         return []
     records = []
     for member, peer in server.cluster.items():
@@ -204,57 +197,57 @@ def name_members(server: Server) -> list[Effect]:
         records.append(MemberRecord(member, uid, peer.membership, peer.target))
     if tuple(records) == records_of(server.cluster):
         return []
-    return _change(server, _NOBODY_ASKED, records).effects
+    return _change(server, _NOBODY_ASKED, records)
 
 
 # --- the leader leaves ---------------------------------------------------------------------
 
 
-def leave_if_removed(server: Server, effects: list[Effect]) -> Transition:
-    """MEMB-13, L-2: a leader that removed itself stops once that is committed.
+def leave_if_removed(server: Server, effects: list[Effect]) -> list[Effect]:
+    """MEMB-13, L-2: end our leadership once a committed change has taken our vote, or us, away.
 
-    One that only gave up its vote hands over to a voter, and follows.
+    A leader that was removed stops. A leader that only gave up its vote hands over and follows.
     """
-    voter = server.membership is Membership.VOTER
-    if voter or server.commit_index < server.cluster_index_term.index:
-        return server.stay(*effects)
+    if server.membership is Membership.VOTER or server.commit_index < server.cluster_index_term.index:
+        return effects
     rpcs, _ = pipelined_rpcs(server)
-    successor = best_successor(server)
-    if successor is not None:
-        rpcs.append(SendRpc(successor, TimeoutNow(server.id)))
+    effects = [*effects, *rpcs, *offer_leadership(server)]
+    if not _is_still_member(server):
+        return effects + become_stopped(server, StopReason.REMOVED)
+    # The other members take us for their leader until another one is heard: ask a successor again and again.
+    waiting = become_waiting(
+        server, TransferDone(), server.cfg.wal_down_timeout_ms, timeout_to=RaftState.LEADER
+    )
+    return effects + waiting
+
+
+def _is_still_member(server: Server) -> bool:
     own = server.cluster.get(server.id)
-    if own is not None and own.uid in (None, server.cfg.uid):
-        # Until somebody is heard to lead it is asked again and again: the others take us for their leader.
-        server.role = WaitingRole(TransferDone(), timeout_to=RaftState.LEADER, resume=server.leader_role())
-        timeout = StartConditionTimeout(server.cfg.wal_down_timeout_ms)
-        return Transition(RaftState.AWAIT_CONDITION, [*effects, *rpcs, timeout])
-    refused = server.become_follower()
-    return Transition(RaftState.STOP, [*effects, *rpcs, *refused, StopServer(StopReason.REMOVED)])
+    return own is not None and own.uid in (None, server.cfg.uid)
 
 
 # --- the quorum is lost for good -----------------------------------------------------------
 
 
-def on_force_member_change(server: Server, force: ForceMemberChange) -> Transition:
-    """F-18, MEMB-15: this member alone is the cluster from here on; what only others had is lost.
+def on_force_member_change(server: Server, force: ForceMemberChange) -> list[Effect]:
+    """F-18, MEMB-15: this member alone is the cluster from here on. Entries that only others had are lost.
 
-    Unlike Ra we take a new term first: an entry of our own in the present term could meet
-    another leader's at the same place, and both would look alike.
+    Unlike Ra we take a new term first: an entry of our own in the present term could meet another leader's
+    at the same index, and both would look alike.
     """
     if not server.log.can_write():
-        return server.stay(Rejected(force.origin, force.correlation, 1, Rejection.WAL_DOWN))
-    effects = server.adopt_term_and_vote(Term(server.current_term + 1), server.id)
+        return [Rejected(force.origin, force.correlation, 1, Rejection.WAL_DOWN)]
+    effects = adopt_term_and_vote(server, Term(server.current_term + 1), server.id)
     alone = [MemberRecord(server.id, server.cfg.uid, Membership.VOTER)]
     body = encode_body([encode_cluster(alone)], EntryKind.CLUSTER_CHANGE)
     batch = append_entry(server, body)
     take_up(server, IndexTerm(batch.first_index, batch.term), alone)
-    call = call_for_pre_vote(server)
     answer = Applied(force.origin, force.correlation, ["ok"])
-    return Transition(call.state, [*effects, *call.effects, answer])
+    return [*effects, *become_pre_candidate(server), answer]
 
 
-def yield_to_force(server: Server, force: ForceMemberChange) -> Transition:
-    """L-36, C-16, P-11: first become a follower."""
-    refused = server.become_follower()
-    server.leader_id = None
-    return Transition(RaftState.FOLLOWER, [*refused, NextEvent(force)])
+def give_way_to_force(server: Server, force: ForceMemberChange) -> list[Effect]:
+    """L-36, C-16, P-11: become a follower first, then force the change."""
+    effects = become_follower(server)
+    forget_leader(server)
+    return effects + on_force_member_change(server, force)

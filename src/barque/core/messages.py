@@ -1,8 +1,8 @@
-"""Everything a server can be told: Raft's RPCs, its timers, its disk and its callers.
+"""Every message that a server handles: Raft's RPCs, requests of clients, and local events.
 
-One frozen class each, with Figure 2's names. Those here travel between nodes
-(docs/protocol/wire.md); those of `events` never leave their process. A message that claims to
-come from a server carries that server's id, and the transport checks it against the connection.
+One frozen class each, with Figure 2's names. The classes here travel between nodes
+(docs/protocol/wire.md); those of `events` never leave their process. A message from a server
+carries that server's id, and the transport checks the id against the connection.
 """
 
 from typing import TypeAlias
@@ -12,77 +12,31 @@ import msgspec
 from barque.core.entries import EntryBatch
 from barque.core.events import (
     AppendNoop as AppendNoop,
-)
-from barque.core.events import (
     AwaitConditionTimeout as AwaitConditionTimeout,
-)
-from barque.core.events import (
     ClientDown as ClientDown,
-)
-from barque.core.events import (
     Component as Component,
-)
-from barque.core.events import (
     ElectionTimeout as ElectionTimeout,
-)
-from barque.core.events import (
     FlushCommands as FlushCommands,
-)
-from barque.core.events import (
     ForceMemberChange as ForceMemberChange,
-)
-from barque.core.events import (
     LogEvent as LogEvent,
-)
-from barque.core.events import (
     MachineAppend as MachineAppend,
-)
-from barque.core.events import (
     MachineTimeout as MachineTimeout,
-)
-from barque.core.events import (
     NodeEvent as NodeEvent,
-)
-from barque.core.events import (
     NodeStatus as NodeStatus,
-)
-from barque.core.events import (
     PipelineRpcs as PipelineRpcs,
-)
-from barque.core.events import (
     QuorumTimeout as QuorumTimeout,
-)
-from barque.core.events import (
     ReceiveSnapshotTimeout as ReceiveSnapshotTimeout,
-)
-from barque.core.events import (
     ResendWrite as ResendWrite,
-)
-from barque.core.events import (
     SenderOutcome as SenderOutcome,
-)
-from barque.core.events import (
     SnapshotRetryTimeout as SnapshotRetryTimeout,
-)
-from barque.core.events import (
     SnapshotSenderDown as SnapshotSenderDown,
-)
-from barque.core.events import (
     SnapshotWritten as SnapshotWritten,
-)
-from barque.core.events import (
     Tick as Tick,
-)
-from barque.core.events import (
     WalFailed as WalFailed,
-)
-from barque.core.events import (
     WalUp as WalUp,
-)
-from barque.core.events import (
     Written as Written,
 )
-from barque.core.snapshots import ChunkState, SnapshotMeta
+from barque.core.log_contract import ChunkState, SnapshotMeta
 from barque.types import (
     ClientRef,
     Index,
@@ -125,13 +79,13 @@ class AppendEntriesReply(msgspec.Struct, frozen=True, array_like=True, gc=False,
 
 
 class RequestVoteRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """Figure 2, RequestVote arguments; `named`: the candidate's log says that it is a member (MEMB-10)."""
+    """Figure 2, RequestVote arguments. `in_own_config`: the candidate's log lists it (MEMB-10)."""
 
     term: Term
     candidate_id: ServerId
     last_log_index: Index
     last_log_term: Term
-    named: bool = False
+    in_own_config: bool = False
 
 
 class RequestVoteResult(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -143,7 +97,7 @@ class RequestVoteResult(msgspec.Struct, frozen=True, array_like=True, gc=False, 
 
 
 class PreVoteRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
-    """Would you vote for me? (§9.6). `token` names the round: terms cannot; `named` as above."""
+    """A trial election's question (§9.6). `token` names the round, since rounds change no term."""
 
     version: int
     machine_version: int
@@ -152,7 +106,7 @@ class PreVoteRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     candidate_id: ServerId
     last_log_index: Index
     last_log_term: Term
-    named: bool = False
+    in_own_config: bool = False
 
 
 class PreVoteResult(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
@@ -295,7 +249,7 @@ class InfoRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
 
 
 class InfoReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
-    """The answer: of the keys asked for, those that the member knows."""
+    """The values of the requested keys that the member knows."""
 
     sender: ServerId
     term: Term
@@ -331,16 +285,15 @@ FromServer: TypeAlias = (
     | InfoRpc
     | InfoReply
 )
-"""What servers say to each other. Each names its sender; see `senders`."""
+"""The messages between servers. Each names its sender; `terms` has a row for each."""
 
 FromClient: TypeAlias = (
     Commands | Queries | TransferLeadership | JoinMember | LeaveMember | DeleteCluster | AuxCommand
 )
-"""What a node's front asks of a server, for somebody who waits."""
+"""Requests that a node's request router sends to a server for a client."""
 
 RemoteMessage: TypeAlias = FromServer | FromClient
-"""What one server may send to another, or a node's front to a server."""
-
+"""What one server may send to another, or a node's request router to a server."""
 
 LocalMessage: TypeAlias = (
     LogEvent
@@ -362,11 +315,11 @@ LocalMessage: TypeAlias = (
     | NodeEvent
 )
 Message: TypeAlias = RemoteMessage | LocalMessage
-"""Everything a role's handler must have an answer for."""
+"""Every message: each role's table has a row for each of them."""
 
-NEWS = (ServerDown, NodeStatus)
-"""What changes the mind of a server by whom it follows, and is said once.
+LIVENESS_EVENTS = (ServerDown, NodeStatus)
+"""One-shot events that change which leader a server follows. Nobody repeats them.
 
-A message that came before may still wait behind what is being stored (`NextEvent`), and make it follow the
-very server that is gone. So while effects wait for the disk, news waits behind them.
+An earlier message may still wait for the meta store (`NextEvent`) and make the server follow the very
+leader that is gone. So while effects wait for the disk, these events wait behind them.
 """

@@ -1,9 +1,10 @@
-"""What a server tells people about itself (OVW-01, CNT-05; Ra's `overview`, `metrics`, `members_info`)."""
+"""Facts about a server for operators (OVW-01, CNT-05; Ra's `overview`, `metrics`, `members_info`)."""
 
 from typing import Any, NamedTuple
 
+from barque.core.configuration import may_change
 from barque.core.roles import LeaderRole
-from barque.core.server import Server
+from barque.core.state import Server
 from barque.types import Index, ServerId, Term
 
 
@@ -34,7 +35,7 @@ def metrics(server: Server) -> Metrics:
 
 
 def members_info(server: Server) -> dict[ServerId, dict[str, Any]]:
-    """What is known of each member: all of it on a leader, our own part elsewhere (§9)."""
+    """Facts about each member: all of them on a leader, our own elsewhere (§9)."""
     leads = isinstance(server.role, LeaderRole)
     info: dict[ServerId, dict[str, Any]] = {}
     for member, peer in server.cluster.items():
@@ -58,7 +59,7 @@ def members_info(server: Server) -> dict[ServerId, dict[str, Any]]:
 
 
 def overview(server: Server) -> dict[str, Any]:
-    """Everything that helps a person (OVW-01)."""
+    """All facts that help an operator (OVW-01)."""
     return {
         "id": str(server.id),
         "uid": server.cfg.uid,
@@ -70,7 +71,7 @@ def overview(server: Server) -> dict[str, Any]:
         "voted_for": None if server.voted_for is None else str(server.voted_for),
         "commit_index": server.commit_index,
         "last_applied": server.last_applied,
-        "cluster_change_permitted": server.cluster_change_permitted,
+        "cluster_change_permitted": may_change(server),
         "cluster_index_term": [server.cluster_index_term.index, server.cluster_index_term.term],
         "machine_version": server.cfg.machine.version,
         "effective_machine_version": server.effective_machine_version,

@@ -4,55 +4,55 @@ from collections import deque
 from typing import Any
 
 from barque.core.aux_machine import run_aux_call
-from barque.core.check_quorum import note_heard
+from barque.core.check_quorum import note_acked
 from barque.core.effects import Applied, Effect, Rejected, Rejection
-from barque.core.heartbeats import heartbeats_due
 from barque.core.messages import AuxCommand, HeartbeatReply, Queries
 from barque.core.quorum import agreed
+from barque.core.replication import heartbeats_due
 from barque.core.roles import WaitingQueries
-from barque.core.server import RaftState, Server, Transition
+from barque.core.state import Server
 from barque.errors import BarqueError
 from barque.types import IndexTerm
 
 # --- the leader ----------------------------------------------------------------------------
 
 
-def on_queries(server: Server, queries: Queries) -> Transition:
+def on_queries(server: Server, queries: Queries) -> list[Effect]:
     """L-22, L-23: a consistent read must first prove that we still lead."""
     waiting = WaitingQueries(
         0, queries.origin, queries.first_correlation, queries.payloads, server.commit_index
     )
     if not queries.consistent:
-        return server.stay(*_answer(server, waiting))
+        return _answer(server, waiting)
     return _prove(server, waiting)
 
 
-def on_consistent_aux(server: Server, command: AuxCommand) -> Transition:
-    """L-24, QRY-05: as a consistent read, and then the aux machine answers."""
+def on_consistent_aux(server: Server, command: AuxCommand) -> list[Effect]:
+    """L-24, QRY-05: prove our leadership as for a consistent read, then let the aux machine answer."""
     waiting = WaitingQueries(0, command.origin, command.correlation, (), server.commit_index, command)
     return _prove(server, waiting)
 
 
-def _prove(server: Server, waiting: WaitingQueries) -> Transition:
+def _prove(server: Server, waiting: WaitingQueries) -> list[Effect]:
     role = server.leader_role()
-    if not server.cluster_change_permitted:
+    if not role.established:
         # §6.4 step 1: before this term's noop is applied our commit index may be behind.
         role.pending_queries.append(waiting)
-        return server.stay()
-    return server.stay(*_start_round(server, [waiting]))
+        return []
+    return _start_round(server, [waiting])
 
 
 def process_pending(server: Server) -> list[Effect]:
     """QRY-10: this term's noop is applied; the reads that waited for it start their round."""
     role = server.leader_role()
-    if not role.pending_queries or not server.cluster_change_permitted:
+    if not role.pending_queries or not role.established:
         return []
     pending, role.pending_queries = role.pending_queries, []
     return _start_round(server, pending)
 
 
 def _start_round(server: Server, pending: list[WaitingQueries]) -> list[Effect]:
-    """Number a new round and ask everybody; with no other voter there is nobody to ask.
+    """Number a new round and send it to all peers. A single voter needs no round.
 
     A round is never older than its reads: an answer to an earlier heartbeat proves nothing
     about them.
@@ -67,18 +67,14 @@ def _start_round(server: Server, pending: list[WaitingQueries]) -> list[Effect]:
     return heartbeats_due(server)
 
 
-def on_heartbeat_reply(server: Server, reply: HeartbeatReply) -> Transition:
-    """L-26, L-27: a majority answered a round: all reads up to it may be answered (QRY-09)."""
-    if reply.term < server.current_term:
-        return server.stay()  # of another term; it proves nothing now (QRY-08)
+def on_heartbeat_reply(server: Server, reply: HeartbeatReply) -> list[Effect]:
+    """L-26: once a majority has answered a round, answer all reads up to it (QRY-09)."""
     peer = server.cluster.get(reply.sender)
     if peer is None:
-        return server.stay()  # no member cannot vouch for us, nor depose us
-    if reply.term > server.current_term:
-        return Transition(RaftState.FOLLOWER, server.step_down(reply.term))
-    note_heard(server, reply.sender)
+        return []  # a server outside the cluster cannot confirm that we lead
+    note_acked(server, reply.sender)
     peer.query_index = max(peer.query_index, min(reply.query_index, server.query_index))
-    return server.stay(*answer_proven(server))
+    return answer_proven(server)
 
 
 def answer_proven(server: Server) -> list[Effect]:
@@ -86,7 +82,7 @@ def answer_proven(server: Server) -> list[Effect]:
     waiting = server.leader_role().waiting_queries
     if not waiting:
         return []
-    rounds = [server.query_index] + [peer.query_index for _, peer in server.peers() if peer.voter]
+    rounds = [server.query_index] + [peer.query_index for _, peer in server.peers if peer.voter]
     proven = agreed(rounds)
     effects: list[Effect] = []
     while waiting and waiting[0].query_index <= proven:
@@ -97,7 +93,7 @@ def answer_proven(server: Server) -> list[Effect]:
 
 
 def _answer(server: Server, waiting: WaitingQueries) -> list[Effect]:
-    """Run queries; one that raises is answered with its error and harms nothing (QRY-17)."""
+    """Run queries. A query that raises is answered with its error and harms nothing else (QRY-17)."""
     if waiting.aux is not None:
         return run_aux_call(server, waiting.aux)
     replies: list[Any] = []
@@ -112,34 +108,35 @@ def _answer(server: Server, waiting: WaitingQueries) -> list[Effect]:
 
 
 def run_query(server: Server, payload: bytes) -> Any:
-    """Ask the machine, on the state as of `last_applied`. Raises what the machine raises."""
+    """Run one query on the state as of `last_applied`. Raises what the machine raises."""
     return server.machine.query(server.decode_query(payload), server.machine_state)
 
 
 def machine_query(server: Server, payload: bytes) -> tuple[IndexTerm, Any]:
-    """A local query (QRY-01, QRY-02): how far the machine is, and its answer."""
+    """Run a local query (QRY-01, QRY-02); return the position of the state, and the answer."""
     return IndexTerm(server.last_applied, server.current_term), run_query(server, payload)
 
 
 def describe(error: Exception) -> str:
-    """An error as text for the asker; ours speak for themselves."""
+    """An error as text for the caller. Barque's own errors need no class name."""
     return str(error) if isinstance(error, BarqueError) else f"{type(error).__name__}: {error}"
 
 
-# --- everybody else ------------------------------------------------------------------------
+# --- other members ------------------------------------------------------------------------
 
 
-def refuse_queries(server: Server, queries: Queries) -> Transition:
-    """CMD-14: not here; ask the leader, if we know it. A read did nothing."""
+def refuse_queries(server: Server, queries: Queries) -> list[Effect]:
+    """CMD-14: refuse reads, and name the leader if we know it. A read changes nothing."""
     leader = server.leader_id if server.leader_id != server.id else None
-    refusal = Rejected(
-        queries.origin, queries.first_correlation, len(queries.payloads), Rejection.NOT_LEADER, leader
-    )
-    return server.stay(refusal)
+    return [
+        Rejected(
+            queries.origin, queries.first_correlation, len(queries.payloads), Rejection.NOT_LEADER, leader
+        )
+    ]
 
 
 def take_waiting_queries(server: Server) -> list[WaitingQueries]:
-    """Ra's `process_new_leader_queries` (QRY-14): all who wait for a read; none of them does any more."""
+    """Ra's `process_new_leader_queries` (QRY-14): take all waiting reads away from this leader."""
     role = server.leader_role()
     waiting = [*role.pending_queries, *(role.waiting_queries or ())]
     role.pending_queries, role.waiting_queries = [], None

@@ -1,34 +1,79 @@
-"""Ra's `ra_server` module, name for name (reference page of v2.2), for those who know Ra.
+"""Ra's `ra_server` module, name for name (reference page of v2.2), for readers who know Ra.
 
 Each function is thin: the rules live in the modules of this package. Where something is done in
 another way or elsewhere, the docstring says so. docs/reference/ra-parity.md has the whole list.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from barque.core import aux_machine, queries, release_cursor, replication, step
-from barque.core import overview as _overview
-from barque.core import termination as _termination
+from barque.core import (
+    aux_machine,
+    overview as _overview,
+    queries,
+    replication,
+    snapshots,
+    step,
+    terminating,
+    transitions,
+)
 from barque.core.applying import persist_last_applied as persist_last_applied
-from barque.core.await_condition import handle_await_condition as handle_await_condition
-from barque.core.candidate import handle_candidate as handle_candidate
 from barque.core.effects import Effect
 from barque.core.entries import EntryBatch
 from barque.core.events import ClientDown, NodeEvent, SnapshotSenderDown, Tick
-from barque.core.follower import handle_follower as handle_follower
-from barque.core.leader import handle_leader as handle_leader
 from barque.core.log_contract import Log
-from barque.core.pre_vote import handle_pre_vote as handle_pre_vote
-from barque.core.receive_snapshot import handle_receive_snapshot as handle_receive_snapshot
-from barque.core.roles import WaitingQueries
-from barque.core.server import Environment, RaftState, Server, ServerConfig, Transition
+from barque.core.messages import Message
+from barque.core.roles import RaftState, WaitingQueries
+from barque.core.state import Environment, Server, ServerConfig
 from barque.errors import NotAvailableYet
 from barque.machine.effects import ReleaseCursor
 from barque.machine.machine import AuxKind
 from barque.types import NOWHERE, Index, IndexTerm, ServerId, Term, Uid
 
 Accumulator = TypeVar("Accumulator")
+
+
+class Transition(NamedTuple):
+    """What Ra's handlers return: the next state, and the effects. Ours change the server in place."""
+
+    state: RaftState
+    effects: list[Effect]
+
+
+def _handle(server: Server, message: Message, state: RaftState) -> Transition:
+    assert server.raft_state is state, f"{server.id} is in state {server.raft_state}"
+    effects = step.step(server, message)
+    return Transition(server.raft_state, effects)
+
+
+def handle_leader(server: Server, message: Message) -> Transition:
+    """§3: one message to a leader, its term included (L-1 to L-37)."""
+    return _handle(server, message, RaftState.LEADER)
+
+
+def handle_candidate(server: Server, message: Message) -> Transition:
+    """§4: one message to a candidate (C-1 to C-18)."""
+    return _handle(server, message, RaftState.CANDIDATE)
+
+
+def handle_pre_vote(server: Server, message: Message) -> Transition:
+    """§5: one message to a server in a trial election (P-1 to P-12)."""
+    return _handle(server, message, RaftState.PRE_VOTE)
+
+
+def handle_follower(server: Server, message: Message) -> Transition:
+    """§6: one message to a follower (F-1 to F-21)."""
+    return _handle(server, message, RaftState.FOLLOWER)
+
+
+def handle_receive_snapshot(server: Server, message: Message) -> Transition:
+    """§7: one message to a server that receives a snapshot (S-1 to S-13)."""
+    return _handle(server, message, RaftState.RECEIVE_SNAPSHOT)
+
+
+def handle_await_condition(server: Server, message: Message) -> Transition:
+    """§8: one message to a server that waits for a condition (W-1 to W-6)."""
+    return _handle(server, message, RaftState.AWAIT_CONDITION)
 
 
 def name(cluster_name: str, unique_suffix: str) -> str:
@@ -57,20 +102,18 @@ def recover(server: Server) -> list[Effect]:
 
 
 def process_new_leader_queries(server: Server) -> list[WaitingQueries]:
-    """§9, QRY-14: whoever waits for a consistent read, to be sent to the new leader; the lists are empty
-    then.
-    """
+    """§9, QRY-14: take the waiting consistent reads away, so that the new leader can serve them."""
     return queries.take_waiting_queries(server)
 
 
 def tick(server: Server, now_ms: int) -> list[Effect]:
     """§9, TIME-01: a leader's tick. Ours also repairs what was lost, and looks for its majority."""
-    return handle_leader(server, Tick(now_ms)).effects
+    return step.step(server, Tick(now_ms))
 
 
 def handle_state_enter(server: Server, old: RaftState) -> list[Effect]:
     """§9, CORE-19: what entering the present state brings; `step` calls it after each change of state."""
-    return step.handle_state_enter(server, old)
+    return transitions.handle_state_enter(server, old)
 
 
 def overview(server: Server) -> dict[str, Any]:
@@ -90,12 +133,12 @@ def is_new(server: Server) -> bool:
 
 def is_fully_persisted(server: Server) -> bool:
     """§9, COMMIT-09: whether all of the log is on disk."""
-    return _termination.is_fully_persisted(server)
+    return terminating.is_fully_persisted(server)
 
 
 def is_fully_replicated(server: Server) -> bool:
     """§9, COMMIT-09: whether every member has all that is committed, and knows that it is."""
-    return _termination.is_fully_replicated(server)
+    return terminating.is_fully_replicated(server)
 
 
 def handle_aux(server: Server, kind: AuxKind, command: Any) -> tuple[Any, list[Effect]]:
@@ -127,7 +170,7 @@ def system_config(server: Server) -> ServerConfig:
 
 
 def leader_id(server: Server) -> ServerId | None:
-    """§9: who leads, as far as is known."""
+    """§9: the leader, if the server knows one."""
     return server.leader_id
 
 
@@ -153,7 +196,7 @@ def make_rpcs(server: Server) -> list[Effect]:
 
 def update_release_cursor(server: Server, index: Index, state: Any, **conditions: Any) -> None:
     """§9, SNAP-02, EFF-15: a snapshot may be made. The store writes it; no effects come of it."""
-    release_cursor.update_release_cursor(server, ReleaseCursor(index, state, **conditions))
+    snapshots.update_release_cursor(server, ReleaseCursor(index, state, **conditions))
 
 
 def update_peer(server: Server, peer_id: ServerId, **update: Any) -> None:
@@ -171,12 +214,12 @@ def register_external_log_reader(server: Server) -> None:
 
 def handle_down(server: Server, event: ClientDown | SnapshotSenderDown) -> Transition:
     """§9, MON-02: what was watched is gone. What the log watches is the runtime's affair with us."""
-    return step.HANDLERS[server.raft_state](server, event)
+    return _handle(server, event, server.raft_state)
 
 
 def handle_node_status(server: Server, event: NodeEvent) -> Transition:
     """§9, MON-03: a watched node came or went."""
-    return step.HANDLERS[server.raft_state](server, event)
+    return _handle(server, event, server.raft_state)
 
 
 def terminate(server: Server) -> Index | None:

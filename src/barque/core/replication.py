@@ -1,14 +1,17 @@
-"""What a leader sends to its peers, and when (§3.5; REPL-01 to REPL-12)."""
+"""Replication: what a leader sends to its peers, and when (§3.5, §6.4; REPL-01 to REPL-12, QRY-06 to QRY-12).
+
+`next_index` of a peer moves on when entries are sent, not when they are acknowledged (pipelining), up to
+a limit of entries in flight. Lost messages are found out in two ways: the peer's reply names the index
+that it expects, and a tick asks each peer that owes a reply. An idle cluster sends nothing at all.
+"""
 
 from collections.abc import Sequence
 
 from barque.core.effects import CancelSnapshotRetry, Defer, Effect, SendRpc, SendSnapshot
 from barque.core.entries import EntryBatch
 from barque.core.events import PipelineRpcs
-from barque.core.heartbeats import heartbeats_due
-from barque.core.messages import AppendEntriesRpc
-from barque.core.peers import Peer, PeerStatus
-from barque.core.server import RaftState, Server, Transition
+from barque.core.messages import AppendEntriesRpc, HeartbeatReply, HeartbeatRpc
+from barque.core.state import Peer, PeerStatus, RaftState, Server
 from barque.errors import InvariantViolation
 from barque.types import Index, ServerId
 
@@ -22,7 +25,7 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
     effects: list[Effect] = []
     more = False
     next_index, limit = server.log.next_index(), server.cfg.max_pipeline_count
-    for member, peer in server.peers():
+    for member, peer in server.peers:
         if peer.next_index >= next_index and peer.commit_index_sent >= server.commit_index:
             continue
         if peer.status is not PeerStatus.NORMAL:
@@ -46,7 +49,7 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
 
 
 def has_entries_to_send(server: Server) -> bool:
-    """Whether some peer lacks entries that it could be sent now; a leader only."""
+    """Whether a leader could send entries to some peer now."""
     if server.raft_state is not RaftState.LEADER:
         return False
     next_index, limit = server.log.next_index(), server.cfg.max_pipeline_count
@@ -54,14 +57,14 @@ def has_entries_to_send(server: Server) -> bool:
         peer.next_index < next_index
         and peer.next_index - peer.match_index - 1 < limit
         and peer.status is PeerStatus.NORMAL
-        for _, peer in server.peers()
+        for _, peer in server.peers
     )
 
 
 def make_rpc(server: Server, member: ServerId, peer: Peer, max_entries: int) -> SendRpc | SendSnapshot:
     """The RPC that continues this peer's log, with at most `max_entries` entries.
 
-    Where the log no longer holds what comes before, the snapshot is sent instead (SEND-01).
+    If the log no longer holds the entry before them, send the snapshot instead (SEND-01).
     """
     prev_index = Index(peer.next_index - 1)
     prev_term = server.log.fetch_term(prev_index)
@@ -78,7 +81,7 @@ def make_rpc(server: Server, member: ServerId, peer: Peer, max_entries: int) -> 
 
 
 def send_snapshot(server: Server, member: ServerId, peer: Peer) -> SendSnapshot:
-    """SEND-01: nothing else is sent to this peer until the snapshot is there, or has failed."""
+    """SEND-01: send the snapshot, and nothing else to this peer until it is installed or has failed."""
     meta = server.log.snapshots.current() if server.log.snapshots is not None else None
     if meta is None or peer.next_index > meta.position.index:
         missing = peer.next_index - 1
@@ -91,35 +94,35 @@ def send_snapshot(server: Server, member: ServerId, peer: Peer) -> SendSnapshot:
 def make_rpcs(server: Server) -> list[Effect]:
     """One small RPC to each stale peer, and the heartbeats due; Ra's `make_rpcs` (REPL-10).
 
-    Silent when all peers are in sync. Moves no index: what was lost is found out by the answer.
+    Silent when all peers are in sync. Moves no index: the reply shows what was lost.
     """
     rpcs: list[Effect] = [
         make_rpc(server, member, peer, 1)
-        for member, peer in server.peers()
+        for member, peer in server.peers
         if peer.status is PeerStatus.NORMAL and is_stale(server, peer)
     ]
     return rpcs + heartbeats_due(server)
 
 
-def greet(server: Server, node: str) -> list[Effect]:
-    """A node came within reach: tell its members who leads, and hear how far they are.
+def probe_node(server: Server, node: str) -> list[Effect]:
+    """A node came within reach: send its members an RPC. They hear who leads, and reply how far they are.
 
-    Whoever could not be sent a snapshot is tried again (REPL-23, SEND-07).
+    A member that could not be sent a snapshot is tried again (REPL-23, SEND-07).
     """
     effects: list[Effect] = []
-    for member, peer in server.peers():
+    for member, peer in server.peers:
         if member.node != node or peer.status is PeerStatus.SENDING_SNAPSHOT:
             continue
         effects += _reach_again(member, peer)
-        peer.commit_index = Index(0)  # that may have been an earlier life of its
+        peer.commit_index = Index(0)  # what it told before may be from before a restart
         effects.append(make_rpc(server, member, peer, 1))
     return effects + heartbeats_due(server)
 
 
-def make_all_rpcs(server: Server) -> list[Effect]:
-    """Assert leadership to everybody (ELEC-10)."""
+def broadcast_append(server: Server) -> list[Effect]:
+    """Send an AppendEntries to each peer, to assert our leadership (ELEC-10)."""
     effects: list[Effect] = []
-    for member, peer in server.peers():
+    for member, peer in server.peers:
         if peer.status in (PeerStatus.NORMAL, PeerStatus.SNAPSHOT_BACKOFF):
             effects += _reach_again(member, peer)
             effects.append(make_rpc(server, member, peer, 1))
@@ -127,22 +130,49 @@ def make_all_rpcs(server: Server) -> list[Effect]:
 
 
 def _reach_again(member: ServerId, peer: Peer) -> list[Effect]:
-    """Wait no longer before this peer is sent something."""
+    """End a back-off of this peer."""
     waited = peer.status is PeerStatus.SNAPSHOT_BACKOFF
     peer.status = PeerStatus.NORMAL
     return [CancelSnapshotRetry(member)] if waited else []
 
 
 def is_stale(server: Server, peer: Peer) -> bool:
-    """Whether an answer from this peer is missing, or it does not know yet what is committed.
+    """Whether this peer owes a reply, or has not confirmed our commit index.
 
-    To have told it is not enough: a full channel drops, and who waits for entries does not listen (W-6).
+    That we have sent the commit index is not enough: a full channel drops messages, and a follower that
+    waits for missing entries ignores it (W-6).
     """
     behind = peer.match_index < peer.next_index - 1 or peer.next_index < server.log.next_index()
     return behind or min(peer.commit_index, peer.commit_index_sent) < server.commit_index
 
 
-def on_pipeline_rpcs(server: Server, _message: PipelineRpcs) -> Transition:
+def on_pipeline_rpcs(server: Server, _message: PipelineRpcs) -> list[Effect]:
     """L-16: one round of replication, and another if there is more."""
     rpcs, more = pipelined_rpcs(server)
-    return server.stay(*([Defer(PipelineRpcs())] if more else []), *rpcs)
+    return [Defer(PipelineRpcs()), *rpcs] if more else rpcs
+
+
+# --- heartbeats: proof of leadership for reads, and nothing else (§6.4) ------------------------
+
+
+def heartbeats_due(server: Server) -> list[Effect]:
+    """A heartbeat for each peer that has not answered the newest round, if one is open."""
+    role = server.leader_role()
+    if not role.waiting_queries:
+        return []
+    heartbeat = HeartbeatRpc(server.query_index, server.current_term, server.id)
+    return [
+        SendRpc(member, heartbeat)
+        for member, peer in server.peers
+        if peer.status is PeerStatus.NORMAL and peer.query_index < server.query_index
+    ]
+
+
+def on_heartbeat(server: Server, rpc: HeartbeatRpc) -> list[Effect]:
+    """F-3: confirm that this leader leads our term. The reply carries the question's number (QRY-08)."""
+    return refuse_heartbeat(server, rpc)
+
+
+def refuse_heartbeat(server: Server, rpc: HeartbeatRpc) -> list[Effect]:
+    """F-4: the same reply to a leader of a lower term, which steps down when it reads our term."""
+    return [SendRpc(rpc.leader_id, HeartbeatReply(server.id, rpc.query_index, server.current_term))]

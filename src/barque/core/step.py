@@ -1,50 +1,61 @@
-"""One step of a server: the handler of its state, then what entering a new state brings.
+"""One step of a server: settle the message's term, then let the present role's table handle it.
 
-Same server, same message, same effects. An exception leaves the server unusable; whoever
-runs it must stop it and say why.
+How the core works. A server is one object (`state.Server`) that nothing but `step` changes. `step` takes
+one message and returns effects: values that ask the runtime to send, store, arm a timer or answer a
+client. The core itself reads no clock, draws no random number, and touches no socket or file, so the same
+messages always give the same effects.
+
+1. `terms.settle_term` compares the message's term with ours. It refuses what is old, adopts what is new
+   (leaving the present role for it), and records the leader whose message this is.
+2. The table of the present role handles the message. Tables are total: each role has a row for each
+   message. A handler changes the server's fields, may call a `become_*` function of `transitions`, and
+   returns effects in the order in which they must happen.
+3. If a deletion of the cluster was applied meanwhile, the server begins its end.
+
+An effect list is one order. `PersistTermAndVote` holds back everything behind it until the disk has it, so
+a vote is durable before the reply that grants it leaves. When one message changes the durable pair twice (a
+higher term, then a vote in it), one record says both.
+
+`NextEvent` hands the server a message right after this step, and `Defer` one at the end of the turn. A
+server's own vote, a new leader's noop and a promotion travel this way, so that each is a step of its own.
+
+An exception leaves the server unusable; the runtime stops it and says why.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from barque.core.applying import apply_to, take_callback_effects
+from barque.core.applying import apply_to
 from barque.core.aux_machine import has_aux
-from barque.core.await_condition import handle_await_condition
-from barque.core.candidate import handle_candidate
-from barque.core.commands import on_resume
+from barque.core.await_condition import AWAIT_CONDITION
+from barque.core.candidate import CANDIDATE, PRE_VOTE
 from barque.core.configuration import scan_uncommitted
-from barque.core.effects import Defer, Effect, StartElectionTimeout, StartReceiveTimeout, TimerSpan
-from barque.core.events import PipelineRpcs
-from barque.core.follower import handle_follower
-from barque.core.leader import handle_leader
-from barque.core.membership import promotables_wait
+from barque.core.dispatch import Handler
+from barque.core.effects import Effect, PersistTermAndVote
+from barque.core.follower import FOLLOWER
+from barque.core.leader import LEADER, has_leader_work
 from barque.core.messages import Message
-from barque.core.peers import PeerStatus
-from barque.core.pre_vote import handle_pre_vote
-from barque.core.progress import progress
-from barque.core.receive_snapshot import handle_receive_snapshot
-from barque.core.replication import is_stale
-from barque.core.server import RaftState, Server, Transition
-from barque.core.termination import (
+from barque.core.receive_snapshot import RECEIVE_SNAPSHOT
+from barque.core.roles import RaftState
+from barque.core.state import Server
+from barque.core.terminating import (
+    TERMINATING_FOLLOWER,
+    TERMINATING_LEADER,
     begin_termination,
-    handle_terminating_follower,
-    handle_terminating_leader,
 )
-from barque.core.versions import asks_on_tick
+from barque.core.terms import settle_term
+from barque.core.transitions import become_follower, become_recovered
 from barque.errors import InvariantViolation
-from barque.machine.machine import Machine
-from barque.types import Membership
 
-Handler = Callable[[Server, Message], Transition]
-
-HANDLERS: dict[RaftState, Handler] = {
-    RaftState.LEADER: handle_leader,
-    RaftState.FOLLOWER: handle_follower,
-    RaftState.CANDIDATE: handle_candidate,
-    RaftState.PRE_VOTE: handle_pre_vote,
-    RaftState.AWAIT_CONDITION: handle_await_condition,
-    RaftState.RECEIVE_SNAPSHOT: handle_receive_snapshot,
-    RaftState.TERMINATING_LEADER: handle_terminating_leader,
-    RaftState.TERMINATING_FOLLOWER: handle_terminating_follower,
+TABLES: dict[RaftState, Mapping[type[Any], Handler]] = {
+    RaftState.LEADER: LEADER,
+    RaftState.FOLLOWER: FOLLOWER,
+    RaftState.CANDIDATE: CANDIDATE,
+    RaftState.PRE_VOTE: PRE_VOTE,
+    RaftState.AWAIT_CONDITION: AWAIT_CONDITION,
+    RaftState.RECEIVE_SNAPSHOT: RECEIVE_SNAPSHOT,
+    RaftState.TERMINATING_LEADER: TERMINATING_LEADER,
+    RaftState.TERMINATING_FOLLOWER: TERMINATING_FOLLOWER,
 }
 """The states that take messages."""
 ENDING = (
@@ -57,86 +68,54 @@ ENDING = (
 
 
 def step(server: Server, message: Message) -> list[Effect]:
-    """Handle one message. The effects are to be performed in their order."""
-    old = server.raft_state
-    handler = HANDLERS.get(old)
-    if handler is None:
-        raise InvariantViolation(f"{server.id}: no messages are handled in state {old}")
-    new, effects = handler(server, message)
-    if server.deleted and new not in ENDING:
-        ending = begin_termination(server, new)
-        new, effects = ending.state, [*effects, *ending.effects]
-    if new is not old:
-        server.raft_state = new
-        effects = effects + handle_state_enter(server, old)
+    """Handle one message. Perform the effects in their order."""
+    if server.raft_state not in TABLES:
+        raise InvariantViolation(f"{server.id}: no messages are handled in state {server.raft_state}")
+    settled: list[Effect] = []
+    if not settle_term(server, message, settled):
+        return settled
+    effects = TABLES[server.raft_state][type(message)](server, message)
+    if settled:
+        effects = _store_once(settled + effects)
+    if server.deleted and server.raft_state not in ENDING:
+        effects = effects + begin_termination(server)
+    return effects
+
+
+def _store_once(effects: list[Effect]) -> list[Effect]:
+    """Store the newest (term, vote) of this step, in the place of the first: it guards all that follows."""
+    records = [at for at, effect in enumerate(effects) if type(effect) is PersistTermAndVote]
+    if len(records) > 1:
+        newest = effects[records[-1]]
+        for at in reversed(records[1:]):
+            del effects[at]
+        effects[records[0]] = newest
     return effects
 
 
 def recover(server: Server) -> list[Effect]:
-    """Ra's `recover` (§1): apply what was known to be applied, quietly, and become a follower.
+    """Ra's `recover` (§1): apply the entries that were known to be applied, then become a follower.
 
-    Machine effects and replies of that time were performed then; they are dropped (CORE-04).
+    Their machine effects and replies were performed before the restart, so they are dropped (CORE-04).
     """
     assert server.raft_state is RaftState.RECOVER
     server.start_machine()
     apply_to(server, server.commit_index)
     scan_uncommitted(server)
     server.commit_latency_ms = 0
-    if server.deleted:  # we had applied the end, and did not live to act on it
-        server.raft_state, effects = begin_termination(server, RaftState.FOLLOWER)
-        return effects
-    server.raft_state = RaftState.RECOVERED
-    effects = _machine_enters(server)
-    server.raft_state = RaftState.FOLLOWER
-    return effects + handle_state_enter(server, RaftState.RECOVERED)
-
-
-def handle_state_enter(server: Server, old: RaftState) -> list[Effect]:
-    """Ra's `handle_state_enter`: timers of the new state, then the machine's wishes (ELEC-18)."""
-    effects: list[Effect] = []
-    match server.raft_state:
-        case RaftState.FOLLOWER:
-            for peer in server.cluster.values():
-                peer.status = PeerStatus.NORMAL  # CORE-17
-            # ELEC-20: a new member waits to be asked. One that has known a term does not: it may have
-            # led, and lost what it had not synced, and the others may wait for it.
-            if server.log.next_index() > 1 or server.current_term > 0:
-                span = TimerSpan.SHORT if old is RaftState.RECOVERED else TimerSpan.LONG
-                effects.append(StartElectionTimeout(span))
-        case RaftState.PRE_VOTE:
-            effects.append(StartElectionTimeout())
-        case RaftState.CANDIDATE:
-            effects.append(StartElectionTimeout(TimerSpan.SHORT))
-        case RaftState.LEADER if old is RaftState.AWAIT_CONDITION:
-            # Back from waiting: what became durable meanwhile counts now.
-            effects += [*progress(server), Defer(PipelineRpcs()), *on_resume(server)]
-        case RaftState.LEADER:
-            server.cluster_change_permitted = False  # until this term's noop is applied
-        case RaftState.RECEIVE_SNAPSHOT:
-            effects.append(StartReceiveTimeout(server.cfg.receive_snapshot_timeout_ms))
-        case _:
-            pass
-    return effects + _machine_enters(server)
-
-
-def _machine_enters(server: Server) -> list[Effect]:
-    return take_callback_effects(server.machine.state_enter(str(server.raft_state), server.machine_state))
+    if server.deleted:  # the deletion was applied, and the process died before it acted on it
+        return begin_termination(server)
+    return [*become_recovered(server), *become_follower(server)]
 
 
 def has_unfinished_business(server: Server) -> bool:
-    """Whether a tick could do anything: an idle server needs none (design: idle costs nothing)."""
-    if server.raft_state is RaftState.TERMINATING_LEADER:
-        return True
-    if has_aux(server) and server.raft_state in (RaftState.LEADER, RaftState.FOLLOWER):
-        return True
-    if server.raft_state is not RaftState.LEADER:
-        return False
-    if server.membership is not Membership.VOTER:
-        return True  # it hands over, or asks again whom it asked
-    role = server.leader_role()
-    if type(server.machine).tick is not Machine.tick:
-        return True
-    waiting = bool(role.waiting_queries or role.pending_queries or role.low_priority)
-    if waiting or any(is_stale(server, peer) for _, peer in server.peers()):
-        return True
-    return promotables_wait(server) or asks_on_tick(server)
+    """Whether a tick could do anything. An idle server needs none, and so costs nothing (design §5)."""
+    reason = _UNFINISHED.get(server.raft_state)
+    return reason is not None and reason(server)
+
+
+_UNFINISHED: dict[RaftState, Callable[[Server], bool]] = {
+    RaftState.LEADER: lambda server: has_aux(server) or has_leader_work(server),
+    RaftState.FOLLOWER: has_aux,
+    RaftState.TERMINATING_LEADER: lambda _server: True,
+}

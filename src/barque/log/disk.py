@@ -1,6 +1,6 @@
 """The seam to the operating system's files: no other code in Barque opens one.
 
-`OsDisk` is the one production implementation; the simulator's is `barque.testing.disk`.
+`OsDisk` is the one production implementation; the simulator's is `barque.testing.sim.disk`.
 Both raise `OSError` as the system does: what a failure means is for their callers to say.
 """
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from barque.core.entries import EntryBatch
+from barque.core.log_contract import Snapshots
 from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
-from barque.core.snapshots import Snapshots
 from barque.errors import WalDown
 from barque.log.memtable import Memtable
 from barque.log.wal import Wal

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from barque.config import NodeConfig
-from barque.core.commands import best_successor
 from barque.core.messages import ElectionTimeout, TransferLeadership
-from barque.core.server import RaftState
+from barque.core.state import RaftState
+from barque.core.transfer import best_successor
 from barque.errors import (
     BarqueError,
     ConfigurationError,
@@ -260,7 +260,7 @@ class Admin:
         process = self._system.processes.get(name)
         if process is None or process.cluster_id != cluster_id or not uids:
             return
-        met = max(process.server.current_term, process.server.cfg.joined_at.term)
+        met = max(process.server.current_term, process.server.cfg.min_vote_position.term)
         if process.uid not in uids.values() and met <= term:
             self._system.delete(process, "its cluster has another member here", whole_cluster=False)
 

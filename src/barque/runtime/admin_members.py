@@ -22,7 +22,7 @@ from barque.core.messages import (
     RemoteMessage,
 )
 from barque.core.overview import members_info
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.errors import (
     AlreadyMember,
     BarqueError,
@@ -39,10 +39,10 @@ from barque.runtime.directory import new_uid
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.error_mapping import CHANGE_UNDER_WAY
-from barque.runtime.node_rpc import fail
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.system import System
+from barque.transport.answers import fail
 from barque.types import ClientRef, Membership, ReplyMode, ServerId, Uid
 
 _POLL_S = 0.02
@@ -341,7 +341,7 @@ class MemberAdmin:
         if process is None:
             raise UnknownCluster(f"no member of {cluster!r} runs on node {self._name}")
         server, deadline = process.server, self._deadline(arguments)
-        lost = [str(member) for member, _ in server.peers()]
+        lost = [str(member) for member, _ in server.peers]
         left = deadline - self._clock.monotonic()
         await self._ask(server.id, process.handle, ForceMemberChange, left)
         leads = await self._until(lambda: is_settled(server), deadline)

@@ -15,10 +15,11 @@ from barque.core.effects import Rejection
 from barque.errors import BarqueError, InvalidCommand, ProtocolError, Stopped
 from barque.runtime.command_submitter import Done
 from barque.runtime.error_mapping import describe_refusal
-from barque.runtime.node_rpc import NodeRpc, error_named
+from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.pending_requests import PendingRequest, Receiver
 from barque.runtime.reply_encoding import encode_in_parts, values_of
 from barque.runtime.requests import REQUEST_COMMANDS_MAX, RequestRouter
+from barque.transport.answers import error_named
 from barque.transport.contract import ClientConnectionHandle
 from barque.transport.wire import (
     ClientAnswer,
@@ -293,11 +294,11 @@ class InProcessSession:
         count: int,
         error: str,
         text: str,
-        _leader: ServerId | None,
+        leader: ServerId | None,
     ) -> None:
         """See `Session`."""
         assert request.receiver is not None
-        self._outbox.append((request.receiver.failed, (offset, count, error_named(error, text))))
+        self._outbox.append((request.receiver.failed, (offset, count, error_named(error, text, leader))))
 
     def notify(self, cluster: str, message: msgspec.Raw) -> None:
         """A machine's message has come for the clients of this node."""

@@ -32,8 +32,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from barque.core.configuration import was_removed
-from barque.core.effects import Applied, Rejected, Rejection
+from barque.core.effects import Applied, Rejected, Rejection, refuse_commands
 from barque.core.messages import (
     AuxCommand,
     Commands,
@@ -44,8 +43,7 @@ from barque.core.messages import (
     RemoteMessage,
     TransferLeadership,
 )
-from barque.core.senders import SENDER_OF
-from barque.core.server import refuse_commands
+from barque.core.terms import SENDER_OF, was_removed
 from barque.runtime import identity
 from barque.runtime.clock import Clock
 from barque.runtime.directory import Directory

@@ -130,7 +130,7 @@ class EffectSink:
     def server_stopped(self, process: ServerProcess) -> None:
         """Tell the other members at once, so that they need not wait for a timeout."""
         server = process.server
-        members = tuple(member for member, _ in server.peers())
+        members = tuple(member for member, _ in server.peers)
         for member in members:
             self._dispatcher.send(member, ServerDown(server.id, connected=True), process)
         self._stopped[server.id] = StoppedServer(members, process.cluster_id, process.uid)
@@ -168,5 +168,5 @@ class EffectSink:
         """Tell followers that missed the deletion of their cluster; they would wait for this leader."""
         server = process.server
         if server.leader_id == server.id:
-            for member, _ in server.peers():
+            for member, _ in server.peers:
                 self._dispatcher.notify_removed(member.node, MemberRemoved(process.cluster_id))

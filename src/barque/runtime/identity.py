@@ -11,7 +11,7 @@ import enum
 
 from barque.core.configuration import is_removed, recognises
 from barque.core.messages import RemoteMessage
-from barque.core.senders import ASKS_FOR_VOTES, admits
+from barque.core.terms import ASKS_FOR_VOTES, admits
 from barque.runtime.server_process import ServerProcess
 from barque.types import ServerId, Uid
 

@@ -8,7 +8,7 @@ servers that follow a leader there, the machines that watch the node, and the re
 import logging
 
 from barque.config import TimeConfig
-from barque.core.commitment import is_established
+from barque.core.configuration import is_established
 from barque.core.messages import NodeStatus, ServerDown
 from barque.runtime.clock import Clock
 from barque.runtime.dispatcher import Dispatcher

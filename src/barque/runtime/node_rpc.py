@@ -5,9 +5,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from barque import errors
-from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
+from barque.errors import BarqueError, Refused
 from barque.runtime.reply_encoding import encode_or_why
+from barque.transport.answers import error_named, fail, unanswered
 from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
 
 logger = logging.getLogger("barque.node_rpc")
@@ -17,29 +17,6 @@ _STOPPING = "the node is stopping"
 _TASKS_MAX = 1_000
 _ANSWER_S = 10.0
 """How long an answer waits for a connection; the caller has given up by then."""
-
-
-def error_named(name: str, text: str) -> BarqueError:
-    """The error that another process described. An unknown name is a plain `Refused`."""
-    kind = getattr(errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, BarqueError):
-        return kind(text)
-    return Refused(f"{name}: {text}")
-
-
-READING_VERBS = frozenset(("ping", "nodes", "local_report", "status", "members", "overview", "member_list"))
-"""The administrative verbs that change nothing; any other may have happened although no answer came."""
-
-
-def unanswered(verb: str, text: str) -> BarqueError:
-    """The outcome of a call that was sent and not answered: unknown, unless the verb changes nothing."""
-    return QueryTimeout(text) if verb in READING_VERBS else OutcomeUnknown(text)
-
-
-def fail(future: "asyncio.Future[Any]", error: Exception) -> None:
-    """Let a future fail. Its waiter may be gone, with its loop: then nobody needs a log line about it."""
-    future.set_exception(error)
-    future.exception()
 
 
 class NodeRpc:
@@ -79,6 +56,8 @@ class NodeRpc:
                         raise Refused(f"node {node} is not connected")
                     await self._connection(node)
                 return await future
+        except BarqueError:
+            raise  # what the node answered; a `QueryTimeout` is a `TimeoutError`, too
         except TimeoutError:
             raise unanswered(verb, f"node {node} did not answer {verb!r} in {timeout_s:.1f} s") from None
         finally:

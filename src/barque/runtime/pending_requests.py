@@ -7,41 +7,11 @@ from typing import Any, Protocol
 import msgspec
 
 from barque.errors import BarqueError
+from barque.transport.answers import UnansweredRanges
 from barque.types import ReplyMode, ServerId, Term
 
 BATCH_COMMANDS_MAX = 4_096
 BATCH_BYTES_MAX = 4 * 1024 * 1024
-
-
-class UnansweredRanges:
-    """Which of `count` consecutive items have no answer yet.
-
-    Answers do not come in order: two leaders in turn may answer parts of a batch, and the answers of the
-    first may be lost.
-    """
-
-    __slots__ = ("_open",)
-
-    def __init__(self, count: int) -> None:
-        self._open = [(0, count)]  # (first, behind the last), ascending
-
-    def __bool__(self) -> bool:
-        """Whether any item is unanswered."""
-        return bool(self._open)
-
-    def close(self, first: int, count: int) -> list[tuple[int, int]]:
-        """Mark items as answered; return those that were unanswered until now, as (first, count)."""
-        found: list[tuple[int, int]] = []
-        left: list[tuple[int, int]] = []
-        for start, end in self._open:
-            low, high = max(start, first), min(end, first + count)
-            if low >= high:
-                left.append((start, end))
-                continue
-            found.append((low, high - low))
-            left += [(a, b) for a, b in ((start, low), (high, end)) if a < b]
-        self._open = left
-        return found
 
 
 class Receiver(Protocol):

@@ -58,9 +58,8 @@ from barque.core.messages import (
     SnapshotRetryTimeout,
     SnapshotSenderDown,
 )
-from barque.core.release_cursor import make_checkpoint, update_release_cursor
-from barque.core.server import RaftState
-from barque.core.snapshot_sending import SnapshotSender
+from barque.core.snapshots import SnapshotSender, make_checkpoint, update_release_cursor
+from barque.core.state import RaftState, Server
 from barque.errors import InvariantViolation
 from barque.machine.effects import (
     Append,
@@ -406,11 +405,11 @@ class Performer:
     def state_changed(self, process: ServerProcess, old: RaftState, old_leader: ServerId | None) -> None:
         """End the timers of the old state, before the effects of the transition (semantics §10.2)."""
         server = process.server
+        if _ends_leadership(old, server):
+            self._cancel_machine_timers(process)
         if server.raft_state is not old:
             self._timers.cancel((process, "election"))
             self._timers.cancel((process, "condition"))
-            if _ends_leadership(old, server.raft_state):
-                self._cancel_machine_timers(process)
             if server.raft_state is RaftState.CANDIDATE:
                 process.counters.elections += 1
             logger.info(
@@ -456,13 +455,11 @@ def timer_spans(times: TimeConfig) -> dict[TimerSpan, tuple[int, int]]:
     }
 
 
-def _ends_leadership(old: RaftState, new: RaftState) -> bool:
-    """Whether leadership ends here, and with it the machine's timers and monitors (TIME-06).
-
-    A leader that waits may go on to lead.
-    """
-    leading = (RaftState.LEADER, RaftState.AWAIT_CONDITION)
-    return old in leading and new not in leading
+def _ends_leadership(old: RaftState, server: Server) -> bool:
+    """Whether a leadership has ended, and with it the timers of its machine (TIME-06)."""
+    if old not in (RaftState.LEADER, RaftState.AWAIT_CONDITION):
+        return False
+    return server.leadership() is None or server.raft_state is RaftState.TERMINATING_LEADER
 
 
 def _reads_here(process: ServerProcess, effect: ReadLog) -> bool:

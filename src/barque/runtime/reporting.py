@@ -3,8 +3,9 @@
 import os
 from typing import Any, Protocol
 
+from barque.core.configuration import may_change
 from barque.core.roles import WaitingRole
-from barque.core.server import RaftState
+from barque.core.state import RaftState
 from barque.runtime.clock import Clock
 from barque.runtime.liveness import Liveness
 from barque.runtime.requests import RequestRouter
@@ -134,7 +135,7 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
         "cluster_id": server.cfg.cluster_id,
         "uid": server.cfg.uid,
         "voted_for": str(server.voted_for) if server.voted_for else None,
-        "cluster_change_permitted": server.cluster_change_permitted,
+        "cluster_change_permitted": may_change(server),
         "machine": {
             "type": type(machine).__name__,
             "version": machine.version,
@@ -153,7 +154,7 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
                 "voter": peer.voter,
                 "uid": peer.uid,
             }
-            for member, peer in server.peers()
+            for member, peer in server.peers
         }
         if server.raft_state is RaftState.LEADER
         else {},

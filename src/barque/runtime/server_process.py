@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from barque.core import invariants
 from barque.core.effects import Effect, NextEvent
 from barque.core.messages import (
-    NEWS,
+    LIVENESS_EVENTS,
     AppendEntriesReply,
     AppendEntriesRpc,
     AuxCommand,
@@ -22,7 +22,7 @@ from barque.core.messages import (
     Queries,
     Tick,
 )
-from barque.core.server import RaftState, Server
+from barque.core.state import RaftState, Server
 from barque.core.step import has_unfinished_business, recover, step
 from barque.runtime.counters import ServerCounters
 from barque.types import ServerId, Uid
@@ -115,7 +115,7 @@ class ServerProcess:
         if self._busy:
             self.enqueue(message)
             return
-        if self.held is not None and isinstance(message, NEWS):
+        if self.held is not None and isinstance(message, LIVENESS_EVENTS):
             self.held.append(NextEvent(message))
             return
         self._step(message)

@@ -8,7 +8,7 @@ from typing import Any
 from barque.config import LogConfig, TimeConfig
 from barque.core.applying import persist_last_applied
 from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
-from barque.core.server import RaftState, Server, ServerConfig
+from barque.core.state import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, Damaged, StorageError
 from barque.log.disk import Disk
 from barque.log.storage import Storage, StorageConfig
@@ -197,7 +197,7 @@ class System:
             cluster_id=record.cluster_id,
             membership=Membership(record.membership),
             initial_members=record.initial_members,
-            joined_at=record.joined_at,
+            min_vote_position=record.joined_at,
             initial_uids={m: u for m in record.initial_members if (u := record.initial_uids.get(str(m)))},
             machine=self._machine(record.machine),
             machine_args=record.arguments,

@@ -1,12 +1,10 @@
-"""Clusters for tests: by hand, as core servers on virtual time, or whole nodes from one seed. Public.
+"""Tests of clusters in one process: for people who write machines, logs or transports. Public.
 
-May import everything but the command line. Read in this order: `memory_log`, `core_cluster`, `scenarios`
-and `scripts` (core servers moved by hand), `search` (all interleavings); `core_world`, `core_simulator`,
-`small_worlds` (core servers on virtual time); then the simulator of whole nodes: `loop` and `clock`, `disk`
-and `process_disk`, `network`, `host` and `workload`, `nemesis`, `swarm` and `rot` (faults), `simulator`,
-`shrink`; `checkers`, `lookout` and `history` judge, `transcript` records. `mutants` plants bugs, `rings`
-looks for them. `records`, `models` and `linearizability` judge histories of any origin; `chaos` makes
-them with real processes. For users: `determinism`, `conformance` and the pytest `plugin`.
+May import everything but the command line. Read `plugin` (the pytest fixtures), `determinism` (does a machine
+do the same everywhere), `conformance` (suites for a log or a transport of one's own) and `simulate` (clusters
+on virtual time, from a seed). Below them, in this order: `core/` runs core servers without a node, `sim/`
+runs whole nodes on virtual time, `faults/` says what goes wrong, `checkers/` judges what happened, and
+`chaos/` does all of this to real processes.
 
-Never: shares code with what it checks.
+Never: shares code with what it checks; is imported by production code.
 """

@@ -1,6 +1,6 @@
-"""Suites for parts of one's own: subclass one in a test module, say how to make the part, and pytest runs it.
+"""Test suites for a log or a transport of your own. Subclass one in a test module; pytest runs it.
 
-`LogSuite` demands what the core needs of a `Log`; `TransportSuite` what a node needs of a `Transport`.
+`LogSuite` tests what the core relies on in a `Log`, `TransportSuite` what a node relies on in a `Transport`.
 docs/how-to/test-my-machine.md shows both.
 """
 
@@ -20,16 +20,16 @@ _ALL = 1 << 30
 
 
 def entries(first: int, term: int = 1, count: int = 1) -> EntryBatch:
-    """A batch of `count` entries from `first` on."""
+    """A batch of `count` entries that starts at index `first`."""
     return EntryBatch(Index(first), Term(term), count, 0, encode_body([b"\xa1x"] * count))
 
 
 class LogSuite(ABC):
-    """Subclass it as `class TestMyLog(LogSuite)`."""
+    """Tests of a log. Subclass it as `class TestMyLog(LogSuite)`."""
 
     @abstractmethod
     def make(self) -> tuple[Log, Callable[[], list[LogEvent]]]:
-        """A new, empty log, and what makes its writes durable and returns the events of that, in order."""
+        """Return an empty log, and a function that makes its writes durable and returns their events."""
 
     @staticmethod
     def _sync(log: Log, sync: Callable[[], list[LogEvent]]) -> None:
@@ -37,14 +37,14 @@ class LogSuite(ABC):
             log.handle_event(event)
 
     def test_an_empty_log(self) -> None:
-        """It ends nowhere; position 0 has term 0, and no other has one."""
+        """An empty log ends at position 0. Position 0 has term 0; no other position has a term."""
         log, _ = self.make()
         assert (log.last_index_term(), log.last_written(), log.next_index()) == (NOWHERE, NOWHERE, 1)
         assert (log.fetch_term(Index(0)), log.fetch_term(Index(1))) == (0, None)
         assert log.read(Index(1), Index(9), _ALL, _ALL) == []
 
     def test_entries_are_there_at_once_and_durable_later(self) -> None:
-        """What is appended can be read; it counts as written when its event has been handled."""
+        """An appended entry can be read at once. It counts as written when the log has handled its event."""
         log, sync = self.make()
         log.append(entries(1, count=3))
         assert (log.last_index_term(), log.last_written()) == (IndexTerm(Index(3), Term(1)), NOWHERE)
@@ -52,7 +52,7 @@ class LogSuite(ABC):
         assert log.last_written() == log.last_index_term()
 
     def test_an_overlapping_write_replaces_and_lowers(self) -> None:
-        """What lies at and above the first new entry is gone, and no longer counts as written, at once."""
+        """A write at an existing index replaces all entries from there on, and lowers what is written."""
         log, sync = self.make()
         log.append(entries(1, count=4))
         self._sync(log, sync)
@@ -63,7 +63,7 @@ class LogSuite(ABC):
         assert log.last_written() == IndexTerm(Index(3), Term(2))
 
     def test_a_late_event_confirms_nothing_that_is_gone(self) -> None:
-        """An event of another term, or of another server, is dropped."""
+        """The log ignores an event that names another term, or another server."""
         log, sync = self.make()
         log.append(entries(1))
         self._sync(log, sync)
@@ -75,7 +75,7 @@ class LogSuite(ABC):
         assert log.last_written().index == 1
 
     def test_forgetting_a_tail(self) -> None:
-        """`set_last_index` shortens the log, and what counts as written with it."""
+        """`set_last_index` shortens the log and lowers what counts as written."""
         log, sync = self.make()
         log.append(entries(1, count=5))
         self._sync(log, sync)
@@ -86,7 +86,7 @@ class LogSuite(ABC):
         assert log.last_index_term() == NOWHERE
 
     def test_reads_are_bounded_and_consecutive(self) -> None:
-        """At least one batch, no more than the bounds, nothing beyond the end."""
+        """A read returns at least one batch, keeps its bounds, and never goes beyond the end."""
         log, _ = self.make()
         log.append(entries(1, count=4))
         log.append(entries(5, count=4))
@@ -104,7 +104,7 @@ class LogSuite(ABC):
 
 
 class Heard:
-    """A handler that remembers what its transport told it (`TransportHandler`)."""
+    """A handler that records what its transport reports (`TransportHandler`)."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, Envelope]] = []
@@ -131,11 +131,11 @@ class Heard:
 
 
 class TransportSuite(ABC):
-    """Subclass it as `class TestMyTransport(TransportSuite)`; its tests are coroutines without fixtures."""
+    """Tests of a transport. Subclass it as `class TestMyTransport(TransportSuite)`."""
 
     @abstractmethod
     async def make(self, name: str, peer: str, incarnation: int, handler: TransportHandler) -> Transport:
-        """A transport of node `name`, started or to be started, that knows how to reach `peer`."""
+        """Return a transport of node `name`, started or not, that knows how to reach `peer`."""
 
     async def _pair(self) -> tuple[Transport, Transport, Heard, Heard]:
         heard = Heard(), Heard()
@@ -152,7 +152,7 @@ class TransportSuite(ABC):
             if condition():
                 return
             await asyncio.sleep(0.005)
-        raise AssertionError("waited in vain")
+        raise AssertionError("the expected event did not happen in time")
 
     @staticmethod
     def _message(term: int) -> LeaderIs:
@@ -162,7 +162,7 @@ class TransportSuite(ABC):
         asyncio.run(work())
 
     def test_messages_arrive_in_order(self) -> None:
-        """What one node sends another on a link that stays up arrives once, in its order."""
+        """Messages from one node to another on a link that stays up arrive once, in order."""
 
         async def work() -> None:
             one, other, _, heard = await self._pair()
@@ -195,7 +195,7 @@ class TransportSuite(ABC):
         self._run(work)
 
     def test_a_peer_that_is_gone_is_told_of_and_refused(self) -> None:
-        """When a peer stops, its handler hears of it, and messages to it are dropped with False."""
+        """When a peer stops, the transport tells the handler, and `send` to that peer returns False."""
 
         async def work() -> None:
             one, other, heard, _ = await self._pair()
@@ -208,7 +208,7 @@ class TransportSuite(ABC):
         self._run(work)
 
     def test_a_peer_that_comes_back_is_a_new_incarnation(self) -> None:
-        """The handler learns which incarnation it is connected to."""
+        """The handler learns the incarnation of the peer that it is connected to."""
 
         async def work() -> None:
             one, other, heard, _ = await self._pair()

@@ -1,9 +1,9 @@
-"""Does a machine do the same everywhere? Members that do not are the one fault that Raft cannot repair.
+"""Check that a machine does the same on every member. Raft cannot repair members that do different things.
 
-`check_machine` applies commands twice in this process and once in each of two others, with different hash
-seeds, and compares replies and states after every command. `simulate_machine` runs the machine on three
-members whose links, disks and processes fail, and compares the members with each other and with a replay.
-The usual culprits: `time`, `random`, `uuid`, the order of a set, `id()`, `hash()`.
+`check_machine` applies the commands twice in this process, and once in each of two processes with other hash
+seeds. It compares replies and states after every command. `simulate_machine` runs the machine on members
+whose links, disks and processes fail, and compares the members with each other and with a replay.
+The usual culprits are `time`, `random`, `uuid`, the order of a set, `id()` and `hash()`.
 """
 
 import ast
@@ -12,39 +12,35 @@ import inspect
 import os
 import subprocess  # other processes have other hash seeds
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from barque.core.entries import EntryKind, decode_head, payloads_of
 from barque.errors import BarqueError
 from barque.machine.machine import CommandMeta, Machine
 from barque.runtime.machines import load_machines
-from barque.testing.checkers import Violation
-from barque.testing.core_simulator import CoreReport, CoreSimulation
-from barque.testing.core_swarm import CoreScenario, draw_core_scenario
-from barque.testing.core_world import CoreWorld
-from barque.testing.history import Operation
+from barque.testing.core.machine_simulator import Make, simulate_machine as simulate_machine
 from barque.types import NOBODY, Index, ReplyMode, Term
 
-Make = Callable[[], Machine[Any]]
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 CULPRITS = ("time", "random", "uuid", "secrets", "datetime", "os.urandom", "id", "hash", "set", "frozenset")
 _CHILD = "from barque.testing.determinism import child; child()"
 
 
 class NotDeterministic(BarqueError):
-    """A machine did two things for one command. The message names the command and both outcomes."""
+    """A machine had two outcomes for one command. The message names the command and both outcomes."""
 
 
 def check_machine(make: Make | str, commands: Sequence[Any], *, other_processes: bool = True) -> int:
-    """Apply these commands to fresh machines and compare; returns how many were compared.
+    """Apply the commands to fresh machines and compare the outcomes; return how many it compared.
 
-    `make` returns a new machine; or it is the path `package.module:Class`, and must be one (or a class that
-    can be imported) for `other_processes`. Replies and states must be what msgspec encodes to MessagePack.
-    Raises `NotDeterministic`, with the suspicious lines of the machine's source; `TypeError` for a state that
-    cannot be encoded.
+    `make` is a function that returns a new machine, or the path `package.module:Class`. With
+    `other_processes` it must be a path, or a class at the top level of a module, because the other processes
+    import it. msgspec must be able to encode replies and states to MessagePack.
+
+    Raises `NotDeterministic`, with the suspicious lines of the machine's source, if outcomes differ;
+    `TypeError` if a state cannot be encoded or another process cannot run the machine.
     """
     path = make if isinstance(make, str) else _path_of(make)
     factory: Make = (lambda: load_machines({"it": path})["it"]) if isinstance(make, str) else make
@@ -59,7 +55,7 @@ def check_machine(make: Make | str, commands: Sequence[Any], *, other_processes:
 
 
 def _outcomes(machine: Machine[Any], commands: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """After each command: a hash of reply and state, and both for people."""
+    """Yield after each command a hash of reply and state, and both as text."""
     state = machine.init({})
     for number, command in enumerate(commands, start=1):
         plain = msgspec.msgpack.decode(_encode(command), type=machine.command_type)
@@ -93,7 +89,7 @@ def _path_of(make: Make) -> str:
 
 
 def _elsewhere(path: str, commands: Sequence[Any], hash_seed: str) -> list[tuple[str, str]]:
-    """The outcomes in a process of its own."""
+    """Compute the outcomes in a process of its own."""
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
     job = _encode([path, list(commands)])
     done = subprocess.run(  # noqa: S603  # this very Python
@@ -109,14 +105,14 @@ def _elsewhere(path: str, commands: Sequence[Any], hash_seed: str) -> list[tuple
 
 
 def child() -> None:
-    """What the other process does: read a job, write the outcomes."""
+    """Run in the other process: read a job from stdin, write the outcomes to stdout."""
     path, commands = msgspec.msgpack.decode(sys.stdin.buffer.read())
     machine = load_machines({"it": path})["it"]
     sys.stdout.buffer.write(_encode(list(_outcomes(machine, commands))))
 
 
 def _suspects(machine: Machine[Any]) -> list[str]:
-    """Lines of the machine's class that use what differs between processes."""
+    """List the lines of the machine's class that use something that differs between processes."""
     kind: type = type(machine)
     try:
         lines, first = inspect.getsourcelines(kind)
@@ -130,60 +126,3 @@ def _suspects(machine: Machine[Any]) -> list[str]:
             if name in CULPRITS or name.split(".")[0] in CULPRITS:
                 found[node.lineno] = f"{kind.__module__}:{first + node.lineno - 1}: {name}"
     return [found[line] for line in sorted(found)]
-
-
-class _MachineSimulation(CoreSimulation):
-    """A world of a user's machine: commands in their order, again and again, and no reads."""
-
-    def __init__(self, seed: int, scenario: CoreScenario, make: Make, commands: Sequence[Any]) -> None:
-        super().__init__(seed, scenario)
-        self.make = make
-        self.commands = commands
-        self.world = CoreWorld(scenario.world, self.world.rng, machine=make())
-        self.submitted = 0
-
-    def _work(self) -> None:
-        if not self.over:
-            self.world.after(self.rng.expovariate(self.scenario.operations_a_s), self._work)
-            for member in self.world.leaders()[:1]:
-                self._append(member.id.name)
-
-    def _append(self, name: str) -> Operation:
-        self.submitted += 1
-        return self.world.submit(name, self.commands[self.submitted % len(self.commands)])
-
-    def _judge(self) -> Violation | None:
-        """Equal members, and each equal to a fresh machine that replays the committed commands."""
-        self.world.cluster.witness.check_logs()
-        servers = self.world.servers()
-        expected = self._replay() if self.make().version == 0 else servers[0].machine_state
-        wanted = _encode(expected)
-        if any(_encode(server.machine_state) != wanted for server in servers):
-            shown = (f"expected: {expected!r}", *(f"{s.id}: {s.machine_state!r}" for s in servers))
-            text = "equal logs, different machines"
-            return Violation("same state (I18)", text, tuple(line[:500] for line in shown))
-        return None
-
-    def _replay(self) -> Any:
-        machine, time_ms = self.make(), 0
-        state = machine.init({})
-        for entry, _ in self.world.cluster.witness.committed:
-            head = decode_head(entry.body)
-            time_ms = max(time_ms, entry.timestamp_ms)
-            if head.kind is not EntryKind.USER:
-                continue
-            [payload] = payloads_of(entry.body, 1, head)
-            command = msgspec.msgpack.decode(payload, type=machine.command_type)
-            meta = CommandMeta(entry.first_index, entry.term, 0, time_ms, head.origin, head.reply_mode)
-            state = machine.apply(meta, command, state)[0]
-        return state
-
-
-def simulate_machine(make: Make, commands: Sequence[Any], seed: int) -> CoreReport:
-    """Run a machine on core servers under the faults of a seed; `report.violation` says what went wrong.
-
-    The commands are sent one after the other, over and over. Members are compared with each other and, for
-    machines of version 0, with a replay. Timers of the machine are not run.
-    """
-    scenario = msgspec.structs.replace(draw_core_scenario(seed), duration_s=5.0)
-    return _MachineSimulation(seed, scenario, make, commands).run()

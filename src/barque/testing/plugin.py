@@ -1,6 +1,7 @@
 """The pytest plugin of Barque: fixtures for people who test their own machines.
 
-Installed with Barque; pytest finds it by its entry point. It imports nothing until a fixture is used.
+pytest finds the plugin by its entry point once Barque is installed. The plugin imports nothing until a test
+uses a fixture.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--barque-seeds N`: how many seeds `simulated_machine` runs; 10 unless told."""
+    """Add `--barque-seeds N`: how many seeds `simulated_machine` runs. The default is 10."""
     parser.addoption("--barque-seeds", type=int, default=10, help="seeds that simulated_machine runs")
 
 
@@ -24,9 +25,10 @@ def deterministic_machine() -> Callable[..., int]:
 
 @pytest.fixture
 def simulated_machine(request: pytest.FixtureRequest) -> Callable[[Callable[[], Any], Sequence[Any]], int]:
-    """`simulated_machine(MyMachine, commands)` runs it on three or five members that crash and lose messages.
+    """`simulated_machine(MyMachine, commands)` runs a machine on three or five members under faults.
 
-    Fails with the seed if members differ. Returns how many commands were committed in all seeds together.
+    Members crash and messages get lost. The test fails, and names the seed, if members differ in the end.
+    Returns how many commands all seeds together committed.
     """
     from barque.testing.determinism import simulate_machine
 

@@ -35,7 +35,7 @@ from barque.core.messages import (
     RequestVoteRpc,
     TransferLeadership,
 )
-from barque.core.senders import claimed_node
+from barque.core.terms import claimed_node
 from barque.errors import ProtocolError
 from barque.types import TERM_MAX, ReplyMode, ServerId, Term, Uid
 

@@ -1,7 +1,7 @@
-"""Clients of a key-value cluster over real sockets, and what they asked and were told.
+"""Clients of a key-value cluster over real sockets, and the record of their operations.
 
-Every operation is recorded: answered, refused (it did not happen), or of unknown outcome. Keys are used
-for a while and then left, so that no single history grows too long to be searched.
+Each operation is recorded as answered, refused (it did not happen), or of unknown outcome. Clients use a key
+for a while and then leave it, so that no single history grows too long to search.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from barque.client.client import Client
 from barque.client.connection import Connection, Link
 from barque.errors import BarqueError, InvalidCommand, OutcomeUnknown, QueryTimeout, Refused
 from barque.machine.kv_commands import Append, Cas, Del, Exists, Get, IncrBy, Keys, Set
-from barque.testing.history import Outcome
-from barque.testing.records import Record, encode_record
+from barque.testing.checkers.history import Outcome
+from barque.testing.checkers.records import Record, encode_record
 from barque.transport.client_link import ClientLink
 
 CLUSTER = "kv"
 _WIDTH = 9  # of an element in a list, with its comma
 _REFUSED_S = 0.05
 _HANG_S = 5.0
-"""So long after its deadline an operation must have an outcome."""
+"""An operation must have an outcome this long after its deadline."""
 
 
 def connect_client(
@@ -32,9 +32,9 @@ def connect_client(
 ) -> Client:
     """A client that reaches each node by the address given here, whatever the nodes say.
 
-    The nodes' own tables name their links to each other, which are none of a client's business.
-    `addresses` has every way to write a node: its name, and all addresses that stand for it.
-    `home` is asked first; while it does not answer, the others in turn.
+    The nodes' own tables name the links between nodes, which clients must not use. `addresses` has every way
+    to write a node: its name, and all addresses that stand for it. The client asks `home` first, and the
+    others in turn while `home` does not answer.
     """
     names = [home, *(name for name in addresses if ":" not in name and name != home)]
     turn = 0
@@ -53,14 +53,14 @@ def connect_client(
     return Client.over(connect, timeout_s=timeout_s)
 
 
-# --- what is asked ----------------------------------------------------------------------------------
+# --- operations -----------------------------------------------------------------------------------------
 
 
 class Kind(NamedTuple):
-    """One kind of object: what may be asked of it, and how."""
+    """One kind of object, and the operations on it."""
 
     model: str
-    """Of `models.MODELS`, or `list-append`."""
+    """The name in `models.MODELS`, or `list-append`."""
     draw: "Callable[[random.Random, int, Any], tuple[str, Any]]"
     """(chance, unique number, the value seen last) → f and value."""
     perform: Callable[[Client, str, str, Any], Awaitable[Any]]
@@ -151,14 +151,14 @@ KINDS: dict[str, Kind] = {
 """The workloads by name."""
 
 
-# --- who asks ---------------------------------------------------------------------------------------
+# --- clients --------------------------------------------------------------------------------------------
 
 
 class Workload:
     """Processes that work on objects of one kind, each with one operation at a time.
 
-    They are spread over the clients; of each client's, every other one only reads: on a leader that was cut
-    off, those who write soon wait for answers, and nobody else would see what it still says.
+    They are spread over the clients. Every other process of a client only reads: on a leader that was cut
+    off, writers soon wait for answers, and nobody would see what that leader still says.
     """
 
     def __init__(
@@ -199,11 +199,11 @@ class Workload:
         return self.counts[Outcome.OK]
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start all processes."""
         self.tasks = [asyncio.create_task(self._work(i)) for i in range(self._count)]
 
     async def stop(self) -> None:
-        """Finish what has begun. Raises what a process raised."""
+        """Finish the operations under way. Raises what a process raised."""
         self._stopping.set()
         await asyncio.gather(*self.tasks)
 
@@ -214,11 +214,11 @@ class Workload:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def close(self) -> None:
-        """The history is complete."""
+        """Close the history: it is complete."""
         self._file.close()
 
     async def read_all(self, patience_s: float) -> list[str]:
-        """Read every object that was ever used; returns the keys that could not be read."""
+        """Read every object that was ever used; return the keys that could not be read."""
         missing = []
         deadline = time.monotonic() + patience_s
         for key in sorted({record.key for record in self.records}):
@@ -246,12 +246,12 @@ class Workload:
             f, value = ("read", None) if reads else self.kind.draw(rng, self._number, self._seen.get(key))
             told = await self.do(client, f"{self.name}.{i}.{lives}", key, f, value)
             if told is Outcome.UNKNOWN:
-                lives += 1  # a process has one operation at a time, and this one may not be over
+                lives += 1  # a process has one operation at a time, and this one may still be under way
             elif told is Outcome.FAIL:
                 await asyncio.sleep(_REFUSED_S)
 
     async def do(self, client: Client, process: str, key: str, f: str, value: Any) -> Outcome:
-        """One operation, and its record."""
+        """Perform one operation, and record it."""
         call = time.monotonic_ns() - self._origin_ns
         result, error = None, ""
         limit_s = self._timeout_s + _HANG_S
@@ -260,7 +260,7 @@ class Workload:
                 result = await self.kind.perform(client, key, f, value)
             outcome = Outcome.OK
         except InvalidCommand:
-            raise  # we ask nothing that the machine does not know
+            raise  # clients ask nothing that the machine does not know
         except Refused as refusal:
             outcome, error = Outcome.FAIL, f"{type(refusal).__name__}: {refusal}"
         except (OutcomeUnknown, QueryTimeout) as unknown:
@@ -288,7 +288,7 @@ class Workload:
         return outcome
 
     def _learn(self, key: str, f: str, value: Any, result: Any) -> None:
-        """What to swap, or to look for, next time."""
+        """Remember what to swap, or to look for, next time."""
         if f == "read":
             self._seen[key] = result
         elif f == "write" or (f == "cas" and result):
@@ -298,9 +298,9 @@ class Workload:
 async def until(
     condition: Callable[[], Awaitable[str]], patience_s: float, poll_s: float = 0.1
 ) -> str | None:
-    """Wait until the condition says "": returns None then, or what it said last when patience ends.
+    """Wait until the condition returns "". Returns None then, or its last text when patience ends.
 
-    Errors of the cluster count as not yet.
+    An error of the cluster counts as "not yet".
     """
     deadline = time.monotonic() + patience_s
     while True:

@@ -1,7 +1,7 @@
-"""What is done to a running cluster. A fault is a context: it begins, lasts, and is undone at its end.
+"""Faults of a running cluster. A fault is a context: it begins, lasts, and is undone at its end.
 
-A node with which one fault is at work is left alone by the others of its kind; a fault that finds
-nobody to work on raises `NotNow`, and does not count as having happened.
+No fault touches a node on which another fault of its kind is at work. A fault that finds no victim raises
+`NotNow`, and does not count.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ _DISK_DELAY_US = 30_000
 
 
 class NotNow(Exception):
-    """This fault cannot begin at this moment."""
+    """The fault cannot begin at this moment."""
 
 
 class Stage:
-    """The cluster that faults work on.
+    """The cluster on which faults work.
 
-    `admin` is a client over links that no fault touches; `watchers` each know one node only.
+    `admin` is a client over links that no fault touches; each of `watchers` knows one node only.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class Stage:
         self.directory = directory
         self.names = nodes.names
         self.busy: set[str] = set()
-        """Nodes that are down, frozen, or whose disk is bad, by some fault."""
+        """Nodes that a fault keeps down or frozen, or whose disk it makes fail."""
         self.restarts = 0
-        """How many nodes the keeper has started."""
+        """How many nodes the keeper has started again."""
         self._turn = asyncio.Lock()
 
     def free(self) -> list[str]:
-        """Nodes that run, and that no fault works on."""
+        """Running nodes on which no fault works."""
         return [name for name in self.names if name not in self.busy and self.nodes.is_alive(name)]
 
     @contextlib.asynccontextmanager
     async def kept(self, tell: Callable[[str], None]) -> AsyncIterator[None]:
-        """Meanwhile nodes that end by themselves are started again, as a service manager does."""
+        """Start nodes again that end by themselves, as a service manager does, while the block runs."""
         keeper = asyncio.create_task(self._keep(tell))
         try:
             yield
@@ -79,13 +79,13 @@ class Stage:
             down = [name for name in self.names if not self.nodes.is_alive(name)]
             await asyncio.sleep(_RESTART_S)
             still = [name for name in down if name not in self.busy and not self.nodes.is_alive(name)]
-            self.nodes.start(still)  # a fault that holds a node down is busy with it until it has started it
+            self.nodes.start(still)  # a fault that keeps a node down holds it in `busy`
             self.restarts += len(still)
             for name in still:
                 tell(f"keeper: {name} had ended, and is started again")
 
     async def leader(self) -> str | None:
-        """The node that leads, as far as anybody answers; of several the one with the latest term."""
+        """The node that leads, as far as any node answers; the latest term counts."""
         asked = [self._term_as_leader(name) for name in self.names if self.nodes.is_alive(name)]
         newest = max(await asyncio.gather(*asked), default=None)
         return newest[1] if newest is not None and newest[0] else None
@@ -102,17 +102,17 @@ class Stage:
         return max(terms, default=0), name
 
     async def some_leader(self) -> str:
-        """The node that leads, as soon as one does. Raises `NotNow`."""
+        """Wait for a leader and return its node. Raises `NotNow`."""
         for _ in range(_LOOKS):
             leader = await self.leader()
             if leader is not None:
                 return leader
             await asyncio.sleep(_LOOK_S)
-        raise NotNow("nobody leads")
+        raise NotNow("no node leads")
 
     @contextlib.asynccontextmanager
     async def taking(self, rng: random.Random, wanted: str) -> AsyncIterator[list[str]]:
-        """Take `one`, the `leader`, a `minority` or `majority`, or `all`, which others then leave alone.
+        """Take `one`, the `leader`, a `minority` or `majority`, or `all`; other faults leave them alone.
 
         Raises `NotNow`.
         """
@@ -124,9 +124,9 @@ class Stage:
             self.busy.difference_update(chosen)
 
     async def _choose(self, rng: random.Random, wanted: str) -> list[str]:
-        """Wait until so many are free.
+        """Wait until enough nodes are free.
 
-        Who asked first is served first: who needs all nodes would never find them otherwise.
+        Faults wait in line: a fault that needs all nodes would never find them otherwise.
         """
         half = len(self.names) // 2
         counts = {"one": 1, "leader": 1, "minority": half, "majority": half + 1, "all": len(self.names)}
@@ -152,13 +152,13 @@ class Fault(NamedTuple):
     lane: str
     begin: Begin
     needs: str = ""
-    """`strace`, which not everybody has."""
+    """`strace`, which is not installed everywhere."""
     brief: bool = False
-    """It is over at once: how long it lasts means nothing."""
+    """It ends at once, so its length means nothing."""
 
 
 def _context(function: Callable[..., AsyncIterator[str]], *arguments: Any) -> Begin:
-    """A fault with its arguments, waiting for a stage."""
+    """A fault with its arguments, which waits for a stage."""
     make = contextlib.asynccontextmanager(function)
     return lambda stage, rng: make(stage, rng, *arguments)
 
@@ -191,7 +191,7 @@ async def _pause(stage: Stage, rng: random.Random, wanted: str) -> AsyncIterator
 
 @contextlib.contextmanager
 def _closed(links: list[Link], mode: Mode) -> Any:
-    """These links are closed meanwhile. That no byte met them is no fault: `NotNow` at the end."""
+    """Close these links for a while. A link without traffic shows no fault: raise `NotNow` at the end."""
     before = sum(link.stopped_bytes + link.resets for link in links)
     for link in links:
         link.set(mode)
@@ -227,7 +227,7 @@ async def _split(stage: Stage, rng: random.Random, how: str) -> AsyncIterator[st
 
 
 async def _ring(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
-    """Every node sees a majority, and no two see the same one; of three nodes two do not see each other."""
+    """Every node sees a different majority; of three nodes, two do not see each other."""
     names = list(stage.names)
     rng.shuffle(names)
     count = len(names)
@@ -245,7 +245,7 @@ async def _ring(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
 
 
 async def _one_way(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
-    """What one node sends (or what it is sent) does not arrive; the other way all is well."""
+    """Nothing that one node sends (or receives) arrives; the other direction works."""
     name = (await stage.leader() if rng.random() < 0.5 else None) or rng.choice(stage.names)
     outward = rng.random() < 0.5
     links = [
@@ -260,11 +260,11 @@ async def _half_open(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
     name = (await stage.leader() if rng.random() < 0.5 else None) or rng.choice(stage.names)
     others = [other for other in stage.names if other != name]
     with _closed(stage.network.between([name], others), Mode.SWALLOWED):
-        yield f"all bytes from and to {name} are swallowed, nobody is told"
+        yield f"all bytes from and to {name} are swallowed without notice"
 
 
 async def _flapping(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
-    """A pair of nodes that see each other only now and then, about as often as elections take."""
+    """Two nodes see each other only now and then, about as often as elections take."""
     a, b = rng.sample(stage.names, 2)
     links = stage.network.between([a], [b])
     mode, period_s = _mode(rng), rng.choice((0.1, 0.3, 0.8))
@@ -313,7 +313,7 @@ async def _reset(stage: Stage, rng: random.Random, whose: str) -> AsyncIterator[
 
 
 async def _disk(stage: Stage, rng: random.Random, injection: str) -> AsyncIterator[str]:
-    """System calls that write or sync fail, or take long, by way of strace."""
+    """System calls that write or sync fail, or take long, by means of strace."""
     notes = stage.directory / "strace.out"
     notes.unlink(missing_ok=True)
     command = ["strace", "-f", "-qq", "-o", str(notes), "-e", f"trace={_DISK_CALLS}"]
@@ -361,13 +361,13 @@ async def _transfer(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
 
 
 async def _member(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
-    """One member leaves the cluster with all it has, and a new one joins in its place."""
+    """One member leaves the cluster with all its data, and a new one joins in its place."""
     async with stage.taking(rng, rng.choice(("leader", "one"))) as [name]:
         member = f"{CLUSTER}@{name}"
         try:
-            told = (await stage.admin.remove_member(CLUSTER, member, timeout_s=_ASK_S))["told"]
+            told: bool | str = (await stage.admin.remove_member(CLUSTER, member, timeout_s=_ASK_S)).told
         except OutcomeUnknown:
-            told = "outcome unknown"  # it is added again in any case
+            told = "outcome unknown"  # the node is added again in any case
         except BarqueError as error:
             raise NotNow(f"{member}: {type(error).__name__}: {error}") from error
         try:
@@ -377,7 +377,7 @@ async def _member(stage: Stage, rng: random.Random) -> AsyncIterator[str]:
 
 
 async def add_again(stage: Stage, name: str) -> None:
-    """Until it is a member; the run's end finds out if it never comes to be one."""
+    """Try until the node is a member; the end of the run finds out if it never becomes one."""
 
     async def is_member() -> str:
         with contextlib.suppress(AlreadyMember):
@@ -414,5 +414,5 @@ FAULTS: dict[str, Fault] = {
 
 
 def lacking() -> set[str]:
-    """What some faults need and is not here."""
+    """What some faults need and this machine does not have."""
     return set() if has_strace() else {"strace"}

@@ -1,6 +1,6 @@
 """Real node processes in one directory: their configurations, signals, logs and descriptors.
 
-Only processes that were started here are ever signalled, by the handle that Python holds on them.
+Signals go only to processes that were started here, by the handles that Python holds on them.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from typing import NamedTuple
 import msgspec
 
 HOST = "127.0.0.1"
-_FIRST_PORT, _LAST_PORT = 10_000, 19_999  # below those that outgoing connections use
+_FIRST_PORT, _LAST_PORT = 10_000, 19_999  # below the ports of outgoing connections
 STOP_S = 15.0
-_IO_ERROR = 74  # a node's exit code if its disk fails: docs/operations/exit-codes.md
+_IO_ERROR = 74  # the exit code of a node whose disk fails: docs/operations/exit-codes.md
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, and that no outgoing connection will take."""
+    """Ports on which nobody listens now, and that no outgoing connection will take."""
     found: list[int] = []
     rng = random.Random()  # noqa: S311  # spreads runs that go on side by side; no secret
     while len(found) < count:
@@ -37,21 +37,21 @@ def free_ports(count: int) -> list[int]:
 
 
 class End(NamedTuple):
-    """A process that has ended, and nobody here asked it to."""
+    """A process that has ended by itself."""
 
     name: str
     code: int
     disk_failed: bool
-    """It said so, and its disk was made to fail: what a real node does then, too."""
+    """It said that its disk failed, and a fault had made it fail: a real node ends then, too."""
 
 
 class NodeProcesses:
-    """`barque node` processes by name. Nothing is started until `start`.
+    """`barque node` processes by name. `start` starts them.
 
     Args:
-        directory: for configurations, data and logs; not removed.
+        directory: for configurations, data and logs; it is not removed.
         configs: the text of each node's TOML file.
-        program: what Python is to run, before `node --config …`.
+        program: the arguments of Python before `node --config …`.
 
     """
 
@@ -63,7 +63,7 @@ class NodeProcesses:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.starts = 0
         self.ends: list[End] = []
-        """Of all processes that ended by themselves, as far as `reap` has seen."""
+        """All processes that have ended by themselves, as far as `reap` has seen."""
         self._bad_disks: set[int] = set()
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("BARQUE_")}
         self._program = tuple(program)
@@ -73,15 +73,15 @@ class NodeProcesses:
             path.chmod(0o600)
 
     def config_path(self, name: str) -> Path:
-        """A node's configuration."""
+        """The path of a node's configuration."""
         return self.directory / f"{name}.toml"
 
     def log_path(self, name: str) -> Path:
-        """What a node says; it is appended to at each start."""
+        """The path of a node's log; each start appends to it."""
         return self.directory / f"{name}.log"
 
     def start(self, names: Iterable[str]) -> None:
-        """Start these nodes, new or with the files that they have."""
+        """Start these nodes, with the files that they have."""
         self.reap()
         for name in names:
             with self.log_path(name).open("ab") as log:
@@ -91,7 +91,7 @@ class NodeProcesses:
                     stdout=log,
                     stderr=log,
                     env=self._environment,
-                    start_new_session=True,  # a Ctrl-C in this terminal is for us
+                    start_new_session=True,  # a Ctrl-C in this terminal is not for the nodes
                 )
             self.starts += 1
 
@@ -107,20 +107,20 @@ class NodeProcesses:
         self.ends.append(End(name, code, code == _IO_ERROR and process.pid in self._bad_disks))
 
     def disk_fails(self, name: str) -> None:
-        """From now on its newest process may end because of its disk."""
+        """Allow the newest process of a node to end because of its disk."""
         self._bad_disks.add(self.pid(name))
 
     def is_alive(self, name: str) -> bool:
-        """Whether its newest process runs, or stands still."""
+        """Whether the newest process of a node runs or is stopped."""
         process = self.running.get(name)
         return process is not None and process.poll() is None
 
     def pid(self, name: str) -> int:
-        """Of its newest process."""
+        """The process id of a node's newest process."""
         return self.running[name].pid
 
     def kill(self, names: Iterable[str]) -> None:
-        """SIGKILL to all of them first, then wait until they are gone."""
+        """Send SIGKILL to all of these nodes, then wait until they are gone."""
         names = [name for name in names if name in self.running]
         for name in names:
             self.running[name].kill()
@@ -128,15 +128,15 @@ class NodeProcesses:
             if self.running[name].wait() == -signal.SIGKILL:
                 del self.running[name]
             else:
-                self._note_end(name)  # it was faster than we
+                self._note_end(name)  # it had ended before
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Send a signal to one node; nothing happens if it is gone."""
+        """Send a signal to one node, if it still exists."""
         if name in self.running:
             self.running[name].send_signal(number)
 
     def stop(self) -> dict[str, int]:
-        """SIGTERM to all that live; returns their exit codes. What does not end in time is killed (-9)."""
+        """Send SIGTERM to all nodes; return their exit codes. A node that takes too long is killed (-9)."""
         self.reap()
         living = dict(self.running)
         for process in living.values():
@@ -154,17 +154,17 @@ class NodeProcesses:
         return codes
 
     def log(self, name: str) -> str:
-        """What a node has said so far."""
+        """The log of a node so far."""
         path = self.log_path(name)
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def last_words(self, lines: int = 5) -> str:
-        """The ends of all logs, for an error's text."""
+        """The ends of all logs, for the text of an error."""
         words = [f"{name}: {line}" for name in self.names for line in self.log(name).splitlines()[-lines:]]
         return "\n".join(words) or "the nodes logged nothing"
 
     def descriptors(self, name: str) -> int:
-        """How many files and sockets it has open."""
+        """How many files and sockets a node has open."""
         return open_descriptors(self.pid(name))
 
 
@@ -174,7 +174,7 @@ def open_descriptors(pid: int | None = None) -> int:
 
 
 def processes_naming(text: str) -> list[int]:
-    """Living processes other than this one whose command line has this text: of a directory, its orphans."""
+    """Living processes, except this one, whose command line contains this text (such as a directory)."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -185,5 +185,5 @@ def processes_naming(text: str) -> list[int]:
 
 
 def quoted(text: str) -> str:
-    """A TOML basic string; JSON's strings are a subset of them."""
+    """A TOML basic string; JSON's strings are a subset of these."""
     return msgspec.json.encode(text).decode()

@@ -1,16 +1,16 @@
-"""Which faults, which work, how large a cluster: Ra's eleven Jepsen configurations, and our own.
+"""Presets of faults, workloads and sizes: Ra's eleven Jepsen configurations, and our own.
 
-Ra's are those of rabbitmq/ra-kv-store, `ci/jepsen-test.sh`: workload, nemesis, workers, operations for a key,
+Ra's are in rabbitmq/ra-kv-store, `ci/jepsen-test.sh`: workload, nemesis, workers, operations for each key,
 seconds before and during a disruption, size of the write-ahead log. Each runs on five nodes. Differences:
 
-- Ra kills an Erlang process (one server, restarted by its supervisor) or a whole Erlang VM. A Barque server
-  has no process of its own, so `kill-process` is a SIGKILL of the node with a restart at once, and
-  `kill-vm` one with a restart after the disruption's time.
+- Ra kills an Erlang process (one server, which its supervisor restarts) or a whole Erlang VM. A Barque server
+  has no process of its own. So `kill-process` is a SIGKILL of the node with a restart at once, and `kill-vm`
+  one with a restart after the time of the disruption.
 - `--random-nodes 2` is a minority of five, `1` is one node; `combined` is random halves and a kill together.
-- The net tick time has no counterpart: our nodes' failure detector is set to 300 ms.
+- The net tick time has no counterpart: the nodes' failure detector is set to 300 ms.
 - Ra's `--release-cursor-every 10` waits for snapshots.
 - Half of our workers only read.
-- Their rate is 10 operations a second for each worker; so is ours. Times shrink with `--seconds`.
+- The rate is Ra's, 10 operations a second for each worker. Times shrink with `--seconds`.
 """
 
 import msgspec
@@ -29,7 +29,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     workloads: tuple[str, ...] = ("register", "cas", "set", "counter", "list-append")
     nodes: int = 3
     processes: int = 6
-    """Of each workload, each with one operation at a time."""
+    """Processes of each workload, each with one operation at a time."""
     rate: float = 60.0
     """Operations a second of each workload, when all is well."""
     operations_per_key: int | None = None
@@ -108,7 +108,7 @@ RA: dict[str, Preset] = {
         small_log=True,
     ),
 }
-"""Ra's eleven."""
+"""Ra's eleven presets."""
 
 OURS: dict[str, Preset] = {
     "crashes": Preset(
@@ -137,10 +137,10 @@ OURS: dict[str, Preset] = {
         about="all faults, in lanes side by side", faults=_LANE_FAULTS, fault_s=3.0, before_s=1.0
     ),
 }
-"""Our own."""
+"""Our own presets."""
 
 PRESETS: dict[str, Preset] = {**RA, **OURS}
-"""All by name."""
+"""All presets by name."""
 
 assert all(name in FAULTS for preset in PRESETS.values() for name in preset.faults)
 assert all(name in KINDS for preset in PRESETS.values() for name in preset.workloads)

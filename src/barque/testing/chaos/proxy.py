@@ -1,8 +1,8 @@
 """Links between node processes that can be cut: a TCP proxy on the loopback address for each direction.
 
-Between nodes each connection carries messages one way only, so a link here is directed: what node a
-sends to node b goes through the link (a, b), and what b sends to a through another. Clients have links of
-their own, which carry both ways.
+Between nodes each connection carries messages one way only, so a link is directed: what node a sends to node
+b goes through the link (a, b), and what b sends to a through another link. Clients have links of their own,
+which carry both directions.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ class Mode(StrEnum):
 
     OPEN = "open"
     HELD = "held"  # they arrive when the link opens again, as after lost packets
-    SWALLOWED = "swallowed"  # accepted and gone: half-open, nobody is told
+    SWALLOWED = "swallowed"  # accepted and gone: half-open, without notice
     REFUSED = "refused"  # connections are reset, new ones at once
 
 
@@ -31,11 +31,11 @@ class Link:
     def __init__(self, source: str, target: str, target_port: int) -> None:
         self.source, self.target = source, target
         self.target_port = target_port
-        self.port = 0  # where the source connects; known once it is started
+        self.port = 0  # where the source connects; known after `start`
         self.delay_s = 0.0
         self.mode = Mode.OPEN
         self.stopped_bytes = 0
-        """How much a closed link has kept or swallowed, ever: whether a fault met any traffic."""
+        """How many bytes a closed link has ever kept or swallowed: whether a fault met any traffic."""
         self.resets = 0
         self._passing = asyncio.Event()
         self._passing.set()
@@ -44,12 +44,12 @@ class Link:
 
     @property
     def connections(self) -> int:
-        """How many there are now."""
+        """How many connections there are now."""
         return len(self._pairs)
 
     @property
     def address(self) -> str:
-        """Where the source connects."""
+        """The address to which the source connects."""
         return f"127.0.0.1:{self.port}"
 
     async def start(self) -> None:
@@ -58,7 +58,7 @@ class Link:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """End all connections, and listen no more."""
+        """End all connections, and stop listening."""
         if self._server is not None:
             self._server.close()
         tasks = list(self._pairs)
@@ -82,7 +82,7 @@ class Link:
             self._passing.clear()
 
     def reset(self) -> None:
-        """Break all connections; new ones are welcome if the link is open."""
+        """Break all connections; new ones are accepted if the link is open."""
         for task, writers in list(self._pairs.items()):
             self.resets += 1
             for writer in writers:
@@ -107,14 +107,14 @@ class Link:
             writers.append(target_writer)
             await self._both_ways(reader, writer, target_reader, target_writer)
         except (OSError, asyncio.CancelledError):
-            pass  # an end of a connection is no event here, and a cancelled one was reset
+            pass  # the end of a connection is no event here, and a cancelled one was reset
         finally:
             del self._pairs[task]
             for each in writers:
                 each.close()
 
     async def _let_nothing_through(self, reader: asyncio.StreamReader) -> None:
-        """A new connection over a closed link: it is accepted, and nothing of it arrives."""
+        """A new connection over a closed link: the proxy accepts it, and passes nothing on."""
         if self.mode is Mode.SWALLOWED:
             while data := await reader.read(_CHUNK):
                 self.stopped_bytes += len(data)
@@ -139,7 +139,7 @@ class Link:
             await asyncio.gather(*ways, return_exceptions=True)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry bytes until an end. Over a closed link not even the end gets through."""
+        """Carry bytes until the stream ends. A closed link does not even pass on the end."""
         while True:
             with contextlib.suppress(ConnectionError):
                 data = await reader.read(_CHUNK)
@@ -160,10 +160,10 @@ class Link:
 
 
 class Network:
-    """The links among some nodes, each way, and those of clients to them.
+    """The links among some nodes, in both directions, and the links of clients to them.
 
-    For each node there is a client beside it, `@n1` beside `n1`: it is on the node's side of every partition.
-    (A client that reached both sides would follow the leader that it knows, and never see two of them.)
+    For each node there is a client beside it, `@n1` beside `n1`, on the node's side of every partition.
+    (A client that reached both sides would follow the leader that it knows, and never see two leaders.)
     """
 
     def __init__(self, ports: dict[str, int]) -> None:
@@ -176,12 +176,12 @@ class Network:
         }
 
     async def start(self) -> None:
-        """All links listen."""
+        """Let all links listen."""
         for link in self.links.values():
             await link.start()
 
     async def stop(self) -> None:
-        """No link listens, no connection is left."""
+        """Stop all links, and end all connections."""
         for link in self.links.values():
             await link.stop()
 
@@ -191,22 +191,22 @@ class Network:
         return [self.links[link] for a, b in pairs for link in ((a, b), (beside(a), b))]
 
     def to_clients(self) -> list[Link]:
-        """Those that clients use."""
+        """The links that clients use."""
         return [link for (source, _), link in self.links.items() if source not in self.nodes]
 
     def among_nodes(self) -> list[Link]:
-        """Those that nodes use."""
+        """The links that nodes use."""
         return [link for (source, _), link in self.links.items() if source in self.nodes]
 
     def heal(self) -> None:
-        """Every link is as new."""
+        """Open every link."""
         for link in self.links.values():
             link.delay_s = 0.0
             link.set(Mode.OPEN)
 
 
 def beside(node: str) -> str:
-    """The client beside a node, as a source of links."""
+    """The name of the client beside a node, as a source of links."""
     return f"@{node}"
 
 

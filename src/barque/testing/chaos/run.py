@@ -1,4 +1,21 @@
-"""One run: start nodes and clients, let faults happen, heal, demand progress, stop, judge."""
+"""One run of chaos: start nodes and clients, cause faults, heal, demand progress, stop, judge.
+
+A run has these phases, in this order:
+
+1. **Start.** Write a configuration for each node and start the nodes (`nodes`). Nodes reach each other, and
+   the clients of workloads reach nodes, only through proxies (`proxy`), so that every direction of every link
+   can be cut. The run itself asks the nodes directly.
+2. **Work.** The processes of each workload (`clients`) begin. Every operation is recorded, with its outcome.
+3. **Faults.** Lanes of faults run side by side, as the schedule says (`schedule`, `faults`). A keeper starts
+   nodes again that end by themselves. The phase lasts until each fault has happened, at most twice `seconds`.
+4. **Heal.** Undo all faults. Within `PATIENCE_S` every workload must be served again, one member must lead,
+   and all members must have written and applied the same.
+5. **Stop.** Stop the clients, read every object once more, ask each member for its state, and stop the nodes.
+6. **Verdict.** Judge histories, states, logs, exit codes, descriptors and leftovers (`verdict`).
+
+Times are real, so a seed fixes the schedule and the choices of the faults, but not the run. A run without
+problems is *clean*. The directory of any other run is kept, with the histories and the logs of the nodes.
+"""
 
 import asyncio
 import random
@@ -23,13 +40,13 @@ from barque.testing.chaos.presets import Preset
 from barque.testing.chaos.proxy import Network, beside
 from barque.testing.chaos.schedule import Event, draw_schedule
 from barque.testing.chaos.verdict import Problem
-from barque.testing.history import Outcome
+from barque.testing.checkers.history import Outcome
 
 PATIENCE_S = 30.0
-"""So soon after healing every workload must be served again, and all members be equal."""
+"""After healing, every workload must be served again and all members be equal within this time."""
 _TIMEOUT_S, _STATUS_S = 2.0, 5.0
 _PROGRESS = 5
-_LINE_MAX = 400  # the report has everything
+_LINE_MAX = 400  # the report has the whole line
 _LOOK_S = 0.2
 
 
@@ -44,11 +61,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
     workloads: tuple[str, ...]
     program: tuple[str, ...] = ("-m", "barque")
-    """What Python is to run as a node, before `node --config …`."""
+    """The arguments of Python for a node, before `node --config …`."""
 
 
 class RunReport(msgspec.Struct, kw_only=True):
-    """What a run did and found. It is clean if there are no problems."""
+    """What a run did and found. A run without problems is clean."""
 
     preset: str
     seed: int
@@ -59,7 +76,7 @@ class RunReport(msgspec.Struct, kw_only=True):
     left_out: list[str] = []
     starts: int = 0
     restarts: int = 0
-    """How many of the starts were of nodes that had ended by themselves."""
+    """How many starts were of nodes that had ended by themselves."""
     recovered_s: float | None = None
     checking_s: float = 0.0
     problems: list[Problem] = []
@@ -67,12 +84,12 @@ class RunReport(msgspec.Struct, kw_only=True):
 
     @property
     def operations(self) -> int:
-        """How many were begun."""
+        """How many operations were begun."""
         return sum(counts["begun"] for counts in self.workloads.values())
 
 
 class Run:
-    """One run, made of a plan. `tell` is called with a line whenever something happens."""
+    """One run of a plan. `tell` is called with a line whenever something happens."""
 
     def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
         self.plan = plan
@@ -102,7 +119,7 @@ class Run:
         self._began = time.monotonic()
 
     async def run(self) -> RunReport:
-        """Everything. An error of the run itself is a problem like others."""
+        """Run everything. An error of the run itself is a problem like others."""
         self.plan.directory.mkdir(parents=True)
         before = open_descriptors()
         schedule = draw_schedule(
@@ -160,11 +177,18 @@ class Run:
         for name in self._names:
             counts = (descriptors[name], nodes.descriptors(name))
             self._found(verdict.judge_descriptors(name, *counts, verdict.DESCRIPTORS_SLACK))
-        codes = await asyncio.to_thread(nodes.stop)  # they hand over through our proxies
+        codes = await asyncio.to_thread(nodes.stop)  # they hand over leaderships through our proxies
         self._found(verdict.judge_nodes(nodes, codes))
         self._found(verdict.judge_progress(self._workloads, dict(self.fired)))
 
     async def _work(self, stage: Stage, clients: Sequence[Client], schedule: dict[str, list[Event]]) -> None:
+        """Run the phases with clients at work: faults, healing, and the last reads."""
+        self._begin_work(clients)
+        await self._cause_faults(stage, schedule)
+        await self._heal(stage)
+        await self._finish_work()
+
+    def _begin_work(self, clients: Sequence[Client]) -> None:
         plan = self.plan
         self._began = time.monotonic()
         origin_ns = time.monotonic_ns()
@@ -184,18 +208,24 @@ class Run:
         ]
         for workload in self._workloads:
             workload.start()
+
+    async def _cause_faults(self, stage: Stage, schedule: dict[str, list[Event]]) -> None:
+        """Run the lanes until each fault has happened, at most twice the planned time."""
         lanes = self._lanes = [asyncio.create_task(self._lane(stage, events)) for events in schedule.values()]
-        # who ends before the time does so by an error, and that ends the run
+        # a task that ends early has failed, and that ends the run
         waiting = [*lanes, *(task for workload in self._workloads for task in workload.tasks)]
-        ends = self._began + plan.seconds
+        ends = self._began + self.plan.seconds
         while time.monotonic() < ends or (
-            not all(self.fired.values()) and time.monotonic() < ends + plan.seconds
+            not all(self.fired.values()) and time.monotonic() < ends + self.plan.seconds
         ):
             ended, _ = await asyncio.wait(waiting, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
             if any(task.exception() for task in ended):
                 break
         self._over.set()
         await asyncio.gather(*lanes)
+
+    async def _heal(self, stage: Stage) -> None:
+        """Open every link, and demand that each workload is served again and that all is well."""
         healed = time.monotonic()
         self._network.heal()
         if "member" in self.faults:
@@ -211,6 +241,9 @@ class Run:
         await self._demand(served, "service after healing")
         self.report.recovered_s = round(time.monotonic() - healed, 2)
         self._say(f"served again after {self.report.recovered_s} s")
+
+    async def _finish_work(self) -> None:
+        """Stop the clients, and read every object once more."""
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*(workload.stop() for workload in self._workloads))
         for workload in self._workloads:
@@ -219,12 +252,12 @@ class Run:
                 self._problem(Problem("hang", f"{workload.name}: could not be read: {missing[:5]}"))
 
     async def _lane(self, stage: Stage, events: list[Event]) -> None:
-        """The faults of one lane, one after the other, until the run is over."""
+        """Cause the faults of one lane, one after the other, until the run is over."""
         waiting = deque(events)
         while waiting and not await self._is_over(waiting[0].wait_s):
             event = waiting.popleft()
             if not await self._happens(stage, event):
-                waiting.insert(1, event)  # another one first, then it is tried again
+                waiting.insert(1, event)  # first another fault, then this one again
 
     async def _happens(self, stage: Stage, event: Event) -> bool:
         fault = FAULTS[event.fault]
@@ -240,7 +273,7 @@ class Run:
         return True
 
     async def _is_over(self, seconds: float) -> bool:
-        """Wait so long, but not beyond the end of the faults; returns whether that has come."""
+        """Wait this long, but not beyond the end of the faults. Returns whether that has come."""
         try:
             async with asyncio.timeout(seconds):
                 await self._over.wait()
@@ -249,7 +282,7 @@ class Run:
         return True
 
     async def _end(self) -> None:
-        """Whatever happened: every fault is undone, and nothing of this run goes on."""
+        """Undo every fault, and end everything that this run has started, whatever happened."""
         self._over.set()
         await asyncio.gather(*self._lanes, return_exceptions=True)
         for workload in self._workloads:
@@ -268,23 +301,21 @@ class Run:
             raise TimeoutError(f"waited {PATIENCE_S:.0f} s for {what}: {said}")
 
     async def _is_well(self, admin: Client) -> str:
-        """Nothing, if all nodes answer, one member leads, and all have written and applied the same."""
+        """Return "" if all nodes answer, one member leads, and all have written and applied the same."""
         report = await admin.status([CLUSTER], timeout_s=_STATUS_S)
         self._complaints = {
-            node["name"]: f"{node['state']}: {node.get('failure')}"
-            for node in report["nodes"]
-            if node["state"] != "running"
+            node.name: f"{node.state}: {node.failure}" for node in report.nodes if node.state != "running"
         }
-        members = [member for cluster in report["clusters"] for member in cluster["members"]]
-        roles = sorted(member["role"] for member in members)
+        members = [member for cluster in report.clusters for member in cluster.members]
+        roles = sorted(member.role for member in members)
         if roles != [*["follower"] * (len(self._names) - 1), "leader"]:
             return f"roles are {roles}"
-        positions = {(m["last_applied"], m["last_written_index"], m["last_index"]) for m in members}
+        positions = {(m.last_applied, m.last_written_index, m.last_index) for m in members}
         working = any(not task.done() for w in self._workloads for task in w.tasks)
         return "" if working or len(positions) == 1 else f"members are at {sorted(positions)}"
 
     async def _states(self) -> dict[str, Any]:
-        """What each member has, asked of itself."""
+        """The state of each member, from the member itself."""
         states = {}
         for name, address in self._ports_as_addresses().items():
             if ":" in name:
@@ -305,11 +336,11 @@ class Run:
             yield client
 
     def _ports_as_addresses(self) -> dict[str, str]:
-        """Where the nodes really listen, by their names and by all addresses that stand for them."""
+        """The nodes' real ports, by their names and by all addresses that stand for them."""
         return self._addresses({name: f"{HOST}:{port}" for name, port in self._ports.items()})
 
     def _links_as_addresses(self, home: str) -> dict[str, str]:
-        """Likewise, over the links of the client beside this node."""
+        """The same, over the links of the client beside this node."""
         links = {name: self._network.links[beside(home), name] for name in self._names}
         return self._addresses({name: link.address for name, link in links.items()})
 
@@ -319,7 +350,7 @@ class Run:
         return {**by_name, **own, **links}
 
     def _config(self, name: str) -> str:
-        """A node's file: it reaches the others over its own links."""
+        """A node's configuration: it reaches the others over its own links."""
         links = {other: self._network.links[name, other].address for other in self._names if other != name}
         addresses = {**links, name: f"{HOST}:{self._ports[name]}"}
         table = "".join(f"{other} = {quoted(address)}\n" for other, address in addresses.items())
@@ -363,5 +394,5 @@ class Run:
 
 
 async def run_plan(plan: Plan, tell: Callable[[str], None]) -> RunReport:
-    """Run it. Raises nothing that the cluster could cause."""
+    """Run a plan. Nothing that the cluster does raises an error here."""
     return await Run(plan, tell).run()

@@ -1,7 +1,7 @@
-"""When which fault happens: drawn from the seed before a run begins.
+"""When each fault happens: drawn from the seed before a run begins.
 
-Faults of one lane follow one another; lanes run side by side. What a fault chooses (a node, a way to
-cut links) comes from a seed of its own, so that what one does changes nothing for the next.
+Faults of one lane follow one another; lanes run side by side. A fault draws its choices (a node, a way to
+cut links) from a seed of its own, so that one fault changes nothing for the next.
 """
 
 import random
@@ -17,7 +17,7 @@ _LONGER = 2
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One fault. It begins `wait_s` after its lane's last one ended, and lasts `length_s`."""
+    """One fault. It begins `wait_s` after the last fault of its lane ended, and lasts `length_s`."""
 
     fault: str
     wait_s: float
@@ -28,10 +28,10 @@ class Event(msgspec.Struct, frozen=True):
 def draw_schedule(
     preset: Preset, faults: tuple[str, ...], seconds: float, seed: str
 ) -> dict[str, list[Event]]:
-    """The events of each lane. Every fault comes once before any comes again.
+    """Draw the events of each lane. Every fault comes once before any comes again.
 
-    A lane has more events than fit into `seconds`, as some find nobody to work on, and a run goes on until
-    each fault has happened.
+    A lane has more events than fit into `seconds`: some faults find no victim, and a run goes on until each
+    fault has happened.
     """
     lanes: dict[str, list[str]] = {}
     for name in faults:

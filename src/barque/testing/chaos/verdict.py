@@ -1,4 +1,4 @@
-"""Who judges a run: the histories, by checkers that share no code with Raft, and what the processes left."""
+"""Judge a run: the histories, by checkers that share no code with Raft, and what processes leave behind."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,10 +8,10 @@ import msgspec
 
 from barque.testing.chaos.clients import KINDS, Workload
 from barque.testing.chaos.nodes import NodeProcesses, processes_naming
-from barque.testing.history import check_history
-from barque.testing.linearizability import Answer, check
-from barque.testing.models import MODELS
-from barque.testing.records import Record, as_list_operations
+from barque.testing.checkers.history import check_history
+from barque.testing.checkers.linearizability import Answer, check
+from barque.testing.checkers.models import MODELS
+from barque.testing.checkers.records import Record, as_list_operations
 
 DESCRIPTORS_SLACK = 8
 """How many more descriptors than at first a node may have: log files come and go."""
@@ -33,7 +33,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def judge_history(workload: str, records: Iterable[Record]) -> list[Problem]:
-    """What is wrong with what the clients of one workload saw."""
+    """Judge what the clients of one workload saw."""
     model = KINDS[workload].model
     if model == "list-append":
         found = check_history(as_list_operations(records))
@@ -46,7 +46,7 @@ def judge_history(workload: str, records: Iterable[Record]) -> list[Problem]:
 
 
 def judge_progress(workloads: Iterable[Workload], faults: dict[str, int]) -> list[Problem]:
-    """A run counts only if it did something: work was acknowledged, and each of its faults happened."""
+    """Judge whether a run counts: operations were acknowledged, and each of its faults happened."""
     problems = [
         Problem("void", f"{workload.name}: only {workload.acknowledged} operations were acknowledged")
         for workload in workloads
@@ -61,9 +61,9 @@ def judge_progress(workloads: Iterable[Workload], faults: dict[str, int]) -> lis
 
 
 def judge_nodes(nodes: NodeProcesses, codes: dict[str, int]) -> list[Problem]:
-    """What the nodes said, how they ended when they were asked to, and who ended unasked.
+    """Judge the nodes' logs, their exit codes, and processes that ended by themselves.
 
-    Those that were started again count, too. Only a disk that was made to fail may end a node.
+    Nodes that were started again count, too. A node may end only if its disk was made to fail.
     """
     problems = [
         Problem("exit", f"{end.name} ended by itself with exit code {end.code}")
@@ -81,7 +81,7 @@ def judge_nodes(nodes: NodeProcesses, codes: dict[str, int]) -> list[Problem]:
 
 
 def judge_leftovers(directory: Path) -> list[Problem]:
-    """Processes and temporary files that should be gone when all nodes have stopped."""
+    """Find processes and temporary files that should be gone after all nodes have stopped."""
     orphans = processes_naming(f"{directory}/")
     problems = [Problem("orphan", f"process {pid} still lives") for pid in orphans]
     temporary = sorted(str(path.relative_to(directory)) for path in directory.rglob("*.tmp"))
@@ -91,14 +91,14 @@ def judge_leftovers(directory: Path) -> list[Problem]:
 
 
 def judge_descriptors(what: str, before: int, after: int, slack: int) -> list[Problem]:
-    """Descriptors that were opened and never closed."""
+    """Find descriptors that were opened and never closed."""
     if after <= before + slack:
         return []
     return [Problem("leak", f"{what}: {before} descriptors at first, {after} at the end")]
 
 
 def same_states(states: dict[str, Any]) -> list[Problem]:
-    """All members have applied the same, so all must have the same."""
+    """Check that all members have equal states: all have applied the same entries."""
     if len({repr(state) for state in states.values()}) <= 1:
         return []
     return [Problem("anomaly", f"members differ: {states}")]

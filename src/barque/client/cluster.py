@@ -1,0 +1,147 @@
+"""A client's verbs for one cluster, without its name as an argument."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from barque.client.results import (
+    AddedMember,
+    DeletedCluster,
+    MemberOverview,
+    MembersInfo,
+    Pong,
+    PromotedMember,
+    RemovedMember,
+    ReplacedMember,
+    ShrunkCluster,
+    StartedCluster,
+    Transfer,
+)
+from barque.types import IndexTerm, Membership, ServerId
+
+if TYPE_CHECKING:
+    from barque.client.client import Client
+
+
+class ClusterClient:
+    """One cluster, through a `Client`: `kv = client.cluster("kv")`.
+
+    It shares the connections of `client` and is open as long as `client` is. The outcomes of
+    `pipeline_command` come from `client.notifications`.
+    """
+
+    def __init__(self, client: "Client", name: str) -> None:
+        self.client = client
+        self.name = name
+
+    async def process_command(
+        self, command: Any, *, timeout_s: float | None = None, reply_type: Any = Any
+    ) -> Any:
+        """See `Client.process_command`."""
+        return await self.client.process_command(
+            self.name, command, timeout_s=timeout_s, reply_type=reply_type
+        )
+
+    async def append_command(self, command: Any, *, timeout_s: float | None = None) -> IndexTerm:
+        """See `Client.append_command`."""
+        return await self.client.append_command(self.name, command, timeout_s=timeout_s)
+
+    def pipeline_command(
+        self, command: Any, correlation: Any = None, *, priority: str = "low", timeout_s: float | None = None
+    ) -> None:
+        """See `Client.pipeline_command`."""
+        self.client.pipeline_command(self.name, command, correlation, priority=priority, timeout_s=timeout_s)
+
+    async def consistent_query(
+        self, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
+    ) -> Any:
+        """See `Client.consistent_query`."""
+        return await self.client.consistent_query(
+            self.name, query, timeout_s=timeout_s, reply_type=reply_type
+        )
+
+    async def leader_query(
+        self, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
+    ) -> Any:
+        """See `Client.leader_query`."""
+        return await self.client.leader_query(self.name, query, timeout_s=timeout_s, reply_type=reply_type)
+
+    async def local_query(
+        self, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any
+    ) -> Any:
+        """See `Client.local_query`."""
+        return await self.client.local_query(self.name, query, timeout_s=timeout_s, reply_type=reply_type)
+
+    async def members(self, *, timeout_s: float | None = None) -> list[ServerId]:
+        """See `Client.members`."""
+        return await self.client.members(self.name, timeout_s=timeout_s)
+
+    async def leader(self, *, timeout_s: float | None = None) -> ServerId | None:
+        """See `Client.leader`."""
+        return await self.client.leader(self.name, timeout_s=timeout_s)
+
+    async def ping(self, *, timeout_s: float | None = None) -> Pong:
+        """See `Client.ping`."""
+        return await self.client.ping(self.name, timeout_s=timeout_s)
+
+    async def overview(self, *, timeout_s: float | None = None) -> MemberOverview:
+        """See `Client.overview`."""
+        return await self.client.overview(self.name, timeout_s=timeout_s)
+
+    async def transfer_leadership(
+        self, target: ServerId | str, *, timeout_s: float | None = None
+    ) -> Transfer:
+        """See `Client.transfer_leadership`."""
+        return await self.client.transfer_leadership(self.name, target, timeout_s=timeout_s)
+
+    async def start_cluster(
+        self,
+        machine: str,
+        *,
+        nodes: Sequence[str] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> StartedCluster:
+        """See `Client.start_cluster`."""
+        return await self.client.start_cluster(
+            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+        )
+
+    async def delete_cluster(self, *, timeout_s: float | None = None) -> DeletedCluster:
+        """See `Client.delete_cluster`."""
+        return await self.client.delete_cluster(self.name, timeout_s=timeout_s)
+
+    async def members_info(self, *, timeout_s: float | None = None) -> MembersInfo:
+        """See `Client.members_info`."""
+        return await self.client.members_info(self.name, timeout_s=timeout_s)
+
+    async def add_member(
+        self, node: str, *, membership: Membership = Membership.VOTER, timeout_s: float | None = None
+    ) -> AddedMember:
+        """See `Client.add_member`."""
+        return await self.client.add_member(self.name, node, membership=membership, timeout_s=timeout_s)
+
+    async def remove_member(self, member: ServerId | str, *, timeout_s: float | None = None) -> RemovedMember:
+        """See `Client.remove_member`."""
+        return await self.client.remove_member(self.name, member, timeout_s=timeout_s)
+
+    async def promote_member(
+        self, member: ServerId | str, *, timeout_s: float | None = None
+    ) -> PromotedMember:
+        """See `Client.promote_member`."""
+        return await self.client.promote_member(self.name, member, timeout_s=timeout_s)
+
+    async def replace_member(
+        self, member: ServerId | str, *, node: str | None = None, timeout_s: float | None = None
+    ) -> ReplacedMember:
+        """See `Client.replace_member`."""
+        return await self.client.replace_member(self.name, member, node=node, timeout_s=timeout_s)
+
+    async def force_shrink(self, *, timeout_s: float | None = None) -> ShrunkCluster:
+        """See `Client.force_shrink`."""
+        return await self.client.force_shrink(self.name, timeout_s=timeout_s)
+
+    async def aux_command(
+        self, command: Any, *, consistent: bool = False, timeout_s: float | None = None
+    ) -> Any:
+        """See `Client.aux_command`."""
+        return await self.client.aux_command(self.name, command, consistent=consistent, timeout_s=timeout_s)

@@ -1,0 +1,246 @@
+"""What the administrative requests of a client return.
+
+Nodes answer with plain maps (docs/protocol/wire.md). A field that a newer node adds is ignored; a field that
+an older node lacks has its default. What is for people only, such as the figures of a disk, stays a map.
+"""
+
+import enum
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from barque.errors import ProtocolError
+from barque.types import Index, Membership, ServerId, Term, Uid
+
+
+class Pong(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to `ping`. Without a cluster: `uptime_s`, in seconds; with one: the node's member of it."""
+
+    node: str
+    uptime_s: float | None = None
+    server: ServerId | None = None
+    state: str | None = None
+    """The member's Raft state, as in `MemberStatus.role`."""
+
+
+class StaleIncarnation(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that speaks for a member, but has other data than the member had; `cure` says what to do."""
+
+    server: ServerId
+    uid: Uid
+    cure: str
+
+
+class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one member stands, as it says itself."""
+
+    server: ServerId
+    role: str
+    """`leader`, `follower`, `candidate`, `pre_vote`, `await_condition`, `terminating_leader`, …"""
+    membership: Membership = Membership.VOTER
+    voter: bool = True
+    """Whether it votes, by its own configuration."""
+    leader: ServerId | None = None
+    """The member that it takes for the leader."""
+    current_term: Term = Term(0)
+    commit_index: Index = Index(0)
+    last_applied: Index = Index(0)
+    last_index: Index = Index(0)
+    last_written_index: Index = Index(0)
+    last_written_term: Term = Term(0)
+    snapshot_index: Index = Index(0)
+    lost_quorum: str | None = None
+    """Why it stepped down, if it led and heard from no majority."""
+    stale_incarnations: tuple[StaleIncarnation, ...] = ()
+    failure: str | None = None
+    """Why it has stopped, if it has."""
+    waits_for: str | None = None
+    """The condition that it waits for, if it does."""
+
+
+class MemberOverview(MemberStatus, frozen=True, kw_only=True):
+    """Everything about one member."""
+
+    cluster: str
+    cluster_id: str = ""
+    uid: Uid = Uid("")
+    voted_for: ServerId | None = None
+    cluster_change_permitted: bool | None = None
+    """Whether it would accept a change of members now; None if the node does not say."""
+    commit_latency_ms: int = 0
+    query_index: int = 0
+    machine: Mapping[str, Any] = {}
+    """`type`, `version` and `effective_version`, and the facts of the machine's own `overview`."""
+    log: Mapping[str, Any] = {}
+    peers: Mapping[str, Mapping[str, Any]] = {}
+    """By server, written as `name@node`; on the leader only."""
+    counters: Mapping[str, int] = {}
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One node. `pid`, addresses and `uptime_s` are None, and `failure` says why, if it did not answer."""
+
+    name: str
+    state: str
+    """`running`, `degraded` (its log cannot be written) or `unreachable`."""
+    pid: int | None = None
+    address: str | None = None
+    resp_address: str | None = None
+    """Where it serves Redis clients, if it does."""
+    uptime_s: float | None = None
+    failure: str | None = None
+    longest_stall_ms: float = 0.0
+    storage: Mapping[str, Any] = {}
+    requests: Mapping[str, Any] = {}
+    peers: Mapping[str, Mapping[str, Any]] = {}
+    detector: Mapping[str, Any] = {}
+    transport: Mapping[str, int] = {}
+
+
+class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One cluster, as its members on the nodes that answered see it.
+
+    `leader` is the member that leads in the highest term, or None.
+    """
+
+    name: str
+    leader: ServerId | None
+    term: Term
+    members: tuple[MemberStatus, ...]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """All nodes, those that did not answer too, and all clusters, both by name."""
+
+    nodes: tuple[NodeStatus, ...]
+    clusters: tuple[ClusterStatus, ...]
+
+
+class MemberInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One member, as the leader sees it."""
+
+    server: ServerId
+    membership: Membership
+    status: str = "normal"
+    """`normal`, `disconnected`, `sending_snapshot`, …"""
+    match_index: Index = Index(0)
+    """The last entry that is known to be in its log."""
+    next_index: Index = Index(0)
+    query_index: int = 0
+    machine_version: int | None = None
+    uid: Uid | None = None
+    """None until the leader knows it."""
+    target: Index | None = None
+    """A promotable member becomes a voter when this entry is on its disk."""
+
+
+class MembersInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The members of a cluster, as its leader sees them."""
+
+    cluster: str
+    leader: ServerId
+    term: Term
+    members: tuple[MemberInfo, ...]
+
+
+class Transfer(enum.StrEnum):
+    """What `transfer_leadership` has done."""
+
+    STARTED = "ok"
+    """The leader told the target to stand for election. It leads as soon as it has won."""
+    ALREADY_LEADER = "already_leader"
+    """The target leads; nothing was done."""
+
+
+class StartedCluster(msgspec.Struct, frozen=True, kw_only=True):
+    """A new cluster that has a leader: the nodes with a member, and the others with the reason."""
+
+    started: tuple[str, ...]
+    not_started: Mapping[str, str] = {}
+
+
+class AddedMember(msgspec.Struct, frozen=True, kw_only=True):
+    """A new member. It is `promotable` while it catches up; then it becomes a voter by itself."""
+
+    member: ServerId
+    uid: Uid
+    membership: Membership
+
+
+class RemovedMember(msgspec.Struct, frozen=True, kw_only=True):
+    """A member that was removed.
+
+    `told` is false if its node was out of reach; the server is deleted when the node comes back.
+    """
+
+    member: ServerId
+    told: bool
+
+
+class PromotedMember(msgspec.Struct, frozen=True, kw_only=True):
+    """A member that may vote now."""
+
+    member: ServerId
+    membership: Membership
+
+
+class ReplacedMember(msgspec.Struct, frozen=True, kw_only=True):
+    """The member that was removed, and the new one (see `AddedMember`)."""
+
+    removed: ServerId
+    member: ServerId
+    uid: Uid
+    membership: Membership
+
+
+class DeletedCluster(msgspec.Struct, frozen=True, kw_only=True):
+    """A deleted cluster and its former members. Those that were `away` delete themselves when they return."""
+
+    cluster: str
+    members: tuple[ServerId, ...]
+    away: tuple[ServerId, ...]
+
+
+class ShrunkCluster(msgspec.Struct, frozen=True, kw_only=True):
+    """The only member that is left, the members that were given up, and the term in which it leads."""
+
+    member: ServerId
+    lost: tuple[ServerId, ...]
+    term: Term
+
+
+Result = TypeVar("Result")
+
+_SERVERS = ("server", "leader", "member", "removed", "voted_for", "members", "away", "lost")
+"""The fields of answers that name servers, as `name@node`."""
+_NESTED = ("nodes", "clusters", "members", "stale_incarnations")
+"""The fields that hold lists of further maps. No other map is looked into: its keys may be the machine's."""
+
+
+def typed_result(verb: str, answer: Any, kind: type[Result]) -> Result:
+    """A node's answer to a verb, as `kind`. Raises `ProtocolError` if it is something else."""
+    try:
+        return msgspec.convert(_with_servers(answer), kind)
+    except (msgspec.ValidationError, ValueError, TypeError) as error:
+        raise ProtocolError(f"the node's answer to {verb!r} cannot be understood: {error}") from error
+
+
+def _with_servers(value: Any) -> Any:
+    """The answer with `ServerId`s in place of their names."""
+    if not isinstance(value, dict):
+        return value
+    converted = dict(value)
+    for field in _NESTED:
+        if isinstance(converted.get(field), list | tuple):
+            converted[field] = [_with_servers(item) for item in converted[field]]
+    for field in _SERVERS:
+        if field in converted:
+            converted[field] = _server(converted[field])
+    return converted
+
+
+def _server(value: Any) -> Any:
+    if isinstance(value, str):
+        return ServerId.parse(value)
+    return [_server(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,354 @@
+"""The state of one Raft server: Figure 2's fields, Ra's additions, and the peers of a leader.
+
+How to read it. `Server` holds the durable pair (`current_term`, `voted_for`), the volatile indexes,
+the configuration in force, and the machine. Its `role` is the Raft state, with the data of that state
+(`roles`). Each field has one module that changes it:
+
+- `transitions` alone sets `role`, `raft_state`, `leader_id`, `current_term` and `voted_for`. So the
+  term and the leader of that term are one fact: a new term forgets the leader.
+- `configuration` alone sets the members (`cluster`), by the entry that is newest in the log.
+- `applying` and `commitment` move `last_applied` and `commit_index`, which only grow.
+- The runtime reads these fields and changes none.
+
+A `Peer` is a leader's view of one member: how far it has replicated, and whether it can be sent
+anything now. Followers keep peers too, for their membership.
+"""
+
+import enum
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+
+from barque.core.log_contract import Log
+from barque.core.quorum import majority
+from barque.core.roles import RECOVERING, LeaderRole, RaftState as RaftState, Role, WaitingRole
+from barque.errors import ConfigurationError
+from barque.machine.machine import Machine
+from barque.types import NOWHERE, Index, IndexTerm, MemberRecord, Membership, ServerId, Term, Uid
+
+
+class PeerStatus(enum.Enum):
+    """What a leader can send to a peer. Only a `NORMAL` peer gets entries and heartbeats.
+
+    Ra's `suspended` is missing: our sends never block, a full channel drops and counts.
+    """
+
+    NORMAL = "normal"
+    SENDING_SNAPSHOT = "sending_snapshot"
+    SNAPSHOT_BACKOFF = "snapshot_backoff"
+    DISCONNECTED = "disconnected"
+
+
+class Peer:
+    """One member, as its leader sees it. A server's own entry only says what it may do.
+
+    Invariant: match_index < next_index.
+    """
+
+    __slots__ = (
+        "attempts",
+        "commit_index",
+        "commit_index_sent",
+        "machine_version",
+        "match_index",
+        "membership",
+        "next_index",
+        "query_index",
+        "reported_uid",
+        "status",
+        "target",
+        "uid",
+        "voter",
+    )
+
+    def __init__(self, record: MemberRecord) -> None:
+        self.next_index = Index(1)  # the next entry to send; moved on optimistically (REPL-03)
+        self.match_index = Index(0)  # durable there, in this leader's term
+        self.commit_index = Index(0)  # as it has told last
+        self.commit_index_sent = Index(0)  # by pipelined RPCs only
+        self.query_index = 0  # the newest heartbeat it has answered in this term
+        self.status = PeerStatus.NORMAL
+        self.attempts = 0  # to send it a snapshot, in vain
+        self.machine_version: int | None = None  # that it supports, as it has told
+        self.reported_uid: Uid | None = None  # as it has told; `uid` is what the cluster agreed on
+        self.assign(record)
+
+    def assign(self, record: MemberRecord) -> None:
+        """Take over what a configuration says; its replication progress stays."""
+        self.uid: Uid | None = record.uid
+        self.membership = record.membership
+        self.target = record.target
+        self.voter = record.membership is Membership.VOTER
+
+    def record(self, member: ServerId) -> MemberRecord:
+        """The member's record in the configuration."""
+        return MemberRecord(member, self.uid, self.membership, self.target)
+
+    def begin_term(self, next_index: Index) -> None:
+        """Reset the positions: a new leader knows nothing of its peers' logs (§3.5)."""
+        self.next_index = next_index
+        self.match_index = self.commit_index = self.commit_index_sent = Index(0)
+        self.query_index = self.attempts = 0
+        self.status = PeerStatus.NORMAL
+
+
+Cluster = dict[ServerId, Peer]
+
+
+def records_of(cluster: Cluster) -> tuple[MemberRecord, ...]:
+    """The configuration as logs and snapshots keep it."""
+    return tuple(peer.record(member) for member, peer in cluster.items())
+
+
+def make_cluster(records: Iterable[MemberRecord], old: Cluster | None = None) -> Cluster:
+    """The members of a configuration. Members that stay keep their replication progress.
+
+    Another uid is another server, of which nothing is known.
+    """
+    cluster: Cluster = {}
+    for record in sorted(records, key=lambda r: r.id):
+        peer = old.get(record.id) if old else None
+        if peer is None or (peer.uid is not None and peer.uid != record.uid):
+            peer = Peer(record)
+        else:
+            peer.assign(record)
+        cluster[record.id] = peer
+    return cluster
+
+
+class Environment(Protocol):
+    """What the core may ask of its process: a timestamp and a token."""
+
+    def now_ms(self) -> int:
+        """Unix milliseconds, for the timestamps of new entries. No safety depends on it."""
+
+    def token(self) -> int:
+        """A number that no other round of pre-votes uses (64 bits)."""
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration of one server (CFG-01, CFG-04). Times in milliseconds."""
+
+    id: ServerId
+    uid: Uid
+    cluster_name: str
+    initial_members: tuple[ServerId, ...]
+    machine: Machine[Any]
+    machine_args: dict[str, Any] = {}
+    cluster_id: str = ""
+    """Identifies this cluster. A later cluster of the same name has another id."""
+    membership: Membership = Membership.VOTER
+    """What this server may do until a configuration in its log says so."""
+    initial_uids: dict[ServerId, Uid] = {}
+    """The uids of initial members, as far as they are known."""
+    min_vote_position: IndexTerm = NOWHERE
+    """The commit position when this server joined. It votes for no log that ends before it."""
+    machine_upgrade_strategy: str = "all"
+    """When a leader moves to a new machine version: once `all` members have it, or at once (`quorum`)."""
+    initial_machine_version: int = 0
+    """The version that a new cluster starts with, if the machine supports it (VER-06)."""
+    max_pipeline_count: int = 16_384
+    """Entries in flight to one peer."""
+    max_append_entries_rpc_batch_size: int = 4_096
+    """Entries in one RPC. Ra's 128 counts single entries; ours travel as whole batches."""
+    max_append_entries_rpc_bytes: int = 1_048_576
+    low_priority_commands_flush_size: int = 1_024
+    """Commands appended at a time. Ra's 16 counts single entries, as above."""
+    await_condition_timeout_ms: int = 30_000
+    transfer_timeout_ms: int = 1_000
+    """How long a leader that hands over serves nobody (§3.10), about an election; then it leads on."""
+    catch_up_timeout_ms: int = 1_000
+    """How long a follower waits for entries that it asked for, before it asks again."""
+    wal_down_timeout_ms: int = 5_000
+    receive_snapshot_timeout_ms: int = 30_000
+    snapshot_backoff_ms: int = 5_000
+    """The pause before a snapshot is sent again. It doubles each time, up to a minute (SEND-07)."""
+
+    def initial_cluster(self) -> list[MemberRecord]:
+        """The members that the configuration names, and this server."""
+        ids = {*self.initial_members, self.id}
+        return [
+            MemberRecord(
+                member,
+                self.uid if member == self.id else self.initial_uids.get(member),
+                self.membership if member == self.id else Membership.VOTER,
+            )
+            for member in sorted(ids)
+        ]
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for settings that cannot work."""
+        if self.machine_upgrade_strategy not in ("all", "quorum"):
+            raise ConfigurationError(
+                f"machine_upgrade_strategy is {self.machine_upgrade_strategy!r}; it must be all or quorum"
+            )
+        if self.machine_upgrade_strategy == "all" and self.machine.version < self.initial_machine_version:
+            raise ConfigurationError(
+                f"initial_machine_version is {self.initial_machine_version}, but the machine of "
+                f"{self.id} has version {self.machine.version} (invalid_initial_machine_version)"
+            )
+
+
+class Server:
+    """One member of one cluster: Figure 2's state and Ra's additions (CORE-13)."""
+
+    __slots__ = (
+        "aux_state",
+        "cfg",
+        "cluster",
+        "cluster_index_term",
+        "commit_index",
+        "commit_latency_ms",
+        "config_history",
+        "current_term",
+        "decode_commands",
+        "decode_query",
+        "deleted",
+        "effective_machine_version",
+        "environment",
+        "id",
+        "last_applied",
+        "leader_id",
+        "log",
+        "lost_quorum",
+        "machine",
+        "machine_state",
+        "machine_time_ms",
+        "machine_versions",
+        "membership",
+        "peers",
+        "pending_release_cursor",
+        "persisted_last_applied",
+        "query_index",
+        "raft_state",
+        "role",
+        "voted_for",
+    )
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        log: Log,
+        environment: Environment,
+        *,
+        current_term: Term = NOWHERE.term,
+        voted_for: ServerId | None = None,
+        last_applied: Index = NOWHERE.index,
+    ) -> None:
+        """Ra's `init/1` (§1). The last three come from the meta store; `recover` comes next."""
+        config.check()
+        self.cfg = config
+        self.id = config.id  # its own address
+        self.log = log
+        self.environment = environment
+        self.role: Role = RECOVERING
+        self.raft_state = RaftState.RECOVER  # always `role.state`, as one attribute for the hot path
+        # Persistent (Figure 2). An entry may be durable before the term that it carries is.
+        last_term = log.last_index_term().term
+        self.current_term = max(current_term, last_term)
+        self.voted_for = voted_for if self.current_term == current_term else None
+        # Volatile. last_applied ≤ commit_index, and both only grow.
+        meta = log.snapshots.current() if log.snapshots is not None else None
+        start = meta.position if meta is not None else NOWHERE
+        self.commit_index = max(start.index, min(last_applied, log.last_index_term().index))
+        self.last_applied = start.index
+        self.persisted_last_applied = self.commit_index
+        self.leader_id: ServerId | None = None  # the leader of `current_term`, once it was heard
+        self.lost_quorum = False  # we stepped down because no majority answered
+        self.deleted = False  # the cluster's deletion is applied
+        # Membership: the newest configuration in the log, committed or not.
+        self.config_history: list[tuple[IndexTerm, tuple[MemberRecord, ...]]] = []  # oldest first
+        self.set_configuration({})
+        self.adopt_cluster(start, config.initial_cluster() if meta is None else [*meta.cluster])
+        # The machine.
+        self.machine_versions: list[tuple[Index, int]] = []  # (first index, version) of each version in force
+        self.machine_time_ms = 0  # the newest timestamp applied; machine time never runs back
+        version = min(config.machine.version, config.initial_machine_version)
+        self.use_machine_version(start.index, version if meta is None else meta.machine_version)
+        self.machine_state: Any = None  # until `start_machine`
+        self.aux_state: Any = None
+        self.pending_release_cursor: Any = None
+        self.query_index = 0  # of the newest consistent query, as a leader
+        self.commit_latency_ms = 0
+
+    # --- questions of handlers -------------------------------------------------------------
+
+    @property
+    def previous_cluster(self) -> tuple[IndexTerm, tuple[MemberRecord, ...]] | None:
+        """The configuration that an overwritten change falls back to (MEMB-03)."""
+        return self.config_history[-1] if self.config_history else None
+
+    def is_voter(self, member: ServerId) -> bool:
+        """Whether this member counts in quorums."""
+        if member == self.id:
+            return self.membership is Membership.VOTER
+        peer = self.cluster.get(member)
+        return peer is not None and peer.voter
+
+    def quorum(self) -> int:
+        """How many voters make a majority (ELEC-22)."""
+        return majority(sum(peer.voter for peer in self.cluster.values()))
+
+    def has_quorum(self, votes: set[ServerId]) -> bool:
+        """Whether these members are a majority of the voters."""
+        return sum(self.is_voter(member) for member in votes) >= self.quorum()
+
+    def is_up_to_date(self, last_log_index: Index, last_log_term: Term) -> bool:
+        """Whether a log that ends there is at least as up-to-date as ours (§3.6.1).
+
+        A server that joins rejects logs that end before `min_vote_position`: a former server at this address
+        may have acknowledged that position, and our own log does not have it yet.
+        """
+        ours, owed = self.log.last_index_term(), self.cfg.min_vote_position
+        return (last_log_term, last_log_index) >= max((ours.term, ours.index), (owed.term, owed.index))
+
+    def leadership(self) -> LeaderRole | None:
+        """The leader's own state, also while the leader waits; None for any other server."""
+        role = self.role
+        if isinstance(role, WaitingRole):
+            return role.resume
+        return role if isinstance(role, LeaderRole) else None
+
+    def leader_role(self) -> LeaderRole:
+        """The leader's own state; only a leader may ask."""
+        assert isinstance(self.role, LeaderRole), f"{self.raft_state} does not lead"
+        return self.role
+
+    # --- the configuration and the machine ---------------------------------------------
+
+    def adopt_cluster(self, position: IndexTerm, records: list[MemberRecord]) -> None:
+        """Take up the configuration of the entry, or snapshot, at `position` (MEMB-02, MEMB-10)."""
+        self.set_configuration(make_cluster(records, self.cluster))
+        self.cluster_index_term = position
+        own = self.cluster.get(self.id)
+        if own is None:
+            self.membership = Membership.NON_VOTER  # the cluster removed us: elect nobody
+        elif own.uid in (None, self.cfg.uid):
+            self.membership = own.membership
+        else:
+            self.membership = Membership.NON_VOTER  # that is another incarnation of our address
+
+    def set_configuration(self, cluster: Cluster) -> None:
+        """Set the members. `peers` caches all but ourselves, in the order of their ids (hot path)."""
+        self.cluster = cluster
+        self.peers = [(member, peer) for member, peer in cluster.items() if member != self.id]
+
+    def use_machine_version(self, index: Index, version: int) -> None:
+        """Put this version in force from entry `index` on (VER-01)."""
+        self.effective_machine_version = version
+        self.machine_versions.append((index, version))
+        # A version that this code lacks freezes the machine: nothing is applied until an upgrade (VER-02).
+        machine = self.cfg.machine.which_module(min(version, self.cfg.machine.version))
+        self.machine: Machine[Any] = machine
+        self.decode_commands = msgspec.msgpack.Decoder(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
+        self.decode_query = msgspec.msgpack.Decoder(machine.query_type).decode
+
+    def start_machine(self) -> None:
+        """Set the machine's first state, or the snapshot's. Raises what the machine raises."""
+        args, snapshots = dict(self.cfg.machine_args), self.log.snapshots
+        if snapshots is None or snapshots.current() is None:
+            self.machine_state = self.machine.init(args)
+        else:
+            self.machine_state = self.machine.decode_state(snapshots.load(), args)
+        self.aux_state = self.machine.init_aux(self.id.name)

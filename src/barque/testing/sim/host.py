@@ -1,0 +1,443 @@
+"""One simulated machine. Its disk outlives the node, which starts, runs, is frozen and dies."""
+
+import random
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from barque.config import ClusterConfig, NodeConfig
+from barque.core.state import RaftState, Server
+from barque.errors import StorageError
+from barque.log.disk import join
+from barque.machine.effects import Timer
+from barque.machine.machine import CommandMeta
+from barque.runtime.client_session import ClientSessions
+from barque.runtime.clock import Clock
+from barque.runtime.effect_sink import EffectSink
+from barque.runtime.node import Node
+from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.requests import RequestRouter
+from barque.runtime.server_process import ServerProcess
+from barque.testing.checkers.durable_log_view import DurableLogView
+from barque.testing.checkers.members import Departed, check_registry
+from barque.testing.checkers.resources import judge_bounds, judge_refusal, judge_rest, judge_stop
+from barque.testing.checkers.safety import Violation
+from barque.testing.faults.bit_rot import BitRot, change_bytes
+from barque.testing.sim.clock import SimClock
+from barque.testing.sim.disk import SimDisk
+from barque.testing.sim.loop import Crashed, VirtualProcess
+from barque.testing.sim.network import SimTransport
+from barque.testing.sim.process_disk import ProcessDisk
+from barque.testing.sim.test_machine import KINDS, NewSimMachine, SimMachine
+from barque.testing.sim.thread_writer import sim_writer
+from barque.testing.sim.timer_model import TimerModel
+from barque.transport.contract import Limits, TransportHandler
+from barque.transport.wire import PeerMessage
+from barque.types import ClientRef, ServerId, Uid
+
+if TYPE_CHECKING:
+    from barque.testing.sim.in_process_clients import InProcessClient
+    from barque.testing.sim.simulator import Simulation
+
+DATA = "/data"
+_AFTERLIFE_S = 0.05
+
+
+def _names_a_path(text: str) -> bool:
+    """Whether an error names the file or directory that could not be read or written."""
+    return f"{DATA}/" in text or f"'{DATA}'" in text
+
+
+class SimEffectSink(EffectSink):
+    """Tells the host what the servers do."""
+
+    def __init__(self, host: "Host", *collaborators: Any) -> None:
+        super().__init__(*collaborators)
+        self._host = host
+
+    def leadership_changed(self, process: ServerProcess) -> None:
+        """See `EffectSink`."""
+        super().leadership_changed(process)
+        self._host.on_role(process.server)
+
+    def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
+        """See `EffectSink`."""
+        self._host.sim.observers.of(process.server).messages.sent(process.server, message)
+        super().send_event(process, to, message)
+
+    def server_stopped(self, process: ServerProcess) -> None:
+        """See `EffectSink`."""
+        super().server_stopped(process)
+        if not process.ended:
+            self._host.on_failure(process)
+
+    def server_deleted(self, process: ServerProcess, *, whole_cluster: bool) -> None:
+        """See `EffectSink`."""
+        super().server_deleted(process, whole_cluster=whole_cluster)
+        self._host.on_deleted(process.server, whole_cluster=whole_cluster)
+
+
+class SimSessions(ClientSessions):
+    """Tells the clients inside what machines have told their node."""
+
+    def __init__(self, host: "Host", router: RequestRouter, rpc: NodeRpc) -> None:
+        super().__init__(router, rpc)
+        self._host = host
+
+    def notify(self, cluster: str, message: msgspec.Raw) -> None:
+        """See `ClientSessions`."""
+        for client in self._host.in_process_clients:
+            client.is_told(cluster, msgspec.msgpack.decode(message))
+        super().notify(cluster, message)
+
+
+class SimNode(Node):
+    """A `Node` that tells its host what its servers do, and is otherwise unchanged."""
+
+    def __init__(self, host: "Host", *args: Any, **settings: Any) -> None:
+        self.host = host
+        super().__init__(*args, **settings)
+
+    def make_sink(self, *collaborators: Any) -> EffectSink:
+        """See `Node`."""
+        return SimEffectSink(self.host, *collaborators)
+
+    def make_sessions(self, router: RequestRouter, rpc: NodeRpc) -> ClientSessions:
+        """See `Node`."""
+        return SimSessions(self.host, router, rpc)
+
+
+class Host:
+    """One machine of the simulated cluster, and the node on it."""
+
+    def __init__(self, sim: "Simulation", name: str) -> None:
+        self.sim = sim
+        self.name = name
+        self.disk = SimDisk(random.Random(f"{sim.seed}/{name}/disk"))  # noqa: S311
+        self.boots = 0
+        self.process: VirtualProcess | None = None
+        self.node: SimNode | None = None
+        self.process_disk: ProcessDisk | None = None
+        self.clock: SimClock | None = None
+        self.loses_power = False
+        self.uids: dict[str, Uid] = {}  # by cluster, the uid of its member from the first successful start on
+        self.failing: dict[str, None] = {}  # clusters whose machine here raises at its next command
+        self.failed: dict[str, None] = {}  # clusters whose machine has raised since the node started
+        self.stopping = False
+        self.upgraded = False  # whether it has the next version of the machines, from its next start on
+        self.in_process_clients: list[InProcessClient] = []  # clients in its process
+        self.bit_rot: BitRot | None = None  # what was changed on its disk while it was down
+        self._newest: SimNode | None = None  # the node, also while it starts
+        self._graveyard: list[Any] = []  # kept: their clean-up would run at a random moment
+
+    @property
+    def up(self) -> bool:
+        """Whether its node runs."""
+        return self.node is not None
+
+    def server(self, cluster: str) -> Server | None:
+        """Its member of a cluster, if it runs."""
+        process = self.node.system.processes.get(cluster) if self.node is not None else None
+        return process.server if process is not None and process.failure is None else None
+
+    def leads(self) -> bool:
+        """Whether one of its members leads its cluster."""
+        processes = self.node.system.processes.values() if self.node is not None else ()
+        return any(p.failure is None and p.server.raft_state is RaftState.LEADER for p in processes)
+
+    def start(self) -> None:
+        """Boot a new process from what is on the disk."""
+        if (self.process is not None and self.process.alive) or self.sim.absent is self:
+            return
+        self.boots += 1
+        self.failing, self.failed = {}, {}
+        self.stopping = False
+        sim, rng = self.sim, random.Random(f"{self.sim.seed}/{self.name}/{self.boots}")  # noqa: S311
+        process = self.process = VirtualProcess(sim.loop, self.name)
+        process.on_crash = self.crashed
+        disk = self.process_disk = ProcessDisk(self.disk, process, rng)
+        disk.sync_seconds = sim.scenario.sync_s
+        self.clock = SimClock(sim.loop, process, rng)
+        node = self._newest = self._make_node(process, disk, self.clock, rng)
+        sim.transcript.note(self.name, f"start {self.boots}")
+        process.spawn(self._boot(node, process))
+
+    def _make_node(
+        self, process: VirtualProcess, disk: ProcessDisk, clock: Clock, rng: random.Random
+    ) -> SimNode:
+        sim, scenario = self.sim, self.sim.scenario
+        names = sim.names
+        config = NodeConfig(
+            name=self.name,
+            data_dir=DATA,
+            nodes={name: name for name in names},
+            secret="simulated",  # noqa: S106  # there is nobody to keep it from
+            clusters=tuple(ClusterConfig(c, c, tuple(names)) for c in scenario.configured_names),
+            time=scenario.time,
+            log=scenario.log,
+            machine_upgrade_strategy=scenario.upgrade_strategy,
+            pending_commands_max=scenario.pending_commands,
+            pending_bytes_max=scenario.pending_bytes,
+        )
+        machines: Mapping[str, Any] = {
+            cluster: self._make_machine(cluster, kind) for cluster, kind in scenario.kinds
+        }
+        return SimNode(
+            self,
+            config,
+            machines,
+            disk=disk,
+            clock=clock,
+            rng=rng,
+            transport=self._transport,
+            make_writer=partial(sim_writer, process, disk),
+            checked=True,
+        )
+
+    def _make_machine(self, cluster: str, kind: str) -> SimMachine:
+        scenario, applied = self.sim.scenario, partial(self._applied, cluster)
+        timer_model = TimerModel(partial(self._asks, cluster), partial(self._fired, cluster))
+        machine = NewSimMachine if self.upgraded else SimMachine
+        return machine(
+            KINDS[kind], applied, tells=scenario.tells, timer_model=timer_model if scenario.timers else None
+        )
+
+    def _transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> SimTransport:
+        assert self.process is not None
+        peers = {name: name for name in self.sim.names if name != self.name}
+        transport = SimTransport(
+            self.sim.network,
+            self.process,
+            name=self.name,
+            incarnation=incarnation,
+            peers=peers,
+            handler=handler,
+            limits=Limits(peer_output_max=self.sim.scenario.peer_bytes),
+        )
+        transport.on_send = self._sends
+        return transport
+
+    async def _boot(self, node: SimNode, process: VirtualProcess) -> None:
+        try:
+            await node.start()
+        except Crashed:
+            return  # `crashed` was called already
+        except StorageError as error:
+            self._refused(error)
+            self.crashed()
+            return
+        self.node = node
+        for client in self.in_process_clients:
+            client.begin(process, node)
+        self.check_registry(finished=False)
+        bit_rot, self.bit_rot = self.bit_rot, None
+        if bit_rot is not None:
+            self.sim.observers.durability.hold(self.name, held=False)
+        for server in [member.server for member in node.system.processes.values()]:
+            violation = bit_rot.judge_start(server.cfg.uid, server.log) if bit_rot is not None else None
+            if violation is not None:
+                self.sim.report(violation)
+            self.sim.observers.of(server).restarted(server)
+            self.on_role(server)
+
+    def _refused(self, error: StorageError) -> None:
+        """Judge a node that does not start: its disk fails for a while, or bits have rotted."""
+        self.sim.transcript.note(self.name, f"cannot start: {error}")
+        bit_rot, self.bit_rot = self.bit_rot, None
+        violation: Violation | None = None
+        if bit_rot is not None and type(error) is not StorageError:
+            violation = bit_rot.judge_refusal(error)
+            self.sim.transcript.counts["bit rot refused"] += 1
+        elif type(error) is StorageError and not _names_a_path(str(error)):
+            violation = Violation("refusals name a file", f"{self.name} does not start", (str(error),))
+        elif type(error) is not StorageError:
+            violation = Violation("no damage without bit rot", f"{self.name} refuses", (str(error),))
+        if bit_rot is not None:
+            bit_rot.mend()
+            self.sim.observers.durability.hold(self.name, held=False)
+        violation = violation or judge_refusal(self.name, self.disk)
+        if violation is not None:
+            self.sim.report(violation)
+
+    def rot_bits(self) -> bool:
+        """Change bytes on the disk while the node is down. Returns whether anything was changed."""
+        if self.up or not self.uids or self.bit_rot is not None or self.disk.has_unsynced:
+            return False
+        durability = self.sim.observers.durability
+        durability.hold(self.name, held=True)
+        view = DurableLogView(self.disk, f"{DATA}/wal")
+        fault, self.disk.fault = self.disk.fault, None  # the simulator reads here, not the node
+        self.bit_rot = change_bytes(self.disk, DATA, list(self.uids.values()), view, self.sim.chance)
+        self.disk.fault = fault
+        if self.bit_rot is None:
+            durability.hold(self.name, held=False)
+        return self.bit_rot is not None
+
+    def _shrink(self, server: Server) -> None:
+        """Make batches as small as the scenario wants; a node has no setting for this."""
+        scenario = self.sim.scenario
+        server.cfg = msgspec.structs.replace(
+            server.cfg,
+            max_pipeline_count=scenario.pipeline_entries,
+            max_append_entries_rpc_batch_size=scenario.rpc_entries,
+            max_append_entries_rpc_bytes=scenario.rpc_bytes,
+            low_priority_commands_flush_size=scenario.flush_size,
+        )
+
+    # --- ends --------------------------------------------------------------------------
+
+    def stop(self) -> bool:
+        """Ask the node to stop, as an operator would. Returns whether there was a node to ask."""
+        node, process = self.node, self.process
+        if node is None or process is None or self.stopping:
+            return False
+        self.stopping = True
+
+        async def close() -> None:
+            try:
+                for client in self.in_process_clients:
+                    await client.before_stop()
+                await node.stop()
+            except StorageError as error:
+                self.sim.transcript.note(self.name, f"stops badly: {error}")
+            except Crashed:
+                return  # `crashed` was called already
+            self.node = None
+            for client in self.in_process_clients:
+                client.after_stop()
+            # A program may go on after its node has stopped; what arrives now must do no harm.
+            self.sim.loop.later(_AFTERLIFE_S, self._exit, process)
+
+        process.spawn(close())
+        return True
+
+    def _exit(self, process: VirtualProcess) -> None:
+        """End the process by itself; it must have cleaned up."""
+        free_at = process.held_until + _AFTERLIFE_S
+        if process.alive and self.in_process_clients and free_at > self.sim.loop.now:
+            self.sim.loop.at(free_at, self._exit, process)  # it stood still when it was to clean up
+        elif process.alive:
+            violation = judge_stop(self.name, self.disk, process)
+            if violation is not None:
+                self.sim.report(violation)
+            self.sim.transcript.counts["stopped"] += 1
+            self.crashed()
+
+    def crash(self, *, power: bool) -> None:
+        """Kill the process; with `power` the machine loses everything unsynced."""
+        if self.process is not None and self.process.alive:
+            self.loses_power = power
+            self.crashed()
+
+    def crashed(self) -> None:
+        """Note that the process has died, for any reason; it starts again after a while."""
+        process, sim = self.process, self.sim
+        assert process is not None
+        if not process.alive:
+            return
+        process.kill()
+        power, self.loses_power = self.loses_power, False
+        sim.transcript.note(self.name, "loses power" if power else "dies")
+        if power:
+            self.disk.crash()
+        else:
+            self.disk.kill()
+        sim.network.gone(self.name, silent=power and sim.chance.random() < 0.5)
+        self._graveyard.append((process, self.node))
+        self.node = None
+        sim.after_crash(self)
+
+    # --- for the observers -----------------------------------------------------------------
+
+    def on_role(self, server: Server) -> None:
+        """Tell the observer that a member has changed its state, or its leader."""
+        sim, cluster = self.sim, server.cfg.cluster_name
+        text = f"{server.raft_state} in term {server.current_term}, follows {server.leader_id}"
+        sim.transcript.note(str(server.id), text)
+        self._shrink(server)
+        self.uids[cluster] = server.cfg.uid
+        sim.observers.of(server).role(server)
+
+    def on_deleted(self, server: Server, *, whole_cluster: bool) -> None:
+        """Tell the observer that a server was deleted; for good, once its tombstone is on the disk."""
+        cluster, uid = server.cfg.cluster_name, server.cfg.uid
+        what = "with its cluster" if whole_cluster else "alone"
+        self.sim.transcript.note(str(server.id), f"{uid} is deleted, {what}")
+        if self.uids.get(cluster) == uid:
+            del self.uids[cluster]
+        assert self._newest is not None
+        if uid in self._newest.system.directory.buried():
+            departed = Departed(self.name, uid, server.cfg.cluster_id, whole_cluster)
+            self.sim.observers.departures.left(departed)
+
+    def check_registry(self, *, finished: bool) -> None:
+        """Check I24 while the node runs."""
+        if self.node is not None:
+            root = join(DATA, "servers")
+            names = self.disk.listdir(root) if self.disk.exists(root) else []
+            folders = [name for name in names if self.disk.exists(join(root, f"{name}/config"))]
+            violation = check_registry(self.node, folders, finished=finished)
+            if violation is not None:
+                self.sim.report(violation)
+
+    def check_bounds(self) -> None:
+        """Check I27 at any time while the node runs."""
+        if self.node is not None:
+            violation = judge_bounds(self.node, self.disk)
+            if violation is not None:
+                self.sim.report(violation)
+
+    def check_rest(self) -> None:
+        """Check I27 at the end, while the node runs."""
+        connected = self.sim.network.clients_of(self.name) + sum(
+            i.is_connected for i in self.in_process_clients
+        )
+        found = [judge_rest(self.node, connected)] if self.node is not None else []
+        for violation in (*found, *(client.judge_heard() for client in self.in_process_clients)):
+            if violation is not None:
+                self.sim.report(violation)
+
+    def on_failure(self, process: ServerProcess) -> None:
+        """Judge a server that has stopped: only its own machine may have caused it."""
+        server = process.server
+        if server.cfg.cluster_name in self.failed:
+            return
+        name = "isolation (I31)" if self.failed else "no server fails"
+        states = (str(process.failure), f"machines that raised on this node: {list(self.failed)}")
+        self.sim.report(Violation(name, f"{server.id} stopped", states))
+
+    def _sends(self, node: str, to: str, message: PeerMessage) -> None:
+        if not to or self.process is None:
+            return
+        server = self.server(to)
+        self.sim.nemesis.sent(self, message)
+        if server is not None:
+            self.sim.observers.of(server).sent(server, ServerId(to, node), message)
+
+    def _applied(self, cluster: str, meta: CommandMeta, command: str) -> None:
+        if self.failing and cluster in self.failing:
+            del self.failing[cluster]
+            self.failed[cluster] = None
+            self.sim.nemesis.count("machine_fails", f"{cluster}@{self.name}")
+            raise RuntimeError("this machine fails on this node, once")
+        server = self._member(cluster)
+        self.sim.observers.of(server).applied(server, self.sim.uid_of, meta, command)
+
+    def _asks(self, cluster: str, timer: Timer) -> None:
+        server = self._member(cluster)
+        assert self.clock is not None
+        if server.raft_state is RaftState.LEADER:
+            self.sim.transcript.note(str(server.id), f"asks for {timer}")
+        self.sim.observers.of(server).timeouts.asks(server, timer, self.clock)
+
+    def _fired(self, cluster: str, meta: CommandMeta, name: str) -> None:
+        server = self._member(cluster)
+        assert self.clock is not None
+        self.sim.observers.of(server).timeouts.fired(server, meta, name, self.clock.monotonic())
+
+    def _member(self, cluster: str) -> Server:
+        """Its member, even while it still starts."""
+        assert self._newest is not None
+        return self._newest.system.processes[cluster].server

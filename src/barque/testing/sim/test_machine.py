@@ -1,0 +1,226 @@
+"""The machine of simulated clusters: objects by key, all of one kind, mostly lists.
+
+The objects are implemented here, independently of the models that judge them (`checkers.models`).
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any, ClassVar, Protocol
+
+from barque.machine.effects import MachineEffect, SendMsg
+from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
+from barque.testing.sim.timer_model import TimerModel
+
+_EPOCH = "epoch"
+LISTS = "lists"
+Objects = dict[str, Any]
+Applied = Callable[[CommandMeta, str], None]
+
+
+class Kind(Protocol):
+    """One kind of object. A command is `[key, *what]`; a query is a key and returns the whole object."""
+
+    model: str
+    """The name in `models.MODELS`, or "" for lists, which have a checker of their own."""
+
+    def draw(self, rng: Random, element: str, seen: Any) -> tuple[Any, ...]:
+        """Draw the next change. No other change has this `element`; `seen` is what a client saw last."""
+        ...
+
+    def perform(self, old: Any, *what: Any) -> tuple[Any, Any]:
+        """Return the object after the change, and the answer. A new object is None."""
+        ...
+
+    def show(self, old: Any) -> Any:
+        """Return what a reader sees."""
+        ...
+
+
+class Lists:
+    """Lists. `element`: append it; the answer is the new length."""
+
+    model = ""
+
+    def draw(self, rng: Random, element: str, seen: Any) -> tuple[Any, ...]:
+        """See `Kind`."""
+        return (element,)
+
+    def perform(self, old: Any, *what: Any) -> tuple[Any, Any]:
+        """See `Kind`."""
+        found = old if old is not None else []
+        found.append(what[0])
+        return found, len(found)
+
+    def show(self, old: Any) -> Any:
+        """See `Kind`."""
+        return list(old or ())
+
+
+class Registers:
+    """Registers. `write v`: the answer is None."""
+
+    model = "register"
+
+    def draw(self, rng: Random, element: str, seen: Any) -> tuple[Any, ...]:
+        """See `Kind`."""
+        return "write", element
+
+    def perform(self, old: Any, *what: Any) -> tuple[Any, Any]:
+        """See `Kind`."""
+        return what[1], None
+
+    def show(self, old: Any) -> Any:
+        """See `Kind`."""
+        return old
+
+
+class Swaps(Registers):
+    """Registers with `cas [expected, new]`, which answers whether it swapped, and `delete`."""
+
+    def draw(self, rng: Random, element: str, seen: Any) -> tuple[Any, ...]:
+        """Draw mostly swaps of what was seen."""
+        chance = rng.random()
+        if chance < 0.7:
+            return "cas", [seen, element]
+        return ("write", element) if chance < 0.9 else ("delete", None)
+
+    def perform(self, old: Any, *what: Any) -> tuple[Any, Any]:
+        """See `Kind`."""
+        match what:
+            case "cas", [expected, new]:
+                return (new, True) if self.matches(old, expected) else (old, False)
+            case "delete", _:
+                return None, old is not None
+        return super().perform(old, *what)
+
+    def matches(self, old: Any, expected: Any) -> bool:
+        """Whether to swap."""
+        return bool(old == expected)
+
+
+class Sets:
+    """Sets. `add e`; `remove e`, which answers whether the element was there."""
+
+    model = "set"
+
+    def draw(self, rng: Random, element: str, seen: Any) -> tuple[Any, ...]:
+        """See `Kind`."""
+        return ("remove", rng.choice(seen)) if seen and rng.random() < 0.3 else ("add", element)
+
+    def perform(self, old: Any, *what: Any) -> tuple[Any, Any]:
+        """See `Kind`."""
+        f, element = what
+        found = old if old is not None else []
+        there = element in found
+        if f == "remove":
+            if there:
+                found.remove(element)
+            return found, there
+        if not there:
+            found.insert(bisect_left(found, element), element)
+        return found, None
+
+    def show(self, old: Any) -> Any:
+        """See `Kind`."""
+        return list(old or ())
+
+
+class Counters:
+    """Counters. `add n`, which answers the sum."""
+
+    model = "counter"
+
+    def draw(self, rng: Random, element: str, seen: Any) -> tuple[Any, ...]:
+        """See `Kind`."""
+        return "add", rng.choice((1, 1, 2))
+
+    def perform(self, old: Any, *what: Any) -> tuple[Any, Any]:
+        """See `Kind`."""
+        found = (old or 0) + what[1]
+        return found, found
+
+    def show(self, old: Any) -> Any:
+        """See `Kind`."""
+        return old or 0
+
+
+KINDS: dict[str, Kind] = {
+    LISTS: Lists(),
+    "registers": Registers(),
+    "swaps": Swaps(),
+    "sets": Sets(),
+    "counters": Counters(),
+}
+"""All kinds by name."""
+
+
+class SimMachine(Machine[Objects]):
+    """Objects of one kind. Each answer begins with the epoch, which a cluster gets at its creation.
+
+    A machine that `tells` sends the client a message with the index of each command, for the observers. A
+    machine with a `timer_model` sets or cancels a timer with each command; its state lists the timers that
+    are pending and those that have expired.
+    """
+
+    def __init__(
+        self, kind: Kind, applied: Applied, *, tells: bool = False, timer_model: TimerModel | None = None
+    ) -> None:
+        self._kind = kind
+        self._applied = applied
+        self._tells = tells
+        self._timer_model = timer_model
+
+    def init(self, args: dict[str, Any]) -> Objects:
+        """Start with no object but the epoch."""
+        return {_EPOCH: [args.get("epoch", 0)]}
+
+    def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
+        """Apply a command. The checkers see by which version: it must be the same on all members."""
+        if isinstance(command, Timeout):
+            return self._expire(meta, command, state)
+        key, *what = command
+        self._applied(meta, f"{what} to {key} by version {self.version}")
+        state[key], answer = self._kind.perform(state.get(key), *what)
+        told = [SendMsg(meta.origin, meta.index)] if self._tells else []
+        timers = self._timer_model.change(meta, key, state) if self._timer_model is not None else []
+        return state, [state[_EPOCH][0], answer], [*told, *timers]
+
+    def _expire(self, meta: CommandMeta, timeout: Timeout, state: Objects) -> Any:
+        assert self._timer_model is not None
+        self._applied(meta, f"timeout of {timeout.name} by version {self.version}")
+        return state, None, self._timer_model.expire(meta, timeout.name, state)
+
+    def state_enter(self, raft_state: str, state: Objects) -> Sequence[MachineEffect]:
+        """Set the pending timers again: they end with the former leadership."""
+        if self._timer_model is None or raft_state != "leader":
+            return ()
+        return self._timer_model.lead(state)
+
+    def query(self, query: Any, state: Objects) -> Any:
+        """Return one whole object."""
+        return [state[_EPOCH][0], self._kind.show(state.get(query))]
+
+
+class NewSimMachine(SimMachine):
+    """The next version. Its state records that the cluster has moved to it."""
+
+    version: ClassVar[int] = 1
+
+    def which_module(self, version: int) -> Machine[Objects]:
+        """Return the code of the version in force."""
+        if version:
+            return self
+        return SimMachine(self._kind, self._applied, tells=self._tells, timer_model=self._timer_model)
+
+    def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
+        """Apply a command, or take over the state of the former version."""
+        if isinstance(command, MachineVersion):
+            state["moved"] = [f"{command.old} to {command.new} at {meta.index}"]
+            return state, None
+        return super().apply(meta, command, state)
+
+    def state_enter(self, raft_state: str, state: Objects) -> Sequence[MachineEffect]:
+        """Only a machine that has taken over the state of the former version may be asked."""
+        assert "moved" in state, "this version is not in force yet"
+        return super().state_enter(raft_state, state)

@@ -1,0 +1,85 @@
+"""Planted bugs of the effects of machines. See `mutants`."""
+
+from typing import Any
+from unittest.mock import patch
+
+from barque.core.messages import MachineTimeout
+from barque.machine.effects import SendMsg, Timer
+from barque.runtime import performer
+from barque.runtime.performer import Performer
+from barque.runtime.server_process import ServerProcess
+from tests.kit.mutant_registry import mutant, replace
+
+
+@mutant("followers perform the effects of their machines, too (I21)", layer="node")
+def everybody_performs_effects() -> Any:
+    """See `MUTANTS`."""
+    real = Performer._perform_as_leader
+
+    def perform(self: Performer, process: ServerProcess, effect: Any) -> None:
+        if isinstance(effect, SendMsg):
+            self._perform_leaders(process, effect)
+        else:
+            real(self, process, effect)
+
+    return patch.object(Performer, "_perform_as_leader", perform)
+
+
+@mutant("a machine's timer fires twice (I21)", layer="node")
+def timer_fires_twice() -> Any:
+    """See `MUTANTS`."""
+    real = Performer._arm
+
+    def arm(self: Performer, process: ServerProcess, name: str, after_s: float, message: Any) -> None:
+        real(self, process, name, after_s, message)
+        if isinstance(message, MachineTimeout):
+            real(self, process, f"{name} again", after_s, message)
+
+    return patch.object(Performer, "_arm", arm)
+
+
+@mutant("a machine's timer fires before its time (I21)", layer="node")
+def timer_fires_early() -> Any:
+    """See `MUTANTS`."""
+    real = Performer._arm
+
+    def arm(self: Performer, process: ServerProcess, name: str, after_s: float, message: Any) -> None:
+        real(self, process, name, after_s / 4 if isinstance(message, MachineTimeout) else after_s, message)
+
+    return patch.object(Performer, "_arm", arm)
+
+
+@mutant("a timer fires although the machine cancelled it (I21)", layer="node")
+def cancelled_timer_fires() -> Any:
+    """See `MUTANTS`."""
+    real = Performer._set_machine_timer
+
+    def set_timer(self: Performer, process: ServerProcess, timer: Timer) -> None:
+        if timer.after_ms is not None or timer.at_ms is not None:
+            real(self, process, timer)
+
+    return patch.object(Performer, "_set_machine_timer", set_timer)
+
+
+@mutant("a timer that is set again keeps its first time (I21)", layer="node")
+def replaced_timer_fires() -> Any:
+    """See `MUTANTS`."""
+    real = Performer._arm
+
+    def arm(self: Performer, process: ServerProcess, name: str, after_s: float, message: Any) -> None:
+        if not (isinstance(message, MachineTimeout) and (process, name) in self._timers):
+            real(self, process, name, after_s, message)
+
+    return patch.object(Performer, "_arm", arm)
+
+
+@mutant("the timers of a machine outlive its leadership (I21)", layer="node")
+def timers_outlive_leadership() -> Any:
+    """See `MUTANTS`."""
+    return patch.object(performer, "_ends_leadership", lambda _old, _new: False)
+
+
+@mutant("a new leader does not ask its machine which timers to set again (I21)", layer="node")
+def timers_not_set_again() -> Any:
+    """See `MUTANTS`."""
+    return replace("_machine_enters", lambda _server: [])
