@@ -72,8 +72,10 @@ class Requests(Protocol):
     def end(self, reason: str) -> None:
         """Likewise, at once."""
 
-    first_node: str
-    """The node that `connect` has reached."""
+    @property
+    def first_node(self) -> str:
+        """The node that `connect` has reached."""
+        ...
 
     def batch(self, key: Hashable) -> EncodedBatch | None:
         """The batch of this kind that is being filled in this turn of the loop."""
