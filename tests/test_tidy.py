@@ -36,6 +36,16 @@ BELONGS_ELSEWHERE = {
 }
 """The modules that may also import what this layer may import, and the layer itself, and why."""
 
+ROOMS: dict[str, set[str]] = {
+    "": {"core", "sim", "checkers"},
+    "core": {"checkers", "faults.fault_schedule", "sim.loop"},
+    "sim": {"faults", "checkers"},
+    "faults": {"sim", "checkers"},
+    "checkers": {"sim.disk", "sim.loop"},
+    "chaos": {"checkers"},
+}
+"""Which room of `testing` may import which rooms, or which modules of them, besides itself."""
+
 TOOLS = ("cli/", "bench/", "testing/chaos/")
 """What no simulator ever runs: programs for people, which may read clocks and name files."""
 
@@ -119,6 +129,16 @@ def imports_of(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, f"barque.{alias.name}") for alias in node.names)
 
 
+def without_types(tree: ast.Module) -> ast.Module:
+    """The module without the blocks that only type checkers see."""
+    body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
+    return ast.Module(body, [])
+
+
 def calls_of(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Line and dotted name of each call, as it is written."""
     for node in ast.walk(tree):
@@ -168,9 +188,26 @@ def lines_of_names(tree: ast.Module) -> int:
 
 def is_lazy(node: ast.stmt) -> bool:
     """Whether this is a part of the root's lazy import (docs/decisions/0005-a-client-loads-no-server.md)."""
-    if isinstance(node, ast.If):
-        return ast.unparse(node.test) == "TYPE_CHECKING" and not node.orelse
-    return isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+    return (
+        isinstance(node, ast.If)
+        and ast.unparse(node.test) == "TYPE_CHECKING"
+        and [getattr(other, "name", "") for other in node.orelse] == ["__getattr__"]
+    )
+
+
+def test_rooms_of_testing_import_only_what_they_may() -> None:
+    """A room of `testing` imports itself and what `ROOMS` lists; imports for types alone do not count."""
+    complaints = []
+    for path in sorted((PACKAGE / "testing").rglob("*.py")):
+        room = path.parent.name if path.parent.name in ROOMS else ""
+        for line, module in imports_of(without_types(parse(path))):
+            if not module.startswith("barque.testing."):
+                continue
+            there = module.removeprefix("barque.testing.").split(".")
+            target = there[0] if there[0] in ROOMS else ""
+            if target != room and not {target, ".".join(there[:2])} & ROOMS[room]:
+                complaints.append(f"{name_of(path)}:{line}: {room or 'the top'} must not import {module}")
+    complain(complaints, "move the code into the room that needs it")
 
 
 def test_files_are_short_enough_to_read() -> None:
@@ -379,7 +416,7 @@ def test_message_terms_are_compared_in_one_module() -> None:
     complain(complaints, "let the table in core/terms.py say what this message's term means")
 
 
-@pytest.mark.parametrize("layer", ["core"])
+@pytest.mark.parametrize("layer", ["core", "runtime"])
 def test_a_layer_has_no_import_cycle(layer: str) -> None:
     """The modules of a layer import each other in one direction, imports for type checkers included."""
     arrows = {

@@ -106,6 +106,20 @@ from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, Ser
 if TYPE_CHECKING:
     from barque.client.local import local_client
     from barque.runtime.node import Node
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Load the server when a program asks for it: most clients never do."""
+        if name == "Node":
+            from barque.runtime.node import Node
+
+            return Node
+        if name == "local_client":
+            from barque.client.local import local_client
+
+            return local_client
+        raise AttributeError(f"module 'barque' has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 __all__ = [
@@ -201,16 +215,3 @@ __all__ = [
     "local_client",
     "sync",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Load the server when a program asks for it: most clients never do."""
-    if name == "Node":
-        from barque.runtime.node import Node
-
-        return Node
-    if name == "local_client":
-        from barque.client.local import local_client
-
-        return local_client
-    raise AttributeError(f"module 'barque' has no attribute {name!r}")

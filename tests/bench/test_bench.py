@@ -16,6 +16,7 @@ from barque.bench.measure import WORKLOADS, Sample, Settings, measure_at, quanti
 from barque.bench.report import COLUMNS, Report, aligned, header, notes, rows, spread, us_text
 from barque.bench.workloads import Background, first_success
 from barque.cli.bench import bench
+from barque.client.results import Status, typed_result
 from barque.errors import ConfigurationError, NoLeader
 
 ALL_ROWS = [row for names in WORKLOADS.values() for row in names]
@@ -127,17 +128,21 @@ async def test_background_load_goes_on_through_errors() -> None:
 def test_settled_means_up_led_and_caught_up() -> None:
     """A node that is away, a cluster without a leader, or a member far behind: not settled."""
 
-    def report(
-        state: str = "running", leader: str | None = "b@n1", applied: int = 90_000
-    ) -> dict[str, object]:
-        members = [{"last_applied": 90_000}, {"last_applied": applied}]
-        return {"nodes": [{"state": state}], "clusters": [{"leader": leader, "members": members}]}
+    def report(state: str = "running", leader: str | None = "b@n1", applied: int = 90_000) -> Status:
+        members = [
+            {"server": f"b@n{number}", "role": "follower", "last_applied": index}
+            for number, index in enumerate((90_000, applied), start=1)
+        ]
+        clusters = [{"name": "b", "leader": leader, "term": 1, "members": members}]
+        return typed_result(
+            "status", {"nodes": [{"name": "n1", "state": state}], "clusters": clusters}, Status
+        )
 
     assert availability._is_settled(report())
     assert not availability._is_settled(report(state="unreachable"))
     assert not availability._is_settled(report(leader=None))
     assert not availability._is_settled(report(applied=10))
-    assert not availability._is_settled({"nodes": [], "clusters": []})
+    assert not availability._is_settled(Status(nodes=(), clusters=()))
 
 
 def test_tables_show_the_median_and_the_extremes() -> None:

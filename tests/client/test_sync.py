@@ -198,6 +198,18 @@ def test_a_call_in_the_moment_of_a_close_is_refused(monkeypatch: pytest.MonkeyPa
     client.close()
 
 
+def test_a_client_connects_once() -> None:
+    """A second `connect` finds the first one's thread, and one `close` ends it."""
+    client = a_client_that_reaches_nobody()
+    client.connect()
+    loop, thread = client._loop, client._thread
+    client.connect()
+    assert (client._loop, client._thread) == (loop, thread)
+    client.close()
+    assert thread is not None
+    assert not thread.is_alive()
+
+
 def test_a_client_is_used_in_a_with_block() -> None:
     """Before `connect` every call is refused, and the text says what to do."""
     client = sync.Client(["127.0.0.1:1"], secret=SECRET)

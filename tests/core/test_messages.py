@@ -6,6 +6,7 @@ import pytest
 
 from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import (
+    SENDER_OF,
     AppendEntriesReply,
     AppendEntriesRpc,
     AuxCommand,
@@ -29,8 +30,8 @@ from barque.core.messages import (
     ServerDown,
     TimeoutNow,
     TransferLeadership,
+    claimed_node,
 )
-from barque.core.terms import SENDER_OF, claimed_node
 from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term
 
 ONE, ZERO, SENDER, CLIENT = Term(1), Index(0), ServerId("s", "n1"), ClientRef("n1", 9)

@@ -8,8 +8,9 @@ from barque.core import messages as m
 from barque.core.dispatch import FROM_LEADER
 from barque.core.effects import PersistTermAndVote, StartElectionTimeout
 from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
+from barque.core.messages import SENDER_OF, claimed_node
 from barque.core.roles import RaftState
-from barque.core.terms import KINDS, SENDER_OF, claimed_node
+from barque.core.terms import KINDS
 from barque.errors import InvariantViolation
 from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, IndexTerm, ServerId, Term

@@ -13,6 +13,7 @@ from tests.nodes import Nodes, nodes, until
 import barque
 from barque.client.results import RemovedMember, StaleIncarnation
 from barque.core.messages import (
+    SENDER_OF,
     AppendEntriesReply,
     AuxCommand,
     Commands,
@@ -29,7 +30,6 @@ from barque.core.messages import (
     TransferLeadership,
 )
 from barque.core.state import RaftState
-from barque.core.terms import SENDER_OF
 from barque.core.transitions import become_follower
 from barque.errors import OutcomeUnknown
 from barque.runtime import identity

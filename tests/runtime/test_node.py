@@ -21,6 +21,7 @@ from barque.errors import (
     UnknownCluster,
 )
 from barque.log.disk import OsDisk
+from barque.runtime.failure_detector import FailureDetector
 from barque.transport.wire import NodeCallReply
 from barque.types import Index, IndexTerm, ServerId
 
@@ -240,6 +241,24 @@ async def test_counters_tell_what_happened(tmp_path: Path) -> None:
         for name in ("commit_index", "last_applied", "last_index", "last_written_index"):
             assert counters[name] == getattr(overview, name) == 8
         assert counters["term"] == overview.current_term
+
+
+async def test_an_idle_leader_that_loses_its_peers_at_once_steps_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§6.2: also if they are lost before the failure detector has judged them, and nobody asks anything."""
+    monkeypatch.setattr(FailureDetector, "poll", lambda _self, _now: [])
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder")
+        leader = await client.leader("sum")
+        assert leader is not None
+        await three.stop(*(name for name in three.running if name != leader.node))
+        server = three.running[leader.node].system.processes["sum"].server
+
+        async def nobody_leads() -> bool:
+            return server.leader_id is None
+
+        await until(nobody_leads, "the last node to lose its majority")
 
 
 async def test_status_names_the_unreachable(tmp_path: Path) -> None:

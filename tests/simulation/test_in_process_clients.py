@@ -60,7 +60,7 @@ def test_a_call_that_outlives_its_node_is_reported() -> None:
 
 
 def test_a_call_that_outlives_its_time_is_reported() -> None:
-    """A call that the node's router does not end in its time is reported."""
+    """The router does not fail requests that are past their deadline."""
     forever = lambda _self, _now: None  # noqa: E731
     with patch.object(RequestRouter, "expire", forever):
         assert violation(run(faults=("crash",), timeout_s=0.2)) == "calls end in time (I25)"

@@ -1,7 +1,10 @@
 """The public kit: is a machine deterministic, and does a log or a transport keep its contract?"""
 
+import pkgutil
 import random
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tests.kit.storage import UID, Node
@@ -16,6 +19,7 @@ from barque.testing.sim.memory_transport import MemoryNetwork, MemoryTransport
 from barque.transport.contract import Transport, TransportHandler
 from barque.types import Uid
 
+DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS = ["a", "b", "a", "roll", "c", "d", "e"]
 
 
@@ -62,6 +66,26 @@ def test_the_fixtures_are_there(
     """Pytest finds the fixtures by the entry point."""
     assert deterministic_machine(Counter, COMMANDS) == len(COMMANDS)
     assert simulated_machine(Counter, COMMANDS) > 100
+
+
+def test_pages_name_what_exists() -> None:
+    """Every `barque.testing…` name and every path of this kit in the pages exists."""
+    names, paths = set[str](), set[str]()
+    for page in DOCS.rglob("*.md"):
+        text = page.read_text()
+        names.update(re.findall(r"\bbarque\.testing(?:\.\w+)+", text))
+        paths.update(re.findall(r"`((?:testing|tests/kit)/[\w/]+\.py)`", text))
+    assert len(names) > 5
+    assert len(paths) > 10
+    for name in sorted(names):
+        pkgutil.resolve_name(name)
+    assert [path for path in sorted(paths) if not exists(path)] == []
+
+
+def exists(path: str) -> bool:
+    """Whether a path of a page, below the repository or below the package, exists."""
+    root = DOCS.parent
+    return (root / path).exists() or (root / "src" / "barque" / path).exists()
 
 
 class TestMemoryLog(LogSuite):

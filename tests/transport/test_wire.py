@@ -17,8 +17,8 @@ from barque.core.messages import (
     Commands,
     RemoteMessage,
     RequestVoteRpc,
+    claimed_node,
 )
-from barque.core.terms import claimed_node
 from barque.errors import ProtocolError
 from barque.transport import wire
 from barque.transport.wire import Envelope

@@ -18,6 +18,7 @@ from barque.errors import (
     NoQuorum,
     NotAvailableYet,
     OutcomeUnknown,
+    QueryTimeout,
     StorageError,
     Unauthenticated,
 )
@@ -94,6 +95,8 @@ def _cure(error: BaseException) -> str:
             return ""  # their texts end with the cure
         case OutcomeUnknown():
             return "it may have happened: check before you send it again"
+        case QueryTimeout():
+            return "a read changes nothing: try again, or give it more --timeout"
         case NoQuorum() | NoLeader():
             return "`barque status` shows which nodes are up"
         case Unauthenticated():

@@ -1,4 +1,25 @@
-"""The asyncio client (API-13 to API-24). Every request has a deadline, and every outcome a type."""
+"""The asyncio client (API-13 to API-24). Every request has a deadline, and every outcome a type.
+
+The way of a request:
+
+1. A method of `Client` encodes it and adds it to the batch of its kind (`requests`): commands of one cluster
+   and reply mode, or reads of one cluster and level. An administrative request is a batch of its own.
+2. At the end of the loop's turn the `Router` chooses a connection for each batch and sends one frame to each
+   node. If no node is connected the batch waits, and the router dials.
+3. The node answers by correlation. The `Connection` finds the batch, and the batch tells its listener
+   (`outcomes`): the futures of callers, or the notifications of a pipeline.
+
+Each request ends exactly once, in one of these ways:
+
+- The node answers with a reply or an error.
+- The link is lost. Commands and calls end as `OutcomeUnknown`; reads are sent to another node.
+- The node says nothing for a second. It becomes suspect: its reads are sent elsewhere, and its commands end
+  as `OutcomeUnknown` when another node turns out to lead.
+- The deadline passes: a second later than at the node, whose answer would be better founded.
+- The client is closed: `Stopped`, or `OutcomeUnknown` for commands that were sent.
+
+A command is sent at most once. No task, timer or frame is spent on a single command.
+"""
 
 import asyncio
 import contextlib
@@ -60,7 +81,7 @@ class Requests(Protocol):
         """The batch of this kind that is being filled in this turn of the loop."""
 
     def open(self, key: Hashable, batch: EncodedBatch) -> EncodedBatch:
-        """Begin a batch, which leaves when this turn's requests do."""
+        """Begin a batch. It leaves with this turn's requests."""
 
     def submit(self, batch: Batch) -> None:
         """Send a batch that is complete, likewise."""
@@ -126,10 +147,10 @@ class Client:
     @classmethod
     def over(cls, connect: Connect, *, timeout_s: float = 5.0) -> "Client":
         """Make a client over another kind of link."""
-        return cls.carried_by(lambda on_event: Router(connect, ["inside"], on_event), timeout_s=timeout_s)
+        return cls._carried_by(lambda on_event: Router(connect, ["inside"], on_event), timeout_s=timeout_s)
 
     @classmethod
-    def carried_by(cls, make_requests: Callable[[OnEvent], Requests], *, timeout_s: float = 5.0) -> "Client":
+    def _carried_by(cls, make_requests: Callable[[OnEvent], Requests], *, timeout_s: float = 5.0) -> "Client":
         """Make a client whose requests something else than connections carries, such as a node's session."""
         client = cls.__new__(cls)
         client._init(make_requests, timeout_s)
@@ -172,7 +193,7 @@ class Client:
         self._end_news(reason)
 
     def _end_news(self, reason: str) -> None:
-        """Wake those who wait for notifications and events: none will come."""
+        """Wake the waiters for notifications and events: none will come."""
         self._notifications.end(reason)
         self._events.put_nowait(None)
 
@@ -224,7 +245,7 @@ class Client:
     ) -> None:
         """Send a command without waiting (API-14); its outcome comes from `notifications`.
 
-        Without a `correlation` nobody hears the outcome. `priority` is `low` or `normal` (CMD-06). Raises
+        Without a `correlation` the outcome is dropped. `priority` is `low` or `normal` (CMD-06). Raises
         `InvalidCommand` for a command that cannot be encoded, and `Stopped`; then it was not sent.
         """
         if priority not in ("low", "normal"):

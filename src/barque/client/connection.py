@@ -37,7 +37,7 @@ class Link(Protocol):
         """Queue requests; False if the link is gone."""
 
     def flush(self) -> None:
-        """Send what is queued."""
+        """Send the queued requests."""
 
     def close(self) -> None:
         """End it; the owner hears of the end."""

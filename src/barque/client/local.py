@@ -23,7 +23,7 @@ def local_client(node: Node, *, timeout_s: float = 5.0) -> Client:
     def make_requests(on_event: OnEvent) -> LocalRequests:
         return LocalRequests(node, on_event, lambda reason: client.end(reason))
 
-    client = Client.carried_by(make_requests, timeout_s=timeout_s)
+    client = Client._carried_by(make_requests, timeout_s=timeout_s)
     return client
 
 

@@ -92,7 +92,7 @@ class Notifications:
         self._news.set()
 
     def end(self, reason: str) -> None:
-        """The client is closed: wake everyone who waits."""
+        """The client is closed: wake all waiters."""
         self._closed_because = reason
         self._news.set()
 

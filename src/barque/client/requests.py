@@ -26,7 +26,7 @@ _CALL_SHARE = 0.2
 
 
 class Batch:
-    """What all kinds of batch have in common: who waits, until when, and which requests are answered.
+    """The common part of all batches: the waiters, the deadline, and which requests are answered.
 
     Request number `i` has the waiter `waiters[i]` and, once the batch is sent, the correlation `first + i`.
     """
@@ -54,7 +54,7 @@ class Batch:
         self.listener = listener
         self.waiters: list[Any] = []
         self.first = 0  # 0 until it is sent
-        self.is_answered = False  # all requests are
+        self.is_answered = False  # whether all requests are answered
         self._unanswered: UnansweredRanges | None = None  # None: no request is answered, or all are
 
     @property

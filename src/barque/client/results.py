@@ -93,6 +93,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     longest_stall_ms: float = 0.0
     storage: Mapping[str, Any] = {}
     requests: Mapping[str, Any] = {}
+    """How many requests wait at the node, and for which clusters."""
     peers: Mapping[str, Mapping[str, Any]] = {}
     detector: Mapping[str, Any] = {}
     transport: Mapping[str, int] = {}

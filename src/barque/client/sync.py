@@ -62,12 +62,13 @@ class Client:
     # --- life --------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Start the loop's thread and connect. Raises as `barque.Client.connect`."""
-        loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=loop.run_forever, name="barque client", daemon=True)
-        self._thread.start()
+        """Start the loop's thread and connect, unless that is done. Raises as `barque.Client.connect`."""
         with self._lock:
-            self._loop = loop
+            if self._loop is not None:
+                return
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="barque client", daemon=True)
+            self._thread.start()
         try:
             self._run(self._client.connect())
         except BaseException:

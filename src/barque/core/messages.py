@@ -5,7 +5,9 @@ One frozen class each, with Figure 2's names. The classes here travel between no
 carries that server's id, and the transport checks the id against the connection.
 """
 
-from typing import TypeAlias
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -323,3 +325,34 @@ LIVENESS_EVENTS = (ServerDown, NodeStatus)
 An earlier message may still wait for the meta store (`NextEvent`) and make the server follow the very
 leader that is gone. So while effects wait for the disk, these events wait behind them.
 """
+
+
+# --- whom a message claims to come from --------------------------------------------------------
+
+SENDER_OF: dict[type[Any], Callable[[Any], ServerId]] = {
+    **dict.fromkeys(
+        (AppendEntriesRpc, HeartbeatRpc, InstallSnapshotRpc, TimeoutNow), attrgetter("leader_id")
+    ),
+    **dict.fromkeys((RequestVoteRpc, PreVoteRpc), attrgetter("candidate_id")),
+    **dict.fromkeys(
+        (
+            *(InfoRpc, InfoReply, AppendEntriesReply, HeartbeatReply),
+            *(InstallSnapshotResult, RequestVoteResult, PreVoteResult),
+        ),
+        attrgetter("sender"),
+    ),
+    ServerDown: attrgetter("server"),
+}
+"""The server that each message of a server claims to come from."""
+_FROM_CLIENT = (Queries, TransferLeadership, JoinMember, LeaveMember, DeleteCluster, AuxCommand)
+
+
+def claimed_node(message: object) -> str | None:
+    """The node that a message claims to come from; None if it claims nothing.
+
+    Commands do, inside their body; the receiver checks it there.
+    """
+    sender_of = SENDER_OF.get(type(message))
+    if sender_of is not None:
+        return sender_of(message).node
+    return message.origin.node if isinstance(message, _FROM_CLIENT) else None

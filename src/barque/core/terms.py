@@ -13,13 +13,12 @@
 After that the message belongs to our term, whatever our role, and the role's table handles it. No other
 module compares the terms of messages; `tests/test_tidy.py` checks that.
 
-The table `KINDS` also says from which server a message claims to come. `admits` decides whether an
-incarnation (uid) of that server may say it (MEMB-10); the runtime asks before it hands a message over,
+A message claims to come from a server (`messages.SENDER_OF`). `admits` decides whether an incarnation
+(uid) of that server may say it (MEMB-10); the runtime asks before it hands a message over,
 and the transport compares the sender's node with the connection (docs/explanation/identity.md).
 """
 
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from barque.core import messages as m
@@ -40,7 +39,6 @@ from barque.types import ServerId, Term, Uid
 class Kind(NamedTuple):
     """What the rule must know of one kind of message."""
 
-    sender: Callable[[Any], ServerId]
     refuse: Callable[[Server, Any], list[Effect]]
     """The answer to one of a lower term."""
     from_leader: bool = False
@@ -51,9 +49,6 @@ class Kind(NamedTuple):
     """It makes majorities or tells who a member is, so it counts from a known member only."""
 
 
-_LEADER, _CANDIDATE, _SENDER = attrgetter("leader_id"), attrgetter("candidate_id"), attrgetter("sender")
-
-
 def drop(server: Server, message: m.Message) -> list[Effect]:
     """A reply of a term that is over: the sender may have lost since what it tells."""
     return []
@@ -61,40 +56,26 @@ def drop(server: Server, message: m.Message) -> list[Effect]:
 
 KINDS: dict[type[Any], Kind] = {
     # A leader of a lower term does not know that it was deposed: our reply tells it (F-2, L-21, C-5).
-    m.AppendEntriesRpc: Kind(_LEADER, refuse_append_entries, from_leader=True, from_outside=True),
-    m.HeartbeatRpc: Kind(_LEADER, refuse_heartbeat, from_leader=True, from_outside=True),
+    m.AppendEntriesRpc: Kind(refuse_append_entries, from_leader=True, from_outside=True),
+    m.HeartbeatRpc: Kind(refuse_heartbeat, from_leader=True, from_outside=True),
     # As Ra (L-18): a leader is deposed by a member's snapshot only; the AppendEntries before it came first.
-    m.InstallSnapshotRpc: Kind(_LEADER, refuse_snapshot, from_leader=True),
-    m.InfoRpc: Kind(_SENDER, refuse_info, from_leader=True, from_outside=True),
+    m.InstallSnapshotRpc: Kind(refuse_snapshot, from_leader=True),
+    m.InfoRpc: Kind(refuse_info, from_leader=True, from_outside=True),
     # A candidate of a lower term learns ours; a leader that is asked for a pre-vote asserts itself (L-31).
-    m.RequestVoteRpc: Kind(_CANDIDATE, refuse_vote),
-    m.PreVoteRpc: Kind(_CANDIDATE, refuse_pre_vote),
+    m.RequestVoteRpc: Kind(refuse_vote),
+    m.PreVoteRpc: Kind(refuse_pre_vote),
     # Replies: only their term is news once ours is higher.
-    m.AppendEntriesReply: Kind(_SENDER, drop, counted=True),
-    m.HeartbeatReply: Kind(_SENDER, drop, counted=True),
-    m.InstallSnapshotResult: Kind(_SENDER, drop, counted=True),
-    m.RequestVoteResult: Kind(_SENDER, drop, counted=True),
-    m.PreVoteResult: Kind(_SENDER, drop, counted=True),
-    m.InfoReply: Kind(_SENDER, drop, counted=True),
+    m.AppendEntriesReply: Kind(drop, counted=True),
+    m.HeartbeatReply: Kind(drop, counted=True),
+    m.InstallSnapshotResult: Kind(drop, counted=True),
+    m.RequestVoteResult: Kind(drop, counted=True),
+    m.PreVoteResult: Kind(drop, counted=True),
+    m.InfoReply: Kind(drop, counted=True),
 }
 """The messages that carry a term."""
 
-SENDER_OF: dict[type[Any], Callable[[Any], ServerId]] = {
-    **{kind: row.sender for kind, row in KINDS.items()},
-    m.TimeoutNow: _LEADER,
-    m.ServerDown: attrgetter("server"),
-}
-"""The server that each message of a server claims to come from."""
 ASKS_FOR_VOTES = (m.PreVoteRpc, m.RequestVoteRpc)
 """A candidate's questions."""
-_FROM_CLIENT = (
-    m.Queries,
-    m.TransferLeadership,
-    m.JoinMember,
-    m.LeaveMember,
-    m.DeleteCluster,
-    m.AuxCommand,
-)
 
 
 def settle_term(server: Server, message: Any, effects: list[Effect]) -> bool:
@@ -112,13 +93,13 @@ def settle_term(server: Server, message: Any, effects: list[Effect]) -> bool:
         if not _adopt_higher_term(server, kind, message, effects):
             return False
     if kind.from_leader:
-        _hear_leader(server, kind.sender(message), effects)
+        _hear_leader(server, m.SENDER_OF[type(message)](message), effects)
     return True
 
 
 def _adopt_higher_term(server: Server, kind: Kind, message: Any, effects: list[Effect]) -> bool:
     """§3.3: our term is over. False if the sender cannot end it, or if our server ends with it."""
-    sender = kind.sender(message)
+    sender = m.SENDER_OF[type(message)](message)
     leads, had_leader = server.leadership() is not None, server.leader_id is not None
     if leads and not kind.from_outside and (sender not in server.cluster or sender == server.id):
         return False
@@ -145,17 +126,6 @@ def _hear_leader(server: Server, leader: ServerId, effects: list[Effect]) -> Non
 
 
 # --- whose messages are heard ----------------------------------------------------------------
-
-
-def claimed_node(message: object) -> str | None:
-    """The node that a message claims to come from; None if it claims nothing.
-
-    Commands do, inside their body; the receiver checks it there.
-    """
-    sender_of = SENDER_OF.get(type(message))
-    if sender_of is not None:
-        return sender_of(message).node
-    return message.origin.node if isinstance(message, _FROM_CLIENT) else None
 
 
 def admits(server: Server, sender: ServerId, uid: Uid, message: object) -> bool:

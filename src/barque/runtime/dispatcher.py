@@ -34,6 +34,7 @@ import msgspec
 
 from barque.core.effects import Applied, Rejected, Rejection, refuse_commands
 from barque.core.messages import (
+    SENDER_OF,
     AuxCommand,
     Commands,
     DeleteCluster,
@@ -43,7 +44,7 @@ from barque.core.messages import (
     RemoteMessage,
     TransferLeadership,
 )
-from barque.core.terms import SENDER_OF, was_removed
+from barque.core.terms import was_removed
 from barque.runtime import identity
 from barque.runtime.clock import Clock
 from barque.runtime.directory import Directory

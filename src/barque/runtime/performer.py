@@ -461,7 +461,10 @@ Performer.HANDLERS = {
 
 
 def _ends_leadership(old: RaftState, server: Server) -> bool:
-    """Whether a leadership has ended, and with it the timers of its machine (TIME-06)."""
+    """Whether a leadership has ended, and with it its machine's timers and monitors (TIME-06).
+
+    A leader that waits may lead on.
+    """
     if old not in (RaftState.LEADER, RaftState.AWAIT_CONDITION):
         return False
     return server.leadership() is None or server.raft_state is RaftState.TERMINATING_LEADER

@@ -80,7 +80,7 @@ class SimEffectSink(EffectSink):
 
 
 class SimSessions(ClientSessions):
-    """Tells the clients inside what machines have told their node."""
+    """Shows the clients in the process what machines have told their node."""
 
     def __init__(self, host: "Host", router: RequestRouter, rpc: NodeRpc) -> None:
         super().__init__(router, rpc)
