@@ -456,7 +456,7 @@ async def test_what_a_timer_lets_a_server_send_leaves_in_a_turn(tmp_path: Path) 
         process.handle(ElectionTimeout())
         assert process.server.raft_state is RaftState.PRE_VOTE
         long_ago_s = -node.clock.monotonic() - 1
-        node.system.performer._arm(process, "election", long_ago_s, ElectionTimeout())
+        node.system.performer.timers._arm(process, "election", long_ago_s, ElectionTimeout())
         node.turn.is_scheduled = False
         node.timers.run_due(0.0)  # another round: no state changes, which would ask for a turn
         assert process.server.raft_state is RaftState.PRE_VOTE
