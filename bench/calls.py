@@ -14,6 +14,7 @@ import asyncio
 import contextvars
 import cProfile
 import gc
+import json
 import random
 import selectors
 import tempfile
@@ -240,12 +241,21 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="requests that are counted")
     parser.add_argument("--functions", type=int, default=0, help="show so many functions of each role")
     parser.add_argument("--workload", choices=WORKLOADS, action="append")
+    parser.add_argument("--json", action="store_true", help="print calls for each request as JSON")
     chosen = parser.parse_args()
+    if chosen.json:
+        counted = {name: count_calls(name, chosen.count) for name in chosen.workload or WORKLOADS}
+        figures = {
+            name: {role: round(calls.total() / chosen.count, 1) for role, calls in found.items()}
+            for name, found in counted.items()
+        }
+        print(json.dumps(figures))
+        return
     print(f"{'calls for each request':24}{'leader':>10}{'follower':>10}{'client':>10}")
     for workload in chosen.workload or WORKLOADS:
         found = count_calls(workload, chosen.count)
-        figures = "".join(f"{calls.total() / chosen.count:10.1f}" for calls in found.values())
-        print(f"{workload:24}{figures}")
+        row = "".join(f"{calls.total() / chosen.count:10.1f}" for calls in found.values())
+        print(f"{workload:24}{row}")
         for role, calls in found.items() if chosen.functions else ():
             for function, number in calls.most_common(chosen.functions):
                 print(f"    {role:9}{number / chosen.count:8.2f}  {function}")

@@ -19,8 +19,8 @@ from barque.client import sync as module
 from barque.errors import BarqueError, Stopped
 
 ONLY_ASYNC = {
-    "carried_by": "makes a client that a session inside a node carries",
-    "over": "makes a client over another kind of link, for simulations and for the inside of a node",
+    "over": "makes a client over another kind of link, for simulations",
+    "carried_by": "makes a client whose requests a session inside a node carries",
     "end": "ends a client at once, for the owner of such links",
 }
 PAIRS = [(barque.Client, sync.Client), (barque.ClusterClient, sync.ClusterClient)]

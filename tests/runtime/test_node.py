@@ -21,6 +21,7 @@ from barque.errors import (
     UnknownCluster,
 )
 from barque.log.disk import OsDisk
+from barque.runtime.failure_detector import FailureDetector
 from barque.transport.wire import NodeCallReply
 from barque.types import Index, IndexTerm, ServerId
 
@@ -242,6 +243,24 @@ async def test_counters_tell_what_happened(tmp_path: Path) -> None:
         assert counters["term"] == overview.current_term
 
 
+async def test_an_idle_leader_that_loses_its_peers_at_once_steps_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§6.2: also if they are lost before the failure detector has judged them, and nobody asks anything."""
+    monkeypatch.setattr(FailureDetector, "poll", lambda _self, _now: [])
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder")
+        leader = await client.leader("sum")
+        assert leader is not None
+        await three.stop(*(name for name in three.running if name != leader.node))
+        server = three.running[leader.node].system.processes["sum"].server
+
+        async def nobody_leads() -> bool:
+            return server.leader_id is None
+
+        await until(nobody_leads, "the last node to lose its majority")
+
+
 async def test_status_names_the_unreachable(tmp_path: Path) -> None:
     """Status comes from any one node, and says of the others why they did not answer."""
     async with nodes(tmp_path) as three, three.client("n2") as client:
@@ -437,7 +456,7 @@ async def test_what_a_timer_lets_a_server_send_leaves_in_a_turn(tmp_path: Path) 
         process.handle(ElectionTimeout())
         assert process.server.raft_state is RaftState.PRE_VOTE
         long_ago_s = -node.clock.monotonic() - 1
-        node.system.performer._arm(process, "election", long_ago_s, ElectionTimeout())
+        node.system.performer.timers._arm(process, "election", long_ago_s, ElectionTimeout())
         node.turn.is_scheduled = False
         node.timers.run_due(0.0)  # another round: no state changes, which would ask for a turn
         assert process.server.raft_state is RaftState.PRE_VOTE

@@ -8,6 +8,7 @@ from barque.transport.framing import (
     FRAME_BYTES_MAX,
     HEADER,
     HELLO_BYTES_MAX,
+    Frame,
     FrameKind,
     FrameReader,
     encode_frame,
@@ -117,9 +118,9 @@ def test_the_limit_may_rise_between_two_frames_of_one_read() -> None:
     """The frame behind a handshake is read with the new limit, although both arrived together."""
     reader = FrameReader(10)
     reader.feed(encode_frame(FrameKind.WELCOME, b"w") + encode_frame(FrameKind.ANSWERS, bytes(500)))
-    assert reader.next_frame() == (FrameKind.WELCOME, b"w")
+    assert reader.next_frame() == Frame(FrameKind.WELCOME, b"w")
     reader.limit = 1000
-    assert reader.next_frame() == (FrameKind.ANSWERS, bytes(500))
+    assert reader.next_frame() == Frame(FrameKind.ANSWERS, bytes(500))
 
 
 @pytest.mark.parametrize(

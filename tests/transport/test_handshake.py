@@ -48,7 +48,7 @@ def frame(data: bytes) -> tuple[FrameKind, bytes]:
     found = reader.next_frame()
     assert found is not None
     assert reader.pending == 0
-    return found
+    return found.kind, found.payload
 
 
 def converse(

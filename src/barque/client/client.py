@@ -72,8 +72,10 @@ class Requests(Protocol):
     def end(self, reason: str) -> None:
         """Likewise, at once."""
 
-    first_node: str
-    """The node that `connect` has reached."""
+    @property
+    def first_node(self) -> str:
+        """The node that `connect` has reached."""
+        ...
 
     def batch(self, key: Hashable) -> EncodedBatch | None:
         """The batch of this kind that is being filled in this turn of the loop."""
@@ -145,10 +147,10 @@ class Client:
     @classmethod
     def over(cls, connect: Connect, *, timeout_s: float = 5.0) -> "Client":
         """Make a client over another kind of link."""
-        return cls.carried_by(lambda on_event: Router(connect, ["inside"], on_event), timeout_s=timeout_s)
+        return cls._carried_by(lambda on_event: Router(connect, ["inside"], on_event), timeout_s=timeout_s)
 
     @classmethod
-    def carried_by(cls, make_requests: Callable[[OnEvent], Requests], *, timeout_s: float = 5.0) -> "Client":
+    def _carried_by(cls, make_requests: Callable[[OnEvent], Requests], *, timeout_s: float = 5.0) -> "Client":
         """Make a client whose requests something else than connections carries, such as a node's session."""
         client = cls.__new__(cls)
         client._init(make_requests, timeout_s)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 
 from barque.client.client import Client, OnEvent
 from barque.client.requests import Batch, Call, CommandBatch, EncodedBatch, ReadBatch
-from barque.errors import LeaderTimeout, Stopped
+from barque.errors import BarqueError, LeaderTimeout, Stopped
 from barque.runtime.client_session import InProcessSession
 from barque.runtime.command_submitter import Done
 from barque.runtime.node import Node
@@ -23,7 +23,7 @@ def local_client(node: Node, *, timeout_s: float = 5.0) -> Client:
     def make_requests(on_event: OnEvent) -> LocalRequests:
         return LocalRequests(node, on_event, lambda reason: client.end(reason))
 
-    client = Client.carried_by(make_requests, timeout_s=timeout_s)
+    client = Client._carried_by(make_requests, timeout_s=timeout_s)
     return client
 
 
@@ -34,13 +34,13 @@ class LocalRequests:
     """
 
     def __init__(self, node: Node, on_event: OnEvent, on_stopped: Callable[[str], None]) -> None:
+        self.first_node = node.name
         self._node = node
         self._on_event = on_event
         self._on_stopped = on_stopped
-        self.first_node = node.name
         self._session: InProcessSession | None = None
         self._open: dict[Hashable, EncodedBatch] = {}
-        self._unsent: list[Batch] = []
+        self._complete: list[Batch] = []
         self._calls: dict[Call, None] = {}  # administrative requests under way
 
     def now(self) -> float:
@@ -48,7 +48,7 @@ class LocalRequests:
         return asyncio.get_running_loop().time()
 
     async def connect(self, timeout_s: float) -> None:
-        """Open a session; wait for a node that is about to start. Raises `LeaderTimeout` if it does not."""
+        """Open a session. Wait for a node that is about to start; raises `LeaderTimeout` if none does."""
         deadline = self.now() + timeout_s
         while True:
             try:
@@ -61,18 +61,18 @@ class LocalRequests:
                 return
 
     async def close(self) -> None:
-        """End the session; requests that wait are told."""
+        """End the session, and every request with `Stopped` or `OutcomeUnknown`."""
         self.end("the client was closed")
 
     def end(self, reason: str) -> None:
-        """Likewise, at once."""
-        unsent = [*self._unsent, *self._open.values()]
-        self._unsent, self._open = [], {}
+        """Do the same at once; `reason` is the text of the errors."""
+        unsent = [*self._open.values(), *self._complete]
+        self._open, self._complete = {}, []
         calls, self._calls = self._calls, {}
         if self._session is not None:
             self._session.close(reason)
         for call in calls:
-            call.failed_rest(call.lost(reason))
+            call.failed_rest(call.dated(call.lost(reason), self.now()))
         for batch in unsent:
             batch.failed_rest(Stopped(reason))
 
@@ -81,51 +81,69 @@ class LocalRequests:
         return self._open.get(key)
 
     def open(self, key: Hashable, batch: EncodedBatch) -> EncodedBatch:
-        """Begin a batch. Raises `Stopped` if the session has ended."""
-        self._fill_later()
+        """Begin a batch. The node's next turn takes it. Raises `Stopped` if the session has ended."""
+        self._ask_for_turn()
         self._open[key] = batch
         return batch
 
     def submit(self, batch: Batch) -> None:
-        """Send a batch that is complete. Raises `Stopped` if the session has ended."""
-        self._fill_later()
-        self._unsent.append(batch)
+        """Send a batch that is complete, likewise."""
+        self._ask_for_turn()
+        self._complete.append(batch)
 
-    def _fill_later(self) -> None:
+    def _ask_for_turn(self) -> None:
         if self._session is None:
             raise Stopped("this client is not connected; use `async with`")
-        if not (self._open or self._unsent):
+        if not self._open and not self._complete:
             self._session.fill_before_flush(self._submit)
 
     def _submit(self) -> None:
         """Hand over what has gathered, in parts that the router takes."""
         session = self._session
-        batches = [*self._unsent, *(part for batch in self._open.values() for part in batch.parts())]
-        self._unsent, self._open = [], {}
         if session is None or session.closed:
-            return  # `end` has failed them already
+            return  # `end` fails the batches
+        batches = [*self._complete, *self._open.values()]
+        self._open, self._complete = {}, []
         now = self.now()
         for batch in batches:
             timeout_ms = max(1, int((batch.deadline - now) * 1000))
-            match batch:
-                case CommandBatch():
+            if isinstance(batch, Call):
+                self._call(session, batch, timeout_ms)
+                continue
+            for part in batch.parts():
+                if isinstance(part, ReadBatch):
+                    receiver = _Dated(part, self.now)
+                    session.request(part.cluster, part.payloads, receiver, timeout_ms, level=part.level)
+                elif isinstance(part, CommandBatch):
                     session.request(
-                        batch.cluster,
-                        batch.payloads,
-                        batch,
+                        part.cluster,
+                        part.payloads,
+                        _Dated(part, self.now),
                         timeout_ms,
-                        mode=batch.reply_mode,
-                        low_priority=batch.low_priority,
+                        mode=part.reply_mode,
+                        low_priority=part.low_priority,
                     )
-                case ReadBatch():
-                    session.request(batch.cluster, batch.payloads, batch, timeout_ms, level=batch.level)
-                case Call():
-                    self._call(session, batch, timeout_ms)
 
     def _call(self, session: InProcessSession, call: Call, timeout_ms: int) -> None:
         self._calls = {other: None for other in self._calls if not other.is_answered}
         self._calls[call] = None
-        session.call(call.verb, {**call.arguments, "timeout_ms": timeout_ms}, call)
+        arguments = {**call.arguments, "timeout_ms": timeout_ms}
+        session.call(call.verb, arguments, _Dated(call, self.now))
+
+
+class _Dated:
+    """Hands outcomes to a batch; an error that came too late is a `TimeoutError` as well (`Receiver`)."""
+
+    __slots__ = ("_batch", "_now", "replied")
+
+    def __init__(self, batch: Batch, now: Callable[[], float]) -> None:
+        self._batch = batch
+        self._now = now
+        self.replied = batch.replied
+
+    def failed(self, offset: int, count: int, error: BarqueError) -> None:
+        """See `Receiver`."""
+        self._batch.failed(offset, count, self._batch.dated(error, self._now()))
 
 
 class NodeSubmitter:

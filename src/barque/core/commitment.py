@@ -18,7 +18,7 @@ from barque.core.quorum import agreed
 from barque.core.replication import pipelined_rpcs
 from barque.core.snapshots import try_pending_release
 from barque.core.state import Peer, PeerStatus, Server
-from barque.types import Index
+from barque.types import Index, Membership
 
 # --- a peer's reply --------------------------------------------------------------------------
 
@@ -35,7 +35,11 @@ def on_append_entries_reply(server: Server, reply: AppendEntriesReply) -> list[E
         return rpcs
     if not proved:
         return []
-    promotions = promotions_due(server, reply.sender)
+    promotions = promotions_due(server, reply.sender) if not peer.voter else []
+    if peer.match_index <= server.commit_index and server.membership is Membership.VOTER:
+        # Nothing to count: these entries are committed already. Half of all replies are of this kind.
+        behind = peer.next_index < server.log.next_index() or peer.commit_index_sent < server.commit_index
+        return [Defer(PipelineRpcs()), *promotions] if behind else promotions
     return leave_if_removed(server, [Defer(PipelineRpcs()), *progress(server), *promotions])
 
 
@@ -114,13 +118,16 @@ def on_leader_log_event(server: Server, event: LogEvent) -> list[Effect]:
 def progress(server: Server) -> list[Effect]:
     """Something became durable somewhere: commit, apply, and start the reads that waited for the noop."""
     effects = evaluate_quorum(server)
-    try_pending_release(server)
+    if server.pending_release_cursor is not None:
+        try_pending_release(server)
     return effects + process_pending(server)
 
 
 def evaluate_quorum(server: Server) -> list[Effect]:
     """Advance the commit index, then apply what that allows; Ra's `evaluate_quorum`."""
     moved = advance_commit_index(server)
+    if not moved and server.last_applied >= server.commit_index:
+        return []
     effects = apply_to(server, server.commit_index)
     return [*effects, AuxEval()] if moved else effects
 
@@ -140,4 +147,5 @@ def match_indexes(server: Server) -> list[Index]:
     A leader that is being removed, or has given up its vote, does not count itself (§4.2.2).
     """
     others = [peer.match_index for _, peer in server.peers if peer.voter]
-    return [server.log.last_written().index, *others] if server.is_voter(server.id) else others
+    counts_itself = server.membership is Membership.VOTER
+    return [server.log.last_written().index, *others] if counts_itself else others

@@ -9,7 +9,7 @@ from barque.core.effects import Applied, Effect, Rejected, Rejection
 from barque.core.messages import AuxCommand, HeartbeatReply, Queries
 from barque.core.quorum import agreed
 from barque.core.replication import heartbeats_due
-from barque.core.roles import WaitingQueries
+from barque.core.roles import LeaderRole, WaitingQueries
 from barque.core.state import Server
 from barque.errors import BarqueError
 from barque.types import IndexTerm
@@ -39,7 +39,7 @@ def _prove(server: Server, waiting: WaitingQueries) -> list[Effect]:
         # §6.4 step 1: before this term's noop is applied our commit index may be behind.
         role.pending_queries.append(waiting)
         return []
-    return _start_round(server, [waiting])
+    return _start_round(server, role, [waiting])
 
 
 def process_pending(server: Server) -> list[Effect]:
@@ -48,23 +48,22 @@ def process_pending(server: Server) -> list[Effect]:
     if not role.pending_queries or not role.established:
         return []
     pending, role.pending_queries = role.pending_queries, []
-    return _start_round(server, pending)
+    return _start_round(server, role, pending)
 
 
-def _start_round(server: Server, pending: list[WaitingQueries]) -> list[Effect]:
+def _start_round(server: Server, role: LeaderRole, pending: list[WaitingQueries]) -> list[Effect]:
     """Number a new round and send it to all peers. A single voter needs no round.
 
     A round is never older than its reads: an answer to an earlier heartbeat proves nothing
     about them.
     """
-    role = server.leader_role()
     if server.quorum() == 1 and server.is_voter(server.id):
         return [effect for waiting in pending for effect in _answer(server, waiting)]
     server.query_index += 1
     if role.waiting_queries is None:
         role.waiting_queries = deque()
     role.waiting_queries.extend(w._replace(query_index=server.query_index) for w in pending)
-    return heartbeats_due(server)
+    return heartbeats_due(server, role)
 
 
 def on_heartbeat_reply(server: Server, reply: HeartbeatReply) -> list[Effect]:

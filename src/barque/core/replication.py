@@ -11,7 +11,8 @@ from barque.core.effects import CancelSnapshotRetry, Defer, Effect, SendRpc, Sen
 from barque.core.entries import EntryBatch
 from barque.core.events import PipelineRpcs
 from barque.core.messages import AppendEntriesRpc, HeartbeatReply, HeartbeatRpc
-from barque.core.state import Peer, PeerStatus, RaftState, Server
+from barque.core.roles import LeaderRole, RaftState
+from barque.core.state import Peer, PeerStatus, Server
 from barque.errors import InvariantViolation
 from barque.types import Index, ServerId
 
@@ -101,7 +102,7 @@ def make_rpcs(server: Server) -> list[Effect]:
         for member, peer in server.peers
         if peer.status is PeerStatus.NORMAL and is_stale(server, peer)
     ]
-    return rpcs + heartbeats_due(server)
+    return rpcs + heartbeats_due(server, server.leader_role())
 
 
 def probe_node(server: Server, node: str) -> list[Effect]:
@@ -116,7 +117,7 @@ def probe_node(server: Server, node: str) -> list[Effect]:
         effects += _reach_again(member, peer)
         peer.commit_index = Index(0)  # what it told before may be from before a restart
         effects.append(make_rpc(server, member, peer, 1))
-    return effects + heartbeats_due(server)
+    return effects + heartbeats_due(server, server.leader_role())
 
 
 def broadcast_append(server: Server) -> list[Effect]:
@@ -126,7 +127,7 @@ def broadcast_append(server: Server) -> list[Effect]:
         if peer.status in (PeerStatus.NORMAL, PeerStatus.SNAPSHOT_BACKOFF):
             effects += _reach_again(member, peer)
             effects.append(make_rpc(server, member, peer, 1))
-    return effects + heartbeats_due(server)
+    return effects + heartbeats_due(server, server.leader_role())
 
 
 def _reach_again(member: ServerId, peer: Peer) -> list[Effect]:
@@ -155,9 +156,8 @@ def on_pipeline_rpcs(server: Server, _message: PipelineRpcs) -> list[Effect]:
 # --- heartbeats: proof of leadership for reads, and nothing else (§6.4) ------------------------
 
 
-def heartbeats_due(server: Server) -> list[Effect]:
+def heartbeats_due(server: Server, role: LeaderRole) -> list[Effect]:
     """A heartbeat for each peer that has not answered the newest round, if one is open."""
-    role = server.leader_role()
     if not role.waiting_queries:
         return []
     heartbeat = HeartbeatRpc(server.query_index, server.current_term, server.id)

@@ -288,7 +288,10 @@ class Server:
 
     def quorum(self) -> int:
         """How many voters make a majority (ELEC-22)."""
-        return majority(sum(peer.voter for peer in self.cluster.values()))
+        voters = 0
+        for peer in self.cluster.values():  # a loop, since each read asks: a generator costs a call a member
+            voters += peer.voter
+        return majority(voters)
 
     def has_quorum(self, votes: set[ServerId]) -> bool:
         """Whether these members are a majority of the voters."""

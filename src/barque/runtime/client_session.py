@@ -294,11 +294,11 @@ class InProcessSession:
         count: int,
         error: str,
         text: str,
-        _leader: ServerId | None,
+        leader: ServerId | None,
     ) -> None:
         """See `Session`."""
         assert request.receiver is not None
-        self._outbox.append((request.receiver.failed, (offset, count, error_named(error, text))))
+        self._outbox.append((request.receiver.failed, (offset, count, error_named(error, text, leader))))
 
     def notify(self, cluster: str, message: msgspec.Raw) -> None:
         """A machine's message has come for the clients of this node."""

@@ -138,11 +138,18 @@ class Liveness:
         self._turn.wake()
 
     def disconnected(self, node: str, reason: str) -> None:
-        """Our link to a node is gone (MON-04, `noconnection`): followers of a leader there suspect it."""
+        """Our link to a node is gone (MON-04, `noconnection`).
+
+        Followers of a leader there suspect it. A leader here checks that a majority still answers: if the
+        failure detector has not judged that node yet, it has no news, and an idle leader would not notice.
+        """
         logger.info("node %s: connection to %s is gone: %s", self._name, node, reason)
         for process in self._servers.all():
-            leader = process.server.leader_id
-            if leader is not None and leader.node == node:
+            server, leader = process.server, process.server.leader_id
+            if leader == server.id:
+                for member in [member for member, _ in server.peers if member.node == node]:
+                    process.handle(ServerDown(member, connected=False))
+            elif leader is not None and leader.node == node:
                 process.handle(ServerDown(leader, connected=False))
         # The detector has no news of a node that goes before its first poll has judged it (FD-05).
         self._monitors.node_changed(node, up=False)

@@ -216,6 +216,10 @@ class Node:
             rng,
             wake,
         )
+        self._connect_parts()
+
+    def _connect_parts(self) -> None:
+        """Say who handles which message of another node, and which part does which phase of the turn."""
         self.dispatcher.on(Alive, lambda node, _message: self.liveness.heard_from(node))
         self.dispatcher.on(NodeCall, self.rpc.on_call)
         self.dispatcher.on(NodeCallReply, self.rpc.on_reply)

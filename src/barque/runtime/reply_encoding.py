@@ -78,6 +78,9 @@ def values_of(replies: list[Any] | msgspec.Raw) -> tuple[list[Any], list[int]]:
     makes the same of them. Everything else is encoded and decoded once, which copies it: a tuple becomes a
     list, a `Struct` a dict. A reply that msgpack cannot encode has no value. Size is no obstacle here, as
     nothing has to fit into a frame.
+
+    Commands that commit together are applied together before their replies get here, or to an encoder. So
+    a machine that replies with a reference to its state may reply with a later state, wherever its caller is.
     """
     if isinstance(replies, msgspec.Raw):
         return _decode_all(replies), []

@@ -20,6 +20,7 @@ from barque.runtime.monitors import Monitors
 from barque.runtime.performer import Performer, PerformerEnvironment
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_table import Ending, ServerTable
+from barque.runtime.server_timers import ServerTimers
 from barque.runtime.timers import Timers
 from barque.types import NOWHERE, ClientRef, IndexTerm, Membership, ServerId, Uid
 
@@ -64,7 +65,7 @@ class System:
         machines: Mapping[str, Machine[Any]],
         servers: ServerTable,
         directory: Directory,
-        environment: PerformerEnvironment,
+        environment: PerformerEnvironment[ServerProcess],
         timers: Timers,
         clock: Clock,
         rng: random.Random,
@@ -100,7 +101,8 @@ class System:
         self._environment = environment
         self._deleting: dict[str, Ending] = {}  # ended, and still without a durable tombstone
         self.monitors = Monitors(me)
-        self.performer = Performer(environment, self.storage.meta, timers, self.monitors, clock, rng, times)
+        server_timers = ServerTimers(timers, clock, rng, times, environment.wake)
+        self.performer = Performer(environment, self.storage.meta, server_timers, self.monitors)
         self.awaiting_sync = self.performer.awaiting_sync
 
     def recover(self) -> None:

@@ -51,7 +51,7 @@ from barque.core.terms import ASKS_FOR_VOTES, admits
 from barque.errors import InvariantViolation
 from barque.machine.machine import Builtin, CommandMeta, Machine
 from barque.runtime.failure_detector import FailureDetector
-from barque.runtime.performer import timer_spans
+from barque.runtime.server_timers import timer_spans
 from barque.testing.checkers.history import Operation, Outcome
 from barque.testing.core.cluster import CoreCluster, Member
 from barque.testing.sim.loop import Storm
