@@ -17,30 +17,13 @@ import pytest
 
 from tests.parity.catalogue import ApiRow, Feature, api_rows, complaints, features, sections
 from tests.parity.page import HEAD, api_table, counts, feature_tables, rule_tables
+from tests.parity.rules import ON_NODES, RULES, SNAPSHOTS, UNTESTED, decisions_on
 
 TESTS = Path(__file__).parent
 FEATURES = 441
 """The rows of the catalogue."""
 PAGE = TESTS.parent / "docs" / "reference" / "ra-parity.md"
 ID = re.compile(r"\b([A-Z]+)-(\d+)(?: to (?:\1-)?(\d+))?")
-COUNTS = {"L": 37, "C": 18, "P": 12, "F": 21, "S": 13, "W": 6}
-SECTIONS = {
-    "L": "the leader",
-    "C": "the candidate",
-    "P": "pre-vote",
-    "F": "the follower",
-    "S": "receiving a snapshot",
-    "W": "waiting for a condition",
-}
-RULES = [f"{letter}-{number}" for letter, count in COUNTS.items() for number in range(1, count + 1)]
-"""The rules of Ra's `handle_…` functions, message by message."""
-
-DEVIATIONS = {
-    "L-37": "there is no unknown message: each role's table is total, and the wire refuses other bytes",
-    "F-21": "as L-37",
-    "C-8": "as L-37; late answers are ignored",
-}
-"""Rules that have nothing to be tested, and why. Rules that are kept in another way have tests."""
 
 
 def ids_in(text: str) -> Iterator[str]:
@@ -87,8 +70,16 @@ EVIDENCE = evidence()
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_is_shown_by_a_test_or_has_a_reason_not_to_be(rule: str) -> None:
     """A rule without a test is a rule that nobody keeps."""
-    named = rule in EVIDENCE or rule in DEVIATIONS
+    named = rule in EVIDENCE or rule in UNTESTED
     assert named, f"no test names {rule}"
+
+
+@pytest.mark.parametrize("rule", ON_NODES)
+def test_a_rule_that_works_is_shown_on_whole_nodes(rule: str) -> None:
+    """Its evidence runs through production; no rule about snapshots has any."""
+    assert complaints("works", (ON_NODES[rule],), "") == []
+    assert rule in RULES
+    assert rule not in SNAPSHOTS
 
 
 @pytest.mark.parametrize("row", features().values(), ids=lambda row: row.id)
@@ -101,7 +92,7 @@ def test_every_feature_of_the_catalogue_is_here_once() -> None:
     """Each section has its number of rows, numbered without a gap, and no id comes twice."""
     ids = [row.id for section in sections() for row in section.features]
     assert (len(ids), len(set(ids))) == (FEATURES, FEATURES)
-    assert [len(section.features) for section in sections()] == [section.count for section in sections()]
+    assert [len(section.features) for section in sections()] == [section.rows_due for section in sections()]
     for prefix, numbers in groupby(sorted(ids), key=lambda name: name.rpartition("-")[0]):
         found = [int(name.rpartition("-")[2]) for name in numbers]
         assert found == list(range(1, len(found) + 1)), prefix
@@ -163,7 +154,7 @@ def resolve(dotted: str) -> Any:
 def page() -> str:
     """The page for people."""
     lines = [HEAD, *counts(sections()), *feature_tables(sections()), *api_table(api_rows())]
-    lines += rule_tables(SECTIONS, RULES, EVIDENCE, DEVIATIONS)
+    lines += rule_tables(EVIDENCE, decisions_on(ids_in))
     return "\n".join(lines) + "\n"
 
 

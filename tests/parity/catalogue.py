@@ -69,7 +69,7 @@ class Section(NamedTuple):
     """A section of the catalogue, with the number of rows that it must have."""
 
     title: str
-    count: int
+    rows_due: int
     features: list[Feature]
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from tests.parity.catalogue import VERDICTS, ApiRow, Feature, Section
+from tests.parity.rules import ON_NODES, RULES, SECTIONS, UNTESTED, verdict_on
 
 DECISION = "../decisions/0001-where-we-differ-from-ra.md"
 HEAD = f"""# Ra's features, row by row
@@ -114,19 +115,24 @@ def api_table(rows: Sequence[ApiRow]) -> list[str]:
     return lines
 
 
-def rule_tables(
-    titles: Mapping[str, str],
-    rules: Sequence[str],
-    evidence: Mapping[str, list[str]],
-    reasons: Mapping[str, str],
-) -> list[str]:
+def rule_tables(evidence: Mapping[str, list[str]], decided: dict[str, list[str]]) -> list[str]:
     """The rules of each role, and the tests that name them."""
-    lines = []
-    for letter, title in titles.items():
-        lines += ["", f"## Rules of {title}", "", "| rule | shown by |", "|---|---|"]
-        for rule in (r for r in rules if r.startswith(f"{letter}-")):
+    by_verdict = Counter(verdict_on(rule, decided) for rule in RULES)
+    told = ", ".join(f"{by_verdict[verdict]} {verdict}" for verdict in VERDICTS if by_verdict[verdict])
+    lines = ["", "## Rules, message by message", ""]
+    lines += [f"{len(RULES)} rules: {told}. The tests named last drive the core by hand."]
+    for letter, title in SECTIONS.items():
+        lines += ["", f"### Rules of {title}", "", "| rule | verdict | on whole nodes | shown by | note |"]
+        lines.append("|---|---|---|---|---|")
+        for rule in (r for r in RULES if r.startswith(f"{letter}-")):
+            nodes = text_of(ON_NODES[rule]) if rule in ON_NODES else ""
             tests = [test.split("::") for test in evidence.get(rule, [])]
             links = "; ".join(f"`{path}`: {name[5:].replace('_', ' ')}" for path, name in tests[:3])
             more = f", and {len(tests) - 3} more" if len(tests) > 3 else ""
-            lines.append(f"| {rule} | {links + more or reasons.get(rule, 'nothing yet')} |")
+            notes = (
+                [UNTESTED[rule]] if rule in UNTESTED else [f"decision 1: {d}" for d in decided.get(rule, [])]
+            )
+            lines.append(
+                f"| {rule} | {verdict_on(rule, decided)} | {nodes} | {links}{more} | {'; '.join(notes)} |"
+            )
     return lines
