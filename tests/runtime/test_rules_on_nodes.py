@@ -46,27 +46,6 @@ class Loss:
         monkeypatch.setattr(node.transport, "send", lossy)
 
 
-async def test_a_terminating_leader_repeats_what_was_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """CORE-09, COMMIT-09: it waits for the last member, and its ticks send the end of the log again."""
-    async with nodes(tmp_path) as three, three.client() as client:
-        await client.start_cluster("sum", "adder")
-        await client.process_command("sum", 1)
-        leader = await three.leader(client, "sum")
-        last = next(name for name in three.addresses if name != leader)
-
-        def is_entries(to: str, message: Any) -> bool:
-            return to == last and isinstance(message, AppendEntriesRpc)
-
-        loss = Loss(monkeypatch, three.running[leader], is_entries)
-        await client.delete_cluster("sum")
-        assert await role_of(three, leader) == "terminating_leader"
-        loss.on = False
-        for name in three.addresses:
-            await gone(three, name)
-
-
 async def test_a_terminating_leader_waits_no_longer_than_it_was_told(tmp_path: Path) -> None:
     """TIME-02: `await_condition_timeout_ms` bounds its wait for a member that stays away."""
     three = Hasty(tmp_path, 3)
@@ -195,22 +174,6 @@ async def test_a_machine_may_be_one_function(tmp_path: Path) -> None:
             assert await client.consistent_query("l") == ["a", 2]
     finally:
         await some.stop()
-
-
-async def test_a_cluster_that_cannot_be_formed_leaves_nothing(tmp_path: Path) -> None:
-    """API-02: the server that was started is removed again, and the name is free."""
-    async with nodes(tmp_path) as three, three.client("n1") as client:
-        await three.stop("n2", "n3")
-        with pytest.raises((barque.NoLeader, barque.OutcomeUnknown)):
-            await client.start_cluster("sum", "adder", timeout_s=1)
-        await gone(three, "n1")
-        await three.start("n2", "n3")
-
-        async def is_formed() -> bool:
-            return bool(await client.start_cluster("sum", "adder"))
-
-        await until(is_formed, "the cluster to be formed")
-        assert await client.process_command("sum", 1) == 1
 
 
 async def test_a_round_that_was_lost_is_asked_again_with_a_tick(
