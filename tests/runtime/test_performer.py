@@ -9,7 +9,7 @@ import pytest
 
 from barque.config import TimeConfig
 from barque.core import effects
-from barque.core.effects import Effect
+from barque.core.effects import Effect, TimerSpan
 from barque.core.messages import AppendEntriesRpc, ElectionTimeout, NodeStatus, ServerDown
 from barque.core.roles import WalWritable
 from barque.core.state import RaftState
@@ -25,7 +25,7 @@ from barque.runtime.clock import SystemClock
 from barque.runtime.monitors import Monitors
 from barque.runtime.performer import Performer
 from barque.runtime.server_process import ServerProcess
-from barque.runtime.server_timers import ServerTimers
+from barque.runtime.server_timers import ServerTimers, timer_spans
 from barque.runtime.timers import Timers
 from barque.testing.core.cluster import CoreCluster
 from barque.types import ClientRef
@@ -147,3 +147,14 @@ def test_news_of_a_leader_waits_behind_what_it_has_said(how: str) -> None:
     process.release()
     assert follower.raft_state is RaftState.FOLLOWER
     assert (process, "election") in timers
+
+
+def test_election_timers_follow_the_nodes_times() -> None:
+    """ELEC-17, TIME-05: a random part and a fixed part, by broadcast time and detector poll."""
+    times = TimeConfig(broadcast_time_ms=100, election_multiplier=5, detector_poll_ms=1_000)
+    assert timer_spans(times) == {
+        TimerSpan.REALLY_SHORT: (100, 0),
+        TimerSpan.SHORT: (500, 100),
+        TimerSpan.MEDIUM: (1_000, 100),
+        TimerSpan.LONG: (1_000, 1_000),
+    }

@@ -283,7 +283,7 @@ class Wal:
         if self._reopening and not self._dirty:
             self._end_reopening()
         elif self._dirty and self._writer.kind != "inline" and not self._writer.busy:
-            self.continue_flush()  # inline, whoever called the writer goes on by itself
+            self.continue_flush()  # the inline writer's caller goes on by itself
 
     def _report_written(self, stream: _Stream, batches: list[EntryBatch]) -> None:
         """One event for each run of one term, without entries that were overwritten meanwhile.

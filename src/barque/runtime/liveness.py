@@ -151,6 +151,8 @@ class Liveness:
                     process.handle(ServerDown(member, connected=False))
             elif leader is not None and leader.node == node:
                 process.handle(ServerDown(leader, connected=False))
+        # The detector has no news of a node that goes before its first poll has judged it (FD-05).
+        self._monitors.node_changed(node, up=False)
         self._rpc.node_lost(node)
         self._router.node_lost(node)
         self._transport.nudge(node)

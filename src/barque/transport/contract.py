@@ -127,7 +127,7 @@ class TransportHandler(Protocol):
     def on_envelopes(self, node: str, envelopes: list[Envelope]) -> None:
         """Messages of one frame from `node`; none of them claims to come from elsewhere.
 
-        Whoever takes them asks for the flush that they need; `on_turn` does not follow.
+        The node asks for the flush that they need; `on_turn` does not follow.
         """
 
     def on_peer_connected(self, node: str, incarnation: int) -> None:

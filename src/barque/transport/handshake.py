@@ -10,7 +10,7 @@
 
 Both MACs cover every byte of HELLO and CHALLENGE, so version, role, cluster, names, incarnations and
 both fresh nonces are bound; the labels differ, so that neither proof can be reflected. The dialer
-proves first: a stranger who dials gets no MAC to guess the secret from. Either side may answer REFUSED
+proves first, so that a dialer without the secret gets no MAC to guess it from. Either side may answer REFUSED
 with a text instead. Every failure says what differs and what to do, in words that fit both sides.
 """
 

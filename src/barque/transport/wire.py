@@ -78,7 +78,7 @@ class FrontRejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
 class LeaderIs(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=35):
     """`leader` leads the cluster, and has applied its noop of `term` (docs/explanation/routing.md).
 
-    Whatever was sent to a leader of an earlier term and is unanswered when this arrives has an
+    Commands that were sent to a leader of an earlier term, and are unanswered when this arrives, have an
     unknown outcome. `uids` are the members on the node that this is for, or None if the leader cannot say:
     a server on that node that is not among them was removed (docs/explanation/identity.md).
     """
