@@ -147,7 +147,7 @@ async def test_a_machine_hears_of_each_state_that_its_member_enters(tmp_path: Pa
 
 
 async def test_a_replay_repeats_no_effect(tmp_path: Path) -> None:
-    """CORE-04, EFF-31, EFF-32, LIFE-05: a restart applies old commands again, and appends nothing."""
+    """CORE-04, EFF-32, EFF-31, LIFE-05: a restart applies old commands again and appends nothing."""
     async with some_nodes(tmp_path, 1) as single, single.client() as client:
         await client.start_cluster("it", "observed")
         await client.process_command("it", "append")
@@ -236,7 +236,7 @@ async def test_only_members_that_led_heard_a_machine_tick(tmp_path: Path) -> Non
 
 
 async def test_every_members_aux_machine_is_told_what_happens(tmp_path: Path) -> None:
-    """AUX-03, EFF-18, EFF-31, COMMIT-06, TIME-01: effects, progress and ticks reach followers as well."""
+    """AUX-03, EFF-18, EFF-31, COMMIT-06, TIME-01: effects, progress and ticks reach followers too."""
     async with some_nodes(tmp_path, 2) as two, two.client() as client:
         await client.start_cluster("it", "observed")
         await client.process_command("it", ["aux", "told"])

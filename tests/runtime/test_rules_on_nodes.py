@@ -179,7 +179,7 @@ async def test_a_machine_may_be_one_function(tmp_path: Path) -> None:
 async def test_a_round_that_was_lost_is_asked_again_with_a_tick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """QRY-06, QRY-09, QRY-12: a read waits for a majority's answers, and ticks ask for them again."""
+    """QRY-06, QRY-09, QRY-12: a read waits for a majority's answers; ticks ask again."""
     async with nodes(tmp_path) as three, three.client() as client:
         await client.start_cluster("sum", "adder")
         await client.process_command("sum", 7)

@@ -320,7 +320,7 @@ class InProcessSession:
     # --- ends --------------------------------------------------------------------------
 
     def close(self, reason: str) -> None:
-        """End every request that is under way, and take no more."""
+        """End every request that is under way, and refuse new ones."""
         if not self.closed:
             self._router.end_session(self, reason)
             self.deliver()

@@ -106,7 +106,7 @@ class Liveness:
     def _repeat_suspicions(self) -> None:
         """Say a suspicion again to servers that follow a leader on a suspected node, until it is taken back.
 
-        A late message of a dead leader disarms an election timer, and the detector has no more news then.
+        A late message of a dead leader disarms an election timer, and the detector has no further news.
         """
         suspected = {node for node in self._peers if self.detector.suspects(node)}
         for process in self._servers.all() if suspected else ():

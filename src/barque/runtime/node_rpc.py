@@ -157,7 +157,7 @@ class NodeRpc:
                 fail(future, unanswered(verb, f"the connection to node {node} was lost"))
 
     async def stop(self) -> None:
-        """End all calls and all work, and begin no more; every caller is told."""
+        """End all calls and all work, and refuse new ones. Every caller hears of it."""
         self._stopped = True
         for _, verb, future in list(self._waiting.values()):
             if not future.done():

@@ -25,7 +25,7 @@ class Receiver(Protocol):
 
 
 class Session(Protocol):
-    """Whoever made a request, as the router sees it. It gathers outcomes until `deliver`."""
+    """The maker of a request, as the router sees it. It gathers outcomes until `deliver`."""
 
     closed: bool
 

@@ -45,7 +45,7 @@ class Turn:
             self._loop.call_soon_threadsafe(run)
 
     def stop(self) -> None:
-        """Run no more turns: the files may be closed by then."""
+        """Stop running turns: the files may be closed from now on."""
         self.is_stopped = True
 
     def _on_loop(self) -> None:
