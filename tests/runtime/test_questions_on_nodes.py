@@ -127,6 +127,11 @@ async def test_a_slow_disk_delays_nobody_else(
         leader = await three.leader(client, "sum")
         name = leader if slow == "the leader" else next(n for n in three.addresses if n != leader)
         server = member(three, name).server
+
+        async def has_written() -> bool:
+            return server.log.last_written() == server.log.last_index_term() and server.machine_state > 0
+
+        await until(has_written, f"{slow} to write the first command")
         with monkeypatch.context() as patched:
             patched.setattr(three.running[name].system.storage, "flush", lambda: None)
             assert await client.process_command("sum", 1) == 2
@@ -137,11 +142,7 @@ async def test_a_slow_disk_delays_nobody_else(
             await until(has_applied, f"{slow} to apply")
             assert server.log.last_written().index < server.last_applied
         three.running[name].wake()
-
-        async def has_written() -> bool:
-            return server.log.last_written() == server.log.last_index_term()
-
-        await until(has_written, f"{slow} to write")
+        await until(has_written, f"{slow} to write the second command")
 
 
 async def test_a_waiting_follower_answers_no_heartbeat(
