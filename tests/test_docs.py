@@ -27,6 +27,7 @@ RUN_AS_WRITTEN = (
     "docs/how-to/upgrade-a-machine.md",
     "docs/how-to/use-an-aux-machine.md",
     "docs/how-to/test-my-machine.md",
+    "docs/operations/metrics.md",
 )
 """Pages whose every block a reader can carry out, from the first line to the last."""
 RUN_AT_AN_INSTALLATION = (
@@ -86,6 +87,29 @@ async def test_python_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pyt
                 if hasattr(opened, "connection_pool"):
                     opened.close()
             await gateway.stop()
+
+
+async def test_the_metrics_page_lists_what_a_node_tells(tmp_path: Path) -> None:
+    """Every figure in a node's status, and every counter of a member, is on the page."""
+    page = re.sub(r"```.*?```", "", (ROOT / "docs/operations/metrics.md").read_text(), flags=re.DOTALL)
+    words = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", page))))
+    async with nodes(tmp_path, 2) as running, running.client() as client:
+        await client.start_cluster("sums", "adder")
+        status = await client.status()
+        member = await client.overview("sums")
+    node = next(node for node in status.nodes if node.storage)
+    told = {
+        *node.storage,
+        *node.storage["meta"],
+        *node.requests,
+        *node.transport,
+        *member.counters,
+        *member.log,
+    }
+    for links in (node.peers, node.detector):
+        told |= {field for link in links.values() for field in link}
+    assert len(told) > 60
+    assert told - words == set(), "docs/operations/metrics.md lacks these"
 
 
 # --- the functions that pages name -----------------------------------------------------------
