@@ -9,9 +9,16 @@ from tests.nodes import Nodes, nodes, until
 from tests.runtime.test_rules_on_nodes import lead_from, member
 
 import barque
-from barque.core.messages import AppendEntriesRpc, HeartbeatReply, HeartbeatRpc, PreVoteResult, PreVoteRpc
+from barque.core.messages import (
+    AppendEntriesReply,
+    AppendEntriesRpc,
+    HeartbeatReply,
+    HeartbeatRpc,
+    PreVoteResult,
+    PreVoteRpc,
+)
 from barque.core.state import RaftState
-from barque.types import ServerId
+from barque.types import Index, ServerId
 
 
 class Heard:
@@ -135,6 +142,23 @@ async def test_a_slow_disk_delays_nobody_else(
             return server.log.last_written() == server.log.last_index_term()
 
         await until(has_written, f"{slow} to write")
+
+
+async def test_a_waiting_follower_answers_no_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QRY-19: one that lacks entries says so, and proves no leadership meanwhile."""
+    async with nodes(tmp_path, 2) as two, two.client() as client:
+        await client.start_cluster("sum", "adder")
+        await lead_from(two, client, "n1")
+        leader, follower = member(two, "n1").server, member(two, "n2")
+        heard, term = Heard(monkeypatch, two.running["n2"]), leader.current_term
+        follower.handle(AppendEntriesRpc(term, leader.id, Index(0), Index(1_000), term, ()))
+        assert follower.server.raft_state is RaftState.AWAIT_CONDITION
+        follower.handle(HeartbeatRpc(9, term, leader.id))
+        [(_, refusal), *_] = await heard.of(AppendEntriesReply)
+        assert not refusal.success
+        assert not [message for _, message in heard.sent if type(message) is HeartbeatReply]
 
 
 async def test_a_follower_echoes_the_round_that_it_is_asked_about(
