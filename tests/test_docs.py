@@ -17,7 +17,7 @@ from barque.client.local import NodeSubmitter
 from barque.gateways.resp.server import RespServer
 from barque.machine.kv_commands import Set
 from tests.documents import ROOT, complaints, python_blocks, read_along, run_fragment
-from tests.nodes import SECRET, Nodes, nodes
+from tests.nodes import SECRET, Nodes, nodes, until
 from tests.ports import free_ports
 
 LIFE = ROOT / "docs/explanation/life-of-a-command.md"
@@ -112,6 +112,50 @@ async def test_the_metrics_page_lists_what_a_node_tells(tmp_path: Path) -> None:
     assert told - words == set(), "docs/operations/metrics.md lacks these"
 
 
+# --- links and paths ---------------------------------------------------------------------------
+
+
+def pages() -> list[Path]:
+    """All pages, and the files of the root that people read."""
+    return [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")),
+        *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
+    ]
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as links name them."""
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file, and its anchor a heading; every path of the repository exists."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+        other = (page.parent / target).resolve() if target else page
+        assert other.exists(), f"no such file: {target}"
+        assert not anchor or anchor in anchors(other), f"no such heading: {target}#{anchor}"
+    for path in re.findall(r"`((?:tests|bench|examples|docs|src)/[\w/.-]+)(?:::\w+)?`", text):
+        if not path.startswith(("bench/results", "bench/.peers")):  # made by a measurement
+            assert (ROOT / path).exists(), f"no such path: {path}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    """A reader who begins at docs/index.md finds every page."""
+    index = (ROOT / "docs/index.md").read_text()
+    names = [
+        str(page.relative_to(ROOT / "docs").with_suffix(""))
+        for page in pages()
+        if page.is_relative_to(ROOT / "docs")
+    ]
+    missing = [name for name in names if not re.search(rf"^{name}$", index, re.MULTILINE)]
+    assert [name for name in missing if name != "index" and not name.startswith("decisions/0")] == []
+
+
 # --- the functions that pages name -----------------------------------------------------------
 
 
@@ -188,6 +232,13 @@ async def test_a_client_s_command_takes_the_way_of_the_page(tmp_path: Path) -> N
             await client.ping()
             with calls() as made:
                 await client.process_command("kv", Set(b"key", b"value"))
+
+            async def connected() -> bool:
+                return leader in client._router._connections  # type: ignore[attr-defined]  # it is a `Router`
+
+            await until(
+                connected, "the client to have connected to the leader's node, which it does by itself"
+            )
     assert_in_order(made, section("A client's command through another node"))
 
 
