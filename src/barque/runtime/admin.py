@@ -347,7 +347,7 @@ class Admin:
         return f"; a server may be left on {left}, which could not be asked to remove it" if left else ""
 
     async def _discard_at(self, node: str, arguments: dict[str, Any]) -> Any:
-        """Ask a node that is connected; the caller waits already, so nobody waits for a connection."""
+        """Ask a node, if it is connected: the caller has waited for long enough already."""
         if node == self._name:
             return await self.discard_server(arguments)
         return await self._rpc.call(node, "discard_server", arguments, _UNDO_S)

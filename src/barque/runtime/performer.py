@@ -73,7 +73,7 @@ logger = logging.getLogger("barque.server")
 
 
 class PerformedServer(Protocol):
-    """What performing needs of a server: a node's `server_process.ServerProcess`, or a test's own."""
+    """A server whose effects are performed: a node's `server_process.ServerProcess`, or a test's own."""
 
     server: Server
     counters: ServerCounters
@@ -100,10 +100,10 @@ ServerT_contra = TypeVar("ServerT_contra", bound=PerformedServer, contravariant=
 
 
 class PerformerEnvironment(Protocol[ServerT_contra]):
-    """What lies around the servers: where their messages, answers and news go."""
+    """The surroundings of the servers: where their messages, answers and news go."""
 
     def wake(self) -> None:
-        """End the turn that a timer has begun, so that what its server has queued leaves."""
+        """Run a turn after a timer, so that messages of its server leave."""
 
     def send(self, to: ServerId, message: RemoteMessage, process: ServerT_contra) -> bool:
         """Queue a message of this server for another, here or elsewhere; False if it was dropped."""
@@ -149,7 +149,7 @@ class PerformerEnvironment(Protocol[ServerT_contra]):
 
 
 class TermAndVoteStore(Protocol):
-    """Keeps terms and votes; they are durable once somebody has synced it."""
+    """Keeps terms and votes; a later sync makes them durable."""
 
     def store(self, uid: Uid, current_term: Term, voted_for: ServerId | None) -> None:
         """Remember both for this server, as one record."""
@@ -230,7 +230,7 @@ class Performer(Generic[ServerT]):
         self._meta = meta
 
     def perform(self, process: ServerT, effects: list[Effect]) -> None:
-        """Perform these effects in their order; what stands behind an unsynced term or vote is held."""
+        """Perform these effects in their order; hold the effects behind an unsynced term or vote."""
         held = process.held
         if held is not None:
             held.extend(effects)

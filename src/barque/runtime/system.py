@@ -33,7 +33,7 @@ _TERMINATING = (RaftState.TERMINATING_LEADER, RaftState.TERMINATING_FOLLOWER)
 
 
 class SystemEnvironment:
-    """What the core may ask of the world: the time for its timestamps, and numbers (`Environment`)."""
+    """Gives the core the time for its timestamps, and random numbers (`Environment`)."""
 
     __slots__ = ("_clock", "_rng")
 
@@ -297,7 +297,7 @@ class System:
         return True
 
     def flush(self) -> None:
-        """Write and sync what the servers have appended."""
+        """Write and sync the entries that the servers have appended."""
         self.storage.flush()
 
     def tick(self) -> None:
@@ -339,7 +339,7 @@ class System:
         self._changed()
 
     def close(self) -> None:
-        """Remember what was applied, and close the files."""
+        """Store how far each machine is, and close the files."""
         for process in self.processes.values():
             applied = persist_last_applied(process.server)
             if applied is not None:

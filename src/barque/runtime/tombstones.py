@@ -1,4 +1,4 @@
-"""What was deleted for good, as one small file. Format: docs/formats/tombstones.md.
+"""The servers and clusters that were deleted for good, in one small file. Format: docs/formats/tombstones.md.
 
 Pure: bytes in, values out. `barque.runtime.directory` writes the file.
 """
