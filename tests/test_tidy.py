@@ -406,9 +406,10 @@ def written_pages() -> list[Path]:
 
 
 def test_texts_avoid_idioms_that_readers_stumble_over() -> None:
-    """Code and pages use the field's nouns, name the actor and speak in the active voice."""
+    """Code, tests and pages use the field's nouns, name the actor and speak in the active voice."""
     complaints = []
-    for path in [*sources(), *PAGES, *written_pages()]:
+    texts = {*sources(), *PAGES, *written_pages(), *(ROOT / "tests").rglob("*.py")} - {Path(__file__)}
+    for path in sorted(texts):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             for idiom, better in IDIOMS.items():
                 if re.search(idiom, line):

@@ -12,7 +12,7 @@ _LEADER_S = 30.0
 
 
 class PySyncObj:
-    """Its defaults but for the journal, without which it has no log on disk at all."""
+    """Its defaults, with the journal turned on: without it, there is no log on disk."""
 
     name = "pysyncobj"
     syncs = "never"

@@ -48,7 +48,7 @@ async def test_more_than_a_node_takes_at_once_is_sent_in_parts(tmp_path: Path, i
 
 
 async def test_a_gateway_may_submit_more_than_a_node_takes_at_once(tmp_path: Path) -> None:
-    """Many connections may each bring thousands in one turn; nobody waits for ever."""
+    """Many connections may each bring thousands in one turn; nobody waits without end."""
     count = 70_000
     async with nodes(tmp_path, 1) as one, barque.local_client(one.running["n1"]) as client:
         await client.start_cluster("sum", "adder")

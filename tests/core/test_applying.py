@@ -99,7 +99,7 @@ def test_wishes_are_taken_in_their_order_and_flat() -> None:
 
 @pytest.mark.parametrize("command", ["raise", "nonsense"])
 def test_a_machine_that_fails_stops_its_server(command: str) -> None:
-    """It would fail everywhere; whoever runs the server has to stop it, and is told the index."""
+    """It would fail everywhere; the performer has to stop the server, and is told the index."""
     cluster = scripted()
     cluster.command("a", command)
     with pytest.raises(MachineFault, match="index 2"):
@@ -195,7 +195,7 @@ def test_only_those_who_wait_are_answered() -> None:
 
 
 def test_a_machine_that_appends_too_much_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody could be sent such an entry: the cluster would wait for it for ever."""
+    """Nobody could be sent such an entry: the cluster would wait for it without end."""
     monkeypatch.setattr(commands, "COMMAND_BYTES_MAX", 10)
     cluster = CoreCluster("a", "b", "c")
     cluster.elect("a")

@@ -63,7 +63,7 @@ def test_a_command_is_answered_when_it_is_appended_if_so_wished() -> None:
 
 
 def test_a_command_for_which_nobody_waits_is_dropped_in_silence() -> None:
-    """CMD-12: a follower refuses only those who wait."""
+    """CMD-12: a follower refuses only commands with a waiting caller."""
     cluster = CoreCluster("a", "b", "c")
     cluster.elect("a")
     cluster.command("b", "x", mode=ReplyMode.NOREPLY)

@@ -407,7 +407,7 @@ def without_term(sender: ServerId) -> list[Message]:
 
 
 def all_messages(term: int) -> list[Message]:
-    """Of a lower, an equal and a higher term than this, and of a member and a stranger."""
+    """Of a lower, an equal and a higher term than this, and of a member and an outsider."""
     messages = [
         message
         for sender, relation in itertools.product((B, STRANGER), (-1, 0, 1))
@@ -493,7 +493,7 @@ def is_call(message: Message) -> bool:
 
 @pytest.mark.parametrize("role", [role for role in ROLES if "leader" not in role or "end" in role])
 def test_who_asks_where_nobody_leads_is_told_at_once(role: str) -> None:
-    """CMD-14: in every state but a leader's, whoever waits for an answer gets one in the same step."""
+    """CMD-14: in every state but a leader's, a caller that waits for an answer gets one in the same step."""
     for message in filter(is_call, without_term(B)):
         cluster = in_role(role)
         cluster.answers.clear()
@@ -514,7 +514,7 @@ def test_a_table_that_forgets_a_message_or_has_it_twice_is_our_bug() -> None:
 
 @pytest.mark.parametrize("role", ["leader", "new leader", "leader without log", "handing over"])
 def test_a_leader_that_steps_down_says_so_to_all_who_wait(role: str) -> None:
-    """What waited for this leadership and never began is refused, whoever ends it."""
+    """What waited for this leadership and never began is refused, whatever ends it."""
     cluster = in_role(role)
     cluster.answers.clear()
     cluster["a"].handle(RequestVoteRpc(Term(9), B, Index(9), Term(9)))

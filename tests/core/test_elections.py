@@ -74,7 +74,7 @@ def test_a_member_without_a_vote_calls_no_election() -> None:
 
 
 def test_who_may_have_led_and_has_no_vote_disowns_its_followers() -> None:
-    """It cannot stand, and its node lives: whoever votes would follow it for ever (core seed 30003771)."""
+    """It cannot stand, and its node lives: its voters would follow it without end (core seed 30003771)."""
     cluster = CoreCluster("a", "b")
     cluster.elect("a")
     cluster.settle()

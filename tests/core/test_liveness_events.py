@@ -20,7 +20,7 @@ def led_by_c() -> CoreCluster:
 def test_news_comes_after_what_was_said_before(how: str) -> None:
     """§10.8, FD-03: a candidate hears its leader, and follows it once its vote is stored; that one is gone.
 
-    Its node lives, and says so once: who forgot it would follow for ever. Found with core seed 86072426.
+    Its node lives, and says so once: who forgot it would follow without end. Found with core seed 86072426.
     """
     cluster = led_by_c()
     leader, follower = cluster.server("c"), cluster["a"]

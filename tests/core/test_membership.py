@@ -399,7 +399,7 @@ def test_a_leader_that_gave_up_its_vote_hands_over() -> None:
 
 
 def test_a_leader_that_gave_up_its_vote_asks_again_until_somebody_leads() -> None:
-    """MEMB-13: the others take it for their leader and would wait for ever; found on a random schedule."""
+    """MEMB-13: the others take it for their leader and would wait without end; found on a random schedule."""
     cluster = led("a", "b", "c")
     cluster.join("a", "a", Membership.NON_VOTER)
     cluster["a"].sync()
@@ -495,7 +495,7 @@ def test_a_leader_without_a_vote_does_not_count_itself(leaves: bool) -> None:
 
 
 def test_the_members_that_are_gone_are_named() -> None:
-    """MEMB-12: once the removal is committed, whoever runs that server may stop it."""
+    """MEMB-12: once the removal is committed, its node may stop that server."""
     cluster = led("a", "b", "c")
     cluster.leave("a", "c")
     cluster.settle()

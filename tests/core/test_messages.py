@@ -62,7 +62,7 @@ MESSAGES: list[RemoteMessage] = [
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_message_names_its_senders_node(message: RemoteMessage) -> None:
-    """Whoever sends in another's name is found out by the connection."""
+    """A message in another node's name is found out by its connection."""
     assert claimed_node(message) == "n1"
 
 
@@ -72,7 +72,7 @@ def test_commands_name_it_in_their_body() -> None:
 
 
 def test_every_message_that_travels_is_among_these() -> None:
-    """Whoever adds a message says here whom it claims to come from."""
+    """Each message type lists here which node it claims to come from."""
     assert {*map(type, MESSAGES), Commands} == {*get_args(RemoteMessage)}
 
 

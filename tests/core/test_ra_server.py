@@ -72,7 +72,7 @@ def test_a_machine_is_asked_and_its_log_is_read() -> None:
 
 
 def test_peers_are_changed_and_asked() -> None:
-    """§2 `make_rpcs/1`, `update_peer/3`, `tick/1`: a stranger is an error."""
+    """§2 `make_rpcs/1`, `update_peer/3`, `tick/1`: an unknown peer is an error."""
     cluster = led()
     server, b = cluster.server("a"), cluster["b"].id
     ra_server.update_peer(server, b, status=PeerStatus.DISCONNECTED, commit_index_sent=Index(0))

@@ -68,7 +68,7 @@ def reply(
 
 
 def test_the_pipeline_has_an_end() -> None:
-    """REPL-04: as many entries are in flight to one peer as the limit says, and no more."""
+    """REPL-04: as many entries are in flight to one peer as the limit says and not one more."""
     cluster = leader("a", "b", max_pipeline_count=2)
     lengths = [len(sent(cluster.command("a", "x"), AppendEntriesRpc)) for _ in range(4)]
     assert lengths == [1, 1, 0, 0]
@@ -181,7 +181,7 @@ def test_a_leader_cannot_send_what_it_no_longer_holds() -> None:
 
 
 def test_a_follower_never_overwrites_what_it_has_applied() -> None:
-    """State Machine Safety: whoever asks for that is wrong, or we are."""
+    """State Machine Safety: such a request proves a fault of the sender, or of ours."""
     cluster = leader("a", "b")
     entry = EntryBatch(Index(1), Term(2), 1, 0, encode_body([b"\x01"]))
     rpc = AppendEntriesRpc(Term(2), cluster["a"].id, Index(0), Index(0), Term(0), (entry,))

@@ -85,7 +85,7 @@ class Keeper(Machine[list[Any]]):
 
 
 class LiveKeeper(Keeper):
-    """Needs entry 2 for ever."""
+    """Needs entry 2 without end."""
 
     keep_live = True
 
@@ -378,7 +378,7 @@ def test_a_retry_that_nobody_waits_for_is_nothing() -> None:
 
 @pytest.mark.parametrize("term", [0, 1, 9])
 def test_results_of_strangers_and_other_terms(term: int) -> None:
-    """L-14, L-15: a stranger is ignored, a higher term deposes, a lower one says nothing."""
+    """L-14, L-15: an unknown sender is ignored, a higher term deposes, a lower one says nothing."""
     cluster = sending()
     c = cluster["c"].id
     for sender in (cluster["a"].id.__class__("z", "n"), cluster["a"].id):
@@ -448,7 +448,7 @@ def test_a_promotable_member_is_promoted_by_its_snapshot() -> None:
 
 
 def test_a_peer_that_has_neither_entry_nor_snapshot_is_our_bug() -> None:
-    """SEND-01: asserted, since silence would keep a member out for ever."""
+    """SEND-01: asserted, since silence would keep a member out without end."""
     cluster = led("a", "b")
     server = cluster.server("a")
     server.cluster[cluster["b"].id].next_index = Index(9)
@@ -552,7 +552,7 @@ def test_whoever_has_it_applied_says_so() -> None:
 
 @pytest.mark.parametrize("flag", [ChunkFlag.INIT, ChunkFlag.LAST])
 def test_a_snapshot_costs_no_entries_that_were_acknowledged(flag: ChunkFlag) -> None:
-    """§5: whoever has the snapshot's last entry keeps its log, since its acknowledged end may be committed.
+    """§5: a member with its last entry keeps its log, since its acknowledged end may be committed.
 
     The leader sent entries and then, by a reply that was under way, the snapshot.
     """

@@ -207,7 +207,7 @@ def test_a_server_that_had_applied_the_end_ends_when_it_starts() -> None:
 
 
 def test_who_comes_back_too_late_can_be_ended_by_a_new_leader() -> None:
-    """LIFE-06: with the leader gone, a majority of those who have the entry elect another, and it ends
+    """LIFE-06: with the leader gone, a majority that has the entry elects another, and it ends
     too.
     """
     cluster = led("a", "b", "c")
@@ -226,7 +226,7 @@ def test_who_comes_back_too_late_can_be_ended_by_a_new_leader() -> None:
 
 
 def test_a_stopped_server_handles_nothing() -> None:
-    """CORE-02: whoever runs it must not hand it anything."""
+    """CORE-02: its performer must not hand it anything."""
     cluster = led("a")
     cluster.delete("a")
     cluster.settle()

@@ -1,4 +1,4 @@
-"""The term rule (§3.3), for every role and every message that carries a term."""
+"""The term rule (§3.3), without endy role and every message that carries a term."""
 
 from typing import Any, get_args
 

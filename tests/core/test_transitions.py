@@ -61,7 +61,7 @@ def test_a_leader_that_waits_keeps_its_leadership_and_pays_when_it_ends() -> Non
 
 
 def test_a_wait_has_a_timeout() -> None:
-    """TIME-02: no server waits for ever."""
+    """TIME-02: no server waits without end."""
     assert StartConditionTimeout(7) in t.become_waiting(led().server("b"), WalWritable(), 7)
 
 

@@ -89,7 +89,7 @@ def test_with_strategy_all_everybody_has_to_have_the_version() -> None:
 
 
 def test_with_strategy_quorum_a_leader_moves_at_once() -> None:
-    """VER-03: those who lack the version stand still."""
+    """VER-03: members that lack the version apply nothing."""
     assert effective(upgraded("220", strategy="quorum")) == [2, 2, 2]
 
 
@@ -139,7 +139,7 @@ def test_an_old_member_that_is_replaced_lets_the_cluster_move() -> None:
 
 
 def test_answers_that_tell_nothing_are_remembered_as_that() -> None:
-    """L-34: a peer loses a key that it does not tell; strangers and the past are not listened to."""
+    """L-34: a peer loses a key that it does not report; late and foreign answers are ignored."""
     cluster = upgraded("220")
     peer = cluster.server("a").cluster[cluster["b"].id]
     assert peer.machine_version == 2

@@ -54,7 +54,7 @@ def test_every_shorter_or_longer_file_is_damage() -> None:
 
 
 def test_what_cannot_come_back_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Configured clusters keep their last tombstone for ever, others the newest few; unfinished ones stay."""
+    """Configured clusters always keep their last tombstone, others the newest few; unfinished ones stay."""
     monkeypatch.setattr(tombstones, "KEPT_MAX", 3)
 
     def made(number: int, *, configured: bool, cluster_id: str, whole: bool = False) -> Tombstone:

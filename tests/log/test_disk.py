@@ -156,7 +156,7 @@ def test_the_simulated_disk_loses_unsynced_sectors_and_names() -> None:
 
 
 def test_errors_of_an_open_file_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system knows only a descriptor; whoever reads the text needs to know which file it was."""
+    """The system knows only a descriptor; the reader of the text needs to know which file it was."""
     path = str(tmp_path / "f")
     file = OsDisk().create(path)
 

@@ -67,7 +67,7 @@ def test_a_failed_sync_claims_nothing_and_the_next_writes_a_new_file() -> None:
 
 
 def test_a_file_of_mostly_history_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many votes of one server do not make the file grow for ever."""
+    """Many votes of one server do not make the file grow without end."""
     monkeypatch.setattr(meta_module, "REWRITE_SIZE_MIN", 1000)
     node = Node()
     for term in range(1, 200):

@@ -187,7 +187,7 @@ def test_a_failed_write_or_sync_stops_everything_until_a_new_file(operation: str
 
 
 def test_failure_at_every_disk_operation_loses_nothing_acknowledged() -> None:
-    """One error at the n-th operation, for every n: the log resumes and keeps what it acknowledged."""
+    """One error at the n-th operation, without endy n: the log resumes and keeps what it acknowledged."""
     for nth in range(1, 70):
         node = Node(config=SMALL)
         target = node.disk.operations + nth

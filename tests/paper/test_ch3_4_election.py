@@ -143,7 +143,7 @@ def test_a_candidate_yields_to_a_leader_of_its_own_term() -> None:
     cluster["a"].handle(AppendEntriesRpc(Term(1), cluster["b"].id, Index(0), Index(0), Term(0)))
     assert cluster.server("a").raft_state is RaftState.FOLLOWER
     assert cluster.server("a").leader_id == cluster["b"].id
-    assert cluster.server("a").voted_for == cluster["a"].id  # one vote in a term, whoever leads
+    assert cluster.server("a").voted_for == cluster["a"].id  # one vote in a term, for any leader
 
 
 def test_a_candidate_does_not_yield_to_a_leader_of_an_older_term() -> None:

@@ -39,7 +39,7 @@ class Cluster:
 
     def __init__(self, directory: Path, names: tuple[str, ...] = ("n1", "n2", "n3")) -> None:
         self.directory = directory
-        self.installation = f"tests-{os.getpid()}-{next(_clusters)}"  # a stranger's node is refused
+        self.installation = f"tests-{os.getpid()}-{next(_clusters)}"  # another run's node is refused
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in names}
         self.resp_ports = {name: free_port() for name in names}
         self.nodes = NodeProcesses(directory, {name: self._config(name) for name in names})
@@ -83,7 +83,7 @@ machine = "kv"
         return barque.Client(addresses, secret=SECRET, installation=self.installation, timeout_s=timeout_s)
 
     async def leader(self, client: barque.Client) -> str:
-        """The node whose member leads, once one does."""
+        """Wait until a member leads; return its node."""
 
         async def find() -> str | None:
             status = await client.status()

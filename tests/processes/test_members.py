@@ -24,7 +24,7 @@ class Growing(Cluster):
         return super()._config(name).partition("[[clusters]]")[0]
 
     async def voters(self, client: barque.Client) -> set[str]:
-        """The nodes of those who vote, as the leader sees it."""
+        """The nodes of the voters, as the leader sees it."""
         info = await client.members_info("kv")
         return {m.server.node for m in info.members if m.membership == "voter"}
 

@@ -455,7 +455,7 @@ class Walk:
         )
 
     def last_words(self, leader: Member) -> None:
-        """A command and a read go through in a cluster at rest; nobody waits for ever."""
+        """A command and a read go through in a cluster at rest; nobody waits without end."""
         role = leader.server.leader_role()
         assert not role.low_priority, "low-priority commands lie about"
         assert not role.pending_queries, "reads wait for a noop that is applied"

@@ -111,7 +111,7 @@ def test_a_message_for_another_node_is_signed(world: World) -> None:
 def test_a_request_for_a_server_that_is_not_here_is_refused(
     world: World, origin: ClientRef, kind: str
 ) -> None:
-    """Its origin hears so at once: this node's router directly, another node's by message."""
+    """Its origin is told at once: this node's router directly, another node's by message."""
     message: RemoteMessage = commands(origin) if kind == "commands" else Queries(origin, 5, (b"",), False)
     world.dispatcher.receive(origin.node, [Envelope("nobody", message)])
     if origin is HERE:

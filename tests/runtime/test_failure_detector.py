@@ -138,7 +138,7 @@ def test_a_node_is_suspected_from_the_poll_that_misses_it() -> None:
 
 
 def test_who_was_never_heard_of_is_suspected_in_the_end() -> None:
-    """A node may lead, and die before its first heartbeat: its followers would trust it for ever."""
+    """A node may lead, and die before its first heartbeat: its followers would trust it without end."""
     detector = FailureDetector()
     for second in range(3):
         assert not detector.suspects("n2")

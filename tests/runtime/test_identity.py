@@ -122,7 +122,7 @@ async def test_a_wiped_member_neither_votes_nor_leads(tmp_path: Path) -> None:
         await client.start_cluster("sum", "adder")
         await client.process_command("sum", 5)
         await three.stop()
-        await three.start("n2")  # leads no more
+        await three.start("n2")  # no longer leads
         survivor = member(three, "n2")
         await wipe(three, "n3")
         old = uids_of(survivor)["sum@n3"]
@@ -379,7 +379,7 @@ async def test_servers_of_one_node_take_the_same_checks(tmp_path: Path) -> None:
 async def test_a_stranger_is_logged_once_and_forgotten_when_the_member_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each message of it is counted; an unsigned one counts as a stranger's."""
+    """Each message of it is counted; an unsigned one counts as foreign."""
     async with nodes(tmp_path) as three, three.client() as client:
         await client.start_cluster("sum", "adder")
         node, process = three.running["n1"], member(three, "n1")

@@ -34,7 +34,7 @@ from barque.types import ClientRef, Membership, ReplyMode, ServerId
 
 
 class Hasty(Nodes):
-    """A leader whose cluster is deleted waits a second for those who are away, not thirty."""
+    """A leader whose cluster is deleted waits a second for absent members, not thirty."""
 
     def config(self, name: str) -> barque.NodeConfig:
         """What a node is told."""

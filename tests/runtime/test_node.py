@@ -150,7 +150,7 @@ async def test_a_machine_that_raises_stops_its_server_and_no_other(tmp_path: Pat
 
 
 async def test_leadership_can_be_handed_over(tmp_path: Path) -> None:
-    """A transfer moves the lead; to a stranger it is refused."""
+    """A transfer moves the lead; to a server outside the configuration it is refused."""
     async with nodes(tmp_path) as three, three.client() as client:
         await client.start_cluster("sum", "adder")
         before = await three.leader(client, "sum")
@@ -465,7 +465,7 @@ class _Unreadable(OsDisk):
 
 
 async def test_a_node_that_cannot_read_its_servers_says_which_file(tmp_path: Path) -> None:
-    """It refuses to start with a `StorageError`, as for every other file, and lets go of the directory."""
+    """It refuses to start with a `StorageError`, as without endy other file, and lets go of the directory."""
     async with nodes(tmp_path, 1) as single, single.client() as client:
         await client.start_cluster("sum", "adder")
         await single.stop()

@@ -47,7 +47,7 @@ async def ask(verb: str) -> tuple[Any, str | None, str]:
     ],
 )
 async def test_every_ending_is_answered(verb: str, value: Any, error: str | None, text: str) -> None:
-    """Whatever the handler does: nobody has to wait until its time is over."""
+    """Whatever the handler does, no caller waits until its deadline."""
     told = await ask(verb)
     assert told[:2] == (value, error)
     assert told[2].startswith(text)

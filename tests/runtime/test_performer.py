@@ -44,7 +44,7 @@ def test_every_effect_has_a_handler() -> None:
 
 
 class Leader:
-    """A server that leads, and whoever performs what it asks for."""
+    """A server that leads, and the environment that performs its effects."""
 
     def __init__(self) -> None:
         self.timers = Timers()
@@ -129,7 +129,7 @@ def test_a_machines_timers_go_on_while_its_leader_waits() -> None:
 
 @pytest.mark.parametrize("how", ["its server", "its node"])
 def test_news_of_a_leader_waits_behind_what_it_has_said(how: str) -> None:
-    """The vote is being stored, and the leader's last message waits for that; nobody follows it for ever."""
+    """The vote is being stored, and the leader's last message waits; nobody follows it without end."""
     cluster = CoreCluster("a", "b", "c")
     cluster.elect("c")
     cluster.settle()

@@ -36,7 +36,7 @@ def test_what_has_no_encoding_stands_alone() -> None:
 
 
 def test_what_fits_into_no_frame_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the machine replied is not worth a connection; nor may its caller wait for ever."""
+    """A reply that cannot be sent must not end the connection, and its caller must not wait without end."""
     monkeypatch.setattr(reply_encoding, "BODY_BYTES_MAX", 100)
     assert told(["a", list(range(200)), "b"]) == {0: "a", 1: None, 2: "b"}
     assert told([[7] * 40] * 5) == dict.fromkeys(range(5), [7] * 40)

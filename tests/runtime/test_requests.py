@@ -1,4 +1,4 @@
-"""What the request router may say of a command, and when (runtime/requests.py, pending_requests.py)."""
+"""What the request router answers for a command, and when (runtime/requests.py, pending_requests.py)."""
 
 import struct
 from typing import Any
@@ -154,7 +154,7 @@ def test_a_leader_that_appears_gets_what_waited_in_order() -> None:
 
 
 def test_sent_and_unanswered_is_unknown_and_never_sent_again() -> None:
-    """At the deadline a write's outcome is unknown; a read's time is up."""
+    """At the deadline a write's outcome is unknown; a read times out."""
     world = World()
     world.router.leader_hint("kv", N2, Term(1))
     world.command(1, b"\x01")
@@ -390,7 +390,7 @@ def test_the_terms_of_a_deleted_cluster_say_nothing_about_the_next() -> None:
     world.router.leader_established("kv", N2, Term(7), "R1")
     world.command(1, b"\x01")
     world.turn()
-    world.router.leader_hint("kv", N3, Term(9), "R2")  # only a hint: perhaps a ghost's
+    world.router.leader_hint("kv", N3, Term(9), "R2")  # only a hint: a removed member may have sent it
     assert world.router.leader_of("kv") == N2
     world.router.leader_established("kv", N3, Term(1), "R2")
     assert world.router.leader_of("kv") == N3

@@ -49,7 +49,7 @@ SEEDS_MAX = 60
 
 @functools.cache
 def taken() -> Mapping[str, int]:
-    """How often seeds took each path; no more seeds than it takes to see all of `PATHS`."""
+    """How often seeds took each path; only as many seeds as it takes to see all of `PATHS`."""
     counts: dict[str, int] = {}
     for seed in range(FIRST_SEED, FIRST_SEED + SEEDS_MAX):
         with watched() as reached:

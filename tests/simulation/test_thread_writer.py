@@ -1,4 +1,4 @@
-"""The log's thread on virtual time: the loop goes on beside it, and its process may die in its work."""
+"""The log's thread on virtual time: the loop runs meanwhile, and its process may die while it writes."""
 
 import random
 from collections.abc import Callable, Iterator

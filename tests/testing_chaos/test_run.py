@@ -28,7 +28,7 @@ add = kv._COMMANDS[kv.IncrBy]
 def forgets(command, state):
     before = state.values.get(command.key)
     state, reply = add(command, state)
-    if reply % 7 == 0:  # the same on every member, so only those who look from outside can tell
+    if reply % 7 == 0:  # the same on every member, so only observers from outside can tell
         state.values[command.key] = before
     return state, reply
 

@@ -31,7 +31,7 @@ def test_a_refusal_carries_the_leader() -> None:
 
 @pytest.mark.parametrize("name", ["ErrorOfTheNextRelease", "ServerId", "KeyError", "__name__"])
 def test_an_unknown_error_leaves_the_outcome_unknown(name: str) -> None:
-    """A newer node may say of a command that it may have happened: we must not call it refused."""
+    """A newer node may report that a command may have happened: we must not call it refused."""
     error = error_named(name, "why")
     assert type(error) is OutcomeUnknown
     assert str(error) == f"{name}: why"

@@ -229,6 +229,6 @@ def test_random_bytes_raise_nothing_else(payload: bytes) -> None:
 
 @given(st.sampled_from(FrameKind), st.binary(max_size=120))
 def test_a_listener_survives_anything(kind: FrameKind, payload: bytes) -> None:
-    """Whatever a stranger sends first, the listener answers, refuses or gives up the protocol."""
+    """Whatever an unknown client sends first, the listener answers, refuses or gives up the protocol."""
     with contextlib.suppress(ProtocolError, Unauthenticated):
         listener().receive(kind, payload)

@@ -117,7 +117,7 @@ async def _form(client: Client, names: Sequence[str]) -> None:
 async def _watch(client: Client, pids: Iterable[int], seconds: float) -> dict[str, float]:
     """Processor use of a node in percent of a core, and traffic between all nodes in a second.
 
-    The two questions that this asks are a few messages of their own, the same in every watch.
+    Its two questions cost a few messages, the same number in every watch.
     """
     pids = list(pids)
     first, cpu, start = await client.status([]), cpu_seconds(pids), time.perf_counter()

@@ -40,7 +40,7 @@ class Link(Protocol):
         """Send the queued requests."""
 
     def close(self) -> None:
-        """End it; the owner hears of the end."""
+        """Close it; the owner is told."""
 
 
 class Connection:

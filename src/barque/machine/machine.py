@@ -7,7 +7,7 @@ order of a set, or anything outside. `meta.system_time_ms` is the one time that 
 
 - `init(args)` makes the first state. `apply(meta, command, state)` returns `(new state, reply)` or
   `(new state, reply, effects)`; `query(query, state)` answers a read and changes nothing.
-- *Effects* (`machine.effects`) are wishes that only the leader performs: timers, messages, further commands.
+- *Effects* (`machine.effects`) ask the leader to do something: set a timer, send a message, commit a command.
   They come after the entry is committed, at most once for each leadership, and are not repeated after a
   restart. State that must survive belongs in the state.
 - *Built-in commands* reach `apply` beside the user's own: an expired timer, a monitored client or node that

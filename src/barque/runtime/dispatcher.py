@@ -298,7 +298,7 @@ class Dispatcher:
     # --- removed members ---------------------------------------------------------------
 
     def notify_removed(self, node: str, removed: MemberRemoved) -> None:
-        """Tell a node that a member of its was removed, or a cluster deleted; at most once a second each."""
+        """Tell a node that one of its members was removed, or a cluster deleted; once a second at most."""
         now = self._clock.monotonic()
         if now - self._notified.get((node, removed), -_REMOVAL_INTERVAL_S) < _REMOVAL_INTERVAL_S:
             return

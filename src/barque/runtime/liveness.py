@@ -91,7 +91,7 @@ class Liveness:
         connected = self._transport.connected() if changes else []
         for node, up in changes:
             if up and node not in connected:
-                continue  # an old rhythm; the broken link is newer and surer news
+                continue  # an old rhythm; that the connection broke is newer, and certain
             logger.info("node %s: %s is %s", self._name, node, "up" if up else "suspected to be down")
             self._tell_all(NodeStatus(node, up))
             self._monitors.node_changed(node, up=up)

@@ -205,7 +205,7 @@ class ServerProcess:
         return f"barque member replace {self.server.cfg.cluster_name} {member}"
 
     def end(self, reason: str) -> None:
-        """Stop on purpose, and drop what waits inside. A server that failed before stays failed."""
+        """Stop on request, and discard the inbox. A server that failed before stays failed."""
         if self.failure is None:
             self.failure = reason
             self.ended = True

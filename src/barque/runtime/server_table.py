@@ -30,7 +30,7 @@ class ServerTable:
         self._changed = changed
 
     def add(self, process: ServerProcess) -> None:
-        """Take in a server that is about to start."""
+        """Register a server that is about to start."""
         self.by_name[process.server.id.name] = process
         self.by_uid[process.server.cfg.uid] = process
 

@@ -182,7 +182,7 @@ class TimerDriver:
         self._wake_at = float("inf")
         try:
             self.timers.run_due(self._clock.monotonic())
-        finally:  # one callback's error must not stop the clocks of all the others
+        finally:  # an error in one callback must not stop the other timers
             deadline = self.timers.next_deadline()
             if deadline is not None and self.timers.on_earlier is not None and deadline < self._wake_at:
                 self._schedule(deadline)

@@ -178,7 +178,7 @@ class FramedConnection(asyncio.BufferedProtocol):
             ("TCP_KEEPCNT", 2),
             ("TCP_USER_TIMEOUT", silence_s * 1000),
         ):
-            if hasattr(socket, option):  # not on every system; without them it only takes longer
+            if hasattr(socket, option):  # not everywhere; without them a dead peer is noticed later
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 

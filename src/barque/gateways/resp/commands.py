@@ -111,7 +111,7 @@ _OUTCOMES: Final[tuple[tuple[type[BarqueError], str], ...]] = (
 
 
 def outcome_reply(outcome: BarqueError) -> bytes:
-    """The error reply for what the cluster said. Its first word says whether the command happened."""
+    """The RESP error for an error of the cluster. Its first word says whether the command happened."""
     for kind, prefix in _OUTCOMES:
         if isinstance(outcome, kind):
             return encoder.error(f"{prefix} {str(outcome) or type(outcome).__name__}")

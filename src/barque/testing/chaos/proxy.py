@@ -107,7 +107,7 @@ class Link:
             writers.append(target_writer)
             await self._both_ways(reader, writer, target_reader, target_writer)
         except (OSError, asyncio.CancelledError):
-            pass  # the end of a connection is no event here, and a cancelled one was reset
+            pass  # the proxy records no end of a connection; one that was cancelled was reset
         finally:
             del self._pairs[task]
             for each in writers:

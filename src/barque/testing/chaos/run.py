@@ -119,7 +119,7 @@ class Run:
         self._began = time.monotonic()
 
     async def run(self) -> RunReport:
-        """Run everything. An error of the run itself is a problem like others."""
+        """Run everything. An error of the runner fails the run, as a violation does."""
         self.plan.directory.mkdir(parents=True)
         before = open_descriptors()
         schedule = draw_schedule(

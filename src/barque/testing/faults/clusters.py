@@ -32,7 +32,7 @@ class ClusterNemesis:
     def heal(self) -> None:
         """End the faults; some nodes with a failed server start again.
 
-        A node always starts again if its cluster may have no other member to spare.
+        A node always starts again if its cluster could not lose another member.
         """
         needed = [cluster.name for cluster in self._sim.clusters if cluster.changes]
         for host in self._sim.hosts:
