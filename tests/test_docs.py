@@ -51,6 +51,8 @@ def changed_ports() -> dict[str, str]:
     return {str(port): str(first + i) for i, port in enumerate((7501, 7502, 7503, 7601, 7602, 7603))}
 
 
+@pytest.mark.processes
+@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("page", RUN_AS_WRITTEN)
 def test_a_page_runs_as_written(page: str, tmp_path: Path) -> None:
     """A reader who does what the page says, from the first line to the last, sees what the page shows."""
