@@ -46,6 +46,9 @@ ROOMS: dict[str, set[str]] = {
 }
 """Which room of `testing` may import which rooms, or which modules of them, besides itself."""
 
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+"""The pages that the rules of language hold for."""
+
 TOOLS = ("cli/", "bench/", "testing/chaos/")
 """What no simulator ever runs: programs for people, which may read clocks and name files."""
 
@@ -379,6 +382,31 @@ def test_every_test_states_a_behaviour() -> None:
 def test_exceptions_have_reasons(listed: dict[str, str]) -> None:
     """Each exception of the rules above says why it exists."""
     assert all(len(reason.split()) >= 4 for reason in listed.values())
+
+
+# --- English ---------------------------------------------------------------------------------
+
+IDIOMS = {
+    r"\bno more\b(?! than)": "no longer",
+    r"\b[Ww]hoever\b|\bthose who(se)?\b|\bsuch a one\b": "the actor's noun: the caller, a client, the leader",
+    r"\bshall\b": "must, or will",
+    r"\bmay be said\b|\bsay of\b": "what the code does: fail, refuse, report",
+    r"\b(time|turn) is (up|over)\b": "past its deadline, expired",
+    r"\bfor ever\b": "without end, or never",
+    r"\b[Aa] stranger\b(?! can)": "a server outside the configuration",
+}
+"""Idioms that native readers stumble over, and what to write instead."""
+
+
+def test_texts_avoid_idioms_that_readers_stumble_over() -> None:
+    """Code and pages use the field's nouns, name the actor and speak in the active voice."""
+    complaints = []
+    for path in [*sources(), *PAGES]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            for idiom, better in IDIOMS.items():
+                if re.search(idiom, line):
+                    complaints.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]} ({better})")
+    complain(complaints, "write as CONTRIBUTING.md says: subject, verb, object; the actor's noun")
 
 
 # --- the core: each rule in one place --------------------------------------------------------

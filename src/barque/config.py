@@ -1,6 +1,6 @@
-"""What a node is told: read from TOML, checked before anything starts.
+"""The configuration of a node: read from TOML, and checked before anything starts.
 
-Every field has a default but those that only the user can know. The reference page
+Every field has a default, except fields that only the user can know. The reference page
 docs/reference/configuration.md lists them all.
 """
 

@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUDGETS = {
-    "sequential": {"leader": 600, "follower": 275},
-    "read": {"leader": 315, "follower": 95},
-    "redis set": {"leader": 625, "follower": 275},
+    "sequential": {"leader": 560, "follower": 275},
+    "read": {"leader": 300, "follower": 95},
+    "redis set": {"leader": 585, "follower": 275},
 }
 """At most so many calls for each request: what was counted, and a little room."""
 

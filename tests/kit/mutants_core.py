@@ -120,7 +120,7 @@ def match_from_next_index() -> Any:
 def read_without_round() -> Any:
     """See `MUTANTS`."""
 
-    def answer(server: Server, pending: Any) -> Any:
+    def answer(server: Server, _role: Any, pending: Any) -> Any:
         real = find("_answer")
         return [effect for waiting in pending for effect in real(server, waiting)]
 

@@ -8,69 +8,62 @@ from barque.machine.effects import SendMsg, Timer
 from barque.runtime import performer
 from barque.runtime.performer import Performer
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_timers import ServerTimers
 from tests.kit.mutant_registry import mutant, replace
 
 
 @mutant("followers perform the effects of their machines, too (I21)", layer="node")
 def everybody_performs_effects() -> Any:
     """See `MUTANTS`."""
-    real = Performer._perform_as_leader
-
-    def perform(self: Performer, process: ServerProcess, effect: Any) -> None:
-        if isinstance(effect, SendMsg):
-            self._perform_leaders(process, effect)
-        else:
-            real(self, process, effect)
-
-    return patch.object(Performer, "_perform_as_leader", perform)
+    return patch.dict(Performer.HANDLERS, {SendMsg: Performer._perform_leaders})
 
 
 @mutant("a machine's timer fires twice (I21)", layer="node")
 def timer_fires_twice() -> Any:
     """See `MUTANTS`."""
-    real = Performer._arm
+    real = ServerTimers._arm
 
-    def arm(self: Performer, process: ServerProcess, name: str, after_s: float, message: Any) -> None:
+    def arm(self: ServerTimers, process: ServerProcess, name: str, after_s: float, message: Any) -> None:
         real(self, process, name, after_s, message)
         if isinstance(message, MachineTimeout):
             real(self, process, f"{name} again", after_s, message)
 
-    return patch.object(Performer, "_arm", arm)
+    return patch.object(ServerTimers, "_arm", arm)
 
 
 @mutant("a machine's timer fires before its time (I21)", layer="node")
 def timer_fires_early() -> Any:
     """See `MUTANTS`."""
-    real = Performer._arm
+    real = ServerTimers._arm
 
-    def arm(self: Performer, process: ServerProcess, name: str, after_s: float, message: Any) -> None:
+    def arm(self: ServerTimers, process: ServerProcess, name: str, after_s: float, message: Any) -> None:
         real(self, process, name, after_s / 4 if isinstance(message, MachineTimeout) else after_s, message)
 
-    return patch.object(Performer, "_arm", arm)
+    return patch.object(ServerTimers, "_arm", arm)
 
 
 @mutant("a timer fires although the machine cancelled it (I21)", layer="node")
 def cancelled_timer_fires() -> Any:
     """See `MUTANTS`."""
-    real = Performer._set_machine_timer
+    real = ServerTimers.set_machine_timer
 
-    def set_timer(self: Performer, process: ServerProcess, timer: Timer) -> None:
+    def set_timer(self: ServerTimers, process: ServerProcess, timer: Timer) -> None:
         if timer.after_ms is not None or timer.at_ms is not None:
             real(self, process, timer)
 
-    return patch.object(Performer, "_set_machine_timer", set_timer)
+    return patch.object(ServerTimers, "set_machine_timer", set_timer)
 
 
 @mutant("a timer that is set again keeps its first time (I21)", layer="node")
 def replaced_timer_fires() -> Any:
     """See `MUTANTS`."""
-    real = Performer._arm
+    real = ServerTimers._arm
 
-    def arm(self: Performer, process: ServerProcess, name: str, after_s: float, message: Any) -> None:
+    def arm(self: ServerTimers, process: ServerProcess, name: str, after_s: float, message: Any) -> None:
         if not (isinstance(message, MachineTimeout) and (process, name) in self._timers):
             real(self, process, name, after_s, message)
 
-    return patch.object(Performer, "_arm", arm)
+    return patch.object(ServerTimers, "_arm", arm)
 
 
 @mutant("the timers of a machine outlive its leadership (I21)", layer="node")

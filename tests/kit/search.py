@@ -173,6 +173,7 @@ class Clients(CoreCluster):
 def _copy_member(member: Member, cluster: Clients) -> Member:
     other = _twin(member)
     other.cluster = cluster
+    other.make_performer()
     other.effects, other.machine_effects = [], []
     other.unheard, other.mail = deque(member.unheard), deque(member.mail)
     other.held = None if member.held is None else list(member.held)

@@ -130,7 +130,7 @@ def an_empty_rpc_drops_the_rest() -> Plant:
 def reads_ask_nobody() -> Plant:
     """33: a leader that lost its majority answers."""
 
-    def wrong(subject: Server, pending: list[Any]) -> list[Effect]:
+    def wrong(subject: Server, _role: Any, pending: list[Any]) -> list[Effect]:
         return [effect for waiting in pending for effect in queries._answer(subject, waiting)]
 
     return replace(queries._start_round, wrong)

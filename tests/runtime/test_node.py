@@ -243,6 +243,35 @@ async def test_counters_tell_what_happened(tmp_path: Path) -> None:
         assert counters["term"] == overview.current_term
 
 
+async def test_reads_go_on_while_members_change(tmp_path: Path) -> None:
+    """§6.4: a linearizable read waits for the term's noop only; the next change of members waits (§4.1).
+
+    The followers' disks hang meanwhile, so the change stays pending; heartbeats need no disk.
+    """
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", 1) == 1
+        leader = await client.leader("sum")
+        assert leader is not None
+        server = three.running[leader.node].system.processes["sum"].server
+        followers = [node for name, node in three.running.items() if name != leader.node]
+        writes = [node._write_log for node in followers]
+        for node in followers:
+            node._write_log = lambda: False
+        removal = asyncio.ensure_future(client.remove_member("sum", ServerId("sum", followers[0].name)))
+
+        async def pending() -> bool:
+            return is_change_under_way(server)
+
+        await until(pending, "the change to be appended")
+        assert await client.consistent_query("sum") == 1
+        assert is_change_under_way(server)
+        for node, write in zip(followers, writes, strict=True):
+            node._write_log = write
+            node.wake()
+        await removal
+
+
 async def test_an_idle_leader_that_loses_its_peers_at_once_steps_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,7 +485,7 @@ async def test_what_a_timer_lets_a_server_send_leaves_in_a_turn(tmp_path: Path) 
         process.handle(ElectionTimeout())
         assert process.server.raft_state is RaftState.PRE_VOTE
         long_ago_s = -node.clock.monotonic() - 1
-        node.system.performer._arm(process, "election", long_ago_s, ElectionTimeout())
+        node.system.performer.timers._arm(process, "election", long_ago_s, ElectionTimeout())
         node.turn.is_scheduled = False
         node.timers.run_due(0.0)  # another round: no state changes, which would ask for a turn
         assert process.server.raft_state is RaftState.PRE_VOTE

@@ -1,13 +1,15 @@
 """What a server's effects do to its node."""
 
 import random
+import typing
 from typing import Any
 from unittest.mock import Mock, patch
 
 import pytest
 
 from barque.config import TimeConfig
-from barque.core.effects import Effect
+from barque.core import effects
+from barque.core.effects import Effect, TimerSpan
 from barque.core.messages import AppendEntriesRpc, ElectionTimeout, NodeStatus, ServerDown
 from barque.core.roles import WalWritable
 from barque.core.state import RaftState
@@ -23,11 +25,22 @@ from barque.runtime.clock import SystemClock
 from barque.runtime.monitors import Monitors
 from barque.runtime.performer import Performer
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_timers import ServerTimers, timer_spans
 from barque.runtime.timers import Timers
 from barque.testing.core.cluster import CoreCluster
 from barque.types import ClientRef
 
 ME = ClientRef("n1", 7)
+
+
+def timers_of(timers: Timers) -> ServerTimers:
+    """The timers of servers, on these."""
+    return ServerTimers(timers, SystemClock(), random.Random(1), TimeConfig(), lambda: None)
+
+
+def test_every_effect_has_a_handler() -> None:
+    """Of the core and of machines: an effect without one would stop its server."""
+    assert set(Performer.HANDLERS) == set(typing.get_args(effects.Effect))
 
 
 class Leader:
@@ -36,10 +49,9 @@ class Leader:
     def __init__(self) -> None:
         self.timers = Timers()
         environment: Any = Mock()
+        self.server_timers = timers_of(self.timers)
         meta: Any = Mock()
-        self.performer = Performer(
-            environment, meta, self.timers, Monitors(ME), SystemClock(), random.Random(1), TimeConfig()
-        )
+        self.performer = Performer(environment, meta, self.server_timers, Monitors(ME))
         cluster = CoreCluster("a", "b", "c")
         cluster.elect("a")
         self.process = ServerProcess(cluster["a"].server, self.performer, {})
@@ -97,7 +109,7 @@ def test_a_timer_that_is_over_is_forgotten() -> None:
         leader.perform(Timer(f"cancelled {number}", after_ms=1_000))
         leader.perform(Timer(f"cancelled {number}"))
     leader.timers.run_due(float("inf"))
-    assert leader.performer._machine_timers == {leader.process: set()}
+    assert leader.server_timers.machine_timers == {leader.process: set()}
     assert len(leader.timers) == 0
 
 
@@ -123,7 +135,7 @@ def test_news_of_a_leader_waits_behind_what_it_has_said(how: str) -> None:
     cluster.settle()
     follower, leader = cluster.server("a"), cluster.server("c")
     timers = Timers()
-    performer = Performer(Mock(), Mock(), timers, Monitors(ME), SystemClock(), random.Random(1), TimeConfig())
+    performer = Performer(Mock(), Mock(), timers_of(timers), Monitors(ME))
     process = ServerProcess(follower, performer, {})
     process.handle(ElectionTimeout())
     assert process.held is not None  # the disk has not answered
@@ -135,3 +147,14 @@ def test_news_of_a_leader_waits_behind_what_it_has_said(how: str) -> None:
     process.release()
     assert follower.raft_state is RaftState.FOLLOWER
     assert (process, "election") in timers
+
+
+def test_election_timers_follow_the_nodes_times() -> None:
+    """ELEC-17, TIME-05: a random part and a fixed part, by broadcast time and detector poll."""
+    times = TimeConfig(broadcast_time_ms=100, election_multiplier=5, detector_poll_ms=1_000)
+    assert timer_spans(times) == {
+        TimerSpan.REALLY_SHORT: (100, 0),
+        TimerSpan.SHORT: (500, 100),
+        TimerSpan.MEDIUM: (1_000, 100),
+        TimerSpan.LONG: (1_000, 1_000),
+    }

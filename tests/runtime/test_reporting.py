@@ -44,6 +44,6 @@ def test_the_version_in_force_describes_the_machine() -> None:
     cluster = CoreCluster("a", "b", "c", machine=Old())
     cluster["a"].machine = New()
     cluster["a"].start()
-    executor: Any = Mock()
-    shown = cluster_overview(ServerProcess(cluster["a"].server, executor, {}))["machine"]
+    performer: Any = Mock()
+    shown = cluster_overview(ServerProcess(cluster["a"].server, performer, {}))["machine"]
     assert shown == {"type": "New", "version": 1, "effective_version": 0, "counted": 0}

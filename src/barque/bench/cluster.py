@@ -23,7 +23,7 @@ _STOP_S = 5.0
 
 
 class Target(msgspec.Struct, frozen=True):
-    """An installation to be measured. `processes` is known only of one that we started: node → pid."""
+    """An installation to be measured. `processes` (node → pid) is empty if we did not start it."""
 
     addresses: tuple[str, ...]
     secret: bytes

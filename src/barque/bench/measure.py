@@ -159,7 +159,7 @@ async def connected(target: Target, count: int) -> AsyncIterator[list[Client]]:
 
 
 def _with_nodes(sample: Sample, report: Status) -> Sample:
-    """Add what the nodes say of themselves."""
+    """Add the nodes' own figures."""
     nodes = [node for node in report.nodes if node.state != "unreachable"]
     sample.longest_stall_ms = max(node.longest_stall_ms for node in nodes)
     sample.writer = "/".join(sorted({str(node.storage["writer"]) for node in nodes}))

@@ -202,7 +202,7 @@ def _take_effects(wanted: Any, effects: list[Effect]) -> None:
 def persist_last_applied(server: Server) -> Index | None:
     """§9, COMMIT-08: the applied index to store, if it has moved; never beyond what is on disk.
 
-    Whoever runs the server stores it, without waiting.
+    The runtime stores it, without waiting.
     """
     index = min(server.last_applied, server.log.last_written().index)
     if index <= server.persisted_last_applied:

@@ -83,7 +83,7 @@ def run_aux(server: Server, kind: AuxKind, command: Any) -> tuple[Any, list[Effe
 
 
 def run_aux_call(server: Server, command: AuxCommand) -> list[Effect]:
-    """AUX-02, AUX-04: run a call or a cast. An exception becomes the caller's error, and no more."""
+    """AUX-02, AUX-04: run a call or a cast. An exception is the caller's error only."""
     called = command.origin != NOBODY
     if not has_aux(server):
         refusal = Rejected(command.origin, command.correlation, 1, Rejection.AUX_NOT_IMPLEMENTED)

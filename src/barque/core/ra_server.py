@@ -200,7 +200,7 @@ def update_release_cursor(server: Server, index: Index, state: Any, **conditions
 
 
 def update_peer(server: Server, peer_id: ServerId, **update: Any) -> None:
-    """§9: change what is believed of a peer. Raises `KeyError` for a stranger."""
+    """§9: change what the server assumes of a peer. Raises `KeyError` for an unknown one."""
     peer = server.cluster[peer_id]
     for key, value in update.items():
         assert key in ("next_index", "query_index", "commit_index_sent", "status"), key

@@ -54,12 +54,11 @@ def has_entries_to_send(server: Server) -> bool:
     if server.raft_state is not RaftState.LEADER:
         return False
     next_index, limit = server.log.next_index(), server.cfg.max_pipeline_count
-    return any(
-        peer.next_index < next_index
-        and peer.next_index - peer.match_index - 1 < limit
-        and peer.status is PeerStatus.NORMAL
-        for _, peer in server.peers
-    )
+    for _, peer in server.peers:  # a loop: each turn asks, and a generator costs a call a peer
+        in_flight = peer.next_index - peer.match_index - 1
+        if peer.next_index < next_index and in_flight < limit and peer.status is PeerStatus.NORMAL:
+            return True
+    return False
 
 
 def make_rpc(server: Server, member: ServerId, peer: Peer, max_entries: int) -> SendRpc | SendSnapshot:

@@ -79,7 +79,7 @@ ASKS_FOR_VOTES = (m.PreVoteRpc, m.RequestVoteRpc)
 
 
 def settle_term(server: Server, message: Any, effects: list[Effect]) -> bool:
-    """Settle this message's term; return whether the role's handler shall see the message.
+    """Settle this message's term; return whether the role's handler sees the message.
 
     Appends to `effects` what that takes: a refusal, a new term to store, the end of a role.
     """

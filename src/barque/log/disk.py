@@ -30,7 +30,7 @@ class DiskFile(Protocol):
         """At most `length` bytes at `offset`; fewer only at the end of the file."""
 
     def pwritev(self, buffers: Sequence[bytes], offset: int, sync: bool) -> None:
-        """Write all buffers one behind the other, from `offset` on.
+        """Write all buffers, in order, from `offset` on.
 
         With `sync` they are on disk when this returns. Raises `OSError` when not all could
         be written (and synced); how much was is then unknown.
@@ -43,7 +43,7 @@ class DiskFile(Protocol):
         """Make the file exactly `size` bytes long."""
 
     def close(self) -> None:
-        """Give the file back. A lock on it ends too."""
+        """Close the file. A lock on it ends too."""
 
 
 class Disk(Protocol):
@@ -53,22 +53,22 @@ class Disk(Protocol):
         """Open an existing file to read and write."""
 
     def create(self, path: str) -> DiskFile:
-        """Open an empty file; what had that name before is emptied."""
+        """Create a file, or empty the file of that name."""
 
     def lock(self, path: str) -> DiskFile:
-        """Hold `path` for this process until it is closed. Raises `StorageError` if another does."""
+        """Lock `path` for this process until it is closed. Raises `StorageError` if another one holds it."""
 
     def read_file(self, path: str) -> bytes:
         """All bytes of a (small) file."""
 
     def rename(self, source: str, target: str) -> None:
-        """Give a file another name, replacing what had it; durable after `fsync_dir`."""
+        """Rename a file, replacing a file of the new name; durable after `fsync_dir`."""
 
     def unlink(self, path: str) -> None:
         """Remove a name; durable after `fsync_dir`."""
 
     def mkdir(self, path: str) -> None:
-        """Make a directory, with its parents; one that exists already is fine."""
+        """Make a directory and its parents, unless they exist."""
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory; durable after `fsync_dir` of its parent."""
@@ -101,7 +101,7 @@ class OsFile:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
-        """The system's errors name no file where it knows only a descriptor: say which one it was."""
+        """Add the path to an error: the system knows only a descriptor and names no file."""
         try:
             yield
         except OSError as error:
@@ -181,7 +181,7 @@ class OsFile:
             os.ftruncate(self._fd, size)
 
     def close(self) -> None:
-        """Give the descriptor back; closing twice is harmless."""
+        """Close the descriptor; closing twice is harmless."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -195,7 +195,7 @@ class OsDisk:
         return self._regular(os.open(path, _FLAGS), path)
 
     def create(self, path: str) -> DiskFile:
-        """Open an empty file; what had that name before is emptied."""
+        """Create a file, or empty the file of that name."""
         return self._regular(os.open(path, _FLAGS | os.O_CREAT | os.O_TRUNC, 0o600), path)
 
     @staticmethod
@@ -206,7 +206,7 @@ class OsDisk:
         return OsFile(fd, path)
 
     def lock(self, path: str) -> DiskFile:
-        """Hold `path` by `flock`; the system lets go of it when the process ends."""
+        """Lock `path` by `flock`; the system releases it when the process ends."""
         fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -229,7 +229,7 @@ class OsDisk:
             file.close()
 
     def rename(self, source: str, target: str) -> None:
-        """Give a file another name, replacing what had it."""
+        """Rename a file, replacing a file of the new name."""
         os.rename(source, target)
 
     def unlink(self, path: str) -> None:
@@ -237,7 +237,7 @@ class OsDisk:
         os.unlink(path)
 
     def mkdir(self, path: str) -> None:
-        """Make a directory, with its parents; one that exists already is fine."""
+        """Make a directory and its parents, unless they exist."""
         if os.path.isdir(path):
             return
         parent = os.path.dirname(path)
@@ -281,7 +281,7 @@ def join(directory: str, name: str) -> str:
 
 
 def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
-    """Let `name` hold exactly `data`, durably, or still what it held before (ALICE).
+    """Make `name` hold exactly `data`, durably; after a crash it holds that or its old bytes (ALICE).
 
     Content first, then the name, then the directory: no crash shows a name without content.
     """
@@ -296,7 +296,7 @@ def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
 
 
 def remove_tree(disk: Disk, path: str) -> None:
-    """Remove a directory and everything in it, durably. A crash leaves a part, and this may be repeated."""
+    """Remove a directory and everything in it, durably. After a crash, call this again."""
     for name in disk.listdir(path):
         inner = join(path, name)
         if disk.is_dir(inner):

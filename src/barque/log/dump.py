@@ -1,4 +1,4 @@
-"""A write-ahead log file for people: record by record, and how it ends."""
+"""Show a write-ahead log file to an operator: record by record, and how it ends."""
 
 from collections.abc import Iterator
 from itertools import groupby

@@ -1,8 +1,8 @@
-"""One server's log: a memtable, and its confirmed part (`barque.core.log_contract.Log`).
+"""One server's log: its memtable, and how much of it is on disk (`barque.core.log_contract.Log`).
 
-Entries count as written only by a `Written` event that names their term, and only as far as
-that still is what the memtable holds (historical bugs 21 and 22 of Ra: a truncation that
-leaves `last_written` high, and a late event that confirms what was overwritten).
+A `Written` event confirms entries only if it names their term, and only as far as the memtable still holds
+these entries (historical bugs 21 and 22 of Ra: a truncation that leaves `last_written` high, and a late
+event that confirms overwritten entries).
 """
 
 from collections.abc import Callable, Sequence
@@ -98,7 +98,7 @@ class WalLog:
 
     def _truncate(self, last: int) -> None:
         self._memtable.truncate(last)
-        if last < self._last_written.index:  # at once: nobody may count what is gone
+        if last < self._last_written.index:  # at once: removed entries must not be counted
             self._last_written = self._position(last)
 
     def _position(self, index: int) -> IndexTerm:
@@ -115,7 +115,7 @@ class WalLog:
         return NOWHERE
 
     def handle_event(self, event: LogEvent) -> None:
-        """Take what the disk reports. A report about entries that are no more is dropped."""
+        """Take a report of the disk. Drop it if its entries were replaced."""
         match event:
             case Written():
                 if event.uid == self._uid:
@@ -127,10 +127,10 @@ class WalLog:
                 pass  # the storage has all pending entries written again before it reports `WalUp`
 
     def _on_written(self, event: Written) -> None:
-        """Confirm the part of the event that still is what the memtable holds (§11)."""
+        """Confirm the entries of the event that the memtable still holds (§11)."""
         confirmed = self._last_written.index
         if event.first > confirmed + 1:
-            # Events come in the order of the entries, so what is between was lost on the way.
+            # Events come in the order of the entries, so an event in between was lost.
             self.resubmit()
             return
         last = min(event.last, self._memtable.next_index() - 1)
@@ -157,7 +157,7 @@ class WalLog:
         return self._wal.accepting
 
     def overview(self) -> dict[str, Any]:
-        """Facts for people: positions, and sizes in bytes."""
+        """Facts for an operator: positions, and sizes in bytes."""
         last = self.last_index_term()
         return {
             "last_index": last.index,

@@ -31,7 +31,7 @@ _NEW = MetaRecord(Term(0), None, Index(0))
 
 
 class MetaStore:
-    """The meta records of all servers of a system. Values are in memory; `sync` makes them last."""
+    """The meta records of all servers of a system. Values are in memory; `sync` makes them durable."""
 
     def __init__(self, disk: Disk, directory: str) -> None:
         self._disk = disk
@@ -103,7 +103,7 @@ class MetaStore:
                 assert not isinstance(found, TornTail) or found.offset >= head.base_end
 
     def read(self, uid: Uid) -> MetaRecord | None:
-        """What was stored last for this server, synced or not; None if nothing ever was."""
+        """The newest record of this server, synced or not; None if it has none."""
         return self._records.get(uid)
 
     def uids(self) -> set[Uid]:
@@ -111,7 +111,7 @@ class MetaStore:
         return set(self._records)
 
     def is_deleted(self, uid: Uid) -> bool:
-        """Whether a tombstone says that this server is gone for ever."""
+        """Whether a tombstone says that this server was deleted."""
         return uid in self._tombstones
 
     @property
@@ -130,7 +130,7 @@ class MetaStore:
             self._put(uid, _NEW)
 
     def store(self, uid: Uid, term: Term, voted_for: ServerId | None) -> None:
-        """Set term and vote, as one; they count when `sync` has returned."""
+        """Set term and vote as one record; they count once `sync` has returned."""
         old = self._records.get(uid, _NEW)
         assert term >= old.current_term, (uid, term, old)
         if old.current_term != term or old.voted_for != voted_for or uid not in self._records:
@@ -149,7 +149,7 @@ class MetaStore:
             self._lazy[uid] = None
 
     def delete(self, uid: Uid) -> None:
-        """Put a tombstone in place of the record; it counts when `sync` has returned."""
+        """Replace the record by a tombstone; it counts once `sync` has returned."""
         self._records.pop(uid, None)
         self._tombstones.add(uid)
         self._lazy.pop(uid, None)
@@ -193,7 +193,7 @@ class MetaStore:
         self._syncs += 1
 
     def _rewrite(self) -> None:
-        """Replace the file by one that holds only what is true now."""
+        """Replace the file by one that holds the newest record of each server only."""
         salt = self._disk.salt()
         lines = []
         offset = HEAD_SIZE
@@ -216,7 +216,7 @@ class MetaStore:
         self._clean()
 
     def tick(self, now: float) -> None:
-        """Write what may wait, and prove the last records synced. `now` is in seconds, monotonic.
+        """Write the records that may wait, and prove the last ones synced. `now` is in seconds, monotonic.
 
         Raises `StorageError` as `sync` does.
         """
@@ -232,7 +232,7 @@ class MetaStore:
             self._marked_to = self._end
 
     def overview(self) -> dict[str, Any]:
-        """Facts for people. Sizes in bytes."""
+        """Facts for an operator. Sizes in bytes."""
         return {
             "servers": len(self._records),
             "tombstones": len(self._tombstones),
@@ -243,7 +243,7 @@ class MetaStore:
         }
 
     def close(self) -> None:
-        """Write what waits, replace the file, so that no part of it is unproven, and close it."""
+        """Write pending records, replace the file, so that all of it is proved synced, and close it."""
         try:
             if not self._broken:
                 self._rewrite()
@@ -253,7 +253,7 @@ class MetaStore:
             self.let_go()
 
     def let_go(self) -> None:
-        """Close the file as it is, without a word to the disk."""
+        """Close the file without writing anything."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -25,7 +25,7 @@ _TOMBSTONE = 1
 
 
 class MetaRecord(msgspec.Struct, frozen=True):
-    """What must survive of one server besides its log (Figure 2, persistent state).
+    """The state of one server that must survive besides its log (Figure 2, persistent state).
 
     `last_applied` may lag: it only saves work at a restart.
     """

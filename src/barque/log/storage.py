@@ -1,7 +1,22 @@
-"""What the runtime uses: the data directory of one system, opened, recovered and kept.
+"""The data directory of one system: opening, recovery, and all that the runtime asks of the disk.
 
-Each turn of the loop: `sync_meta` if `meta.pending`, then `flush` if `pending`; each second
-or so: `tick`. Events name what they complete and go where `on_event` sends them.
+Theory of operation. One directory holds one write-ahead log and one meta file for all servers of a system.
+
+- *Entries* go to a server's memtable at once (`WalLog`), and as batches to the queue of the shared log
+  (`Wal`). `flush` writes all queued batches of all servers with one vectored write and one sync (group
+  commit), then reports `Written` for each server. A report names what it completes, so a late one can be
+  recognised and dropped.
+- *Terms and votes* go to the meta store (`MetaStore`). `sync_meta` makes them durable; the runtime releases
+  no message that speaks of them before.
+- *A failed write or sync* is never retried on the same file: the kernel may have dropped the pages. The log
+  stops, its servers hear `WalFailed`, and only a new file, into which all pending entries are written
+  again, ends the failure (`WalUp`).
+- *Opening* locks the directory, checks whose it is, and recovers: `wal_recovery` decides by a table whether
+  to keep, drop or refuse what it finds. It drops a torn tail, which was never acknowledged; it refuses
+  damage in the middle, and names the file and the offset.
+
+In each turn of the loop the runtime calls `sync_meta` if `meta.pending`, then `flush` if `pending`; about
+once a second it calls `tick`. `on_event` takes all events.
 """
 
 import contextlib
@@ -57,7 +72,7 @@ class Storage:
         self._lock = lock
         self.wal = wal
         self.loop_yield = wal.yield_if_pending
-        """Call it once each turn of a loop that never sleeps, so that a sync thread gets on."""
+        """Call this once in each turn of a loop that never sleeps, so that a sync thread gets its share."""
         self._files = files
         self._logs: dict[Uid, WalLog] = {}
         self._recovered: set[Uid] = set()
@@ -79,7 +94,7 @@ class Storage:
         clock: Clock = time.perf_counter,
         make_writer: MakeWriter = choose_writer,
     ) -> "Storage":
-        """Lock the directory, make it if it is new, else recover all that is in it.
+        """Lock the directory; make it if it is new, else recover its contents.
 
         `on_event` is called on the loop; `wake(fn)` must run `fn` there soon, from any thread;
         `clock` gives seconds and only measures; a simulator makes another writer. Raises `Damaged`
@@ -166,11 +181,11 @@ class Storage:
         return log
 
     def recovered_uids(self) -> set[Uid]:
-        """The servers that were found in the directory when it was opened, less those deleted since."""
+        """The servers found at opening, without the servers deleted since."""
         return self._recovered
 
     def delete(self, uid: Uid) -> None:
-        """Forget a server for ever; durable when this returns. Raises `StorageError`."""
+        """Delete a server's entries and record; durable when this returns. Raises `StorageError`."""
         self.meta.delete(uid)
         self.meta.sync()
         self.wal.forget(uid)
@@ -202,12 +217,12 @@ class Storage:
         self.wal.flush()
 
     def sync_meta(self) -> None:
-        """Make terms and votes durable. Raises `StorageError`: then nothing may speak of them."""
+        """Make terms and votes durable. After a `StorageError` no message may speak of them."""
         self.meta.sync()
         self._births = False
 
     def tick(self, now_monotonic: float) -> None:
-        """Look after unfinished business; about once a second. `now_monotonic` is in seconds."""
+        """Retry and tidy up, about once a second. `now_monotonic` is in seconds."""
         with contextlib.suppress(StorageError):  # tried again by the next `sync_meta` or tick
             self.meta.tick(now_monotonic)
         if self.wal.busy:
@@ -240,7 +255,7 @@ class Storage:
             log.resubmit()
 
     def overview(self) -> dict[str, Any]:
-        """Facts for people. Sizes in bytes, times in seconds."""
+        """Facts for an operator. Sizes in bytes, times in seconds."""
         return {
             "data_dir": self._data_dir,
             "sync_seconds_measured": self._sync_seconds,
@@ -251,7 +266,7 @@ class Storage:
         }
 
     def close(self) -> None:
-        """Stop, and leave files in which any damage can be told from a torn tail.
+        """Stop, and leave files in which damage cannot pass for a torn tail.
 
         What was not flushed was not acknowledged, and is not written. Raises `StorageError`;
         the directory is unlocked in any case.

@@ -1,12 +1,12 @@
 """The write-ahead log of a system: group commit for all its servers.
 
-Whatever servers submit between two flushes becomes one vectored write and one sync. A record
-is reported only after that sync. When a write or sync fails, pages may be gone: the file is
-abandoned, nothing more is acknowledged, and only a new file, with every server's pending
-entries written again from its memtable, ends the failure.
+All batches that servers submit between two flushes become one vectored write and one sync. The log reports
+a record only after that sync. When a write or sync fails, pages may be gone: the log abandons the file
+and acknowledges nothing. Only a new file, into which every server's pending entries are written again from
+its memtable, ends the failure.
 
-Ownership: while the writer is busy, the files and `_perform` belong to it; all else belongs
-to the loop at all times.
+Ownership: while the writer is busy, the files and `_perform` belong to it. Everything else always belongs
+to the loop.
 """
 
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from barque.log.wal_writer import Clock, Writer
 from barque.types import Index, Uid
 
 FLUSH_BYTES_MAX = 16 * 1024 * 1024
-"""What one flush takes at most (at least one batch): bounds how long the loop or thread is away."""
+"""The most that one flush writes (at least one batch). It bounds how long the loop or thread is away."""
 
 
 class _Stream:
-    """What the log knows of one server's writes.
+    """The state of one server's writes.
 
     `last` is the last index submitted. `queued` are the consecutive batches that wait for the
     next flush, behind the entry `previous`; None when there are none. `clip` is the lowest
@@ -51,7 +51,7 @@ class _Stream:
         self.gone = False
 
     def overwrite(self, first: int) -> None:
-        """Queued entries from `first` on are no more (the last writer wins)."""
+        """Drop queued entries from `first` on: the last writer wins."""
         if self.clip is None or first < self.clip:
             self.clip = first
         queued = self.queued
@@ -66,7 +66,7 @@ _Item = tuple[_Stream, int, list[EntryBatch], int]
 
 
 class Wal:
-    """Takes batches of any number of servers and reports what is on disk.
+    """Takes batches of any number of servers, and reports the entries that are on disk.
 
     `report` is called from `flush`, `try_reopen` or a completion of the writer, always on
     the loop, with exact events; it may call `submit`.
@@ -92,9 +92,9 @@ class Wal:
         self._marked_to = 0
         self.failed_reason: str | None = None
         self.continue_flush: Callable[[], None] = self.flush
-        """What a completion calls when more was queued meanwhile (the threaded writer only)."""
+        """The threaded writer's completion calls this if more was queued meanwhile."""
         self.yield_if_pending = writer.yield_if_busy
-        """The loop calls this each turn, so that it cannot starve a syncing thread."""
+        """The loop calls this in each turn, so that it cannot starve a syncing thread."""
         self._flushes = 0
         self._batches = 0
         self._bytes = 0
@@ -130,7 +130,7 @@ class Wal:
             stream.gap_reported = False
 
     def forget(self, uid: Uid) -> None:
-        """The server is deleted: nothing of it is written or reported any more."""
+        """Stop writing and reporting for a deleted server."""
         stream = self._streams.pop(uid, None)
         if stream is not None:
             stream.gone = True
@@ -139,7 +139,7 @@ class Wal:
     def submit(self, uid: Uid, previous: int, batch: EntryBatch) -> None:
         """Queue a batch that follows the entry at index `previous` of its server's log.
 
-        A batch at or below earlier ones replaces them. One that leaves a gap is dropped, and
+        A batch at or below earlier ones replaces them. A batch that leaves a gap is dropped, and
         asked for again once. While the log has failed everything is dropped: it will be
         written again from the memtables.
         """
@@ -169,7 +169,7 @@ class Wal:
             self._gaps.append(stream)
 
     def flush(self) -> None:
-        """Write and sync what is queued, up to the bound; more stays `pending`.
+        """Write and sync queued batches, up to the bound; the rest stays `pending`.
 
         With the inline writer everything written has been reported when this returns. Never
         raises: a failure is reported as `WalFailed`.
@@ -183,7 +183,7 @@ class Wal:
             self._launch(self._collect())
 
     def mark(self) -> None:
-        """Write down how far the file is synced, if that is not known from the file itself.
+        """Record how far the file is synced, if the file itself does not show it.
 
         Called when there is time: it shortens the span in which a damaged last record could
         be taken for a torn tail.
@@ -195,7 +195,7 @@ class Wal:
             self._launch([])
 
     def _collect(self) -> list[_Item]:
-        """Take from the queues what the next write shall hold; who has more comes last the next time."""
+        """Take the batches of the next write. A server with more batches comes last the next time."""
         items: list[_Item] = []
         room = self._flush_bytes_max
         taken = 0
@@ -283,10 +283,10 @@ class Wal:
         if self._reopening and not self._dirty:
             self._end_reopening()
         elif self._dirty and self._writer.kind != "inline" and not self._writer.busy:
-            self.continue_flush()  # inline, whoever called the writer goes on by itself
+            self.continue_flush()  # the inline writer's caller goes on by itself
 
     def _report_written(self, stream: _Stream, batches: list[EntryBatch]) -> None:
-        """One event for each run of one term, without what was overwritten meanwhile.
+        """One event for each run of one term, without entries that were overwritten meanwhile.
 
         An entry that is written, overwritten and written again while the first write is under
         way must not be confirmed by that first write: the middle one may be what survives.
@@ -347,7 +347,7 @@ class Wal:
         self._finish_inline()
 
     def _finish_inline(self) -> None:
-        """With the inline writer, write all that was queued again, now."""
+        """With the inline writer, write the batches that were queued again now."""
         while self._reopening and self._dirty and not self._writer.busy:
             self._launch(self._collect())
 
@@ -371,6 +371,6 @@ class Wal:
         }
 
     def close(self) -> None:
-        """Stop writing. What was never flushed was never acknowledged, and is not written."""
+        """Stop writing. Batches that were not flushed were not acknowledged; drop them."""
         self._writer.close()
         self._files.close(sealed=self.failed_reason is None and not self._writer.busy)

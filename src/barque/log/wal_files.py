@@ -1,4 +1,4 @@
-"""Which write-ahead log files exist, and how one follows another. Format: docs/formats/wal.md.
+"""The files of a write-ahead log, and how one follows another. Format: docs/formats/wal.md.
 
 The manifest lists every file that holds entries, with the offset at which its acknowledged
 records end. The order of a roll-over is: the new file's head, its name, the directory, then
@@ -64,7 +64,7 @@ class OpenFile:
 
 
 class WalFiles:
-    """The files of one write-ahead log. Belongs to whoever writes: the loop or the thread."""
+    """The files of one write-ahead log. They belong to the writer: the loop or the thread."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class WalFiles:
                         self._disk.unlink(join(self._directory, leftover))
 
     def _blank(self, number: int) -> tuple[DiskFile, str, bool]:
-        """A file to begin: a spare one if there is any, else a new one that will grow."""
+        """A file to begin: a spare if there is one, else a new file that will grow."""
         while self.spares:
             name = self.spares.pop()
             with contextlib.suppress(OSError):  # an unusable spare is no reason to stop
@@ -152,10 +152,10 @@ class WalFiles:
         return self._disk.create(join(self._directory, name)), name, True
 
     def _leave(self, ended: OpenFile, abandon: bool) -> None:
-        """Let go of the file before. Its end is in the manifest, so nothing here can hurt."""
+        """Close the previous file. The manifest has its end, so no error here matters."""
         with contextlib.suppress(OSError):
             if not abandon and ended.file.size() > 2 * ended.end:
-                ended.file.truncate(ended.end)  # many restarts shall not leave many blank megabytes
+                ended.file.truncate(ended.end)  # many restarts must not leave many blank megabytes
         with contextlib.suppress(OSError):
             ended.file.close()
 
@@ -179,7 +179,7 @@ class WalFiles:
         return len(done)
 
     def recycle(self, name: str) -> None:
-        """Keep a file that nobody needs as a spare if it is big enough and wanted, else remove it."""
+        """Keep an unneeded file as a spare if it is big enough and there is room, else remove it."""
         path = join(self._directory, name)
         file = self._disk.open(path)
         size = file.size()
@@ -221,9 +221,9 @@ class WalFiles:
 
 
 class SparePreparer:
-    """Zero-fills the next file in a thread, slice by slice, so that nobody waits for it.
+    """Zero-fills the next file in a thread, slice by slice, so that no flush waits for it.
 
-    A sync of an overwritten block takes about half the time of one that makes a file grow.
+    Syncing an overwritten block takes about half the time of syncing a block that makes the file grow.
     A spare that cannot be prepared (disk full) is not missed: the next file grows instead.
     """
 

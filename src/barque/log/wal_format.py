@@ -36,7 +36,7 @@ _MANIFEST_FILE = struct.Struct("<QQ")  # number, end (0: open)
 RECORD_HEAD_SIZE = _FRONT.size + _REST.size
 BATCH_HEAD_SIZE = _BATCH.size
 TERMINATOR = bytes(RECORD_HEAD_SIZE)
-"""Follows the last record of each write: a clean end, whatever a recycled file holds there."""
+"""Follows the last record of each write: a clean end, even if a recycled file holds old bytes there."""
 
 _PADDING = [bytes(n) for n in range(RECORD_ALIGNMENT)]
 
@@ -83,7 +83,7 @@ class TornTail(msgspec.Struct, frozen=True):
 
 
 class Damage(msgspec.Struct, frozen=True):
-    """Here something was once synced, and is not any more."""
+    """A record here was once synced, and is damaged or gone."""
 
     offset: int
     reason: str

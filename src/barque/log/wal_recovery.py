@@ -1,4 +1,4 @@
-"""What a write-ahead log means after a restart: keep, drop or refuse.
+"""Recovery of a write-ahead log: what to keep, drop or refuse after a restart.
 
 `DECISIONS` is the whole policy: what is found, and where, leads to one action. The code
 around it only finds. Format: docs/formats/wal.md.
@@ -64,7 +64,7 @@ class Action(enum.Enum):
     """What recovery does about it."""
 
     KEEP = "take it"
-    END = "the file's content ends here; keep what came before"
+    END = "the file's content ends here; keep the records before"
     DROP = "forget it; it was never acknowledged, or was retired"
     REFUSE = "do not start"
 
@@ -286,7 +286,7 @@ class _Recovery:
         raise AssertionError("records always end with an ending")
 
     def _take(self, record: Record, path: str, place: Place) -> None:
-        """Add a record's batches; what they overwrite is no more (REPL-20)."""
+        """Add a record's batches, replacing the entries that they overwrite (REPL-20)."""
         if record.uid in self._tombstones:
             return
         memtable = self.result.memtables.get(record.uid)
@@ -339,7 +339,7 @@ def _any_number(name: str) -> int:
 
 
 def _make_durable(file: DiskFile, synced_to: int, end: int) -> None:
-    """Let everything below `end` be on disk before anybody calls it recovered.
+    """Sync everything below `end` before it counts as recovered.
 
     What was read may be in the page cache only. Worse, after a failed sync of the former
     process the pages are marked clean, so that a sync alone would write nothing: the part
@@ -360,7 +360,7 @@ def _damage_text(path: str, offset: int, reason: str, uids: set[Uid]) -> str:
 
 
 def recover_wal(disk: Disk, directory: str, tombstones: Container[Uid]) -> RecoveredWal:
-    """Read all files of a write-ahead log; what is returned is on disk.
+    """Read all files of a write-ahead log. Everything in the result is on disk.
 
     Records of servers in `tombstones` are skipped. Raises `Damaged`, naming file, offset,
     servers and what to do, where `DECISIONS` says to refuse; `OSError` when the disk fails.

@@ -22,7 +22,7 @@ Wake = Callable[[Callable[[], None]], None]
 Clock = Callable[[], float]
 WriterKind = Literal["auto", "inline", "thread"]
 MakeWriter = Callable[[WriterKind, float, Wake], "Writer"]
-"""Makes the writer that was asked for, for a disk that syncs in so many seconds (`choose_writer`)."""
+"""Makes a writer for a disk that syncs in so many seconds (`choose_writer`)."""
 
 INLINE_SYNC_SECONDS_MAX = 0.001
 """A disk that syncs faster than this is written from the loop itself."""
@@ -31,7 +31,7 @@ _PROBES = 9
 
 
 class Writer(Protocol):
-    """Runs one piece of work at a time and says on the loop how it went."""
+    """Runs one piece of work at a time, and reports its end on the loop."""
 
     kind: str
     busy: bool
@@ -107,7 +107,7 @@ class ThreadWriter:
             self.busy = False
             done(failure)
 
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no receiver is left
             self._wake(finish)
 
     def yield_if_busy(self) -> None:
@@ -140,7 +140,7 @@ def measure_sync(disk: Disk, directory: str, clock: Clock) -> float:
 
 
 def choose_writer(kind: WriterKind, sync_seconds: float, wake: Wake) -> Writer:
-    """The writer that was asked for; for `auto`, the one that suits this disk."""
+    """Make the requested writer; for `auto`, the writer that suits this disk."""
     if kind == "inline" or (kind == "auto" and sync_seconds < INLINE_SYNC_SECONDS_MAX):
         return InlineWriter()
     return ThreadWriter(wake)

@@ -1,4 +1,4 @@
-"""What a machine may ask for beside its reply. The leader performs these, followers do not.
+"""Effects: what a machine asks for besides its reply. The leader performs them, followers do not.
 
 An effect may be repeated or lost when leadership changes (EFF-33): machines must be able
 to live with both. A machine that returns anything else than the classes below stops its server
@@ -34,7 +34,7 @@ class SendMsg(msgspec.Struct, frozen=True, gc=False):
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
-    """Commit another user command; nobody is answered (EFF-04)."""
+    """Commit another user command. No client gets its reply (EFF-04)."""
 
     command: Any
 
@@ -57,7 +57,7 @@ class MonitorClient(msgspec.Struct, frozen=True, gc=False):
 
 
 class DemonitorClient(msgspec.Struct, frozen=True, gc=False):
-    """Watch this client no more (EFF-07)."""
+    """Stop watching this client (EFF-07)."""
 
     client: ClientRef
     aux: bool = False
@@ -71,16 +71,16 @@ class MonitorNode(msgspec.Struct, frozen=True, gc=False):
 
 
 class DemonitorNode(msgspec.Struct, frozen=True, gc=False):
-    """Watch this node no more (EFF-07)."""
+    """Stop watching this node (EFF-07)."""
 
     node: str
     aux: bool = False
 
 
 class ReadLog(msgspec.Struct, frozen=True, gc=False):
-    """Read user commands back and go on with them (EFF-11, EFF-12).
+    """Read user commands back from the log and go on with them (EFF-11, EFF-12).
 
-    `then` gets the commands at `indexes`, those that are missing left out, and returns effects. With
+    `then` gets the commands at `indexes`, without missing ones, and returns effects. With
     `node` the member there reads, if it is a voter; the leader otherwise.
     """
 

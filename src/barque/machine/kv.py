@@ -57,7 +57,7 @@ from barque.machine.kv_scan import ScanIndex
 from barque.machine.machine import CommandMeta, Machine, MachineVersion, Result, Timeout
 
 VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
-"""APPEND makes no longer value. Part of the semantics: to change it needs a new machine version."""
+"""The longest value that APPEND makes. A change of it needs a new machine version."""
 
 EXPIRE_TIMER: Final = "expire"
 """The name of the machine's only timer."""
@@ -121,7 +121,7 @@ class KvState:
             self.expiries.pop(key, None)
 
     def expire_at(self, key: bytes, at_ms: int) -> None:
-        """Set the expiry of a key that exists; one that is due deletes it."""
+        """Set the expiry of an existing key. An expiry in the past deletes the key."""
         if at_ms <= self.now_ms:
             self.remove(key)
             return
@@ -135,7 +135,7 @@ class KvState:
         self.next_due_ms = self.heap[0][0]
 
     def drop_due(self) -> None:
-        """Remove what is due at `now_ms`, and stale pairs at the head of the heap."""
+        """Delete keys that are due at `now_ms`, and stale pairs at the head of the heap."""
         heap, expiries = self.heap, self.expiries
         while heap:
             at_ms, key = heap[0]
@@ -178,7 +178,7 @@ class KvMachine(Machine[KvState]):
         return KvState()
 
     def apply(self, meta: CommandMeta, command: Any, state: KvState) -> _Result:
-        """One command, after everything that is due at its time has been removed."""
+        """Apply one command, after deleting the keys that are due at its time."""
         now_ms = meta.system_time_ms
         if now_ms > state.now_ms:
             state.now_ms = now_ms
@@ -226,7 +226,7 @@ def _with_timer(state: KvState, reply: Any) -> _Result:
 
 
 def _on_timeout(command: Timeout, state: KvState) -> _Result:
-    """The timer fired: what was due is gone already, so set it for the next expiry."""
+    """The timer fired. Due keys are deleted already, so set it for the next expiry."""
     if command.name != EXPIRE_TIMER:
         return state, None
     state.armed_ms = None

@@ -60,7 +60,7 @@ class ScanIndex:
             bucket.remove(key)
 
     def page(self, cursor: int, count: int, matches: Callable[[bytes], object]) -> tuple[int, list[bytes]]:
-        """About `count` keys from `cursor` on: the next cursor (0: none left) and those that match.
+        """About `count` keys from `cursor` on: the next cursor (0: none left) and the matching keys.
 
         Keys of one hash are never parted, because no cursor could point between them.
         """

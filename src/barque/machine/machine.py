@@ -1,4 +1,22 @@
-"""The contract between Barque and the state machine that a user writes."""
+"""The contract between Barque and the state machine that a user writes.
+
+Theory of operation. A cluster replicates a log of commands. Each member hands the committed commands to its
+own copy of the machine, in the order of the log, through `apply`. So `apply` must be deterministic: its
+result may depend on the state, the command and `CommandMeta` only, never on a clock, a random number, the
+order of a set, or anything outside. `meta.system_time_ms` is the one time that all members share.
+
+- `init(args)` makes the first state. `apply(meta, command, state)` returns `(new state, reply)` or
+  `(new state, reply, effects)`; `query(query, state)` answers a read and changes nothing.
+- *Effects* (`machine.effects`) are wishes that only the leader performs: timers, messages, further commands.
+  They come after the entry is committed, at most once for each leadership, and are not repeated after a
+  restart. State that must survive belongs in the state.
+- *Built-in commands* reach `apply` beside the user's own: an expired timer, a monitored client or node that
+  came or went, a new machine version.
+- *Versions*: `version` is what this code supports; `which_module` returns the code of an older version. The
+  cluster moves to a version when its members support it, at one entry of the log, the same on every member.
+- An exception in `apply` stops this member's server and no other, since a retry would fail again.
+- An *aux machine* (`handle_aux`) is volatile, runs on every member outside the log, and may look at anything.
+"""
 
 import enum
 from collections.abc import Sequence
@@ -17,7 +35,7 @@ class CommandMeta(msgspec.Struct, frozen=True, gc=False):
     """Where and when a command stands (CMD-19); the same on every member.
 
     `system_time_ms` is the leader's clock at append, in Unix milliseconds: the only time a
-    machine may look at. `origin` is whoever waits for the reply.
+    machine may look at. `origin` is the node that waits for the reply.
     """
 
     index: Index
@@ -65,14 +83,14 @@ Result: TypeAlias = tuple[State, Any] | tuple[State, Any, Sequence[MachineEffect
 
 
 class AuxKind(enum.Enum):
-    """How an aux command came: somebody waits for a reply, or nobody does."""
+    """Whether the sender of an aux command waits for a reply (call) or not (cast)."""
 
     CALL = "call"
     CAST = "cast"
 
 
 class Member(Protocol):
-    """What an aux machine may see of the member that it lives in (AUX-05). Reads only."""
+    """The read-only view of its member that an aux machine gets (AUX-05)."""
 
     @property
     def machine_state(self) -> Any:
@@ -84,7 +102,7 @@ class Member(Protocol):
 
     @property
     def leader_id(self) -> ServerId | None:
-        """Who leads, as far as this member knows."""
+        """The leader, if this member knows one."""
 
     @property
     def current_term(self) -> Term:
@@ -92,23 +110,23 @@ class Member(Protocol):
 
     @property
     def last_applied(self) -> Index:
-        """How far the machine is."""
+        """The index of the last applied entry."""
 
     def last_index_term(self) -> IndexTerm:
         """The end of the log."""
 
     def read_commands(self, indexes: Sequence[int]) -> list[Any]:
-        """The user commands at these indexes, in this order; what is missing is left out."""
+        """The user commands at these indexes, in this order; missing entries are left out."""
 
     def members_info(self) -> dict[ServerId, dict[str, Any]]:
-        """What is known of each member; all of it on the leader only."""
+        """Facts about each member; all of them on the leader only."""
 
     def overview(self) -> dict[str, Any]:
-        """Facts for people."""
+        """Facts for an operator."""
 
 
 class AuxResult(msgspec.Struct, frozen=True, gc=False):
-    """What `handle_aux` answers: the new aux state, effects, and a reply to whoever called."""
+    """The result of `handle_aux`: the new aux state, effects, and a reply for a caller."""
 
     aux: Any
     reply: Any = None

@@ -40,7 +40,7 @@ from barque.transport.contract import Transport
 from barque.types import ClientRef, IndexTerm, ServerId, Term, Uid
 
 _ASK_S = 2.0
-_UNDO_MS = 2_000
+_UNDO_S = 0.5
 _LATER = {"snapshot": "snapshots"}
 
 
@@ -70,6 +70,7 @@ class Admin:
         self._rpc = rpc
         self._reporter = reporter
         self._transport = transport
+        self._clock = clock
         self._rng = rng
         self._wake = wake
         nodes = tuple(config.nodes)
@@ -277,6 +278,7 @@ class Admin:
         unknown = [n for n in nodes if n not in self._config.nodes]
         if unknown or len(set(nodes)) != len(nodes) or not nodes:
             raise ConfigurationError(f"start_cluster: bad node list {nodes}; unknown: {unknown}")
+        deadline = self._clock.monotonic() + timeout_s * 0.8  # the caller must hear of it, whatever happens
         members = [ServerId(cluster, n) for n in nodes]
         uids = {str(member): new_uid(member.name, self._rng) for member in members}
         cluster_id = new_cluster_id(self._rng)
@@ -288,7 +290,7 @@ class Admin:
             "arguments": arguments.get("arguments") or {},
             "members": [str(m) for m in members],
         }
-        answers = await self._ask_all(nodes, "start_server", {**request, "timeout_ms": int(timeout_s * 800)})
+        answers = await self._ask_all(nodes, "start_server", {**request, "timeout_ms": int(timeout_s * 500)})
         problems = {n: a for n, a in answers.items() if isinstance(a, Exception)}
         started = [n for n in nodes if n not in problems]
         if len(started) <= len(nodes) // 2:
@@ -300,7 +302,8 @@ class Admin:
         chosen = self._name if self._name in started else started[0]
         await self._ask_at(chosen, "trigger_election", {"cluster": cluster, "timeout_ms": 2_000})
         try:
-            await asyncio.wait_for(self._wait_established(cluster, cluster_id), timeout_s)
+            left_s = max(0.0, deadline - self._clock.monotonic())
+            await asyncio.wait_for(self._wait_established(cluster, cluster_id), left_s)
         except TimeoutError:
             left = await self._undo_start(request, answers)
             text = f"{cluster!r} was started on {started}, but no leader was elected in time"
@@ -330,12 +333,11 @@ class Admin:
         refused = [n for n, a in answers.items() if isinstance(a, BarqueError) and not _may_have_happened(a)]
         absent, present = len(refused), [n for n in answers if n not in refused]
         asked = {name: request[name] for name in ("cluster", "cluster_id", "uids")}
-        asked["timeout_ms"] = _UNDO_MS
         left: list[str] = []
         for node in present:
             blocked = len(answers) - absent <= len(answers) // 2
             try:
-                answer = await self._ask_at(node, "discard_server", {**asked, "only_if_empty": not blocked})
+                answer = await self._discard_at(node, {**asked, "only_if_empty": not blocked})
             except BarqueError:
                 left.append(node)
                 continue
@@ -343,6 +345,12 @@ class Admin:
                 return "; its members hold entries by now, so they stay: see `barque status`"
             absent += 1
         return f"; a server may be left on {left}, which could not be asked to remove it" if left else ""
+
+    async def _discard_at(self, node: str, arguments: dict[str, Any]) -> Any:
+        """Ask a node, if it is connected: the caller has waited for long enough already."""
+        if node == self._name:
+            return await self.discard_server(arguments)
+        return await self._rpc.call(node, "discard_server", arguments, _UNDO_S)
 
     async def discard_server(self, arguments: dict[str, Any]) -> Any:
         """Delete the member here of a cluster that could not be formed.

@@ -320,7 +320,7 @@ class InProcessSession:
     # --- ends --------------------------------------------------------------------------
 
     def close(self, reason: str) -> None:
-        """End every request that is under way, and take no more."""
+        """End every request that is under way, and refuse further requests."""
         if not self.closed:
             self._router.end_session(self, reason)
             self.deliver()
@@ -366,7 +366,7 @@ class ClientSessions:
         return session
 
     def end(self, session: RemoteSession | InProcessSession) -> None:
-        """Nobody listens there any longer."""
+        """Forget a session whose connection or program is gone."""
         session.closed = True
         self._listeners.pop(session, None)
         if isinstance(session, RemoteSession):

@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What time it is. The simulator has another one."""
+    """Tells the time. The simulator has another clock."""
 
     def monotonic(self) -> float:
         """Seconds since some moment; never goes back."""

@@ -1,4 +1,4 @@
-"""What a gateway uses to reach the clusters of its node: one command or query at a time."""
+"""How a gateway reaches the clusters of its node: one command or query at a time."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias

@@ -1,4 +1,4 @@
-"""What servers put off until the input of a turn is handled: sending entries, and low-priority commands."""
+"""Work that servers put off until the input of a turn is handled: replication, low-priority commands."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Which servers live in a data directory: name → uid, and what each needs to start again.
+"""The servers of a data directory: their names, uids, and the settings that a restart needs.
 
 One file per server, `servers/<uid>/config`, written before the server exists anywhere else and
 removed only behind a tombstone (REG-02, LOG-14). Names become file names nowhere: only uids do.
@@ -33,7 +33,7 @@ _IDENTITY = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What restart needs of one server.
+    """The settings of one server that a restart needs.
 
     `initial_uids` are the incarnations of the initial members (`name@node`) that were known when the
     cluster was formed; `joined_at` is what was committed when this server was made to join.
@@ -59,7 +59,7 @@ def new_uid(name: str, rng: random.Random) -> Uid:
 
 
 def new_cluster_id(rng: random.Random) -> str:
-    """The id of a cluster that somebody creates: another one each time."""
+    """Draw the id of a cluster that is being created: another one each time."""
     return "R" + "".join(rng.choice(_ALPHABET) for _ in range(19))
 
 
@@ -224,7 +224,7 @@ class Directory:
         self._deleted_clusters = {t.cluster_id: t for t in tombstones if t.whole_cluster}
 
     def erase(self, uid: Uid) -> None:
-        """Remove what is left of a server that is `unfinished`; may be repeated. Raises `OSError`."""
+        """Remove the remains of a server that is `unfinished`; may be repeated. Raises `OSError`."""
         assert uid in self.unfinished, f"{uid} is in use"
         folder = f"{self._root}/{uid}"
         if self._disk.exists(folder):

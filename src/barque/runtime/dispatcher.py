@@ -13,8 +13,8 @@ Three kinds of messages pass through here:
 - *A router asks a server* (commands, reads, changes of members). It proves nothing; the answer goes to the
   node that the message names as its origin, and never anywhere else. If the server is not here, or has
   failed, the dispatcher refuses in its place, so that nobody waits for a deadline.
-- *A node speaks to a node* (answers, announcements, administration). Whoever handles a kind of such
-  messages registers for it (`on`); so the dispatcher knows nobody above it.
+- *A node speaks to a node* (answers, announcements, administration). The part of the node that handles a
+  kind of message registers for it (`on`), so the dispatcher knows no part above it.
 
 A message for a server of this node is handed over at once, as it is: the receiver handles it inside the
 sender's call, or queues it if it is in the middle of a step. A message for another node is queued in the
@@ -219,7 +219,7 @@ class Dispatcher:
         cluster_id: str,
         uid: Uid,
     ) -> None:
-        """What follows from every verdict but the usual one."""
+        """Act on every verdict but the usual one."""
         match verdict:
             case Verdict.FOREIGN | Verdict.ABSENT:
                 if process is not None:
@@ -229,7 +229,7 @@ class Dispatcher:
             case Verdict.REMOVED:
                 self.notify_removed(node, MemberRemoved(cluster_id, uid))
             case Verdict.STOPPED:
-                pass  # nobody is there to hear it
+                pass  # our server handles nothing any longer
             case _:
                 assert process is not None
                 if verdict is not Verdict.ADMIT_CANDIDATE:

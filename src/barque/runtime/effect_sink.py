@@ -118,7 +118,7 @@ class EffectSink:
         self._servers.finish(process, Ending(text, delete=True, whole_cluster=whole))
 
     def members_gone(self, process: ServerProcess, effect: MembersGone) -> None:
-        """Tell removed members: the leader sends them no entries any more, so they may not hear of it."""
+        """Tell removed members: the leader no longer sends them entries, so they may not hear of it."""
         for member, uid in effect.members:
             if uid is not None and member != process.server.id:
                 self.notify_removed(process, member, uid)

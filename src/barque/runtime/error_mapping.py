@@ -1,4 +1,4 @@
-"""What a refusal means to a caller: the class of the error, and a text (`Rejection`)."""
+"""The error that a caller gets for a refusal: its class, and a text (`Rejection`)."""
 
 from barque.core.effects import Rejection
 

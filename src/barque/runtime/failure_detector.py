@@ -14,7 +14,7 @@ POLL_INTERVAL_S = 1.0
 
 
 class _History:
-    """What was heard from one node: intervals, scaled, in order of arrival and in order of size."""
+    """The heartbeats of one node: scaled intervals, in order of arrival and in order of size."""
 
     __slots__ = ("arrivals", "last", "sizes", "up")
 
@@ -50,7 +50,7 @@ class FailureDetector:
         self._histories: dict[str, _History] = {}
         self._watched: set[str] = set()
         self._last_poll: float | None = None
-        self._listening_since = 0.0  # the poll from which on somebody never heard of has been silent
+        self._listening_since = 0.0  # since this poll a node that was never heard of counts as silent
 
     def register(self, node: str) -> None:
         """Report this node's transitions from now on (FD-02)."""
@@ -114,7 +114,7 @@ class FailureDetector:
         return changes
 
     def overview(self, now: float) -> dict[str, dict[str, float | bool | int]]:
-        """What is known about each node."""
+        """Facts about each node, for `status`."""
         return {
             node: {
                 "up": history.up,

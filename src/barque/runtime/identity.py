@@ -1,4 +1,4 @@
-"""Who is heard: whether a message of a server may reach a server of this node (MEMB-10).
+"""Whether a message of a server may reach a server of this node (MEMB-10).
 
 Every message of a server carries the id of its cluster and the incarnation (uid) of the server that sent it.
 Names are not enough: a cluster may be deleted and created again under its name, and a member may come back
@@ -17,7 +17,7 @@ from barque.types import ServerId, Uid
 
 
 class Verdict(enum.Enum):
-    """What becomes of a message of a server."""
+    """The judgement on a message of a server."""
 
     ADMIT = enum.auto()
     """The sender is the member that our server knows, or our server's configuration does not name it."""

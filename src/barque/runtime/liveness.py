@@ -1,4 +1,4 @@
-"""Which nodes are within reach, and who hears of it: heartbeats, connections, the failure detector.
+"""Which nodes are within reach: heartbeats, connections, the failure detector.
 
 A broken connection is news at once (MON-04). A node that hangs keeps its connections; the failure detector
 finds it by the rhythm of its heartbeats (docs/explanation/failure-detection.md). A suspicion reaches the
@@ -27,7 +27,7 @@ logger = logging.getLogger("barque.node")
 
 
 class Liveness:
-    """What one node knows of the others' lives. `peers` are their names."""
+    """Watches the other nodes, and tells servers, machines and the router. `peers` are their names."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Liveness:
         self._next_beat = clock.monotonic()
 
     def start(self) -> None:
-        """Begin to send heartbeats, and to judge those of others."""
+        """Begin to send heartbeats, and to judge the heartbeats of other nodes."""
         for node in self._peers:
             self.detector.register(node)
         self._next_beat = self._clock.monotonic()
@@ -106,7 +106,7 @@ class Liveness:
     def _repeat_suspicions(self) -> None:
         """Say a suspicion again to servers that follow a leader on a suspected node, until it is taken back.
 
-        A late message of a dead leader disarms an election timer, and the detector has no more news then.
+        A late message of a dead leader disarms an election timer, and the detector reports changes only.
         """
         suspected = {node for node in self._peers if self.detector.suspects(node)}
         for process in self._servers.all() if suspected else ():
@@ -151,6 +151,8 @@ class Liveness:
                     process.handle(ServerDown(member, connected=False))
             elif leader is not None and leader.node == node:
                 process.handle(ServerDown(leader, connected=False))
+        # The detector has no news of a node that goes before its first poll has judged it (FD-05).
+        self._monitors.node_changed(node, up=False)
         self._rpc.node_lost(node)
         self._router.node_lost(node)
         self._transport.nudge(node)

@@ -123,7 +123,7 @@ class Node:
     # --- life --------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Recover what is on disk, listen, and start the servers of this node.
+        """Recover the data directory, listen, and start the servers of this node.
 
         Raises `ConfigurationError` for settings that cannot work, and `Damaged` for files that must not
         be trusted; nothing is changed in both cases.
@@ -219,7 +219,7 @@ class Node:
         self._connect_parts()
 
     def _connect_parts(self) -> None:
-        """Say who handles which message of another node, and which part does which phase of the turn."""
+        """Register the handlers of node messages, and bind the phases of the turn to their parts."""
         self.dispatcher.on(Alive, lambda node, _message: self.liveness.heard_from(node))
         self.dispatcher.on(NodeCall, self.rpc.on_call)
         self.dispatcher.on(NodeCallReply, self.rpc.on_reply)

@@ -96,7 +96,7 @@ class NodeRpc:
     def _answer_later(self, node: str, reply: NodeCallReply) -> None:
         """Our own link to that node is not up yet, as happens when nodes start: answer when it is."""
         if self._stopped:
-            return  # no connection will come up any more
+            return  # no further connection will come up
 
         async def wait() -> None:
             self._late += 1
@@ -157,7 +157,7 @@ class NodeRpc:
                 fail(future, unanswered(verb, f"the connection to node {node} was lost"))
 
     async def stop(self) -> None:
-        """End all calls and all work, and begin no more; every caller is told."""
+        """End all calls and all work, and refuse further calls; every caller is told."""
         self._stopped = True
         for _, verb, future in list(self._waiting.values()):
             if not future.done():

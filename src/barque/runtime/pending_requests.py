@@ -25,7 +25,7 @@ class Receiver(Protocol):
 
 
 class Session(Protocol):
-    """Whoever made a request, as the router sees it. It gathers outcomes until `deliver`."""
+    """The maker of a request, as the router sees it. It gathers outcomes until `deliver`."""
 
     closed: bool
 
@@ -143,7 +143,7 @@ class PendingRequest:
 
 
 class ClusterRoute:
-    """What the router knows of one cluster, and the requests that it holds for it."""
+    """One cluster: its leader, as far as the router knows, and the requests that wait for it."""
 
     __slots__ = (
         "cluster",
@@ -223,7 +223,7 @@ class PendingRequests:
         request.first = 0
 
     def done(self, request: PendingRequest) -> None:
-        """Count it no longer; nobody waits for it."""
+        """Count it no longer: it has its answer, or has failed."""
         self.forget(request)
         self.commands -= request.count
         self.bytes -= request.size

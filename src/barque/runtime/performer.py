@@ -8,13 +8,11 @@ A node hands in its own, a test world others.
 """
 
 import logging
-import random
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, MutableSequence
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
-from barque.config import TimeConfig
 from barque.core.applying import take_callback_effects
 from barque.core.aux_machine import cast_aux, has_aux, log_read, run_aux
 from barque.core.effects import (
@@ -40,22 +38,15 @@ from barque.core.effects import (
     StartSnapshotRetry,
     StopReason,
     StopServer,
-    TimerSpan,
     Unresolved,
 )
 from barque.core.messages import (
-    AwaitConditionTimeout,
     Component,
-    ElectionTimeout,
     MachineAppend,
-    MachineTimeout,
     Message,
     PipelineRpcs,
-    QuorumTimeout,
-    ReceiveSnapshotTimeout,
     RemoteMessage,
     SenderOutcome,
-    SnapshotRetryTimeout,
     SnapshotSenderDown,
 )
 from barque.core.snapshots import SnapshotSender, make_checkpoint, update_release_cursor
@@ -75,21 +66,46 @@ from barque.machine.effects import (
     Timer,
 )
 from barque.machine.machine import AuxKind
-from barque.runtime.clock import Clock
-from barque.runtime.monitors import Monitors
-from barque.runtime.server_process import ServerProcess
+from barque.runtime.counters import ServerCounters
 from barque.types import ClientRef, ServerId, Term, Uid
 
 logger = logging.getLogger("barque.server")
 
 
-class PerformerEnvironment(Protocol):
-    """What lies around the servers: where their messages, answers and news go."""
+class PerformedServer(Protocol):
+    """A server whose effects are performed: a node's `server_process.ServerProcess`, or a test's own."""
+
+    server: Server
+    counters: ServerCounters
+
+    @property
+    def uid(self) -> Uid:
+        """The server's incarnation."""
+        ...
+
+    @property
+    def held(self) -> MutableSequence[Effect] | None:
+        """The effects that wait for the sync of the meta store; None while nothing waits for it."""
+        ...
+
+    def enqueue(self, message: Message) -> None:
+        """Handle this after the present message."""
+
+    def defer_until_synced(self) -> None:
+        """Hold everything from here on (`held`), unless terms and votes are durable at once."""
+
+
+ServerT = TypeVar("ServerT", bound=PerformedServer)
+ServerT_contra = TypeVar("ServerT_contra", bound=PerformedServer, contravariant=True)
+
+
+class PerformerEnvironment(Protocol[ServerT_contra]):
+    """The surroundings of the servers: where their messages, answers and news go."""
 
     def wake(self) -> None:
-        """End the turn that a timer has begun, so that what its server has queued leaves."""
+        """Run a turn after a timer, so that messages of its server leave."""
 
-    def send(self, to: ServerId, message: RemoteMessage, process: ServerProcess) -> bool:
+    def send(self, to: ServerId, message: RemoteMessage, process: ServerT_contra) -> bool:
         """Queue a message of this server for another, here or elsewhere; False if it was dropped."""
 
     def answer(self, applied: Applied) -> None:
@@ -101,193 +117,194 @@ class PerformerEnvironment(Protocol):
     def unresolved(self, effect: Unresolved) -> None:
         """Tell the router that waits that the outcome of these commands is unknown."""
 
-    def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
+    def send_event(self, process: ServerT_contra, to: ClientRef, message: Any) -> None:
         """Pass a machine's message on to a node's clients."""
 
-    def leadership_changed(self, process: ServerProcess) -> None:
+    def leadership_changed(self, process: ServerT_contra) -> None:
         """This member's state, or the leader that it follows, has changed."""
 
-    def leader_established(self, process: ServerProcess) -> None:
+    def leader_established(self, process: ServerT_contra) -> None:
         """This leader has applied its noop."""
 
-    def replicate_soon(self, process: ServerProcess) -> None:
+    def replicate_soon(self, process: ServerT_contra) -> None:
         """Hand this server a `PipelineRpcs` before the turn ends."""
 
-    def flush_commands_soon(self, process: ServerProcess) -> None:
+    def flush_commands_soon(self, process: ServerT_contra) -> None:
         """Hand this server a `FlushCommands` when all input of this turn is handled (CMD-06)."""
 
-    def server_stopped(self, process: ServerProcess) -> None:
+    def server_stopped(self, process: ServerT_contra) -> None:
         """This server has failed, or ended."""
 
-    def server_ended(self, process: ServerProcess, reason: StopReason) -> None:
+    def server_ended(self, process: ServerT_contra, reason: StopReason) -> None:
         """This server has come to its end by itself."""
 
-    def members_gone(self, process: ServerProcess, effect: MembersGone) -> None:
+    def members_gone(self, process: ServerT_contra, effect: MembersGone) -> None:
         """Tell the nodes of former members that they may forget them."""
 
     def node_is_up(self, node: str) -> bool:
         """Whether that node is within reach; our own always is."""
 
-    def server_deleted(self, process: ServerProcess, *, whole_cluster: bool) -> None:
+    def server_deleted(self, process: ServerT_contra, *, whole_cluster: bool) -> None:
         """This server is gone for good: with it all of its cluster, or only this member."""
 
 
 class TermAndVoteStore(Protocol):
-    """Keeps terms and votes; they are durable once somebody has synced it."""
+    """Keeps terms and votes; a later sync makes them durable."""
 
     def store(self, uid: Uid, current_term: Term, voted_for: ServerId | None) -> None:
         """Remember both for this server, as one record."""
 
 
-class TimerTable(Protocol):
-    """One-shot timers by key."""
+class Timers(Protocol[ServerT_contra]):
+    """The timers of servers. Each sends its message to the server when it runs out."""
 
-    def arm(self, key: tuple[ServerProcess, str], deadline: float, callback: Callable[[], None]) -> None:
-        """Call `callback` once, at `deadline`; a timer of the same key is replaced."""
+    def start_election(self, process: ServerT_contra, effect: StartElectionTimeout) -> None:
+        """Arm the election timer, unless it is armed already."""
 
-    def cancel(self, key: tuple[ServerProcess, str]) -> bool:
-        """Disarm; whether a timer of this key was armed."""
+    def cancel_election(self, process: ServerT_contra) -> None:
+        """Disarm the election timer."""
 
-    def __contains__(self, key: tuple[ServerProcess, str]) -> bool: ...
+    def start_condition(self, process: ServerT_contra, effect: StartConditionTimeout) -> None:
+        """Arm the timer of a server that waits for a condition."""
+
+    def start_quorum(self, process: ServerT_contra) -> None:
+        """Arm the timer of a leader that looks for signs of a majority."""
+
+    def start_receive(self, process: ServerT_contra, effect: StartReceiveTimeout) -> None:
+        """Arm the timer for the next chunk of a snapshot."""
+
+    def start_snapshot_retry(self, process: ServerT_contra, effect: StartSnapshotRetry) -> None:
+        """Arm the timer before the next attempt to send a member a snapshot."""
+
+    def cancel_snapshot_retry(self, process: ServerT_contra, member: ServerId) -> None:
+        """Disarm it."""
+
+    def set_machine_timer(self, process: ServerT_contra, timer: Timer) -> None:
+        """Arm or disarm a timer of the server's machine."""
+
+    def state_left(self, process: ServerT_contra) -> None:
+        """The server has left a state, whose timers end with it."""
+
+    def cancel_machine_timers(self, process: ServerT_contra) -> None:
+        """The machine's timers end."""
+
+    def forget(self, process: ServerT_contra) -> None:
+        """Cancel all timers of this server."""
 
 
-class Performer:
+class Watches(Protocol[ServerT_contra]):
+    """Which machines watch which clients and nodes (`monitors.Monitors`)."""
+
+    def watch_node(self, process: ServerT_contra, effect: MonitorNode, *, up: bool) -> None:
+        """Watch a node."""
+
+    def watch_client(self, process: ServerT_contra, effect: MonitorClient, *, node_up: bool) -> None:
+        """Watch a client."""
+
+    def unwatch(self, process: ServerT_contra, effect: DemonitorClient | DemonitorNode) -> None:
+        """Watch it no longer."""
+
+    def forget(self, process: ServerT_contra, *, only: Component | None = None) -> None:
+        """Drop the monitors of this server."""
+
+
+class Performer(Generic[ServerT]):
     """Performs the effects of many servers in one environment."""
+
+    HANDLERS: ClassVar[dict[type, Callable[[Any, Any, Any], None]]]
+    """One look-up and one call for each effect. A test compares the keys with the unions of effects."""
 
     def __init__(
         self,
-        environment: PerformerEnvironment,
+        environment: PerformerEnvironment[ServerT],
         meta: TermAndVoteStore,
-        timers: TimerTable,
-        monitors: Monitors,
-        clock: Clock,
-        rng: random.Random,
-        times: TimeConfig,
+        timers: Timers[ServerT],
+        monitors: Watches[ServerT],
     ) -> None:
+        self.timers = timers
         self.monitors = monitors
-        self.awaiting_sync: dict[ServerProcess, None] = {}
+        self.awaiting_sync: dict[ServerT, None] = {}
         """The servers whose effects wait for the next sync of the meta store."""
+        self.snapshot_senders: dict[ServerT, dict[ServerId, SnapshotSender]] = {}
         self._environment = environment
         self._meta = meta
-        self._timers = timers
-        self._clock = clock
-        self._rng = rng
-        self._spans = timer_spans(times)
-        self._machine_timers: dict[ServerProcess, set[str]] = {}
-        self._snapshot_senders: dict[ServerProcess, dict[ServerId, SnapshotSender]] = {}
-        self._snapshot_retries: dict[ServerProcess, dict[ServerId, None]] = {}
-        # One look-up and one call for each effect. A test compares the keys with the unions of effects.
-        self._handlers: dict[type, Callable[[ServerProcess, Any], None]] = {
-            SendRpc: self._send_rpc,
-            NextEvent: self._next_event,
-            Defer: self._defer,
-            Applied: self._answer,
-            Rejected: self._reject,
-            CancelElectionTimeout: self._cancel_election_timer,
-            PersistTermAndVote: self._persist,
-            SendVoteRequests: self._send_vote_requests,
-            StartElectionTimeout: self._start_election_timer,
-            StartConditionTimeout: self._start_condition_timer,
-            LeaderEstablished: self._leader_established,
-            AuxEval: self._aux_eval,
-            Unresolved: self._unresolved,
-            StartQuorumTimeout: self._start_quorum_timer,
-            StartReceiveTimeout: self._start_receive_timer,
-            StopServer: self._stop_server,
-            MembersGone: self._members_gone,
-            SendSnapshot: self._send_snapshot,
-            SnapshotAcked: self._snapshot_acked,
-            StartSnapshotRetry: self._start_snapshot_retry,
-            CancelSnapshotRetry: self._cancel_snapshot_retry,
-            Aux: self._aux,
-            ReleaseCursor: self._release_cursor,
-            Checkpoint: self._checkpoint,
-            DemonitorClient: self.monitors.unwatch,
-            DemonitorNode: self.monitors.unwatch,
-            MonitorClient: self._monitor,
-            MonitorNode: self._monitor,
-            ReadLog: self._read_log,
-            Timer: self._perform_as_leader,
-            SendMsg: self._perform_as_leader,
-            Append: self._perform_as_leader,
-        }
 
-    def perform(self, process: ServerProcess, effects: list[Effect]) -> None:
-        """Perform these effects in their order; what stands behind an unsynced term or vote is held."""
+    def perform(self, process: ServerT, effects: list[Effect]) -> None:
+        """Perform these effects in their order; hold the effects behind an unsynced term or vote."""
         held = process.held
         if held is not None:
             held.extend(effects)
             return
-        handlers = self._handlers
+        handlers = self.HANDLERS
         for position, effect in enumerate(effects):
-            handlers[type(effect)](process, effect)
+            handlers[type(effect)](self, process, effect)
             if process.held is not None:
                 process.held.extend(effects[position + 1 :])
                 return
 
     # --- the core's effects ------------------------------------------------------------
 
-    def _send_rpc(self, process: ServerProcess, effect: SendRpc) -> None:
+    def _send_rpc(self, process: ServerT, effect: SendRpc) -> None:
         counters = process.counters
         counters.rpcs_sent += 1
         counters.msgs_sent += 1
         if not self._environment.send(effect.to, effect.message, process):
             counters.dropped_sends += 1
 
-    def _send_vote_requests(self, process: ServerProcess, effect: SendVoteRequests) -> None:
+    def _send_vote_requests(self, process: ServerT, effect: SendVoteRequests) -> None:
         for to, rpc in effect.requests:
             process.counters.msgs_sent += 1
             self._environment.send(to, rpc, process)
 
-    def _next_event(self, process: ServerProcess, effect: NextEvent) -> None:
+    def _next_event(self, process: ServerT, effect: NextEvent) -> None:
         process.enqueue(effect.message)
 
-    def _defer(self, process: ServerProcess, effect: Defer) -> None:
+    def _defer(self, process: ServerT, effect: Defer) -> None:
         if type(effect.message) is PipelineRpcs:
             # Once a turn is enough, and then a commit index travels with the next entries (REPL-07).
             self._environment.replicate_soon(process)
         else:
             self._environment.flush_commands_soon(process)
 
-    def _answer(self, _process: ServerProcess, effect: Applied) -> None:
+    def _answer(self, _process: ServerT, effect: Applied) -> None:
         self._environment.answer(effect)
 
-    def _reject(self, _process: ServerProcess, effect: Rejected) -> None:
+    def _reject(self, _process: ServerT, effect: Rejected) -> None:
         self._environment.reject(effect)
 
-    def _unresolved(self, _process: ServerProcess, effect: Unresolved) -> None:
+    def _unresolved(self, _process: ServerT, effect: Unresolved) -> None:
         self._environment.unresolved(effect)
 
-    def _persist(self, process: ServerProcess, effect: PersistTermAndVote) -> None:
+    def _persist(self, process: ServerT, effect: PersistTermAndVote) -> None:
         process.counters.term_and_voted_for_updates += 1
         self._meta.store(process.uid, effect.term, effect.voted_for)
         process.defer_until_synced()
         self.awaiting_sync[process] = None
         self._environment.wake()
 
-    def _leader_established(self, process: ServerProcess, _effect: LeaderEstablished) -> None:
+    def _leader_established(self, process: ServerT, _effect: LeaderEstablished) -> None:
         self._environment.leader_established(process)
 
-    def _stop_server(self, process: ServerProcess, effect: StopServer) -> None:
+    def _stop_server(self, process: ServerT, effect: StopServer) -> None:
         self._environment.server_ended(process, effect.reason)
 
-    def _members_gone(self, process: ServerProcess, effect: MembersGone) -> None:
+    def _members_gone(self, process: ServerT, effect: MembersGone) -> None:
         self._environment.members_gone(process, effect)
 
     # --- snapshots ---------------------------------------------------------------------
 
-    def _send_snapshot(self, process: ServerProcess, effect: SendSnapshot) -> None:
+    def _send_snapshot(self, process: ServerT, effect: SendSnapshot) -> None:
         """Begin to send a snapshot, from the store behind the server's log (SEND-01)."""
         server = process.server
         if server.log.snapshots is None:
             raise InvariantViolation(f"{server.id}: asked to send a snapshot, and its log keeps none")
         sender = SnapshotSender(server.id, effect.term, effect.meta, server.log.snapshots)
-        self._snapshot_senders.setdefault(process, {})[effect.to] = sender
+        self.snapshot_senders.setdefault(process, {})[effect.to] = sender
         process.counters.snapshots_sent += 1
         self._environment.send(effect.to, sender.first(), process)
 
-    def _snapshot_acked(self, process: ServerProcess, effect: SnapshotAcked) -> None:
-        sender = self._snapshot_senders.get(process, {}).get(effect.member)
+    def _snapshot_acked(self, process: ServerT, effect: SnapshotAcked) -> None:
+        sender = self.snapshot_senders.get(process, {}).get(effect.member)
         if sender is None or not sender.is_current():  # SEND-06
             process.enqueue(SnapshotSenderDown(effect.member, SenderOutcome.FAILED))
             return
@@ -295,34 +312,48 @@ class Performer:
         if chunk is not None:
             self._environment.send(effect.member, chunk, process)
 
-    def _start_snapshot_retry(self, process: ServerProcess, effect: StartSnapshotRetry) -> None:
-        self._snapshot_retries.setdefault(process, {})[effect.member] = None
-        retry = SnapshotRetryTimeout(effect.member)
-        self._arm(process, f"snapshot {effect.member}", effect.after_ms / 1000, retry)
+    def _start_snapshot_retry(self, process: ServerT, effect: StartSnapshotRetry) -> None:
+        self.timers.start_snapshot_retry(process, effect)
 
-    def _cancel_snapshot_retry(self, process: ServerProcess, effect: CancelSnapshotRetry) -> None:
-        self._snapshot_retries.get(process, {}).pop(effect.member, None)
-        self._timers.cancel((process, f"snapshot {effect.member}"))
+    def _cancel_snapshot_retry(self, process: ServerT, effect: CancelSnapshotRetry) -> None:
+        self.timers.cancel_snapshot_retry(process, effect.member)
+
+    # --- timers ------------------------------------------------------------------------
+
+    def _start_election_timer(self, process: ServerT, effect: StartElectionTimeout) -> None:
+        self.timers.start_election(process, effect)
+
+    def _cancel_election_timer(self, process: ServerT, _effect: CancelElectionTimeout) -> None:
+        self.timers.cancel_election(process)
+
+    def _start_condition_timer(self, process: ServerT, effect: StartConditionTimeout) -> None:
+        self.timers.start_condition(process, effect)
+
+    def _start_quorum_timer(self, process: ServerT, _effect: StartQuorumTimeout) -> None:
+        self.timers.start_quorum(process)
+
+    def _start_receive_timer(self, process: ServerT, effect: StartReceiveTimeout) -> None:
+        self.timers.start_receive(process, effect)
 
     # --- the machine's effects: which of them only a leader performs (EFF-01 to EFF-18) --
 
-    def _aux(self, process: ServerProcess, effect: Aux) -> None:
+    def _aux(self, process: ServerT, effect: Aux) -> None:
         if has_aux(process.server):
             self.perform(process, run_aux(process.server, AuxKind.CAST, effect.command)[1])
 
-    def _aux_eval(self, process: ServerProcess, _effect: AuxEval) -> None:
+    def _aux_eval(self, process: ServerT, _effect: AuxEval) -> None:
         wanted = cast_aux(process.server, "eval")
         if wanted:
             self.perform(process, wanted)
 
-    def _release_cursor(self, process: ServerProcess, effect: ReleaseCursor) -> None:
+    def _release_cursor(self, process: ServerT, effect: ReleaseCursor) -> None:
         process.counters.release_cursors += 1
         update_release_cursor(process.server, effect)
 
-    def _checkpoint(self, process: ServerProcess, effect: Checkpoint) -> None:
+    def _checkpoint(self, process: ServerT, effect: Checkpoint) -> None:
         make_checkpoint(process.server, effect)
 
-    def _monitor(self, process: ServerProcess, effect: MonitorClient | MonitorNode) -> None:
+    def _monitor(self, process: ServerT, effect: MonitorClient | MonitorNode) -> None:
         if not effect.aux and process.server.raft_state is not RaftState.LEADER:
             return
         if isinstance(effect, MonitorNode):
@@ -332,19 +363,22 @@ class Performer:
             node_up = self._environment.node_is_up(effect.client.node)
             self.monitors.watch_client(process, effect, node_up=node_up)
 
-    def _read_log(self, process: ServerProcess, effect: ReadLog) -> None:
+    def _unwatch(self, process: ServerT, effect: DemonitorClient | DemonitorNode) -> None:
+        self.monitors.unwatch(process, effect)
+
+    def _read_log(self, process: ServerT, effect: ReadLog) -> None:
         if _reads_here(process, effect):
             wanted = effect.then(log_read(process.server, effect.indexes))
             self.perform(process, take_callback_effects(wanted))
 
-    def _perform_as_leader(self, process: ServerProcess, effect: Timer | SendMsg | Append) -> None:
+    def _perform_as_leader(self, process: ServerT, effect: Timer | SendMsg | Append) -> None:
         if process.server.raft_state is RaftState.LEADER:
             self._perform_leaders(process, effect)
 
-    def _perform_leaders(self, process: ServerProcess, effect: Timer | SendMsg | Append) -> None:
+    def _perform_leaders(self, process: ServerT, effect: Timer | SendMsg | Append) -> None:
         match effect:
             case Timer():
-                self._set_machine_timer(process, effect)
+                self.timers.set_machine_timer(process, effect)
             case SendMsg():
                 process.counters.send_msg_effects_sent += 1
                 process.counters.msgs_sent += 1
@@ -352,64 +386,15 @@ class Performer:
             case Append():
                 process.enqueue(MachineAppend(msgspec.msgpack.encode(effect.command)))
 
-    def _set_machine_timer(self, process: ServerProcess, timer: Timer) -> None:
-        key, mine = (process, f"machine {timer.name}"), self._machine_timers.setdefault(process, set())
-        if timer.at_ms is not None:
-            after_ms = max(0, timer.at_ms - self._clock.wall_ms())
-        elif timer.after_ms is not None:
-            after_ms = max(0, timer.after_ms)
-        else:
-            self._timers.cancel(key)
-            mine.discard(timer.name)
-            return
-        mine.add(timer.name)
-        self._arm(process, key[1], after_ms / 1000, MachineTimeout(timer.name))
-
-    # --- timers ------------------------------------------------------------------------
-
-    def _start_election_timer(self, process: ServerProcess, effect: StartElectionTimeout) -> None:
-        """Arm the election timer, unless it is armed already (ELEC-17, semantics §10.2)."""
-        if (process, "election") not in self._timers:
-            self._arm(process, "election", self._draw(effect.span), ElectionTimeout())
-
-    def _cancel_election_timer(self, process: ServerProcess, _effect: CancelElectionTimeout) -> None:
-        self._timers.cancel((process, "election"))
-
-    def _start_condition_timer(self, process: ServerProcess, effect: StartConditionTimeout) -> None:
-        self._arm(process, "condition", effect.after_ms / 1000, AwaitConditionTimeout())
-
-    def _start_quorum_timer(self, process: ServerProcess, _effect: StartQuorumTimeout) -> None:
-        self._arm(process, "quorum", self._draw(TimerSpan.LONG), QuorumTimeout())
-
-    def _start_receive_timer(self, process: ServerProcess, effect: StartReceiveTimeout) -> None:
-        self._arm(process, "receive", effect.after_ms / 1000, ReceiveSnapshotTimeout())
-
-    def _draw(self, span: TimerSpan) -> float:
-        """Draw seconds, anew each time, so that candidates do not campaign in step (§3.4)."""
-        most, more = self._spans[span]
-        return (self._rng.uniform(1, most) + more) / 1000
-
-    def _arm(self, process: ServerProcess, name: str, after_s: float, message: Message) -> None:
-        def expire() -> None:
-            if isinstance(message, ElectionTimeout):
-                process.counters.pre_vote_elections += 1
-            elif isinstance(message, MachineTimeout):
-                self._machine_timers[process].discard(message.name)
-            process.handle(message)
-            self._environment.wake()
-
-        self._timers.arm((process, name), self._clock.monotonic() + after_s, expire)
-
     # --- changes -----------------------------------------------------------------------
 
-    def state_changed(self, process: ServerProcess, old: RaftState, old_leader: ServerId | None) -> None:
+    def state_changed(self, process: ServerT, old: RaftState, old_leader: ServerId | None) -> None:
         """End the timers of the old state, before the effects of the transition (semantics §10.2)."""
         server = process.server
         if _ends_leadership(old, server):
             self._cancel_machine_timers(process)
         if server.raft_state is not old:
-            self._timers.cancel((process, "election"))
-            self._timers.cancel((process, "condition"))
+            self.timers.state_left(process)
             if server.raft_state is RaftState.CANDIDATE:
                 process.counters.elections += 1
             logger.info(
@@ -422,37 +407,57 @@ class Performer:
             )
         self._environment.leadership_changed(process)
 
-    def _cancel_machine_timers(self, process: ServerProcess) -> None:
+    def _cancel_machine_timers(self, process: ServerT) -> None:
         self.monitors.forget(process, only=Component.MACHINE)
-        for name in self._machine_timers.pop(process, ()):
-            self._timers.cancel((process, f"machine {name}"))
+        self.timers.cancel_machine_timers(process)
 
-    def server_failed(self, process: ServerProcess) -> None:
+    def server_failed(self, process: ServerT) -> None:
         """Cancel everything of a server that failed, and tell the environment."""
         self.forget(process)
         self._environment.server_stopped(process)
 
-    def forget(self, process: ServerProcess) -> None:
+    def forget(self, process: ServerT) -> None:
         """Cancel all timers and monitors of this server, and stop sending its snapshots."""
-        for name in ("election", "condition", "quorum", "receive"):
-            self._timers.cancel((process, name))
-        for member in self._snapshot_retries.pop(process, ()):
-            self._timers.cancel((process, f"snapshot {member}"))
-        self._snapshot_senders.pop(process, None)
-        self.awaiting_sync.pop(process, None)
-        self._cancel_machine_timers(process)
+        self.timers.forget(process)
         self.monitors.forget(process)
+        self.snapshot_senders.pop(process, None)
+        self.awaiting_sync.pop(process, None)
 
 
-def timer_spans(times: TimeConfig) -> dict[TimerSpan, tuple[int, int]]:
-    """For each timer: the largest random part, and the fixed part; both in milliseconds (ELEC-17)."""
-    broadcast, poll, several = times.broadcast_time_ms, times.detector_poll_ms, times.election_multiplier
-    return {
-        TimerSpan.REALLY_SHORT: (broadcast, 0),
-        TimerSpan.SHORT: (several * broadcast, broadcast),
-        TimerSpan.MEDIUM: (poll, broadcast),
-        TimerSpan.LONG: (2 * several * broadcast, poll),
-    }
+Performer.HANDLERS = {
+    SendRpc: Performer._send_rpc,
+    NextEvent: Performer._next_event,
+    Defer: Performer._defer,
+    Applied: Performer._answer,
+    Rejected: Performer._reject,
+    CancelElectionTimeout: Performer._cancel_election_timer,
+    PersistTermAndVote: Performer._persist,
+    SendVoteRequests: Performer._send_vote_requests,
+    StartElectionTimeout: Performer._start_election_timer,
+    StartConditionTimeout: Performer._start_condition_timer,
+    LeaderEstablished: Performer._leader_established,
+    AuxEval: Performer._aux_eval,
+    Unresolved: Performer._unresolved,
+    StartQuorumTimeout: Performer._start_quorum_timer,
+    StartReceiveTimeout: Performer._start_receive_timer,
+    StopServer: Performer._stop_server,
+    MembersGone: Performer._members_gone,
+    SendSnapshot: Performer._send_snapshot,
+    SnapshotAcked: Performer._snapshot_acked,
+    StartSnapshotRetry: Performer._start_snapshot_retry,
+    CancelSnapshotRetry: Performer._cancel_snapshot_retry,
+    Aux: Performer._aux,
+    ReleaseCursor: Performer._release_cursor,
+    Checkpoint: Performer._checkpoint,
+    DemonitorClient: Performer._unwatch,
+    DemonitorNode: Performer._unwatch,
+    MonitorClient: Performer._monitor,
+    MonitorNode: Performer._monitor,
+    ReadLog: Performer._read_log,
+    Timer: Performer._perform_as_leader,
+    SendMsg: Performer._perform_as_leader,
+    Append: Performer._perform_as_leader,
+}
 
 
 def _ends_leadership(old: RaftState, server: Server) -> bool:
@@ -465,7 +470,7 @@ def _ends_leadership(old: RaftState, server: Server) -> bool:
     return server.leadership() is None or server.raft_state is RaftState.TERMINATING_LEADER
 
 
-def _reads_here(process: ServerProcess, effect: ReadLog) -> bool:
+def _reads_here(process: PerformedServer, effect: ReadLog) -> bool:
     """Whether this server performs the read: the leader, or the voter on the named node (EFF-30)."""
     server, target = process.server, effect.node
     here = server.id.node

@@ -266,14 +266,14 @@ class RequestRouter:
             self._retry_later(route, f"no connection to {leader.node}")
         elif mode is ReplyMode.NOREPLY and not level:
             for request in batch:
-                self._finish(request)  # nobody waits for an answer
+                self._finish(request)  # it has no answer
 
     # --- back, from the servers --------------------------------------------------------
 
     def on_replies(
         self, first: int, count: int, replies: list[Any] | msgspec.Raw, errors: dict[int, str] | None
     ) -> None:
-        """Take replies to consecutive correlations; drop those that nobody waits for any longer.
+        """Take replies to consecutive correlations; drop replies to requests that are done.
 
         From another node they come encoded, and mostly leave as they came.
         """
@@ -397,7 +397,7 @@ class RequestRouter:
         return route.leader if route is not None and not route.suspect else None
 
     def leader_hint(self, cluster: str, leader: ServerId, term: Term, cluster_id: str = "") -> None:
-        """Take a hint about who leads. It may be wrong, and then costs a refusal.
+        """Take a hint about the leader. It may be wrong, and then costs a refusal.
 
         A hint from another cluster of that name does not count: a member of a deleted cluster may not have
         heard yet that it is gone.
@@ -459,7 +459,7 @@ class RequestRouter:
         self._watchers.setdefault(cluster, []).append(watcher)
 
     def cluster_gone(self, cluster: str, cluster_id: str) -> None:
-        """This cluster was deleted: tell everybody who waits for it what is true, and forget it."""
+        """This cluster was deleted: fail every request for it, and forget it."""
         route = self._routes.get(cluster)
         if route is None or route.cluster_id not in ("", cluster_id):
             return  # another one of that name has taken its place

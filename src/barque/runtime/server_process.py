@@ -31,7 +31,7 @@ logger = logging.getLogger("barque.server")
 
 
 class EffectPerformer(Protocol):
-    """Performs what a server asks for (`performer.Performer`)."""
+    """Performs the effects of a server (`performer.Performer`)."""
 
     def perform(self, process: "ServerProcess", effects: list[Effect]) -> None:
         """Perform these effects in their order, up to one after which the rest has to wait."""
@@ -40,7 +40,7 @@ class EffectPerformer(Protocol):
         """The server's state, or the leader that it follows, has changed; its effects come next."""
 
     def server_failed(self, process: "ServerProcess") -> None:
-        """Nothing of this server may fire any more."""
+        """This server has failed: cancel its timers and monitors."""
 
 
 class ServerProcess:
@@ -154,7 +154,7 @@ class ServerProcess:
             message = self._queue.popleft() if self._queue and self.failure is None else None
 
     def _run(self) -> None:
-        """Handle what was queued."""
+        """Handle the queued messages."""
         if self._queue and self.failure is None:
             self._step(self._queue.popleft())
 
@@ -164,7 +164,7 @@ class ServerProcess:
             self.held = deque()
 
     def release(self) -> None:
-        """The meta store has synced: perform what was held, up to the next record to sync."""
+        """The meta store has synced: perform the held effects, up to the next record to sync."""
         held, self.held = self.held, None
         if held and self.failure is None:
             self._busy = True  # a neighbour may answer at once, and must not overtake what was held
@@ -267,4 +267,4 @@ COUNT: dict[type, Callable[[ServerCounters, Any], None]] = {
     FlushCommands: _count_flush,
     AuxCommand: _count_aux,
 }
-"""What each kind of message counts (CNT-03)."""
+"""How each kind of message is counted (CNT-03)."""

@@ -20,6 +20,7 @@ from barque.runtime.monitors import Monitors
 from barque.runtime.performer import Performer, PerformerEnvironment
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_table import Ending, ServerTable
+from barque.runtime.server_timers import ServerTimers
 from barque.runtime.timers import Timers
 from barque.types import NOWHERE, ClientRef, IndexTerm, Membership, ServerId, Uid
 
@@ -32,7 +33,7 @@ _TERMINATING = (RaftState.TERMINATING_LEADER, RaftState.TERMINATING_FOLLOWER)
 
 
 class SystemEnvironment:
-    """What the core may ask of the world: the time for its timestamps, and numbers (`Environment`)."""
+    """Gives the core the time for its timestamps, and random numbers (`Environment`)."""
 
     __slots__ = ("_clock", "_rng")
 
@@ -64,7 +65,7 @@ class System:
         machines: Mapping[str, Machine[Any]],
         servers: ServerTable,
         directory: Directory,
-        environment: PerformerEnvironment,
+        environment: PerformerEnvironment[ServerProcess],
         timers: Timers,
         clock: Clock,
         rng: random.Random,
@@ -100,7 +101,8 @@ class System:
         self._environment = environment
         self._deleting: dict[str, Ending] = {}  # ended, and still without a durable tombstone
         self.monitors = Monitors(me)
-        self.performer = Performer(environment, self.storage.meta, timers, self.monitors, clock, rng, times)
+        server_timers = ServerTimers(timers, clock, rng, times, environment.wake)
+        self.performer = Performer(environment, self.storage.meta, server_timers, self.monitors)
         self.awaiting_sync = self.performer.awaiting_sync
 
     def recover(self) -> None:
@@ -295,7 +297,7 @@ class System:
         return True
 
     def flush(self) -> None:
-        """Write and sync what the servers have appended."""
+        """Write and sync the entries that the servers have appended."""
         self.storage.flush()
 
     def tick(self) -> None:
@@ -337,7 +339,7 @@ class System:
         self._changed()
 
     def close(self) -> None:
-        """Remember what was applied, and close the files."""
+        """Store how far each machine is, and close the files."""
         for process in self.processes.values():
             applied = persist_last_applied(process.server)
             if applied is not None:

@@ -107,7 +107,7 @@ class Timers:
         return None
 
     def run_due(self, now: float) -> int:
-        """Run what is due at `now`, in order; returns how many timers ran.
+        """Run the timers that are due at `now`, in order; return how many ran.
 
         A timer that a callback arms runs in the next call at the earliest, even if it is due: so this ends.
         """
@@ -159,7 +159,7 @@ class TimerDriver:
         self._wake_at = 0.0
 
     def stop(self) -> None:
-        """Run nothing any more."""
+        """Stop: no timer runs from now on."""
         self.timers.on_earlier = None
         if self._handle is not None:
             self._handle.cancel()

@@ -1,4 +1,4 @@
-"""What was deleted for good, as one small file. Format: docs/formats/tombstones.md.
+"""The servers and clusters that were deleted for good, in one small file. Format: docs/formats/tombstones.md.
 
 Pure: bytes in, values out. `barque.runtime.directory` writes the file.
 """
@@ -64,11 +64,11 @@ def decode_tombstones(data: bytes) -> list[Tombstone]:
 
 
 def prune(tombstones: list[Tombstone], unfinished: Collection[Uid]) -> list[Tombstone]:
-    """What must be kept, oldest first.
+    """The tombstones to keep, oldest first.
 
-    Kept are: those whose data are still there; of each configured cluster the last of either kind, for a
-    configuration may name it for ever; and the newest `KEPT_MAX` of the others, which are needed only
-    until every member that was out of reach has heard of it.
+    Keep tombstones of servers that still have data; of each configured cluster the last one of either kind,
+    since the configuration may name the cluster indefinitely; and the newest `KEPT_MAX` of the others, which
+    are needed only until every member that was out of reach has heard of the end.
     """
     last = {(t.cluster_id, t.whole_cluster): t.uid for t in tombstones if t.configured}
     others = [t.uid for t in tombstones if not t.configured][-KEPT_MAX:]

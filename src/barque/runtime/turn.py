@@ -1,4 +1,4 @@
-"""When a node's turn runs. A *turn* is what a node does once for all input that arrived together."""
+"""Schedules a node's turns. A *turn* is the work of a node for all input that arrived together."""
 
 import asyncio
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Turn:
             self._loop.call_soon_threadsafe(run)
 
     def stop(self) -> None:
-        """Run no more turns: the files may be closed by then."""
+        """Run no further turn: the files may be closed by then."""
         self.is_stopped = True
 
     def _on_loop(self) -> None:

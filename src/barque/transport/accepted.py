@@ -1,4 +1,4 @@
-"""Connections that others opened to us: peers that only send, and clients."""
+"""Connections that were opened to us: by peers, which only send, and by clients."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AcceptedConnection(FramedConnection):
-    """The listener's end. The handshake decides whether a peer or a client is at the other one."""
+    """The listener's end. The handshake shows whether the other end is a peer or a client."""
 
     def __init__(self, owner: "TcpTransport", handshake: ListenerHandshake) -> None:
         super().__init__(handshake, owner.limits, owner.counters)
@@ -25,7 +25,7 @@ class AcceptedConnection(FramedConnection):
         self._client: ClientHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let a stranger in, unless too many are waiting already."""
+        """Begin the handshake, unless too many connections wait for theirs already."""
         super().connection_made(transport)
         self._owner.accepted(self)
         if self._owner.is_crowded:
@@ -33,7 +33,7 @@ class AcceptedConnection(FramedConnection):
             self.cut_off("too many connections wait for their handshake")
 
     def established(self, other: Established) -> None:
-        """Peers replace their own older connection; clients get a sink."""
+        """Let a peer replace its older connection; give a client a sink."""
         self._node = other.node
         if other.role is Role.PEER:
             self.raise_limits(self.limits.frame_bytes_max, BUFFER_KEPT_PEER)
@@ -47,7 +47,7 @@ class AcceptedConnection(FramedConnection):
             self.close(text, refusal(text))
 
     def frame_received(self, frame: Frame) -> None:
-        """Hand messages over; the sender is who the connection belongs to, never who the frame says."""
+        """Hand messages over. The sender is the node that owns the connection, whatever the frame says."""
         if self._client is not None and frame.kind is FrameKind.REQUESTS:
             self._client.received(frame.payload)
         elif self._node and frame.kind is FrameKind.ENVELOPES:
@@ -60,7 +60,7 @@ class AcceptedConnection(FramedConnection):
             )
 
     def turn_ended(self) -> None:
-        """All frames of one read are handed over."""
+        """Schedule a flush: all frames of one read were handed over."""
         if self._client is not None:
             self._owner.handler.on_turn()
 
@@ -85,7 +85,7 @@ class ClientHandle:
 
     @property
     def peer(self) -> str:
-        """Where the client connected from, for people."""
+        """The client's address, for log lines."""
         return self._connection.remote_address
 
     def send(self, answers: list[ClientAnswer]) -> bool:
@@ -98,7 +98,7 @@ class ClientHandle:
         return True
 
     def flush(self) -> None:
-        """Write what is queued. A client that does not read is disconnected before it costs too much."""
+        """Write queued answers. Disconnect a client that does not read before it costs too much memory."""
         outbox, self._outbox = self._outbox, []
         connection = self._connection
         if connection.over or not outbox:
@@ -112,7 +112,7 @@ class ClientHandle:
             connection.cut_off(f"the client left {connection.bytes_queued()} bytes of answers unread")
 
     def close(self, reason: str) -> None:
-        """Send what is queued and why, then end."""
+        """Send queued answers and the reason, then close."""
         self.flush()
         self._connection.close(reason, refusal(reason))
 

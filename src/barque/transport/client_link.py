@@ -87,23 +87,23 @@ class ClientLink:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing can be sent any more."""
+        """Whether the connection has ended."""
         return self._connection.over
 
     @property
     def bytes_queued(self) -> int:
-        """What the socket has not taken yet."""
+        """How many bytes the socket has not taken yet."""
         return self._connection.bytes_queued()
 
     def send(self, requests: list[ClientRequest]) -> bool:
-        """Queue requests for the next `flush`; False if the connection is gone and nothing will be sent."""
+        """Queue requests for the next `flush`; False if the connection is gone and drops them."""
         if self._connection.over:
             return False
         self._outbox += requests
         return True
 
     def flush(self) -> None:
-        """Write what is queued, as one frame wherever that fits."""
+        """Write queued requests, as one frame if they fit."""
         outbox, self._outbox = self._outbox, []
         if outbox and not self._connection.over:
             limit = self._connection.limits.client_frame_bytes_max
@@ -111,7 +111,7 @@ class ClientLink:
             self._connection.write(encode_frames(FrameKind.REQUESTS, outbox, limit, counters, "the node"))
 
     def close(self) -> None:
-        """Flush, then end the connection; `on_closed` is still called."""
+        """Flush, then close the connection; `on_closed` is still called."""
         self.flush()
         self._connection.close("closed by this side")
 
@@ -135,14 +135,14 @@ class _ClientConnection(FramedConnection):
         self._on_closed = on_closed
 
     def established(self, other: Established) -> None:
-        """The node is who it says."""
+        """The node has proved its name."""
         self.other = other
         self.raise_limits(self.limits.client_frame_bytes_max, BUFFER_KEPT_PEER)
         if not self.ready.done():
             self.ready.set_result(None)
 
     def frame_received(self, frame: Frame) -> None:
-        """Answers, or the reason for an end that follows."""
+        """Take answers, or the reason why the node closes the connection next."""
         if frame.kind is FrameKind.REFUSED:
             self.close(frame.payload.decode("utf-8", "replace"))
         elif frame.kind is FrameKind.ANSWERS:
@@ -156,10 +156,10 @@ class _ClientConnection(FramedConnection):
             raise ProtocolError(f"{frame.kind.name} is not for a node to send to a client")
 
     def refused(self, error: Unauthenticated) -> None:
-        """One of both sides will not have the other."""
+        """One side has refused the other."""
         self.refusal = str(error)
 
     def lost(self, reason: str) -> None:
-        """The connection is gone; a caller who has a link must hear of it."""
+        """The connection is gone; tell the owner of the link."""
         if self.ready.done():
             self._on_closed(reason)

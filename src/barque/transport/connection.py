@@ -1,4 +1,4 @@
-"""One socket: frames in, frames out, and how it ends. Both ends of every connection build on this."""
+"""One socket: frames in, frames out, and its end. Both ends of every connection build on this."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ class FramedConnection(asyncio.BufferedProtocol):
     """A connection that begins with a handshake and then carries frames.
 
     Subclasses say what happens `established`, on each `frame_received` and when it is `lost`; each of the
-    first two may raise `ProtocolError`, which cuts the other side off. Nobody else is affected.
+    first two may raise `ProtocolError`, which cuts the other side off. No other connection is affected.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class FramedConnection(asyncio.BufferedProtocol):
     # --- for subclasses ---
 
     def established(self, other: Established) -> None:
-        """The other side has proved who it is."""
+        """The other side has proved its identity."""
         raise NotImplementedError
 
     def frame_received(self, frame: Frame) -> None:
@@ -56,7 +56,7 @@ class FramedConnection(asyncio.BufferedProtocol):
     # --- what the loop calls ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is open: say hello, and start the clock against those who do not."""
+        """The socket is open: begin the handshake, and limit the time for the other side's part."""
         self._transport = stream = cast(asyncio.Transport, transport)  # uvloop's is one without inheriting
         if self.over:  # given up while it was being opened
             stream.abort()
@@ -68,7 +68,7 @@ class FramedConnection(asyncio.BufferedProtocol):
             stream.write(self._handshake.start())
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the loop puts the next bytes."""
+        """The buffer for the loop's next read."""
         return self._reader.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -115,11 +115,11 @@ class FramedConnection(asyncio.BufferedProtocol):
             self.counters.bytes_sent += sum(map(len, frames))
 
     def bytes_queued(self) -> int:
-        """What the socket has not taken yet."""
+        """How many bytes the socket has not taken yet."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def close(self, reason: str, farewell: bytes = b"") -> None:
-        """Send what is queued, and a last frame, then end. Nothing more is read."""
+        """Send queued bytes and a last frame, then close. Read nothing from now on."""
         if not self.over and self._transport is not None:
             self.over, self.reason = True, reason
             if farewell:
@@ -127,7 +127,7 @@ class FramedConnection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def cut_off(self, reason: str) -> None:
-        """End at once; what is queued is lost."""
+        """Close at once; queued bytes are lost."""
         self.reason = self.reason or reason
         self.over = True
         if self._transport is not None:
@@ -135,7 +135,7 @@ class FramedConnection(asyncio.BufferedProtocol):
 
     @property
     def remote_address(self) -> str:
-        """The other end's address, for people."""
+        """The other end's address, for log lines."""
         found = None if self._transport is None else self._transport.get_extra_info("peername")
         return join_address(found[0], found[1]) if isinstance(found, tuple) else "unknown"
 
@@ -158,7 +158,7 @@ class FramedConnection(asyncio.BufferedProtocol):
             self.established(step.established)
 
     def raise_limits(self, frame_bytes_max: int, buffer_kept: int) -> None:
-        """How large a frame this side accepts from now on, and how much memory it keeps between frames."""
+        """Set the largest frame that this side accepts, and the memory that it keeps between frames."""
         self._reader.limit = frame_bytes_max
         self._reader.kept = buffer_kept
 
@@ -166,7 +166,7 @@ class FramedConnection(asyncio.BufferedProtocol):
         self.cut_off(f"no handshake within {self.limits.handshake_timeout_s:g} s")
 
     def _set_options(self, sock: Any) -> None:
-        """No delay for small frames, and a peer that vanished without a word is noticed."""
+        """Send small frames without delay, and notice a peer that vanished (TCP keepalive)."""
         if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -185,7 +185,7 @@ class FramedConnection(asyncio.BufferedProtocol):
 def encode_frames(
     kind: FrameKind, messages: Sequence[Any], limit: int, counters: TransportCounters, whom: str
 ) -> list[bytearray]:
-    """As few frames as the limit allows, in order; nearly always one.
+    """As few frames as the limit allows, in order; nearly always one frame.
 
     A message that is too large alone, or that has no encoding, is dropped, counted and logged: it must
     not take the link down with it, and nobody may wonder where it went.
@@ -221,7 +221,7 @@ def encode_frames(
 
 
 def split_address(address: str, setting: str) -> tuple[str, int]:
-    """`host:port` or `[v6 address]:port`, apart. Raises `ConfigurationError` that names the setting."""
+    """Split `host:port` or `[v6 address]:port`. Raises `ConfigurationError` that names the setting."""
     host, colon, port = address.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -1,4 +1,4 @@
-"""What the transport promises to the node above it, and what it asks of it.
+"""The contract between the transport and the node above it.
 
 `TcpTransport` and `MemoryTransport` are the two implementations. Both work on one event loop, and
 every method below is called on that loop.
@@ -17,10 +17,10 @@ logger = logging.getLogger("barque.transport")
 
 
 class Limits(msgspec.Struct, frozen=True, gc=False):
-    """What one transport may use up. Sizes in bytes, times in seconds.
+    """Limits of one transport. Sizes in bytes, times in seconds.
 
-    `peer_output_max` bounds what waits for one peer: beyond it messages are dropped and counted, but
-    for `alive_reserve` bytes that only heartbeats may use. `client_output_max` bounds what waits for
+    `peer_output_max` bounds the bytes that wait for one peer: beyond it messages are dropped and counted, but
+    for `alive_reserve` bytes that only heartbeats may use. `client_output_max` bounds the bytes that wait for
     one client: beyond it the client is disconnected.
     """
 
@@ -40,7 +40,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
 
 
 class TransportCounters:
-    """What one transport did since it was made. Plain integers; read them at any time."""
+    """Counts since the transport was made. Plain integers; read them at any time."""
 
     __slots__ = (
         "bytes_received",
@@ -106,11 +106,11 @@ class ClientSink(Protocol):
 
 
 class ClientConnectionHandle(Protocol):
-    """What a node does to one client."""
+    """The connection of one client, as the node uses it."""
 
     @property
     def peer(self) -> str:
-        """Where the client connected from, for people."""
+        """The client's address, for log lines."""
         ...
 
     def send(self, answers: list[ClientAnswer]) -> bool:
@@ -118,16 +118,16 @@ class ClientConnectionHandle(Protocol):
         ...
 
     def close(self, reason: str) -> None:
-        """End the connection after what is queued was sent."""
+        """Close the connection once queued answers are sent."""
 
 
 class TransportHandler(Protocol):
-    """What a transport calls; the node implements it. All calls come on the event loop."""
+    """The node, as a transport calls it. All calls come on the event loop."""
 
     def on_envelopes(self, node: str, envelopes: list[Envelope]) -> None:
         """Messages of one frame from `node`; none of them claims to come from elsewhere.
 
-        Whoever takes them asks for the flush that they need; `on_turn` does not follow.
+        The node asks for the flush that they need; `on_turn` does not follow.
         """
 
     def on_peer_connected(self, node: str, incarnation: int) -> None:
@@ -145,7 +145,7 @@ class TransportHandler(Protocol):
 
 
 class Transport(Protocol):
-    """What the node uses to reach its peers; never blocks."""
+    """The way to a node's peers and clients. No call blocks."""
 
     name: str
     advertise: str
@@ -155,7 +155,7 @@ class Transport(Protocol):
         """Start to listen and to connect. Raises `ConfigurationError` if the address cannot be bound."""
 
     async def stop(self) -> None:
-        """Flush what is queued, then end every connection."""
+        """Flush, then close every connection."""
 
     def send(
         self, node: str, to: str, message: PeerMessage, cluster_id: str = "", sender_uid: str = ""
@@ -167,7 +167,7 @@ class Transport(Protocol):
         ...
 
     def flush(self) -> None:
-        """Write what this turn has queued: one write for each connection."""
+        """Write the messages queued in this turn: one write for each connection."""
 
     def nudge(self, node: str) -> None:
         """Try to connect at once instead of waiting for the back-off."""
@@ -188,7 +188,7 @@ class Transport(Protocol):
 
 
 def receive_envelopes(payload: bytes, node: str, counters: TransportCounters) -> list[Envelope]:
-    """Decode a frame from `node`, and drop what claims to come from another (reliability S6).
+    """Decode a frame from `node`, and drop messages that claim to come from another node (S6).
 
     Raises `ProtocolError` for a frame that no correct node sends.
     """

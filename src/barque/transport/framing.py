@@ -1,4 +1,4 @@
-"""Frames: how a stream of bytes becomes messages again (docs/protocol/wire.md, "Frames").
+"""Frames: cutting a stream of bytes into messages (docs/protocol/wire.md, "Frames").
 
 A frame is a header of 8 bytes (payload length u32, frame version u8, kind u8, reserved u16 = 0; little
 endian) and a payload. The length is checked against the limit before a byte of memory is taken for
@@ -15,20 +15,20 @@ from barque.errors import ProtocolError
 FRAME_VERSION = 1
 HEADER = struct.Struct("<IBBH")  # payload length, frame version, kind, reserved
 FRAME_BYTES_MAX = 64 * 1024 * 1024
-"""The default limit of a payload between sides that have proved who they are."""
+"""The default limit of a payload after the handshake."""
 HELLO_BYTES_MAX = 4096
-"""The limit of a payload before that."""
+"""The limit of a payload during the handshake."""
 
 _BUFFER_MIN = 2048  # ten thousand idle connections keep this much each
 BUFFER_KEPT = 256 * 1024
-"""A connection that once got a large frame gives memory above this back, for there may be many."""
+"""A client connection that got a large frame gives memory above this back: there may be many of them."""
 BUFFER_KEPT_PEER = 4 * 1024 * 1024
-"""The same between nodes: they are few, and large frames are their daily bread."""
+"""The same between nodes, which are few and often send large frames."""
 _ROOM_MIN = 1024  # never offer the kernel less than this
 
 
 class FrameKind(enum.IntEnum):
-    """What a payload is. Below 16: the handshake; from 16 on: only after it."""
+    """The kind of a payload. Kinds below 16 belong to the handshake; the others follow it."""
 
     HELLO = 1
     CHALLENGE = 2

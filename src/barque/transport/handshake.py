@@ -1,4 +1,4 @@
-"""Who is there? A mutual challenge and response, sans-IO (docs/protocol/wire.md, "Handshake").
+"""Authentication: a mutual challenge and response, sans-IO (docs/protocol/wire.md, "Handshake").
 
 ::
 
@@ -10,7 +10,7 @@
 
 Both MACs cover every byte of HELLO and CHALLENGE, so version, role, cluster, names, incarnations and
 both fresh nonces are bound; the labels differ, so that neither proof can be reflected. The dialer
-proves first: a stranger who dials gets no MAC to guess the secret from. Either side may answer REFUSED
+proves first, so that a dialer without the secret gets no MAC to guess it from. Either side may answer REFUSED
 with a text instead. Every failure says what differs and what to do, in words that fit both sides.
 """
 
@@ -41,14 +41,14 @@ _LISTENER_LABEL = b"barque listener proof\0"
 
 
 class Role(enum.IntEnum):
-    """What a dialer wants to be."""
+    """The role that a dialer asks for."""
 
     PEER = 1
     CLIENT = 2
 
 
 class Hello(msgspec.Struct, frozen=True, gc=False):
-    """The dialer's first words. `name` is empty for clients, `expected` where any node will do."""
+    """The dialer's first message. `name` is empty for clients; `expected` is empty if any node will do."""
 
     version: int
     role: Role
@@ -60,7 +60,7 @@ class Hello(msgspec.Struct, frozen=True, gc=False):
 
 
 class Challenge(msgspec.Struct, frozen=True, gc=False):
-    """The listener's answer."""
+    """The listener's reply."""
 
     version: int
     incarnation: int
@@ -69,7 +69,7 @@ class Challenge(msgspec.Struct, frozen=True, gc=False):
 
 
 class Established(msgspec.Struct, frozen=True, gc=False):
-    """Who the other side has proved to be; `node` is empty for a client."""
+    """The proved identity of the other side; `node` is empty for a client."""
 
     role: Role
     node: str
@@ -77,14 +77,14 @@ class Established(msgspec.Struct, frozen=True, gc=False):
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """What to send now, and whether that ends the handshake well."""
+    """The frame to send now, and whether the handshake has succeeded with it."""
 
     send: bytes = b""
     established: Established | None = None
 
 
 def is_valid_name(name: str) -> bool:
-    """Whether a node or a cluster may be called this: 1 to 64 of A–Z a–z 0–9 _ . - ."""
+    """Whether this is a valid name of a node or a cluster: 1 to 64 of A–Z a–z 0–9 _ . - ."""
     return _NAME.match(name) is not None
 
 
@@ -97,7 +97,7 @@ def encode_hello(hello: Hello) -> bytes:
 
 
 def decode_hello(payload: bytes) -> Hello:
-    """Read a HELLO. Raises `ProtocolError` for bytes that are none."""
+    """Read a HELLO. Raises `ProtocolError` for malformed bytes."""
     try:
         magic, version, role, incarnation, nonce, *lengths = _HELLO.unpack_from(payload)
         names = _split_names(payload, _HELLO.size, lengths)
@@ -117,7 +117,7 @@ def encode_challenge(challenge: Challenge) -> bytes:
 
 
 def decode_challenge(payload: bytes) -> Challenge:
-    """Read a CHALLENGE. Raises `ProtocolError` for bytes that are none."""
+    """Read a CHALLENGE. Raises `ProtocolError` for malformed bytes."""
     try:
         magic, version, incarnation, nonce, length = _CHALLENGE.unpack_from(payload)
         (name,) = _split_names(payload, _CHALLENGE.size, [length])
@@ -151,12 +151,12 @@ def _split_names(payload: bytes, offset: int, lengths: list[int]) -> list[str]:
 
 
 def refusal(text: str) -> bytes:
-    """A REFUSED frame that tells the other side why this one hangs up."""
+    """A REFUSED frame, which tells the other side why this side closes the connection."""
     return encode_frame(FrameKind.REFUSED, text.encode(errors="replace")[:_REFUSAL_BYTES_MAX])
 
 
 def _refused_by_other(payload: bytes) -> Unauthenticated:
-    """The other side's words, fit for a log: they are not authenticated."""
+    """Make the other side's text safe for a log: it is not authenticated."""
     text = payload[:_REFUSAL_BYTES_MAX].decode("utf-8", "replace")
     return Unauthenticated(
         "refused by the other side: " + "".join(c if c.isprintable() else "?" for c in text)
@@ -164,7 +164,7 @@ def _refused_by_other(payload: bytes) -> Unauthenticated:
 
 
 def _mac(secret: bytes, label: bytes, hello: bytes, challenge: bytes) -> bytes:
-    """A keyed digest over all that was said. The hello's length keeps the two apart."""
+    """A keyed digest over all handshake messages. The hello's length separates the two."""
     text = b"".join((label, struct.pack("<I", len(hello)), hello, challenge))
     return hmac.new(secret, text, hashlib.sha256).digest()
 
@@ -211,7 +211,7 @@ class DialerHandshake:
         self._challenge: Challenge | None = None
 
     def start(self) -> bytes:
-        """The frame that opens the conversation."""
+        """The first frame of the handshake."""
         return encode_frame(FrameKind.HELLO, self._hello_bytes)
 
     def receive(self, kind: FrameKind, payload: bytes) -> Step:
@@ -241,7 +241,7 @@ class DialerHandshake:
 
 
 class ListenerHandshake:
-    """The side that was connected to. Used like `DialerHandshake`, but it waits for the first frame."""
+    """The side that accepted the connection. Like `DialerHandshake`, but it waits for the first frame."""
 
     def __init__(self, *, name: str, cluster: str, incarnation: int, secret: bytes, nonce: bytes) -> None:
         assert len(nonce) == NONCE_BYTES, "a nonce has 32 bytes"

@@ -1,4 +1,4 @@
-"""Our outbound link to one peer: connects, comes back by itself, and bounds what waits for it."""
+"""Our outbound link to one peer: it connects, reconnects by itself, and bounds the bytes that wait."""
 
 import asyncio
 import random
@@ -55,14 +55,14 @@ class PeerLink:
         self._last_error = "not connected yet"
 
     def start(self) -> None:
-        """Begin to connect, and never give up."""
+        """Connect, and reconnect until `stop`."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), name=f"barque link to {self.name}"
             )
 
     def stop(self) -> list[asyncio.Task[None]]:
-        """Connect no more; what is in the socket may still leave. Returns the task that ends now, if any."""
+        """Stop connecting; bytes in the socket may still leave. Returns the task that ends now, if any."""
         if self._task is not None:
             self._task.cancel()
         if self._current is not None:
@@ -70,11 +70,11 @@ class PeerLink:
         return [] if self._task is None else [self._task]
 
     def nudge(self) -> None:
-        """If the link waits before its next attempt, it need not wait any longer."""
+        """Make the next attempt now, if the link waits before it."""
         self._nudged.set()
 
     def move(self, address: str) -> None:
-        """The peer has another address from now on."""
+        """Use another address of the peer from now on."""
         split_address(address, f"the address of peer {self.name}")
         if address != self.address:
             self.address = address
@@ -99,7 +99,7 @@ class PeerLink:
         return len(outbox)
 
     def flush(self) -> None:
-        """Write the outbox, as one frame wherever that fits."""
+        """Write queued messages, as one frame if they fit."""
         outbox, self._outbox = self._outbox, []
         connection = self._up
         if connection is None or connection.over:
@@ -114,7 +114,7 @@ class PeerLink:
         return self._up is not None
 
     def status(self) -> PeerStatus:
-        """How the link is."""
+        """The state of the link, for `status`."""
         up = self._up
         return PeerStatus(
             address=self.address,
@@ -157,7 +157,7 @@ class PeerLink:
             self._handler.on_turn()
 
     def turn_ended(self) -> None:
-        """The node may have something to send now."""
+        """Tell the node that the link is up."""
         self._handler.on_turn()
 
     # --- inside ---
@@ -168,7 +168,7 @@ class PeerLink:
         return 0
 
     async def _run(self) -> None:
-        """Connect, wait for the end, wait a little longer each time; a link that lasted starts afresh."""
+        """Connect, wait for the end, and back off longer each time. A link that lasted resets that."""
         loop = asyncio.get_running_loop()
         attempts = 0
         while True:
@@ -192,7 +192,7 @@ class PeerLink:
                 pass
 
     async def _connect_once(self) -> str:
-        """One connection from its beginning to its end; returns why it ended."""
+        """Run one connection; return why it ended."""
         loop = asyncio.get_running_loop()
         host, port = split_address(self.address, f"the address of peer {self.name}")
         try:
@@ -211,7 +211,7 @@ class PeerLink:
 
 
 class _OutboundConnection(FramedConnection):
-    """The dialer's end between nodes: it only sends, so anything that arrives is an error."""
+    """The dialer's end between nodes. It only sends, so any frame that arrives is an error."""
 
     def __init__(
         self, link: PeerLink, handshake: DialerHandshake, limits: Limits, counters: TransportCounters
@@ -221,11 +221,11 @@ class _OutboundConnection(FramedConnection):
         link.opened(self)
 
     def established(self, other: Established) -> None:
-        """The peer is who we expected."""
+        """The peer has proved its name."""
         self._link.went_up(self, other)
 
     def frame_received(self, frame: Frame) -> None:
-        """Nothing may come this way."""
+        """Refuse a frame: peers send on their own connections."""
         raise ProtocolError(f"{frame.kind.name} on a link that only carries messages the other way")
 
     def turn_ended(self) -> None:

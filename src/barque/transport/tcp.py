@@ -1,7 +1,15 @@
 """All connections of one node over TCP (docs/protocol/wire.md, "Connections").
 
-For each peer there is one connection that we opened and only send on, and one that it opened and we
-only receive on. Nothing here waits for anything: what cannot be sent is dropped and counted.
+Theory of operation. For each peer there are two connections: one that we open and only send on, and one that
+the peer opens and we only receive on. So each side owns its own reconnects, and a half-open connection
+breaks one direction only.
+
+A frame is queued for a connection and written at the end of the loop's turn (`flush`), one write for each
+connection. No call waits for the network. Each connection has a bound in bytes; messages beyond it are
+dropped and counted, which Raft tolerates, and a client that does not read is cut off. A connection that
+sends a malformed, oversized or unexpected frame is closed. Before the first message both sides prove that
+they know the installation's secret (`handshake`); a peer also proves its name, and the transport drops
+messages that claim to come from another node.
 """
 
 import asyncio
@@ -99,7 +107,7 @@ class TcpTransport:
             link.start()
 
     async def stop(self) -> None:
-        """Flush, end every connection, and cut off those that have not ended after `linger_s`."""
+        """Flush and close every connection; abort connections that are still open after `linger_s`."""
         self.flush()
         self._stopping = True
         open_now: list[FramedConnection] = list(self._accepted)
@@ -122,7 +130,7 @@ class TcpTransport:
 
     @property
     def address(self) -> str:
-        """Where this node listens; with its real port once it was started."""
+        """The address that this node listens on; with its real port once it was started."""
         return join_address(*self._bind)
 
     # --- sending ---
@@ -144,14 +152,14 @@ class TcpTransport:
         return waiting > 0
 
     def flush(self) -> None:
-        """Write what this turn has queued: one write for each connection that has something."""
+        """Write the messages queued in this turn: one write for each connection that has any."""
         if self._dirty:
             dirty, self._dirty = self._dirty, []
             for output in dirty:
                 output.flush()
 
     def has_output(self, client: ClientHandle) -> None:
-        """This client wants to be part of the next flush."""
+        """Include this client in the next flush."""
         self._dirty.append(client)
 
     # --- peers ---
@@ -170,7 +178,7 @@ class TcpTransport:
             link.start()
 
     def remove_peer(self, name: str) -> None:
-        """Disconnect a peer, both ways, and connect to it no more."""
+        """Disconnect a peer, both ways, and stop connecting to it."""
         link = self._links.pop(name, None)
         if link is not None:
             link.stop()
@@ -195,17 +203,17 @@ class TcpTransport:
     # --- called by accepted connections ---
 
     def accepted(self, connection: AcceptedConnection) -> None:
-        """Somebody connected and has yet to prove anything."""
+        """A connection was accepted and is not authenticated yet."""
         self._accepted.add(connection)
         self._unauthenticated += 1
 
     @property
     def is_crowded(self) -> bool:
-        """Whether no more strangers are let in."""
+        """Whether the limit of unauthenticated connections is reached."""
         return self._stopping or self._unauthenticated > self.limits.unauthenticated_max
 
     def admit_peer(self, node: str, connection: AcceptedConnection) -> None:
-        """A peer has proved who it is. Its older connection, if any, is from before a restart."""
+        """A peer has proved its name. An older connection of it is from before a restart."""
         self._unauthenticated -= 1
         older = self._inbound.get(node)
         self._inbound[node] = connection
@@ -220,7 +228,7 @@ class TcpTransport:
         return self._clients <= self.limits.clients_max
 
     def lost(self, connection: AcceptedConnection, node: str) -> None:
-        """A connection that others opened is gone."""
+        """An accepted connection is gone."""
         self._accepted.discard(connection)
         if not connection.is_established:
             self._unauthenticated -= 1

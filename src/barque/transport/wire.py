@@ -1,4 +1,4 @@
-"""What travels between nodes, and between clients and nodes, inside frames.
+"""The messages inside frames: between nodes, and between clients and nodes.
 
 A frame's payload is one msgpack array of messages; each message is an array that starts with
 its tag. Tags below 32 are Raft's (`barque.core.messages`), 32 to 63 are for nodes, from 64 on
@@ -66,7 +66,7 @@ class FrontReplies(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3
 
 
 class FrontRejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=34):
-    """Commands that came in through the receiving node and did not happen."""
+    """Commands that the receiving node had sent on, and that did not happen."""
 
     incarnation: int
     first_correlation: int
@@ -78,9 +78,9 @@ class FrontRejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
 class LeaderIs(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=35):
     """`leader` leads the cluster, and has applied its noop of `term` (docs/explanation/routing.md).
 
-    Whatever was sent to a leader of an earlier term and is unanswered when this arrives has an
+    Commands that were sent to a leader of an earlier term, and are unanswered when this arrives, have an
     unknown outcome. `uids` are the members on the node that this is for, or None if the leader cannot say:
-    who is on that node and not among them was removed (docs/explanation/identity.md).
+    a server on that node that is not among them was removed (docs/explanation/identity.md).
     """
 
     cluster: str
@@ -91,7 +91,7 @@ class LeaderIs(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=35):
 
 
 class NodeCall(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=36):
-    """One node asks another for an administrative service."""
+    """An administrative request of one node to another."""
 
     correlation: int
     verb: str
@@ -118,7 +118,7 @@ class FrontEvent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38)
 class MemberRemoved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
     """That cluster was deleted (`uid` is empty), or that member of it was removed.
 
-    Whoever still runs such a server deletes it (docs/explanation/identity.md).
+    A node that still runs such a server deletes it (docs/explanation/identity.md).
     """
 
     cluster_id: str
@@ -241,7 +241,7 @@ def encode_envelopes(envelopes: Sequence[Envelope]) -> bytes:
 
 
 ALIVE = [Envelope("", Alive())]
-"""What nodes send each other most: half of all frames, nearly all of an idle cluster's. Not to be changed."""
+"""The most frequent message: half of all frames, nearly all of an idle cluster's. Do not change it."""
 ALIVE_PAYLOAD = encode_envelopes(ALIVE)
 
 
@@ -261,7 +261,7 @@ def encode_behind(messages: Sequence[Any], frame: bytearray, offset: int) -> Non
 
 
 def decode_envelopes(payload: bytes) -> list[Envelope]:
-    """Read and check an `ENVELOPES` payload. Raises `ProtocolError`, and nothing else."""
+    """Read and check an `ENVELOPES` payload. Raises `ProtocolError` only."""
     envelopes = _decode(_envelopes, payload)
     for envelope in envelopes:
         message = envelope.message
@@ -272,24 +272,24 @@ def decode_envelopes(payload: bytes) -> list[Envelope]:
 
 
 def decode_requests(payload: bytes) -> list[ClientRequest]:
-    """Read and check a `REQUESTS` payload. Raises `ProtocolError`, and nothing else."""
+    """Read and check a `REQUESTS` payload. Raises `ProtocolError` only."""
     return _checked(_decode(_requests, payload))
 
 
 def decode_answers(payload: bytes) -> list[ClientAnswer]:
-    """Read and check an `ANSWERS` payload. Raises `ProtocolError`, and nothing else."""
+    """Read and check an `ANSWERS` payload. Raises `ProtocolError` only."""
     return _checked(_decode(_answers, payload))
 
 
 def may_come_from(message: PeerMessage, node: str) -> bool:
-    """Whether `node` may send this: a message never claims to come from elsewhere."""
+    """Whether `node` may send this message: it must not claim to come from another node."""
     if type(message) is Commands:
         return decode_head(message.body).origin.node in (node, "")
     return claimed_node(message) in (node, None)  # messages between nodes claim nothing
 
 
 def weight(message: Any) -> int:
-    """About how many bytes a message will take; exact where it matters, which is in large ones."""
+    """The approximate encoded size of a message, in bytes; exact for large messages."""
     kind = type(message)
     if kind is AppendEntriesRpc:
         size = 128
@@ -478,4 +478,4 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     ClientFailed: lambda m: _correlated(m, m.first_correlation, m.count),
     ClientCallReply: lambda m: _correlated(m, m.correlation, 0),
 }
-"""What types alone cannot say. A message that is not here has nothing to check."""
+"""Checks beyond the types. A message that is not here has none."""

@@ -60,7 +60,7 @@ class Pending:
                 self.data = machine_error(code, command.name)
             else:
                 self.data = command.reply(outcome, self.connection.session)
-        except Exception as failure:  # the client must not wait for ever because of our bug
+        except Exception as failure:  # the client must get an answer in spite of our bug
             self.data = encoder.error(f"ERR the reply to '{command.name}' failed: {type(failure).__name__}")
         self.connection.settled(len(self.data))
 
@@ -143,12 +143,12 @@ class Connection(asyncio.BufferedProtocol):
             self._process()
 
     def eof_received(self) -> bool:
-        """The client sends no more; keep the connection while it is owed replies."""
+        """The client has closed its side; keep the connection until its replies are sent."""
         self.ending = True
         return bool(self._replies)
 
     def pause_writing(self) -> None:
-        """The client does not take its replies: take no more of its requests."""
+        """The client does not read its replies: stop reading its requests."""
         self._writable = False
         self._pause_reading()
 
@@ -158,7 +158,7 @@ class Connection(asyncio.BufferedProtocol):
         self._process()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what waits. Outcomes that still come are for nobody."""
+        """Drop waiting requests. Their outcomes are ignored."""
         self.closed = self.ending = True
         self._waiting.clear()
         self._replies.clear()

@@ -90,7 +90,7 @@ class RequestParser:
             self._buffer += data
 
     def parse(self, requests: list[list[bytes]], limit: int) -> None:
-        """Append complete commands to `requests`, until it holds `limit` or no more are complete.
+        """Append complete commands to `requests`, until it holds `limit` or no complete one is left.
 
         Raises `RequestError`; the commands before the error are in `requests` all the same.
         """
@@ -138,7 +138,7 @@ class RequestParser:
     def _careful_run(
         self, buffer: bytes, position: int, requests: list[list[bytes]], limit: int, *, aligned: bool = False
     ) -> int:
-        """Go the careful way for one command; or, for a stranger, until `limit`.
+        """Parse one command with all checks; for a client without the password, up to `limit` commands.
 
         `aligned`: and on to the next command that begins after a CRLF (inline ones may end in a bare LF).
         """

@@ -116,7 +116,7 @@ class RespServer:
     async def stop(self) -> None:
         """Stop listening and end all connections; replies that are not written yet are lost.
 
-        Whoever waits for one cannot know whether its command happened.
+        Their clients cannot know whether the commands happened.
         """
         if self._listener is None:
             return

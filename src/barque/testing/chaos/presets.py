@@ -123,7 +123,7 @@ OURS: dict[str, Preset] = {
         faults=("one-way", "half-open", "flapping", "slow-links", "reset", "client-reset"),
     ),
     "leaders": Preset(
-        about="whoever leads is cut off, killed, frozen, or asked to hand over",
+        about="the leader is cut off, killed, frozen, or asked to hand over",
         faults=("isolate-leader", "kill-leader", "pause-leader", "transfer"),
     ),
     "disks": Preset(

@@ -73,7 +73,7 @@ class DurableLogView:
         return recover_wal(disk, self._directory, meta.tombstones if meta is not None else ()).memtables
 
     def hold(self) -> None:
-        """Keep the present logs, and read no more until `release`: the disk is about to be damaged."""
+        """Keep the present logs, and read nothing until `release`: the disk is about to be damaged."""
         self._held = self._recovered()
 
     def release(self) -> None:

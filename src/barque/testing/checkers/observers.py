@@ -2,7 +2,7 @@
 
 There is one `ClusterObserver` for each cluster id. `sim.host` calls it whenever a server sends a message
 (`sent`), takes up a role (`role`), applies a command (`applied`) or restarts (`restarted`). These calls come
-from outside the code under test: the outlets, the transport and the machine of a simulated node report them.
+from outside the code under test: the effect sink, transport and machine of a simulated node report them.
 The observer passes each event to the checkers that it concerns:
 
 | checker | judges |

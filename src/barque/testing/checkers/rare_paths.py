@@ -251,7 +251,7 @@ LEADERSHIP = (
     RarePath(
         "one round proves several reads",
         "core.queries:_start_round",
-        before=lambda _s, pending: len(pending) > 1,
+        before=lambda _s, _role, pending: len(pending) > 1,
     ),
     RarePath(
         "a reply to a heartbeat of an earlier term arrives",

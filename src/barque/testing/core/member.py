@@ -4,31 +4,18 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from barque.core import invariants
-from barque.core.applying import take_callback_effects
-from barque.core.aux_machine import cast_aux, log_read, run_aux
 from barque.core.effects import (
     Applied,
-    AuxEval,
-    CancelElectionTimeout,
-    CancelSnapshotRetry,
-    Defer,
     Effect,
-    LeaderEstablished,
     MembersGone,
     NextEvent,
     PersistTermAndVote,
     Rejected,
-    SendRpc,
-    SendSnapshot,
-    SendVoteRequests,
-    SnapshotAcked,
     StartConditionTimeout,
     StartElectionTimeout,
-    StartQuorumTimeout,
     StartReceiveTimeout,
     StartSnapshotRetry,
     StopReason,
-    StopServer,
     Unresolved,
 )
 from barque.core.messages import (
@@ -38,18 +25,19 @@ from barque.core.messages import (
     FlushCommands,
     LogEvent,
     Message,
+    PipelineRpcs,
     QuorumTimeout,
     ReceiveSnapshotTimeout,
-    SenderOutcome,
-    SnapshotSenderDown,
+    RemoteMessage,
 )
-from barque.core.snapshots import SnapshotSender, make_checkpoint, update_release_cursor
-from barque.core.state import RaftState, Server, ServerConfig
+from barque.core.snapshots import SnapshotSender
+from barque.core.state import Server, ServerConfig
 from barque.core.step import recover, step
-from barque.machine.effects import Aux, Checkpoint, MachineEffect, ReadLog, ReleaseCursor
-from barque.machine.machine import AuxKind
+from barque.machine.effects import MachineEffect
+from barque.runtime.counters import ServerCounters
+from barque.runtime.performer import Performer
 from barque.testing.core.memory_log import MemoryLog
-from barque.types import NOWHERE, Index, Membership, ServerId, Term, Uid
+from barque.types import NOWHERE, ClientRef, Index, Membership, ServerId, Term, Uid
 
 if TYPE_CHECKING:
     from barque.testing.core.cluster import CoreCluster
@@ -118,7 +106,9 @@ class Member:
         self.doubts = 0  # how often the quorum timer was started; a new doubt gets the full time
         self.receiving = False  # its timer for snapshot chunks runs
         self.retries: dict[ServerId, StartSnapshotRetry] = {}
-        self.senders: dict[ServerId, SnapshotSender] = {}
+        self.counters = ServerCounters()
+        self.make_performer()
+        self._following: list[Message] = []  # messages to itself, from its own effects
         self.unheard: deque[LogEvent] = deque()  # reports of the disk that the server has not handled yet
         self.unsynced_meta: PersistTermAndVote | None = None
         self.mail: deque[Message] = deque()  # messages to itself, with `defer_flush`
@@ -132,6 +122,15 @@ class Member:
             last_applied=self.last_applied,
         )
         self.follow_up(self.perform(recover(self.server)))
+
+    def make_performer(self) -> None:
+        """Perform its effects with the performer of production, in an environment of this member alone."""
+        self.performer = MemberPerformer(HandDriven(self), StoredMeta(self), HandTimers(), Unwatched())
+
+    @property
+    def senders(self) -> dict[ServerId, SnapshotSender]:
+        """The snapshots that it sends, by receiver."""
+        return self.performer.snapshot_senders.get(self, {})
 
     def _initial_uids(self) -> dict[ServerId, Uid]:
         known = self.cluster.ids if self.knows_uids else ()
@@ -169,102 +168,36 @@ class Member:
                 queue += self.perform(effects)
 
     def perform(self, effects: list[Effect]) -> list[Message]:
-        """Carry out effects; return the messages that this server must handle next."""
-        self.effects += effects
-        self.cluster.observer.overhear(self, effects)
-        if self.held is not None:
-            self.held += effects
-            return []
-        return self._perform(effects)
+        """Perform effects; return the messages that this server must handle next."""
+        self.performer.perform(self, effects)
+        return self._take_following()
 
-    def _perform(self, effects: list[Effect]) -> list[Message]:
-        following: list[Message] = []
-        for position, effect in enumerate(effects):
-            match effect:
-                case SendRpc():
-                    self.cluster.send(self.id, effect.to, effect.message)
-                case NextEvent():
-                    following.append(effect.message)
-                case Defer():
-                    if self.cluster.defer_flush and isinstance(effect.message, FlushCommands):
-                        self.mail.append(effect.message)
-                    else:
-                        following.append(effect.message)
-                case CancelElectionTimeout():
-                    self.timer = None
-                case LeaderEstablished():
-                    pass
-                case AuxEval():
-                    if wanted := cast_aux(self.server, "eval"):
-                        following += self.perform(wanted)
-                case Applied() | Rejected():
-                    self.cluster.answers.append(effect)
-                case PersistTermAndVote():
-                    if self.cluster.hold_meta:
-                        self.unsynced_meta, self.held = effect, effects[position + 1 :]
-                        return following
-                    self.term, self.voted_for = effect.term, effect.voted_for
-                case SendVoteRequests():
-                    for to, rpc in effect.requests:
-                        self.cluster.send(self.id, to, rpc)
-                case StartElectionTimeout():
-                    self.timer = self.timer or effect
-                case StartConditionTimeout():
-                    self.condition_timer = effect
-                case StartQuorumTimeout():
-                    self.doubting = True
-                    self.doubts += 1
-                case StartReceiveTimeout():
-                    self.receiving = True
-                case SendSnapshot() | SnapshotAcked() | StartSnapshotRetry() | CancelSnapshotRetry():
-                    following += self._perform_snapshot(effect)
-                case StopServer():
-                    self.stopped, self.up = effect.reason, False
-                case MembersGone():
-                    self.cluster.gone += effect.members
-                case Unresolved():
-                    self.cluster.unresolved.append(effect)
-                case _:
-                    following += self._perform_machine(effect)
+    def record(self, effects: list[Effect]) -> None:
+        """Note effects that this server asks for, before any is performed."""
+        self.effects += effects
+        self.machine_effects += [effect for effect in effects if isinstance(effect, MachineEffect)]
+        self.cluster.observer.overhear(self, effects)
+
+    def _take_following(self) -> list[Message]:
+        """Return the messages that effects have queued for this server."""
+        following, self._following = self._following, []
         return following
 
-    def _perform_snapshot(
-        self, effect: SendSnapshot | SnapshotAcked | StartSnapshotRetry | CancelSnapshotRetry
-    ) -> list[Message]:
-        match effect:
-            case SendSnapshot():
-                sender = SnapshotSender(self.id, effect.term, effect.meta, self.log.snapshots)
-                self.senders[effect.to] = sender
-                self.cluster.send(self.id, effect.to, sender.first())
-            case SnapshotAcked():
-                sender = self.senders[effect.member]
-                if not sender.is_current():  # SEND-06
-                    return [SnapshotSenderDown(effect.member, SenderOutcome.FAILED)]
-                following = sender.after(effect.chunk)
-                if following is not None:
-                    self.cluster.send(self.id, effect.member, following)
-            case StartSnapshotRetry():
-                self.retries[effect.member] = effect
-            case CancelSnapshotRetry():
-                self.retries.pop(effect.member, None)
-        return []
+    # --- what the performer needs of a server (`PerformedServer`) ------------------------
 
-    def _perform_machine(self, effect: MachineEffect) -> list[Message]:
-        """Perform a machine effect. An effect that needs a node is only recorded."""
-        self.machine_effects.append(effect)
-        match effect:
-            case ReleaseCursor():
-                update_release_cursor(self.server, effect)
-            case Checkpoint():
-                make_checkpoint(self.server, effect)
-            case Aux():
-                return self.perform(run_aux(self.server, AuxKind.CAST, effect.command)[1])
-            case ReadLog() if self.server.raft_state is RaftState.LEADER:
-                wanted = effect.then(log_read(self.server, effect.indexes))
-                return self.perform(take_callback_effects(wanted))
-            case _:
-                pass
-        return []
+    @property
+    def uid(self) -> Uid:
+        """The incarnation of this server."""
+        return self.log.uid
+
+    def enqueue(self, message: Message) -> None:
+        """Handle this after the present message."""
+        self._following.append(message)
+
+    def defer_until_synced(self) -> None:
+        """Hold the effects that follow, if the test decides when a term and vote are durable."""
+        if self.cluster.hold_meta:
+            self.held = []
 
     def read_mail(self) -> None:
         """Handle the messages that the server has sent to itself so far."""
@@ -293,7 +226,8 @@ class Member:
         if self.unsynced_meta is not None:
             self.term, self.voted_for = self.unsynced_meta.term, self.unsynced_meta.voted_for
             held, self.held, self.unsynced_meta = self.held or [], None, None
-            self.follow_up(self._perform(held))
+            self.performer.resume(self, held)
+            self.follow_up(self._take_following())
 
     def remember_applied(self) -> None:
         """Store how far the machine is, but never beyond what is durable (COMMIT-08)."""
@@ -344,3 +278,157 @@ class Member:
         """Crash, then start again."""
         self.crash(keep)
         self.start()
+
+
+class MemberPerformer(Performer[Member]):
+    """The performer of production; each list of effects is recorded first."""
+
+    def perform(self, process: Member, effects: list[Effect]) -> None:
+        """See `Performer`."""
+        process.record(effects)
+        super().perform(process, effects)
+
+    def resume(self, process: Member, effects: list[Effect]) -> None:
+        """Perform effects that were recorded when they were held."""
+        super().perform(process, effects)
+
+
+class HandDriven:
+    """The environment of a member (`PerformerEnvironment`): its cluster's network and notes."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def wake(self) -> None:
+        """No turn ends here: the test does everything."""
+
+    def send(self, to: ServerId, message: RemoteMessage, process: Member) -> bool:
+        """Put a message on the network."""
+        process.cluster.send(process.id, to, message)
+        return True
+
+    def answer(self, applied: Applied) -> None:
+        """Note replies."""
+        self._member.cluster.answers.append(applied)
+
+    def reject(self, rejected: Rejected) -> None:
+        """Note a refusal."""
+        self._member.cluster.answers.append(rejected)
+
+    def unresolved(self, effect: Unresolved) -> None:
+        """Note commands with an unknown outcome."""
+        self._member.cluster.unresolved.append(effect)
+
+    def send_event(self, process: Member, to: ClientRef, message: object) -> None:
+        """Nothing: `machine_effects` has it."""
+
+    def leadership_changed(self, process: Member) -> None:
+        """Nothing: there is no router."""
+
+    def leader_established(self, process: Member) -> None:
+        """Nothing: there is no router."""
+
+    def replicate_soon(self, process: Member) -> None:
+        """Replicate after the present message: no turn gathers such rounds here."""
+        process.enqueue(PipelineRpcs())
+
+    def flush_commands_soon(self, process: Member) -> None:
+        """Flush after the present message, or when the test reads the mail."""
+        if process.cluster.defer_flush:
+            process.mail.append(FlushCommands())
+        else:
+            process.enqueue(FlushCommands())
+
+    def server_stopped(self, process: Member) -> None:
+        """Nothing: the test stops members itself."""
+
+    def server_ended(self, process: Member, reason: StopReason) -> None:
+        """Stop the member, and remember why."""
+        process.stopped, process.up = reason, False
+
+    def members_gone(self, process: Member, effect: MembersGone) -> None:
+        """Note removed servers."""
+        process.cluster.gone += effect.members
+
+    def node_is_up(self, node: str) -> bool:
+        """Every node is up."""
+        return True
+
+    def server_deleted(self, process: Member, *, whole_cluster: bool) -> None:
+        """Nothing: the test keeps what it needs."""
+
+
+class StoredMeta:
+    """The term and vote of a member (`TermAndVoteStore`)."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def store(self, uid: Uid, current_term: Term, voted_for: ServerId | None) -> None:
+        """Store both: at once, or with `Member.sync_meta` if the test decides."""
+        member = self._member
+        if member.cluster.hold_meta:
+            member.unsynced_meta = PersistTermAndVote(current_term, voted_for)
+        else:
+            member.term, member.voted_for = current_term, voted_for
+
+
+class HandTimers:
+    """The timers of a member (`performer.Timers`): armed here, and run out by the test."""
+
+    def start_election(self, process: Member, effect: StartElectionTimeout) -> None:
+        """Arm the election timer, unless it is armed already."""
+        process.timer = process.timer or effect
+
+    def cancel_election(self, process: Member) -> None:
+        """Disarm it."""
+        process.timer = None
+
+    def start_condition(self, process: Member, effect: StartConditionTimeout) -> None:
+        """Arm the timer of a waiting server."""
+        process.condition_timer = effect
+
+    def start_quorum(self, process: Member) -> None:
+        """Arm the quorum timer anew."""
+        process.doubting = True
+        process.doubts += 1
+
+    def start_receive(self, process: Member, effect: StartReceiveTimeout) -> None:
+        """Arm the timer for chunks."""
+        process.receiving = True
+
+    def start_snapshot_retry(self, process: Member, effect: StartSnapshotRetry) -> None:
+        """Note that this member is to be tried again."""
+        process.retries[effect.member] = effect
+
+    def cancel_snapshot_retry(self, process: Member, member: ServerId) -> None:
+        """It is tried now."""
+        process.retries.pop(member, None)
+
+    def set_machine_timer(self, process: Member, timer: object) -> None:
+        """Nothing: `machine_effects` has it."""
+
+    def state_left(self, process: Member) -> None:
+        """Nothing: `Member.follow_up` ends such timers."""
+
+    def cancel_machine_timers(self, process: Member) -> None:
+        """Nothing: no machine timer runs."""
+
+    def forget(self, process: Member) -> None:
+        """Nothing: a restart begins with new timers."""
+
+
+class Unwatched:
+    """The monitors of a member (`performer.Watches`): `machine_effects` has them, and nothing happens."""
+
+    def watch_node(self, process: Member, effect: object, *, up: bool) -> None:
+        """Nothing."""
+
+    def watch_client(self, process: Member, effect: object, *, node_up: bool) -> None:
+        """Nothing."""
+
+    def unwatch(self, process: Member, effect: object) -> None:
+        """Nothing."""
+
+    def forget(self, process: Member, *, only: object = None) -> None:
+        """Nothing."""

@@ -8,7 +8,7 @@ The members are those of `cluster`, with its invariants and its `InvariantObserv
 lines each, what a node does for its servers:
 
 - **Timers.** After each turn of a member, `settle` arms the timers that the member has asked for, with the
-  spans of production (`runtime.executor.timer_spans`).
+  spans of production (`runtime.server_timers.timer_spans`).
 - **Ticks.** A member ticks while it has unfinished business. Nothing changes in a member to which nothing
   happens, so an idle member has no ticks.
 - **Disks.** A sync of the log, and a sync of term and vote, take some time each. Until then the effects
@@ -51,7 +51,7 @@ from barque.core.terms import ASKS_FOR_VOTES, admits
 from barque.errors import InvariantViolation
 from barque.machine.machine import Builtin, CommandMeta, Machine
 from barque.runtime.failure_detector import FailureDetector
-from barque.runtime.performer import timer_spans
+from barque.runtime.server_timers import timer_spans
 from barque.testing.checkers.history import Operation, Outcome
 from barque.testing.core.cluster import CoreCluster, Member
 from barque.testing.sim.loop import Storm
@@ -291,7 +291,7 @@ class CoreWorld:
             self.handle(name, boot, AwaitConditionTimeout())
 
     def _draw(self, span: TimerSpan) -> float:
-        """Draw the seconds of a timer, as the node's executor does."""
+        """Draw the seconds of a timer, as a node does."""
         most, more = self._spans[span]
         return (self.rng.uniform(1, most) + more) / 1000
 

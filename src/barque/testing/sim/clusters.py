@@ -160,8 +160,8 @@ class SimCluster:
     def owed(self) -> list[Server] | None:
         """The servers that must be equal in the end, or None while that is unknown.
 
-        These are all members of the leader's configuration, except those on a machine that is gone for good
-        and those whose machine has failed. A creation may have reached only a majority of its nodes.
+        These are all members of the leader's configuration, except members on a machine that is gone for good
+        and members with a failed machine. A creation may have reached only a majority of its nodes.
         """
         leader = self.leader()
         if leader is None or leader.commit_index < leader.cluster_index_term.index:

@@ -216,7 +216,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return sorted(timer for timer in mine if not timer.cancelled())
 
     def later(self, seconds: float, callback: Callable[..., Any], *args: Any) -> None:
-        """Call a function that belongs to no process, after a delay, whoever asks for it."""
+        """Call a function that belongs to no process, after a delay."""
         self.at(self.now + seconds, callback, *args)
 
     def at(self, when: float, callback: Callable[..., Any], *args: Any) -> None:

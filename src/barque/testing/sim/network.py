@@ -220,7 +220,7 @@ class SimNetwork(MemoryNetwork):
             slow.end()
 
     def is_full(self, source: str, target: str) -> bool:
-        """Whether so much waits on a slow link that the sender takes no more."""
+        """Whether so many bytes wait on a slow link that the sender refuses further ones."""
         slow = self.slow.get((source, target))
         return slow is not None and slow.is_full
 

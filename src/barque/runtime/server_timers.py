@@ -1,0 +1,140 @@
+"""The timers of a node's servers: how long each runs, and which message it sends."""
+
+import random
+from collections.abc import Callable
+
+from barque.config import TimeConfig
+from barque.core.effects import (
+    StartConditionTimeout,
+    StartElectionTimeout,
+    StartReceiveTimeout,
+    StartSnapshotRetry,
+    TimerSpan,
+)
+from barque.core.messages import (
+    AwaitConditionTimeout,
+    ElectionTimeout,
+    MachineTimeout,
+    Message,
+    QuorumTimeout,
+    ReceiveSnapshotTimeout,
+    SnapshotRetryTimeout,
+)
+from barque.machine.effects import Timer
+from barque.runtime.clock import Clock
+from barque.runtime.server_process import ServerProcess
+from barque.runtime.timers import Timers
+from barque.types import ServerId
+
+
+class ServerTimers:
+    """Arms and cancels the timers of servers (`performer.Timers`). `wake` asks for a turn at an end."""
+
+    def __init__(
+        self,
+        timers: Timers,
+        clock: Clock,
+        rng: random.Random,
+        times: TimeConfig,
+        wake: Callable[[], None],
+    ) -> None:
+        self._timers = timers
+        self._clock = clock
+        self._rng = rng
+        self._spans = timer_spans(times)
+        self._wake = wake
+        self.machine_timers: dict[ServerProcess, set[str]] = {}
+        self._snapshot_retries: dict[ServerProcess, dict[ServerId, None]] = {}
+
+    def set_machine_timer(self, process: ServerProcess, timer: Timer) -> None:
+        """Arm or disarm a timer of the server's machine; a machine names its timers as it likes."""
+        key, mine = (process, f"machine {timer.name}"), self.machine_timers.setdefault(process, set())
+        if timer.at_ms is not None:
+            after_ms = max(0, timer.at_ms - self._clock.wall_ms())
+        elif timer.after_ms is not None:
+            after_ms = max(0, timer.after_ms)
+        else:
+            self._timers.cancel(key)
+            mine.discard(timer.name)
+            return
+        mine.add(timer.name)
+        self._arm(process, key[1], after_ms / 1000, MachineTimeout(timer.name))
+
+    def start_election(self, process: ServerProcess, effect: StartElectionTimeout) -> None:
+        """Arm the election timer, unless it is armed already (ELEC-17, semantics §10.2)."""
+        if (process, "election") not in self._timers:
+            self._arm(process, "election", self._draw(effect.span), ElectionTimeout())
+
+    def cancel_election(self, process: ServerProcess) -> None:
+        """Disarm the election timer."""
+        self._timers.cancel((process, "election"))
+
+    def start_condition(self, process: ServerProcess, effect: StartConditionTimeout) -> None:
+        """Arm the timer of a server that waits for a condition (TIME-02)."""
+        self._arm(process, "condition", effect.after_ms / 1000, AwaitConditionTimeout())
+
+    def start_quorum(self, process: ServerProcess) -> None:
+        """Arm the timer of a leader that looks for signs of a majority."""
+        self._arm(process, "quorum", self._draw(TimerSpan.LONG), QuorumTimeout())
+
+    def start_receive(self, process: ServerProcess, effect: StartReceiveTimeout) -> None:
+        """Arm the timer for the next chunk of a snapshot (TIME-04)."""
+        self._arm(process, "receive", effect.after_ms / 1000, ReceiveSnapshotTimeout())
+
+    def start_snapshot_retry(self, process: ServerProcess, effect: StartSnapshotRetry) -> None:
+        """Arm the timer before the next attempt to send a member a snapshot (SEND-07)."""
+        self._snapshot_retries.setdefault(process, {})[effect.member] = None
+        retry = SnapshotRetryTimeout(effect.member)
+        self._arm(process, f"snapshot {effect.member}", effect.after_ms / 1000, retry)
+
+    def cancel_snapshot_retry(self, process: ServerProcess, member: ServerId) -> None:
+        """Disarm it."""
+        self._snapshot_retries.get(process, {}).pop(member, None)
+        self._timers.cancel((process, f"snapshot {member}"))
+
+    def _draw(self, span: TimerSpan) -> float:
+        """Draw seconds, anew each time, so that candidates do not campaign in step (§3.4)."""
+        most, more = self._spans[span]
+        return (self._rng.uniform(1, most) + more) / 1000
+
+    def _arm(self, process: ServerProcess, name: str, after_s: float, message: Message) -> None:
+        def expire() -> None:
+            if isinstance(message, ElectionTimeout):
+                process.counters.pre_vote_elections += 1
+            elif isinstance(message, MachineTimeout):
+                self.machine_timers[process].discard(message.name)
+            process.handle(message)
+            self._wake()
+
+        self._timers.arm((process, name), self._clock.monotonic() + after_s, expire)
+
+    # --- ends --------------------------------------------------------------------------
+
+    def state_left(self, process: ServerProcess) -> None:
+        """The server has left a state, whose timers end with it (semantics §10.2)."""
+        self._timers.cancel((process, "election"))
+        self._timers.cancel((process, "condition"))
+
+    def cancel_machine_timers(self, process: ServerProcess) -> None:
+        """The machine's timers end with its leadership."""
+        for name in self.machine_timers.pop(process, ()):
+            self._timers.cancel((process, f"machine {name}"))
+
+    def forget(self, process: ServerProcess) -> None:
+        """Cancel all timers of this server."""
+        for name in ("election", "condition", "quorum", "receive"):
+            self._timers.cancel((process, name))
+        for member in self._snapshot_retries.pop(process, ()):
+            self._timers.cancel((process, f"snapshot {member}"))
+        self.cancel_machine_timers(process)
+
+
+def timer_spans(times: TimeConfig) -> dict[TimerSpan, tuple[int, int]]:
+    """For each timer: the largest random part, and the fixed part; both in milliseconds (ELEC-17)."""
+    broadcast, poll, several = times.broadcast_time_ms, times.detector_poll_ms, times.election_multiplier
+    return {
+        TimerSpan.REALLY_SHORT: (broadcast, 0),
+        TimerSpan.SHORT: (several * broadcast, broadcast),
+        TimerSpan.MEDIUM: (poll, broadcast),
+        TimerSpan.LONG: (2 * several * broadcast, poll),
+    }

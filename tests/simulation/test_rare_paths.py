@@ -1,0 +1,69 @@
+"""Whole nodes take these rare paths in simulations, on production's performer and log."""
+
+import functools
+from collections.abc import Mapping
+
+import pytest
+
+from barque.testing.checkers.probes import PROBES, watched
+from barque.testing.sim.simulator import simulate
+
+PATHS = (
+    "a vote splits, and the candidate starts another term",
+    "a member starts another round of pre-votes",
+    "a voter refuses, because it voted for another candidate",
+    "a voter refuses, because the candidate's log is behind",
+    "a voter with a better log campaigns itself",
+    "a result of an earlier round of pre-votes arrives",
+    "a node comes back, and a candidate asks its members again",
+    "a message of a higher term deposes a leader",
+    "a follower lacks the entries before an RPC",
+    "a follower has another entry at the previous index",
+    "a follower replaces conflicting entries",
+    "an RPC proves a part of the log, which the follower acknowledges",
+    "a follower already has all entries of an RPC",
+    "a refusal names the place where the logs meet",
+    "a majority has an entry of an earlier term, which the leader must not count",
+    "a waiting follower asks again",
+    "a follower has missed a commit index",
+    "a leader cannot write its log, and offers the leadership",
+    "a leader suspects that it has lost its quorum",
+    "a leader without a quorum steps down",
+    "a leader answers that an outcome is unknown",
+    "a leader hands over",
+    "a transfer is refused: the target lags",
+    "a read waits for the noop of the term",
+    "one round proves several reads",
+    "a leader cuts a batch of low priority",
+    "a leader is removed",
+    "messages wait for the sync of a vote",
+    "a stopping node hands over its leaderships",
+    "a server learns that it was removed",
+    "a message of another incarnation arrives",
+    "pending entries are written again",
+)
+"""The paths that the parity page names as evidence."""
+FIRST_SEED = 500
+SEEDS_MAX = 60
+
+
+@functools.cache
+def taken() -> Mapping[str, int]:
+    """How often seeds took each path; no more seeds than it takes to see all of `PATHS`."""
+    counts: dict[str, int] = {}
+    for seed in range(FIRST_SEED, FIRST_SEED + SEEDS_MAX):
+        with watched() as reached:
+            report = simulate(seed)
+        assert report.violation is None, str(report)
+        for path, count in reached.items():
+            counts[path] = counts.get(path, 0) + count
+        if all(counts.get(path) for path in PATHS):
+            break
+    return counts
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_whole_nodes_take_this_path(path: str) -> None:
+    """The path is taken within sixty seeds, and no checker objects."""
+    assert path in PROBES
+    assert taken().get(path), f"no seed from {FIRST_SEED} to {FIRST_SEED + SEEDS_MAX - 1} took it"
