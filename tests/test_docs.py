@@ -23,7 +23,6 @@ from barque.machine.kv_commands import Set
 from tests.documents import ROOT, blocks, complaints, python_blocks, read_along, run_fragment
 from tests.nodes import SECRET, Nodes, nodes, until
 from tests.ports import free_ports
-from tests.test_tidy import IDIOMS
 
 LIFE = ROOT / "docs/explanation/life-of-a-command.md"
 RUN_AS_WRITTEN = (
@@ -214,20 +213,8 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(other), f"no such heading: {target}#{anchor}"
     for path in re.findall(r"`((?:tests|bench|examples|docs|src)/[\w/.-]+)(?:::\w+)?`", text):
         if not path.startswith(("bench/results", "bench/.peers")):  # made by a measurement
-            assert (ROOT / path).exists() or (ROOT / "tests" / path).exists(), f"no such path: {path}"
-
-
-def test_pages_avoid_idioms_that_readers_stumble_over() -> None:
-    """Pages follow the rules of language that `test_tidy` has for code; tables of rules quote older words."""
-    complaints = [
-        f"{page.relative_to(ROOT)}:{number}: {line.strip()[:80]} ({better})"
-        for page in pages()
-        if page.stem not in ("ra-parity", "0001-where-we-differ-from-ra")
-        for number, line in enumerate(page.read_text().splitlines(), 1)
-        for idiom, better in IDIOMS.items()
-        if re.search(idiom, line)
-    ]
-    assert complaints == []
+            places = (ROOT / path, ROOT / "tests" / path)  # the parity page begins below tests/
+            assert any(place.exists() for place in places), f"no such path: {path}"
 
 
 def test_every_page_is_in_the_index() -> None:
