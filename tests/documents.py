@@ -254,6 +254,9 @@ def _run(script: str, directory: Path) -> str:
             shell.wait(TIMEOUT_S)
         finally:
             _end_group(shell.pid)
+            for left in directory.parent.rglob("dev.json"):  # its nodes have sessions of their own
+                stop = [str(tools / "barque"), "dev", "stop", "--dir", str(left.parent)]
+                subprocess.run(stop, env=environment, stdout=subprocess.DEVNULL, check=False, timeout=30)
     logs = "".join(
         f"\n--- {log}\n{log.read_text()[-2000:]}" for log in sorted(directory.parent.rglob("*.log"))
     )

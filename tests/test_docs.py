@@ -5,18 +5,22 @@ import contextlib
 import importlib
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import FrameType
 
+import click
+import msgspec
 import pytest
 
 import barque
+from barque.cli import main as cli
 from barque.client.local import NodeSubmitter
 from barque.gateways.resp.server import RespServer
 from barque.machine.kv_commands import Set
-from tests.documents import ROOT, complaints, python_blocks, read_along, run_fragment
+from tests.documents import ROOT, blocks, complaints, python_blocks, read_along, run_fragment
 from tests.nodes import SECRET, Nodes, nodes, until
 from tests.ports import free_ports
 
@@ -38,6 +42,14 @@ RUN_AT_AN_INSTALLATION = (
 """Pages whose Python a reader runs beside nodes n1 to n4, with a cluster `kv` on three of them."""
 
 
+def pages() -> list[Path]:
+    """All pages, and the files of the root that people read."""
+    return [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")),
+        *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
+    ]
+
+
 def pages_with_python() -> list[str]:
     """Every page with Python in it."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -51,6 +63,8 @@ def changed_ports() -> dict[str, str]:
     return {str(port): str(first + i) for i, port in enumerate((7501, 7502, 7503, 7601, 7602, 7603))}
 
 
+@pytest.mark.processes
+@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("page", RUN_AS_WRITTEN)
 def test_a_page_runs_as_written(page: str, tmp_path: Path) -> None:
     """A reader who does what the page says, from the first line to the last, sees what the page shows."""
@@ -89,6 +103,26 @@ async def test_python_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pyt
             await gateway.stop()
 
 
+def test_the_configuration_page_lists_every_setting() -> None:
+    """Each field of a node's configuration has a row, with the default that it has."""
+    page = (ROOT / "docs/reference/configuration.md").read_text()
+    rows = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
+    for kind in (
+        barque.NodeConfig,
+        barque.RespConfig,
+        barque.ClusterConfig,
+        barque.TimeConfig,
+        barque.LogConfig,
+    ):
+        for field in msgspec.structs.fields(kind):
+            if field.name in ("resp", "time", "log"):
+                continue  # tables of their own
+            row = rows.get(field.name) or rows.get(f"resp.{field.name}")
+            assert row is not None, f"{kind.__name__}.{field.name} is not on the page"
+            if isinstance(field.default, int) and not isinstance(field.default, bool):
+                assert f"| {field.default} |" in row, row
+
+
 async def test_the_metrics_page_lists_what_a_node_tells(tmp_path: Path) -> None:
     """Every figure in a node's status, and every counter of a member, is on the page."""
     page = re.sub(r"```.*?```", "", (ROOT / "docs/operations/metrics.md").read_text(), flags=re.DOTALL)
@@ -112,15 +146,53 @@ async def test_the_metrics_page_lists_what_a_node_tells(tmp_path: Path) -> None:
     assert told - words == set(), "docs/operations/metrics.md lacks these"
 
 
+# --- command lines ---------------------------------------------------------------------------
+
+
+def command_lines(page: Path) -> list[str]:
+    """The commands `barque …` in the blocks of a page, without comments."""
+    found = []
+    for block in blocks(str(page.relative_to(ROOT))):
+        if block.language in ("console", "text"):
+            for line in block.text.splitlines():
+                command = re.split(r"\s{2,}|\s+#|\s+2?>", line.strip().removeprefix("$ "))[0]
+                if re.match(r"(python -m )?barque [a-z]+", command) and "," not in command.split()[1]:
+                    found.append(command.removeprefix("python -m "))
+    return found
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in pages() if command_lines(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_command_lines_of_a_page_are_understood(page: Path) -> None:
+    """Every `barque …` on a page names a verb that exists, with options that it has."""
+    for line in command_lines(page):
+        command: click.Command = cli.barque
+        context = click.Context(command)
+        words = shlex.split(line)[1:]
+        while words and isinstance(command, click.Group):
+            if words[0].startswith("-") or (below := command.get_command(context, words[0])) is None:
+                assert command.invoke_without_command, f"{line}: no such verb"
+                break
+            command, words = below, words[1:]
+        options = {option for parameter in command.params for option in parameter.opts}
+        for word in words:
+            if word.startswith("-") and word != "-":
+                assert word.split("=")[0] in options, f"{line}: no such option as {word}"
+
+
+def test_the_command_line_page_lists_every_verb() -> None:
+    """Each verb, and each verb below it, is on the page."""
+    page = (ROOT / "docs/reference/cli.md").read_text()
+    context = click.Context(cli.barque)
+    for verb in cli.barque.list_commands(context):
+        command = cli.barque.get_command(context, verb)
+        assert f"`barque {verb}" in page, verb
+        for below in command.list_commands(context) if isinstance(command, click.Group) else ():
+            assert re.search(rf"`(barque {verb} )?{below}\b", page), f"{verb} {below}"
+
+
 # --- links and paths ---------------------------------------------------------------------------
-
-
-def pages() -> list[Path]:
-    """All pages, and the files of the root that people read."""
-    return [
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")),
-        *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
-    ]
 
 
 def anchors(page: Path) -> set[str]:
