@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     | {"machine", "core", "transport", "log", "runtime", "client", "gateways", "bench", "testing"},
     "testing": BASE | {"machine", "core", "transport", "log", "runtime", "client"},
 }
-"""Which layer may import which (design §3): arrows only point down."""
+"""Which layer may import which (docs/explanation/architecture.md): arrows only point down."""
 
 BELONGS_ELSEWHERE = {
     "client/local.py": ("runtime", "the client inside a node's process: a client program never loads it"),
@@ -177,7 +177,7 @@ def test_arrows_only_point_down() -> None:
             permitted = LAYERS[layer] | {layer} | (LAYERS[other] | {other} if other else set())
             if parts[0] == "barque" and len(parts) > 1 and parts[1] not in permitted:
                 complaints.append(f"{name_of(path)}:{line}: {layer} must not import {module}")
-    complain(complaints, "move the code down, or hand it in from above through a protocol (design §3)")
+    complain(complaints, "move the code down, or hand it in from above through a protocol")
 
 
 def lines_of_names(tree: ast.Module) -> int:

@@ -398,3 +398,32 @@ class SilentLink:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+@pytest.mark.parametrize("inside", [False, True])
+async def test_a_wrong_timeout_or_name_is_refused_alone(tmp_path: Path, inside: bool) -> None:
+    """Before anything is sent, with `InvalidCommand`: the requests of other callers go on."""
+    async with (
+        nodes(tmp_path, 1) as one,
+        barque.local_client(one.running["n1"]) if inside else one.client() as client,
+    ):
+        await client.start_cluster("sum", "adder")
+        calls: list[Any] = []
+        for wrong in (float("nan"), float("inf"), -1, 1e300, "5"):
+            calls.append(client.process_command("sum", 1, timeout_s=wrong))
+            calls.append(client.consistent_query("sum", timeout_s=wrong))
+            calls.append(client.members("sum", timeout_s=wrong))
+        for name in (None, 3, "\ud800"):
+            calls.append(client.process_command(name, 1))
+            calls.append(client.local_query(name))
+        calls.append(client.call("status", {3: "x"}))  # type: ignore[dict-item]
+        outcomes = await asyncio.gather(client.process_command("sum", 5), *calls, return_exceptions=True)
+        assert outcomes[0] == 5
+        assert {type(outcome) for outcome in outcomes[1:]} == {barque.InvalidCommand}
+        assert await client.consistent_query("sum") == 5
+
+
+def test_a_client_needs_a_timeout_in_seconds() -> None:
+    """The client is refused, not its first call."""
+    with pytest.raises(barque.ConfigurationError, match="give seconds"):
+        barque.Client(["127.0.0.1:1"], secret=SECRET, timeout_s=float("nan"))

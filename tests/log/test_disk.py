@@ -65,6 +65,22 @@ def test_files_are_private_and_links_are_not_followed(tmp_path: Path) -> None:
         disk.open(str(tmp_path / "a"))
 
 
+def test_two_nodes_may_make_their_common_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process makes it between our look and our call. A file in its place stays an error."""
+    path, make = tmp_path / "data", os.mkdir
+
+    def too_late(name: str, mode: int) -> None:
+        make(name, mode)  # the other process
+        make(name, mode)
+
+    monkeypatch.setattr(os, "mkdir", too_late)
+    OsDisk().mkdir(str(path))
+    assert path.is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        OsDisk().mkdir(str(tmp_path / "file"))
+
+
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     """The lock names the directory and says what to do; it ends with its holder."""
     disk = OsDisk()

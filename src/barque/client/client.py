@@ -52,8 +52,10 @@ from barque.client.routing import Connect, Router
 from barque.core.entries import COMMAND_BYTES_MAX
 from barque.errors import ConfigurationError, InvalidCommand, Stopped
 from barque.transport.client_link import ClientLink
+from barque.transport.wire import TIMEOUT_MS_MAX
 from barque.types import Index, IndexTerm, Membership, ReplyMode, ServerId, Term
 
+TIMEOUT_S_MAX = TIMEOUT_MS_MAX // 1000
 _encode = msgspec.msgpack.encode
 
 
@@ -137,7 +139,10 @@ class Client:
     def _init(
         self, make_requests: Callable[[OnEvent], Requests], timeout_s: float, cluster: str | None = None
     ) -> None:
-        self._timeout_s = timeout_s
+        try:
+            self._timeout_s = check_timeout(timeout_s)
+        except InvalidCommand as error:
+            raise ConfigurationError(str(error)) from error
         self._cluster = cluster
         self._notifications = Notifications()
         self._router = make_requests(self._on_event)
@@ -257,7 +262,7 @@ class Client:
             batch = self._router.open(
                 key,
                 CommandBatch(
-                    cluster,
+                    check_name(cluster),
                     self._deadline(timeout_s),
                     mode,
                     self._notifications,
@@ -313,7 +318,7 @@ class Client:
         key = (level, cluster, timeout_s)
         payload, batch = encode(query), self._router.batch(key)
         if batch is None:
-            batch = self._router.open(key, ReadBatch(cluster, self._deadline(timeout_s), level))
+            batch = self._router.open(key, ReadBatch(check_name(cluster), self._deadline(timeout_s), level))
         reply = await batch.ask(payload)
         return reply if reply_type is Any else msgspec.convert(reply, reply_type)
 
@@ -483,6 +488,8 @@ class Client:
 
         Raises `InvalidCommand` for an unknown verb or for arguments that cannot be encoded, else as the verb.
         """
+        if not all(isinstance(name, str) for name in (verb, *(arguments or {}))):
+            raise InvalidCommand(f"a verb and its arguments have names of text: {verb!r}, {arguments!r}")
         return await self._ask_node(verb, dict(arguments or {}), timeout_s)
 
     async def machine_events(self) -> AsyncIterator[tuple[str, Any]]:
@@ -513,7 +520,7 @@ class Client:
         key = (mode, cluster, timeout_s)
         payload, batch = encode(command), self._router.batch(key)
         if batch is None:
-            batch = self._router.open(key, CommandBatch(cluster, self._deadline(timeout_s), mode))
+            batch = self._router.open(key, CommandBatch(check_name(cluster), self._deadline(timeout_s), mode))
         return batch.ask(payload)
 
     async def _ask_node(
@@ -535,7 +542,28 @@ class Client:
     def _deadline(self, timeout_s: float | None) -> float:
         if not self._open:
             raise Stopped("this client is not connected; use `async with`")
-        return self._router.now() + (self._timeout_s if timeout_s is None else timeout_s)
+        return self._router.now() + (self._timeout_s if timeout_s is None else check_timeout(timeout_s))
+
+
+def check_timeout(timeout_s: float) -> float:
+    """Return the timeout. Raises `InvalidCommand` unless it is seconds, from 0 to `TIMEOUT_S_MAX`."""
+    if not isinstance(timeout_s, int | float) or not 0 <= timeout_s <= TIMEOUT_S_MAX:
+        raise InvalidCommand(f"timeout_s is {timeout_s!r}; give seconds, from 0 to {TIMEOUT_S_MAX}")
+    return timeout_s
+
+
+def check_name(cluster: str) -> str:
+    """Return the name of a cluster. Raises `InvalidCommand` for anything but text.
+
+    A node would end the connection, and with it the requests of other callers.
+    """
+    if not isinstance(cluster, str):
+        raise InvalidCommand(f"a cluster's name is text, not {cluster!r}")
+    try:
+        cluster.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidCommand(f"a cluster's name is UTF-8 text: {error}") from error
+    return cluster
 
 
 def encode(value: Any) -> bytes:

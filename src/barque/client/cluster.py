@@ -33,6 +33,9 @@ class ClusterClient:
         self.client = client
         self.name = name
 
+    def __repr__(self) -> str:
+        return f"<cluster {self.name!r} of {self.client!r}>"
+
     async def process_command(
         self, command: Any, *, timeout_s: float | None = None, reply_type: Any = Any
     ) -> Any:

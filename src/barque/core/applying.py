@@ -1,7 +1,7 @@
 """Applying committed entries to the machine, a batch at a time (§3.5; COMMIT-05).
 
 A batch is decoded once, here. The answers to all its entries leave in one effect. What a
-follower's machine asks for is returned as well; the executor performs it only on a leader.
+follower's machine asks for is returned as well; the performer does it only on a leader.
 """
 
 from collections.abc import Callable

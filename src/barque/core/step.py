@@ -109,7 +109,7 @@ def recover(server: Server) -> list[Effect]:
 
 
 def has_unfinished_business(server: Server) -> bool:
-    """Whether a tick could do anything. An idle server needs none, and so costs nothing (design §5)."""
+    """Whether a tick could do anything. An idle server needs none, and so costs nothing."""
     reason = _UNFINISHED.get(server.raft_state)
     return reason is not None and reason(server)
 

@@ -11,8 +11,8 @@ state (Ra's `handle_state_enter`). Nothing else sets `role`, `raft_state`, `lead
     become_receiver ──► become_follower
     become_terminating_leader, become_terminating_follower ──► become_stopped
 
-(term, vote) is one durable record, and (term, leader) is one fact: `adopt_term` forgets the leader of
-the old term, so no server can follow a leader of a term that is over.
+(term, vote) is one durable record, and (term, leader) is one fact: `step_down` forgets the leader of
+the old term, so no server can follow a leader of an earlier term.
 """
 
 from collections.abc import Sequence

@@ -243,7 +243,11 @@ class OsDisk:
         parent = os.path.dirname(path)
         if parent and parent != path:
             self.mkdir(parent)
-        os.mkdir(path, 0o700)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:  # nodes that start together share a parent
+            if not os.path.isdir(path):
+                raise
         self.fsync_dir(parent)
 
     def rmdir(self, path: str) -> None:

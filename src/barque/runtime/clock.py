@@ -1,4 +1,4 @@
-"""The only place that reads the time (design §3: everything impure has a seam)."""
+"""The only place that reads the time (everything impure has a seam)."""
 
 import time
 from typing import Protocol

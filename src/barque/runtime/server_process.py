@@ -1,6 +1,6 @@
 """One server as its node runs it: a queue of messages, a list of effects, and an end.
 
-It is no task but a plain object that its node calls (design §5.3). An error inside stops this server
+It is no task but a plain object that its node calls. An error inside stops this server
 alone; the cause is logged, counted and shown by `status`.
 """
 

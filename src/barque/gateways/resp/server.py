@@ -29,8 +29,9 @@ class RespLimits(msgspec.Struct, frozen=True, kw_only=True):
     outstanding_max: int = 10_000
     """Unanswered requests of one connection; more are not read from its socket."""
     outstanding_bytes_max: int = 64 * 1024 * 1024
-    reply_bytes_max: int = 8 * 1024 * 1024
     """Bytes of the unanswered requests of one connection; more are not read."""
+    reply_bytes_max: int = 8 * 1024 * 1024
+    """Expected bytes of the replies under way to one connection; it is not read beyond them."""
     output_high_water_bytes: int = 1024 * 1024
     """A connection with more unread replies is not read from."""
     output_bytes_max: int = 256 * 1024 * 1024
