@@ -88,6 +88,7 @@ HIDDEN = "correct-horse-battery"
         (f"barque://:{HIDDEN}@h:1?timeout_s=soon", "'soon'; give seconds"),
         (f"barque://:{HIDDEN}@h:1?timeout_s=-1", "give seconds"),
         (f"barque://:{HIDDEN}@h:1?secret_file=f", "either the secret or secret_file"),
+        (None, "does not begin with barque://"),
         ("barque://h:1", "BARQUE_SECRET_FILE"),
         ("barque://h:1?secret_file=/nowhere/at/all", "/nowhere/at/all"),
     ],

@@ -73,7 +73,7 @@ def read_url(
     timeout_s: float | None,
 ) -> Place:
     """The place that a URL, arguments and the environment name. Raises `ConfigurationError`."""
-    if not url.startswith(SCHEME):
+    if not isinstance(url, str) or not url.startswith(SCHEME):
         raise ConfigurationError(f"the URL does not begin with {SCHEME}; write {FORM}")
     rest, _, query = url[len(SCHEME) :].partition("?")
     authority, _, path = rest.partition("/")
