@@ -105,7 +105,7 @@ PREAMBLE = """# Planted bugs
 
 `make mutants` wrote this page. Each row is a bug that was planted in the code, and what found it: the script
 or transcript that fails or, for tests that search, the number of runs and the seconds of one processor
-({budget:.0f} s for each kind of test, 100 s for a bug that none had found by then). Rows in brackets are
+(about {budget:.0f} s for each kind of test, up to 100 s where that found nothing). Rows in brackets are
 rows of [the historical bugs](historical-bugs.md); I-numbers are [invariants](../explanation/simulation.md).
 A dash: this kind of test cannot show the bug, or did not find it. Random seeds begin at 1.
 """
