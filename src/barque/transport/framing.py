@@ -130,6 +130,10 @@ class FrameReader:
         available = self._end - self._start
         if available < HEADER.size:
             self.has_more = False
+            if not available:
+                self._start = self._end = 0
+                if len(self._buffer) > self.kept:  # not before its frame is handled: page faults
+                    self._buffer = bytearray(_BUFFER_MIN)
             return None
         kind, length = decode_header(self._buffer, self._start, self.limit)
         self._wanted = HEADER.size + length
@@ -140,12 +144,10 @@ class FrameReader:
         end = self._start = begin + length
         self._wanted = 0
         frame = Frame(kind, bytes(memoryview(self._buffer)[begin:end]))  # one copy; without the view, two
-        if end == self._end:
-            # Nothing follows, as nearly always: start again at the front, and give a large buffer back.
+        if end == self._end and len(self._buffer) <= self.kept:
+            # Nothing follows, as nearly always: start again at the front.
             self._start = self._end = 0
             self.has_more = False
-            if len(self._buffer) > self.kept:
-                self._buffer = bytearray(_BUFFER_MIN)
         return frame
 
     @property
