@@ -27,7 +27,10 @@ class Timer(msgspec.Struct, frozen=True, gc=False):
 
 
 class SendMsg(msgspec.Struct, frozen=True, gc=False):
-    """Send a value to a client, as a `machine` event (EFF-01). At most once."""
+    """Send a value to the clients of the node that `to` names, at most once (EFF-01).
+
+    It reaches every client of that node, by `Client.machine_events`: an origin names a node, not a client.
+    """
 
     to: ClientRef
     message: Any
