@@ -46,7 +46,8 @@ def _on_wal_failed(server: Server, event: m.WalFailed) -> list[Effect]:
 def _on_node_status(server: Server, status: m.NodeStatus) -> list[Effect]:
     """FD-03: tell members within reach again that we lead; suspect our quorum when a node is lost."""
     if status.up:
-        return probe_node(server, status.node)
+        # It may have missed the question of this term's beginning for its uid.
+        return [*probe_node(server, status.node), *info_rpcs(server, unnamed=True)]
     concerned = any(member.node == status.node for member, _ in server.peers)
     return suspect_quorum_loss(server) if concerned else []
 

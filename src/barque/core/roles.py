@@ -134,7 +134,7 @@ class WaitingRole:
     """`await_condition`: the condition, the state that follows it, and the state after a timeout."""
 
     state: ClassVar[RaftState] = RaftState.AWAIT_CONDITION
-    __slots__ = ("condition", "resume", "timeout_effects", "timeout_to", "transition_to")
+    __slots__ = ("condition", "later", "resume", "timeout_effects", "timeout_to", "transition_to")
 
     def __init__(
         self,
@@ -150,6 +150,7 @@ class WaitingRole:
         self.timeout_to = timeout_to
         self.timeout_effects = timeout_effects
         self.resume = resume  # a leader that waits takes its leadership up again
+        self.later: list[Message] = []  # news that it handles then, each once
 
 
 class ReceivingRole:
