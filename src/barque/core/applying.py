@@ -44,14 +44,9 @@ def apply_to(server: Server, target: Index) -> list[Effect]:
     if last <= server.last_applied:
         return effects
     for batch in read_batches(server.log, Index(server.last_applied + 1), Index(last)):
-        if _frozen(server) or not _apply_batch(server, batch, effects):
+        if server.frozen or server.deleted or not _apply_batch(server, batch, effects):
             break  # what follows a deletion, or a version that we lack, is not applied here
     return effects
-
-
-def _frozen(server: Server) -> bool:
-    """Whether to apply nothing: this code lacks the version in force (VER-02), or the cluster is gone."""
-    return server.deleted or server.cfg.machine.version < server.effective_machine_version
 
 
 def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bool:
@@ -80,6 +75,22 @@ def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bo
     server.last_applied = batch.last_index
     server.commit_latency_ms = max(0, server.environment.now_ms() - batch.timestamp_ms)
     return True
+
+
+def newest_version(server: Server) -> int:
+    """The newest machine version that our log asks for, committed or not.
+
+    An entry that is in all logs may be committed without our knowledge. A leader that lacks its version could
+    apply nothing from there on.
+    """
+    newest = server.effective_machine_version
+    first, last = Index(server.last_applied + 1), server.log.last_index_term().index
+    for batch in read_batches(server.log, first, last):
+        head = decode_head(batch.body)
+        if head.kind is EntryKind.NOOP:
+            [payload] = payloads_of(batch.body, 1, head)
+            newest = max(newest, _decode_version(payload))
+    return newest
 
 
 def _answer_ok(server: Server, head: BodyHead, effects: list[Effect]) -> None:
@@ -176,7 +187,7 @@ def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list
     version, old = _decode_version(payload), server.effective_machine_version
     if version > old:
         server.use_machine_version(batch.first_index, version)
-        if _frozen(server):
+        if server.frozen:
             return False
         _apply_builtin(server, batch, MachineVersion(old, version), effects)
     if batch.term == server.current_term:

@@ -141,8 +141,9 @@ AWAIT_CONDITION = total(
     on(m.InfoRpc, on_info_rpc),  # asked once a term; facts about ourselves need no wait
     each(_check, m.HeartbeatReply, m.InfoReply),  # a tick asks again
     each(_check, m.RequestVoteResult, m.PreVoteResult),
-    # work of a leader that waits: `on_resume` and the next tick begin it again, but the machine's own is told once
+    # work of a leader that waits: `on_resume` and the next tick begin it again
     each(_check, m.Tick, m.PipelineRpcs, m.FlushCommands, m.AppendNoop),
+    # nobody tells these again
     each(_keep_or_check, m.MachineTimeout, m.MachineAppend, m.InstallSnapshotResult),
     each(ignore, m.SnapshotRetryTimeout, m.QuorumTimeout, m.ReceiveSnapshotTimeout),
 )
