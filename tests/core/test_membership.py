@@ -15,6 +15,7 @@ from barque.core.messages import (
     AppendNoop,
     AwaitConditionTimeout,
     ElectionTimeout,
+    HeartbeatRpc,
     InfoReply,
     InstallSnapshotRpc,
     JoinMember,
@@ -826,3 +827,32 @@ def test_a_promotion_that_could_not_be_made_keeps_the_ticks_going() -> None:
     peer = leader.cluster[ServerId("b", "node_b")]
     peer.assign(MemberRecord(ServerId("b", "node_b"), peer.uid, Membership.PROMOTABLE, peer.match_index))
     assert promotables_wait(leader)
+
+
+def test_k8_a_forced_leader_takes_a_term_that_nobody_can_have_used() -> None:
+    """K8, MEMB-15: the lost members led terms that the survivor never heard of. A late message of theirs
+    neither stops the survivor nor deposes it.
+    """
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    lost_term = Term(cluster.server("c").current_term + 1_000)
+    late = HeartbeatRpc(1, lost_term, cluster["a"].id)
+    cluster.force("c")
+    cluster.settle("c")
+    survivor = cluster.server("c")
+    assert survivor.raft_state is RaftState.LEADER
+    cluster["c"].handle(late)
+    assert survivor.raft_state is RaftState.LEADER
+
+
+def test_k7_the_removal_of_others_does_not_name_the_leader_itself() -> None:
+    """K7: a leader whose uid the configuration did not know is the same member before and after."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster.leave("a", "c")
+    cluster.settle()
+    assert [member.name for member, _ in cluster.gone] == ["c"]
+    cluster.gone.clear()
+    cluster.leave("a", "a")
+    cluster.settle()
+    assert cluster.gone == []

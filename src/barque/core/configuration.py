@@ -56,7 +56,11 @@ def apply_cluster_change(server: Server, batch: EntryBatch) -> list[Effect]:
     if server.raft_state is not RaftState.LEADER or before is None:
         return []
     now = {(record.id, record.uid) for record in records_of(server.cluster)}
-    gone = tuple((r.id, r.uid) for r in before[1] if (r.id, r.uid) not in now and not _was_named(server, r))
+    gone = tuple(
+        (r.id, r.uid)
+        for r in before[1]
+        if (r.id, r.uid) not in now and r.id != server.id and not _was_named(server, r)
+    )
     return [MembersGone(gone)] if gone else []
 
 

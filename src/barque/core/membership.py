@@ -228,16 +228,21 @@ def _is_still_member(server: Server) -> bool:
 
 # --- the quorum is lost for good -----------------------------------------------------------
 
+_FORCED_TERM_STEP = 1 << 20
+"""More elections than the lost members can have held without the survivor: one each 100 ms for a day."""
+
 
 def on_force_member_change(server: Server, force: ForceMemberChange) -> list[Effect]:
     """F-18, MEMB-15: this member alone is the cluster from here on. Entries that only others had are lost.
 
-    Unlike Ra we take a new term first: an entry of our own in the present term could meet another leader's
-    at the same index, and both would look alike.
+    Unlike Ra we take a new term first, far above ours: the lost members may have led terms that we never
+    heard of, and an entry or a message of theirs must not look like ours. Nodes that know those terms take
+    the survivor for the newer leader.
     """
     if not server.log.can_write():
         return [Rejected(force.origin, force.correlation, 1, Rejection.WAL_DOWN)]
-    effects = adopt_term_and_vote(server, Term(server.current_term + 1), server.id)
+    step = _FORCED_TERM_STEP + server.environment.token() % _FORCED_TERM_STEP
+    effects = adopt_term_and_vote(server, Term(server.current_term + step), server.id)
     alone = [MemberRecord(server.id, server.cfg.uid, Membership.VOTER)]
     body = encode_body([encode_cluster(alone)], EntryKind.CLUSTER_CHANGE)
     batch = append_entry(server, body)

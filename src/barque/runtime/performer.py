@@ -38,6 +38,7 @@ from barque.core.effects import (
     StartSnapshotRetry,
     StopReason,
     StopServer,
+    TermRefused,
     Unresolved,
 )
 from barque.core.messages import (
@@ -291,6 +292,18 @@ class Performer(Generic[ServerT]):
     def _members_gone(self, process: ServerT, effect: MembersGone) -> None:
         self._environment.members_gone(process, effect)
 
+    def _term_refused(self, process: ServerT, effect: TermRefused) -> None:
+        if process.counters.terms_refused == 0:
+            logger.warning(
+                "%s: %s names term %d, and ours is %d: refused. No elections lead there; that node is faulty or "
+                "hostile",
+                process.server.id,
+                effect.sender,
+                effect.term,
+                process.server.current_term,
+            )
+        process.counters.terms_refused += 1
+
     # --- snapshots ---------------------------------------------------------------------
 
     def _send_snapshot(self, process: ServerT, effect: SendSnapshot) -> None:
@@ -442,6 +455,7 @@ Performer.HANDLERS = {
     StartReceiveTimeout: Performer._start_receive_timer,
     StopServer: Performer._stop_server,
     MembersGone: Performer._members_gone,
+    TermRefused: Performer._term_refused,
     SendSnapshot: Performer._send_snapshot,
     SnapshotAcked: Performer._snapshot_acked,
     StartSnapshotRetry: Performer._start_snapshot_retry,
