@@ -169,7 +169,7 @@ def test_a_message_names_the_node_that_it_claims_to_come_from() -> None:
 @pytest.mark.parametrize("state", STATES, ids=str)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_sec7_a_term_that_no_elections_reach_is_refused(state: RaftState, kind: type[Any]) -> None:
-    """sec 7, S16: one message must not use up all terms, whatever it is and whatever we do."""
+    """Sec 7, S16: one message must not use up all terms, whatever it is and whatever we do."""
     cluster = in_state(state)
     server = cluster.server("a")
     before = (server.raft_state, server.current_term, server.voted_for, server.leader_id)

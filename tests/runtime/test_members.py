@@ -122,7 +122,7 @@ async def test_a_member_whose_removal_is_not_committed_keeps_its_data(tmp_path: 
 
         await until(lambda: sees(3), "a leader that may change its members")
         await three.stop("n2")
-        removal = asyncio.ensure_future(client.remove_member("sum", "n3", timeout_s=1))
+        removal = asyncio.ensure_future(client.remove_member("sum", "n3", force=True, timeout_s=1))
         await until(lambda: sees(2), "a removal under way")
         with pytest.raises(BarqueError):
             await other.add_member("sum", "n3", timeout_s=1)

@@ -11,6 +11,10 @@ from barque.client.client import Client
 from barque.client.results import AddedMember, MembersInfo, RemovedMember, ReplacedMember
 from barque.types import Membership
 
+force_option = click.option(
+    "--force", is_flag=True, help="Even if too few voters are up: nobody leads until they return."
+)
+
 
 @click.group()
 def member() -> None:
@@ -74,10 +78,11 @@ def _tell_added(added: AddedMember | ReplacedMember) -> int:
 @member.command()
 @click.argument("cluster")
 @click.argument("member_", metavar="MEMBER")
+@force_option
 @reach_options
-def remove(reach: Reach, cluster: str, member_: str) -> None:
+def remove(reach: Reach, cluster: str, member_: str, force: bool) -> None:
     """Remove MEMBER from CLUSTER, and delete its data."""
-    _tell_removed(run_with_client(reach, lambda client: client.remove_member(cluster, member_)))
+    _tell_removed(run_with_client(reach, lambda client: client.remove_member(cluster, member_, force=force)))
 
 
 def _tell_removed(gone: RemovedMember) -> None:
@@ -91,13 +96,14 @@ def _tell_removed(gone: RemovedMember) -> None:
 
 @member.command()
 @click.argument("cluster")
+@force_option
 @reach_options
-def leave(reach: Reach, cluster: str) -> None:
+def leave(reach: Reach, cluster: str, force: bool) -> None:
     """Remove the member of CLUSTER on the node that is asked; name the node by --node HOST:PORT."""
 
     async def work(client: Client) -> RemovedMember:
         answer = await client.ping(cluster)
-        return await client.remove_member(cluster, answer.server or answer.node)
+        return await client.remove_member(cluster, answer.server or answer.node, force=force)
 
     _tell_removed(run_with_client(reach, work))
 
@@ -105,10 +111,11 @@ def leave(reach: Reach, cluster: str) -> None:
 @member.command()
 @click.argument("cluster")
 @click.argument("member_", metavar="MEMBER")
+@force_option
 @reach_options
-def promote(reach: Reach, cluster: str, member_: str) -> None:
+def promote(reach: Reach, cluster: str, member_: str, force: bool) -> None:
     """Let MEMBER of CLUSTER vote now, even if its log is behind."""
-    now = run_with_client(reach, lambda client: client.promote_member(cluster, member_))
+    now = run_with_client(reach, lambda client: client.promote_member(cluster, member_, force=force))
     click.echo(f"{now.member} is a {now.membership} now")
 
 
@@ -116,9 +123,12 @@ def promote(reach: Reach, cluster: str, member_: str) -> None:
 @click.argument("cluster")
 @click.argument("member_", metavar="MEMBER")
 @click.option("--with", "node", metavar="NODE", help="The node of the new member. Default: the same node.")
+@force_option
 @reach_options
-def replace(reach: Reach, cluster: str, member_: str, node: str | None) -> int:
+def replace(reach: Reach, cluster: str, member_: str, node: str | None, force: bool) -> int:
     """Remove MEMBER, which is lost or came back without its data, and add a new one."""
-    done = run_with_client(reach, lambda client: client.replace_member(cluster, member_, node=node))
+    done = run_with_client(
+        reach, lambda client: client.replace_member(cluster, member_, node=node, force=force)
+    )
     click.echo(f"{done.removed} is removed")
     return _tell_added(done)

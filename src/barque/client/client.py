@@ -422,21 +422,21 @@ class Client:
         return await self._call("member_add", arguments, timeout_s, AddedMember)
 
     async def remove_member(
-        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
     ) -> RemovedMember:
         """Remove a member, named by server or node, and its data (MEMB-12, MEMB-13).
 
-        Raises `UnknownMember`, `ChangeNotPermitted` (also for the last voter), `NoLeader` (nothing
-        changed), or `OutcomeUnknown`.
+        Raises `UnknownMember`, `ChangeNotPermitted` (also for the last voter, and if fewer voters than a
+        majority would be up; `force` makes that change), `NoLeader` (nothing changed), or `OutcomeUnknown`.
         """
-        arguments = {"cluster": cluster, "member": str(member)}
+        arguments = {"cluster": cluster, "member": str(member), "force": force}
         return await self._call("member_remove", arguments, timeout_s, RemovedMember)
 
     async def promote_member(
-        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
     ) -> PromotedMember:
         """Let a non-voter, or a member that still catches up, vote now. Raises as `remove_member`."""
-        arguments = {"cluster": cluster, "member": str(member)}
+        arguments = {"cluster": cluster, "member": str(member), "force": force}
         return await self._call("member_promote", arguments, timeout_s, PromotedMember)
 
     async def replace_member(
@@ -445,6 +445,7 @@ class Client:
         member: ServerId | str,
         *,
         node: str | None = None,
+        force: bool = False,
         timeout_s: float | None = None,
     ) -> ReplacedMember:
         """Remove a member that is lost, and add a new one on `node` (default: the same node).
@@ -452,7 +453,7 @@ class Client:
         These are two changes, one after the other. If the second fails the first stands: go on with
         `add_member`. Raises as `remove_member` and `add_member`.
         """
-        arguments = {"cluster": cluster, "member": str(member), "node": node}
+        arguments = {"cluster": cluster, "member": str(member), "node": node, "force": force}
         return await self._call("member_replace", arguments, timeout_s, ReplacedMember)
 
     async def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> ShrunkCluster:

@@ -250,22 +250,30 @@ class Client:
         return self._run(self._client.add_member(cluster, node, membership=membership, timeout_s=timeout_s))
 
     def remove_member(
-        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
     ) -> RemovedMember:
         """See `barque.Client.remove_member`."""
-        return self._run(self._client.remove_member(cluster, member, timeout_s=timeout_s))
+        return self._run(self._client.remove_member(cluster, member, force=force, timeout_s=timeout_s))
 
     def promote_member(
-        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
     ) -> PromotedMember:
         """See `barque.Client.promote_member`."""
-        return self._run(self._client.promote_member(cluster, member, timeout_s=timeout_s))
+        return self._run(self._client.promote_member(cluster, member, force=force, timeout_s=timeout_s))
 
     def replace_member(
-        self, cluster: str, member: ServerId | str, *, node: str | None = None, timeout_s: float | None = None
+        self,
+        cluster: str,
+        member: ServerId | str,
+        *,
+        node: str | None = None,
+        force: bool = False,
+        timeout_s: float | None = None,
     ) -> ReplacedMember:
         """See `barque.Client.replace_member`."""
-        return self._run(self._client.replace_member(cluster, member, node=node, timeout_s=timeout_s))
+        return self._run(
+            self._client.replace_member(cluster, member, node=node, force=force, timeout_s=timeout_s)
+        )
 
     def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> ShrunkCluster:
         """See `barque.Client.force_shrink`."""
@@ -370,19 +378,28 @@ class ClusterClient:
         """See `barque.Client.add_member`."""
         return self.client.add_member(self.name, node, membership=membership, timeout_s=timeout_s)
 
-    def remove_member(self, member: ServerId | str, *, timeout_s: float | None = None) -> RemovedMember:
+    def remove_member(
+        self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+    ) -> RemovedMember:
         """See `barque.Client.remove_member`."""
-        return self.client.remove_member(self.name, member, timeout_s=timeout_s)
+        return self.client.remove_member(self.name, member, force=force, timeout_s=timeout_s)
 
-    def promote_member(self, member: ServerId | str, *, timeout_s: float | None = None) -> PromotedMember:
+    def promote_member(
+        self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+    ) -> PromotedMember:
         """See `barque.Client.promote_member`."""
-        return self.client.promote_member(self.name, member, timeout_s=timeout_s)
+        return self.client.promote_member(self.name, member, force=force, timeout_s=timeout_s)
 
     def replace_member(
-        self, member: ServerId | str, *, node: str | None = None, timeout_s: float | None = None
+        self,
+        member: ServerId | str,
+        *,
+        node: str | None = None,
+        force: bool = False,
+        timeout_s: float | None = None,
     ) -> ReplacedMember:
         """See `barque.Client.replace_member`."""
-        return self.client.replace_member(self.name, member, node=node, timeout_s=timeout_s)
+        return self.client.replace_member(self.name, member, node=node, force=force, timeout_s=timeout_s)
 
     def force_shrink(self, *, timeout_s: float | None = None) -> ShrunkCluster:
         """See `barque.Client.force_shrink`."""

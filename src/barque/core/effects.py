@@ -245,6 +245,7 @@ class Rejection:
     MISSING_UID = "missing_uid"
     WRONG_UID = "wrong_uid"
     LAST_VOTER = "last_voter"
+    WOULD_LOSE_QUORUM = "would_lose_quorum"
     AUX_NOT_IMPLEMENTED = "aux_handler_not_implemented"
 
 

@@ -7,6 +7,7 @@ goes with it, so no other state can read a stale copy.
 
 import enum
 from collections import deque
+from collections.abc import Iterable
 from typing import ClassVar, NamedTuple, Protocol, assert_never
 
 from barque.core.effects import Effect
@@ -79,10 +80,12 @@ class LeaderRole:
         "noop_due",
         "pending_queries",
         "proposed_version",
+        "silent",
         "waiting_queries",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, peers: Iterable[ServerId] = ()) -> None:
+        self.silent = set(peers)  # members that have not answered since they failed, or since we lead
         self.established = False  # this term's noop is applied (§6.4)
         self.noop_due: int | None = None  # the machine version of a noop that the log refused
         self.low_priority: deque[Commands] | None = None  # not yet in the log

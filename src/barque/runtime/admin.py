@@ -75,7 +75,18 @@ class Admin:
         self._wake = wake
         nodes = tuple(config.nodes)
         self._members = MemberAdmin(
-            self._name, nodes, self._ask_at, system, router, session, dispatcher, sink, clock, rng, wake
+            self._name,
+            nodes,
+            self._ask_at,
+            system,
+            router,
+            session,
+            dispatcher,
+            sink,
+            reporter.liveness,
+            clock,
+            rng,
+            wake,
         )
         self._verbs: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "ping": self.ping,

@@ -71,6 +71,15 @@ class Liveness:
         self._beat()
         self._poll_detector()
 
+    @property
+    def patience_s(self) -> float:
+        """How long a node that lives needs at most to be heard, unless it is very busy."""
+        return 5 * self._times.heartbeat_interval_ms / 1000
+
+    def heard_since(self, node: str, moment: float) -> bool:
+        """Whether a node was heard since this moment of the monotonic clock; we hear ourselves."""
+        return node == self._name or self.detector.heard_since(node, moment)
+
     def heard_from(self, node: str) -> None:
         """A heartbeat has come."""
         self.detector.heartbeat(node, self._clock.monotonic())

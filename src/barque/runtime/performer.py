@@ -295,8 +295,8 @@ class Performer(Generic[ServerT]):
     def _term_refused(self, process: ServerT, effect: TermRefused) -> None:
         if process.counters.terms_refused == 0:
             logger.warning(
-                "%s: %s names term %d, and ours is %d: refused. No elections lead there; that node is faulty or "
-                "hostile",
+                "%s: %s names term %d, and ours is %d: refused. No elections lead there; that node is faulty "
+                "or hostile",
                 process.server.id,
                 effect.sender,
                 effect.term,

@@ -74,7 +74,7 @@ class Reporter:
         self._system = system
         self._transport = transport
         self._router = router
-        self._liveness = liveness
+        self.liveness = liveness
         self._clock = clock
         self._started_at = clock.monotonic()
 
@@ -93,7 +93,7 @@ class Reporter:
             "resp_address": self.gateway.address if self.gateway is not None else None,
             "state": "running" if failure is None else "degraded",
             "uptime_s": round(self.uptime_s, 3),
-            "longest_stall_ms": round(self._liveness.longest_stall_s * 1000, 1),
+            "longest_stall_ms": round(self.liveness.longest_stall_s * 1000, 1),
             "storage": self._system.storage.overview(),
             "requests": self._router.overview(),
             "peers": {
@@ -106,7 +106,7 @@ class Reporter:
                 }
                 for name, peer in self._transport.status().items()
             },
-            "detector": self._liveness.detector.overview(self._clock.monotonic()),
+            "detector": self.liveness.detector.overview(self._clock.monotonic()),
             "transport": self._transport.counters.overview(),
         }
         if failure is not None:
