@@ -8,7 +8,7 @@ goes with it, so no other state can read a stale copy.
 import enum
 from collections import deque
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple, Protocol, assert_never
+from typing import Any, ClassVar, NamedTuple, Protocol, assert_never
 
 from barque.core.effects import Effect
 from barque.core.log_contract import ChunkFlag, Found, Log, SnapshotMeta, find_entry
@@ -75,6 +75,7 @@ class LeaderRole:
     state: ClassVar[RaftState] = RaftState.LEADER
     __slots__ = (
         "acked",
+        "decoded",
         "established",
         "low_priority",
         "noop_due",
@@ -92,6 +93,7 @@ class LeaderRole:
         self.pending_queries: list[WaitingQueries] = []  # until this term's noop is applied
         self.waiting_queries: deque[WaitingQueries] | None = None  # for heartbeats, oldest first
         self.proposed_version = 0  # the newest machine version that our noops ask for
+        self.decoded: dict[int, list[Any]] = {}  # admitted commands by first index, until they are applied
         self.acked: set[ServerId] | None = None  # members that answered since we suspect a lost quorum
 
 
