@@ -23,6 +23,8 @@ class TimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tick_ms: int = 1_000
     await_condition_timeout_ms: int = 30_000
     wal_down_timeout_ms: int = 5_000
+    clock_error_max_ms: int = 500
+    """How far a node's wall clock may be from the nodes' median before the median counts instead."""
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

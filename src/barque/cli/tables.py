@@ -32,7 +32,7 @@ def node_table(nodes: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="Nodes", title_justify="left", title_style="bold")
     for column in ("node", "pid", "state", "up", "address", "redis"):
         table.add_column(column, no_wrap=True, justify="right" if column in ("pid", "up") else "left")
-    remarks = [_short(node.get("failure") or "") for node in nodes]
+    remarks = [_short(_node_remark(node)) for node in nodes]
     if any(remarks):
         table.add_column("remark", overflow="fold")
     for node, remark in zip(nodes, remarks, strict=True):
@@ -47,6 +47,18 @@ def node_table(nodes: list[dict[str, Any]]) -> Table:
             *([remark] if any(remarks) else []),
         )
     return table
+
+
+def _node_remark(node: dict[str, Any]) -> str:
+    """What an operator should look at first."""
+    if node.get("failure"):
+        return str(node["failure"])
+    clock = node.get("clock") or {}
+    if clock.get("overruled"):
+        seconds = clock["error_ms"] / 1000
+        return f"its clock is {abs(seconds):.1f} s {'ahead' if seconds > 0 else 'behind'}; set it"
+    other = node.get("other_machine_code") or {}
+    return "; ".join(f"{name} has other code of {', '.join(machines)}" for name, machines in other.items())
 
 
 def cluster_table(cluster: dict[str, Any]) -> Table:

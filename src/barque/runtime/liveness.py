@@ -10,10 +10,11 @@ import logging
 from barque.config import TimeConfig
 from barque.core.configuration import is_established
 from barque.core.messages import NodeStatus, ServerDown
-from barque.runtime.clock import Clock
+from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.failure_detector import FailureDetector
+from barque.runtime.machine_codes import MachineCodes
 from barque.runtime.monitors import Monitors
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.requests import RequestRouter
@@ -21,7 +22,7 @@ from barque.runtime.server_table import ServerTable
 from barque.runtime.timers import Timers
 from barque.runtime.turn import Turn
 from barque.transport.contract import Transport
-from barque.transport.wire import Alive
+from barque.transport.wire import Alive, ClockIs
 
 logger = logging.getLogger("barque.node")
 
@@ -42,8 +43,9 @@ class Liveness:
         sink: EffectSink,
         transport: Transport,
         timers: Timers,
-        clock: Clock,
+        clock: ClusterClock,
         turn: Turn,
+        codes: MachineCodes,
     ) -> None:
         self.detector = FailureDetector(poll_interval_s=times.detector_poll_ms / 1000)
         self.longest_stall_s = 0.0  # how late the loop was at worst
@@ -60,6 +62,7 @@ class Liveness:
         self._timers = timers
         self._clock = clock
         self._turn = turn
+        self.codes = codes
         self._incarnations: dict[str, int] = {}
         self._next_beat = clock.monotonic()
 
@@ -89,6 +92,7 @@ class Liveness:
         now = self._clock.monotonic()
         self.longest_stall_s = max(self.longest_stall_s, now - self._next_beat)
         self._next_beat = now + self._times.heartbeat_interval_ms / 1000
+        self._clock.look()
         for node in self._transport.connected():
             self._transport.send(node, "", Alive())
         self._transport.flush()
@@ -96,6 +100,8 @@ class Liveness:
 
     def _poll_detector(self) -> None:
         now = self._clock.monotonic()
+        for node in self._transport.connected():
+            self._transport.send(node, "", ClockIs(self._clock.own_wall_ms))
         changes = self.detector.poll(now)
         connected = self._transport.connected() if changes else []
         for node, up in changes:
@@ -128,7 +134,12 @@ class Liveness:
             process.handle(message)
 
     def connected(self, node: str, incarnation: int) -> None:
-        """Our link to a node is up: tell it which of our servers lead, and ours if it has restarted."""
+        """Our link to a node is up: tell it our time, our machines and which of our servers lead.
+
+        Our servers hear of it, and that its servers are gone if it has restarted.
+        """
+        self._transport.send(node, "", ClockIs(self._clock.own_wall_ms))
+        self._transport.send(node, "", self.codes.message())
         self._rpc.node_connected(node)
         self._dispatcher.node_connected(node)
         self._sink.node_connected(node)

@@ -48,12 +48,14 @@ from barque.machine.machine import Machine
 from barque.runtime.admin import Admin
 from barque.runtime.client_session import ClientSessions, InProcessSession
 from barque.runtime.clock import Clock, SystemClock
+from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.cluster_forming import form_configured_clusters
 from barque.runtime.deferred_rounds import DeferredRounds
 from barque.runtime.directory import Directory
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.liveness import Liveness
+from barque.runtime.machine_codes import MachineCodes
 from barque.runtime.machines import load_machines
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.reporting import Reporter
@@ -65,7 +67,16 @@ from barque.runtime.turn import Turn
 from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport, TransportHandler
 from barque.transport.secret import load_secret
 from barque.transport.tcp import TcpTransport
-from barque.transport.wire import ALIVE, Alive, Envelope, FrontEvent, NodeCall, NodeCallReply
+from barque.transport.wire import (
+    ALIVE,
+    Alive,
+    ClockIs,
+    Envelope,
+    FrontEvent,
+    MachinesAre,
+    NodeCall,
+    NodeCallReply,
+)
 from barque.types import ClientRef
 
 logger = logging.getLogger("barque.node")
@@ -100,7 +111,7 @@ class Node:
         config.check()
         self.config = config
         self.name = config.name
-        self.clock = clock or SystemClock()
+        self.clock = ClusterClock(clock or SystemClock(), config.name, config.time.clock_error_max_ms)
         self.rng = rng or random.Random(secrets.randbits(64))  # noqa: S311  # spreads timers, keeps no secret
         self.incarnation = self.rng.getrandbits(60) + 1
         self.me = ClientRef(self.name, self.incarnation)
@@ -200,6 +211,7 @@ class Node:
             self.timers,
             clock,
             turn,
+            MachineCodes(self.name, self.machines),
         )
         self.reporter = Reporter(self.name, self.system, self.transport, self.requests, self.liveness, clock)
         self.admin = Admin(
@@ -221,6 +233,8 @@ class Node:
     def _connect_parts(self) -> None:
         """Register the handlers of node messages, and bind the phases of the turn to their parts."""
         self.dispatcher.on(Alive, lambda node, _message: self.liveness.heard_from(node))
+        self.dispatcher.on(ClockIs, lambda node, message: self.clock.heard(node, message.wall_ms))
+        self.dispatcher.on(MachinesAre, self.liveness.codes.heard)
         self.dispatcher.on(NodeCall, self.rpc.on_call)
         self.dispatcher.on(NodeCallReply, self.rpc.on_reply)
         self.dispatcher.on(FrontEvent, self._on_event)

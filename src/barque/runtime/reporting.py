@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from barque.core.configuration import may_change
 from barque.core.roles import WaitingRole
 from barque.core.state import RaftState
-from barque.runtime.clock import Clock
+from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.liveness import Liveness
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
@@ -67,7 +67,7 @@ class Reporter:
         transport: Transport,
         router: RequestRouter,
         liveness: Liveness,
-        clock: Clock,
+        clock: ClusterClock,
     ) -> None:
         self.gateway: Gateway | None = None
         self._name = name
@@ -107,6 +107,8 @@ class Reporter:
                 for name, peer in self._transport.status().items()
             },
             "detector": self.liveness.detector.overview(self._clock.monotonic()),
+            "clock": self._clock.overview(),
+            "other_machine_code": self.liveness.codes.overview(),
             "transport": self._transport.counters.overview(),
         }
         if failure is not None:

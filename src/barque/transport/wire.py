@@ -125,8 +125,36 @@ class MemberRemoved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     uid: str = ""
 
 
+class ClockIs(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=40):
+    """The sender's wall clock, in Unix milliseconds, when it sent this (docs/explanation/time.md)."""
+
+    wall_ms: int
+
+
+class MachineCode(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The version of a machine, and the fingerprint of the commands and queries that it knows."""
+
+    version: int
+    fingerprint: str
+
+
+class MachinesAre(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=41):
+    """The machines that the sender can run, by name."""
+
+    machines: dict[str, MachineCode]
+
+
 NodeMessage: TypeAlias = (
-    Alive | FrontReplies | FrontRejected | LeaderIs | NodeCall | NodeCallReply | FrontEvent | MemberRemoved
+    Alive
+    | FrontReplies
+    | FrontRejected
+    | LeaderIs
+    | NodeCall
+    | NodeCallReply
+    | FrontEvent
+    | MemberRemoved
+    | ClockIs
+    | MachinesAre
 )
 PeerMessage: TypeAlias = RemoteMessage | NodeMessage
 
@@ -468,6 +496,7 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     FrontReplies: _check_replies,
     FrontRejected: lambda m: _correlated(m, m.first_correlation, m.count),
     LeaderIs: lambda m: _bounds(m, m.term),
+    ClockIs: lambda m: _bounds(m, m.wall_ms),
     MemberRemoved: _check_member_removed,
     NodeCall: lambda m: _correlated(m, m.correlation, 0),
     NodeCallReply: lambda m: _correlated(m, m.correlation, 0),

@@ -427,10 +427,10 @@ class Host:
 
     def _asks(self, cluster: str, timer: Timer) -> None:
         server = self._member(cluster)
-        assert self.clock is not None
+        assert self._newest is not None
         if server.raft_state is RaftState.LEADER:
             self.sim.transcript.note(str(server.id), f"asks for {timer}")
-        self.sim.observers.of(server).timeouts.asks(server, timer, self.clock)
+        self.sim.observers.of(server).timeouts.asks(server, timer, self._newest.clock)
 
     def _fired(self, cluster: str, meta: CommandMeta, name: str) -> None:
         server = self._member(cluster)
