@@ -64,6 +64,13 @@ def apply_cluster_change(server: Server, batch: EntryBatch) -> list[Effect]:
     return [MembersGone(gone)] if gone else []
 
 
+def committed_configuration(server: Server) -> tuple[IndexTerm, tuple[MemberRecord, ...]]:
+    """The newest configuration that this server knows to be committed."""
+    known = [*server.config_history, (server.cluster_index_term, records_of(server.cluster))]
+    committed = [entry for entry in known if entry[0].index <= server.commit_index]
+    return committed[-1] if committed else known[0]
+
+
 def _was_named(server: Server, record: MemberRecord) -> bool:
     """Whether this change only wrote down a uid that was not known before: the member is the same."""
     return record.uid is None and record.id in server.cluster

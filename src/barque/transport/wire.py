@@ -37,7 +37,7 @@ from barque.core.messages import (
     claimed_node,
 )
 from barque.errors import ProtocolError
-from barque.types import TERM_MAX, ReplyMode, ServerId, Term, Uid
+from barque.types import TERM_MAX, Index, ReplyMode, ServerId, Term, Uid
 
 MESSAGES_MAX = 65_536
 """Messages in one frame. Bounds what small messages cost once they are decoded."""
@@ -118,7 +118,8 @@ class FrontEvent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38)
 class MemberRemoved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
     """That cluster was deleted (`uid` is empty), or that member of it was removed.
 
-    A node that still runs such a server deletes it (docs/explanation/identity.md).
+    A node that still runs such a server asks others, and deletes it if they confirm it
+    (docs/explanation/identity.md).
     """
 
     cluster_id: str
@@ -144,6 +145,30 @@ class MachinesAre(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=41
     machines: dict[str, MachineCode]
 
 
+class RemovalAsked(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=42):
+    """Was this member removed, or its cluster deleted (docs/explanation/identity.md)?
+
+    Only a configuration at entry `since`, or a later one, can tell.
+    """
+
+    cluster_id: str
+    uid: str
+    since: Index
+
+
+class RemovalAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=43):
+    """What the sender's server has committed at `index`, or its tombstone says (then without `voters`).
+
+    `removed` is false if that configuration lists the member. `voters` are the nodes of its voters.
+    """
+
+    cluster_id: str
+    uid: str
+    removed: bool
+    index: Index
+    voters: tuple[str, ...]
+
+
 NodeMessage: TypeAlias = (
     Alive
     | FrontReplies
@@ -155,6 +180,8 @@ NodeMessage: TypeAlias = (
     | MemberRemoved
     | ClockIs
     | MachinesAre
+    | RemovalAsked
+    | RemovalAnswer
 )
 PeerMessage: TypeAlias = RemoteMessage | NodeMessage
 
@@ -496,6 +523,8 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     FrontReplies: _check_replies,
     FrontRejected: lambda m: _correlated(m, m.first_correlation, m.count),
     LeaderIs: lambda m: _bounds(m, m.term),
+    RemovalAsked: lambda m: _bounds(m, m.since),
+    RemovalAnswer: lambda m: _bounds(m, m.index),
     ClockIs: lambda m: _bounds(m, m.wall_ms),
     MemberRemoved: _check_member_removed,
     NodeCall: lambda m: _correlated(m, m.correlation, 0),
