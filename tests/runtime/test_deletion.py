@@ -40,6 +40,7 @@ class World:
         self.system = System(
             me=ClientRef("n1", 1),
             data_dir=DATA,
+            installation="barque",
             disk=disk,
             log=LogConfig(writer="inline", prefill=False),
             times=TimeConfig(),

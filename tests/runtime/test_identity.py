@@ -33,8 +33,8 @@ from barque.core.state import RaftState
 from barque.core.transitions import become_follower
 from barque.errors import OutcomeUnknown
 from barque.runtime import identity
-from barque.runtime.directory import configured_cluster_id
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_record import configured_cluster_id
 from barque.runtime.server_table import Ending
 from barque.transport.wire import Envelope, LeaderIs, MemberRemoved, NodeMessage
 from barque.types import Index, IndexTerm, Membership, ServerId, Term, Uid

@@ -27,13 +27,14 @@ from barque.errors import (
 from barque.runtime.admin_members import MemberAdmin
 from barque.runtime.client_session import InProcessSession
 from barque.runtime.clock import Clock
-from barque.runtime.directory import configured_cluster_id, new_cluster_id, new_uid
+from barque.runtime.directory import new_cluster_id, new_uid
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.reporting import Reporter, cluster_overview, merge_reports
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_record import configured_cluster_id
 from barque.runtime.server_table import Ending
 from barque.runtime.system import System
 from barque.transport.contract import Transport

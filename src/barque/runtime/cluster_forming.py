@@ -6,8 +6,8 @@ import random
 from barque.config import ClusterConfig, NodeConfig
 from barque.core.messages import ElectionTimeout
 from barque.runtime.clock import Clock
-from barque.runtime.directory import configured_cluster_id
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_record import configured_cluster_id
 from barque.runtime.system import System
 from barque.runtime.timers import Timers
 from barque.types import ServerId

@@ -237,6 +237,7 @@ class Node:
         system = System(
             me=self.me,
             data_dir=config.data_dir,
+            installation=config.installation,
             disk=self._disk,
             log=config.log,
             times=config.time,

@@ -11,14 +11,17 @@ from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Writte
 from barque.core.state import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, Damaged, StorageError
 from barque.log.disk import Disk
+from barque.log.identity import Owner
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
+from barque.runtime.adoption import check_contents
 from barque.runtime.clock import Clock
-from barque.runtime.directory import Directory, ServerRecord, new_uid
+from barque.runtime.directory import Directory, new_uid
 from barque.runtime.monitors import Monitors
 from barque.runtime.performer import Performer, PerformerEnvironment
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_record import ServerRecord
 from barque.runtime.server_table import Ending, ServerTable
 from barque.runtime.server_timers import ServerTimers
 from barque.runtime.timers import Timers
@@ -58,6 +61,7 @@ class System:
         *,
         me: ClientRef,
         data_dir: str,
+        installation: str,
         disk: Disk,
         log: LogConfig,
         times: TimeConfig,
@@ -75,6 +79,8 @@ class System:
         make_writer: MakeWriter = choose_writer,
     ) -> None:
         self.node = me.node
+        self._data_dir = data_dir
+        self._owner = Owner(installation, me.node)
         self.servers = servers
         self.processes = servers.by_name
         self.directory = directory
@@ -90,12 +96,14 @@ class System:
         self.storage = Storage.open(
             disk,
             data_dir,
+            self._owner,
             StorageConfig(
                 wal_max_size_bytes=log.wal_max_size_bytes, wal_writer=log.writer, wal_prefill=log.prefill
             ),
             self._on_log_event,
             run_on_loop,
             make_writer=make_writer,
+            complete=directory.create,
         )
         self._changed = changed
         self._environment = environment
@@ -111,8 +119,9 @@ class System:
         Raises `Damaged` if the log holds entries of servers that have no record: absence is
         never deletion; and `StorageError` when the disk fails.
         """
+        unclaimed = self.storage.unclaimed
         try:
-            self.directory.load()
+            self.directory.load(all_there=not unclaimed)
         except OSError as error:
             raise StorageError(f"the servers of this directory cannot be read: {error}") from error
         orphans = self.storage.recovered_uids() - self.directory.uids()
@@ -121,6 +130,14 @@ class System:
                 f"the write-ahead log holds entries of {', '.join(sorted(orphans))}, but "
                 "servers/<uid>/config is missing for them; restore those files"
             )
+        if unclaimed:
+            check_contents(self.storage, self.directory, self._data_dir, self._owner)
+        try:
+            self.directory.migrate()
+            if unclaimed:
+                self.storage.claim(self._owner)
+        except OSError as error:
+            raise StorageError(f"old files cannot be written in the present format: {error}") from error
         self._finish_what_a_crash_left()
         for record in list(self.directory.records.values()):
             self._start(record)
