@@ -8,6 +8,7 @@ import pytest
 
 from barque.errors import ConfigurationError, Damaged
 from barque.log.checked_text import MalformedText
+from barque.log.identity import Owner
 from barque.runtime.directory import Directory
 from barque.runtime.server_record import (
     ServerRecord,
@@ -47,7 +48,7 @@ PATH = "/data/servers/KV1/config"
 
 def directory(disk: SimDisk) -> Directory:
     """A directory on this disk, not loaded yet."""
-    return Directory(disk, "/data", "barque")
+    return Directory(disk, "/data", Owner("barque", "n1"))
 
 
 def loaded(content: bytes) -> Directory:

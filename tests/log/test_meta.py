@@ -135,3 +135,18 @@ def test_after_a_clean_stop_a_shortened_file_is_refused() -> None:
         node.disk.set_content(META, whole[:cut])
         with pytest.raises(Damaged):
             node.open()
+
+
+def test_sec3_a_vote_that_no_record_can_hold_fails_alone() -> None:
+    """The votes of the neighbours are synced all the same."""
+    node = Node()
+    for uid in (UID, OTHER):
+        node.storage.log(uid)
+    node.storage.meta.store(OTHER, Term(2), ServerId("kv", "n1"))
+    with pytest.raises(ValueError, match="a vote for a server"):
+        node.storage.meta.store(UID, Term(2), ServerId("x" * 70_000, "n1"))
+    node.storage.sync_meta()
+    node.crash()
+    found = node.storage.meta.read(OTHER)
+    assert found is not None
+    assert found.voted_for == ServerId("kv", "n1")

@@ -13,7 +13,7 @@ from barque.types import ServerId
 def create(system: System, name: str = "sum", machine: str = "adder", **arguments: object) -> None:
     """A cluster of one."""
     members = (ServerId(name, "n1"),)
-    system.create(name, name, machine, arguments, members, cluster_id=f"R{name}")
+    system.create(system.plan(name, name, machine, arguments, members, cluster_id=f"R{name}"))
 
 
 def test_a_vote_is_released_by_the_sync_of_the_meta_store() -> None:

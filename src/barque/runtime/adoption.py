@@ -2,7 +2,7 @@
 
 from barque.core.entries import EntryKind, decode_cluster, kind_of
 from barque.errors import Damaged
-from barque.log.identity import IDENTITY, Owner, wrong_owner
+from barque.log.identity import IDENTITY, wrong_owner
 from barque.log.storage import Storage
 from barque.runtime.directory import Directory
 from barque.runtime.server_record import ServerRecord
@@ -11,11 +11,12 @@ from barque.types import Index
 _ALL = 1 << 62
 
 
-def check_contents(storage: Storage, directory: Directory, data_dir: str, owner: Owner) -> None:
+def check_contents(storage: Storage, directory: Directory) -> None:
     """Refuse a directory whose servers say that they live on another node.
 
     Raises `ConfigurationError`, and `Damaged` if deletions are recorded in the meta file only.
     """
+    data_dir, owner = directory.data_dir, directory.owner
     for record in directory.records.values():
         nodes = _nodes_of(record, storage)
         if owner.node not in nodes:

@@ -37,10 +37,8 @@ def _create(
     cluster_id = configured_cluster_id(config.installation, cluster.name)
     if _was_deleted(config.name, system, cluster.name, cluster_id):
         return None
-    arguments = dict(cluster.arguments)
-    return system.create(
-        cluster.name, cluster.name, cluster.machine, arguments, members, cluster_id=cluster_id
-    )
+    name, machine, arguments = cluster.name, cluster.machine, cluster.arguments
+    return system.create(system.plan(name, name, machine, arguments, members, cluster_id=cluster_id))
 
 
 def _campaign_at(deadline: float, process: ServerProcess, timers: Timers) -> None:

@@ -6,15 +6,15 @@ Formats: docs/formats/server-config.md, docs/formats/tombstones.md.
 """
 
 import random
-import re
 import string
 
 from barque.errors import ConfigurationError, Damaged, StorageError, UnknownCluster
 from barque.log.checked_text import MalformedText
 from barque.log.disk import Disk, join, remove_tree, replace_file
-from barque.log.identity import IDENTITY
+from barque.log.identity import IDENTITY, Owner
 from barque.runtime.server_record import (
     ServerRecord,
+    check_record,
     configured_cluster_id,
     decode_record,
     encode_record,
@@ -33,7 +33,6 @@ _ALPHABET = string.ascii_uppercase + string.digits
 _CONFIG = "config"
 _RESTORE = "restore the file from a copy of this directory"
 _GHOSTS = "Without it, servers that were deleted could come back"
-_IDENTITY = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 def new_uid(name: str, rng: random.Random) -> Uid:
@@ -48,13 +47,13 @@ def new_cluster_id(rng: random.Random) -> str:
 
 
 class Directory:
-    """The servers of one data directory. `installation` gives old records their cluster's id."""
+    """The servers of one data directory. `owner.installation` gives old records their cluster's id."""
 
-    def __init__(self, disk: Disk, data_dir: str, installation: str) -> None:
+    def __init__(self, disk: Disk, data_dir: str, owner: Owner) -> None:
+        self.owner = owner
+        self.data_dir = data_dir
         self._disk = disk
-        self._data_dir = data_dir
         self._root = f"{data_dir}/servers"
-        self._installation = installation
         self._tombstones: list[Tombstone] = []
         self._deleted_clusters: dict[str, Tombstone] = {}
         self._old: list[ServerRecord] = []  # their files are of a format without a checksum
@@ -72,7 +71,7 @@ class Directory:
         found = [name for name in names if not name.startswith(TOMBSTONES)]
         if found:
             raise Damaged(
-                f"{join(self._data_dir, IDENTITY)}: missing, in a directory that holds servers "
+                f"{join(self.data_dir, IDENTITY)}: missing, in a directory that holds servers "
                 f"({', '.join(found[:20])}); put back a good copy of the whole data directory"
             )
         self._complete()
@@ -121,7 +120,7 @@ class Directory:
         """Make the files that every directory has."""
         if not self._disk.exists(self._root):
             self._disk.mkdir(self._root)
-            self._disk.fsync_dir(self._data_dir)
+            self._disk.fsync_dir(self.data_dir)
         replace_file(self._disk, self._root, TOMBSTONES, encode_tombstones(self._tombstones))
 
     def _make_durable(self, folder: str) -> None:
@@ -142,7 +141,7 @@ class Directory:
     def _load_record(self, uid: Uid, path: str) -> None:
         data = self._disk.read_file(path)
         try:
-            record = decode_record(data, self._installation)
+            record = decode_record(data, self.owner.installation)
         except MalformedText as error:
             raise Damaged(
                 f"{path}: damaged: {error}; {_RESTORE}, or move {self._root}/{uid} away to give this member "
@@ -191,9 +190,7 @@ class Directory:
         """
         if record.name in self.records:
             raise ConfigurationError(f"server {record.name!r} exists already; start it again instead")
-        for what, value in (("uid", record.uid), ("cluster id", record.cluster_id)):
-            if not _IDENTITY.match(value) or value == TOMBSTONES:
-                raise ConfigurationError(f"{what} {value[:80]!r} must be 1 to 64 of A-Z a-z 0-9 _ -")
+        check_record(record, self.owner.node)
         if record.cluster_id in self._deleted_clusters:
             raise ConfigurationError(f"cluster {record.cluster!r} ({record.cluster_id}) was deleted")
         folder = f"{self._root}/{record.uid}"
@@ -230,7 +227,7 @@ class Directory:
             cluster_id=record.cluster_id,
             cluster=record.cluster,
             whole_cluster=whole_cluster,
-            configured=record.cluster_id == configured_cluster_id(self._installation, record.cluster),
+            configured=record.cluster_id == configured_cluster_id(self.owner.installation, record.cluster),
             at_ms=at_ms,
             reason=reason,
         )

@@ -1,17 +1,30 @@
-"""What a restart needs to know of a server, as bytes. Format: docs/formats/server-config.md.
+"""What a restart needs to know of a server: checked when it is made, and as bytes.
 
-Pure: `barque.runtime.directory` writes the file.
+Format: docs/formats/server-config.md. Pure: `barque.runtime.directory` writes the file.
 """
 
 import base64
 import hashlib
+import re
 from typing import Any
 
 import msgspec
 
+from barque.errors import ConfigurationError
 from barque.log.checked_text import MalformedText, decode_text, encode_text
-from barque.types import NOWHERE, IndexTerm, ServerId, Uid
+from barque.types import (
+    NAME_RULE,
+    NOWHERE,
+    TERM_MAX,
+    IndexTerm,
+    Membership,
+    ServerId,
+    Uid,
+    is_valid_name,
+)
 
+MEMBERS_MAX = 1_000
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _KIND = "server"
 _FORMAT = 3
 
@@ -30,7 +43,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any]
     initial_members: tuple[ServerId, ...]
     cluster_id: str = ""
-    membership: str = "voter"
+    membership: Membership = Membership.VOTER
     initial_uids: dict[str, Uid] = {}
     joined_at: IndexTerm = NOWHERE
 
@@ -43,6 +56,43 @@ def configured_cluster_id(installation: str, cluster: str) -> str:
     """The id of a cluster that configurations name: nodes agree on it without talking."""
     digest = hashlib.sha256(f"barque cluster\0{installation}\0{cluster}".encode()).digest()
     return "C" + base64.b32encode(digest)[:19].decode()
+
+
+def check_record(record: ServerRecord, node: str) -> None:
+    """Refuse what could not be started again on this node. Raises `ConfigurationError`.
+
+    The parts of a record come from clients and other nodes, and nothing is kept that was not looked at.
+    """
+    for what, name in (("server", record.name), ("cluster", record.cluster)):
+        check_name(what, name)
+    ids = [
+        *(("uid", uid) for uid in (record.uid, *record.initial_uids.values())),
+        ("cluster id", record.cluster_id),
+    ]
+    for what, text in ids:
+        if not _ID.match(text) or text == "tombstones":
+            raise ConfigurationError(f"{what} {text[:80]!r} must be 1 to 64 of A-Z a-z 0-9 _ -")
+    members, uids = record.initial_members, record.initial_uids
+    for member in members[:MEMBERS_MAX]:
+        check_name("server", member.name)
+        check_name("node", member.node)
+    if len(set(members)) != len(members) or len(members) > MEMBERS_MAX:
+        raise ConfigurationError(
+            f"members: {len(members)}, some of them twice; at most {MEMBERS_MAX}, each once"
+        )
+    if ServerId(record.name, node) not in members:
+        raise ConfigurationError(f"members: server {record.name!r} of node {node!r} is not among them")
+    if len(set(uids.values())) != len(uids) or not set(uids) <= set(map(str, members)):
+        raise ConfigurationError("uids: each belongs to one of the members, and to no other")
+    index, term = record.joined_at.index, record.joined_at.term
+    if min(index, term) < 0 or max(index, term) > TERM_MAX:
+        raise ConfigurationError(f"joined_at: ({index}, {term}) is no position in a log")
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse what is no name of a node, cluster or server. Raises `ConfigurationError`."""
+    if not is_valid_name(name):
+        raise ConfigurationError(f"the {what} name {name[:80]!r} is not valid: a name has {NAME_RULE}")
 
 
 def encode_record(record: ServerRecord) -> bytes:
