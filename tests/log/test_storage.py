@@ -7,8 +7,11 @@ from tests.kit.storage import DATA, INLINE, OTHER, UID, WAL, Node, batch, conten
 
 from barque.core.messages import WalFailed, WalUp
 from barque.errors import Damaged, StorageError
+from barque.log.storage import StorageConfig
 from barque.testing.sim.disk import SimDisk
 from barque.types import ServerId, Term
+
+SIZE = 1 << 20
 
 
 def test_a_crash_at_any_point_of_the_first_start_leaves_a_directory_that_starts() -> None:
@@ -164,3 +167,45 @@ def test_a_start_that_fails_keeps_no_file_open() -> None:
             failures += 1
             assert not node.disk.handles, f"operation {nth}"
     assert failures > 20
+
+
+def filled_ahead(node: Node) -> None:
+    """Wait until the thread has made the next file, and begin it."""
+    storage = node.storage
+    while not storage._files.spares:
+        node.tick()
+    node.storage.log(UID).append(batch(node.storage.log(UID).next_index()))
+    node.sync()
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_d2_the_log_stays_bounded_over_unclean_ends(power: bool) -> None:
+    """Each life ends with a zero-filled file in use and another one ready: 60 fit into three files."""
+    node = Node(config=StorageConfig(wal_writer="inline", wal_max_size_bytes=SIZE))
+    for life in range(60):
+        node.storage.log(UID).append(batch(life * 3 + 1))
+        node.sync()
+        filled_ahead(node)
+        filled_ahead(node)
+        node.storage._preparer.close()  # type: ignore[union-attr]  # its process is dead, and so is its thread
+        node.disk.crash() if power else node.disk.kill()
+        node.open()
+        sizes = {name: len(node.disk.read_file(f"{WAL}/{name}")) for name in node.disk.listdir(WAL)}
+        assert sum(sizes.values()) <= 3 * SIZE, (life, sizes)
+    assert [entry[0] for entry in content(node.storage)] == list(range(1, 181))
+    node.storage.close()
+
+
+def test_d2_whatever_a_crash_leaves_is_gone_after_the_next_start() -> None:
+    """Temporary files of every kind, spares that are short or too many, and folders of no server."""
+    node = Node()
+    node.storage.log(UID).append(batch(1))
+    node.sync()
+    node.disk.kill()
+    left = ["identity.tmp", "meta.tmp", "wal/manifest.tmp", "wal/probe.tmp"]
+    left += [f"wal/spare-{number:017}.wal" for number in range(50, 60)]
+    for path in left:
+        node.disk.set_content(f"{DATA}/{path}", b"left")
+    node.open()
+    assert not [path for path in left if node.disk.exists(f"{DATA}/{path}")]
+    assert [entry[0] for entry in content(node.storage)] == [1]

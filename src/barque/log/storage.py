@@ -29,7 +29,7 @@ import msgspec
 from barque.core.messages import LogEvent
 from barque.errors import Damaged, StorageError
 from barque.log import meta_format, wal_format
-from barque.log.disk import Disk, DiskFile, join, replace_file
+from barque.log.disk import Disk, DiskFile, join, remove_temporary, replace_file
 from barque.log.identity import IDENTITY, Claim, Owner, read_claim, write_identity
 from barque.log.log import WalLog
 from barque.log.memtable import Memtable
@@ -136,6 +136,8 @@ class Storage:
         make_writer: MakeWriter,
     ) -> "Storage":
         wal_dir = join(data_dir, _WAL)
+        for name in (IDENTITY, META):
+            remove_temporary(disk, data_dir, name)
         with contextlib.ExitStack() as opened:  # closed again if anything after it fails
             meta = MetaStore.open(disk, data_dir)
             opened.callback(meta.let_go)
@@ -159,6 +161,7 @@ class Storage:
             for name in recovered.blank:
                 if file_number(name) is not None:
                     files.recycle(name)
+            files.trim()  # now that the manifest says where each file ends
             sync_seconds = measure_sync(disk, wal_dir, clock)
             opened.pop_all()
         writer = make_writer(config.wal_writer, sync_seconds, wake)

@@ -10,7 +10,7 @@ import string
 
 from barque.errors import ConfigurationError, Damaged, StorageError, UnknownCluster
 from barque.log.checked_text import MalformedText
-from barque.log.disk import Disk, join, remove_tree, replace_file
+from barque.log.disk import TEMPORARY, Disk, join, remove_temporary, remove_tree, replace_file
 from barque.log.identity import IDENTITY, Owner
 from barque.runtime.server_record import (
     ServerRecord,
@@ -89,6 +89,7 @@ class Directory:
                 return
             raise Damaged(f"{self._root}: missing, with all servers of this directory; {_RESTORE}")
         self._make_durable(self._root)
+        remove_temporary(self._disk, self._root, TOMBSTONES)
         if all_there or self._disk.exists(join(self._root, TOMBSTONES)):
             self._load_tombstones()
         buried = {tombstone.uid for tombstone in self._tombstones}
@@ -104,8 +105,9 @@ class Directory:
         self._make_durable(folder)
         names = self._disk.listdir(folder)
         if _CONFIG in names:
+            remove_temporary(self._disk, folder, _CONFIG)
             self._load_record(uid, join(folder, _CONFIG))
-        elif not set(names) - {f"{_CONFIG}.tmp"}:
+        elif not set(names) - {_CONFIG + TEMPORARY}:
             self.unfinished.add(uid)  # a crash came before the record: the server never began
 
     def migrate(self) -> None:
