@@ -1,7 +1,7 @@
 """The meta store: one durable record for term and vote, and no way to lose it quietly."""
 
 import pytest
-from tests.kit.storage import DATA, OTHER, UID, Node
+from tests.kit.storage import DATA, OTHER, UID, Node, batch
 
 from barque.errors import Damaged, StorageError
 from barque.log import meta as meta_module
@@ -40,6 +40,8 @@ def test_last_applied_waits_for_the_next_sync_or_five_seconds() -> None:
     node.storage.sync_meta()
     for _ in range(3):
         node.tick()
+    node.storage.log(UID).append(batch(1, count=9))
+    node.sync()
     node.storage.meta.store_last_applied(UID, Index(9))
     assert not node.storage.meta.pending
     for _ in range(7):

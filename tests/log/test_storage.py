@@ -9,7 +9,7 @@ from barque.core.messages import WalFailed, WalUp
 from barque.errors import Damaged, StorageError
 from barque.log.storage import StorageConfig
 from barque.testing.sim.disk import SimDisk
-from barque.types import ServerId, Term
+from barque.types import Index, ServerId, Term
 
 SIZE = 1 << 20
 
@@ -209,3 +209,28 @@ def test_d2_whatever_a_crash_leaves_is_gone_after_the_next_start() -> None:
     node.open()
     assert not [path for path in left if node.disk.exists(f"{DATA}/{path}")]
     assert [entry[0] for entry in content(node.storage)] == [1]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_sec9_a_log_that_ends_before_what_was_applied_is_damage(kept: int) -> None:
+    """Its tail reads as zeros: a clean end, had the meta file not said how far the machine was."""
+    node = Node()
+    ends = [0x40]
+    for index in (1, 2, 3):
+        node.storage.log(UID).append(batch(index))
+        node.sync()
+        ends.append(node.storage._files.current.end)
+    node.storage.log(OTHER)
+    node.storage.meta.store_last_applied(UID, Index(3))
+    node.storage.meta.store(UID, Term(2), None)
+    node.storage.sync_meta()
+    node.disk.kill()
+    path = max(f"{WAL}/{name}" for name in node.disk.listdir(WAL) if name.endswith(".wal"))
+    data = node.disk.read_file(path)
+    node.disk.set_content(path, data[: ends[kept]] + bytes(len(data) - ends[kept]))
+    with pytest.raises(Damaged, match=rf"ends with entry {kept}, but /data/meta says that entry 3") as caught:
+        node.open()
+    assert f"Servers concerned: {UID}. What to do" in str(caught.value)
+    node.disk.set_content(path, data)
+    node.open()
+    assert [entry[0] for entry in content(node.storage)] == [1, 2, 3]

@@ -104,7 +104,7 @@ async def test_d2_a_follower_that_is_killed_again_and_again_keeps_its_log_small(
                 return newest not in used and newest.stat().st_size >= SIZE
 
             await until(is_filled, "a zero-filled file in use")
-            used |= set((tmp_path / follower / "wal").glob("0*.wal"))
+            used.update((tmp_path / follower / "wal").glob("0*.wal"))
             cluster.kill(follower)
             assert log_bytes(cluster, follower) <= 3 * SIZE, f"after {life + 1} lives"
             cluster.start(follower)

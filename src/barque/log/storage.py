@@ -142,7 +142,7 @@ class Storage:
             meta = MetaStore.open(disk, data_dir)
             opened.callback(meta.let_go)
             recovered = recover_wal(disk, wal_dir, meta.tombstones)
-            _check_births(data_dir, meta, recovered)
+            _check_against_meta(data_dir, meta, recovered)
             files = WalFiles(
                 disk,
                 wal_dir,
@@ -318,11 +318,24 @@ def _create(disk: Disk, data_dir: str, owner: Owner, complete: Callable[[], None
     write_identity(disk, data_dir, owner)
 
 
-def _check_births(data_dir: str, meta: MetaStore, recovered: RecoveredWal) -> None:
-    """Every server with entries had a durable meta record before its first one."""
+def _check_against_meta(data_dir: str, meta: MetaStore, recovered: RecoveredWal) -> None:
+    """Compare the two halves of what each server had on disk.
+
+    A server with entries had a durable meta record before its first one; and it has applied nothing, as its
+    record says, that was not in its log.
+    """
     lost = sorted(uid for uid in recovered.memtables if meta.read(uid) is None)
     if lost:
         raise Damaged(
             f"{join(data_dir, META)}: holds no term and vote for servers that have entries: it is an older "
             f"file, or records are lost. Servers concerned: {', '.join(lost[:20])}. {ADVICE}"
         )
+    for uid in sorted(meta.uids()):
+        record, memtable = meta.read(uid), recovered.memtables.get(uid)
+        last = memtable.last().index if memtable is not None else 0
+        if record is not None and record.last_applied > last:
+            raise Damaged(
+                f"{join(data_dir, _WAL)}: the log ends with entry {last}, but {join(data_dir, META)} says "
+                f"that entry {record.last_applied} was applied: the end of the log is lost, or one of the two "
+                f"is an older copy. Servers concerned: {uid}. {ADVICE}"
+            )

@@ -122,9 +122,12 @@ class System:
             raise StorageError(f"the servers of this directory cannot be read: {error}") from error
         orphans = self.storage.recovered_uids() - self.directory.uids()
         if orphans:
+            paths = ", ".join(
+                f"{self.directory.data_dir}/servers/{uid}/config" for uid in sorted(orphans)[:20]
+            )
             raise Damaged(
-                f"the write-ahead log holds entries of {', '.join(sorted(orphans))}, but "
-                "servers/<uid>/config is missing for them; restore those files"
+                f"{paths}: missing, although the log or the meta file holds data of these servers; restore "
+                "the files from a copy of this directory"
             )
         if unclaimed:
             check_contents(self.storage, self.directory)
