@@ -16,7 +16,7 @@ def tree(root: Path) -> dict[str, bytes | None]:
     }
 
 
-def as_format_1(root: Path, server_format: int = 2) -> None:
+def as_format_1(root: Path, *, server_format: int = 2, initial_uids: bool = True) -> None:
     """Turn a data directory into one that a release without owners and checksums left."""
     (root / "identity").write_bytes(b"barque data directory, format 1\n")
     tombstones = root / "servers" / "tombstones"
@@ -25,6 +25,8 @@ def as_format_1(root: Path, server_format: int = 2) -> None:
     for path in root.glob("servers/*/config"):
         record = decode_record(path.read_bytes(), "barque")
         fields = {"format": server_format, **msgspec.structs.asdict(record)}
+        if not initial_uids:
+            fields["initial_uids"] = {}
         if server_format == 1:
             for later in ("cluster_id", "membership", "initial_uids", "joined_at"):
                 del fields[later]
