@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from tests.processes.support import Cluster, Writers, running, until
 
-from barque.config import LogConfig
-
-SIZE = LogConfig().wal_max_size_bytes
+SIZE = 8 * 1024 * 1024
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
 
@@ -91,7 +89,8 @@ async def test_d2_a_follower_that_is_killed_again_and_again_keeps_its_log_small(
 
     Each life lasts until a zero-filled file is in use.
     """
-    async with running(tmp_path) as cluster, cluster.client() as client:
+    settings = f"[log]\nwal_max_size_bytes = {SIZE}"
+    async with running(tmp_path, settings) as cluster, cluster.client() as client:
         writers = Writers([client], 8)
         leader = await cluster.leader(client)
         follower = next(name for name in cluster.addresses if name != leader)

@@ -336,6 +336,6 @@ def _check_against_meta(data_dir: str, meta: MetaStore, recovered: RecoveredWal)
         if record is not None and record.last_applied > last:
             raise Damaged(
                 f"{join(data_dir, _WAL)}: the log ends with entry {last}, but {join(data_dir, META)} says "
-                f"that entry {record.last_applied} was applied: the log has lost its end, or one of both is an "
+                f"that entry {record.last_applied} was applied: the log has lost its end, or one is an "
                 f"older copy. Servers concerned: {uid}. {ADVICE}"
             )
