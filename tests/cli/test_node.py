@@ -1,5 +1,6 @@
 """`barque node` in a process of its own: what it refuses, with which exit code, and how it ends."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.support import run_barque, wait_for
+from tests.directories import tree
 from tests.ports import free_ports
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
@@ -66,6 +68,23 @@ def test_a_second_process_on_the_same_directory_is_refused(
     other = run_barque("node", *flags)
     assert other.returncode == 74
     assert "data" in other.stderr.splitlines()[-1]
+
+
+def test_d1_another_nodes_directory_is_refused_and_can_be_read(
+    started: subprocess.Popen[str], flags: list[str]
+) -> None:
+    """A changed name exits with 78, one line names both nodes; `wal dump` still reads the directory."""
+    wait_up(started)
+    started.send_signal(signal.SIGTERM)
+    started.communicate(timeout=20)
+    folder = flags[5]
+    renamed = ["n2" if flag == "n1" else flag.replace("n1=", "n2=") for flag in flags]
+    before = tree(Path(folder))
+    refused = run_barque("node", *renamed)
+    assert refused.returncode == 78
+    assert re.search(r"belongs to node 'n1'.*this is node 'n2'", refused.stderr.splitlines()[-1])
+    assert tree(Path(folder)) == before
+    assert run_barque("wal", "dump", folder).returncode == 0
 
 
 def test_a_bad_file_is_a_configuration_error(tmp_path: Path, secret: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.kit.storage import UID, batch, content
+from tests.kit.storage import OWNER, UID, batch, content
 
 from barque.errors import StorageError
 from barque.log import disk as disk_module
@@ -96,7 +96,8 @@ def test_a_storage_on_the_real_disk(tmp_path: Path) -> None:
     config = StorageConfig(wal_max_size_bytes=1 << 16)
 
     def start() -> Storage:
-        return Storage.open(OsDisk(), str(tmp_path / "data"), config, lambda event: None, lambda fn: fn())
+        path = str(tmp_path / "data")
+        return Storage.open(OsDisk(), path, OWNER, config, lambda event: None, lambda fn: fn())
 
     storage = start()
     log = storage.log(UID)

@@ -9,6 +9,7 @@ from tests.runtime.test_deletion import new_disk
 from barque.core.effects import Applied, Rejected
 from barque.core.entries import EntryKind, encode_body
 from barque.core.messages import AppendEntriesReply, Commands, Queries, RemoteMessage, TimeoutNow
+from barque.log.identity import Owner
 from barque.runtime.directory import Directory
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.server_process import ServerProcess
@@ -51,7 +52,7 @@ class World:
         self.servers = ServerTable(lambda: None)
         transport: Any = self
         self.dispatcher = Dispatcher(
-            HERE, self.servers, Directory(disk, "/data", "barque"), transport, self, lambda: None
+            HERE, self.servers, Directory(disk, "/data", Owner("barque", "n1")), transport, self, lambda: None
         )
         self.dispatcher.attach(self)
         performer: Any = self

@@ -33,8 +33,8 @@ from barque.core.state import RaftState
 from barque.core.transitions import become_follower
 from barque.errors import OutcomeUnknown
 from barque.runtime import identity
-from barque.runtime.directory import configured_cluster_id
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_record import configured_cluster_id
 from barque.runtime.server_table import Ending
 from barque.transport.wire import Envelope, LeaderIs, MemberRemoved, NodeMessage
 from barque.types import Index, IndexTerm, Membership, ServerId, Term, Uid
@@ -59,7 +59,7 @@ async def start_alone(some: Nodes, node: str, like: ServerProcess, **changes: An
     """Start a server of the same name and members on a node, behind the cluster's back."""
     system = some.running[node].system
     settings = {"cluster_id": like.server.cfg.cluster_id, "uids": uids_of(like), **changes}
-    return system.create("sum", "sum", "adder", {}, members_of(like), **settings)
+    return system.create(system.plan("sum", "sum", "adder", {}, members_of(like), **settings))
 
 
 async def wipe(some: Nodes, node: str) -> None:
@@ -160,10 +160,9 @@ async def test_a_wiped_member_gets_no_vote_even_where_nothing_is_written(tmp_pat
     try:
         members = tuple(ServerId("sum", name) for name in some.addresses)
         uids = {str(m): Uid(f"SUM{m.node.upper()}") for m in members}
-        lagging = some.running["n1"].system.create(
-            "sum", "sum", "adder", {}, members, cluster_id="R1", uids=uids
-        )
         node, sender = some.running["n1"], members[2]
+        record = node.system.plan("sum", "sum", "adder", {}, members, cluster_id="R1", uids=uids)
+        lagging = node.system.create(record)
         term = Term(lagging.server.current_term + 5)
         for uid, voted_for in (("SUMNEW", None), ("", None), (uids["sum@n3"], sender)):
             vote = RequestVoteRpc(term, sender, Index(0), Term(0))

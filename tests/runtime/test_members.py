@@ -277,7 +277,8 @@ async def test_what_attempts_to_create_have_left_can_be_cleared_away(tmp_path: P
     async with nodes(tmp_path) as three, three.client() as client:
         members = tuple(ServerId("sum", name) for name in three.addresses)
         for number, name in enumerate(("n1", "n2")):
-            three.running[name].system.create("sum", "sum", "adder", {}, members, cluster_id=f"HALF{number}")
+            system = three.running[name].system
+            system.create(system.plan("sum", "sum", "adder", {}, members, cluster_id=f"HALF{number}"))
         with pytest.raises(BarqueError):
             await client.start_cluster("sum", "adder", timeout_s=1)
         for name in ("n1", "n2"):

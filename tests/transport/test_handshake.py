@@ -16,9 +16,9 @@ from barque.transport.handshake import (
     Role,
     decode_challenge,
     decode_hello,
-    is_valid_name,
     refusal,
 )
+from barque.types import is_valid_name
 
 SECRET = b"0123456789abcdef"
 ONES, TWOS = b"\x01" * 32, b"\x02" * 32

@@ -15,6 +15,7 @@ from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
     Commands,
+    JoinMember,
     RemoteMessage,
     RequestVoteRpc,
     claimed_node,
@@ -22,7 +23,7 @@ from barque.core.messages import (
 from barque.errors import ProtocolError
 from barque.transport import wire
 from barque.transport.wire import Envelope
-from barque.types import TERM_MAX, ClientRef, Index, ReplyMode, ServerId, Term
+from barque.types import TERM_MAX, ClientRef, Index, ReplyMode, ServerId, Term, Uid
 
 GOLDEN = {
     1: "91 94 a1 74 97 01 03 92 a1 73 a2 6e 31 03 03 02 92 95 04 02 02 cd 03 e8",
@@ -243,7 +244,11 @@ def test_weight_covers_what_is_large(message: wire.PeerMessage) -> None:
     assert wire.weight(message) + 64 >= len(wire.encode_envelopes([Envelope("t", message)]))
 
 
-def test_a_long_name_of_a_server_is_only_a_name() -> None:
-    """Names are data here: whatever they hold, they come back as they were."""
-    message = RequestVoteRpc(Term(1), ServerId("../x\0", "n1"), Index(0), Term(0))
-    assert wire.decode_envelopes(wire.encode_envelopes([Envelope("", message)]))[0].message == message
+@pytest.mark.parametrize("name", ["../x\0", "", "x" * 65, "x" * 70_000, "a b"])
+def test_sec3_names_that_are_kept_on_disk_are_checked(name: str) -> None:
+    """A candidate goes into the meta file, a new member into the log: both need proper names."""
+    for member in (ServerId(name, "n1"), ServerId("kv", name)):
+        join = JoinMember(samples.ASKER, 9, ReplyMode.AWAIT_CONSENSUS, member, Uid("S1"))
+        for message in (RequestVoteRpc(Term(1), member, Index(0), Term(0)), join):
+            with pytest.raises(ProtocolError, match="no name of a server"):
+                wire.decode_envelopes(wire.encode_envelopes([Envelope("kv", message)]))

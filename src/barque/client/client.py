@@ -51,9 +51,19 @@ from barque.client.results import (
 from barque.client.routing import Connect, Router
 from barque.core.entries import COMMAND_BYTES_MAX
 from barque.errors import ConfigurationError, InvalidCommand, Stopped
+from barque.machine.arguments import canonical_arguments
 from barque.transport.client_link import ClientLink
 from barque.transport.wire import TIMEOUT_MS_MAX
-from barque.types import Index, IndexTerm, Membership, ReplyMode, ServerId, Term
+from barque.types import (
+    NAME_RULE,
+    Index,
+    IndexTerm,
+    Membership,
+    ReplyMode,
+    ServerId,
+    Term,
+    is_valid_name,
+)
 
 TIMEOUT_S_MAX = TIMEOUT_MS_MAX // 1000
 _encode = msgspec.msgpack.encode
@@ -383,7 +393,8 @@ class Client:
         `ConfigurationError` if the nodes refuse, `NoLeader` if too few members could be started or no leader
         was elected in time, or `OutcomeUnknown`.
         """
-        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": dict(arguments or {})}
+        kept = canonical_arguments(arguments or {})
+        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
         return await self._call("start_cluster", request, timeout_s, StartedCluster)
 
     async def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> DeletedCluster:
@@ -528,6 +539,8 @@ class Client:
         self, verb: str, arguments: dict[str, Any], timeout_s: float | None, node: str = ""
     ) -> Any:
         encode(arguments)
+        if arguments.get("cluster") is not None:
+            check_name(arguments["cluster"])
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         call = Call(verb, arguments, self._deadline(timeout_s), limit_s)
         call.node = node
@@ -554,16 +567,14 @@ def check_timeout(timeout_s: float) -> float:
 
 
 def check_name(cluster: str) -> str:
-    """Return the name of a cluster. Raises `InvalidCommand` for anything but text.
+    """Return the name of a cluster. Raises `InvalidCommand` for anything but a valid name.
 
     A node would end the connection, and with it the requests of other callers.
     """
     if not isinstance(cluster, str):
         raise InvalidCommand(f"a cluster's name is text, not {cluster!r}")
-    try:
-        cluster.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidCommand(f"a cluster's name is UTF-8 text: {error}") from error
+    if not is_valid_name(cluster):
+        raise InvalidCommand(f"{cluster[:80]!r} is no name of a cluster: a name has {NAME_RULE}")
     return cluster
 
 

@@ -16,6 +16,9 @@ from barque.errors import StorageError
 IOV_MAX = 1024
 """How many buffers Linux takes in one vectored write."""
 
+TEMPORARY = ".tmp"
+"""What the name of a file ends with until the file is complete."""
+
 _DSYNC = getattr(os, "RWF_DSYNC", 0)
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -289,7 +292,7 @@ def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
 
     Content first, then the name, then the directory: no crash shows a name without content.
     """
-    temporary = join(directory, name + ".tmp")
+    temporary = join(directory, name + TEMPORARY)
     file = disk.create(temporary)
     try:
         file.pwritev([data], 0, sync=True)
@@ -297,6 +300,13 @@ def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
         file.close()
     disk.rename(temporary, join(directory, name))
     disk.fsync_dir(directory)
+
+
+def remove_temporary(disk: Disk, directory: str, name: str) -> None:
+    """Remove what a crash in `replace_file` has left."""
+    temporary = join(directory, name + TEMPORARY)
+    if disk.exists(temporary):
+        disk.unlink(temporary)
 
 
 def remove_tree(disk: Disk, path: str) -> None:

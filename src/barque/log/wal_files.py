@@ -18,7 +18,9 @@ from barque.log.wal_format import FILE_HEAD_SIZE, TERMINATOR, FileEntry, FileHea
 from barque.types import Uid
 
 MANIFEST = "manifest"
-SPARES_MAX = 2
+SPARES_MAX = 1
+"""Spare files kept or made: the current file and the next one are what a log needs beside its records."""
+
 _SLICE = bytes(1 << 20)
 _FILE_NAME = re.compile(r"(\d{17})\.wal")
 _SPARE_NAME = re.compile(r"spare-\d{17}\.wal")
@@ -155,9 +157,25 @@ class WalFiles:
         """Close the previous file. The manifest has its end, so no error here matters."""
         with contextlib.suppress(OSError):
             if not abandon and ended.file.size() > 2 * ended.end:
-                ended.file.truncate(ended.end)  # many restarts must not leave many blank megabytes
+                ended.file.truncate(
+                    ended.end
+                )  # most are nearly full; `trim` cuts the others at the next start
         with contextlib.suppress(OSError):
             ended.file.close()
+
+    def trim(self) -> None:
+        """Cut closed files where their content ends, and give back the rest.
+
+        A life that ends without `close` leaves its last file at the size to which it was zero-filled. What
+        lies behind the end never counts, so this needs no sync, and a crash only makes it happen again.
+        """
+        for entry in self._closed.values():
+            file = self._disk.open(join(self._directory, file_name(entry.number)))
+            try:
+                if file.size() > entry.end:
+                    file.truncate(entry.end)
+            finally:
+                file.close()
 
     def retire(self, is_deleted: Callable[[Uid], bool]) -> int:
         """Recycle or remove closed files in which every server is deleted; returns how many.

@@ -43,6 +43,7 @@ from typing import Any
 from barque.config import NodeConfig
 from barque.errors import Stopped
 from barque.log.disk import Disk, OsDisk
+from barque.log.identity import Owner
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
 from barque.runtime.admin import Admin
@@ -170,7 +171,7 @@ class Node:
         wake = turn.wake
         peers = tuple(node for node in config.nodes if node != self.name)
         self.servers = ServerTable(wake)
-        self.directory = Directory(self._disk, config.data_dir, config.installation)
+        self.directory = Directory(self._disk, config.data_dir, Owner(config.installation, self.name))
         self.transport = self._make_transport(self, self.incarnation, rng)
         self.dispatcher = Dispatcher(self.me, self.servers, self.directory, self.transport, clock, wake)
         self.requests = RequestRouter(
@@ -250,7 +251,6 @@ class Node:
         config = self.config
         system = System(
             me=self.me,
-            data_dir=config.data_dir,
             disk=self._disk,
             log=config.log,
             times=config.time,

@@ -17,13 +17,13 @@ with a text instead. Every failure says what differs and what to do, in words th
 import enum
 import hashlib
 import hmac
-import re
 import struct
 
 import msgspec
 
 from barque.errors import ProtocolError, Unauthenticated
 from barque.transport.framing import FrameKind, encode_frame
+from barque.types import is_valid_name
 
 WIRE_VERSION = 4
 """The protocol version: it changes with the handshake, a message or a tag."""
@@ -35,7 +35,6 @@ _MAGIC = b"BARQ"
 _PREFIX = struct.Struct("<4sH")  # magic, version: the same in every version of this protocol
 _HELLO = struct.Struct("<4sHBQ32sBBB")  # magic, version, role, incarnation, nonce, three name lengths
 _CHALLENGE = struct.Struct("<4sHQ32sB")  # magic, version, incarnation, nonce, name length
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 _DIALER_LABEL = b"barque dialer proof\0"
 _LISTENER_LABEL = b"barque listener proof\0"
 
@@ -81,11 +80,6 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 
     send: bytes = b""
     established: Established | None = None
-
-
-def is_valid_name(name: str) -> bool:
-    """Whether this is a valid name of a node or a cluster: 1 to 64 of A–Z a–z 0–9 _ . - ."""
-    return _NAME.match(name) is not None
 
 
 def encode_hello(hello: Hello) -> bytes:

@@ -26,11 +26,11 @@ from barque.transport.handshake import (
     DialerHandshake,
     ListenerHandshake,
     Role,
-    is_valid_name,
 )
 from barque.transport.peer_link import PeerLink
 from barque.transport.secret import check_secret
 from barque.transport.wire import PeerMessage
+from barque.types import NAME_RULE, is_valid_name
 
 
 class TcpTransport:
@@ -59,9 +59,7 @@ class TcpTransport:
     ) -> None:
         for setting, value in (("node name", name), ("cluster name", cluster)):
             if not is_valid_name(value):
-                raise ConfigurationError(
-                    f"the {setting} {value!r} must be 1 to 64 of A-Z a-z 0-9 . _ - and not begin with . or -"
-                )
+                raise ConfigurationError(f"the {setting} {value!r} is no name: a name has {NAME_RULE}")
         self.name = name
         self.advertise = advertise
         self.handler = handler

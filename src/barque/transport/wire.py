@@ -37,7 +37,7 @@ from barque.core.messages import (
     claimed_node,
 )
 from barque.errors import ProtocolError
-from barque.types import TERM_MAX, Index, ReplyMode, ServerId, Term, Uid
+from barque.types import TERM_MAX, Index, ReplyMode, ServerId, Term, Uid, is_valid_name
 
 MESSAGES_MAX = 65_536
 """Messages in one frame. Bounds what small messages cost once they are decoded."""
@@ -425,8 +425,20 @@ def _check_install_snapshot(rpc: InstallSnapshotRpc) -> None:
         index = batch.last_index
 
 
+def _check_vote(rpc: RequestVoteRpc) -> None:
+    _bounds(rpc, rpc.term, rpc.last_log_index, rpc.last_log_term)
+    _named(rpc, rpc.candidate_id)
+
+
+def _named(message: object, server: ServerId) -> None:
+    """The server of a vote or of a change is kept on disk."""
+    if not (is_valid_name(server.name) and is_valid_name(server.node)):
+        raise ProtocolError(f"{type(message).__name__}: no name of a server: {str(server)[:160]!r}")
+
+
 def _check_join(join: JoinMember) -> None:
     _correlated(join, join.correlation, 0)
+    _named(join, join.member)
     _bounds(join, join.target or 0)
     if join.uid is not None and not 1 <= len(join.uid) <= 64:
         raise ProtocolError("JoinMember: a uid has 1 to 64 characters")
@@ -503,7 +515,7 @@ def _check_timeout(request: ClientCommands | ClientQueries | ClientCall) -> None
 _CHECKS: dict[type, Callable[[Any], None]] = {
     AppendEntriesRpc: _check_append_entries,
     AppendEntriesReply: _check_append_entries_reply,
-    RequestVoteRpc: lambda m: _bounds(m, m.term, m.last_log_index, m.last_log_term),
+    RequestVoteRpc: _check_vote,
     RequestVoteResult: lambda m: _bounds(m, m.term),
     PreVoteRpc: _check_pre_vote,
     PreVoteResult: lambda m: _bounds(m, m.term, m.token >> 2),
