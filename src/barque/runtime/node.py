@@ -63,7 +63,7 @@ from barque.runtime.system import System
 from barque.runtime.timers import TimerDriver
 from barque.runtime.turn import Turn
 from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport, TransportHandler
-from barque.transport.secret import load_secret
+from barque.transport.credentials import Credentials
 from barque.transport.tcp import TcpTransport
 from barque.transport.wire import ALIVE, Alive, Envelope, FrontEvent, NodeCall, NodeCallReply
 from barque.types import ClientRef
@@ -271,12 +271,13 @@ class Node:
             name=config.name,
             incarnation=incarnation,
             cluster=config.installation,
-            secret=config.secret.encode() if config.secret else load_secret(config.secret_file),
+            credentials=Credentials(config),
             bind=config.bind or address,
             advertise=address,
             peers={name: peer for name, peer in config.nodes.items() if name != config.name},
             handler=handler,
             rng=rng,
+            knows_node=self._knows_node,
         )
 
     async def stop(self) -> None:
@@ -403,6 +404,10 @@ class Node:
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
         """A client has authenticated."""
         return self.sessions.open_remote(connection)
+
+    def _knows_node(self, node: str) -> bool:
+        """Whether a member of a cluster here lives on this node."""
+        return any(member.node == node for process in self.servers.all() for member in process.server.cluster)
 
     def _on_event(self, _node: str, message: FrontEvent) -> None:
         if message.incarnation == self.incarnation:
