@@ -100,6 +100,8 @@ class FramedConnection(asyncio.BufferedProtocol):
             await secure(raw, self, tls, self.limits.handshake_timeout_s, server_side=is_listener, take=take)
         except OSError as error:
             raw.abort()
+            if not isinstance(error, ssl.SSLError):
+                self.reason = self.reason or "the other side hung up while TLS began; does it speak TLS?"
             self.connection_lost(error)
 
     def get_buffer(self, sizehint: int) -> memoryview:
