@@ -110,6 +110,7 @@ class Node:
         self._checked = checked
         self._make_transport = transport or self._tcp_transport
         self._stopped = True
+        self._credentials: Credentials | None = None  # None over another transport than TCP
         self._armed_deadline = math.inf  # of the timer for requests
         # The phases of the turn; `_assemble` binds them.
         self._route_requests: Callable[[], None]
@@ -264,14 +265,22 @@ class Node:
         """Make the place where clients come in; a simulator looks in here."""
         return ClientSessions(router, rpc)
 
+    def reload_credentials(self) -> bool:
+        """Read the files of secrets and certificates again; False if they cannot be used: see the log.
+
+        The node also does so by itself, within a second after one of them has changed.
+        """
+        return self._credentials is None or self._credentials.reload()
+
     def _tcp_transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> Transport:
         config = self.config
         address = config.nodes[config.name]
+        self._credentials = Credentials(config)
         return TcpTransport(
             name=config.name,
             incarnation=incarnation,
             cluster=config.installation,
-            credentials=Credentials(config),
+            credentials=self._credentials,
             bind=config.bind or address,
             advertise=address,
             peers={name: peer for name, peer in config.nodes.items() if name != config.name},

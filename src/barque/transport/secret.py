@@ -67,6 +67,14 @@ def load_secret(path: str) -> bytes:
     return load_secrets(path)[0]
 
 
+def secret_of_environment() -> bytes | None:
+    """The secret to dial with that BARQUE_SECRET_FILE or else BARQUE_SECRET gives; None if neither is set."""
+    path, text = os.environ.get("BARQUE_SECRET_FILE"), os.environ.get("BARQUE_SECRET")
+    if path:
+        return load_secret(path)
+    return parse_secrets(text.encode(), "BARQUE_SECRET")[0] if text else None
+
+
 def load_secrets(path: str) -> tuple[bytes, ...]:
     """Read the secrets of a file or a pipe; `-` is the standard input.
 

@@ -49,6 +49,31 @@ class Certificate(msgspec.Struct, frozen=True):
         )
 
 
+class ClientTls(msgspec.Struct, frozen=True):
+    """The PEM files of a client: whom it trusts, and its own certificate, if it has one."""
+
+    ca_file: str
+    cert_file: str = ""
+    key_file: str = ""
+
+    def context(self) -> ssl.SSLContext:
+        """A context with the files as they are now. Raises `ConfigurationError`."""
+        return client_context(self.ca_file, self.cert_file, self.key_file)
+
+
+def client_tls(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ClientTls | None:
+    """The files of a client, or None without TLS. Raises `ConfigurationError` if they cannot be used."""
+    if not ca_file:
+        if cert_file or key_file:
+            raise ConfigurationError(
+                "tls_cert_file needs tls_ca_file: a client that speaks TLS checks the node"
+            )
+        return None
+    tls = ClientTls(ca_file, cert_file or "", key_file or "")
+    tls.context()
+    return tls
+
+
 def certificate_of(transport: asyncio.BaseTransport) -> Certificate:
     """The names of the certificate that the other side has shown on this connection."""
     found = transport.get_extra_info("ssl_object").getpeercert()
