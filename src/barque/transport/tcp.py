@@ -35,6 +35,7 @@ from barque.transport.strangers import Strangers
 from barque.transport.wire import PeerMessage
 
 _WATCH_S = 1.0
+_ACCEPTING_TURNS = 4
 _STALLED_S = 0.1
 _COMPLAINTS_MAX = 256
 _COMPLAIN_AGAIN_S = 60.0
@@ -158,6 +159,9 @@ class TcpTransport:
         for connection in open_now:
             connection.close("this node is stopping")
         await asyncio.gather(*ending, return_exceptions=True)
+        for _ in range(_ACCEPTING_TURNS):
+            await asyncio.sleep(0)  # the loop hands over what it has accepted, and we cut it off
+        open_now += self._accepted.difference(open_now)
         if open_now:
             waiting = [connection.closed for connection in open_now]
             await asyncio.wait(waiting, timeout=self.limits.linger_s)
