@@ -177,6 +177,7 @@ async def _start_gateway(running: Node) -> RespServer | None:
         RespLimits(command_timeout_ms=settings.timeout_ms),
         info,
         running.clock,
+        running.server_tls if settings.tls else None,
     )
     await gateway.start()
     running.reporter.gateway = GatewayAddress(gateway)

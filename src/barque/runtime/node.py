@@ -36,6 +36,7 @@ import logging
 import math
 import random
 import secrets
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -271,6 +272,12 @@ class Node:
         The node also does so by itself, within a second after one of them has changed.
         """
         return self._credentials is None or self._credentials.reload()
+
+    def server_tls(self) -> ssl.SSLContext:
+        """The newest TLS context for a connection that is accepted now, for gateways."""
+        assert self._credentials is not None, "a node with [tls]"
+        assert self._credentials.server_tls is not None, "a node with [tls]"
+        return self._credentials.server_tls
 
     def _tcp_transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> Transport:
         config = self.config

@@ -28,10 +28,16 @@ class Strangers(Generic[Stranger]):
         self._silent[stranger] = None
         if len(self) <= self._total_max:
             return None
-        group = self._silent if len(self._silent) > 1 else self._speaking or self._silent
-        oldest = next(iter(group))
-        del group[oldest]
+        oldest = self.oldest(but=stranger)
+        if oldest is not None:
+            self.remove(oldest)
         return oldest
+
+    def oldest(self, but: Stranger | None = None) -> Stranger | None:
+        """The one that goes next."""
+        return next(
+            (one for group in (self._silent, self._speaking) for one in group if one is not but), None
+        )
 
     def spoke(self, stranger: Stranger) -> None:
         """It has begun the handshake."""
