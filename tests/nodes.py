@@ -72,6 +72,7 @@ class Nodes:
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in names}
         self.directory = directory
         self.settings = settings
+        self.credentials: dict[str, Any] = {}
         self.running: dict[str, barque.Node] = {}
 
     def config(self, name: str) -> barque.NodeConfig:
@@ -80,7 +81,7 @@ class Nodes:
             name=name,
             data_dir=str(self.directory / name),
             nodes=self.addresses,
-            secret=SECRET,
+            **{"secret": SECRET, **self.credentials},
             time=barque.TimeConfig(broadcast_time_ms=20, detector_poll_ms=300, tick_ms=50),
             **self.settings,
         )
@@ -104,10 +105,10 @@ class Nodes:
             if node is not None:
                 await node.stop()
 
-    def client(self, *names: str, timeout_s: float = 10.0) -> barque.Client:
+    def client(self, *names: str, timeout_s: float = 10.0, secret: str = SECRET) -> barque.Client:
         """A client that knows these nodes, or all."""
         addresses = [self.addresses[name] for name in names or self.addresses]
-        return barque.Client(addresses, secret=SECRET, timeout_s=timeout_s)
+        return barque.Client(addresses, secret=secret, timeout_s=timeout_s)
 
     async def leader(self, client: barque.Client, cluster: str) -> str:
         """The node whose member leads."""

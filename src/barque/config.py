@@ -38,6 +38,18 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefill: bool = True
 
 
+class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """TLS for all ports (docs/operations/security.md): PEM files, of which `ca_file` may hold several.
+
+    Nodes always show each other certificates. `client_cert_required` demands them of clients, too.
+    """
+
+    cert_file: str
+    key_file: str
+    ca_file: str
+    client_cert_required: bool = False
+
+
 class RespConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The Redis protocol gateway: where it listens and which cluster it serves."""
 
@@ -45,6 +57,8 @@ class RespConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: str = "kv"
     password: str | None = None
     timeout_ms: int = 5_000
+    tls: bool = False
+    """Whether clients must speak TLS; the files are those of `[tls]`."""
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,8 +76,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     `nodes` maps every node's name, this one's too, to the address that others reach it by, so
     the same table serves on all of them. `bind` is where this node listens, if that differs.
-    `secret` is shared by all nodes and clients of one installation; `secret_file` names a file
-    that holds it and that only its owner may read.
+    `secret` is the nodes' secret, which grants every role; `secret_file` names a file that holds it, or
+    several during a change, one a line. With `admin_secret` and `client_secret` (or their files)
+    administrators and clients have secrets of their own (docs/operations/security.md).
     """
 
     name: str
@@ -73,6 +88,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     installation: str = "barque"
     secret: str = ""
     secret_file: str = ""
+    admin_secret: str = ""
+    admin_secret_file: str = ""
+    client_secret: str = ""
+    client_secret_file: str = ""
+    tls: TlsConfig | None = None
     resp: RespConfig | None = None
     clusters: tuple[ClusterConfig, ...] = ()
     machines: dict[str, str] = {}
@@ -100,14 +120,37 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             other = by_address.setdefault(address, node)
             if other != node and not address.endswith(":0"):
                 raise ConfigurationError(f"nodes: {other!r} and {node!r} have the same address {address}")
-        if bool(self.secret) == bool(self.secret_file):
-            raise ConfigurationError("secret: give either secret or secret_file; nodes do not talk without")
+        self._check_credentials()
         for cluster in self.clusters:
             for member in cluster.members:
                 if member not in self.nodes:
                     raise ConfigurationError(f"clusters.{cluster.name}: member {member!r} is not in nodes")
         if self.time.heartbeat_interval_ms * 3 > self.time.detector_poll_ms:
             raise ConfigurationError("time: detector_poll_ms must be at least three heartbeat_interval_ms")
+
+    def _check_credentials(self) -> None:
+        """Nodes do not talk without a secret, or certificates on both sides."""
+        for setting, text, path in (
+            ("secret", self.secret, self.secret_file),
+            ("admin_secret", self.admin_secret, self.admin_secret_file),
+            ("client_secret", self.client_secret, self.client_secret_file),
+        ):
+            if text and path:
+                raise ConfigurationError(f"{setting}: give either {setting} or {setting}_file, not both")
+        has_secret = bool(self.secret or self.secret_file)
+        if not has_secret and (self.tls is None or not self.tls.client_cert_required):
+            raise ConfigurationError(
+                "secret: give either secret or secret_file, or [tls] with client_cert_required; nodes do not "
+                "talk without"
+            )
+        if not has_secret and (
+            self.admin_secret or self.admin_secret_file or self.client_secret or self.client_secret_file
+        ):
+            raise ConfigurationError(
+                "secret: administrators or clients have a secret, and nodes have none; set secret_file"
+            )
+        if self.resp is not None and self.resp.tls and self.tls is None:
+            raise ConfigurationError("resp.tls: there is no [tls]; give it cert_file, key_file and ca_file")
 
 
 def load_config(path: str) -> NodeConfig:

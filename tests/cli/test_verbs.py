@@ -37,7 +37,7 @@ def test_status_has_one_shape(running: Dev, verb: tuple[str, ...]) -> None:
 def test_any_single_node_answers(running: Dev) -> None:
     """One address is enough, also when dead ones stand before it."""
     address = f"127.0.0.1:{running.port + 2}"
-    secret = str(running.directory.secret_path)
+    secret = str(running.directory.secret_path("admin"))
     done = run_barque("status", "--node", "127.0.0.1:1", "--node", address, "--secret-file", secret)
     assert done.returncode == 0, done.stderr
     assert "led by kv@" in done.stdout

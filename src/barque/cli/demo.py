@@ -144,7 +144,7 @@ async def _perform(cluster: DevCluster, keys: int) -> Verdict:
     kv = _kv(await cluster.wait_served(_START_S))
     _result(f"{kv['leader']} leads in term {kv['term']}, {time.monotonic() - began:.1f} s after the start.")
     reach = cluster.reach(_WRITE_S)
-    async with Client(reach.addresses, secret=reach.secret, timeout_s=_WRITE_S) as client:
+    async with reach.client() as client:
         writers = Writers(client, keys)
         _step(2, f"Writing {keys:,} keys, {_WRITERS} at a time; each is on a majority's disks when answered.")
         writing = asyncio.create_task(writers.run())

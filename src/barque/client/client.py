@@ -53,6 +53,7 @@ from barque.core.entries import COMMAND_BYTES_MAX
 from barque.errors import ConfigurationError, InvalidCommand, Stopped
 from barque.machine.arguments import canonical_arguments
 from barque.transport.client_link import ClientLink
+from barque.transport.tls import client_tls
 from barque.transport.wire import TIMEOUT_MS_MAX
 from barque.types import (
     NAME_RULE,
@@ -107,10 +108,14 @@ class Client:
 
     Args:
         nodes: addresses (`host:port`) of one or more nodes. The client learns the others from them.
-        secret: the shared secret of the installation.
+        secret: the secret of clients, of administrators, or the one secret of the installation.
+            It may be left out with a `tls_cert_file`, where nodes are content with certificates.
         installation: the name of the installation, as in the nodes' configuration.
         timeout_s: how long a request may take that is given no timeout of its own, in seconds.
         cluster: the cluster that `cluster()` stands for without a name.
+        tls_ca_file: speak TLS, and trust nodes with a certificate of these authorities (PEM).
+        tls_cert_file: this client's certificate, with its key in `tls_key_file`. All three are read anew
+            for each connection.
 
     `async with Client([...], secret=...) as client:` connects on entry. All methods belong to
     the loop that entered. Cancelling a call ends the waiting, not a command that was sent.
@@ -129,18 +134,27 @@ class Client:
         self,
         nodes: Sequence[str],
         *,
-        secret: str | bytes,
+        secret: str | bytes = b"",
         installation: str = "barque",
         timeout_s: float = 5.0,
         cluster: str | None = None,
+        tls_ca_file: str | None = None,
+        tls_cert_file: str | None = None,
+        tls_key_file: str | None = None,
     ) -> None:
         key = secret.encode() if isinstance(secret, str) else secret
+        tls = client_tls(tls_ca_file, tls_cert_file, tls_key_file)
 
         async def connect(
             address: str, connection: Connection, on_closed: Callable[[str], None]
         ) -> tuple[Link, str]:
             link = await ClientLink.connect(
-                address, installation, key, on_answers=connection.on_answers, on_closed=on_closed
+                address,
+                installation,
+                key,
+                on_answers=connection.on_answers,
+                on_closed=on_closed,
+                tls=None if tls is None else tls.context(),
             )
             return link, link.node
 

@@ -42,14 +42,24 @@ class Client:
         self,
         nodes: Sequence[str],
         *,
-        secret: str | bytes,
+        secret: str | bytes = b"",
         installation: str = "barque",
         timeout_s: float = 5.0,
         cluster: str | None = None,
+        tls_ca_file: str | None = None,
+        tls_cert_file: str | None = None,
+        tls_key_file: str | None = None,
     ) -> None:
         def make() -> AsyncClient:
             return AsyncClient(
-                nodes, secret=secret, installation=installation, timeout_s=timeout_s, cluster=cluster
+                nodes,
+                secret=secret,
+                installation=installation,
+                timeout_s=timeout_s,
+                cluster=cluster,
+                tls_ca_file=tls_ca_file,
+                tls_cert_file=tls_cert_file,
+                tls_key_file=tls_key_file,
             )
 
         self._make = make
@@ -417,18 +427,22 @@ def connect(
     secret_file: str | None = None,
     installation: str | None = None,
     timeout_s: float | None = None,
+    tls_ca_file: str | None = None,
+    tls_cert_file: str | None = None,
+    tls_key_file: str | None = None,
 ) -> Client:
     """See `barque.connect`."""
     place = read_url(
-        url, secret=secret, secret_file=secret_file, installation=installation, timeout_s=timeout_s
+        url,
+        secret=secret,
+        secret_file=secret_file,
+        installation=installation,
+        timeout_s=timeout_s,
+        tls_ca_file=tls_ca_file,
+        tls_cert_file=tls_cert_file,
+        tls_key_file=tls_key_file,
     )
-    return Client(
-        place.nodes,
-        secret=place.secret,
-        installation=place.installation,
-        timeout_s=place.timeout_s,
-        cluster=place.cluster,
-    )
+    return Client(place.nodes, **place.options())
 
 
 async def _end(client: AsyncClient) -> None:

@@ -36,6 +36,7 @@ import logging
 import math
 import random
 import secrets
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -66,7 +67,7 @@ from barque.runtime.system import System
 from barque.runtime.timers import TimerDriver
 from barque.runtime.turn import Turn
 from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport, TransportHandler
-from barque.transport.secret import load_secret
+from barque.transport.credentials import Credentials
 from barque.transport.tcp import TcpTransport
 from barque.transport.wire import (
     ALIVE,
@@ -122,6 +123,7 @@ class Node:
         self._checked = checked
         self._make_transport = transport or self._tcp_transport
         self._stopped = True
+        self._credentials: Credentials | None = None  # None over another transport than TCP
         self._armed_deadline = math.inf  # of the timer for requests
         # The phases of the turn; `_assemble` binds them.
         self._route_requests: Callable[[], None]
@@ -278,19 +280,34 @@ class Node:
         """Make the place where clients come in; a simulator looks in here."""
         return ClientSessions(router, rpc)
 
+    def reload_credentials(self) -> bool:
+        """Read the files of secrets and certificates again; False if they cannot be used: see the log.
+
+        The node also does so by itself, within a second after one of them has changed.
+        """
+        return self._credentials is None or self._credentials.reload()
+
+    def server_tls(self) -> ssl.SSLContext:
+        """The newest TLS context for a connection that is accepted now, for gateways."""
+        assert self._credentials is not None, "a node with [tls]"
+        assert self._credentials.server_tls is not None, "a node with [tls]"
+        return self._credentials.server_tls
+
     def _tcp_transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> Transport:
         config = self.config
         address = config.nodes[config.name]
+        self._credentials = Credentials(config)
         return TcpTransport(
             name=config.name,
             incarnation=incarnation,
             cluster=config.installation,
-            secret=config.secret.encode() if config.secret else load_secret(config.secret_file),
+            credentials=self._credentials,
             bind=config.bind or address,
             advertise=address,
             peers={name: peer for name, peer in config.nodes.items() if name != config.name},
             handler=handler,
             rng=rng,
+            knows_node=self._knows_node,
         )
 
     async def stop(self) -> None:
@@ -418,6 +435,10 @@ class Node:
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
         """A client has authenticated."""
         return self.sessions.open_remote(connection)
+
+    def _knows_node(self, node: str) -> bool:
+        """Whether a member of a cluster here lives on this node."""
+        return any(member.node == node for process in self.servers.all() for member in process.server.cluster)
 
     def _on_event(self, _node: str, message: FrontEvent) -> None:
         if message.incarnation == self.incarnation:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import itertools
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from barque.gateways.resp.connection import Connection, Pending
 from barque.gateways.resp.session import REDIS_VERSION, Session, Shared
 from barque.runtime.clock import Clock, SystemClock
 from barque.runtime.command_submitter import CommandSubmitter
+from barque.transport.doorway import Doorway
 
 _RECEIVE_BUFFER_BYTES = 64 * 1024
 
@@ -62,7 +64,8 @@ class RespServer:
     `bind` is `host:port` (`[::1]:6379` for IPv6; port 0 takes a free one). Any address but loopback
     needs a `password`. `info` returns sections for INFO, by title; `BARQUE.LEADER` reads the
     field `leader` of its section `Barque`. `clock` tells the time for the replies of TTL.
-    Raises `ConfigurationError` for a `bind` that cannot work.
+    `tls` returns the TLS context for a new connection. Raises `ConfigurationError` for a `bind` that
+    cannot work.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class RespServer:
         limits: RespLimits | None = None,
         info: Callable[[], dict[str, dict[str, Any]]] | None = None,
         clock: Clock | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._submitter = submitter
         self._cluster = cluster
@@ -92,6 +96,7 @@ class RespServer:
         self._emptied.set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.Server | None = None
+        self._doorway = None if tls is None else Doorway(lambda: Connection(self), tls)
         self._shared = Shared(
             password=password,
             info=self._sections,
@@ -105,9 +110,8 @@ class RespServer:
         self._loop = asyncio.get_running_loop()
         host, port = self._bind
         try:
-            self._listener = await self._loop.create_server(
-                lambda: Connection(self), host, port, backlog=1024
-            )
+            make = self._doorway or (lambda: Connection(self))
+            self._listener = await self._loop.create_server(make, host, port, backlog=1024)
         except OSError as error:
             raise ConfigurationError(
                 f"redis: cannot listen on {host}:{port}: {error.strerror or error}; "
@@ -122,6 +126,8 @@ class RespServer:
         if self._listener is None:
             return
         self._listener.close()
+        if self._doorway is not None:
+            self._doorway.close()
         for connection in list(self._connections):
             connection.close()
         with contextlib.suppress(TimeoutError):
