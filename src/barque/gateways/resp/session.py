@@ -264,11 +264,14 @@ def _client_list(session: Session, request: list[bytes]) -> bytes:
 
 def _config(session: Session, request: list[bytes]) -> bytes:
     if _arity("CONFIG", request, {b"GET": -3, b"SET": -4, b"RESETSTAT": 2}) == b"GET":
-        matchers = [compile_glob(pattern.lower()) for pattern in request[2:]]
+        try:
+            globs = [compile_glob(pattern.lower()) for pattern in request[2:]]
+        except ValueError as error:
+            raise CommandError(f"ERR {error}") from None
         found = {
             name: setting
             for name, setting in session.shared.settings.items()
-            if any(matches(name.encode()) for matches in matchers)
+            if any(glob.matches(name.encode()) for glob in globs)
         }
         return encoder.value(found, session.resp3)
     raise CommandError("ERR CONFIG SET and RESETSTAT are not supported: a node is configured by its file")
