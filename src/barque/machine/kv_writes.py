@@ -406,7 +406,7 @@ def _on_transaction(command: Transaction, state: KvState) -> Applied:
 
 def _old_value_bytes(operation: Any, state: KvState) -> int:
     """The size of the old value that a write replies with: it is checked before anything is changed."""
-    return len(state.values.get(operation.key, b"")) if _replies_old_value(operation) else 0
+    return len(state.values.get(operation.key, b"")) if replies_old_value(operation) else 0
 
 
 def _on_guarded(command: Guarded, state: KvState) -> Applied:
@@ -446,16 +446,24 @@ def _written_bytes(operation: Any) -> int:
     return len(getattr(operation, "value", b""))
 
 
+def replies_value(operation: Any) -> bool:
+    """Whether a reply of this operation can be large; `Transaction`: whether one of its replies can."""
+    if type(operation) is Transaction:
+        return any(map(_keys_replied, operation.operations))
+    return replies_old_value(operation)
+
+
 def _keys_replied(operation: Any) -> list[bytes]:
     """The keys whose values are in the reply."""
     kind = type(operation)
     if kind is Read:
         query = operation.query
         return query.keys if type(query) is Mget else [query.key] if type(query) in (Get, GetRange) else []
-    return [operation.key] if _replies_old_value(operation) else []
+    return [operation.key] if replies_old_value(operation) else []
 
 
-def _replies_old_value(operation: Any) -> bool:
+def replies_old_value(operation: Any) -> bool:
+    """Whether a write replies with the value that was there before, which can be large."""
     kind = type(operation)
     return kind in (GetSet, GetDel, GetEx) or (kind in (SetWith, SetIf) and bool(operation.flags & SET_GET))
 
