@@ -51,12 +51,16 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RespConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The Redis protocol gateway: where it listens and which cluster it serves."""
+    """The Redis protocol gateway: where it listens and which cluster it serves.
+
+    Any of `password` and `passwords` lets a client in: two are valid while a password is replaced.
+    """
 
     bind: str
     cluster: str = "kv"
     password: str | None = None
-    timeout_ms: int = 5_000
+    passwords: tuple[str, ...] = ()
+    timeout_ms: int = 4_000
     tls: bool = False
     """Whether clients must speak TLS; the files are those of `[tls]`."""
 
