@@ -121,9 +121,12 @@ class Liveness:
     def _repeat_suspicions(self) -> None:
         """Say a suspicion again to servers that follow a leader on a suspected node, until it is taken back.
 
-        A late message of a dead leader disarms an election timer, and the detector reports changes only.
+        A late message of a dead leader disarms an election timer, and the detector reports changes only: it
+        never reports a node that fell silent before it was judged for the first time.
         """
         suspected = {node for node in self._peers if self.detector.suspects(node)}
+        for node in suspected:
+            self._monitors.node_changed(node, up=False)
         for process in self._servers.all() if suspected else ():
             leader = process.server.leader_id
             if leader is not None and leader.node in suspected:

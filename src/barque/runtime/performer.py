@@ -142,9 +142,6 @@ class PerformerEnvironment(Protocol[ServerT_contra]):
     def members_gone(self, process: ServerT_contra, effect: MembersGone) -> None:
         """Tell the nodes of former members that they may forget them."""
 
-    def node_is_up(self, node: str) -> bool:
-        """Whether that node is within reach; our own always is."""
-
     def server_deleted(self, process: ServerT_contra, *, whole_cluster: bool) -> None:
         """This server is gone for good: with it all of its cluster, or only this member."""
 
@@ -196,10 +193,10 @@ class Timers(Protocol[ServerT_contra]):
 class Watches(Protocol[ServerT_contra]):
     """Which machines watch which clients and nodes (`monitors.Monitors`)."""
 
-    def watch_node(self, process: ServerT_contra, effect: MonitorNode, *, up: bool) -> None:
+    def watch_node(self, process: ServerT_contra, effect: MonitorNode) -> None:
         """Watch a node."""
 
-    def watch_client(self, process: ServerT_contra, effect: MonitorClient, *, node_up: bool) -> None:
+    def watch_client(self, process: ServerT_contra, effect: MonitorClient) -> None:
         """Watch a client."""
 
     def unwatch(self, process: ServerT_contra, effect: DemonitorClient | DemonitorNode) -> None:
@@ -370,11 +367,9 @@ class Performer(Generic[ServerT]):
         if not effect.aux and process.server.raft_state is not RaftState.LEADER:
             return
         if isinstance(effect, MonitorNode):
-            up = self._environment.node_is_up(effect.node)
-            self.monitors.watch_node(process, effect, up=up)
+            self.monitors.watch_node(process, effect)
         else:
-            node_up = self._environment.node_is_up(effect.client.node)
-            self.monitors.watch_client(process, effect, node_up=node_up)
+            self.monitors.watch_client(process, effect)
 
     def _unwatch(self, process: ServerT, effect: DemonitorClient | DemonitorNode) -> None:
         self.monitors.unwatch(process, effect)
