@@ -12,15 +12,20 @@ from barque.errors import (
     BarqueError,
     ConfigurationError,
     Damaged,
+    Forbidden,
     InvariantViolation,
     MachineFault,
     NoLeader,
     NoQuorum,
     NotAvailableYet,
+    NotLeader,
     OutcomeUnknown,
+    Overloaded,
     QueryTimeout,
+    Stopped,
     StorageError,
     Unauthenticated,
+    WalDown,
 )
 
 OK = 0
@@ -29,6 +34,7 @@ USAGE = 2
 UNAVAILABLE = 69
 INTERNAL = 70
 IO_ERROR = 74
+UNKNOWN = 75
 NO_PERMISSION = 77
 BAD_CONFIGURATION = 78
 
@@ -54,6 +60,12 @@ def exit_code_of(error: BaseException) -> int:
         return IO_ERROR
     if isinstance(error, InvariantViolation):
         return INTERNAL
+    if isinstance(error, OutcomeUnknown):
+        return UNKNOWN
+    if isinstance(error, Unauthenticated | Forbidden):
+        return NO_PERMISSION
+    if isinstance(error, NoLeader | NoQuorum | QueryTimeout | WalDown | Overloaded | Stopped | NotLeader):
+        return UNAVAILABLE
     if isinstance(error, BarqueError):
         return FAILED
     if isinstance(error, PermissionError):
@@ -83,8 +95,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def text_of(error: BaseException) -> str:
-    """One line: what failed, why, and the cure if we know one."""
+    """One line: what failed, why, and the cure if we know one. Control characters are escaped."""
     text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     cure = _cure(error)
     return f"{text}; {cure}" if cure else text
 

@@ -4,9 +4,10 @@ import click
 from rich import box
 from rich.table import Table
 
+from barque.cli.diagnosis import run_on_cluster
 from barque.cli.failures import OK
 from barque.cli.output import output_option, print_json, print_rich
-from barque.cli.reach import Reach, reach_options, run_with_client
+from barque.cli.reach import Reach, reach_options
 from barque.client.client import Client
 from barque.client.results import AddedMember, MembersInfo, RemovedMember, ReplacedMember
 from barque.types import Membership
@@ -32,9 +33,11 @@ def member() -> None:
 def list_(reach: Reach, cluster: str, output: str) -> None:
     """List the members of CLUSTER, as its leader sees them."""
     if output == "json":  # the node's own answer, with all its fields
-        print_json(run_with_client(reach, lambda client: client.call("member_list", {"cluster": cluster})))
+        print_json(
+            run_on_cluster(reach, cluster, lambda client: client.call("member_list", {"cluster": cluster}))
+        )
     else:
-        print_rich(_table(run_with_client(reach, lambda client: client.members_info(cluster))))
+        print_rich(_table(run_on_cluster(reach, cluster, lambda client: client.members_info(cluster))))
 
 
 def _table(found: MembersInfo) -> Table:
@@ -60,7 +63,7 @@ def add(reach: Reach, cluster: str, node: str, non_voter: bool) -> int:
     """Start a member of CLUSTER on NODE; it votes when it has caught up."""
     membership = Membership.NON_VOTER if non_voter else Membership.VOTER
     return _tell_added(
-        run_with_client(reach, lambda client: client.add_member(cluster, node, membership=membership))
+        run_on_cluster(reach, cluster, lambda client: client.add_member(cluster, node, membership=membership))
     )
 
 
@@ -82,7 +85,9 @@ def _tell_added(added: AddedMember | ReplacedMember) -> int:
 @reach_options
 def remove(reach: Reach, cluster: str, member_: str, force: bool) -> None:
     """Remove MEMBER from CLUSTER, and delete its data."""
-    _tell_removed(run_with_client(reach, lambda client: client.remove_member(cluster, member_, force=force)))
+    _tell_removed(
+        run_on_cluster(reach, cluster, lambda client: client.remove_member(cluster, member_, force=force))
+    )
 
 
 def _tell_removed(gone: RemovedMember) -> None:
@@ -105,7 +110,7 @@ def leave(reach: Reach, cluster: str, force: bool) -> None:
         answer = await client.ping(cluster)
         return await client.remove_member(cluster, answer.server or answer.node, force=force)
 
-    _tell_removed(run_with_client(reach, work))
+    _tell_removed(run_on_cluster(reach, cluster, work))
 
 
 @member.command()
@@ -115,7 +120,7 @@ def leave(reach: Reach, cluster: str, force: bool) -> None:
 @reach_options
 def promote(reach: Reach, cluster: str, member_: str, force: bool) -> None:
     """Let MEMBER of CLUSTER vote now, even if its log is behind."""
-    now = run_with_client(reach, lambda client: client.promote_member(cluster, member_, force=force))
+    now = run_on_cluster(reach, cluster, lambda client: client.promote_member(cluster, member_, force=force))
     click.echo(f"{now.member} is a {now.membership} now")
 
 
@@ -127,8 +132,8 @@ def promote(reach: Reach, cluster: str, member_: str, force: bool) -> None:
 @reach_options
 def replace(reach: Reach, cluster: str, member_: str, node: str | None, force: bool) -> int:
     """Remove MEMBER, which is lost or came back without its data, and add a new one."""
-    done = run_with_client(
-        reach, lambda client: client.replace_member(cluster, member_, node=node, force=force)
+    done = run_on_cluster(
+        reach, cluster, lambda client: client.replace_member(cluster, member_, node=node, force=force)
     )
     click.echo(f"{done.removed} is removed")
     return _tell_added(done)

@@ -27,6 +27,28 @@ def report_tables(report: dict[str, Any]) -> Group:
     return Group(*tables)
 
 
+def report_lines(report: dict[str, Any]) -> Text:
+    """The same facts as a list, for narrow terminals."""
+    lines = ["Nodes"]
+    for node in report["nodes"]:
+        lines.append(f"  {node['name']}: {node['state']}, up {duration_text(node['uptime_s'])}")
+        lines += [f"    {what} {node[key]}" for what, key in _ADDRESSES if node[key]]
+        if remark := _node_remark(node):
+            lines.append(f"    {remark}")
+    for cluster in report["clusters"]:
+        leader = cluster["leader"]
+        lines.append(f"Cluster {cluster['name']}: {'led by ' + leader if leader else 'no leader'}")
+        for member in cluster["members"]:
+            lines.append(f"  {member['server']}: {member['role']}, term {member['current_term']}")
+            lines.append(f"    applied {member['last_applied']} of {member['last_index']}")
+            if remark := member.get("failure") or member.get("waits_for"):
+                lines.append(f"    {remark}")
+    return Text("\n".join(lines))
+
+
+_ADDRESSES = (("at", "address"), ("redis at", "resp_address"))
+
+
 def node_table(nodes: list[dict[str, Any]]) -> Table:
     """Name, process, state and addresses of each node."""
     table = Table(box=box.SIMPLE_HEAD, title="Nodes", title_justify="left", title_style="bold")
