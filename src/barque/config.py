@@ -4,6 +4,7 @@ Every field has a default, except fields that only the user can know. The refere
 docs/reference/configuration.md lists them all.
 """
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -82,8 +83,17 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     pending_commands_max: int = 1_000_000
     pending_bytes_max: int = 512 * 1024 * 1024
 
+    @property
+    def data_path(self) -> str:
+        """`data_dir` as an absolute path without `~` and without a slash at its end."""
+        return os.path.abspath(os.path.expanduser(self.data_dir))
+
     def check(self) -> None:
         """Refuse what cannot work. Raises `ConfigurationError` naming the setting and the cure."""
+        if not self.data_dir or "\0" in self.data_dir:
+            raise ConfigurationError(
+                f"data_dir: {self.data_dir!r} is no path; name a directory for this node alone"
+            )
         if self.name not in self.nodes:
             known = ", ".join(sorted(self.nodes)) or "none"
             raise ConfigurationError(

@@ -51,7 +51,7 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, ConfigurationError):
         return _start_fault(error)
     if isinstance(error, StorageError):
-        return IO_ERROR
+        return NO_PERMISSION if _is_denied(error) else IO_ERROR
     if isinstance(error, InvariantViolation):
         return INTERNAL
     if isinstance(error, BarqueError):
@@ -71,6 +71,10 @@ def _start_fault(error: BaseException) -> int:
         if isinstance(cause, OSError) and cause.errno in _PERMISSION_ERRORS:
             return NO_PERMISSION
     return BAD_CONFIGURATION
+
+
+def _is_denied(error: BaseException) -> bool:
+    return any(isinstance(cause, OSError) and cause.errno in _PERMISSION_ERRORS for cause in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -105,6 +109,10 @@ def _cure(error: BaseException) -> str:
             return "the member that ran it has stopped; the log of its node has the traceback"
         case InvariantViolation():
             return "this is a bug in Barque; please report it with the log of the node"
+        case StorageError() if _is_denied(error):
+            return "give it to the user that runs the node: chown -R USER, and chmod 700"
+        case StorageError() if " cannot sync directories" in str(error):
+            return ""
         case StorageError():
             return "check the disk: its free space, and the owner of the directory"
         case BarqueError():

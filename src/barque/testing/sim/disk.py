@@ -221,6 +221,14 @@ class SimDisk:
             self._directories.add(path)
             path = os.path.dirname(path)
 
+    def protect(self, path: str) -> None:
+        """There are no other users."""
+        self.check("protect", path)
+
+    def free_bytes(self, path: str) -> int:
+        """What files may still grow by."""
+        return 1 << 40 if self.space is None else self.space
+
     def rmdir(self, path: str) -> None:
         """Remove an empty directory, durably at once."""
         self.check("rmdir", path)
