@@ -18,6 +18,15 @@ from tests.ports import free_ports
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
 
 
+def has_ipv6() -> bool:
+    """Whether the loopback has an address of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
     path = tmp_path / "secret"
@@ -226,3 +235,36 @@ def test_a_second_signal_ends_it_at_once(started: subprocess.Popen[str]) -> None
     started.send_signal(signal.SIGTERM)
     started.send_signal(signal.SIGTERM)
     wait_for(lambda: started.poll() is not None, "the end", 10)
+
+
+@pytest.mark.parametrize("setting", ["own name", "resp.bind"])
+def test_s1_a_name_that_does_not_resolve_yet_is_worth_another_start(
+    flags: list[str], tmp_path: Path, setting: str
+) -> None:
+    """At boot the network may come later: exit code 69, which a supervisor tries again."""
+    path = tmp_path / "node.toml"
+    path.write_text('[resp]\nbind = "no-such-host.invalid:6379"\npassword = "long enough"\n')
+    if setting == "own name":
+        path.write_text("")
+        flags = [flag.replace("127.0.0.1", "no-such-host.invalid") for flag in flags]
+    refused = run_barque("node", "--config", str(path), *flags)
+    assert refused.returncode == 69, refused.stderr
+    assert "no-such-host.invalid" in refused.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_s4_every_address_serves_both_families(flags: list[str]) -> None:
+    """`[::]` as `bind` is reached by IPv4 and by IPv6."""
+    port = flags[3].rpartition(":")[2]
+    with subprocess.Popen(
+        [sys.executable, "-m", "barque", "node", *flags, "--bind", f"[::]:{port}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as node:
+        try:
+            wait_up(node)
+            for host in ("127.0.0.1", "::1"):
+                socket.create_connection((host, int(port)), timeout=10).close()
+        finally:
+            node.terminate()
+            node.communicate(timeout=20)

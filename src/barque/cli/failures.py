@@ -5,6 +5,7 @@ Page: docs/operations/exit-codes.md.
 
 import errno
 import os
+import socket
 import sys
 from collections.abc import Iterator
 
@@ -66,6 +67,8 @@ def exit_code_of(error: BaseException) -> int:
 def _start_fault(error: BaseException) -> int:
     """The system may have refused an address or a file, which shows in the chain of causes."""
     for cause in _chain(error):
+        if isinstance(cause, socket.gaierror):
+            return UNAVAILABLE  # at boot, the names of machines may not be there yet
         if isinstance(cause, OSError) and cause.errno in _ADDRESS_ERRORS:
             return UNAVAILABLE
         if isinstance(cause, OSError) and cause.errno in _PERMISSION_ERRORS:

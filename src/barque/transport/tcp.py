@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 
 from barque.errors import ConfigurationError
 from barque.transport.accepted import AcceptedConnection, ClientHandle
-from barque.transport.connection import FramedConnection, join_address, split_address
+from barque.transport.connection import FramedConnection, join_address, open_server, split_address
 from barque.transport.contract import Limits, PeerStatus, TransportCounters, TransportHandler, logger
 from barque.transport.handshake import (
     NONCE_BYTES,
@@ -87,9 +87,8 @@ class TcpTransport:
     async def start(self) -> None:
         """Listen, and start to connect. Raises `ConfigurationError` if the address cannot be bound."""
         host, port = self._bind
-        loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(self._accept, host, port, backlog=1024)
+            self._server = await open_server(self._accept, host, port)
         except (OSError, UnicodeError) as error:
             raise ConfigurationError(
                 f"cannot listen on {join_address(host, port)}: {error}; "

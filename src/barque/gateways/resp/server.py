@@ -14,6 +14,7 @@ from barque.gateways.resp.connection import Connection, Pending
 from barque.gateways.resp.session import REDIS_VERSION, Session, Shared
 from barque.runtime.clock import Clock, SystemClock
 from barque.runtime.command_submitter import CommandSubmitter
+from barque.transport.connection import open_server
 
 _RECEIVE_BUFFER_BYTES = 64 * 1024
 
@@ -105,9 +106,7 @@ class RespServer:
         self._loop = asyncio.get_running_loop()
         host, port = self._bind
         try:
-            self._listener = await self._loop.create_server(
-                lambda: Connection(self), host, port, backlog=1024
-            )
+            self._listener = await open_server(lambda: Connection(self), host, port)
         except OSError as error:
             raise ConfigurationError(
                 f"redis: cannot listen on {host}:{port}: {error.strerror or error}; "

@@ -6,6 +6,7 @@ elections overlap all the time.
 
 import random
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
@@ -114,7 +115,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rpc_entries: int = 4_096
     rpc_bytes: int = 1_048_576
     flush_size: int = 16
-    upgrade_strategy: str = "all"
+    upgrade_strategy: Literal["all", "quorum"] = "all"
 
     @property
     def cluster_names(self) -> tuple[str, ...]:
