@@ -298,6 +298,14 @@ class SimDisk:
                 other.set_content(path, bytes(inode.disk))
         return other
 
+    def content(self, below: str) -> dict[str, bytes]:
+        """The bytes of every file below a directory, as a process would read them; without the lock."""
+        return {
+            path: bytes(inode.cache)
+            for path, inode in sorted(self._names.items())
+            if path.startswith(f"{below}/") and not path.endswith("/lock")
+        }
+
     @property
     def has_unsynced(self) -> bool:
         """Whether a loss of power now could lose anything."""
