@@ -1,6 +1,7 @@
 """The data directory as a whole: made, opened, refused, deleted from and closed."""
 
 import random
+import threading
 
 import pytest
 from tests.kit.storage import DATA, INLINE, OTHER, UID, WAL, Node, batch, content
@@ -8,7 +9,7 @@ from tests.kit.storage import DATA, INLINE, OTHER, UID, WAL, Node, batch, conten
 from barque.core.messages import WalFailed, WalUp
 from barque.errors import Damaged, StorageError
 from barque.log.storage import StorageConfig
-from barque.testing.sim.disk import SimDisk
+from barque.testing.sim.disk import SimDisk, SimFile
 from barque.types import Index, ServerId, Term
 
 SIZE = 1 << 20
@@ -234,3 +235,67 @@ def test_sec9_a_log_that_ends_before_what_was_applied_is_damage(kept: int) -> No
     node.disk.set_content(path, data)
     node.open()
     assert [entry[0] for entry in content(node.storage)] == [1, 2, 3]
+
+
+class CountingDisk(SimDisk):
+    """A disk with little space that counts what is written into spare files."""
+
+    zeros = 0
+
+    def create(self, path: str) -> SimFile:
+        """Count the writes to a spare."""
+        file = super().create(path)
+        if "spare-" in path:
+            write = file.pwritev
+
+            def counted(buffers: list[bytes], offset: int, sync: bool) -> None:
+                self.zeros += sum(map(len, buffers))
+                write(buffers, offset, sync)
+
+            file.pwritev = counted  # type: ignore[method-assign, assignment]
+        return file
+
+
+@pytest.mark.parametrize("space_files", [0.5, 1.5, 3.9])
+def test_d8_a_nearly_full_disk_gets_no_zeros(space_files: float) -> None:
+    """Spare files are made only where there is space for several; the log has what is left for itself."""
+    disk = CountingDisk(random.Random(1))
+    disk.space = int(space_files * SIZE)
+    node = Node(disk, StorageConfig(wal_writer="inline", wal_max_size_bytes=SIZE))
+    for index in range(1, 100):
+        node.storage.log(UID).append(batch(index))
+        assert WalFailed not in map(type, node.sync())
+        node.tick()
+    assert disk.zeros < SIZE / 10
+    node.storage.close()
+
+
+def test_d8_spares_that_fail_are_tried_less_and_less_often() -> None:
+    """Whatever the disk claims to have free: an hour of failures writes little."""
+    disk = CountingDisk(random.Random(1))
+
+    def full(operation: str, path: str) -> OSError | None:
+        in_thread = threading.current_thread().name == "barque-wal-spare"
+        return OSError(28, "ENOSPC", path) if operation == "pwritev" and in_thread else None
+
+    node = Node(disk, StorageConfig(wal_writer="inline", wal_max_size_bytes=SIZE))
+    node.storage.log(UID).append(batch(1))
+    node.sync()
+    disk.fault = full
+    while node.storage._preparer._thread is not None:  # type: ignore[union-attr]
+        node.tick()
+    node.storage._files.spares.clear()
+    before = disk.zeros
+    for _ in range(3_600):
+        node.tick()
+        thread = node.storage._preparer._thread  # type: ignore[union-attr]
+        if thread is not None:
+            thread.join()
+    attempts = (disk.zeros - before) / SIZE
+    assert 5 <= attempts <= 20
+    disk.fault = None
+    for _ in range(700):
+        node.tick()
+    while not node.storage._files.spares:
+        node.tick()
+    node.storage.close()

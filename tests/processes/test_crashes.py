@@ -1,7 +1,6 @@
 """Real processes that are killed, frozen, and started again."""
 
 import asyncio
-import contextlib
 import os
 import signal
 from pathlib import Path
@@ -74,18 +73,16 @@ async def test_a_frozen_leader_is_replaced_and_comes_back_harmless(tmp_path: Pat
         await writers.check(b)
 
 
-def log_bytes(cluster: Cluster, node: str) -> int:
-    """How long the log files of a node are, all together."""
-    with contextlib.suppress(FileNotFoundError):  # it works at this moment
-        return sum(path.stat().st_size for path in (cluster.directory / node / "wal").iterdir())
-    return log_bytes(cluster, node)
+def large_files(cluster: Cluster, node: str) -> int:
+    """How many log files of a node, which is dead, are not cut to what they hold."""
+    return sum(path.stat().st_size >= SIZE // 2 for path in (cluster.directory / node / "wal").iterdir())
 
 
 @pytest.mark.parametrize("lives", [int(os.environ.get("BARQUE_LIVES", "6"))])
 async def test_d2_a_follower_that_is_killed_again_and_again_keeps_its_log_small(
     tmp_path: Path, lives: int
 ) -> None:
-    """However often it dies under load, its log files stay within the size of three of them.
+    """However often it dies under load: beside its records, its log has the size of three files.
 
     Each life lasts until a zero-filled file is in use.
     """
@@ -105,7 +102,7 @@ async def test_d2_a_follower_that_is_killed_again_and_again_keeps_its_log_small(
             await until(is_filled, "a zero-filled file in use")
             used.update((tmp_path / follower / "wal").glob("0*.wal"))
             cluster.kill(follower)
-            assert log_bytes(cluster, follower) <= 3 * SIZE, f"after {life + 1} lives"
+            assert large_files(cluster, follower) <= 3, f"after {life + 1} lives"
             cluster.start(follower)
         await writers.stop()
         await cluster.caught_up(client)

@@ -141,7 +141,7 @@ async def serve(config: NodeConfig) -> int:
             os.getpid(),
             running.transport.advertise,
             running.reporter.gateway.address if running.reporter.gateway else "not served",
-            config.data_dir,
+            config.data_path,
             type(loop).__module__.partition(".")[0],
         )
         await asked_to_stop.wait()

@@ -20,6 +20,7 @@ once a second it calls `tick`. `on_event` takes all events.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +36,7 @@ from barque.log.log import WalLog
 from barque.log.memtable import Memtable
 from barque.log.meta import META, MetaStore
 from barque.log.wal import FLUSH_BYTES_MAX, Wal
-from barque.log.wal_files import MANIFEST, SPARES_MAX, SparePreparer, WalFiles, file_number
+from barque.log.wal_files import MANIFEST, SparePreparer, WalFiles, file_number
 from barque.log.wal_recovery import ADVICE, RecoveredWal, recover_wal
 from barque.log.wal_writer import Clock, MakeWriter, Wake, WriterKind, choose_writer, measure_sync
 from barque.types import Uid
@@ -109,6 +110,7 @@ class Storage:
         lock: DiskFile | None = None
         try:
             disk.mkdir(data_dir)
+            disk.protect(data_dir)
             lock = disk.lock(join(data_dir, _LOCK))
             claim = read_claim(disk, data_dir, owner)  # before anything else is read
             if claim is Claim.NEW:
@@ -174,7 +176,7 @@ class Storage:
         storage._recovered = set(recovered.memtables) | meta.uids()
         if config.wal_prefill:
             storage._preparer = SparePreparer(disk, wal_dir, config.wal_max_size_bytes)
-            storage._look_after_spares()
+            storage._look_after_spares(-math.inf)
         return storage
 
     def claim(self, owner: Owner) -> None:
@@ -253,15 +255,15 @@ class Storage:
                 self._files.retire(self.meta.is_deleted)
                 self._retirable = False
         if not self.wal.busy:
-            self._look_after_spares()
+            self._look_after_spares(now_monotonic)
 
-    def _look_after_spares(self) -> None:
+    def _look_after_spares(self, now: float) -> None:
         if self._preparer is None:
             return
-        ready = self._preparer.poll()
+        ready = self._preparer.poll(now)
         if ready is not None:
             self._files.spares.append(ready)
-        if self._preparer.idle and not self._files.spares and len(self._files.spares) < SPARES_MAX:
+        if not self._files.spares and self._preparer.may_begin(now):
             self._preparer.prepare(self._files.take_number())
 
     def _resubmit(self) -> None:

@@ -173,7 +173,7 @@ class Node:
         wake = turn.wake
         peers = tuple(node for node in config.nodes if node != self.name)
         self.servers = ServerTable(wake)
-        self.directory = Directory(self._disk, config.data_dir, Owner(config.installation, self.name))
+        self.directory = Directory(self._disk, config.data_path, Owner(config.installation, self.name))
         self.transport = self._make_transport(self, self.incarnation, rng)
         self.dispatcher = Dispatcher(self.me, self.servers, self.directory, self.transport, clock, wake)
         self.requests = RequestRouter(

@@ -24,13 +24,12 @@ from barque.errors import ConfigurationError, Unauthenticated
 from barque.transport.accepted import AcceptedConnection, ClientHandle
 from barque.transport.authorization import Role
 from barque.transport.budget import Budget
-from barque.transport.connection import FramedConnection, join_address, split_address
+from barque.transport.connection import FramedConnection, join_address, open_server, split_address
 from barque.transport.contract import Limits, PeerStatus, TransportCounters, TransportHandler, logger
 from barque.transport.credentials import Credentials
 from barque.transport.guesses import Guesses
 from barque.transport.handshake import NONCE_BYTES, DialerHandshake, ListenerHandshake
 from barque.transport.peer_link import PeerLink
-from barque.transport.resolve import resolve
 from barque.transport.strangers import Strangers
 from barque.transport.wire import PeerMessage
 from barque.types import NAME_RULE, is_valid_name
@@ -107,11 +106,9 @@ class TcpTransport:
     async def start(self) -> None:
         """Listen, and start to connect. Raises `ConfigurationError` if the address cannot be bound."""
         host, port = self._bind
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.limits.connect_timeout_s):
-                addresses = await resolve(host)
-            self._server = await loop.create_server(self._accept, addresses, port, backlog=1024)
+                self._server = await open_server(self._accept, host, port)
         except (OSError, UnicodeError) as error:
             raise ConfigurationError(
                 f"cannot listen on {join_address(host, port)}: {error}; "

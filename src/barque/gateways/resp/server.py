@@ -20,8 +20,10 @@ from barque.gateways.resp.session import Session, Shared
 from barque.gateways.resp.transaction import TransactionQueue
 from barque.runtime.clock import Clock, SystemClock
 from barque.runtime.command_submitter import CommandSubmitter
+from barque.transport.connection import open_server
 from barque.transport.doorway import Doorway
 
+_LOOK_UP_S = 5.0
 _RECEIVE_BUFFER_BYTES = 64 * 1024
 
 
@@ -100,7 +102,8 @@ class RespServer:
         host, port = self._bind
         try:
             make = self._doorway or (lambda: Connection(self))
-            self._listener = await self._loop.create_server(make, host, port, backlog=1024)
+            async with asyncio.timeout(_LOOK_UP_S):
+                self._listener = await open_server(make, host, port)
         except OSError as error:
             raise ConfigurationError(
                 f"redis: cannot listen on {host}:{port}: {error.strerror or error}; "
