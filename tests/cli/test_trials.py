@@ -1,5 +1,6 @@
 """What happens to people at the command line: rows C1 to C9 and H6."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -250,10 +251,8 @@ def terminal_goes(dev: Dev) -> "subprocess.Popen[Any]":
     os.set_blocking(controller, False)
 
     def serves() -> bool:
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(controller, 65536)
-        except BlockingIOError:
-            pass
         return len(dev.living()) == 3 and dev.leader_node() is not None
 
     wait_for(serves, "three nodes that serve", 30)

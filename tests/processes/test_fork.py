@@ -1,5 +1,6 @@
 """H2: a process that has an open `barque.sync` client forks, as gunicorn, Celery and multiprocessing do."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,8 @@ async def test_h2_a_forked_child_connects_anew(tmp_path: Path, mode: str, childr
             await cluster.leader(client)
         program = PROGRAM.replace("MODE", repr(mode))
         addresses = ",".join(cluster.addresses.values())
-        done = subprocess.run(
+        done = await asyncio.to_thread(
+            subprocess.run,
             [sys.executable, "-W", "ignore", "-c", program, addresses, SECRET, cluster.installation],
             capture_output=True,
             text=True,

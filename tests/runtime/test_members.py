@@ -418,8 +418,8 @@ async def test_a_change_that_the_leader_never_answers_may_have_happened(tmp_path
 
 
 async def test_k8_a_node_that_knows_later_terms_finds_the_forced_survivor(tmp_path: Path) -> None:
-    """K8: the lost members held elections that the survivor never heard of. A node that followed them takes the
-    survivor for the newer leader all the same.
+    """K8: the lost members held elections that the survivor never heard of. A node that followed them takes
+    the survivor for the newer leader all the same.
     """
     async with nodes(tmp_path, 4) as four, four.client("n4") as client:
         await client.start_cluster("sum", "adder", nodes=["n1", "n2", "n3"])

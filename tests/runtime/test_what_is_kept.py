@@ -1,5 +1,6 @@
 """Nothing is kept that could not be started again: names, members and arguments are checked first."""
 
+import asyncio
 import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from tests.nodes import Adder, Nodes, nodes
 
 import barque
 from barque.errors import BarqueError, ConfigurationError, InvalidCommand
+from barque.runtime.node_rpc import Caller
+from barque.transport.answers import error_named
+from barque.transport.authorization import Role
 from barque.transport.wire import ClientCommands, ClientQueries
 from barque.types import ReplyMode
 
@@ -70,6 +74,20 @@ HOSTILE: dict[str, dict[str, Any]] = {
 }
 
 
+async def ask_as_a_node(node: barque.Node, verb: str, arguments: dict[str, Any]) -> Any:
+    """Call a verb as another node would; raise its error."""
+    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def answer(value: Any, error: str | None, text: str) -> None:
+        if error is None:
+            answered.set_result(value)
+        else:
+            answered.set_exception(error_named(error, text))
+
+    node.rpc.serve(verb, arguments, answer, Caller("node n2"))
+    return await answered
+
+
 async def still_well(single: Nodes, client: barque.Client) -> None:
     """The neighbours of what was refused go on, and the node starts again."""
     assert await client.process_command("other", 0) == 7
@@ -86,7 +104,7 @@ async def test_sec2_a_server_that_is_refused_leaves_nothing(tmp_path: Path) -> N
         servers = tree(tmp_path / "n1" / "servers")
         for what, changes in HOSTILE.items():
             with pytest.raises((ConfigurationError, InvalidCommand)):
-                await client.call("start_server", {**START, **changes})
+                await ask_as_a_node(single.running["n1"], "start_server", {**START, **changes})
             assert tree(tmp_path / "n1" / "servers") == servers, what
         await still_well(single, client)
 
@@ -106,7 +124,7 @@ async def test_sec2_a_server_that_is_refused_takes_no_ones_place(tmp_path: Path)
             "membership": "king",
         }
         with pytest.raises((ConfigurationError, InvalidCommand)):
-            await client.call("start_server", bad)
+            await ask_as_a_node(single.running["n1"], "start_server", bad)
         await still_well(single, client)
 
 
@@ -155,12 +173,15 @@ async def test_sec3_bad_names_are_refused_at_every_way_in(tmp_path: Path) -> Non
 class Answers:
     """The node's end of a client's connection, in a test's hands."""
 
+    role, peer, room = Role.CLIENT, "a test", 1 << 20
+
     def __init__(self) -> None:
         self.said: list[Any] = []
 
-    def send(self, answers: list[Any]) -> None:
+    def send(self, answers: list[Any]) -> bool:
         """Keep the answers."""
         self.said += answers
+        return True
 
     def close(self, reason: str) -> None:
         """Keep the reason."""
