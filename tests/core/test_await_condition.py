@@ -1,6 +1,7 @@
 """Waiting for one thing (W-1 to W-6); the table has the rest."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from barque.core.messages import (
 )
 from barque.core.roles import WaitingRole
 from barque.core.state import PeerStatus, RaftState
+from barque.machine.machine import CommandMeta, Down, Machine, NodeDown, Timeout
 from barque.testing.core.cluster import CoreCluster
 from barque.testing.core.member import Member
 from barque.types import ClientRef, ReplyMode, ServerId, Term
@@ -201,3 +203,43 @@ def test_k6_repeated_news_is_kept_once() -> None:
     role = cluster.server("a").role
     assert isinstance(role, WaitingRole)
     assert len(role.later) == 1
+
+
+class Diary(Machine[tuple[Any, ...]]):
+    """Writes down all commands, built-in ones too."""
+
+    def init(self, args: dict[str, Any]) -> tuple[Any, ...]:
+        """Nothing yet."""
+        return ()
+
+    def apply(self, meta: CommandMeta, command: Any, state: tuple[Any, ...]) -> Any:
+        """One more."""
+        return (*state, command), None
+
+
+@pytest.mark.parametrize(
+    ("news", "command"),
+    [
+        (NodeEvent(Component.MACHINE, "node_b", up=False), NodeDown("node_b")),
+        (
+            ClientDown(Component.MACHINE, ClientRef("client", 1), "noproc"),
+            Down(ClientRef("client", 1), "noproc"),
+        ),
+        (MachineTimeout("lease"), Timeout("lease")),
+        (MachineAppend(b"\xa1x"), "x"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_k6_news_that_finds_the_log_failed_is_appended_when_the_log_is_back(
+    news: Message, command: Any
+) -> None:
+    """K6: the leader learns by this very news that its log has failed. Its machine hears of it later."""
+    cluster = CoreCluster("a", machine=Diary())
+    cluster.elect("a")
+    cluster["a"].log.handle_event(WalFailed("EIO"))  # and nobody has said so yet
+    cluster["a"].handle(news)
+    cluster.settle()
+    assert cluster.server("a").raft_state is RaftState.AWAIT_CONDITION
+    cluster["a"].handle(WalUp())
+    cluster.settle()
+    assert cluster.server("a").machine_state == (command,)

@@ -18,9 +18,9 @@ from barque.core.entries import (
 )
 from barque.core.events import AppendNoop, ClientDown, FlushCommands, MachineAppend, MachineTimeout, NodeEvent
 from barque.core.log_contract import WalDown
-from barque.core.messages import Commands
+from barque.core.messages import Commands, Message
 from barque.core.replication import pipelined_rpcs
-from barque.core.roles import RaftState, WalWritable
+from barque.core.roles import RaftState, WaitingRole, WalWritable
 from barque.core.state import PeerStatus, Server
 from barque.core.transfer import offer_leadership
 from barque.core.transitions import become_waiting
@@ -47,6 +47,9 @@ def _append(server: Server, commands: Commands) -> list[Effect]:
     try:
         batch = append_entry(server, commands.body, commands.count)
     except WalDown:
+        if head.kind is EntryKind.BUILTIN:  # news that nobody tells again
+            role.low_priority = role.low_priority or deque()
+            role.low_priority.appendleft(commands)
         return take_wal_down(server, refuse_commands(commands, Rejection.WAL_DOWN, None))
     if decoded:
         keep_decoded(role, batch.first_index, batch.body, decoded)
@@ -132,7 +135,7 @@ def append_noop(server: Server, machine_version: int) -> list[Effect]:
     """
     role = server.leader_role()
     role.proposed_version = max(role.proposed_version, machine_version)
-    effects = _append_own(server, EntryKind.NOOP, msgspec.msgpack.encode(machine_version), force=True)
+    effects = _append_own(server, EntryKind.NOOP, msgspec.msgpack.encode(machine_version))
     role.noop_due = machine_version if server.raft_state is RaftState.AWAIT_CONDITION else None
     return effects
 
@@ -150,7 +153,7 @@ def on_resume(server: Server) -> list[Effect]:
 
 def on_machine_timeout(server: Server, message: MachineTimeout) -> list[Effect]:
     """EFF-09: a machine's timer becomes a command, so that all members see it alike."""
-    return _append_own(server, EntryKind.BUILTIN, encode_builtin(Timeout(message.name)))
+    return _append_own(server, EntryKind.BUILTIN, encode_builtin(Timeout(message.name)), message)
 
 
 def on_client_down(server: Server, message: ClientDown) -> list[Effect]:
@@ -162,7 +165,7 @@ def on_client_down(server: Server, message: ClientDown) -> list[Effect]:
 def on_node_event(server: Server, message: NodeEvent) -> list[Effect]:
     """MON-03, `handle_node_status` of the machine."""
     builtin = NodeUp(message.node) if message.up else NodeDown(message.node)
-    return _append_own(server, EntryKind.BUILTIN, encode_builtin(builtin))
+    return _append_own(server, EntryKind.BUILTIN, encode_builtin(builtin), message)
 
 
 def on_machine_append(server: Server, message: MachineAppend) -> list[Effect]:
@@ -177,15 +180,20 @@ def on_machine_append(server: Server, message: MachineAppend) -> list[Effect]:
     if errors:
         machine = type(server.machine).__name__
         raise MachineFault(f"{machine} appends what is no command of {machine}: {errors[0]}")
-    return _append_own(server, EntryKind.USER, message.payload)
+    return _append_own(server, EntryKind.USER, message.payload, message)
 
 
-def _append_own(server: Server, kind: EntryKind, payload: bytes, *, force: bool = False) -> list[Effect]:
+def _append_own(server: Server, kind: EntryKind, payload: bytes, news: Message | None = None) -> list[Effect]:
+    """Append an entry of our own. If the log is down, `news` waits with us; a noop stays due by itself."""
     try:
         append_entry(server, encode_body([payload], kind))
     except WalDown:
-        return await_wal(server)
-    rpcs, _ = pipelined_rpcs(server, force=force)
+        effects = await_wal(server)
+        if news is not None:
+            assert isinstance(server.role, WaitingRole)
+            server.role.later.append(news)
+        return effects
+    rpcs, _ = pipelined_rpcs(server, force=kind is EntryKind.NOOP)
     return rpcs
 
 
