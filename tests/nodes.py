@@ -8,6 +8,8 @@ from typing import Any
 
 import barque
 from barque.runtime.clock import Clock
+from barque.runtime.node_rpc import Caller
+from barque.transport.answers import error_named
 from tests.ports import free_port
 
 SECRET = "a secret for tests only"
@@ -129,3 +131,17 @@ async def nodes(directory: Path, count: int = 3, **settings: Any) -> AsyncIterat
         yield made
     finally:
         await made.stop()
+
+
+async def ask_as_a_node(node: barque.Node, verb: str, arguments: dict[str, Any]) -> Any:
+    """Call a verb as another node would; raise its error."""
+    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def answer(value: Any, error: str | None, text: str) -> None:
+        if error is None:
+            answered.set_result(value)
+        else:
+            answered.set_exception(error_named(error, text))
+
+    node.rpc.serve(verb, arguments, answer, Caller("node n2"))
+    return await answered

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.nodes import Nodes, nodes, until
+from tests.nodes import Nodes, ask_as_a_node, nodes, until
 
 from barque.core.state import Server
+from barque.errors import ChangeNotPermitted
 from barque.runtime.removals import is_confirmed
 from barque.runtime.server_process import ServerProcess
 from barque.transport.wire import Envelope, LeaderIs, MemberRemoved, NodeMessage, RemovalAnswer
@@ -88,6 +89,51 @@ async def test_a_member_waits_for_a_second_node_before_it_goes(tmp_path: Path) -
             return "sum" not in three.running["n3"].system.processes
 
         await until(gone, "the removed member to go")
+
+
+async def test_an_operator_deletes_a_ghost_that_too_few_nodes_can_confirm(tmp_path: Path) -> None:
+    """The cluster has shrunk to one member, whose node alone cannot confirm a removal. The operator can."""
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", 5) == 5
+        await client.transfer_leadership("sum", "n1")
+        await three.stop("n3")
+        await client.remove_member("sum", "n3")
+        await client.remove_member("sum", "n2")
+        await three.start("n3")
+        ghost = member(three, "n3")
+        says(three, "n1", "n3", MemberRemoved(ghost.cluster_id, ghost.uid))
+        assert ghost.failure is None
+        async with three.client("n3") as there:
+            done = await there.call("force_delete_server", {"cluster": "sum"})
+        assert done == {"members": ["sum@n3"]}
+        assert await client.process_command("sum", 1) == 6
+        await three.stop("n3")
+        await three.start("n3")
+        assert "sum" not in three.running["n3"].system.processes
+
+
+async def test_sec8_a_node_cannot_discard_a_member_or_take_its_place(tmp_path: Path) -> None:
+    """Sec 8: verbs between nodes make room for new servers. A server that holds commands stays."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", 5) == 5
+        process = member(three, "n1")
+        cluster_id, uid = process.cluster_id, process.uid
+        place = {"cluster": "sum", "cluster_id": cluster_id, "uids": {"sum@n1": uid}}
+        assert await ask_as_a_node(three.running["n1"], "discard_server", place) == "in use"
+        replacement = {
+            **place,
+            "uids": {"sum@n1": "SUMNEW"},
+            "machine": "adder",
+            "members": ["sum@n1", "sum@n2", "sum@n3"],
+            "term": 1 << 20,
+        }
+        with pytest.raises(ChangeNotPermitted, match="confirm"):
+            await ask_as_a_node(three.running["n1"], "start_server", replacement)
+        assert await client.process_command("sum", 1) == 6
+        assert member(three, "n1") is process
+        assert process.failure is None
 
 
 class Named:

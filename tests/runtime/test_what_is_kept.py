@@ -1,6 +1,5 @@
 """Nothing is kept that could not be started again: names, members and arguments are checked first."""
 
-import asyncio
 import datetime
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,10 @@ from typing import Any
 import pytest
 from tests.directories import tree
 from tests.machine.test_arguments import LOST
-from tests.nodes import Adder, Nodes, nodes
+from tests.nodes import Adder, Nodes, ask_as_a_node, nodes
 
 import barque
 from barque.errors import BarqueError, ConfigurationError, InvalidCommand
-from barque.runtime.node_rpc import Caller
-from barque.transport.answers import error_named
 from barque.transport.authorization import Role
 from barque.transport.wire import ClientCommands, ClientQueries
 from barque.types import ReplyMode
@@ -72,20 +69,6 @@ HOSTILE: dict[str, dict[str, Any]] = {
         if name and "@" not in name
     },
 }
-
-
-async def ask_as_a_node(node: barque.Node, verb: str, arguments: dict[str, Any]) -> Any:
-    """Call a verb as another node would; raise its error."""
-    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def answer(value: Any, error: str | None, text: str) -> None:
-        if error is None:
-            answered.set_result(value)
-        else:
-            answered.set_exception(error_named(error, text))
-
-    node.rpc.serve(verb, arguments, answer, Caller("node n2"))
-    return await answered
 
 
 async def still_well(single: Nodes, client: barque.Client) -> None:
@@ -148,7 +131,7 @@ async def test_sec3_bad_names_are_refused_at_every_way_in(tmp_path: Path) -> Non
             "member_promote",
             "member_replace",
         ),
-        *("cluster_delete", "force_shrink", "aux_command"),
+        *("cluster_delete", "force_shrink", "force_delete_server", "aux_command"),
     ]
     async with nodes(tmp_path, 1) as single, single.client() as client:
         await client.start_cluster("other", "adder", arguments={"start": 7})

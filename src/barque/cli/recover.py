@@ -54,6 +54,29 @@ def force_shrink(reach: Reach, cluster: str, node: str, yes: bool) -> None:
     click.echo(f"next: barque member add {cluster} NODE")
 
 
+@recover.command(name="force-delete")
+@click.argument("cluster")
+@click.argument("node")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@reach_options
+def force_delete(reach: Reach, cluster: str, node: str, yes: bool) -> None:
+    """Delete the member of CLUSTER on NODE with its data, and tell nobody.
+
+    Use it for a member that was removed, when too few nodes are left to confirm that. A member that the cluster
+    still lists is removed by `barque member remove`.
+    """
+    address, member, others = _look(reach, cluster, node)
+    click.echo(f"{member['server']} will be deleted, with entries up to {member['last_written_index']}.")
+    leaders = [other["server"] for other in others if other["role"] == "leader"]
+    if leaders:
+        click.echo(f"  {leaders[0]} leads {cluster!r}: is it still in `barque member list {cluster}`?")
+    if not yes:
+        confirm("Delete it?")
+    alone = msgspec.structs.replace(reach, addresses=(address,))
+    run_with_client(alone, lambda client: client.call("force_delete_server", {"cluster": cluster}))
+    click.echo(f"{member['server']} is deleted")
+
+
 def _log_of(member: dict[str, Any]) -> tuple[int, int]:
     """A member's log position, in the order of the voting rule (§3.6.1): last term, then last index."""
     return int(member["last_written_term"]), int(member["last_written_index"])

@@ -43,6 +43,7 @@ from barque.runtime.error_mapping import CHANGE_UNDER_WAY
 from barque.runtime.liveness import Liveness
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_table import Ending
 from barque.runtime.system import System
 from barque.transport.answers import fail
 from barque.types import ClientRef, Membership, ReplyMode, ServerId, Uid
@@ -116,6 +117,7 @@ class MemberAdmin:
             "member_replace": self._by_leader("member_replace", self._replace),
             "cluster_delete": self._by_leader("cluster_delete", self._delete),
             "force_shrink": self.force_shrink,
+            "force_delete_server": self.force_delete_server,
             "aux_command": self.aux_command,
         }
 
@@ -397,6 +399,19 @@ class MemberAdmin:
         if not leads:
             raise NoLeader(f"{server.id} is alone now, and does not lead yet; see `barque status`")
         return {"member": str(server.id), "lost": lost, "term": server.current_term}
+
+    async def force_delete_server(self, arguments: dict[str, Any]) -> Any:
+        """Delete the member on *this* node and its data, whatever the cluster says (API-08).
+
+        For a ghost whose removal too few nodes are left to confirm. The cluster is not told.
+        """
+        cluster = str(arguments["cluster"])
+        found = [p for p in self._servers.all() if p.server.cfg.cluster_name == cluster]
+        if not found:
+            raise UnknownCluster(f"no member of {cluster!r} is on node {self._name}")
+        for process in found:
+            self._servers.finish(process, Ending("an operator has deleted it", delete=True))
+        return {"members": [str(process.server.id) for process in found]}
 
     async def aux_command(self, arguments: dict[str, Any]) -> Any:
         """Ask the aux machine of the member here, or of the leader if `consistent` (AUX-02, QRY-05)."""

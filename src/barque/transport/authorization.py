@@ -51,6 +51,7 @@ VERBS: dict[str, Role] = {
     "member_promote": Role.ADMIN,
     "member_replace": Role.ADMIN,
     "force_shrink": Role.ADMIN,
+    "force_delete_server": Role.ADMIN,
     "snapshot": Role.ADMIN,
     "start_server": Role.NODE,
     "discard_server": Role.NODE,
