@@ -79,7 +79,7 @@ def test_a_message_without_a_row_is_for_nobody_but_nodes() -> None:
 
 @pytest.mark.parametrize("held", list(Role))
 def test_sec8_each_secret_grants_its_role(run: Run, held: Role) -> None:
-    """A dialer gets what its secret grants and no more, whatever it claims; a node must prove a node's."""
+    """A dialer gets the role that its secret grants, whatever it claims; a node must prove a node's."""
 
     async def main() -> None:
         n1 = make("n1", Recorder(), credentials=THREE)
