@@ -53,7 +53,7 @@ from barque.core.entries import COMMAND_BYTES_MAX
 from barque.errors import ConfigurationError, InvalidCommand, Stopped
 from barque.transport.client_link import ClientLink
 from barque.transport.tls import client_tls
-from barque.transport.wire import TIMEOUT_MS_MAX
+from barque.transport.wire import CLUSTER_BYTES_MAX, TIMEOUT_MS_MAX
 from barque.types import Index, IndexTerm, Membership, ReplyMode, ServerId, Term
 
 TIMEOUT_S_MAX = TIMEOUT_MS_MAX // 1000
@@ -577,6 +577,8 @@ def check_name(cluster: str) -> str:
         cluster.encode()
     except UnicodeEncodeError as error:
         raise InvalidCommand(f"a cluster's name is UTF-8 text: {error}") from error
+    if len(cluster.encode()) > CLUSTER_BYTES_MAX:
+        raise InvalidCommand(f"a cluster's name has {CLUSTER_BYTES_MAX} bytes at most")
     return cluster
 
 

@@ -51,13 +51,16 @@ from barque.runtime.error_mapping import describe_refusal
 from barque.runtime.pending_requests import (
     BATCH_BYTES_MAX,
     BATCH_COMMANDS_MAX,
+    SENT_BYTES_MAX,
     ClusterRoute,
     PendingRequest,
     PendingRequests,
     Receiver,
     Session,
+    admitted,
     body_of,
     in_batches,
+    part_of,
 )
 from barque.types import ClientRef, ReplyMode, ServerId, Term
 
@@ -112,9 +115,8 @@ class RequestRouter:
         self._transport = transport
         self._turn = turn
         self._clock = clock
-        self._commands_max = commands_max
-        self._bytes_max = bytes_max
-        self._pending = PendingRequests()
+        self._pending = PendingRequests(commands_max, bytes_max)
+        self._held: dict[str, ClusterRoute] = {}  # with requests of sessions that have enough on their way
         self._routes: dict[str, ClusterRoute] = {}
         self.deadlines: list[tuple[float, int, PendingRequest]] = []  # a heap; may hold finished requests
         self._finished = 0  # since `_deadlines` was last cleared of requests that are done
@@ -142,12 +144,9 @@ class RequestRouter:
             self._say_failed(request, 0, request.count, "InvalidCommand", text, None)
             self._turn.wake()
             return False
-        if (
-            pending.commands + request.count > self._commands_max
-            or pending.bytes + request.size > self._bytes_max
-        ):
-            text = f"{pending.commands} commands wait already on this node; slow down"
-            self._say_failed(request, 0, request.count, "Overloaded", text, None)
+        refusal = pending.refusal(request)
+        if refusal:
+            self._say_failed(request, 0, request.count, "Overloaded", refusal, None)
             self._turn.wake()
             return False
         route = self._routes.get(cluster)
@@ -177,8 +176,8 @@ class RequestRouter:
             or request.done
             or request.count >= BATCH_COMMANDS_MAX
             or request.size + size > BATCH_BYTES_MAX
-            or pending.commands >= self._commands_max
-            or pending.bytes + size > self._bytes_max
+            or pending.commands >= pending.commands_max
+            or pending.bytes + size > pending.bytes_max
         ):
             return False
         assert isinstance(request.payloads, list)
@@ -241,6 +240,10 @@ class RequestRouter:
                 self._turn.wake_later(route.retry_at - now)
                 continue
             queued, route.queued = route.queued, []
+            if self._pending.bytes > SENT_BYTES_MAX:
+                queued, route.queued = admitted(queued)
+                if route.queued:
+                    self._held[route.cluster] = route
             for batch in in_batches(queued):
                 self._send(route, route.leader, batch)
 
@@ -304,7 +307,7 @@ class RequestRouter:
             offset = first + position - request.first
             size = min(request.count - offset, count - position)
             part = as_replies(replies[position : position + size])
-            self._reply(request, offset, size, part, _part_of(errors, position, size))
+            self._reply(request, offset, size, part, part_of(errors, position, size))
             position += size
 
     def _reply(
@@ -325,7 +328,7 @@ class RequestRouter:
                     part = msgspec.Raw(_encode(_decode_raws(replies)[at : at + size]))
                 else:
                     part = replies[at : at + size]
-                own = _part_of(errors, at, size)
+                own = part_of(errors, at, size)
             if not session.closed:
                 session.replied(request, first, size, part, own or None, leader)
                 self.speaking[session] = None
@@ -342,8 +345,7 @@ class RequestRouter:
                 continue
             part = min(request.first + request.count, first + count) - position
             route = request.route
-            routed = route is not None and self._routes.get(route.cluster) is route  # not by `expect`
-            if reason in _ROUTABLE and part == request.count and routed:
+            if reason in _ROUTABLE and part == request.count and self._is_routed(route):
                 self._withdraw(request)
                 assert route is not None
                 self._redirect(route, reason, leader)
@@ -355,6 +357,9 @@ class RequestRouter:
                 if request.is_answered:
                     self._finish(request)
             position += part
+
+    def _is_routed(self, route: ClusterRoute | None) -> bool:  # one of `expect` is in no table
+        return route is not None and self._routes.get(route.cluster) is route
 
     def _redirect(self, route: ClusterRoute, reason: str, leader: ServerId | None) -> None:
         if leader is not None and leader != route.leader:
@@ -376,18 +381,32 @@ class RequestRouter:
         self._pending.forget(request)
         at = bisect_right(route.queued, request.arrival, key=attrgetter("arrival"))
         route.queued.insert(at, request)
+        if self._held:
+            self._let_go()
 
     def _finish(self, request: PendingRequest) -> None:
         request.done = True
-        if request.route is not None:
-            request.route.unanswered.pop(request.first, None)
+        route = request.route
+        if route is not None:
+            route.unanswered.pop(request.first, None)
+            unheard_of = route.leader is None and not route.cluster_id
+            if unheard_of and not (route.queued or route.unanswered) and self._is_routed(route):
+                del self._routes[route.cluster]
         self._pending.done(request)
+        if self._held:
+            self._let_go()
         self._finished += 1
         if self._finished > _FINISHED_MAX and self._finished * 2 > len(self.deadlines):
             # Finished requests would stay in the heap, with all their bytes, until their deadline comes up.
             self.deadlines = [item for item in self.deadlines if not item[2].done]
             heapq.heapify(self.deadlines)
             self._finished = 0
+
+    def _let_go(self) -> None:
+        """A request is no longer on its way: look again at requests that were held back for one."""
+        held, self._held = self._held, {}
+        self.dirty.update(held)
+        self._turn.wake()
 
     # --- who leads ---------------------------------------------------------------------
 
@@ -520,9 +539,13 @@ class RequestRouter:
 
     def end_session(self, session: Session, reason: str) -> None:
         """End every request of this session: queued ones are never sent, sent commands may have happened."""
-        for route in self._routes.values():
-            for request in [r for r in route.queued if r.session is session]:
-                route.queued.remove(request)
+        for route in list(self._routes.values()):
+            if not (route.queued or route.unanswered):
+                continue
+            queued = [r for r in route.queued if r.session is session]
+            if queued:
+                route.queued = [r for r in route.queued if r.session is not session]
+            for request in queued:
                 self._fail(request, "Stopped", reason)
             for request in [r for r in route.unanswered.values() if r.session is session]:
                 self._fail(request, "Stopped" if request.is_read else "OutcomeUnknown", reason)
@@ -574,10 +597,3 @@ class RequestRouter:
             "waiting_bytes": self._pending.bytes,
             "queued": {r.cluster: sum(q.count for q in r.queued) for r in self._routes.values() if r.queued},
         }
-
-
-def _part_of(errors: dict[int, str] | None, position: int, size: int) -> dict[int, str] | None:
-    """The errors of `size` items from `position` on, relative to it."""
-    if not errors:
-        return None
-    return {k - position: v for k, v in errors.items() if 0 <= k - position < size} or None

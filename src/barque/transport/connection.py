@@ -14,6 +14,8 @@ from barque.transport.framing import HEADER, HELLO_BYTES_MAX, Frame, FrameKind, 
 from barque.transport.handshake import DialerHandshake, Established, ListenerHandshake, refusal
 from barque.transport.tls import certificate_of, explain, secure
 
+_SCRATCH_BYTES = 1024
+
 
 class FramedConnection(asyncio.BufferedProtocol):
     """A connection that begins with a handshake, over TLS if there is a `tls`, and then carries frames.
@@ -110,8 +112,9 @@ class FramedConnection(asyncio.BufferedProtocol):
             return self._reader.buffer()
         except ProtocolError as error:
             self.counters.refused_frames += 1
-            self.cut_off(str(error))
-            return memoryview(bytearray(1))
+            self.over = True
+            asyncio.get_running_loop().call_soon(self.cut_off, str(error))  # uvloop dies if closed in here
+            return memoryview(bytearray(_SCRATCH_BYTES))
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have arrived: handle every frame that is now complete."""
@@ -155,18 +158,20 @@ class FramedConnection(asyncio.BufferedProtocol):
 
     # --- what owners call ---
 
-    def write(self, frames: Sequence[bytes | bytearray]) -> None:
-        """Hand frames to the loop, in one write. They must not be changed afterwards."""
-        if self.over or self._transport is None:
-            return
+    def write(self, frames: Sequence[bytes | bytearray]) -> int:
+        """Hand frames to the loop, in one write; return their bytes. They must not be changed afterwards."""
+        if self.over or self._transport is None or not frames:
+            return 0
         if len(frames) == 1:
             self._transport.write(frames[0])
             self.counters.frames_sent += 1
-            self.counters.bytes_sent += len(frames[0])
-        elif frames:
+            size = len(frames[0])
+        else:
             self._transport.writelines(frames)
             self.counters.frames_sent += len(frames)
-            self.counters.bytes_sent += sum(map(len, frames))
+            size = sum(map(len, frames))
+        self.counters.bytes_sent += size
+        return size
 
     def bytes_queued(self) -> int:
         """How many bytes the socket has not taken yet."""

@@ -32,7 +32,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     peer_output_max: int = 8 * 1024 * 1024
     alive_reserve: int = 64 * 1024
     client_output_max: int = 64 * 1024 * 1024
-    clients_output_max: int = 256 * 1024 * 1024
+    clients_output_max: int = 128 * 1024 * 1024
     clients_input_max: int = 256 * 1024 * 1024
     client_stall_s: float = 30.0
     unauthenticated_max: int = 1000
@@ -136,6 +136,10 @@ class ClientConnectionHandle(Protocol):
     @property
     def room(self) -> int:
         """How many more bytes of answers it may have waiting."""
+        ...
+
+    def take_room(self, size: int) -> bool:
+        """Set memory aside for an answer of about this size; False if there is none left for it."""
         ...
 
     def send(self, answers: list[ClientAnswer]) -> bool:

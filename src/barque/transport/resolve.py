@@ -1,8 +1,8 @@
 """Host names to addresses, and connections to them, with a deadline.
 
 The loop's own look-ups run in a pool whose threads are joined when the process ends: a resolver that never
-answers would keep it alive. Here a look-up has a daemon thread, which may be left behind. Callers that ask for
-the same name wait for the same answer.
+answers would keep it alive. Here a look-up has a daemon thread, which may be left behind. Callers that ask
+for the same name wait for the same answer.
 """
 
 import asyncio

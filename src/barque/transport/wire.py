@@ -42,7 +42,10 @@ from barque.types import TERM_MAX, ReplyMode, ServerId, Term, Uid
 MESSAGES_MAX = 65_536
 """Messages in one frame. Bounds what small messages cost once they are decoded."""
 CORRELATION_MAX = 2**64 - 1
-TIMEOUT_MS_MAX = 2**31 - 1
+TIMEOUT_MS_MAX = 60 * 60 * 1000
+"""Nobody waits longer than an hour: what waits takes memory."""
+CLUSTER_BYTES_MAX = 255
+"""The longest name of a cluster in a request. The names that clusters may have are shorter."""
 QUERY_LEVELS = frozenset(("local", "leader", "consistent"))
 
 # --- between nodes -------------------------------------------------------------------------
@@ -425,22 +428,25 @@ def _check_client_commands(request: ClientCommands) -> None:
     if 4 * count + sum(lengths) != len(request.columns):
         raise ProtocolError("ClientCommands: lengths and bytes disagree")
     _correlated(request, request.first_correlation, count)
-    _check_timeout(request)
+    _check_waiting(request, request.cluster)
 
 
 def _check_client_queries(request: ClientQueries) -> None:
     if request.level not in QUERY_LEVELS:
         raise ProtocolError(f"ClientQueries: no such level: {request.level[:32]!r}")
     _correlated(request, request.first_correlation, len(request.payloads))
-    _check_timeout(request)
+    _check_waiting(request, request.cluster)
 
 
 def _check_client_call(request: ClientCall) -> None:
     _correlated(request, request.correlation, 0)
-    _check_timeout(request)
+    _check_waiting(request, request.verb)
 
 
-def _check_timeout(request: ClientCommands | ClientQueries | ClientCall) -> None:
+def _check_waiting(request: ClientCommands | ClientQueries | ClientCall, name: str) -> None:
+    """What a node keeps while a request waits: it ends, and its name is short."""
+    if len(name) * 4 > CLUSTER_BYTES_MAX and len(name.encode(errors="replace")) > CLUSTER_BYTES_MAX:
+        raise ProtocolError(f"{type(request).__name__}: a name is longer than {CLUSTER_BYTES_MAX} bytes")
     if not 0 <= request.timeout_ms <= TIMEOUT_MS_MAX:
         raise ProtocolError(f"{type(request).__name__}: timeout of {request.timeout_ms} ms is out of bounds")
 
