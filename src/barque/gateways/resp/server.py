@@ -16,8 +16,10 @@ from barque.gateways.resp.session import REDIS_VERSION, Session, Shared
 from barque.runtime.clock import Clock, SystemClock
 from barque.runtime.command_submitter import CommandSubmitter
 from barque.transport.doorway import Doorway
+from barque.transport.resolve import resolve
 
 _RECEIVE_BUFFER_BYTES = 64 * 1024
+_RESOLVE_S = 5.0
 
 
 class RespLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +113,9 @@ class RespServer:
         host, port = self._bind
         try:
             make = self._doorway or (lambda: Connection(self))
-            self._listener = await self._loop.create_server(make, host, port, backlog=1024)
+            async with asyncio.timeout(_RESOLVE_S):
+                addresses = await resolve(host)
+            self._listener = await self._loop.create_server(make, addresses, port, backlog=1024)
         except OSError as error:
             raise ConfigurationError(
                 f"redis: cannot listen on {host}:{port}: {error.strerror or error}; "
