@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
-from barque.core.entries import BATCH_ENTRIES_MAX, EntryKind, check_body, decode_head
+from barque.core.entries import BATCH_ENTRIES_MAX, BODY_BYTES_MAX, EntryKind, check_body, decode_head
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -37,6 +37,7 @@ from barque.core.messages import (
     claimed_node,
 )
 from barque.errors import ProtocolError
+from barque.transport.items import check_items
 from barque.types import TERM_MAX, ReplyMode, ServerId, Term, Uid
 
 MESSAGES_MAX = 65_536
@@ -44,6 +45,9 @@ MESSAGES_MAX = 65_536
 CORRELATION_MAX = 2**64 - 1
 TIMEOUT_MS_MAX = 60 * 60 * 1000
 """Nobody waits longer than an hour: what waits takes memory."""
+CALL_BYTES_MAX = BODY_BYTES_MAX
+CALL_ITEMS_MAX = 100_000
+"""Values in the arguments of one administrative request."""
 CLUSTER_BYTES_MAX = 255
 """The longest name of a cluster in a request. The names that clusters may have are shorter."""
 QUERY_LEVELS = frozenset(("local", "leader", "consistent"))
@@ -185,6 +189,15 @@ class ClientCall(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=66)
     timeout_ms: int
 
 
+class _EncodedCall(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=66):
+    """A `ClientCall` as it arrives: its arguments are counted before they are decoded."""
+
+    correlation: int
+    verb: str
+    arguments: msgspec.Raw
+    timeout_ms: int
+
+
 class ClientReplies(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=67):
     """Answers to consecutive correlations. `leader` is a hint: who answered, or leads now."""
 
@@ -231,10 +244,12 @@ ClientAnswer: TypeAlias = ClientReplies | ClientFailed | ClientCallReply | Clien
 # --- codec ---------------------------------------------------------------------------------
 
 _Message = TypeVar("_Message")
+_Decoded = TypeVar("_Decoded")
 _encoder = msgspec.msgpack.Encoder()
 _Bounded = msgspec.Meta(max_length=MESSAGES_MAX)
 _envelopes = msgspec.msgpack.Decoder(Annotated[list[Envelope], _Bounded])
-_requests = msgspec.msgpack.Decoder(Annotated[list[ClientRequest], _Bounded])
+_requests = msgspec.msgpack.Decoder(Annotated[list[ClientCommands | ClientQueries | _EncodedCall], _Bounded])
+_arguments = msgspec.msgpack.Decoder(dict[str, Any])
 _answers = msgspec.msgpack.Decoder(Annotated[list[ClientAnswer], _Bounded])
 
 
@@ -276,7 +291,19 @@ def decode_envelopes(payload: bytes) -> list[Envelope]:
 
 def decode_requests(payload: bytes) -> list[ClientRequest]:
     """Read and check a `REQUESTS` payload. Raises `ProtocolError` only."""
-    return _checked(_decode(_requests, payload))
+    requests: list[Any] = _decode(_requests, payload)
+    for at, request in enumerate(requests):
+        if request.__class__ is _EncodedCall:
+            requests[at] = _call_of(request)
+    return _checked(requests)
+
+
+def _call_of(call: _EncodedCall) -> ClientCall:
+    encoded = memoryview(call.arguments)
+    if len(encoded) > CALL_BYTES_MAX:
+        raise ProtocolError(f"the arguments of {call.verb[:64]!r} have {len(encoded)} bytes")
+    check_items(encoded, CALL_ITEMS_MAX)
+    return ClientCall(call.correlation, call.verb, _decode(_arguments, call.arguments), call.timeout_ms)
 
 
 def decode_answers(payload: bytes) -> list[ClientAnswer]:
@@ -308,7 +335,7 @@ def weight(message: Any) -> int:
     return 64
 
 
-def _decode(decoder: "msgspec.msgpack.Decoder[list[_Message]]", payload: bytes) -> list[_Message]:
+def _decode(decoder: "msgspec.msgpack.Decoder[_Decoded]", payload: bytes | msgspec.Raw) -> "_Decoded":
     try:
         return decoder.decode(payload)
     except (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError, MemoryError) as error:
