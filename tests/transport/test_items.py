@@ -53,7 +53,7 @@ def test_sec11_a_call_of_millions_of_values_is_refused(item: bytes) -> None:
     number = 8_000_000
     arguments = b"\x81\xa1x\xdd" + number.to_bytes(4, "big") + item * number
     payload = b"\x91\x95\x42\x01\xa4ping" + arguments + b"\x01"
-    with pytest.raises(ProtocolError, match="more than 100000 values|recursion"):
+    with pytest.raises(ProtocolError, match=r"more than 100000 values|recursion"):
         wire.decode_requests(payload)
 
 

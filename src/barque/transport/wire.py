@@ -315,7 +315,10 @@ def may_come_from(message: PeerMessage, node: str) -> bool:
     """Whether `node` may send this message: it must not claim to come from another node."""
     if type(message) is Commands:
         return decode_head(message.body).origin.node in (node, "")
-    return claimed_node(message) in (node, None)  # messages between nodes claim nothing
+    claimed = claimed_node(message)
+    if claimed is None and message.__class__ is LeaderIs:
+        claimed = message.leader.node  # a leader is announced by its own node
+    return claimed in (node, None)  # other messages between nodes claim nothing
 
 
 def weight(message: Any) -> int:
