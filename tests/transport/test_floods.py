@@ -243,7 +243,7 @@ def test_sec11_frames_in_part_are_bounded_together(run: Run) -> None:
 
 
 def test_large_frames_one_after_the_other_are_no_flood(run: Run) -> None:
-    """The memory of a frame is given back when it was handled: a client may send large frames for ever."""
+    """The memory of a frame is given back when it was handled: a client may send large frames without end."""
 
     async def main() -> None:
         recorder = Recorder()

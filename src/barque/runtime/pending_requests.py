@@ -272,7 +272,7 @@ class PendingRequests:
 
 
 def admitted(queued: list[PendingRequest]) -> tuple[list[PendingRequest], list[PendingRequest]]:
-    """Divide these into the requests that may be sent now, and those whose session has enough on its way.
+    """Divide these: requests that may be sent now, and requests of sessions that have enough on their way.
 
     So the large requests of one session go one after the other, and small ones of others go in between. The
     requests of a session stay in their order.

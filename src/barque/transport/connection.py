@@ -207,12 +207,12 @@ class FramedConnection(asyncio.BufferedProtocol):
 
     def pause(self) -> None:
         """Read nothing until `resume`."""
-        if not self.over and self._transport is not None:
+        if not self.over and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
-        if not self.over and self._transport is not None:
+        if not self.over and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     # --- inside ---
