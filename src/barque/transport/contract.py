@@ -20,8 +20,10 @@ logger = logging.getLogger("barque.transport")
 class Limits(msgspec.Struct, frozen=True, gc=False):
     """Limits of one transport. Sizes in bytes, times in seconds.
 
-    `peer_output_max` bounds the bytes that wait for one peer: beyond it messages are dropped and counted, but
-    for `alive_reserve` bytes that only heartbeats may use. `client_output_max` bounds the answers that wait
+    `peer_output_max` bounds the bytes that wait for one peer: beyond it large messages are dropped and
+    counted, a frame's size beyond it small ones as well, but for `alive_reserve` bytes that only heartbeats
+    may use.
+    `client_output_max` bounds the answers that wait
     for one client, and `clients_output_max` those of all: what does not fit is refused, and a client that
     takes nothing for `client_stall_s` is disconnected. `clients_input_max` bounds the large frames of clients
     that have arrived in part.
