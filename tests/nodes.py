@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import barque
+from barque.runtime.clock import Clock
 from tests.ports import free_port
 
 SECRET = "a secret for tests only"
@@ -85,10 +86,15 @@ class Nodes:
             **self.settings,
         )
 
-    async def start(self, *names: str, machines: Mapping[str, barque.Machine[Any]] | None = None) -> None:
+    async def start(
+        self,
+        *names: str,
+        machines: Mapping[str, barque.Machine[Any]] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         """Start these nodes, or all."""
         for name in names or self.addresses:
-            node = barque.Node(self.config(name), machines or {"adder": Adder()}, checked=True)
+            node = barque.Node(self.config(name), machines or {"adder": Adder()}, clock=clock, checked=True)
             await node.start()
             self.running[name] = node
 

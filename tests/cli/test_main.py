@@ -25,8 +25,8 @@ def _caused(error: Exception, cause: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (NoLeader("x"), 1),
-        (OutcomeUnknown("x"), 1),
+        (NoLeader("x"), 69),
+        (OutcomeUnknown("x"), 75),
         (CliError("x", 2), 2),
         (ConfigurationError("x"), 78),
         (_caused(ConfigurationError("x"), OSError(errno.EADDRINUSE, "x")), 69),

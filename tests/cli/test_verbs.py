@@ -60,7 +60,7 @@ def test_kv_verbs_tell_by_their_exit_code(running: Dev) -> None:
     assert running.run("kv", "cas", "verb:b", "new", "--absent").returncode == 1
     assert set(running.ok("kv", "scan", "--match", "verb:*", "--count", "1").split()) == {"verb:a", "verb:b"}
     assert running.ok("kv", "del", "verb:a", "verb:b", "verb:c") == "2\n"
-    assert running.run("kv", "get", "k", "--cluster", "nowhere", "--timeout", "1").returncode == 1
+    assert running.run("kv", "get", "k", "--cluster", "nowhere", "--timeout", "1").returncode == 2
 
 
 def test_redis_clients_reach_the_cluster_through_every_node(running: Dev) -> None:
@@ -91,7 +91,7 @@ def test_leadership_is_shown_and_handed_over(running: Dev) -> None:
     assert running.leader_node() == target
     running.ok("leader", "transfer")
     wait_for(lambda: running.leader_node() not in (None, target), "another leader")
-    assert running.run("leader", "show", "--cluster", "nowhere").returncode == 1
+    assert running.run("leader", "show", "--cluster", "nowhere").returncode == 2
 
 
 def test_clusters_are_formed_and_listed(running: Dev) -> None:

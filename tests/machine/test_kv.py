@@ -10,7 +10,8 @@ from hypothesis import given, strategies as st
 
 from barque.machine import kv_commands as kv
 from barque.machine.effects import Timer
-from barque.machine.kv import VALUE_BYTES_MAX, KvMachine
+from barque.machine.kv import KvMachine
+from barque.machine.kv_writes import VALUE_BYTES_MAX
 from barque.machine.machine import CommandMeta, MachineVersion, Timeout
 from barque.types import NOBODY, ReplyMode
 

@@ -16,10 +16,10 @@ from barque.transport.handshake import (
     ListenerHandshake,
     decode_challenge,
     decode_hello,
-    is_valid_name,
     refusal,
 )
 from barque.transport.secret import Secrets
+from barque.types import is_valid_name
 
 SECRET = b"0123456789abcdef"
 ONES, TWOS = b"\x01" * 32, b"\x02" * 32

@@ -112,7 +112,8 @@ async def _bounded(cluster: DevCluster, keys: int, timeout_s: float) -> Verdict:
     """Run the whole demo under a deadline. It leaves no node behind, however it ends."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     cluster.directory.write(DevState(_free_nodes()))
     try:
         async with asyncio.timeout(timeout_s):

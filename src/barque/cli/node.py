@@ -12,10 +12,12 @@ from typing import Any
 import click
 
 from barque.cli.failures import FAILED
+from barque.cli.node_facts import info_sections
 from barque.cli.settings import build_config, clusters_from, named_addresses
 from barque.client.local import NodeSubmitter
 from barque.config import NodeConfig
-from barque.gateways.resp.server import RespLimits, RespServer
+from barque.gateways.resp.limits import RespLimits
+from barque.gateways.resp.server import RespServer
 from barque.runtime.node import Node
 
 logger = logging.getLogger("barque.cli")
@@ -139,7 +141,7 @@ async def serve(config: NodeConfig) -> int:
             os.getpid(),
             running.transport.advertise,
             running.reporter.gateway.address if running.reporter.gateway else "not served",
-            config.data_dir,
+            config.data_path,
             type(loop).__module__.partition(".")[0],
         )
         await asked_to_stop.wait()
@@ -159,24 +161,15 @@ async def _start_gateway(running: Node) -> RespServer | None:
     if settings is None:
         return None
 
-    def info() -> dict[str, dict[str, Any]]:
-        leader = running.requests.leader_of(settings.cluster)
-        return {
-            "Barque": {
-                "node": running.name,
-                "cluster": settings.cluster,
-                "leader": str(leader) if leader else "",
-            }
-        }
-
     gateway = RespServer(
         NodeSubmitter(running),
         settings.cluster,
         settings.bind,
-        settings.password,
+        [*([] if settings.password is None else [settings.password]), *settings.passwords],
         RespLimits(command_timeout_ms=settings.timeout_ms),
-        info,
+        lambda: info_sections(running, settings.cluster),
         running.clock,
+        running.rng,
         running.server_tls if settings.tls else None,
     )
     await gateway.start()

@@ -17,7 +17,7 @@ import click
 import msgspec
 
 from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory
-from barque.cli.failures import USAGE, CliError
+from barque.cli.failures import UNAVAILABLE, USAGE, CliError
 from barque.client.client import Client
 from barque.errors import BarqueError, NoLeader
 from barque.transport.answers import error_named, fail
@@ -234,7 +234,9 @@ async def first_answer(reach: Reach, verb: str, arguments: dict[str, Any] | None
         if not isinstance(telling, NoLeader):
             raise telling
     reasons = "; ".join(str(error) for error in errors)
-    raise CliError(f"no node could be reached: {reasons}; start one, or name others with --node or --dir")
+    raise CliError(
+        f"no node could be reached: {reasons}; start one, or name others with --node or --dir", UNAVAILABLE
+    )
 
 
 @asynccontextmanager

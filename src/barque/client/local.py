@@ -151,6 +151,7 @@ class NodeSubmitter:
 
     def __init__(self, node: Node) -> None:
         self._submit = node.open_session().submit
+        self._node = node
 
     def command(self, cluster: str, payload: bytes, done: Done, timeout_ms: int) -> None:
         """See `CommandSubmitter.command`. Raises `Stopped` if the node has stopped."""
@@ -159,3 +160,8 @@ class NodeSubmitter:
     def query(self, cluster: str, payload: bytes, level: str, done: Done, timeout_ms: int) -> None:
         """See `CommandSubmitter.query`. Raises `Stopped` if the node has stopped."""
         self._submit(cluster, payload, level, done, timeout_ms)
+
+    def machine_version(self, cluster: str) -> int | None:
+        """See `CommandSubmitter.machine_version`."""
+        process = self._node.system.servers.member_of(cluster)
+        return None if process is None else process.server.effective_machine_version

@@ -1,12 +1,21 @@
 """Commands on their way into the log (CMD-01 to CMD-18; L-7 to L-10)."""
 
 from collections import deque
+from typing import Any
 
 import msgspec
 
 from barque.core.applying import encode_builtin
 from barque.core.effects import Applied, Defer, Effect, NextEvent, Rejection, refuse_commands
-from barque.core.entries import COMMAND_BYTES_MAX, EntryBatch, EntryKind, cut_body, decode_head, encode_body
+from barque.core.entries import (
+    COMMAND_BYTES_MAX,
+    BodyHead,
+    EntryBatch,
+    EntryKind,
+    cut_body,
+    decode_head,
+    encode_body,
+)
 from barque.core.events import AppendNoop, ClientDown, FlushCommands, MachineAppend, MachineTimeout, NodeEvent
 from barque.core.log_contract import WalDown
 from barque.core.messages import Commands
@@ -15,6 +24,7 @@ from barque.core.roles import RaftState, WalWritable
 from barque.core.state import PeerStatus, Server
 from barque.core.transfer import offer_leadership
 from barque.core.transitions import become_waiting
+from barque.core.user_commands import check_commands, keep_decoded
 from barque.errors import MachineFault
 from barque.machine.machine import Down, NodeDown, NodeUp, Timeout
 from barque.types import ReplyMode
@@ -28,12 +38,36 @@ def on_commands(server: Server, commands: Commands) -> list[Effect]:
 
 
 def _append(server: Server, commands: Commands) -> list[Effect]:
+    role, head = server.leader_role(), decode_head(commands.body)
+    decoded: list[Any] = []
+    if head.kind is EntryKind.USER:
+        decoded, errors = check_commands(server, role, commands.body, commands.count, head)
+        if errors:
+            return _append_valid(server, commands, head, errors)
     try:
         batch = append_entry(server, commands.body, commands.count)
     except WalDown:
         return take_wal_down(server, refuse_commands(commands, Rejection.WAL_DOWN, None))
+    if decoded:
+        keep_decoded(role, batch.first_index, batch.body, decoded)
     rpcs, _ = pipelined_rpcs(server)
     return answer_append(batch) + rpcs
+
+
+def _append_valid(server: Server, commands: Commands, head: BodyHead, errors: dict[int, str]) -> list[Effect]:
+    """Refuse the bytes that are no command of the machine; append the runs of commands between them."""
+    effects: list[Effect] = []
+    machine, body, start = type(server.machine).__name__, commands.body, 0
+    for offset in (*errors, commands.count):
+        if offset > start:
+            run = Commands(offset - start, cut_body(body, commands.count, start, offset - start))
+            leads = server.raft_state is RaftState.LEADER  # the log may fail between two runs
+            effects += _append(server, run) if leads else refuse_commands(run, Rejection.WAL_DOWN, None)
+        if offset in errors and head.reply_mode is not ReplyMode.NOREPLY:
+            error = {0: f"not a command of {machine}: {errors[offset]}"}
+            effects.append(Applied(head.origin, head.first_correlation + offset, [None], error))
+        start = offset + 1
+    return effects
 
 
 def append_entry(server: Server, body: bytes, count: int = 1) -> EntryBatch:
@@ -138,6 +172,11 @@ def on_machine_append(server: Server, message: MachineAppend) -> list[Effect]:
         raise MachineFault(
             f"{type(server.machine).__name__} appends a command of {size} bytes, above {COMMAND_BYTES_MAX}"
         )
+    body = encode_body([message.payload])
+    _, errors = check_commands(server, server.leader_role(), body, 1, decode_head(body))
+    if errors:
+        machine = type(server.machine).__name__
+        raise MachineFault(f"{machine} appends what is no command of {machine}: {errors[0]}")
     return _append_own(server, EntryKind.USER, message.payload)
 
 

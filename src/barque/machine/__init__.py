@@ -7,8 +7,8 @@ Read in this order:
 - `machine`: the contract, `Machine.apply` above all
 - `effects`: what `apply` may ask for beside its reply
 - `simple`: a machine from one function
-- `kv_commands`, `kv`: the key-value store that the node ships with; its patterns (`kv_glob`)
-  and the order of its scans (`kv_scan`)
+- `kv_commands`, `kv`: the key-value store that the node ships with; its state (`kv_state`), what commands
+  do (`kv_writes`) and queries answer (`kv_reads`); patterns (`kv_glob`) and the order of scans (`kv_scan`)
 
 Never does: read a clock, draw a random number, iterate over a set, or touch a file or a socket. What a
 machine computes depends on its commands alone, or members would disagree.

@@ -1,8 +1,10 @@
-"""Redis' glob patterns, in time linear in the key for each segment.
+"""Redis' glob patterns, in time linear in the key.
 
-Redis matches by recursion, which hostile patterns (`a*a*a*…`) can make slow. Here a pattern
-becomes a regular expression whose stars are atomic groups: every piece between two stars has a
-fixed length, so its leftmost match is as good as any, and nothing is ever tried twice.
+Redis matches by recursion, which hostile patterns (`a*a*a*…`) can make slow. Here a pattern is cut at
+its stars into pieces of a fixed length each. The first piece must stand at the beginning of the key and the
+last one at its end; between them the leftmost place of every piece is as good as any, so nothing is ever
+tried twice. A piece without `?` and `[…]` is found by `bytes.find`, in linear time; another one is a regular
+expression that may look at its whole length at each place, and `Glob.work` counts that.
 
 The rules are those of Redis 7, with its corners: `[` without an end takes the rest of the
 pattern, `[a-]` begins a range that ends in `]`, a range may be backwards, `[]` matches nothing
@@ -11,54 +13,133 @@ and `[^]` anything, and the empty key is matched by `*` and by the empty pattern
 
 import re
 from collections.abc import Callable
+from typing import Final
 
-Matcher = Callable[[bytes], object]
+PATTERN_BYTES_MAX: Final = 1024
 
 _STAR, _QUESTION, _OPEN, _CLOSE, _CARET, _BACKSLASH, _DASH = b"*?[]^\\-"
-_NOTHING = b"(?!)"
+_NOTHING = b"(?!)."
+
+Finder = Callable[[bytes, int, int], int]
 
 
-def compile_glob(pattern: bytes) -> Matcher:
-    """A function that says (as a truth value) whether a key matches `pattern`."""
-    if pattern == b"*":
-        return _anything
-    segments = _segments(pattern)
-    if len(segments) == 1:
-        body = segments[0]
-    else:
-        middle = b"".join(b"(?>.*?" + segment + b")" for segment in segments[1:-1])
-        body = segments[0] + middle + b".*" + segments[-1]
-    if body.startswith(b".*") and pattern:
-        body = b"(?!\\Z)" + body  # the empty key matches no pattern but the two above
-    return re.compile(body, re.DOTALL).fullmatch
+class _Piece:
+    """What stands between two stars: it matches `size` bytes."""
+
+    __slots__ = ("expression", "literal", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.literal: bytes | None = b""
+        """The bytes themselves, if nothing else matches."""
+        self.expression = b""
+
+    def add(self, expression: bytes, literal: int | None = None) -> None:
+        """One more byte of the key."""
+        self.size += 1
+        self.expression += expression
+        if literal is None:
+            self.literal = None
+        elif self.literal is not None:
+            self.literal += bytes((literal,))
+
+    def finder(self) -> Finder:
+        """A function of a key, a beginning and an end: where the piece first stands there, or -1."""
+        literal = self.literal
+        if literal is not None:
+            return lambda key, start, end: key.find(literal, start, end)
+        search = re.compile(self.expression, re.DOTALL).search
+
+        def find(key: bytes, start: int, end: int) -> int:
+            match = search(key, start, end)
+            return -1 if match is None else match.start()
+
+        return find
 
 
-def _anything(key: bytes) -> bool:
-    return True
+class Glob:
+    """A compiled pattern."""
+
+    __slots__ = ("_ends", "_middle", "_size", "_steps", "_whole")
+
+    def __init__(self, pieces: list[_Piece]) -> None:
+        first, last = pieces[0], pieces[-1]
+        self._size = sum(piece.size for piece in pieces)
+        self._whole = len(pieces) == 1
+        self._ends = first.finder(), first.size, last.finder(), last.size
+        self._middle = [(piece.finder(), piece.size) for piece in pieces[1:-1]]
+        self._steps = 1 + sum(piece.size for piece in pieces[1:-1] if piece.literal is None)
+
+    def work(self, key_bytes: int) -> int:
+        """The most steps that matching keys of so many bytes in all can take."""
+        return key_bytes * self._steps
+
+    def matches(self, key: bytes) -> bool:
+        """Whether the pattern matches the whole key."""
+        end = len(key)
+        if end < self._size or (self._whole and end != self._size):
+            return False
+        find_first, first_size, find_last, last_size = self._ends
+        if find_first(key, 0, first_size):
+            return False
+        if self._whole:
+            return True
+        if not end:
+            return False  # the empty key matches no pattern but `*` and the empty one
+        end -= last_size
+        if find_last(key, end, end + last_size) != end:
+            return False
+        at = first_size
+        for find, size in self._middle:
+            at = find(key, at, end)
+            if at < 0:
+                return False
+            at += size
+        return True
 
 
-def _segments(pattern: bytes) -> list[bytes]:
-    """The regular expressions of the pieces between stars; each matches a fixed number of bytes."""
-    segments: list[list[bytes]] = [[]]
+class _Anything(Glob):
+    """`*`: no key needs to be looked at."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__([_Piece(), _Piece()])
+
+    def matches(self, key: bytes) -> bool:
+        """Every key, the empty one too."""
+        return True
+
+
+def compile_glob(pattern: bytes) -> Glob:
+    """The pattern, compiled. Raises `ValueError` for one of more than `PATTERN_BYTES_MAX` bytes."""
+    if len(pattern) > PATTERN_BYTES_MAX:
+        raise ValueError(f"a pattern of {len(pattern)} bytes is longer than the limit of {PATTERN_BYTES_MAX}")
+    return _Anything() if pattern == b"*" else Glob(_pieces(pattern))
+
+
+def _pieces(pattern: bytes) -> list[_Piece]:
+    """The pieces of a pattern between its stars."""
+    pieces = [_Piece()]
     position = 0
     while position < len(pattern):
         byte = pattern[position]
         if byte == _STAR:
-            if segments[-1] or len(segments) == 1:  # `**` is `*`
-                segments.append([])
+            if pieces[-1].size or len(pieces) == 1:  # `**` is `*`
+                pieces.append(_Piece())
             position += 1
         elif byte == _QUESTION:
-            segments[-1].append(b".")
+            pieces[-1].add(b".")
             position += 1
         elif byte == _OPEN:
             expression, position = _class(pattern, position + 1)
-            segments[-1].append(expression)
+            pieces[-1].add(expression)
         else:
             if byte == _BACKSLASH and position + 1 < len(pattern):
                 position += 1
-            segments[-1].append(_literal(pattern[position]))
+            pieces[-1].add(_literal(pattern[position]), pattern[position])
             position += 1
-    return [b"".join(parts) for parts in segments]
+    return pieces
 
 
 def _class(pattern: bytes, position: int) -> tuple[bytes, int]:

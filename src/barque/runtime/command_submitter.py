@@ -23,3 +23,9 @@ class CommandSubmitter(Protocol):
 
         `done` gets the answer, a `Refused` or a `QueryTimeout`. A query changes nothing in any case.
         """
+
+    def machine_version(self, cluster: str) -> int | None:
+        """The version of the machine in force, as the member on this node knows; None without a member.
+
+        Every command that is submitted now will be applied by this version or a later one.
+        """

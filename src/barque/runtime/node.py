@@ -44,17 +44,20 @@ from typing import Any
 from barque.config import NodeConfig
 from barque.errors import Stopped
 from barque.log.disk import Disk, OsDisk
+from barque.log.identity import Owner
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
 from barque.runtime.admin import Admin
 from barque.runtime.client_session import ClientSessions, InProcessSession
 from barque.runtime.clock import Clock, SystemClock
+from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.cluster_forming import form_configured_clusters
 from barque.runtime.deferred_rounds import DeferredRounds
 from barque.runtime.directory import Directory
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.liveness import Liveness
+from barque.runtime.machine_codes import MachineCodes
 from barque.runtime.machines import load_machines
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.reporting import Reporter
@@ -66,7 +69,16 @@ from barque.runtime.turn import Turn
 from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport, TransportHandler
 from barque.transport.credentials import Credentials
 from barque.transport.tcp import TcpTransport
-from barque.transport.wire import ALIVE, Alive, Envelope, FrontEvent, NodeCall, NodeCallReply
+from barque.transport.wire import (
+    ALIVE,
+    Alive,
+    ClockIs,
+    Envelope,
+    FrontEvent,
+    MachinesAre,
+    NodeCall,
+    NodeCallReply,
+)
 from barque.types import ClientRef
 
 logger = logging.getLogger("barque.node")
@@ -101,7 +113,7 @@ class Node:
         config.check()
         self.config = config
         self.name = config.name
-        self.clock = clock or SystemClock()
+        self.clock = ClusterClock(clock or SystemClock(), config.name, config.time.clock_error_max_ms)
         self.rng = rng or random.Random(secrets.randbits(64))  # noqa: S311  # spreads timers, keeps no secret
         self.incarnation = self.rng.getrandbits(60) + 1
         self.me = ClientRef(self.name, self.incarnation)
@@ -161,7 +173,7 @@ class Node:
         wake = turn.wake
         peers = tuple(node for node in config.nodes if node != self.name)
         self.servers = ServerTable(wake)
-        self.directory = Directory(self._disk, config.data_dir, config.installation)
+        self.directory = Directory(self._disk, config.data_path, Owner(config.installation, self.name))
         self.transport = self._make_transport(self, self.incarnation, rng)
         self.dispatcher = Dispatcher(self.me, self.servers, self.directory, self.transport, clock, wake)
         self.requests = RequestRouter(
@@ -202,6 +214,7 @@ class Node:
             self.timers,
             clock,
             turn,
+            MachineCodes(self.name, self.machines),
         )
         self.reporter = Reporter(self.name, self.system, self.transport, self.requests, self.liveness, clock)
         self.admin = Admin(
@@ -223,6 +236,8 @@ class Node:
     def _connect_parts(self) -> None:
         """Register the handlers of node messages, and bind the phases of the turn to their parts."""
         self.dispatcher.on(Alive, lambda node, _message: self.liveness.heard_from(node))
+        self.dispatcher.on(ClockIs, lambda node, message: self.clock.heard(node, message.wall_ms))
+        self.dispatcher.on(MachinesAre, self.liveness.codes.heard)
         self.dispatcher.on(NodeCall, self.rpc.on_call)
         self.dispatcher.on(NodeCallReply, self.rpc.on_reply)
         self.dispatcher.on(FrontEvent, self._on_event)
@@ -238,7 +253,6 @@ class Node:
         config = self.config
         system = System(
             me=self.me,
-            data_dir=config.data_dir,
             disk=self._disk,
             log=config.log,
             times=config.time,
@@ -391,6 +405,7 @@ class Node:
 
     def _tick(self) -> None:
         self.system.tick()
+        self.dispatcher.removals.tick()
         self.turn.wake()
         self.timers.arm("tick", self.clock.monotonic() + self.config.time.tick_ms / 1000, self._tick)
 

@@ -62,7 +62,7 @@ from barque.runtime.pending_requests import (
     in_batches,
     part_of,
 )
-from barque.types import ClientRef, ReplyMode, ServerId, Term
+from barque.types import NAME_RULE, ClientRef, ReplyMode, ServerId, Term, is_valid_name
 
 REQUEST_COMMANDS_MAX = BATCH_COMMANDS_MAX * 16
 _REQUEST_BYTES_MAX = BODY_BYTES_MAX - 4096  # the rest is for the head of an entry
@@ -141,16 +141,14 @@ class RequestRouter:
         pending = self._pending
         if request.size > _REQUEST_BYTES_MAX:
             text = f"a request of {request.size} bytes; one command has {COMMAND_BYTES_MAX} at most"
-            self._say_failed(request, 0, request.count, "InvalidCommand", text, None)
-            self._turn.wake()
-            return False
-        refusal = pending.refusal(request)
-        if refusal:
-            self._say_failed(request, 0, request.count, "Overloaded", refusal, None)
-            self._turn.wake()
-            return False
+            return self._turn_away(request, "InvalidCommand", text)
+        if refusal := pending.refusal(request):
+            return self._turn_away(request, "Overloaded", refusal)
         route = self._routes.get(cluster)
         if route is None:
+            if not is_valid_name(cluster):
+                text = f"{cluster[:80]!r} is no name of a cluster: a name has {NAME_RULE}"
+                return self._turn_away(request, "InvalidCommand", text)
             route = self._route(cluster)
         request.route = route
         request.round = self.round
@@ -159,6 +157,11 @@ class RequestRouter:
         self.dirty[cluster] = route
         self._turn.wake()
         return True
+
+    def _turn_away(self, request: PendingRequest, error: str, text: str) -> bool:
+        self._say_failed(request, 0, request.count, error, text, None)
+        self._turn.wake()
+        return False
 
     def _await(self, request: PendingRequest, timeout_s: float) -> None:
         request.deadline = self._clock.monotonic() + timeout_s
@@ -242,8 +245,7 @@ class RequestRouter:
             queued, route.queued = route.queued, []
             if self._pending.bytes > SENT_BYTES_MAX:
                 queued, route.queued = admitted(queued)
-                if route.queued:
-                    self._held[route.cluster] = route
+                self._held[route.cluster] = route
             for batch in in_batches(queued):
                 self._send(route, route.leader, batch)
 
@@ -402,8 +404,7 @@ class RequestRouter:
             heapq.heapify(self.deadlines)
             self._finished = 0
 
-    def _let_go(self) -> None:
-        """A request is no longer on its way: look again at requests that were held back for one."""
+    def _let_go(self) -> None:  # one request is no longer on its way: others may be sent
         held, self._held = self._held, {}
         self.dirty.update(held)
         self._turn.wake()

@@ -12,9 +12,11 @@ from barque.transport.budget import Budget
 from barque.transport.contract import Limits, TransportCounters, logger
 from barque.transport.framing import HEADER, HELLO_BYTES_MAX, Frame, FrameKind, FrameReader, seal_frame
 from barque.transport.handshake import DialerHandshake, Established, ListenerHandshake, refusal
+from barque.transport.resolve import resolve
 from barque.transport.tls import certificate_of, explain, secure
 
 _SCRATCH_BYTES = 1024
+_BACKLOG = 1_024
 
 
 class FramedConnection(asyncio.BufferedProtocol):
@@ -329,6 +331,15 @@ def split_address(address: str, setting: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ConfigurationError(f"{setting} is {address!r}, but must be host:port, such as 127.0.0.1:7400")
     return host, int(port)
+
+
+async def open_server(protocol: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+    """Listen there, or at all addresses of a name; `::` serves IPv4 as well. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    if host != "::":
+        return await loop.create_server(protocol, await resolve(host), port, backlog=_BACKLOG)
+    both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+    return await loop.create_server(protocol, sock=both, backlog=_BACKLOG)
 
 
 def join_address(host: str, port: int) -> str:

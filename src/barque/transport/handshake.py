@@ -20,7 +20,6 @@ grant.
 
 import hashlib
 import hmac
-import re
 import struct
 from collections.abc import Callable
 
@@ -31,6 +30,7 @@ from barque.transport.authorization import Role
 from barque.transport.framing import FrameKind, encode_frame
 from barque.transport.secret import Secrets
 from barque.transport.tls import Certificate
+from barque.types import is_valid_name
 
 WIRE_VERSION = 5
 """The protocol version: it changes with the handshake, a message or a tag."""
@@ -41,7 +41,6 @@ _MAGIC = b"BARQ"
 _PREFIX = struct.Struct("<4sH")  # magic, version: the same in every version of this protocol
 _HELLO = struct.Struct("<4sHBQ32sBBB")  # magic, version, role, incarnation, nonce, three name lengths
 _CHALLENGE = struct.Struct("<4sHQ32sB")  # magic, version, incarnation, nonce, name length
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 _DIALER_LABEL = b"barque dialer proof\0"
 _LISTENER_LABEL = b"barque listener proof\0"
 
@@ -80,11 +79,6 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 
     send: bytes = b""
     established: Established | None = None
-
-
-def is_valid_name(name: str) -> bool:
-    """Whether this is a valid name of a node or a cluster: 1 to 64 of A–Z a–z 0–9 _ . - ."""
-    return _NAME.match(name) is not None
 
 
 def encode_hello(hello: Hello) -> bytes:

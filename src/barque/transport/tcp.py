@@ -24,15 +24,15 @@ from barque.errors import ConfigurationError, Unauthenticated
 from barque.transport.accepted import AcceptedConnection, ClientHandle
 from barque.transport.authorization import Role
 from barque.transport.budget import Budget
-from barque.transport.connection import FramedConnection, join_address, split_address
+from barque.transport.connection import FramedConnection, join_address, open_server, split_address
 from barque.transport.contract import Limits, PeerStatus, TransportCounters, TransportHandler, logger
 from barque.transport.credentials import Credentials
 from barque.transport.guesses import Guesses
-from barque.transport.handshake import NONCE_BYTES, DialerHandshake, ListenerHandshake, is_valid_name
+from barque.transport.handshake import NONCE_BYTES, DialerHandshake, ListenerHandshake
 from barque.transport.peer_link import PeerLink
-from barque.transport.resolve import resolve
 from barque.transport.strangers import Strangers
 from barque.transport.wire import PeerMessage
+from barque.types import NAME_RULE, is_valid_name
 
 _WATCH_S = 1.0
 _ACCEPTING_TURNS = 4
@@ -71,9 +71,7 @@ class TcpTransport:
     ) -> None:
         for setting, value in (("node name", name), ("cluster name", cluster)):
             if not is_valid_name(value):
-                raise ConfigurationError(
-                    f"the {setting} {value!r} must be 1 to 64 of A-Z a-z 0-9 . _ - and not begin with . or -"
-                )
+                raise ConfigurationError(f"the {setting} {value!r} is no name: a name has {NAME_RULE}")
         self.name = name
         self.advertise = advertise
         self.handler = handler
@@ -108,11 +106,9 @@ class TcpTransport:
     async def start(self) -> None:
         """Listen, and start to connect. Raises `ConfigurationError` if the address cannot be bound."""
         host, port = self._bind
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.limits.connect_timeout_s):
-                addresses = await resolve(host)
-            self._server = await loop.create_server(self._accept, addresses, port, backlog=1024)
+                self._server = await open_server(self._accept, host, port)
         except (OSError, UnicodeError) as error:
             raise ConfigurationError(
                 f"cannot listen on {join_address(host, port)}: {error}; "

@@ -5,10 +5,12 @@ May import: what `barque.gateways` may.
 Read in this order:
 
 - `parser`, `encoder`: bytes to requests, replies to bytes; sans-IO
-- `commands`: the commands that reach the cluster, one row each
-- `session`: the commands that the node answers itself; the table of all commands
-- `connection`: one client; the order of its requests and replies
-- `server`: the listening socket, limits and counters
+- `command`, `session`: what a command is, and one connection as commands see it
+- `data_commands` (they reach the cluster), `node_commands`, `client_command`, `table`: all commands
+- `transaction`: what stands between MULTI and EXEC
+- `memory`, `limits`: how much memory clients may take, and how they take turns
+- `pending`, `runs`, `connection`: one client; the order of its requests and replies, and its socket
+- `server`, `info`: the listening socket, counters and facts
 
 Never does: reply OK to a write that may not have happened, run a command that it refused, or let one
 client's input, silence or slowness hurt another.

@@ -1,118 +1,63 @@
-"""One connection: requests in, replies out in the order of the requests.
-
-Redis runs the commands of a connection one after another; here they travel through a cluster, so
-many must be under way at once. The order is kept by *runs*: consecutive writes are submitted
-together, consecutive reads are submitted together, and a run begins when the run of the other kind
-before it has been answered. So a read sees the writes before it and none of those after it. Commands
-that change the connection itself wait until everything before them is answered.
-"""
+"""One connection: its socket, and how much memory it takes. `runs` knows the order of its requests."""
 
 import asyncio
+import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
-import msgspec
-
-from barque.errors import BarqueError
 from barque.gateways.resp import encoder
-from barque.gateways.resp.commands import (
-    Command,
-    CommandError,
-    Kind,
-    machine_error,
-    outcome_reply,
-    unknown_command,
-    wrong_arity,
-)
 from barque.gateways.resp.parser import RequestError, RequestParser
-from barque.gateways.resp.session import Session, find_command
-from barque.machine.kv_commands import error_code
+from barque.gateways.resp.pending import Pending
+from barque.gateways.resp.runs import Requests
+from barque.gateways.resp.session import Session
 
 if TYPE_CHECKING:
     from barque.gateways.resp.server import RespServer
 
-_NO_AUTH: Final = encoder.error("NOAUTH Authentication required.")
 _STRANGER_BUFFER_BYTES: Final = 4096
-_REPLY_BYTES_FEARED: Final = 64 * 1024  # before anything is known of a client's replies
-_FORGET_SHIFT: Final = 6  # each reply takes a 64th off the memory of larger ones
-_encode: Final = msgspec.msgpack.Encoder().encode
+_UNREAD_BYTES_NOTED: Final = 64 * 1024  # the transport says when fewer are left
 
 
-class Pending:
-    """The place of one reply. The submitter calls it with the outcome."""
-
-    __slots__ = ("command", "connection", "data")
-
-    def __init__(self, connection: "Connection", command: Command | None, data: bytes | None = None) -> None:
-        self.connection = connection
-        self.command = command
-        self.data = data
-        """The reply; None until it is known."""
-
-    def __call__(self, outcome: Any) -> None:
-        """Convert the outcome. Never raises: a reply that cannot be written is an error reply."""
-        command = cast(Command, self.command)
-        assert command.reply is not None, "only commands of the machine have outcomes"
-        try:
-            if isinstance(outcome, BarqueError):
-                self.data = outcome_reply(outcome)
-            elif (code := error_code(outcome)) is not None:
-                self.data = machine_error(code, command.name)
-            else:
-                self.data = command.reply(outcome, self.connection.session)
-        except Exception as failure:  # the client must get an answer in spite of our bug
-            self.data = encoder.error(f"ERR the reply to '{command.name}' failed: {type(failure).__name__}")
-        self.connection.settled(len(self.data))
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 
 
-class Connection(asyncio.BufferedProtocol):
+def _keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Notice a client whose machine vanished, after two minutes of silence."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None:
+        return  # a simulated connection
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+class Connection(Requests, asyncio.BufferedProtocol):
     """The protocol of one client. The server owns it; sessions and parsers are its parts."""
 
     __slots__ = (
         "_accepted",
         "_answered",
         "_batches",
+        "_counted",
         "_in_flight_bytes",
-        "_outstanding",
-        "_pumping",
         "_reading",
-        "_replies",
-        "_reply_bytes_expected",
-        "_running",
-        "_server",
         "_transport",
-        "_waiting",
-        "_writable",
-        "closed",
-        "ending",
-        "flush_scheduled",
-        "parser",
-        "session",
+        "request_bytes",
+        "stalled_ticks",
     )
 
     def __init__(self, server: "RespServer") -> None:
-        self._server = server
+        super().__init__(server)
         self._transport: asyncio.Transport | None = None
-        self._replies: deque[Pending] = deque()
-        """Unanswered requests in order, and answers that wait for an earlier one."""
-        self._waiting: deque[tuple[Pending, list[bytes]]] = deque()
-        """Requests that may not run yet; all of them are also in `_replies`."""
-        self._outstanding = 0
-        """How many of the present run are with the submitter."""
-        self._running = Kind.WRITE
-        """The kind of the present run; means something while `_outstanding` > 0."""
         self._batches: deque[tuple[int, int]] = deque()
         """(requests accepted up to there, bytes) of each batch that is not answered in full."""
-        self._accepted = self._answered = self._in_flight_bytes = 0
-        self._reply_bytes_expected = _REPLY_BYTES_FEARED
-        """How large a reply may be: the largest of late. Few large ones are asked for at once."""
-        self._pumping = False
+        self._accepted = self._answered = self._in_flight_bytes = self._counted = 0
+        self.request_bytes = 0
+        """Bytes of requests, complete or not, when we last looked."""
         self._reading = True
-        self._writable = True
-        self.flush_scheduled = False
-        self.ending = False
-        """Nothing more is read; the connection closes after its last reply."""
-        self.closed = False
+        self.stalled_ticks = 0
+        """How many of the server's ticks have passed since anything came in or went out."""
 
     # --- asyncio
 
@@ -120,11 +65,13 @@ class Connection(asyncio.BufferedProtocol):
         """Register with the server, or turn away when it is full."""
         self._transport = cast(asyncio.Transport, transport)
         self.session: Session = self._server.new_session(transport)
+        _keep_alive(transport)
+        self.session.kill = self.abort
         limits = self._server.limits
         self.parser = RequestParser(
             limits.bulk_bytes_max, limits.request_bytes_max, authenticated=self.session.authenticated
         )
-        self._transport.set_write_buffer_limits(high=limits.output_high_water_bytes)
+        self._transport.set_write_buffer_limits(high=min(_UNREAD_BYTES_NOTED, limits.reply_bytes_max // 8))
         if not self._server.admit(self):
             self.ending = True
             self._transport.write(encoder.error("ERR max number of clients reached"))
@@ -138,9 +85,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have arrived."""
+        self.moved = True
         if not self.ending:
             self.parser.feed(bytes(self._server.receive_buffer[:nbytes]))
             self._process()
+            self.count_request_bytes()
 
     def eof_received(self) -> bool:
         """The client has closed its side; keep the connection until its replies are sent."""
@@ -148,21 +97,22 @@ class Connection(asyncio.BufferedProtocol):
         return bool(self._replies)
 
     def pause_writing(self) -> None:
-        """The client does not read its replies: stop reading its requests."""
-        self._writable = False
-        self._pause_reading()
+        """The client is slower than its replies; `unread` counts."""
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        self._writable = True
-        self._process()
+        self.take_stock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop waiting requests. Their outcomes are ignored."""
         self.closed = self.ending = True
+        self._server.requests.used -= self._submitted
+        self._server.replies.used -= self._held + self._unread
+        self._server.request_bytes -= self.request_bytes
         self._waiting.clear()
         self._replies.clear()
         self._batches.clear()
+        self.session.queue = None
         self._server.leave(self)
 
     def abort(self) -> None:
@@ -177,37 +127,80 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.close()
 
+    # --- memory
+
+    @property
+    def bytes_held(self) -> int:
+        """All memory that this client's requests and replies take."""
+        return self._held + self._unread + self.request_bytes
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether the client has replies to take."""
+        return self._unread > 0
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether nothing goes on until the client takes some of its replies."""
+        return self._unread > 0 and (self.is_paused or (bool(self._waiting) and not self._outstanding))
+
+    def count_request_bytes(self) -> None:
+        """Tell the server how much this client's requests take, and stop reading if that is too much."""
+        queue = self.session.queue
+        size = self.parser.buffered + self._in_flight_bytes + (queue.size if queue is not None else 0)
+        self._server.request_bytes += size - self.request_bytes
+        self.request_bytes = size
+        if self._server.must_wait_with_requests(self):
+            self._pause_reading()
+
+    def take_stock(self) -> None:
+        """Look how much the client has taken, and go on as far as there is room now."""
+        if self.closed or self._transport is None:
+            return
+        unread = self._transport.get_write_buffer_size()
+        if unread < self._unread:
+            self.moved = True
+        self._server.replies.used += unread - self._unread
+        self._unread = unread
+        if self._waiting:
+            self.pump()
+        if not self._reading:
+            self._process()
+
     # --- requests
 
     def _process(self) -> None:
         """Take complete requests off the parser while the limits allow; pause or resume reading."""
         limits = self._server.limits
         while not self.ending:
-            window = limits.reply_bytes_max // (self._reply_bytes_expected + 1) + 1
-            room = min(limits.outstanding_max, window) - len(self._replies)
-            if not self._writable or room <= 0 or self._in_flight_bytes >= limits.outstanding_bytes_max:
+            room = limits.outstanding_max - len(self._replies)
+            if room <= 0 or self._in_flight_bytes >= limits.outstanding_bytes_max or self.is_paused:
                 self._pause_reading()
                 return
             if not self.parser.authenticated:
                 room = 1  # the next request may be the one that authenticates
             requests: list[list[bytes]] = []
-            before = self.parser.consumed
             complaint = None
             try:
                 self.parser.parse(requests, room)
             except RequestError as error:
                 complaint = error
             for request in requests:
-                self._accept(request)
+                self.accept(request)
             if complaint is not None:
                 self._refuse(complaint)
             elif requests:
-                self._count(len(requests), self.parser.consumed - before)
+                self._count(len(requests))
             else:
                 break
         if self.ending:
             self._pause_reading()
-        elif not self._reading and self._transport is not None and not self.closed:
+        elif (
+            not self._reading
+            and self._transport is not None
+            and not self.closed
+            and not self._server.must_wait_with_requests(self)
+        ):
             self._reading = True
             self._transport.resume_reading()
 
@@ -216,7 +209,9 @@ class Connection(asyncio.BufferedProtocol):
             self._reading = False
             self._transport.pause_reading()
 
-    def _count(self, requests: int, size: int) -> None:
+    def _count(self, requests: int) -> None:
+        size = self.parser.consumed - self._counted
+        self._counted = self.parser.consumed
         self._accepted += requests
         self._in_flight_bytes += size
         self._batches.append((self._accepted, size))
@@ -227,87 +222,11 @@ class Connection(asyncio.BufferedProtocol):
         """The client does not speak the protocol: say so after the replies it is owed, and close."""
         if not self.ending:  # after QUIT nothing counts
             self._server.counters.protocol_errors += 1
-            self._replies.append(Pending(self, None, encoder.error(f"ERR {complaint}")))
+            pending = Pending(self, None, [])
+            self._replies.append(pending)
+            self._answer(pending, encoder.error(f"ERR {complaint}"))
             self.ending = True
         self._server.schedule_flush(self)
-
-    def _accept(self, request: list[bytes]) -> None:
-        if self.ending:
-            return
-        command = find_command(request[0])
-        pending = Pending(self, command)
-        self._replies.append(pending)
-        if command is None:
-            pending.data = encoder.error(unknown_command(request))
-        elif not command.accepts(len(request)):
-            pending.data = encoder.error(wrong_arity(command.name))
-        elif self._waiting or not self._start(pending, command, request):
-            self._waiting.append((pending, request))
-
-    def _start(self, pending: Pending, command: Command, request: list[bytes]) -> bool:
-        """Run or submit one request; False if it has to wait for those before it."""
-        kind = command.kind
-        if self._outstanding and kind is not self._running and kind is not Kind.LOCAL:
-            return False
-        if not self.session.authenticated and not command.without_auth:
-            pending.data = _NO_AUTH
-            return True
-        try:
-            if kind is Kind.WRITE:
-                payload = _encode(command.run(request))
-                self._running = kind
-                self._outstanding += 1
-                self._server.submit_command(payload, pending)
-            elif kind is Kind.READ:
-                payload = _encode(command.run(request))
-                self._running = kind
-                self._outstanding += 1
-                self._server.submit_query(payload, self.session.read_level, pending)
-            else:
-                pending.data = command.run(self.session, request)
-        except CommandError as error:
-            pending.data = encoder.error(str(error))
-        except Exception as failure:  # a bug of ours in one command; the other connections go on
-            pending.data = encoder.error(f"ERR '{command.name}' failed: {type(failure).__name__}")
-        if kind is Kind.SESSION:
-            self._after_session_command(pending)
-        return True
-
-    def _after_session_command(self, pending: Pending) -> None:
-        self.parser.authenticated = self.session.authenticated
-        if self.session.closing:
-            self.ending = True
-            self._waiting.clear()
-            while self._replies[-1] is not pending:
-                self._replies.pop()  # what came after QUIT
-
-    # --- replies
-
-    def settled(self, size: int) -> None:
-        """One outstanding outcome has arrived; its reply takes `size` bytes."""
-        if self.closed:
-            return
-        expected = self._reply_bytes_expected
-        self._reply_bytes_expected = max(size, expected - (expected >> _FORGET_SHIFT))
-        self._outstanding -= 1
-        if self._waiting and not self._outstanding:
-            self._pump()
-        self._server.schedule_flush(self)
-
-    def _pump(self) -> None:
-        """Begin the next run. Outcomes may arrive while it is being submitted."""
-        if self._pumping:
-            return
-        self._pumping = True
-        try:
-            while self._waiting:
-                pending, request = self._waiting.popleft()
-                assert pending.command is not None, "unknown commands never wait"
-                if not self._start(pending, pending.command, request):
-                    self._waiting.appendleft((pending, request))
-                    return
-        finally:
-            self._pumping = False
 
     def flush(self) -> None:
         """Write the replies that are due, in one piece; once in a turn of the loop."""
@@ -316,17 +235,31 @@ class Connection(asyncio.BufferedProtocol):
             return
         replies = self._replies
         ready: list[bytes] = []
+        size = answered = 0
         while replies and replies[0].data is not None:
-            ready.append(cast(bytes, replies.popleft().data))
-        if ready:
-            self._transport.write(b"".join(ready))
-            self._answered += len(ready)
+            pending = replies.popleft()
+            data = cast(bytes, pending.data)
+            size += len(data)
+            answered += 1
+            if not pending.muted:
+                ready.append(data)
+        if answered:
+            if ready:
+                self._transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
+            self._held -= size
+            self._server.replies.used -= size
+            self._answered += answered
             while self._batches and self._batches[0][0] <= self._answered:
                 self._in_flight_bytes -= self._batches.popleft()[1]
-            if self._transport.get_write_buffer_size() > self._server.limits.output_bytes_max:
-                self._server.counters.slow_readers += 1
-                self.abort()
-                return
+            if self.request_bytes:
+                self.count_request_bytes()
+            unread = self._transport.get_write_buffer_size()
+            if unread or self._unread:
+                self._server.replies.used += unread - self._unread
+                self._unread = unread
+                self._server.watch()
+            if self._waiting:
+                self.pump()  # what was written has made room
         if self.ending:
             if not replies:
                 self._transport.close()

@@ -41,6 +41,11 @@ def null(resp3: bool) -> bytes:
     return NULL_3 if resp3 else NULL_2
 
 
+def null_array(resp3: bool) -> bytes:
+    """No array: the null array of version 2, the null of version 3."""
+    return NULL_3 if resp3 else b"*-1\r\n"
+
+
 def bulk_or_null(value: bytes | None, resp3: bool) -> bytes:
     """A value that may be absent."""
     if value is None:
