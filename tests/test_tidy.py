@@ -68,7 +68,7 @@ IMPORTS_BY_NAME = {
 """The modules that may use importlib, and why."""
 TOUCHES_FILES = {
     "log/disk.py": "the seam between the log and the disk",
-    "transport/secret.py": "reads the cluster's secret, once, at start",
+    "transport/secret.py": "reads secrets, at the start and when they change",
     "config.py": "reads the node's configuration, once, at start",
 }
 """The modules that may open files, and why. So may the command line: people name those files."""

@@ -237,6 +237,79 @@ def test_a_second_signal_ends_it_at_once(started: subprocess.Popen[str]) -> None
     wait_for(lambda: started.poll() is not None, "the end", 10)
 
 
+def test_s2_nodes_and_verbs_refuse_a_file_alike(flags: list[str], secret: Path) -> None:
+    """A secret that others can read, or that is not there, has one exit code for nodes and verbs."""
+    for mode in (0o644, 0o666, 0o620):
+        secret.chmod(mode)
+        for arguments in (
+            ("node", *flags),
+            ("status", "--node", "127.0.0.1:1", "--secret-file", str(secret)),
+        ):
+            refused = run_barque(*arguments)
+            assert refused.returncode == 77, refused.stderr
+            assert "chmod 600" in refused.stderr
+    secret.unlink()
+    codes = {
+        run_barque("node", *flags).returncode,
+        run_barque("status", "--node", "127.0.0.1:1", "--secret-file", str(secret)).returncode,
+    }
+    assert codes == {78}
+
+
+def test_s2_a_secret_may_come_from_elsewhere(tmp_path: Path, flags: list[str], secret: Path) -> None:
+    """A variable, a directory of credentials, and the standard input serve nodes and verbs."""
+    text = secret.read_text()
+    bare = [flag for flag in flags if flag not in ("--secret-file", str(secret))]
+    address = next(flag for flag in flags if flag.startswith("n1=")).partition("=")[2]
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "barque-secret").write_text(text)
+    (credentials / "barque-secret").chmod(0o440)
+    for variables in ({"BARQUE_SECRET": text.strip()}, {"CREDENTIALS_DIRECTORY": str(credentials)}):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("BARQUE_")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "barque", "node", *bare],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environment, **variables},
+        )
+        try:
+            wait_up(process)
+            asked = run_barque("status", "--node", address, BARQUE_SECRET=text.strip())
+            assert asked.returncode == 0, asked.stderr
+            piped = subprocess.run(
+                [sys.executable, "-m", "barque", "status", "--node", address, "--secret-file", "-"],
+                input=text,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                env=environment,
+                check=False,
+            )
+            assert piped.returncode == 0, piped.stderr
+        finally:
+            process.terminate()
+            process.wait(20)
+            assert process.stderr is not None
+            process.stderr.close()
+
+
+def test_s18_a_signal_makes_a_node_read_its_secrets_again(
+    started: subprocess.Popen[str], secret: Path
+) -> None:
+    """After SIGHUP, and never by dying of it, the node accepts the secret that was added."""
+    wait_up(started)
+    address = next(part for part in started.args if str(part).startswith("n1=")).partition("=")[2]  # type: ignore[union-attr,arg-type]
+    secret.write_text(secret.read_text().strip() + "\n" + "t" * 32 + "\n")
+    started.send_signal(signal.SIGHUP)
+    wait_for(
+        lambda: run_barque("status", "--node", address, BARQUE_SECRET="t" * 32).returncode == 0,
+        "the new secret",
+        20,
+    )
+    assert started.poll() is None
+
+
 @pytest.mark.parametrize("setting", ["own name", "resp.bind"])
 def test_s1_a_name_that_does_not_resolve_yet_is_worth_another_start(
     flags: list[str], tmp_path: Path, setting: str

@@ -5,23 +5,27 @@ from typing import Any
 
 import pytest
 from tests.nodes import SECRET, nodes
+from tests.transport.certificates import Authority
 
 import barque
 from barque.client.url import Place, read_url
 from barque.errors import ConfigurationError
+from barque.transport.tls import ClientTls
 
 LONG = "a-secret-that-is-long-enough"
+TLS = ("tls_ca_file", "tls_cert_file", "tls_key_file")
 
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("BARQUE_SECRET_FILE", "BARQUE_INSTALLATION"):
+    tls = (f"BARQUE_{name.upper()}" for name in TLS)
+    for name in ("BARQUE_SECRET_FILE", "BARQUE_SECRET", "BARQUE_INSTALLATION", *tls):
         monkeypatch.delenv(name, raising=False)
 
 
 def read(url: str, **arguments: Any) -> Place:
     """The place that a URL names."""
-    given: dict[str, Any] = dict.fromkeys(("secret", "secret_file", "installation", "timeout_s"))
+    given: dict[str, Any] = dict.fromkeys(("secret", "secret_file", "installation", "timeout_s", *TLS))
     return read_url(url, **{**given, **arguments})
 
 
@@ -60,6 +64,33 @@ def test_the_nearest_secret_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert read("barque://:p%2Fq%40r@h:1").secret == b"p/q@r"
     assert read("barque://:in-the-url@h:1", secret=b"given").secret == b"given"
     assert read("barque://:in-the-url@h:1", secret_file=first).secret == f"1{LONG}".encode()
+    monkeypatch.delenv("BARQUE_SECRET_FILE")
+    monkeypatch.setenv("BARQUE_SECRET", f"3{LONG}")
+    assert read("barque://h:1").secret == f"3{LONG}".encode()
+
+
+def test_s2_tls_files_come_from_arguments_the_url_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nearest counts, for each file; with a certificate of its own a client needs no secret."""
+    ca = Authority(tmp_path)
+    app, boss = ca.issue("app", dns=("app",)), ca.issue("boss", uris=("barque:admin",))
+    url = f"barque://h:1?tls_ca_file={ca.path}"
+    own = {"tls_cert_file": str(app), "tls_key_file": str(ca.key_of(app))}
+    assert read("barque://h:1", secret=LONG).tls is None
+    assert read(url, secret=LONG).tls == ClientTls(str(ca.path))
+    assert read(url, **own) == read(f"{url}&tls_cert_file={app}&tls_key_file={ca.key_of(app)}")
+    assert read(url, **own).secret == b""
+    monkeypatch.setenv("BARQUE_TLS_CA_FILE", str(ca.path))
+    monkeypatch.setenv("BARQUE_TLS_CERT_FILE", str(boss))
+    monkeypatch.setenv("BARQUE_TLS_KEY_FILE", str(ca.key_of(boss)))
+    assert read("barque://h:1").tls == ClientTls(str(ca.path), str(boss), str(ca.key_of(boss)))
+    assert read("barque://h:1", **own).tls == ClientTls(str(ca.path), str(app), str(ca.key_of(app)))
+    options = read("barque://h:1").options()
+    assert options["tls_cert_file"] == str(boss)
+    barque.sync.connect("barque://h:1")
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        read("barque://h:1", secret=LONG, tls_ca_file="/nowhere")
     assert read("barque://h:1?installation=x&timeout_s=9", installation="y", timeout_s=3.0).timeout_s == 3.0
     assert read("barque://h:1?installation=x", installation="y").installation == "y"
 

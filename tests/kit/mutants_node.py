@@ -550,7 +550,7 @@ def waits_without_bound() -> Any:
     real = RequestRouter.take
 
     def take(self: RequestRouter, *arguments: Any) -> bool:
-        self._commands_max = self._bytes_max = 1 << 62
+        self._pending.commands_max = self._pending.bytes_max = 1 << 62
         return real(self, *arguments)
 
     return patch.object(RequestRouter, "take", take)

@@ -288,7 +288,7 @@ def test_a_batch_cut_on_its_way_is_answered_in_parts() -> None:
 
 def test_too_much_is_refused_at_once() -> None:
     """Beyond the bounds on commands and bytes the answer is `Overloaded`; what waits is kept."""
-    for world in (World(commands_max=2), World(bytes_max=20)):
+    for world in (World(commands_max=2), World(bytes_max=600)):
         world.command(1, b"\x01", b"\x02")
         world.command(3, b"\x03" * 10)
         world.router.deliver()

@@ -80,7 +80,7 @@ async def test_sec8_each_role_may_ask_for_its_verbs(tmp_path: Path, held: Role) 
 
 
 async def test_sec8_a_client_can_neither_change_members_nor_delete(tmp_path: Path) -> None:
-    """Whoever may write a key cannot form, change or end a cluster: each method of the client says so."""
+    """A client that may write a key cannot form, change or end a cluster: each method says so."""
     async with with_roles(tmp_path, 3) as three, three.client(secret=SECRETS[Role.CLIENT]) as client:
         assert await until(lambda: client.process_command("sum", 1), "a leader")
         for attempt in (
@@ -100,7 +100,7 @@ async def test_sec8_a_client_can_neither_change_members_nor_delete(tmp_path: Pat
 
 
 async def test_sec8_administration_through_another_node_needs_the_role_too(tmp_path: Path) -> None:
-    """A node passes a verb on to the leader's node only for those who may ask for it."""
+    """A node passes a verb on to the leader's node only for a client that may ask for it."""
     async with with_roles(tmp_path, 3) as three:
         async with three.client(secret=SECRETS[Role.ADMIN]) as admin:
             leader = await three.leader(admin, "sum")

@@ -42,7 +42,7 @@ class _World:
         self.answers: list[ClientAnswer] = []
         self.peer, self.role, self.unread, self.room = "a test", Role.ADMIN, 0, 1 << 30
         self.router = RequestRouter(
-            ClientRef("n1", 1), self, self, _Clock(), commands_max=10, bytes_max=1_000
+            ClientRef("n1", 1), self, self, _Clock(), commands_max=10, bytes_max=10_000
         )
         self.session = self._open()
 

@@ -255,6 +255,25 @@ def test_a_turn_without_end_is_bounded_too(run: Run) -> None:
     run(main)
 
 
+def test_sec15_answers_pass_behind_a_large_entry(run: Run) -> None:
+    """A large message fills the link: further large ones are dropped, answers are not, up to a bound."""
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            limits = msgspec.structs.replace(FAST, peer_output_max=1_000_000, frame_bytes_max=4_000_000)
+            n1, _, _, two = await pair(stack, limits=limits)
+            assert n1.send("n2", "s", entries(2_000_000))
+            assert not n1.send("n2", "s", entries(100_000))
+            answer = wire.FrontReplies(1, 1, 1, msgspec.Raw(msgspec.msgpack.encode([b"x" * 50_000])))
+            sent = [n1.send("n2", "", answer) for _ in range(100)]
+            assert 55 <= sent.count(True) <= 62
+            assert n1.send("n2", "", Alive())
+            n1.flush()
+            await until(lambda: len(two.received) == sent.count(True) + 2)
+
+    run(main)
+
+
 def test_a_forged_sender_is_dropped_and_counted(run: Run) -> None:
     """A peer speaks for itself only; its honest messages in the same frame are delivered."""
 

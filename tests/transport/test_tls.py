@@ -274,7 +274,7 @@ def test_s18_new_files_count_without_a_restart(run: Run, ca: Authority, tmp_path
 
 
 def test_a_client_that_never_begins_tls_is_bounded(run: Run, ca: Authority) -> None:
-    """It is a stranger like any other: the oldest goes first, and the time for the handshake ends."""
+    """It counts like any other connection: the oldest goes first, and the time for the handshake ends."""
 
     async def main() -> None:
         limits = msgspec.structs.replace(FAST, unauthenticated_max=5, handshake_timeout_s=30.0)

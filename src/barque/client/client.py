@@ -109,13 +109,12 @@ class Client:
     Args:
         nodes: addresses (`host:port`) of one or more nodes. The client learns the others from them.
         secret: the secret of clients, of administrators, or the one secret of the installation.
-            It may be left out with a `tls_cert_file`, where nodes are content with certificates.
+            Not needed with a `tls_cert_file`, where nodes are content with certificates.
         installation: the name of the installation, as in the nodes' configuration.
         timeout_s: how long a request may take that is given no timeout of its own, in seconds.
         cluster: the cluster that `cluster()` stands for without a name.
         tls_ca_file: speak TLS, and trust nodes with a certificate of these authorities (PEM).
-        tls_cert_file: this client's certificate, with its key in `tls_key_file`. All three are read anew
-            for each connection.
+        tls_cert_file: this client's certificate; its key is in `tls_key_file`.
 
     `async with Client([...], secret=...) as client:` connects on entry. All methods belong to
     the loop that entered. Cancelling a call ends the waiting, not a command that was sent.
@@ -581,10 +580,7 @@ def check_timeout(timeout_s: float) -> float:
 
 
 def check_name(cluster: str) -> str:
-    """Return the name of a cluster. Raises `InvalidCommand` for anything but a valid name.
-
-    A node would end the connection, and with it the requests of other callers.
-    """
+    """Return the name of a cluster. Raises `InvalidCommand` for anything but a valid name."""
     if not isinstance(cluster, str):
         raise InvalidCommand(f"a cluster's name is text, not {cluster!r}")
     if not is_valid_name(cluster):

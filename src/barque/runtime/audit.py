@@ -1,7 +1,7 @@
 """A line for every administrative act: who asked for what, and how it ended.
 
 The lines go to the logger `barque.audit`, at INFO. They name the verb, the cluster, the arguments that choose
-what is changed, the role and the address of whoever asked, and the outcome. They never hold commands,
+what is changed, the role and the address of the caller, and the outcome. They never hold commands,
 replies, a machine's arguments, or secrets. What every client may ask leaves no line.
 """
 

@@ -6,7 +6,7 @@ router, which numbers them; neither keeps a table of its own.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -18,7 +18,14 @@ from barque.runtime.command_submitter import Done
 from barque.runtime.error_mapping import describe_refusal
 from barque.runtime.node_rpc import Caller, NodeRpc
 from barque.runtime.pending_requests import PendingRequest, Receiver
-from barque.runtime.reply_encoding import encode_in_parts, values_of
+from barque.runtime.reply_encoding import (
+    LIGHT_BYTES,
+    Part,
+    encode_if_light,
+    encode_in_parts,
+    in_slices,
+    values_of,
+)
 from barque.runtime.requests import REQUEST_COMMANDS_MAX, RequestRouter
 from barque.transport.answers import error_named
 from barque.transport.authorization import VERBS, forbids
@@ -45,8 +52,11 @@ _HERE = Caller("a program in this process")
 class RemoteSession:
     """One connected client: the node's end of its connection (`ClientSink`)."""
 
+    is_client = True
+
     def __init__(self, sessions: "ClientSessions", connection: ClientConnectionHandle) -> None:
         self.closed = False
+        self.waiting_bytes = self.waiting_commands = self.sent_bytes = 0
         self._sessions = sessions
         self._router = sessions.router
         self._connection = connection
@@ -125,14 +135,48 @@ class RemoteSession:
         """See `Session`. A reply that cannot be encoded fails alone."""
         first = request.session_first + offset
         if isinstance(replies, msgspec.Raw):
-            self._outbox.append(ClientReplies(first, count, replies, errors, leader))
-            return
-        for at, size, raw, own in encode_in_parts(replies, errors):
-            if raw is not None:
-                self._outbox.append(ClientReplies(first + at, size, raw, own, leader))
+            weight = len(memoryview(replies))
+            if weight <= LIGHT_BYTES and not self._connection.unread:
+                self._outbox.append(ClientReplies(first, count, replies, errors, leader))
             else:
-                error, text = describe_refusal(Rejection.REPLY_NOT_SENT, read=request.is_read)
-                self._outbox.append(ClientFailed(first + at, size, error, text, leader))
+                self._large(request, weight, [Part(first, count, replies, errors)], first, count, leader)
+            return
+        raw = None if self._connection.unread else encode_if_light(replies)
+        if raw is not None:
+            self._outbox.append(ClientReplies(first, count, raw, errors, leader))
+            return
+        for weight, values, own, at in in_slices(replies, errors):
+            parts = encode_in_parts(values, own, first + at)
+            self._large(request, weight, parts, first + at, len(values), leader)
+
+    def _large(
+        self,
+        request: PendingRequest,
+        weight: int,
+        parts: Iterable[Part],
+        first: int,
+        count: int,
+        leader: ServerId | None,
+    ) -> None:
+        """Gather large replies if there is room for them; otherwise `parts` are never encoded, and they fail.
+
+        A read changes nothing, so it is refused. A command has happened, and its caller does not learn how.
+        """
+        if self._connection.take_room(weight):
+            for at, size, raw, errors in parts:
+                if raw is not None:
+                    self._outbox.append(ClientReplies(at, size, raw, errors, leader))
+                else:
+                    error, text = describe_refusal(Rejection.REPLY_NOT_SENT, read=request.is_read)
+                    self._outbox.append(ClientFailed(at, size, error, text, leader))
+            return
+        happened = "" if request.is_read else "the command was applied, but "
+        text = (
+            f"{happened}a reply of about {weight} bytes does not fit beside the answers that wait for this "
+            f"client: {self._connection.room} bytes are left; read first, or ask for less"
+        )
+        error = "Overloaded" if request.is_read else "OutcomeUnknown"
+        self._outbox.append(ClientFailed(first, count, error, text, leader))
 
     def failed(
         self, request: PendingRequest, offset: int, count: int, error: str, text: str, leader: ServerId | None
@@ -192,6 +236,8 @@ class InProcessSession:
     takes machines' messages; `on_stopped` hears why the session has ended, if the node stops first.
     """
 
+    is_client = False
+
     def __init__(
         self,
         sessions: "ClientSessions",
@@ -199,6 +245,7 @@ class InProcessSession:
         on_stopped: Callable[[str], None] | None = None,
     ) -> None:
         self.closed = False
+        self.waiting_bytes = self.waiting_commands = self.sent_bytes = 0
         self._sessions = sessions
         self._router = sessions.router
         self._on_event = on_event

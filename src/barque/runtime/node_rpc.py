@@ -34,9 +34,9 @@ _ANSWER_S = 10.0
 
 
 class Caller:
-    """Whoever asks this node for verbs: a client's connection, a node, or a program in this process.
+    """The asker of verbs: a client's connection, a node, or a program in this process.
 
-    `name` is for people. What has a share of the work (`is_client`) is bounded by it.
+    `name` is for people. The work of a client (`is_client`) is bounded by its share.
     """
 
     __slots__ = ("bytes", "is_client", "is_gone", "name", "tasks")

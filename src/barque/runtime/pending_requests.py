@@ -12,6 +12,10 @@ from barque.types import ReplyMode, ServerId, Term
 
 BATCH_COMMANDS_MAX = 4_096
 BATCH_BYTES_MAX = 4 * 1024 * 1024
+SENT_BYTES_MAX = 8 * 1024 * 1024
+"""So much of one session is on its way to leaders at a time, or one request that is larger."""
+REQUEST_OVERHEAD = 512
+"""What a request takes beside its bytes."""
 
 
 class Receiver(Protocol):
@@ -28,6 +32,11 @@ class Session(Protocol):
     """The maker of a request, as the router sees it. It gathers outcomes until `deliver`."""
 
     closed: bool
+    is_client: bool
+    """Whether it may have a share only of what may wait."""
+    waiting_bytes: int
+    waiting_commands: int
+    sent_bytes: int
 
     def replied(
         self,
@@ -174,9 +183,14 @@ class ClusterRoute:
 class PendingRequests:
     """All requests of one router, in the order of their correlations once they have some."""
 
-    __slots__ = ("_arrivals", "_by_first", "_dead", "_firsts", "_next", "bytes", "commands")
+    __slots__ = (
+        *("_arrivals", "_by_first", "_dead", "_firsts", "_next", "bytes", "bytes_max", "commands"),
+        "commands_max",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, commands_max: int, bytes_max: int) -> None:
+        self.commands_max = commands_max
+        self.bytes_max = bytes_max
         self._firsts: list[int] = []  # ascending; may hold numbers whose request is gone
         self._by_first: dict[int, PendingRequest] = {}
         self._dead = 0
@@ -185,12 +199,34 @@ class PendingRequests:
         self.commands = 0  # how many items wait, reads included
         self.bytes = 0
 
+    def refusal(self, request: PendingRequest) -> str:
+        """Why this request may not wait; empty if it may.
+
+        A client may have as much waiting as is left free then: half of all if it is alone, and a later one
+        finds room. Its first request may always wait.
+        """
+        session, size = request.session, request.size + REQUEST_OVERHEAD
+        commands_free, bytes_free = self.commands_max - self.commands, self.bytes_max - self.bytes
+        if request.count > commands_free or size > bytes_free:
+            return f"{self.commands} commands wait already on this node; slow down"
+        if not session.is_client or not session.waiting_bytes:
+            return ""
+        waiting = session.waiting_commands
+        is_fair = waiting + 2 * request.count <= commands_free
+        if is_fair and session.waiting_bytes + 2 * size <= bytes_free:
+            return ""
+        return f"{waiting} commands of this client wait already; slow down"
+
     def waiting(self, request: PendingRequest) -> None:
         """Count a request that has come in."""
         self._arrivals += 1
         request.arrival = self._arrivals
         self.commands += request.count
-        self.bytes += request.size
+        self.bytes += request.size + REQUEST_OVERHEAD
+        session = request.session
+        if session.is_client:
+            session.waiting_commands += request.count
+            session.waiting_bytes += request.size + REQUEST_OVERHEAD
 
     def number(self, batch: list[PendingRequest]) -> int:
         """Give these requests consecutive correlations; return the first."""
@@ -200,6 +236,7 @@ class PendingRequests:
             self._firsts.append(self._next)
             self._by_first[self._next] = request
             self._next += request.count
+            request.session.sent_bytes += request.size
         return first
 
     def find(self, correlation: int) -> PendingRequest | None:
@@ -217,6 +254,7 @@ class PendingRequests:
         """Take its correlations away; the request will be sent anew, or never."""
         if request.first and self._by_first.pop(request.first, None) is not None:
             self._dead += 1
+            request.session.sent_bytes -= request.size
             if self._dead > 256 and self._dead * 2 > len(self._firsts):
                 self._firsts = sorted(self._by_first)
                 self._dead = 0
@@ -226,7 +264,33 @@ class PendingRequests:
         """Count it no longer: it has its answer, or has failed."""
         self.forget(request)
         self.commands -= request.count
-        self.bytes -= request.size
+        self.bytes -= request.size + REQUEST_OVERHEAD
+        session = request.session
+        if session.is_client:
+            session.waiting_commands -= request.count
+            session.waiting_bytes -= request.size + REQUEST_OVERHEAD
+
+
+def admitted(queued: list[PendingRequest]) -> tuple[list[PendingRequest], list[PendingRequest]]:
+    """Divide these: requests that may be sent now, and requests of sessions that have enough on their way.
+
+    So the large requests of one session go one after the other, and small ones of others go in between. The
+    requests of a session stay in their order.
+    """
+    now: list[PendingRequest] = []
+    later: list[PendingRequest] = []
+    on_the_way: dict[Session, int] = {}
+    full: set[Session] = set()
+    for request in queued:
+        session = request.session
+        sent = on_the_way.get(session, session.sent_bytes)
+        if session in full or (sent and sent + request.size > SENT_BYTES_MAX):
+            full.add(session)
+            later.append(request)
+        else:
+            on_the_way[session] = sent + request.size
+            now.append(request)
+    return now, later
 
 
 def in_batches(queued: list[PendingRequest]) -> list[list[PendingRequest]]:
@@ -253,3 +317,10 @@ def body_of(head: bytes, batch: list[PendingRequest]) -> bytes:
         return head + batch[0].columns
     columns = [request.lengths_and_bytes() for request in batch]
     return b"".join((head, *(lengths for lengths, _ in columns), *(commands for _, commands in columns)))
+
+
+def part_of(errors: dict[int, str] | None, position: int, size: int) -> dict[int, str] | None:
+    """The errors of `size` items from `position` on, relative to it."""
+    if not errors:
+        return None
+    return {k - position: v for k, v in errors.items() if 0 <= k - position < size} or None

@@ -10,7 +10,10 @@ from barque.core.entries import BODY_BYTES_MAX
 
 logger = logging.getLogger("barque.replies")
 
+LIGHT_BYTES = 64 * 1024
+"""Replies of so many bytes are sent without counting what else waits for the client."""
 _PART_BYTES = 4 * 1024 * 1024
+_SCALARS = frozenset((type(None), bool, int, float))
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 _decode_all = msgspec.msgpack.Decoder(list[Any]).decode
@@ -37,8 +40,10 @@ def encode_in_parts(replies: list[Any], errors: dict[int, str] | None, first: in
 
     A thousand large values need not fit into one frame, nor into memory twice.
     """
-    if len(replies) <= 1 or _approximate_size(replies) <= _PART_BYTES:
-        encoded = encode_or_why(replies)
+    weight = weight_of(replies)
+    if len(replies) <= 1 or weight <= _PART_BYTES:
+        too_large = f"about {weight} bytes are more than {BODY_BYTES_MAX}"
+        encoded = encode_or_why(replies) if weight <= BODY_BYTES_MAX else too_large
         if isinstance(encoded, bytes):
             yield Part(first, len(replies), msgspec.Raw(encoded), errors or None)
             return
@@ -53,9 +58,62 @@ def encode_in_parts(replies: list[Any], errors: dict[int, str] | None, first: in
     yield from encode_in_parts(replies[middle:], after, first + middle)
 
 
-def _approximate_size(replies: list[Any]) -> int:
-    """Count the replies that can be large; the others are small enough."""
-    return sum(len(reply) for reply in replies if isinstance(reply, (bytes, str)))
+def encode_if_light(replies: list[Any]) -> msgspec.Raw | None:
+    """Encode replies that take little memory, as nearly all do; None if they do not, or have no encoding."""
+    if weight_of(replies) > LIGHT_BYTES:
+        return None
+    try:
+        return msgspec.Raw(_encode(replies))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def in_slices(
+    replies: list[Any], errors: dict[int, str] | None
+) -> Iterator[tuple[int, list[Any], dict[int, str] | None, int]]:
+    """Divide replies into slices of a few MiB: weight, replies, their errors, the offset of the first."""
+    start = weight = 0
+    for end, reply in enumerate(replies):
+        own = weight_of([reply])
+        if end > start and weight + own > _PART_BYTES:
+            yield weight, replies[start:end], _errors_of(errors, start, end), start
+            start, weight = end, 0
+        weight += own
+    yield weight, replies[start:], _errors_of(errors, start, len(replies)), start
+
+
+def _errors_of(errors: dict[int, str] | None, start: int, end: int) -> dict[int, str] | None:
+    return {k - start: v for k, v in errors.items() if start <= k < end} if errors else None
+
+
+def weight_of(values: Any) -> int:
+    """About how many bytes these values are when they are encoded. Nothing is copied."""
+    weight = 0
+    for value in values:
+        kind = value.__class__
+        if kind is bytes or kind is str:
+            weight += len(value)
+        elif kind not in _SCALARS:
+            weight += _weight_of_container(value)
+            if weight > BODY_BYTES_MAX:
+                break  # it fits nowhere
+        weight += 2
+    return weight
+
+
+def _weight_of_container(value: Any) -> int:
+    try:
+        if isinstance(value, dict):
+            return weight_of(value) + weight_of(value.values())
+        if isinstance(value, (bytearray, memoryview)):
+            return len(value)
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return weight_of(value)
+        if isinstance(value, msgspec.Struct):
+            return weight_of([getattr(value, name, None) for name in value.__struct_fields__])
+    except RecursionError:
+        return 0  # it has no encoding, which the encoder will say
+    return 64
 
 
 def encode_or_why(value: Any) -> bytes | str:

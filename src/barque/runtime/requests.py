@@ -51,13 +51,16 @@ from barque.runtime.error_mapping import describe_refusal
 from barque.runtime.pending_requests import (
     BATCH_BYTES_MAX,
     BATCH_COMMANDS_MAX,
+    SENT_BYTES_MAX,
     ClusterRoute,
     PendingRequest,
     PendingRequests,
     Receiver,
     Session,
+    admitted,
     body_of,
     in_batches,
+    part_of,
 )
 from barque.types import NAME_RULE, ClientRef, ReplyMode, ServerId, Term, is_valid_name
 
@@ -112,9 +115,8 @@ class RequestRouter:
         self._transport = transport
         self._turn = turn
         self._clock = clock
-        self._commands_max = commands_max
-        self._bytes_max = bytes_max
-        self._pending = PendingRequests()
+        self._pending = PendingRequests(commands_max, bytes_max)
+        self._held: dict[str, ClusterRoute] = {}  # with requests of sessions that have enough on their way
         self._routes: dict[str, ClusterRoute] = {}
         self.deadlines: list[tuple[float, int, PendingRequest]] = []  # a heap; may hold finished requests
         self._finished = 0  # since `_deadlines` was last cleared of requests that are done
@@ -139,24 +141,14 @@ class RequestRouter:
         pending = self._pending
         if request.size > _REQUEST_BYTES_MAX:
             text = f"a request of {request.size} bytes; one command has {COMMAND_BYTES_MAX} at most"
-            self._say_failed(request, 0, request.count, "InvalidCommand", text, None)
-            self._turn.wake()
-            return False
-        if (
-            pending.commands + request.count > self._commands_max
-            or pending.bytes + request.size > self._bytes_max
-        ):
-            text = f"{pending.commands} commands wait already on this node; slow down"
-            self._say_failed(request, 0, request.count, "Overloaded", text, None)
-            self._turn.wake()
-            return False
+            return self._turn_away(request, "InvalidCommand", text)
+        if refusal := pending.refusal(request):
+            return self._turn_away(request, "Overloaded", refusal)
         route = self._routes.get(cluster)
         if route is None:
             if not is_valid_name(cluster):
                 text = f"{cluster[:80]!r} is no name of a cluster: a name has {NAME_RULE}"
-                self._say_failed(request, 0, request.count, "InvalidCommand", text, None)
-                self._turn.wake()
-                return False
+                return self._turn_away(request, "InvalidCommand", text)
             route = self._route(cluster)
         request.route = route
         request.round = self.round
@@ -165,6 +157,11 @@ class RequestRouter:
         self.dirty[cluster] = route
         self._turn.wake()
         return True
+
+    def _turn_away(self, request: PendingRequest, error: str, text: str) -> bool:
+        self._say_failed(request, 0, request.count, error, text, None)
+        self._turn.wake()
+        return False
 
     def _await(self, request: PendingRequest, timeout_s: float) -> None:
         request.deadline = self._clock.monotonic() + timeout_s
@@ -182,8 +179,8 @@ class RequestRouter:
             or request.done
             or request.count >= BATCH_COMMANDS_MAX
             or request.size + size > BATCH_BYTES_MAX
-            or pending.commands >= self._commands_max
-            or pending.bytes + size > self._bytes_max
+            or pending.commands >= pending.commands_max
+            or pending.bytes + size > pending.bytes_max
         ):
             return False
         assert isinstance(request.payloads, list)
@@ -246,6 +243,9 @@ class RequestRouter:
                 self._turn.wake_later(route.retry_at - now)
                 continue
             queued, route.queued = route.queued, []
+            if self._pending.bytes > SENT_BYTES_MAX:
+                queued, route.queued = admitted(queued)
+                self._held[route.cluster] = route
             for batch in in_batches(queued):
                 self._send(route, route.leader, batch)
 
@@ -309,7 +309,7 @@ class RequestRouter:
             offset = first + position - request.first
             size = min(request.count - offset, count - position)
             part = as_replies(replies[position : position + size])
-            self._reply(request, offset, size, part, _part_of(errors, position, size))
+            self._reply(request, offset, size, part, part_of(errors, position, size))
             position += size
 
     def _reply(
@@ -330,7 +330,7 @@ class RequestRouter:
                     part = msgspec.Raw(_encode(_decode_raws(replies)[at : at + size]))
                 else:
                     part = replies[at : at + size]
-                own = _part_of(errors, at, size)
+                own = part_of(errors, at, size)
             if not session.closed:
                 session.replied(request, first, size, part, own or None, leader)
                 self.speaking[session] = None
@@ -347,8 +347,7 @@ class RequestRouter:
                 continue
             part = min(request.first + request.count, first + count) - position
             route = request.route
-            routed = route is not None and self._routes.get(route.cluster) is route  # not by `expect`
-            if reason in _ROUTABLE and part == request.count and routed:
+            if reason in _ROUTABLE and part == request.count and self._is_routed(route):
                 self._withdraw(request)
                 assert route is not None
                 self._redirect(route, reason, leader)
@@ -360,6 +359,9 @@ class RequestRouter:
                 if request.is_answered:
                     self._finish(request)
             position += part
+
+    def _is_routed(self, route: ClusterRoute | None) -> bool:  # one of `expect` is in no table
+        return route is not None and self._routes.get(route.cluster) is route
 
     def _redirect(self, route: ClusterRoute, reason: str, leader: ServerId | None) -> None:
         if leader is not None and leader != route.leader:
@@ -381,18 +383,31 @@ class RequestRouter:
         self._pending.forget(request)
         at = bisect_right(route.queued, request.arrival, key=attrgetter("arrival"))
         route.queued.insert(at, request)
+        if self._held:
+            self._let_go()
 
     def _finish(self, request: PendingRequest) -> None:
         request.done = True
-        if request.route is not None:
-            request.route.unanswered.pop(request.first, None)
+        route = request.route
+        if route is not None:
+            route.unanswered.pop(request.first, None)
+            unheard_of = route.leader is None and not route.cluster_id
+            if unheard_of and not (route.queued or route.unanswered) and self._is_routed(route):
+                del self._routes[route.cluster]
         self._pending.done(request)
+        if self._held:
+            self._let_go()
         self._finished += 1
         if self._finished > _FINISHED_MAX and self._finished * 2 > len(self.deadlines):
             # Finished requests would stay in the heap, with all their bytes, until their deadline comes up.
             self.deadlines = [item for item in self.deadlines if not item[2].done]
             heapq.heapify(self.deadlines)
             self._finished = 0
+
+    def _let_go(self) -> None:  # one request is no longer on its way: others may be sent
+        held, self._held = self._held, {}
+        self.dirty.update(held)
+        self._turn.wake()
 
     # --- who leads ---------------------------------------------------------------------
 
@@ -525,9 +540,13 @@ class RequestRouter:
 
     def end_session(self, session: Session, reason: str) -> None:
         """End every request of this session: queued ones are never sent, sent commands may have happened."""
-        for route in self._routes.values():
-            for request in [r for r in route.queued if r.session is session]:
-                route.queued.remove(request)
+        for route in list(self._routes.values()):
+            if not (route.queued or route.unanswered):
+                continue
+            queued = [r for r in route.queued if r.session is session]
+            if queued:
+                route.queued = [r for r in route.queued if r.session is not session]
+            for request in queued:
                 self._fail(request, "Stopped", reason)
             for request in [r for r in route.unanswered.values() if r.session is session]:
                 self._fail(request, "Stopped" if request.is_read else "OutcomeUnknown", reason)
@@ -579,10 +598,3 @@ class RequestRouter:
             "waiting_bytes": self._pending.bytes,
             "queued": {r.cluster: sum(q.count for q in r.queued) for r in self._routes.values() if r.queued},
         }
-
-
-def _part_of(errors: dict[int, str] | None, position: int, size: int) -> dict[int, str] | None:
-    """The errors of `size` items from `position` on, relative to it."""
-    if not errors:
-        return None
-    return {k - position: v for k, v in errors.items() if 0 <= k - position < size} or None

@@ -123,7 +123,7 @@ class ClientHandle:
         self.role = role
         self.sink: ClientSink | None = None
         self.unread = 0
-        """The bytes of answers that wait in the socket; 0 while they are few."""
+        """The bytes of answers that wait, or that room was taken for; 0 while they are few."""
         self._owner = owner
         self._connection = connection
         self._outbox: list[ClientAnswer] = []
@@ -157,8 +157,7 @@ class ClientHandle:
             return
         limits, counters = connection.limits, connection.counters
         frames = encode_frames(FrameKind.ANSWERS, outbox, limits.client_frame_bytes_max, counters, "a client")
-        connection.write(frames)
-        if self.unread or len(frames) != 1 or len(frames[0]) > UNREAD_FREE:
+        if connection.write(frames) > UNREAD_FREE or self.unread:
             self.stall()
 
     def close(self, reason: str) -> None:
@@ -189,23 +188,33 @@ class ClientHandle:
 
     # --- answers that nobody reads ---
 
+    def take_room(self, size: int) -> bool:
+        """Set memory aside for an answer of about this size; False if there is none left for it.
+
+        What was set aside counts until the next flush, and then what really waits.
+        """
+        if size > self.room:
+            return False
+        self.unread = self._owner.output_budget.change(self.unread, self.unread + size)
+        return True
+
     def stall(self) -> None:
         """Answers may be piling up: look how many, and wait with further requests if there are many."""
-        now = asyncio.get_running_loop().time()
-        was, waiting = self.unread, self._connection.bytes_queued()
-        self.unread = self._owner.output_budget.change(was, waiting if waiting > UNREAD_FREE else 0)
+        now, waiting = asyncio.get_running_loop().time(), self._connection.bytes_queued()
+        self.unread = self._owner.output_budget.change(self.unread, waiting if waiting > UNREAD_FREE else 0)
+        was_stalled = self in self._owner.stalled
         if not self.unread:
-            if was:
-                self._owner.stalled.pop(self, None)
+            if was_stalled:
+                del self._owner.stalled[self]
                 self._connection.resume()
             return
-        if not was:
+        if not was_stalled:
             self._owner.stalled[self] = None
             self._connection.pause()
-        if not was or waiting < self._progress:
+        if not was_stalled or waiting < self._progress:
             self._progress, self._progress_at = waiting, now
         limits = self._connection.limits
-        if waiting > limits.client_output_max or now - self._progress_at > limits.client_stall_s:
+        if waiting > 2 * limits.client_output_max or now - self._progress_at > limits.client_stall_s:
             self._connection.counters.slow_clients += 1
             self._connection.cut_off(f"the client left {waiting} bytes of answers unread")
 

@@ -4,7 +4,7 @@
 class Budget:
     """`total_max` bytes for all holders, of which one may hold `each_max`, and no more than is left.
 
-    So one holder gets half of the total at most, and whoever comes later always finds something left.
+    So one holder gets half of the total at most, and a later one always finds something left.
     """
 
     __slots__ = ("each_max", "total_max", "used")

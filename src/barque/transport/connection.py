@@ -15,6 +15,7 @@ from barque.transport.handshake import DialerHandshake, Established, ListenerHan
 from barque.transport.resolve import resolve
 from barque.transport.tls import certificate_of, explain, secure
 
+_SCRATCH_BYTES = 1024
 _BACKLOG = 1_024
 
 
@@ -113,8 +114,9 @@ class FramedConnection(asyncio.BufferedProtocol):
             return self._reader.buffer()
         except ProtocolError as error:
             self.counters.refused_frames += 1
-            self.cut_off(str(error))
-            return memoryview(bytearray(1))
+            self.over = True
+            asyncio.get_running_loop().call_soon(self.cut_off, str(error))  # uvloop dies if closed in here
+            return memoryview(bytearray(_SCRATCH_BYTES))
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have arrived: handle every frame that is now complete."""
@@ -158,18 +160,20 @@ class FramedConnection(asyncio.BufferedProtocol):
 
     # --- what owners call ---
 
-    def write(self, frames: Sequence[bytes | bytearray]) -> None:
-        """Hand frames to the loop, in one write. They must not be changed afterwards."""
-        if self.over or self._transport is None:
-            return
+    def write(self, frames: Sequence[bytes | bytearray]) -> int:
+        """Hand frames to the loop, in one write; return their bytes. They must not be changed afterwards."""
+        if self.over or self._transport is None or not frames:
+            return 0
         if len(frames) == 1:
             self._transport.write(frames[0])
             self.counters.frames_sent += 1
-            self.counters.bytes_sent += len(frames[0])
-        elif frames:
+            size = len(frames[0])
+        else:
             self._transport.writelines(frames)
             self.counters.frames_sent += len(frames)
-            self.counters.bytes_sent += sum(map(len, frames))
+            size = sum(map(len, frames))
+        self.counters.bytes_sent += size
+        return size
 
     def bytes_queued(self) -> int:
         """How many bytes the socket has not taken yet."""
@@ -205,12 +209,12 @@ class FramedConnection(asyncio.BufferedProtocol):
 
     def pause(self) -> None:
         """Read nothing until `resume`."""
-        if not self.over and self._transport is not None:
+        if not self.over and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
-        if not self.over and self._transport is not None:
+        if not self.over and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     # --- inside ---

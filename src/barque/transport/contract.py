@@ -20,8 +20,10 @@ logger = logging.getLogger("barque.transport")
 class Limits(msgspec.Struct, frozen=True, gc=False):
     """Limits of one transport. Sizes in bytes, times in seconds.
 
-    `peer_output_max` bounds the bytes that wait for one peer: beyond it messages are dropped and counted, but
-    for `alive_reserve` bytes that only heartbeats may use. `client_output_max` bounds the answers that wait
+    `peer_output_max` bounds the bytes that wait for one peer: beyond it large messages are dropped and
+    counted, a frame's size beyond it small ones as well, but for `alive_reserve` bytes that only heartbeats
+    may use.
+    `client_output_max` bounds the answers that wait
     for one client, and `clients_output_max` those of all: what does not fit is refused, and a client that
     takes nothing for `client_stall_s` is disconnected. `clients_input_max` bounds the large frames of clients
     that have arrived in part.
@@ -32,7 +34,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     peer_output_max: int = 8 * 1024 * 1024
     alive_reserve: int = 64 * 1024
     client_output_max: int = 64 * 1024 * 1024
-    clients_output_max: int = 256 * 1024 * 1024
+    clients_output_max: int = 128 * 1024 * 1024
     clients_input_max: int = 256 * 1024 * 1024
     client_stall_s: float = 30.0
     unauthenticated_max: int = 1000
@@ -136,6 +138,10 @@ class ClientConnectionHandle(Protocol):
     @property
     def room(self) -> int:
         """How many more bytes of answers it may have waiting."""
+        ...
+
+    def take_room(self, size: int) -> bool:
+        """Set memory aside for an answer of about this size; False if there is none left for it."""
         ...
 
     def send(self, answers: list[ClientAnswer]) -> bool:

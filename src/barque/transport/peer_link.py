@@ -21,6 +21,7 @@ from barque.transport.resolve import connect
 from barque.transport.wire import Alive, Envelope, PeerMessage
 
 _ATTEMPTS_BEFORE_WARNING = 5
+_SMALL_BYTES = 64 * 1024
 
 
 class PeerLink:
@@ -92,13 +93,23 @@ class PeerLink:
             return self._drop(1)
         if not outbox:
             self._queued = connection.bytes_queued()
-        if self._queued > self._limits.peer_output_max:
-            bound = self._limits.peer_output_max + self._limits.alive_reserve
-            if type(message) is not Alive or self._queued > bound:
-                return self._drop(1)
+        if self._queued > self._limits.peer_output_max and self._queued > self._bound(message):
+            return self._drop(1)
         self._queued += wire.weight(message)
         outbox.append(Envelope(to, message, cluster_id, sender_uid))
         return len(outbox)
+
+    def _bound(self, message: PeerMessage) -> int:
+        """How much may wait before this message. Small ones may follow a large one that fills the link.
+
+        Otherwise the answers to clients would be lost behind every large entry.
+        """
+        limits = self._limits
+        if type(message) is Alive:
+            return limits.peer_output_max + limits.frame_bytes_max + limits.alive_reserve
+        if wire.weight(message) <= _SMALL_BYTES:
+            return limits.peer_output_max + limits.frame_bytes_max
+        return limits.peer_output_max
 
     def flush(self) -> None:
         """Write queued messages, as one frame if they fit."""

@@ -1,11 +1,12 @@
 """Host names to addresses, and connections to them, with a deadline.
 
 The loop's own look-ups run in a pool whose threads are joined when the process ends: a resolver that never
-answers would keep it alive. Here a look-up has a daemon thread, which may be left behind. Whoever asks for a
-name that is being looked up waits for the same answer.
+answers would keep it alive. Here a look-up has a daemon thread, which may be left behind. Callers that ask
+for the same name wait for the same answer.
 """
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import threading
@@ -36,7 +37,8 @@ def _look_up(host: str) -> "Future[list[str]]":
         if found is not None:
             return found
         if len(_lookups) >= _LOOKUPS_MAX:
-            raise OSError(f"cannot look up {host}: {_LOOKUPS_MAX} look-ups wait for the resolver already")
+            text = f"cannot look up {host}: {_LOOKUPS_MAX} look-ups wait for the resolver already"
+            raise OSError(errno.EADDRNOTAVAIL, text)
         answer: Future[list[str]] = Future()
         answer.set_running_or_notify_cancel()  # a waiter that gives up must not cancel it for the others
         _lookups[host] = answer
@@ -57,7 +59,7 @@ def _answer(host: str, answer: "Future[list[str]]") -> None:
     if found:
         answer.set_result(found)
     else:
-        answer.set_exception(OSError(f"cannot look up {host}: {reason}"))
+        answer.set_exception(OSError(errno.EADDRNOTAVAIL, f"cannot look up {host}: {reason}"))
 
 
 async def connect(make: Callable[[], Protocol], host: str, port: int, timeout_s: float) -> Protocol:

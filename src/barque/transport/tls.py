@@ -3,7 +3,7 @@
 A certificate counts only if an authority of `ca_file` has signed it. What it grants stands in its subject
 alternative names:
 
-- `DNS:n1` or `URI:barque:node:n1`: the node n1, and so every role
+- `DNS:n1` or `URI:barque:node:n1`: the node n1
 - `URI:barque:admin`: an administrator
 - any other name: a client
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
-from barque.core.entries import BATCH_ENTRIES_MAX, EntryKind, check_body, decode_head
+from barque.core.entries import BATCH_ENTRIES_MAX, BODY_BYTES_MAX, EntryKind, check_body, decode_head
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -37,12 +37,19 @@ from barque.core.messages import (
     claimed_node,
 )
 from barque.errors import ProtocolError
+from barque.transport.items import check_items
 from barque.types import TERM_MAX, Index, ReplyMode, ServerId, Term, Uid, is_valid_name
 
 MESSAGES_MAX = 65_536
 """Messages in one frame. Bounds what small messages cost once they are decoded."""
 CORRELATION_MAX = 2**64 - 1
-TIMEOUT_MS_MAX = 2**31 - 1
+TIMEOUT_MS_MAX = 60 * 60 * 1000
+"""Nobody waits longer than an hour: what waits takes memory."""
+CALL_BYTES_MAX = BODY_BYTES_MAX
+CALL_ITEMS_MAX = 100_000
+"""Values in the arguments of one administrative request."""
+CLUSTER_BYTES_MAX = 255
+"""The longest name of a cluster in a request. The names that clusters may have are shorter."""
 QUERY_LEVELS = frozenset(("local", "leader", "consistent"))
 
 # --- between nodes -------------------------------------------------------------------------
@@ -237,6 +244,15 @@ class ClientCall(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=66)
     timeout_ms: int
 
 
+class _EncodedCall(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=66):
+    """A `ClientCall` as it arrives: its arguments are counted before they are decoded."""
+
+    correlation: int
+    verb: str
+    arguments: msgspec.Raw
+    timeout_ms: int
+
+
 class ClientReplies(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=67):
     """Answers to consecutive correlations. `leader` is a hint: who answered, or leads now."""
 
@@ -283,10 +299,12 @@ ClientAnswer: TypeAlias = ClientReplies | ClientFailed | ClientCallReply | Clien
 # --- codec ---------------------------------------------------------------------------------
 
 _Message = TypeVar("_Message")
+_Decoded = TypeVar("_Decoded")
 _encoder = msgspec.msgpack.Encoder()
 _Bounded = msgspec.Meta(max_length=MESSAGES_MAX)
 _envelopes = msgspec.msgpack.Decoder(Annotated[list[Envelope], _Bounded])
-_requests = msgspec.msgpack.Decoder(Annotated[list[ClientRequest], _Bounded])
+_requests = msgspec.msgpack.Decoder(Annotated[list[ClientCommands | ClientQueries | _EncodedCall], _Bounded])
+_arguments = msgspec.msgpack.Decoder(dict[str, Any])
 _answers = msgspec.msgpack.Decoder(Annotated[list[ClientAnswer], _Bounded])
 
 
@@ -328,7 +346,19 @@ def decode_envelopes(payload: bytes) -> list[Envelope]:
 
 def decode_requests(payload: bytes) -> list[ClientRequest]:
     """Read and check a `REQUESTS` payload. Raises `ProtocolError` only."""
-    return _checked(_decode(_requests, payload))
+    requests: list[Any] = _decode(_requests, payload)
+    for at, request in enumerate(requests):
+        if request.__class__ is _EncodedCall:
+            requests[at] = _call_of(request)
+    return _checked(requests)
+
+
+def _call_of(call: _EncodedCall) -> ClientCall:
+    encoded = memoryview(call.arguments)
+    if len(encoded) > CALL_BYTES_MAX:
+        raise ProtocolError(f"the arguments of {call.verb[:64]!r} have {len(encoded)} bytes")
+    check_items(encoded, CALL_ITEMS_MAX)
+    return ClientCall(call.correlation, call.verb, _decode(_arguments, call.arguments), call.timeout_ms)
 
 
 def decode_answers(payload: bytes) -> list[ClientAnswer]:
@@ -340,7 +370,10 @@ def may_come_from(message: PeerMessage, node: str) -> bool:
     """Whether `node` may send this message: it must not claim to come from another node."""
     if type(message) is Commands:
         return decode_head(message.body).origin.node in (node, "")
-    return claimed_node(message) in (node, None)  # messages between nodes claim nothing
+    claimed = claimed_node(message)
+    if claimed is None and message.__class__ is LeaderIs:
+        claimed = message.leader.node  # a leader is announced by its own node
+    return claimed in (node, None)  # other messages between nodes claim nothing
 
 
 def weight(message: Any) -> int:
@@ -360,7 +393,7 @@ def weight(message: Any) -> int:
     return 64
 
 
-def _decode(decoder: "msgspec.msgpack.Decoder[list[_Message]]", payload: bytes) -> list[_Message]:
+def _decode(decoder: "msgspec.msgpack.Decoder[_Decoded]", payload: bytes | msgspec.Raw) -> "_Decoded":
     try:
         return decoder.decode(payload)
     except (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError, MemoryError) as error:
@@ -492,22 +525,25 @@ def _check_client_commands(request: ClientCommands) -> None:
     if 4 * count + sum(lengths) != len(request.columns):
         raise ProtocolError("ClientCommands: lengths and bytes disagree")
     _correlated(request, request.first_correlation, count)
-    _check_timeout(request)
+    _check_waiting(request, request.cluster)
 
 
 def _check_client_queries(request: ClientQueries) -> None:
     if request.level not in QUERY_LEVELS:
         raise ProtocolError(f"ClientQueries: no such level: {request.level[:32]!r}")
     _correlated(request, request.first_correlation, len(request.payloads))
-    _check_timeout(request)
+    _check_waiting(request, request.cluster)
 
 
 def _check_client_call(request: ClientCall) -> None:
     _correlated(request, request.correlation, 0)
-    _check_timeout(request)
+    _check_waiting(request, request.verb)
 
 
-def _check_timeout(request: ClientCommands | ClientQueries | ClientCall) -> None:
+def _check_waiting(request: ClientCommands | ClientQueries | ClientCall, name: str) -> None:
+    """What a node keeps while a request waits: it ends, and its name is short."""
+    if len(name) * 4 > CLUSTER_BYTES_MAX and len(name.encode(errors="replace")) > CLUSTER_BYTES_MAX:
+        raise ProtocolError(f"{type(request).__name__}: a name is longer than {CLUSTER_BYTES_MAX} bytes")
     if not 0 <= request.timeout_ms <= TIMEOUT_MS_MAX:
         raise ProtocolError(f"{type(request).__name__}: timeout of {request.timeout_ms} ms is out of bounds")
 

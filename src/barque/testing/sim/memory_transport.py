@@ -373,6 +373,10 @@ class MemoryClientHandle:
         self.unread = 0
         self.room = transport.limits.client_output_max
 
+    def take_room(self, size: int) -> bool:
+        """Answers leave in the same turn: there is room."""
+        return size <= self.room
+
     def note_forbidden(self, text: str) -> None:
         """Count a request that the client may not make."""
         self._transport.counters.forbidden_messages += 1

@@ -487,6 +487,10 @@ class _ClientHandle:
         self.unread = 0  # a client here reads everything at once
         self.room = 1 << 30
 
+    def take_room(self, size: int) -> bool:
+        """See `ClientConnectionHandle`."""
+        return size <= self.room
+
     def note_forbidden(self, text: str) -> None:
         """See `ClientConnectionHandle`; nothing is forbidden here."""
         raise AssertionError(text)
