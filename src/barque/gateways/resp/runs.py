@@ -370,4 +370,4 @@ class Requests:
                     return
         finally:
             self._pumping = False
-        self._server.schedule_flush(self)
+            self._server.schedule_flush(self)
