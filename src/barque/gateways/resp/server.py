@@ -68,6 +68,7 @@ class RespServer:
         self._hungry: dict[Connection, None] = {}
         """Connections that are not read from, because requests take too much memory."""
         self._serving_line = self._ticking = False
+        self._ticker: asyncio.TimerHandle | None = None
         self._strangers: dict[Connection, None] = {}
         self._guesses: dict[str, int] = {}
         """Wrong passwords by the host that they came from."""
@@ -90,9 +91,14 @@ class RespServer:
             new_queue=self._new_queue,
         )
 
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve the connections that the caller makes, without a socket."""
+        self._loop = loop
+
     async def start(self) -> None:
         """Listen. Raises `ConfigurationError` if the address cannot be had."""
-        self._loop = asyncio.get_running_loop()
+        self.attach(asyncio.get_running_loop())
+        assert self._loop is not None, "attached"
         host, port = self._bind
         try:
             self._listener = await self._loop.create_server(
@@ -109,9 +115,9 @@ class RespServer:
 
         Their clients cannot know whether the commands happened.
         """
-        if self._listener is None:
-            return
-        self._listener.close()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
         for connection in list(self._connections):
             connection.close()
         with contextlib.suppress(TimeoutError):
@@ -119,8 +125,10 @@ class RespServer:
                 await self._emptied.wait()
         for connection in list(self._connections):
             connection.abort()
-        await self._listener.wait_closed()
-        self._listener = None
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if listener is not None:
+            await listener.wait_closed()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -271,7 +279,7 @@ class RespServer:
         if not self._ticking:
             assert self._loop is not None, "connections exist only after start()"
             self._ticking = True
-            self._loop.call_later(_TICK_S, self._tick)
+            self._ticker = self._loop.call_later(_TICK_S, self._tick)
 
     def _tick(self) -> None:
         self._ticking = False
