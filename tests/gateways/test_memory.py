@@ -183,6 +183,31 @@ async def test_sec15_large_requests_take_turns(start, connect, command, submitte
     assert server.requests.used == 0
 
 
+async def test_sec15_a_gateway_at_rest_does_nothing_while_a_client_waits(start, connect, command, submitter):
+    """A client that stands in line is asked when there is news, not in every turn of the loop."""
+    submitter.hold = True
+    server = await start(limits=RespLimits(submitted_bytes_max=MIB, submitted_bytes_total=MIB))
+    for _ in range(3):
+        (await connect(server)).send(command("SET", "k", b"x" * MIB) * 2)
+    await until(lambda: submitter.held and server.requests.line)
+    good = await connect(server)
+    assert await good.ask("PING") == b"+PONG\r\n"
+    flushes = 0
+    flush = server._flush
+
+    def counted():
+        nonlocal flushes
+        flushes += 1
+        flush()
+
+    server._flush = counted
+    assert await good.ask("PING") == b"+PONG\r\n"
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert 1 <= flushes < 20
+    submitter.release()
+
+
 async def test_sec4_requests_of_all_clients_are_bounded(start, connect, command):
     """Half requests of many clients: beyond the total the largest that stands still is cut off."""
     server = await start(limits=RespLimits(request_bytes_total=4 * MIB))

@@ -362,12 +362,15 @@ class Requests:
         if self._pumping:
             return
         self._pumping = True
+        started = False
         try:
             while self._waiting:
                 pending = self._waiting.popleft()
                 if not self._start(pending):
                     self._waiting.appendleft(pending)
-                    return
+                    break
+                started = True
         finally:
             self._pumping = False
+        if started:  # without news a flush would ask the line again, and so on without end
             self._server.schedule_flush(self)
