@@ -238,7 +238,7 @@ def test_budgets_are_shares_and_turns():
     assert not budget.admits(second, 0, 900_000)
     assert list(budget.line) == [second]
     assert budget.admits(first, 0, LITTLE_BYTES), "little does not wait"
-    assert not budget.admits(first, LITTLE_BYTES, 100_000), "but much stands behind those who came before"
+    assert not budget.admits(first, LITTLE_BYTES, 100_000), "but much stands behind earlier ones"
     budget.used = 0
     budget.serve_line()
     assert (first.pumped, second.pumped) == (0, 1)

@@ -8,7 +8,7 @@ from tests.kit.mutants_redis import REDIS_MUTANTS
 from barque.testing.checkers.history import Outcome
 from barque.testing.sim.redis_machine import REDIS
 from barque.testing.sim.simulator import Simulation
-from barque.testing.sim.swarm import Scenario
+from barque.testing.sim.swarm import Scenario, draw_scenario, with_redis
 
 
 def run(seed: int = 1, **fields: object) -> Simulation:
@@ -40,6 +40,15 @@ def test_redis_clients_work_amid_faults(faults: tuple[str, ...]) -> None:
     assert counts["redis connections"] > 3
     outcomes = Counter(operation.outcome for client in simulation.clients for operation in client.history)
     assert outcomes[Outcome.OK] == counts["redis answers"]
+
+
+@pytest.mark.parametrize("seed", [*range(1, 11), 42])
+def test_drawn_scenarios_with_redis_clients(seed: int) -> None:
+    """Whatever a seed draws, tiny limits and several clusters included: no violation, and answers."""
+    simulation = Simulation(seed, with_redis(draw_scenario(seed)))
+    simulation.run()
+    assert simulation.violation is None, simulation.violation
+    assert simulation.transcript.counts["redis answers"] > 0
 
 
 def test_watches_meet_each_other() -> None:

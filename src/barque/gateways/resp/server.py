@@ -67,7 +67,7 @@ class RespServer:
         """Bytes of the requests of all connections, complete or not."""
         self._hungry: dict[Connection, None] = {}
         """Connections that are not read from, because requests take too much memory."""
-        self._serving_line = self._ticking = False
+        self._serving_line = self._ticking = self._stopping = False
         self._ticker: asyncio.TimerHandle | None = None
         self._strangers: dict[Connection, None] = {}
         self._guesses: dict[str, int] = {}
@@ -94,6 +94,7 @@ class RespServer:
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve the connections that the caller makes, without a socket."""
         self._loop = loop
+        self._stopping = False
 
     async def start(self) -> None:
         """Listen. Raises `ConfigurationError` if the address cannot be had."""
@@ -115,6 +116,7 @@ class RespServer:
 
         Their clients cannot know whether the commands happened.
         """
+        self._stopping = True
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
@@ -276,7 +278,7 @@ class RespServer:
 
     def watch(self) -> None:
         """Look each second at clients that have replies to take, or wait for memory, until none is left."""
-        if not self._ticking:
+        if not self._ticking and not self._stopping:
             assert self._loop is not None, "connections exist only after start()"
             self._ticking = True
             self._ticker = self._loop.call_later(_TICK_S, self._tick)
@@ -330,8 +332,10 @@ class RespServer:
             "maxclients": str(self.limits.connections_max),
             "maxmemory": "0",
             "maxmemory-policy": "noeviction",
+            "notify-keyspace-events": "",
             "proto-max-bulk-len": str(self.limits.bulk_bytes_max),
             "save": "",
+            "slowlog-log-slower-than": "-1",
             "timeout": "0",
         }
 
