@@ -64,7 +64,6 @@ IMPORTS_BY_NAME = {
     "runtime/machines.py": "loads the machines that the node's configuration names",
     "cli/main.py": "loads a verb when it is used, from a closed table",
     "cli/version.py": "asks for the versions of installed packages",
-    "cli/node_facts.py": "asks for the version of this package",
 }
 """The modules that may use importlib, and why."""
 TOUCHES_FILES = {
