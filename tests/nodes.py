@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import barque
+from barque.runtime.clock import Clock
 from tests.ports import free_port
 
 SECRET = "a secret for tests only"
@@ -71,6 +72,7 @@ class Nodes:
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in names}
         self.directory = directory
         self.settings = settings
+        self.credentials: dict[str, Any] = {}
         self.running: dict[str, barque.Node] = {}
 
     def config(self, name: str) -> barque.NodeConfig:
@@ -79,15 +81,20 @@ class Nodes:
             name=name,
             data_dir=str(self.directory / name),
             nodes=self.addresses,
-            secret=SECRET,
+            **{"secret": SECRET, **self.credentials},
             time=barque.TimeConfig(broadcast_time_ms=20, detector_poll_ms=300, tick_ms=50),
             **self.settings,
         )
 
-    async def start(self, *names: str, machines: Mapping[str, barque.Machine[Any]] | None = None) -> None:
+    async def start(
+        self,
+        *names: str,
+        machines: Mapping[str, barque.Machine[Any]] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         """Start these nodes, or all."""
         for name in names or self.addresses:
-            node = barque.Node(self.config(name), machines or {"adder": Adder()}, checked=True)
+            node = barque.Node(self.config(name), machines or {"adder": Adder()}, clock=clock, checked=True)
             await node.start()
             self.running[name] = node
 
@@ -98,10 +105,10 @@ class Nodes:
             if node is not None:
                 await node.stop()
 
-    def client(self, *names: str, timeout_s: float = 10.0) -> barque.Client:
+    def client(self, *names: str, timeout_s: float = 10.0, secret: str = SECRET) -> barque.Client:
         """A client that knows these nodes, or all."""
         addresses = [self.addresses[name] for name in names or self.addresses]
-        return barque.Client(addresses, secret=SECRET, timeout_s=timeout_s)
+        return barque.Client(addresses, secret=secret, timeout_s=timeout_s)
 
     async def leader(self, client: barque.Client, cluster: str) -> str:
         """The node whose member leads."""

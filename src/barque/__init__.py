@@ -41,7 +41,7 @@ from barque.client.results import (
     Transfer,
 )
 from barque.client.url import connect
-from barque.config import ClusterConfig, LogConfig, NodeConfig, RespConfig, TimeConfig, load_config
+from barque.config import ClusterConfig, LogConfig, NodeConfig, RespConfig, TimeConfig, TlsConfig, load_config
 from barque.errors import (
     AlreadyMember,
     BarqueError,
@@ -49,6 +49,7 @@ from barque.errors import (
     CommandTimeout,
     ConfigurationError,
     Damaged,
+    Forbidden,
     InvalidCommand,
     InvariantViolation,
     LeaderTimeout,
@@ -146,6 +147,7 @@ __all__ = [
     "DemonitorClient",
     "DemonitorNode",
     "Down",
+    "Forbidden",
     "Index",
     "IndexTerm",
     "InvalidCommand",
@@ -204,6 +206,7 @@ __all__ = [
     "TimeConfig",
     "Timeout",
     "Timer",
+    "TlsConfig",
     "Transfer",
     "Uid",
     "Unauthenticated",

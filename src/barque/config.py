@@ -4,25 +4,41 @@ Every field has a default, except fields that only the user can know. The refere
 docs/reference/configuration.md lists them all.
 """
 
+import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from barque.errors import ConfigurationError
+from barque.types import NAME_RULE, is_valid_name
+
+Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=24 * 60 * 60 * 1000)]
+Factor = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
+FileSize = Annotated[int, msgspec.Meta(ge=1_024, le=4 * 1024**3)]
+Commands = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+Bytes = Annotated[int, msgspec.Meta(ge=1, le=1024**4)]
+Password = Annotated[str, msgspec.Meta(min_length=8, max_length=512)]
+PathText = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096)]
+"""Every number and text has a range: a setting beyond it is a mistake, and is refused by its name."""
+
+
+_ANY = frozenset(("0.0.0.0", "::", "0", "*", "::0", "0:0:0:0:0:0:0:0"))  # noqa: S104  # refused as addresses
 
 
 class TimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Intervals, all in milliseconds; the defaults are Ra's (TIME-01, TIME-05, FD-01)."""
 
-    broadcast_time_ms: int = 100
-    election_multiplier: int = 5
-    detector_poll_ms: int = 1_000
-    heartbeat_interval_ms: int = 100
-    tick_ms: int = 1_000
-    await_condition_timeout_ms: int = 30_000
-    wal_down_timeout_ms: int = 5_000
+    broadcast_time_ms: Milliseconds = 100
+    election_multiplier: Factor = 5
+    detector_poll_ms: Milliseconds = 1_000
+    heartbeat_interval_ms: Milliseconds = 100
+    tick_ms: Milliseconds = 1_000
+    await_condition_timeout_ms: Milliseconds = 30_000
+    wal_down_timeout_ms: Milliseconds = 5_000
+    clock_error_max_ms: Milliseconds = 500
+    """How far a node's wall clock may be from the nodes' median before the median counts instead."""
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,9 +47,21 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `prefill`: whether a thread zero-fills the next file in advance; simulations have no threads.
     """
 
-    wal_max_size_bytes: int = 64 * 1024 * 1024
+    wal_max_size_bytes: FileSize = 64 * 1024 * 1024
     writer: Literal["auto", "inline", "thread"] = "auto"
     prefill: bool = True
+
+
+class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """TLS for all ports (docs/operations/security.md): PEM files, of which `ca_file` may hold several.
+
+    Nodes always show each other certificates. `client_cert_required` demands them of clients, too.
+    """
+
+    cert_file: str
+    key_file: str
+    ca_file: str
+    client_cert_required: bool = False
 
 
 class RespConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,9 +72,11 @@ class RespConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     bind: str
     cluster: str = "kv"
-    password: str | None = None
-    passwords: tuple[str, ...] = ()
-    timeout_ms: int = 4_000
+    password: Password | None = None
+    passwords: tuple[Password, ...] = ()
+    timeout_ms: Milliseconds = 4_000
+    tls: bool = False
+    """Whether clients must speak TLS; the files are those of `[tls]`."""
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,52 +94,140 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     `nodes` maps every node's name, this one's too, to the address that others reach it by, so
     the same table serves on all of them. `bind` is where this node listens, if that differs.
-    `secret` is shared by all nodes and clients of one installation; `secret_file` names a file
-    that holds it and that only its owner may read.
+    `secret` is the nodes' secret, which grants every role; `secret_file` names a file that holds it, or
+    several during a change, one a line. With `admin_secret` and `client_secret` (or their files)
+    administrators and clients have secrets of their own (docs/operations/security.md).
     """
 
     name: str
-    data_dir: str
+    data_dir: PathText
     nodes: dict[str, str]
     bind: str = ""
     installation: str = "barque"
     secret: str = ""
     secret_file: str = ""
+    admin_secret: str = ""
+    admin_secret_file: str = ""
+    client_secret: str = ""
+    client_secret_file: str = ""
+    tls: TlsConfig | None = None
     resp: RespConfig | None = None
     clusters: tuple[ClusterConfig, ...] = ()
     machines: dict[str, str] = {}
     """Machines that may be started here, by name: `package.module:Class`."""
     time: TimeConfig = TimeConfig()
     log: LogConfig = LogConfig()
-    machine_upgrade_strategy: str = "all"
+    machine_upgrade_strategy: Literal["all", "quorum"] = "all"
     """When clusters move to a new machine version: when `all` members have it, or at once (`quorum`)."""
-    pending_commands_max: int = 1_000_000
-    pending_bytes_max: int = 512 * 1024 * 1024
+    pending_commands_max: Commands = 1_000_000
+    pending_bytes_max: Bytes = 512 * 1024 * 1024
+
+    @property
+    def data_path(self) -> str:
+        """`data_dir` as an absolute path without `~` and without a slash at its end."""
+        return os.path.abspath(os.path.expanduser(self.data_dir))
 
     def check(self) -> None:
         """Refuse what cannot work. Raises `ConfigurationError` naming the setting and the cure."""
+        self._check_ranges()
+        if "\0" in self.data_dir + self.secret_file:
+            raise ConfigurationError("data_dir, secret_file: a path cannot hold the byte 0")
+        check_name("name", self.name)
+        check_name("installation", self.installation)
         if self.name not in self.nodes:
             known = ", ".join(sorted(self.nodes)) or "none"
             raise ConfigurationError(
                 f"nodes: this node, {self.name!r}, is not among them ({known}); add it with its address"
             )
-        if self.machine_upgrade_strategy not in ("all", "quorum"):
-            raise ConfigurationError(
-                f"machine_upgrade_strategy: {self.machine_upgrade_strategy!r} is neither all nor quorum"
-            )
+        self._check_addresses()
+        self._check_credentials()
+        self._check_clusters()
+        if self.time.heartbeat_interval_ms * 3 > self.time.detector_poll_ms:
+            raise ConfigurationError("time: detector_poll_ms must be at least three heartbeat_interval_ms")
+
+    def _check_ranges(self) -> None:
+        """Hold a configuration that a program has made to the types and ranges that a file is held to."""
+        plain = msgspec.structs.asdict(self)
+        plain["clusters"] = [{**msgspec.structs.asdict(c), "arguments": {}} for c in self.clusters]
+        try:
+            msgspec.convert(msgspec.to_builtins(plain, builtin_types=(bytes, bytearray)), NodeConfig)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise ConfigurationError(f"{error}") from error
+
+    def _check_addresses(self) -> None:
         by_address: dict[str, str] = {}
         for node, address in self.nodes.items():
+            check_name("nodes", node)
+            _check_reachable(f"nodes.{node}", address)
             other = by_address.setdefault(address, node)
             if other != node and not address.endswith(":0"):
                 raise ConfigurationError(f"nodes: {other!r} and {node!r} have the same address {address}")
-        if bool(self.secret) == bool(self.secret_file):
-            raise ConfigurationError("secret: give either secret or secret_file; nodes do not talk without")
+        for setting, bind in (("bind", self.bind), ("resp.bind", self.resp.bind if self.resp else "")):
+            _check_brackets(setting, bind)
+
+    def _check_credentials(self) -> None:
+        """Nodes do not talk without a secret, or certificates on both sides."""
+        for setting, text, path in (
+            ("secret", self.secret, self.secret_file),
+            ("admin_secret", self.admin_secret, self.admin_secret_file),
+            ("client_secret", self.client_secret, self.client_secret_file),
+        ):
+            if text and path:
+                raise ConfigurationError(f"{setting}: give either {setting} or {setting}_file, not both")
+        has_secret = bool(self.secret or self.secret_file)
+        if not has_secret and (self.tls is None or not self.tls.client_cert_required):
+            raise ConfigurationError(
+                "secret: give either secret or secret_file, or [tls] with client_cert_required; nodes do not "
+                "talk without"
+            )
+        if not has_secret and (
+            self.admin_secret or self.admin_secret_file or self.client_secret or self.client_secret_file
+        ):
+            raise ConfigurationError(
+                "secret: administrators or clients have a secret, and nodes have none; set secret_file"
+            )
+        if self.resp is not None and self.resp.tls and self.tls is None:
+            raise ConfigurationError("resp.tls: there is no [tls]; give it cert_file, key_file and ca_file")
+
+    def _check_clusters(self) -> None:
+        names = [cluster.name for cluster in self.clusters]
         for cluster in self.clusters:
+            check_name("clusters", cluster.name)
+            if names.count(cluster.name) > 1:
+                raise ConfigurationError(f"clusters.{cluster.name}: given twice; name each cluster once")
             for member in cluster.members:
                 if member not in self.nodes:
                     raise ConfigurationError(f"clusters.{cluster.name}: member {member!r} is not in nodes")
-        if self.time.heartbeat_interval_ms * 3 > self.time.detector_poll_ms:
-            raise ConfigurationError("time: detector_poll_ms must be at least three heartbeat_interval_ms")
+            if len(set(cluster.members)) != len(cluster.members):
+                raise ConfigurationError(f"clusters.{cluster.name}: a member is given twice; name each once")
+        if self.resp is not None:
+            check_name("resp.cluster", self.resp.cluster)
+
+
+def check_name(setting: str, name: str) -> None:
+    """Refuse what is no name of an installation, node or cluster. Raises `ConfigurationError`."""
+    if not is_valid_name(name):
+        raise ConfigurationError(f"{setting}: {name[:80]!r} is no name; a name has {NAME_RULE}")
+
+
+def _check_reachable(setting: str, address: str) -> None:
+    """Refuse an address at which nobody can reach a node."""
+    _check_brackets(setting, address)
+    host = address.rpartition(":")[0].strip("[]")
+    if host in _ANY:
+        raise ConfigurationError(
+            f"{setting}: {address!r} is every address of a machine, and none that others can reach; give the "
+            "node's own address here, and this one as `bind`"
+        )
+
+
+def _check_brackets(setting: str, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if ":" in host and not host.startswith("["):
+        raise ConfigurationError(
+            f"{setting}: {address!r} is an IPv6 address, whose port cannot be told; write [{address}]:7400 "
+            f"or [{host}]:{port}"
+        )
 
 
 def load_config(path: str) -> NodeConfig:

@@ -18,6 +18,7 @@
     │   ├── ChangeNotPermitted  … the leader cannot change members now
     │   ├── InvalidCommand      … the machine or the node does not understand the request
     │   ├── Unauthenticated     … wrong secret, name or protocol version
+    │   ├── Forbidden           … the role of this connection may not ask for that
     │   ├── NotAvailableYet     … this release has no such feature
     │   └── Stopped             … the server, node or client is stopped
     ├── OutcomeUnknown          perhaps: it was sent, and no answer came
@@ -112,6 +113,10 @@ class InvalidCommand(Refused):
 
 class Unauthenticated(Refused):
     """One side refused the other: wrong secret, node name or protocol version."""
+
+
+class Forbidden(Refused):
+    """The role that this connection has proved may not ask for that; the text names the role that may."""
 
 
 class NotAvailableYet(Refused):

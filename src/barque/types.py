@@ -1,6 +1,7 @@
 """The vocabulary that every layer shares: indexes, terms and the names of things."""
 
 import enum
+import re
 from typing import NewType
 
 import msgspec
@@ -14,8 +15,18 @@ Index = NewType("Index", int)
 Uid = NewType("Uid", str)
 """Names one server and its files, and is never used again. Base64url characters only."""
 
+NAME_RULE = "1 to 64 of A-Z a-z 0-9 . _ - and does not begin with . or -"
+"""What `is_valid_name` demands, for the end of a sentence that begins with "a name has"."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
+
 TERM_MAX = 2**62
 """A term above this bound in a message is an attack or a bug, never an election."""
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether this is a valid name of an installation, a node, a cluster or a server (`NAME_RULE`)."""
+    return _NAME.match(name) is not None
 
 
 class ReplyMode(enum.IntEnum):

@@ -141,5 +141,5 @@ def test_verbs_say_what_is_missing(tmp_path: Path) -> None:
     secret.chmod(0o600)
     dead = f"127.0.0.1:{free_ports(1)}"
     down = run_barque("status", "--node", dead, BARQUE_SECRET_FILE=str(secret))
-    assert down.returncode == 1
+    assert down.returncode == 69
     assert f"{dead}: connection refused" in down.stderr

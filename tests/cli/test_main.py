@@ -25,8 +25,8 @@ def _caused(error: Exception, cause: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (NoLeader("x"), 1),
-        (OutcomeUnknown("x"), 1),
+        (NoLeader("x"), 69),
+        (OutcomeUnknown("x"), 75),
         (CliError("x", 2), 2),
         (ConfigurationError("x"), 78),
         (_caused(ConfigurationError("x"), OSError(errno.EADDRINUSE, "x")), 69),
@@ -57,7 +57,7 @@ def test_version_tells_what_must_match() -> None:
         "uvloop",
         "hiredis",
     } == facts.keys()
-    assert facts["wire_protocol"] == 4
+    assert facts["wire_protocol"] == 5
 
 
 def test_help_lists_all_verbs() -> None:

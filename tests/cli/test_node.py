@@ -1,5 +1,8 @@
 """`barque node` in a process of its own: what it refuses, with which exit code, and how it ends."""
 
+import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,9 +12,19 @@ from pathlib import Path
 
 import pytest
 from tests.cli.support import run_barque, wait_for
+from tests.directories import tree
 from tests.ports import free_ports
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
+
+
+def has_ipv6() -> bool:
+    """Whether the loopback has an address of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -66,6 +79,91 @@ def test_a_second_process_on_the_same_directory_is_refused(
     other = run_barque("node", *flags)
     assert other.returncode == 74
     assert "data" in other.stderr.splitlines()[-1]
+
+
+def test_d1_another_nodes_directory_is_refused_and_can_be_read(
+    started: subprocess.Popen[str], flags: list[str]
+) -> None:
+    """A changed name exits with 78, one line names both nodes; `wal dump` still reads the directory."""
+    wait_up(started)
+    started.send_signal(signal.SIGTERM)
+    started.communicate(timeout=20)
+    folder = flags[5]
+    renamed = ["n2" if flag == "n1" else flag.replace("n1=", "n2=") for flag in flags]
+    before = tree(Path(folder))
+    refused = run_barque("node", *renamed)
+    assert refused.returncode == 78
+    assert re.search(r"belongs to node 'n1'.*this is node 'n2'", refused.stderr.splitlines()[-1])
+    assert tree(Path(folder)) == before
+    assert run_barque("wal", "dump", folder).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "shape", ["new/", "new", "./new//", "a/b/c", "~/new", "link", "link/new", "~", "new/../other/"]
+)
+def test_s5_every_way_to_name_a_directory_works_at_the_first_start(
+    flags: list[str], tmp_path: Path, shape: str
+) -> None:
+    """With a slash at the end, relative, below the home, through a link: the node is up at once."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    named = [shape if flag == str(tmp_path / "data") else flag for flag in flags]
+    with subprocess.Popen(
+        [sys.executable, "-m", "barque", "node", *named],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path)},
+    ) as node:
+        try:
+            wait_up(node)
+            place = Path(os.path.normpath(tmp_path / shape.replace("~", ".")))
+            assert (place / "identity").exists()
+        finally:
+            node.terminate()
+            node.communicate(timeout=20)
+    assert node.returncode == 0
+
+
+@pytest.mark.parametrize("shape", ["file", "file/", "file/below", "dangling", ""])
+def test_s5_what_is_no_directory_is_refused_clearly(flags: list[str], tmp_path: Path, shape: str) -> None:
+    """One line that names the path; no traceback."""
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    named = [shape if flag == str(tmp_path / "data") else flag for flag in flags]
+    refused = run_barque("node", *named, cwd=tmp_path)
+    assert refused.returncode in (74, 78), refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert (
+        "data_dir" in refused.stderr if not shape else f"{tmp_path}/{shape.split('/')[0]}" in refused.stderr
+    )
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None or os.geteuid() != 0, reason="needs root and setpriv")
+@pytest.mark.parametrize("place", [".", "identity", "meta", "wal", "servers"])
+def test_s6_a_directory_that_may_not_be_used_exits_with_77(
+    flags: list[str], started: subprocess.Popen[str], tmp_path: Path, place: str
+) -> None:
+    """The owner is another user: the line names the path and says chown."""
+    wait_up(started)
+    started.terminate()
+    started.communicate(timeout=20)
+    for path in [tmp_path, *tmp_path.parents][:4]:
+        path.chmod(0o755)
+    for path in tmp_path.rglob("*"):
+        os.chown(path, 65534, 65534)
+    os.chown(tmp_path / "data" / place, 0, 0)
+    (tmp_path / "data" / place).chmod(0o700)
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "barque"]
+    refused = subprocess.run(
+        [*command, "node", *flags], capture_output=True, text=True, check=False, timeout=60
+    )
+    if "No module named" in refused.stderr or "Permission denied" in refused.stderr.partition("barque:")[0]:
+        pytest.skip("another user cannot run this interpreter")
+    assert refused.returncode == 77, refused.stderr
+    assert str(tmp_path / "data") in refused.stderr
+    assert "chown" in refused.stderr
 
 
 def test_a_bad_file_is_a_configuration_error(tmp_path: Path, secret: Path) -> None:
@@ -137,3 +235,36 @@ def test_a_second_signal_ends_it_at_once(started: subprocess.Popen[str]) -> None
     started.send_signal(signal.SIGTERM)
     started.send_signal(signal.SIGTERM)
     wait_for(lambda: started.poll() is not None, "the end", 10)
+
+
+@pytest.mark.parametrize("setting", ["own name", "resp.bind"])
+def test_s1_a_name_that_does_not_resolve_yet_is_worth_another_start(
+    flags: list[str], tmp_path: Path, setting: str
+) -> None:
+    """At boot the network may come later: exit code 69, which a supervisor tries again."""
+    path = tmp_path / "node.toml"
+    path.write_text('[resp]\nbind = "no-such-host.invalid:6379"\npassword = "long enough"\n')
+    if setting == "own name":
+        path.write_text("")
+        flags = [flag.replace("127.0.0.1", "no-such-host.invalid") for flag in flags]
+    refused = run_barque("node", "--config", str(path), *flags)
+    assert refused.returncode == 69, refused.stderr
+    assert "no-such-host.invalid" in refused.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_s4_every_address_serves_both_families(flags: list[str]) -> None:
+    """`[::]` as `bind` is reached by IPv4 and by IPv6."""
+    port = flags[3].rpartition(":")[2]
+    with subprocess.Popen(
+        [sys.executable, "-m", "barque", "node", *flags, "--bind", f"[::]:{port}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as node:
+        try:
+            wait_up(node)
+            for host in ("127.0.0.1", "::1"):
+                socket.create_connection((host, int(port)), timeout=10).close()
+        finally:
+            node.terminate()
+            node.communicate(timeout=20)

@@ -37,7 +37,7 @@ def test_status_has_one_shape(running: Dev, verb: tuple[str, ...]) -> None:
 def test_any_single_node_answers(running: Dev) -> None:
     """One address is enough, also when dead ones stand before it."""
     address = f"127.0.0.1:{running.port + 2}"
-    secret = str(running.directory.secret_path)
+    secret = str(running.directory.secret_path("admin"))
     done = run_barque("status", "--node", "127.0.0.1:1", "--node", address, "--secret-file", secret)
     assert done.returncode == 0, done.stderr
     assert "led by kv@" in done.stdout
@@ -60,7 +60,7 @@ def test_kv_verbs_tell_by_their_exit_code(running: Dev) -> None:
     assert running.run("kv", "cas", "verb:b", "new", "--absent").returncode == 1
     assert set(running.ok("kv", "scan", "--match", "verb:*", "--count", "1").split()) == {"verb:a", "verb:b"}
     assert running.ok("kv", "del", "verb:a", "verb:b", "verb:c") == "2\n"
-    assert running.run("kv", "get", "k", "--cluster", "nowhere", "--timeout", "1").returncode == 1
+    assert running.run("kv", "get", "k", "--cluster", "nowhere", "--timeout", "1").returncode == 2
 
 
 def test_redis_clients_reach_the_cluster_through_every_node(running: Dev) -> None:
@@ -91,7 +91,7 @@ def test_leadership_is_shown_and_handed_over(running: Dev) -> None:
     assert running.leader_node() == target
     running.ok("leader", "transfer")
     wait_for(lambda: running.leader_node() not in (None, target), "another leader")
-    assert running.run("leader", "show", "--cluster", "nowhere").returncode == 1
+    assert running.run("leader", "show", "--cluster", "nowhere").returncode == 2
 
 
 def test_clusters_are_formed_and_listed(running: Dev) -> None:

@@ -141,7 +141,7 @@ async def test_a_command_that_cannot_be_encoded_is_refused_here(tmp_path: Path) 
             client.pipeline_command("sum", object(), "first of its turn")
         with pytest.raises(barque.InvalidCommand, match="above the limit of"):
             await client.process_command("sum", bytes(COMMAND_BYTES_MAX))
-        with pytest.raises(barque.InvalidCommand, match="cannot be encoded"):
+        with pytest.raises(barque.ConfigurationError, match="would not be kept as it is"):
             await client.start_cluster("other", "adder", arguments={"start": object()})
         client.pipeline_command("sum", 1, "next")
         assert [told.reply for told in await client.take_notifications()] == [1]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from barque.core import commands
@@ -10,51 +11,169 @@ from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
     Commands,
+    ElectionTimeout,
     MachineAppend,
     MachineTimeout,
     Written,
 )
+from barque.core.state import RaftState
 from barque.errors import BarqueError, MachineFault
 from barque.machine.effects import Aux, SendMsg, Timer
 from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
 from barque.testing.core.cluster import CLIENT, CoreCluster
 from barque.types import Index, ReplyMode, Term
 
-
-@pytest.mark.parametrize(
+PIECES = pytest.mark.parametrize(
     "payloads",
     [[b"\x01\x02", b""], [b"", b"\x01\x02"], [b"\x92\x01", b"\x02\x03"], [b"\xa3ab", b"c\x01"]],
     ids=["two-and-none", "none-and-two", "broken-array", "broken-text"],
 )
-def test_entries_mean_the_same_however_their_batch_is_cut(payloads: list[bytes]) -> None:
-    """Payloads whose bytes are good commands only together are refused: members cut batches differently."""
-
-    def state_after(parts: list[EntryBatch]) -> Any:
-        cluster = CoreCluster("a", "b")
-        rpc = AppendEntriesRpc(
-            Term(1), cluster["a"].id, Index(len(payloads)), Index(0), Term(0), tuple(parts)
-        )
-        cluster.observer.committed += [(part, Term(1)) for part in parts]
-        server = cluster.server("b")
-        cluster.observer.look = lambda *_: None  # type: ignore[method-assign]  # no leader here
-        cluster["b"].handle(rpc)
-        return server.last_applied, server.machine_state
-
-    body = encode_body(payloads, mode=ReplyMode.AWAIT_CONSENSUS, origin=CLIENT)
-    whole = EntryBatch(Index(1), Term(1), len(payloads), 0, body)
-    assert state_after([whole]) == state_after([whole.cut(1, 1), whole.cut(2, 2)])
+"""Payloads whose bytes are good commands only together. Members may cut batches differently."""
 
 
-def test_a_command_that_is_none_is_refused_and_its_neighbours_are_not() -> None:
-    """The reply of each entry stands at its place; only the broken one has an error."""
+@PIECES
+def test_bytes_that_are_commands_only_together_are_not_admitted(payloads: list[bytes]) -> None:
+    """Each entry must be a command by itself."""
     cluster = CoreCluster("a")
     cluster.elect("a")
-    body = encode_body([b"\x01", b"\xc1", b"\x02"], mode=ReplyMode.AWAIT_CONSENSUS, origin=CLIENT)
-    cluster["a"].handle(Commands(3, body))
+    before = cluster.server("a").log.last_index_term()
+    body = encode_body(payloads, mode=ReplyMode.AWAIT_CONSENSUS, origin=CLIENT)
+    cluster["a"].handle(Commands(2, body))
+    assert [list(answer.errors) for answer in cluster.answers] == [[0], [0]]
+    assert cluster.server("a").log.last_index_term() == before
+
+
+@PIECES
+def test_entries_mean_the_same_however_their_batch_is_cut(payloads: list[bytes]) -> None:
+    """A leader admits no such entries. A member that gets them stops at the same entry."""
+
+    def fault_of(parts: list[EntryBatch]) -> str:
+        cluster = CoreCluster("a", "b")
+        rpc = AppendEntriesRpc(Term(1), cluster["a"].id, Index(2), Index(0), Term(0), tuple(parts))
+        cluster.observer.committed += [(part, Term(1)) for part in parts]
+        cluster.observer.look = lambda *_: None  # type: ignore[method-assign]  # no leader here
+        with pytest.raises(MachineFault) as fault:
+            cluster["b"].handle(rpc)
+        return str(fault.value)
+
+    body = encode_body(payloads, mode=ReplyMode.AWAIT_CONSENSUS, origin=CLIENT)
+    whole = EntryBatch(Index(1), Term(1), 2, 0, body)
+    assert "entry 1 is committed" in fault_of([whole])
+    assert "entry 1 is committed" in fault_of([whole.cut(1, 1), whole.cut(2, 2)])
+
+
+@pytest.mark.parametrize("low_priority", [False, True])
+def test_a_command_that_is_none_is_refused_and_its_neighbours_are_not(low_priority: bool) -> None:
+    """The refusal comes before the log: that command did not happen. The others are appended in order."""
+    cluster = CoreCluster("a")
+    cluster.elect("a")
+    none = b"\xc1"
+    body = encode_body(
+        [none, b"\x01", none, none, b"\x02", none], mode=ReplyMode.AWAIT_CONSENSUS, origin=CLIENT
+    )
+    cluster["a"].handle(Commands(6, body, low_priority))
     cluster.settle()
-    [answer] = cluster.answers
-    assert answer.replies == [(1,), None, (1, 2)]
-    assert list(answer.errors) == [1]
+    errors = [a.first_correlation + at for a in cluster.answers for at in a.errors or ()]
+    assert errors == [0, 2, 3, 5]
+    good = {a.first_correlation: a.replies for a in cluster.answers if not a.errors}
+    assert good == {1: [(1,)], 4: [(1, 2)]}
+
+
+def test_nobody_is_told_of_a_bad_command_that_wanted_no_reply() -> None:
+    """`noreply`: it is dropped, and its neighbours are not."""
+    cluster = CoreCluster("a")
+    cluster.elect("a")
+    cluster["a"].handle(Commands(2, encode_body([b"\xc1", b"\x01"])))
+    cluster.settle()
+    assert cluster.answers == []
+    assert cluster.server("a").machine_state == (1,)
+
+
+class Add(msgspec.Struct, frozen=True, array_like=True, tag="add"):
+    """Every member knows this command."""
+
+    by: int
+
+
+class Mul(msgspec.Struct, frozen=True, array_like=True, tag="mul"):
+    """Only newer code knows it."""
+
+    by: int
+
+
+class Sum(Machine[int]):
+    """A number; `knows` are the types of its commands."""
+
+    def __init__(self, knows: Any) -> None:
+        self.command_type = knows  # type: ignore[misc]  # of this member only
+
+    def init(self, args: dict[str, Any]) -> int:
+        """Zero."""
+        return 0
+
+    def apply(self, meta: CommandMeta, command: Any, state: int) -> Any:
+        """Add, or multiply."""
+        state = state + command.by if isinstance(command, Add) else state * command.by
+        return state, state
+
+
+def mixed_code() -> CoreCluster:
+    """Leader a knows `Add` and `Mul`; b and c only `Add`, under the same version."""
+    cluster = CoreCluster("a", "b", "c", machine=Sum(Add))
+    cluster["a"].machine = Sum(Add | Mul)
+    cluster["a"].start()
+    cluster.elect("a")
+    return cluster
+
+
+def test_d5_a_member_that_cannot_decode_a_committed_command_stops() -> None:
+    """D5: it runs other code than the leader. If it went on, its state would differ for good."""
+    cluster = mixed_code()
+    cluster.command("a", Add(4))
+    cluster.settle()
+    cluster.command("a", Mul(10))
+    with pytest.raises(MachineFault, match=r"entry 3 is committed.*runs other code"):
+        cluster.settle()
+    assert [cluster.server(name).machine_state for name in "bc"] == [4, 4]
+
+
+def test_d5_a_leader_admits_only_what_it_can_decode() -> None:
+    """D5: a command of newer code is refused by an older leader, and did not happen."""
+    cluster = mixed_code()
+    cluster.transfer("a", "b")
+    cluster.settle()
+    cluster.command("b", Mul(10))
+    [answer] = [answer for answer in cluster.answers if answer.errors]
+    assert "not a command of Sum" in answer.errors[0]
+    cluster.command("b", Add(1))
+    cluster.settle()
+    assert {server.machine_state for server in map(cluster.server, "abc")} == {1}
+
+
+def test_d5_admission_uses_the_version_that_will_apply_the_command() -> None:
+    """D5: commands behind the noop of a new version belong to that version, before the noop is applied."""
+
+    class Grown(Sum):
+        version = 1
+
+        def which_module(self, version: int) -> Machine[int]:
+            return self if version else Sum(Add)
+
+        def apply(self, meta: CommandMeta, command: Any, state: int) -> Any:
+            return (
+                (state, None) if isinstance(command, MachineVersion) else super().apply(meta, command, state)
+            )
+
+    cluster = CoreCluster("a", "b", machine=Grown(Add | Mul), settings={"machine_upgrade_strategy": "quorum"})
+    cluster["a"].handle(ElectionTimeout())
+    while cluster.server("a").raft_state is not RaftState.LEADER:
+        cluster.deliver()
+    assert cluster.server("a").effective_machine_version == 0
+    cluster.command("a", Add(4))
+    cluster.command("a", Mul(10))
+    cluster.settle()
+    assert [answer.errors for answer in cluster.answers] == [None, None]
+    assert cluster.server("b").machine_state == 40
 
 
 class Scripted(Machine[list[Any]]):

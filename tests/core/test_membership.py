@@ -15,10 +15,12 @@ from barque.core.messages import (
     AppendNoop,
     AwaitConditionTimeout,
     ElectionTimeout,
+    HeartbeatRpc,
     InfoReply,
     InstallSnapshotRpc,
     JoinMember,
     LeaveMember,
+    NodeStatus,
     PreVoteRpc,
     Tick,
     TimeoutNow,
@@ -826,3 +828,108 @@ def test_a_promotion_that_could_not_be_made_keeps_the_ticks_going() -> None:
     peer = leader.cluster[ServerId("b", "node_b")]
     peer.assign(MemberRecord(ServerId("b", "node_b"), peer.uid, Membership.PROMOTABLE, peer.match_index))
     assert promotables_wait(leader)
+
+
+def test_k8_a_forced_leader_takes_a_term_that_nobody_can_have_used() -> None:
+    """K8, MEMB-15: the lost members led terms that the survivor never heard of. A late message of theirs
+    neither stops the survivor nor deposes it.
+    """
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    lost_term = Term(cluster.server("c").current_term + 1_000)
+    late = HeartbeatRpc(1, lost_term, cluster["a"].id)
+    cluster.force("c")
+    cluster.settle("c")
+    survivor = cluster.server("c")
+    assert survivor.raft_state is RaftState.LEADER
+    cluster["c"].handle(late)
+    assert survivor.raft_state is RaftState.LEADER
+
+
+def test_k7_the_removal_of_others_does_not_name_the_leader_itself() -> None:
+    """K7: a leader whose uid the configuration did not know is the same member before and after."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster.leave("a", "c")
+    cluster.settle()
+    assert [member.name for member, _ in cluster.gone] == ["c"]
+    cluster.gone.clear()
+    cluster.leave("a", "a")
+    cluster.settle()
+    assert cluster.gone == []
+
+
+def with_down(cluster: CoreCluster, *down: str) -> CoreCluster:
+    """The leader a hears that the nodes of these members are gone."""
+    for name in down:
+        cluster[name].up = False
+        cluster["a"].handle(NodeStatus(f"node_{name}", up=False))
+    cluster.settle(*(name for name in cluster.members if name not in down))
+    return cluster
+
+
+@pytest.mark.parametrize(
+    ("names", "down", "leaves", "refused"),
+    [
+        ("abc", "c", "b", True),  # a and c would be left, and c is down
+        ("abc", "c", "a", True),  # the leader itself
+        ("abc", "c", "c", False),
+        ("abc", "", "b", False),
+        ("abcde", "de", "c", True),
+        ("abcde", "de", "b", True),
+        ("abcde", "e", "b", False),
+        ("abcd", "d", "c", False),
+    ],
+)
+def test_d3_a_removal_that_would_lose_the_quorum_is_refused(
+    names: str, down: str, leaves: str, refused: bool
+) -> None:
+    """D3: a configuration counts at once, so its majority must be up before."""
+    cluster = with_down(led(*names), *down)
+    cluster.leave("a", leaves)
+    assert (cluster.refusals() == ["would_lose_quorum"]) is refused
+    assert (leaves in members(cluster, "a")) is refused
+
+
+def test_d3_a_demotion_and_a_promotion_that_would_lose_the_quorum_are_refused() -> None:
+    """D3: every change that counts at once, not only a removal."""
+    cluster = with_down(led("a", "b", "c"), "c")
+    cluster.join("a", "b", Membership.NON_VOTER)
+    assert cluster.refusals() == ["would_lose_quorum"]
+    cluster = led("a", "b")
+    cluster.add("c", membership=Membership.NON_VOTER)
+    cluster.join("a", "c", Membership.NON_VOTER)
+    cluster.settle()
+    cluster.answers.clear()
+    with_down(cluster, "b", "c")
+    cluster.join("a", "c", Membership.VOTER)
+    assert cluster.refusals() == ["would_lose_quorum"]
+
+
+def test_d3_force_makes_the_change_all_the_same() -> None:
+    """D3: the operator may know better."""
+    cluster = with_down(led("a", "b", "c"), "c")
+    b = cluster["b"].id
+    cluster["a"].handle(LeaveMember(CLIENT, 7, ReplyMode.AWAIT_CONSENSUS, b, force=True))
+    assert members(cluster, "a") == "ac"
+
+
+def test_d3_a_new_leader_counts_only_members_that_answered_it() -> None:
+    """D3: the failure detector tells a change once, perhaps to an earlier leader."""
+    cluster = led("a", "b", "c")
+    cluster["c"].up = False
+    cluster.transfer("a", "b")
+    cluster.settle("a", "b")
+    assert cluster.server("b").raft_state is RaftState.LEADER
+    cluster.leave("b", "a")
+    assert cluster.refusals()[-1] == "would_lose_quorum"
+
+
+def test_d3_a_member_that_answers_again_counts_again() -> None:
+    """D3: a connection that broke for a moment must not keep a change out."""
+    cluster = with_down(led("a", "b", "c"), "c")
+    cluster["c"].up = True
+    cluster["a"].handle(NodeStatus("node_c", up=True))
+    cluster.settle()
+    cluster.leave("a", "b")
+    assert members(cluster, "a") == "ac"

@@ -1,4 +1,4 @@
-"""The term rule (§3.3), without endy role and every message that carries a term."""
+"""The term rule (§3.3), in every role and every message that carries a term."""
 
 from typing import Any, get_args
 
@@ -6,11 +6,11 @@ import pytest
 
 from barque.core import messages as m
 from barque.core.dispatch import FROM_LEADER
-from barque.core.effects import PersistTermAndVote, StartElectionTimeout
+from barque.core.effects import PersistTermAndVote, StartElectionTimeout, TermRefused
 from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import SENDER_OF, claimed_node
 from barque.core.roles import RaftState
-from barque.core.terms import KINDS
+from barque.core.terms import KINDS, TERM_STEP_MAX
 from barque.errors import InvariantViolation
 from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, IndexTerm, ServerId, Term
@@ -164,3 +164,18 @@ def test_a_message_names_the_node_that_it_claims_to_come_from() -> None:
     assert claimed_node(message(m.InfoReply, Term(1), B)) == "node_b"
     assert claimed_node(m.ServerDown(B, True)) == "node_b"
     assert claimed_node(m.Tick(0)) is None
+
+
+@pytest.mark.parametrize("state", STATES, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_sec7_a_term_that_no_elections_reach_is_refused(state: RaftState, kind: type[Any]) -> None:
+    """Sec 7, S16: one message must not use up all terms, whatever it is and whatever we do."""
+    cluster = in_state(state)
+    server = cluster.server("a")
+    before = (server.raft_state, server.current_term, server.voted_for, server.leader_id)
+    far = Term(server.current_term + TERM_STEP_MAX + 1)
+    assert cluster["a"].handle(message(kind, far, B)) == [TermRefused(B, far)]
+    assert (server.raft_state, server.current_term, server.voted_for, server.leader_id) == before
+    assert cluster["a"].counters.terms_refused == 1
+    cluster["a"].handle(message(kind, Term(far - 1), B))
+    assert server.current_term == far - 1

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from barque.core.applying import newest_version
 from barque.core.messages import (
     AppendNoop,
     ElectionTimeout,
@@ -324,3 +325,65 @@ def test_with_quorum_nobody_is_waited_for() -> None:
     )
     assert cluster["a"].handle(reply) == []
     assert leader.cluster[ServerId("b", "node_b")].machine_version == 9
+
+
+def noop_in_all_logs() -> CoreCluster:
+    """Leader a has put version 1 into all logs and is cut off; b has that version, c has not.
+
+    Neither knows that the entry is committed.
+    """
+    cluster = CoreCluster(
+        "a", "b", "c", machine=Versioned(1), settings={"machine_upgrade_strategy": "quorum"}
+    )
+    cluster["c"].machine = Versioned(0)
+    cluster["c"].start()
+    cluster["a"].handle(ElectionTimeout())
+    for _ in range(10):
+        if newest_version(cluster.server("b")) == newest_version(cluster.server("c")) == 1:
+            break
+        for member in cluster.members.values():
+            member.sync_meta()
+        cluster.deliver()
+    cluster.partition("a", "bc")
+    cluster.settle()
+    assert [newest_version(cluster.server(name)) for name in "bc"] == [1, 1]
+    assert [cluster.server(name).effective_machine_version for name in "bc"] == [0, 0]
+    return cluster
+
+
+def test_k5_a_member_without_the_version_in_its_log_does_not_campaign() -> None:
+    """K5, VER-02: it would win, commit that entry, and apply nothing from there on."""
+    cluster = noop_in_all_logs()
+    cluster["c"].handle(ElectionTimeout())
+    cluster.settle()
+    assert cluster.server("c").raft_state is RaftState.FOLLOWER
+    cluster.elect("b")
+    cluster.command("b", "x")
+    cluster.settle()
+    assert cluster.replies() == [1]
+
+
+def test_k5_a_pre_vote_looks_at_the_versions_in_the_log() -> None:
+    """K5, ELEC-06: a candidate needs the version that our log asks for, committed or not."""
+    for voter in "bc":
+        for theirs, granted in ((0, False), (1, True)):
+            rpc = PreVoteRpc(1, theirs, ONE, 1, ServerId("a", "node_a"), Index(99), ONE)
+            [(_, result)] = sent(noop_in_all_logs()[voter].handle(rpc), PreVoteResult)
+            assert result.vote_granted is granted
+
+
+def test_k5_a_leader_that_lacks_the_version_gives_way() -> None:
+    """VER-02: a sole survivor leads by order, finds that it cannot apply, and lets nobody wait for it."""
+    cluster = noop_in_all_logs()
+    cluster.partition("a", "b", "c")
+    cluster.force("c")
+    cluster.settle()
+    assert cluster.server("c").raft_state is RaftState.FOLLOWER
+    cluster.command("c", "x")
+    assert cluster.refusals() == ["not_leader"]
+    cluster["c"].machine = Versioned(1)
+    cluster["c"].restart()
+    cluster.elect("c")
+    cluster.command("c", "y")
+    cluster.settle()
+    assert cluster.replies()[-1] == 1

@@ -1,12 +1,22 @@
 """Golden bytes of a server's record, and how old ones read (docs/formats/server-config.md)."""
 
+import contextlib
 import random
 
 import msgspec
 import pytest
 
 from barque.errors import ConfigurationError, Damaged
-from barque.runtime.directory import Directory, ServerRecord, configured_cluster_id
+from barque.log.checked_text import MalformedText
+from barque.log.identity import Owner
+from barque.runtime.directory import Directory
+from barque.runtime.server_record import (
+    ServerRecord,
+    configured_cluster_id,
+    decode_record,
+    encode_record,
+)
+from barque.runtime.tombstones import encode_tombstones
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
 
@@ -22,11 +32,13 @@ RECORD = ServerRecord(
     initial_uids={"kv@n1": Uid("KV1"), "kv@n2": Uid("KV2")},
     joined_at=IndexTerm(Index(5), Term(2)),
 )
-GOLDEN = (
-    b'{"format":2,"name":"kv","uid":"KV1","cluster":"kv","machine":"kv","arguments":{"a":1},'
+_BODY = (
+    b'{"name":"kv","uid":"KV1","cluster":"kv","machine":"kv","arguments":{"a":1},'
     b'"initial_members":[["kv","n1"],["kv","n2"]],"cluster_id":"RABC","membership":"voter",'
     b'"initial_uids":{"kv@n1":"KV1","kv@n2":"KV2"},"joined_at":[5,2]}'
 )
+GOLDEN = b"barque server, format 3, crc32 fb9afffb\n" + _BODY + b"\n"
+FORMAT_2 = b'{"format":2,' + _BODY[1:]
 FORMAT_1 = (
     b'{"format":1,"name":"kv","uid":"KV1","cluster":"kv","machine":"kv","arguments":{"a":1},'
     b'"initial_members":[["kv","n1"],["kv","n2"]]}'
@@ -36,7 +48,7 @@ PATH = "/data/servers/KV1/config"
 
 def directory(disk: SimDisk) -> Directory:
     """A directory on this disk, not loaded yet."""
-    return Directory(disk, "/data", "barque")
+    return Directory(disk, "/data", Owner("barque", "n1"))
 
 
 def loaded(content: bytes) -> Directory:
@@ -44,6 +56,7 @@ def loaded(content: bytes) -> Directory:
     disk = SimDisk(random.Random(0))
     disk.mkdir("/data/servers/KV1")
     disk.set_content(PATH, content)
+    disk.set_content("/data/servers/tombstones", encode_tombstones(()))
     found = directory(disk)
     found.load()
     return found
@@ -52,7 +65,9 @@ def loaded(content: bytes) -> Directory:
 def test_a_record_is_as_it_always_was() -> None:
     """Golden bytes, both ways."""
     disk = SimDisk(random.Random(0))
-    directory(disk).add(RECORD)
+    found = directory(disk)
+    found.create()
+    found.add(RECORD)
     assert disk.read_file(PATH) == GOLDEN
     assert loaded(GOLDEN).records == {"kv": RECORD}
 
@@ -64,14 +79,54 @@ def test_a_record_of_format_1_is_of_the_configured_cluster() -> None:
     assert (record.membership, record.initial_uids, record.uid) == ("voter", {}, "KV1")
 
 
+@pytest.mark.parametrize("old", [FORMAT_1, FORMAT_2])
+def test_sec13_a_record_without_a_checksum_is_written_again_with_one(old: bytes) -> None:
+    """After the first start every changed byte of it is found; a crash on the way leaves one of the two."""
+    for nth in range(1, 12):
+        disk = SimDisk(random.Random(nth))
+        disk.mkdir("/data/servers/KV1")
+        disk.set_content(PATH, old)
+        found = directory(disk)
+        found.load(all_there=False)
+        end = disk.operations + nth
+        disk.fault = lambda op, path, disk=disk, end=end: (  # type: ignore[misc]
+            OSError(5, "EIO") if disk.operations >= end else None
+        )
+        with contextlib.suppress(OSError):
+            found.migrate()
+        disk.fault = None
+        disk.crash()
+        again = directory(disk)
+        again.load(all_there=False)
+        again.migrate()
+        assert disk.read_file(PATH).startswith(b"barque server, format 3")
+        last = directory(disk)
+        last.load()
+        assert last.records == found.records
+
+
+def test_sec13_every_byte_of_a_record_counts() -> None:
+    """A changed bit, a shorter and a longer file are damage."""
+    for offset in range(len(GOLDEN)):
+        data = bytearray(GOLDEN)
+        data[offset] ^= 1 << offset % 8
+        with pytest.raises(MalformedText):
+            decode_record(bytes(data), "barque")
+    for data in (*(GOLDEN[:end] for end in range(len(GOLDEN))), GOLDEN + b"\0"):
+        with pytest.raises(MalformedText):
+            decode_record(data, "barque")
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"",
         GOLDEN[:-1],
-        GOLDEN.replace(b'"format":2', b'"format":3'),
-        GOLDEN.replace(b'"uid":"KV1"', b'"uid":"KV9"'),
-        GOLDEN.replace(b'"cluster_id":"RABC",', b""),
+        GOLDEN.replace(b"format 3", b"format 4"),
+        FORMAT_2.replace(b'"format":2', b'"format":4'),
+        encode_record(msgspec.structs.replace(RECORD, uid=Uid("KV9"))),
+        encode_record(msgspec.structs.replace(RECORD, cluster_id="")),
+        FORMAT_2.replace(b'"cluster_id":"RABC",', b""),
     ],
 )
 def test_what_cannot_be_read_stops_the_node(content: bytes) -> None:
@@ -99,6 +154,7 @@ def test_what_a_killed_process_left_is_durable_before_it_is_used() -> None:
     """A rename that was not synced is seen after a kill; a loss of power must not take it away later."""
     disk = SimDisk(random.Random(0))
     disk.mkdir("/data/servers/KV1")
+    disk.set_content("/data/servers/tombstones", encode_tombstones(()))
     disk.create(PATH + ".tmp").pwritev([GOLDEN], 0, sync=True)
     disk.rename(PATH + ".tmp", PATH)
     disk.kill()
@@ -113,8 +169,8 @@ def test_a_creation_that_failed_leaves_no_second_record_of_its_name(operation: s
     Found by the simulator (I24). As long as the disk refuses to take it away, nobody else gets the name.
     """
     disk = SimDisk(random.Random(0))
-    disk.mkdir("/data/servers")
     found = directory(disk)
+    found.create()
 
     def fails(what: str, path: str) -> OSError | None:
         return OSError(5, "refused", path) if what == operation and "KV1" in path else None

@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
+from barque.log.checked_text import MalformedText
 from barque.runtime import tombstones
-from barque.runtime.tombstones import MalformedTombstones, Tombstone, decode_tombstones, encode_tombstones
+from barque.runtime.tombstones import Tombstone, decode_tombstones, encode_tombstones
 from barque.types import Uid
 
 ONE = Tombstone(
@@ -40,16 +41,16 @@ def test_every_byte_counts() -> None:
     for offset in range(len(GOLDEN)):
         data = bytearray(GOLDEN)
         data[offset] ^= 0x40
-        with pytest.raises(MalformedTombstones):
+        with pytest.raises(MalformedText):
             decode_tombstones(bytes(data))
 
 
 def test_every_shorter_or_longer_file_is_damage() -> None:
     """The file is replaced whole, so there is no torn tail: any other ending is damage."""
     for end in range(len(GOLDEN)):
-        with pytest.raises(MalformedTombstones):
+        with pytest.raises(MalformedText):
             decode_tombstones(GOLDEN[:end])
-    with pytest.raises(MalformedTombstones):
+    with pytest.raises(MalformedText):
         decode_tombstones(GOLDEN + b"\0")
 
 

@@ -4,13 +4,21 @@
 is worth. docs/reference/mutants.md has the table; its rows refer to docs/reference/historical-bugs.md.
 """
 
-from tests.kit import mutants_core, mutants_effects, mutants_elections, mutants_members, mutants_node
+from tests.kit import (
+    mutants_core,
+    mutants_directories,
+    mutants_effects,
+    mutants_elections,
+    mutants_members,
+    mutants_node,
+)
 from tests.kit.mutant_registry import MUTANTS, Mutant, planted
 
 __all__ = [
     "MUTANTS",
     "Mutant",
     "mutants_core",
+    "mutants_directories",
     "mutants_effects",
     "mutants_elections",
     "mutants_members",

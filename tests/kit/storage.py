@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 from barque.core.entries import EntryBatch, decode_head, encode_body, payloads_of
 from barque.core.messages import LogEvent, ResendWrite, Written
+from barque.log.identity import Owner
 from barque.log.storage import Storage, StorageConfig
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index, Term, Uid
 
 DATA = "/data"
 WAL = "/data/wal"
+OWNER = Owner("barque", "n1")
 UID = Uid("alpha")
 OTHER = Uid("beta")
 INLINE = StorageConfig(wal_writer="inline", wal_prefill=False)
@@ -39,7 +41,7 @@ class Node:
         """Start, or start again."""
         self.events.clear()
         self.storage = Storage.open(
-            self.disk, DATA, self.config, self.events.append, self.woken.append, lambda: 0.0
+            self.disk, DATA, OWNER, self.config, self.events.append, self.woken.append, lambda: 0.0
         )
         return self.storage
 

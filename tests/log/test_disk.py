@@ -1,5 +1,6 @@
 """The seam: the real file system keeps its promises, and the simulated one breaks the right ones."""
 
+import errno
 import os
 import random
 import re
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.kit.storage import UID, batch, content
+from tests.kit.storage import OWNER, UID, batch, content
 
 from barque.errors import StorageError
 from barque.log import disk as disk_module
@@ -77,7 +78,7 @@ def test_two_nodes_may_make_their_common_parent(tmp_path: Path, monkeypatch: pyt
     OsDisk().mkdir(str(path))
     assert path.is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(NotADirectoryError):
         OsDisk().mkdir(str(tmp_path / "file"))
 
 
@@ -96,7 +97,8 @@ def test_a_storage_on_the_real_disk(tmp_path: Path) -> None:
     config = StorageConfig(wal_max_size_bytes=1 << 16)
 
     def start() -> Storage:
-        return Storage.open(OsDisk(), str(tmp_path / "data"), config, lambda event: None, lambda fn: fn())
+        path = str(tmp_path / "data")
+        return Storage.open(OsDisk(), path, OWNER, config, lambda event: None, lambda fn: fn())
 
     storage = start()
     log = storage.log(UID)
@@ -192,3 +194,115 @@ def test_errors_of_an_open_file_name_it(tmp_path: Path, monkeypatch: pytest.Monk
             with pytest.raises(OSError, match=re.escape(path)):
                 operation()
     file.close()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("lets_pass", ["no flag", "no vectors"])
+@pytest.mark.parametrize("count", [1, 3, 1500])
+@pytest.mark.parametrize("sync", [False, True])
+def test_s3_a_filter_of_system_calls_stops_no_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, lets_pass: str, count: int, sync: bool
+) -> None:
+    """A sandbox or file system that refuses `pwritev2`, or its flag: `pwrite` and `fdatasync` do the work."""
+    real, synced = os.pwritev, []
+
+    def filtered(fd: int, buffers: list[bytes], offset: int, flags: int = 0) -> int:
+        if flags or lets_pass == "no vectors":
+            raise OSError(number, os.strerror(number))
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "pwritev", filtered)
+    real_sync = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (synced.append(fd), real_sync(fd)))
+    file = OsDisk().create(str(tmp_path / "f"))
+    data = [bytes([65 + i % 26]) * (i % 7 + 1) for i in range(count)]
+    for _ in range(2):
+        file.pwritev(data, 0, sync=sync)
+    assert (tmp_path / "f").read_bytes() == b"".join(data)
+    assert len(synced) == (2 if sync else 0)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_s3_a_write_that_really_fails_is_no_filter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It is never tried in another way: the pages may be gone."""
+
+    def fails(*_arguments: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pwritev", fails)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        OsDisk().create(str(tmp_path / "f")).pwritev([b"a"], 0, sync=True)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_s7_a_directory_that_cannot_be_synced_names_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The text says what is wrong with it, and which file systems do."""
+
+    def fails(_fd: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match=r"cannot sync directories.*ext4, XFS or Btrfs") as caught:
+        OsDisk().mkdir(str(tmp_path / "new"))
+    assert caught.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277, 0o777])
+def test_sec17_files_and_directories_are_private_whatever_the_umask_is(tmp_path: Path, umask: int) -> None:
+    """0600 and 0700, and they can be opened again."""
+    disk, before = OsDisk(), os.umask(umask)
+    try:
+        disk.mkdir(str(tmp_path / "one" / "two"))
+        replace_file(disk, str(tmp_path / "one" / "two"), "f", b"content")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "one", *(tmp_path / "one").rglob("*"))]
+    assert modes == [0o700, 0o700, 0o600]
+    assert disk.read_file(str(tmp_path / "one" / "two" / "f")) == b"content"
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "file of mode 0666"])
+def test_sec17_a_temporary_file_is_never_written_through_what_was_there(tmp_path: Path, kind: str) -> None:
+    """Whatever has its name is replaced, not filled."""
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    temporary = tmp_path / "f.tmp"
+    if kind == "symbolic link":
+        temporary.symlink_to(other)
+    elif kind == "hard link":
+        os.link(other, temporary)
+    else:
+        temporary.write_bytes(b"left")
+        temporary.chmod(0o666)
+    replace_file(OsDisk(), str(tmp_path), "f", b"content")
+    assert other.read_bytes() == b"precious"
+    assert (tmp_path / "f").read_bytes() == b"content"
+    assert not (tmp_path / "f").is_symlink()
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o772, 0o702])
+def test_sec17_a_directory_that_everybody_may_change_is_mended(tmp_path: Path, mode: int) -> None:
+    """Its owner takes the right away; a directory of others is refused with the cure."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(mode)
+    OsDisk().protect(str(tmp_path / "data"))
+    assert not stat.S_IMODE((tmp_path / "data").stat().st_mode) & 0o022
+
+
+def test_sec17_a_directory_of_somebody_else_that_everybody_may_change_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A private directory inside it would do."""
+
+    def not_ours(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    tmp_path.chmod(0o777)
+    monkeypatch.setattr(os, "chmod", not_ours)
+    with pytest.raises(PermissionError, match="use a directory in it"):
+        OsDisk().protect(str(tmp_path))

@@ -1,7 +1,7 @@
 """The meta store: one durable record for term and vote, and no way to lose it quietly."""
 
 import pytest
-from tests.kit.storage import DATA, OTHER, UID, Node
+from tests.kit.storage import DATA, OTHER, UID, Node, batch
 
 from barque.errors import Damaged, StorageError
 from barque.log import meta as meta_module
@@ -40,6 +40,8 @@ def test_last_applied_waits_for_the_next_sync_or_five_seconds() -> None:
     node.storage.sync_meta()
     for _ in range(3):
         node.tick()
+    node.storage.log(UID).append(batch(1, count=9))
+    node.sync()
     node.storage.meta.store_last_applied(UID, Index(9))
     assert not node.storage.meta.pending
     for _ in range(7):
@@ -135,3 +137,18 @@ def test_after_a_clean_stop_a_shortened_file_is_refused() -> None:
         node.disk.set_content(META, whole[:cut])
         with pytest.raises(Damaged):
             node.open()
+
+
+def test_sec3_a_vote_that_no_record_can_hold_fails_alone() -> None:
+    """The votes of the neighbours are synced all the same."""
+    node = Node()
+    for uid in (UID, OTHER):
+        node.storage.log(uid)
+    node.storage.meta.store(OTHER, Term(2), ServerId("kv", "n1"))
+    with pytest.raises(ValueError, match="a vote for a server"):
+        node.storage.meta.store(UID, Term(2), ServerId("x" * 70_000, "n1"))
+    node.storage.sync_meta()
+    node.crash()
+    found = node.storage.meta.read(OTHER)
+    assert found is not None
+    assert found.voted_for == ServerId("kv", "n1")

@@ -1,14 +1,18 @@
 """The data directory as a whole: made, opened, refused, deleted from and closed."""
 
 import random
+import threading
 
 import pytest
 from tests.kit.storage import DATA, INLINE, OTHER, UID, WAL, Node, batch, content
 
 from barque.core.messages import WalFailed, WalUp
 from barque.errors import Damaged, StorageError
-from barque.testing.sim.disk import SimDisk
-from barque.types import ServerId, Term
+from barque.log.storage import StorageConfig
+from barque.testing.sim.disk import SimDisk, SimFile
+from barque.types import Index, ServerId, Term
+
+SIZE = 1 << 20
 
 
 def test_a_crash_at_any_point_of_the_first_start_leaves_a_directory_that_starts() -> None:
@@ -164,3 +168,134 @@ def test_a_start_that_fails_keeps_no_file_open() -> None:
             failures += 1
             assert not node.disk.handles, f"operation {nth}"
     assert failures > 20
+
+
+def filled_ahead(node: Node) -> None:
+    """Wait until the thread has made the next file, and begin it."""
+    storage = node.storage
+    while not storage._files.spares:
+        node.tick()
+    node.storage.log(UID).append(batch(node.storage.log(UID).next_index()))
+    node.sync()
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_d2_the_log_stays_bounded_over_unclean_ends(power: bool) -> None:
+    """Each life ends with a zero-filled file in use and another one ready: 60 fit into three files."""
+    node = Node(config=StorageConfig(wal_writer="inline", wal_max_size_bytes=SIZE))
+    for life in range(60):
+        node.storage.log(UID).append(batch(life * 3 + 1))
+        node.sync()
+        filled_ahead(node)
+        filled_ahead(node)
+        node.storage._preparer.close()  # type: ignore[union-attr]  # its process is dead, and so is its thread
+        node.disk.crash() if power else node.disk.kill()
+        node.open()
+        sizes = {name: len(node.disk.read_file(f"{WAL}/{name}")) for name in node.disk.listdir(WAL)}
+        assert sum(sizes.values()) <= 3 * SIZE, (life, sizes)
+    assert [entry[0] for entry in content(node.storage)] == list(range(1, 181))
+    node.storage.close()
+
+
+def test_d2_whatever_a_crash_leaves_is_gone_after_the_next_start() -> None:
+    """Temporary files of every kind, spares that are short or too many, and folders of no server."""
+    node = Node()
+    node.storage.log(UID).append(batch(1))
+    node.sync()
+    node.disk.kill()
+    left = ["identity.tmp", "meta.tmp", "wal/manifest.tmp", "wal/probe.tmp"]
+    left += [f"wal/spare-{number:017}.wal" for number in range(50, 60)]
+    for path in left:
+        node.disk.set_content(f"{DATA}/{path}", b"left")
+    node.open()
+    assert not [path for path in left if node.disk.exists(f"{DATA}/{path}")]
+    assert [entry[0] for entry in content(node.storage)] == [1]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_sec9_a_log_that_ends_before_what_was_applied_is_damage(kept: int) -> None:
+    """Its tail reads as zeros: a clean end, had the meta file not said how far the machine was."""
+    node = Node()
+    ends = [0x40]
+    for index in (1, 2, 3):
+        node.storage.log(UID).append(batch(index))
+        node.sync()
+        ends.append(node.storage._files.current.end)
+    node.storage.log(OTHER)
+    node.storage.meta.store_last_applied(UID, Index(3))
+    node.storage.meta.store(UID, Term(2), None)
+    node.storage.sync_meta()
+    node.disk.kill()
+    path = max(f"{WAL}/{name}" for name in node.disk.listdir(WAL) if name.endswith(".wal"))
+    data = node.disk.read_file(path)
+    node.disk.set_content(path, data[: ends[kept]] + bytes(len(data) - ends[kept]))
+    with pytest.raises(Damaged, match=rf"ends with entry {kept}, but /data/meta says that entry 3") as caught:
+        node.open()
+    assert f"Servers concerned: {UID}. What to do" in str(caught.value)
+    node.disk.set_content(path, data)
+    node.open()
+    assert [entry[0] for entry in content(node.storage)] == [1, 2, 3]
+
+
+class CountingDisk(SimDisk):
+    """A disk with little space that counts what is written into spare files."""
+
+    zeros = 0
+
+    def create(self, path: str) -> SimFile:
+        """Count the writes to a spare."""
+        file = super().create(path)
+        if "spare-" in path:
+            write = file.pwritev
+
+            def counted(buffers: list[bytes], offset: int, sync: bool) -> None:
+                self.zeros += sum(map(len, buffers))
+                write(buffers, offset, sync)
+
+            file.pwritev = counted  # type: ignore[method-assign, assignment]
+        return file
+
+
+@pytest.mark.parametrize("space_files", [0.5, 1.5, 3.9])
+def test_d8_a_nearly_full_disk_gets_no_zeros(space_files: float) -> None:
+    """Spare files are made only where there is space for several; the log has what is left for itself."""
+    disk = CountingDisk(random.Random(1))
+    disk.space = int(space_files * SIZE)
+    node = Node(disk, StorageConfig(wal_writer="inline", wal_max_size_bytes=SIZE))
+    for index in range(1, 100):
+        node.storage.log(UID).append(batch(index))
+        assert WalFailed not in map(type, node.sync())
+        node.tick()
+    assert disk.zeros < SIZE / 10
+    node.storage.close()
+
+
+def test_d8_spares_that_fail_are_tried_less_and_less_often() -> None:
+    """Whatever the disk claims to have free: an hour of failures writes little."""
+    disk = CountingDisk(random.Random(1))
+
+    def full(operation: str, path: str) -> OSError | None:
+        in_thread = threading.current_thread().name == "barque-wal-spare"
+        return OSError(28, "ENOSPC", path) if operation == "pwritev" and in_thread else None
+
+    node = Node(disk, StorageConfig(wal_writer="inline", wal_max_size_bytes=SIZE))
+    node.storage.log(UID).append(batch(1))
+    node.sync()
+    disk.fault = full
+    while node.storage._preparer._thread is not None:  # type: ignore[union-attr]
+        node.tick()
+    node.storage._files.spares.clear()
+    before = disk.zeros
+    for _ in range(3_600):
+        node.tick()
+        thread = node.storage._preparer._thread  # type: ignore[union-attr]
+        if thread is not None:
+            thread.join()
+    attempts = (disk.zeros - before) / SIZE
+    assert 5 <= attempts <= 20
+    disk.fault = None
+    for _ in range(700):
+        node.tick()
+    while not node.storage._files.spares:
+        node.tick()
+    node.storage.close()

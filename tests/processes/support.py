@@ -35,10 +35,13 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str) -> Any:
 
 
 class Cluster:
-    """Three `barque node` processes on free ports, with one cluster `kv`."""
+    """Three `barque node` processes on free ports, with one cluster `kv`; `settings` is more TOML for all."""
 
-    def __init__(self, directory: Path, names: tuple[str, ...] = ("n1", "n2", "n3")) -> None:
+    def __init__(
+        self, directory: Path, names: tuple[str, ...] = ("n1", "n2", "n3"), settings: str = ""
+    ) -> None:
         self.directory = directory
+        self.settings = settings
         self.installation = f"tests-{os.getpid()}-{next(_clusters)}"  # another run's node is refused
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in names}
         self.resp_ports = {name: free_port() for name in names}
@@ -59,6 +62,7 @@ bind = "127.0.0.1:{self.resp_ports[name]}"
 [[clusters]]
 name = "kv"
 machine = "kv"
+{self.settings}
 """
 
     def start(self, *names: str) -> None:
@@ -119,9 +123,9 @@ machine = "kv"
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Cluster]:
+async def running(directory: Path, settings: str = "") -> AsyncIterator[Cluster]:
     """A cluster that serves; at the end no process is left, and none has printed a traceback."""
-    cluster = Cluster(directory)
+    cluster = Cluster(directory, settings=settings)
     cluster.start()
     try:
         async with cluster.client() as client:

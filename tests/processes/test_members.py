@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from tests.processes.support import Cluster, Writers, until
 
 import barque
-from barque.errors import AlreadyMember, UnknownMember
+from barque.errors import AlreadyMember, ChangeNotPermitted, OutcomeUnknown, UnknownMember
 from barque.machine.kv_commands import Get, Set
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
@@ -212,3 +213,39 @@ async def test_a_member_of_a_deleted_cluster_stays_out_of_the_next(tmp_path: Pat
                 assert await one.consistent_query("kv", Get(b"new")) == b"1"
         await cluster.add(client, "n3")  # a new one, of the new cluster
         await cluster.agree(client, "n1", "n2", "n3", "n4")
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+async def test_d3_a_change_that_would_lose_the_quorum_is_refused(tmp_path: Path, end: signal.Signals) -> None:
+    """D3: n3 is dead or hangs, and an operator removes a healthy member: refused at once, naming n3.
+
+    The cluster serves on. With `force` the change counts, and the cluster stands still until n3 is back.
+    """
+    async with formed(tmp_path, FIRST) as cluster, cluster.client("n1", "n2") as client:
+        cluster.signal("n3", end)
+        kv = client.cluster("kv")
+        for change in (
+            lambda: kv.remove_member("n2"),
+            lambda: kv.remove_member("n1"),
+            lambda: kv.replace_member("n2"),
+        ):
+            with pytest.raises(ChangeNotPermitted, match="down: kv@n3"):
+                await change()
+        assert await cluster.voters(client) == set(FIRST)
+        await client.process_command("kv", Set(b"still", b"served"))
+        follower = "n2" if await cluster.leader(client) == "n1" else "n1"
+        with pytest.raises(OutcomeUnknown):
+            await client.remove_member("kv", follower, force=True, timeout_s=2.0)
+        if end is signal.SIGSTOP:
+            cluster.signal("n3", signal.SIGCONT)
+        else:
+            cluster.processes["n3"].wait()
+            cluster.start("n3")
+
+        async def serves() -> bool:
+            await client.process_command("kv", Set(b"back", b"again"), timeout_s=2.0)
+            return True
+
+        await until(serves, "the cluster to serve again")
+        # Another member may have won, and then the change is void: its outcome was unknown.
+        assert await cluster.voters(client) in (set(FIRST), set(FIRST) - {follower})

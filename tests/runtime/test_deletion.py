@@ -13,6 +13,7 @@ from barque.core.entries import encode_body
 from barque.core.messages import Commands, ElectionTimeout, RemoteMessage
 from barque.core.state import RaftState
 from barque.errors import ConfigurationError, StorageError
+from barque.log.identity import Owner
 from barque.runtime.directory import Directory
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_table import Ending, ServerTable
@@ -39,13 +40,12 @@ class World:
         self.servers = ServerTable(lambda: None)
         self.system = System(
             me=ClientRef("n1", 1),
-            data_dir=DATA,
             disk=disk,
             log=LogConfig(writer="inline", prefill=False),
             times=TimeConfig(),
             machines={"adder": Adder()},
             servers=self.servers,
-            directory=Directory(disk, DATA, "barque"),
+            directory=Directory(disk, DATA, Owner("barque", "n1")),
             environment=self,
             timers=self.timers,
             clock=self,
@@ -82,7 +82,9 @@ class World:
     def make(self, name: str, cluster_id: str | None = None) -> ServerProcess:
         """A cluster of one, which leads and has counted to 3."""
         members = (ServerId(name, "n1"),)
-        process = self.system.create(name, name, "adder", {}, members, cluster_id=cluster_id or f"R{name}")
+        cluster_id = cluster_id or f"R{name}"
+        record = self.system.plan(name, name, "adder", {}, members, cluster_id=cluster_id)
+        process = self.system.create(record)
         process.handle(ElectionTimeout())
         self.turn()
         process.handle(Commands(2, encode_body([b"\x01", b"\x02"])))
@@ -223,7 +225,7 @@ def test_a_full_disk_delays_a_deletion_and_nothing_else() -> None:
     assert "doomed" not in world.system.processes
     assert "tried again" in str(world.system.failure)
     with pytest.raises(ConfigurationError, match="exists already"):
-        world.system.create("doomed", "doomed", "adder", {}, (ServerId("doomed", "n1"),), cluster_id="R2")
+        world.make("doomed", "R2")
     world.disk.fault = None
     world.system.tick()
     assert world.files() == ["tombstones"]

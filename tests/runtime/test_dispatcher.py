@@ -9,13 +9,22 @@ from tests.runtime.test_deletion import new_disk
 from barque.core.effects import Applied, Rejected
 from barque.core.entries import EntryKind, encode_body
 from barque.core.messages import AppendEntriesReply, Commands, Queries, RemoteMessage, TimeoutNow
+from barque.log.identity import Owner
 from barque.runtime.directory import Directory
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.server_process import ServerProcess
-from barque.runtime.server_table import Ending, ServerTable
+from barque.runtime.server_table import ServerTable
 from barque.testing.core.cluster import CoreCluster
 from barque.testing.sim.disk import SimDisk
-from barque.transport.wire import Alive, Envelope, FrontRejected, FrontReplies, MemberRemoved, PeerMessage
+from barque.transport.wire import (
+    Alive,
+    Envelope,
+    FrontRejected,
+    FrontReplies,
+    MemberRemoved,
+    PeerMessage,
+    RemovalAsked,
+)
 from barque.types import ClientRef, Index, ReplyMode, ServerId, Term, Uid
 
 HERE, ELSEWHERE = ClientRef("node_a", 7), ClientRef("node_b", 8)
@@ -43,7 +52,7 @@ class World:
         self.servers = ServerTable(lambda: None)
         transport: Any = self
         self.dispatcher = Dispatcher(
-            HERE, self.servers, Directory(disk, "/data", "barque"), transport, self, lambda: None
+            HERE, self.servers, Directory(disk, "/data", Owner("barque", "n1")), transport, self, lambda: None
         )
         self.dispatcher.attach(self)
         performer: Any = self
@@ -60,6 +69,10 @@ class World:
     def send(self, node: str, to: str, message: PeerMessage, cluster_id: str = "", uid: str = "") -> bool:
         self.sent.append((node, to, message, cluster_id, uid))
         return True
+
+    def connected(self) -> list[str]:
+        """The nodes that are within reach."""
+        return ["node_b", "node_c"]
 
     def on_replies(self, *answer: Any) -> None:
         self.heard.append(("replies", *answer))
@@ -153,19 +166,19 @@ def test_messages_of_nodes_go_to_their_handlers(world: World) -> None:
     assert not world.heard
 
 
-def test_a_removal_ends_the_server_that_it_names(world: World) -> None:
-    """With its cluster, or alone; another incarnation is not concerned."""
+def test_a_removal_is_suspected_of_the_server_that_it_names(world: World) -> None:
+    """All nodes are asked, and nothing ends on one node's word; another incarnation is not concerned."""
     cluster_id, uid = world.process.cluster_id, world.process.uid
     world.dispatcher.receive("node_b", [Envelope("", MemberRemoved(cluster_id, "another"))])
+    assert not world.dispatcher.removals.is_suspected(world.process)
+    for removed in (MemberRemoved(cluster_id, uid), MemberRemoved(cluster_id)):
+        world.dispatcher.receive("node_b", [Envelope("", removed)])
+        assert world.dispatcher.removals.is_suspected(world.process)
+    assert [(node, type(message)) for node, _, message, *_ in world.sent] == [
+        ("node_b", RemovalAsked),
+        ("node_c", RemovalAsked),
+    ]
     assert not world.servers.finished
-    world.dispatcher.receive("node_b", [Envelope("", MemberRemoved(cluster_id, uid))])
-    [ending] = world.servers.finished.values()
-    assert (ending.delete, ending.whole_cluster) == (True, False)
-    world.dispatcher.receive("node_b", [Envelope("", MemberRemoved(cluster_id))])
-    [ending] = world.servers.finished.values()
-    assert ending.whole_cluster
-    world.servers.finish(world.process, Ending("a test", delete=False))
-    assert world.servers.take_finished() == {world.process: ending}
 
 
 def test_removal_notices_are_rare_and_repeated_after_a_reconnect(world: World) -> None:

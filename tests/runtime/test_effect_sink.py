@@ -57,7 +57,7 @@ async def test_a_server_that_stops_says_so_to_its_peers_again_after_a_reconnect(
 
 
 async def test_removed_members_are_told_and_unknown_outcomes_are_no_refusals(tmp_path: Path) -> None:
-    """A member without a known uid cannot be named; the leader itself needs no notice."""
+    """A member without a known uid cannot be named."""
     async with nodes(tmp_path, 1) as single, single.client() as client:
         await client.start_cluster("sum", "adder")
         node = single.running["n1"]
@@ -67,7 +67,6 @@ async def test_removed_members_are_told_and_unknown_outcomes_are_no_refusals(tmp
         gone = (
             (ServerId("sum", "n2"), Uid("U2")),
             (ServerId("sum", "n3"), None),
-            (process.server.id, Uid("U1")),
         )
         node.sink.members_gone(process, MembersGone(gone))
         assert told == [("n2", MemberRemoved(process.cluster_id, Uid("U2")))]

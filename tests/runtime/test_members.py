@@ -122,7 +122,7 @@ async def test_a_member_whose_removal_is_not_committed_keeps_its_data(tmp_path: 
 
         await until(lambda: sees(3), "a leader that may change its members")
         await three.stop("n2")
-        removal = asyncio.ensure_future(client.remove_member("sum", "n3", timeout_s=1))
+        removal = asyncio.ensure_future(client.remove_member("sum", "n3", force=True, timeout_s=1))
         await until(lambda: sees(2), "a removal under way")
         with pytest.raises(BarqueError):
             await other.add_member("sum", "n3", timeout_s=1)
@@ -277,7 +277,8 @@ async def test_what_attempts_to_create_have_left_can_be_cleared_away(tmp_path: P
     async with nodes(tmp_path) as three, three.client() as client:
         members = tuple(ServerId("sum", name) for name in three.addresses)
         for number, name in enumerate(("n1", "n2")):
-            three.running[name].system.create("sum", "sum", "adder", {}, members, cluster_id=f"HALF{number}")
+            system = three.running[name].system
+            system.create(system.plan("sum", "sum", "adder", {}, members, cluster_id=f"HALF{number}"))
         with pytest.raises(BarqueError):
             await client.start_cluster("sum", "adder", timeout_s=1)
         for name in ("n1", "n2"):
@@ -414,3 +415,31 @@ async def test_a_change_that_the_leader_never_answers_may_have_happened(tmp_path
         members = single.running["n1"].admin._members
         with pytest.raises(OutcomeUnknown, match="in time"):
             await members.ask_server(ServerId("sum", "nowhere"), leave, 0.05)
+
+
+async def test_k8_a_node_that_knows_later_terms_finds_the_forced_survivor(tmp_path: Path) -> None:
+    """K8: the lost members held elections that the survivor never heard of. A node that followed them takes
+    the survivor for the newer leader all the same.
+    """
+    async with nodes(tmp_path, 4) as four, four.client("n4") as client:
+        await client.start_cluster("sum", "adder", nodes=["n1", "n2", "n3"])
+        assert await client.process_command("sum", 1) == 1
+        await four.stop("n1")
+        for _ in range(3):
+            before = await client.members_info("sum")
+            successor = "n3" if before.leader == ServerId("sum", "n2") else "n2"
+
+            async def elected(before: int = before.term, successor: str = successor) -> bool:
+                await client.transfer_leadership("sum", successor)
+                return (await client.members_info("sum")).term > before
+
+            await until(elected, "another leader")
+        lost_term = (await client.members_info("sum")).term
+        await four.stop("n2", "n3")
+        await four.start("n1")
+        survivor = four.running["n1"].system.processes["sum"].server
+        assert survivor.current_term < lost_term
+        async with four.client("n1") as at_survivor:
+            await at_survivor.force_shrink("sum")
+        assert await client.process_command("sum", 1, timeout_s=5) == 2
+        assert survivor.current_term > lost_term

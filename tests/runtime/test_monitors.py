@@ -7,7 +7,10 @@ import pytest
 from tests.nodes import Adder, Nodes, until
 
 import barque
+from barque.core.messages import ClientDown, Component, NodeEvent
+from barque.machine.effects import MonitorClient, MonitorNode
 from barque.machine.machine import Down
+from barque.runtime.monitors import Monitors
 from barque.types import ClientRef
 
 
@@ -60,5 +63,101 @@ async def test_a_client_on_a_node_out_of_reach_is_reported_at_once(tmp_path: Pat
                 return bool(await client.consistent_query("sum") == 1000)
 
             await until(is_told, "the end of the client")
+    finally:
+        await some.stop()
+
+
+class Heard:
+    """A server that notes what its monitors tell it."""
+
+    def __init__(self) -> None:
+        self.news: list[Any] = []
+
+    def handle(self, message: Any) -> None:
+        """As `ServerProcess.handle`."""
+        self.news.append(message)
+
+    enqueue = handle
+
+
+ME = ClientRef("n1", 5)
+UP, DOWN = (NodeEvent(Component.MACHINE, "n2", up) for up in (True, False))
+
+
+def gone(client: ClientRef, reason: str) -> ClientDown:
+    """The news that a client is gone."""
+    return ClientDown(Component.MACHINE, client, reason)
+
+
+def test_k9_a_monitor_is_told_the_present_state_and_every_change() -> None:
+    """K9: also when the node has never been within reach, and when it was suspected but stays connected."""
+    monitors, heard = Monitors(ME), Heard()
+    process: Any = heard
+    monitors.watch_node(process, MonitorNode("n2"))
+    monitors.node_restarted("n2", 1)
+    monitors.node_changed("n2", up=True)
+    monitors.node_changed("n2", up=False)  # the failure detector suspects it; the connection stands
+    monitors.node_changed("n2", up=False)
+    monitors.watch_node(process, MonitorNode("n2"))
+    monitors.node_changed("n2", up=True)
+    assert heard.news == [DOWN, UP, DOWN, DOWN, UP]
+
+
+def test_k9_a_restart_that_nobody_saw_is_told_as_down_and_up() -> None:
+    """K9: the new process connects before the old connection is known to be gone."""
+    monitors, heard = Monitors(ME), Heard()
+    process: Any = heard
+    monitors.node_restarted("n2", 1)
+    monitors.node_changed("n2", up=True)
+    monitors.watch_node(process, MonitorNode("n2"))
+    monitors.watch_client(process, MonitorClient(ClientRef("n2", 1)))
+    monitors.node_restarted("n2", 2)
+    monitors.node_changed("n2", up=True)
+    assert heard.news == [UP, gone(ClientRef("n2", 1), "noproc"), DOWN, UP]
+
+
+@pytest.mark.parametrize(
+    ("known", "up", "client", "reason"),
+    [
+        (None, False, ClientRef("n2", 1), "noconnection"),  # never heard of
+        (2, True, ClientRef("n2", 1), "noproc"),  # of an earlier life of its node
+        (2, False, ClientRef("n2", 1), "noproc"),
+        (1, False, ClientRef("n2", 1), "noconnection"),
+        (1, True, ClientRef("n2", 1), None),
+        (None, False, ClientRef("n1", 4), "noproc"),  # of an earlier life of this node
+        (None, False, ClientRef("n1", 5), None),
+    ],
+)
+def test_k9_a_new_leader_hears_at_once_of_clients_that_are_gone(
+    known: int | None, up: bool, client: ClientRef, reason: str | None
+) -> None:
+    """K9, EFF-06: a leader sets its monitors again in `state_enter`, perhaps long after the client's end."""
+    monitors, heard = Monitors(ME), Heard()
+    process: Any = heard
+    if known is not None:
+        monitors.node_restarted("n2", known)
+        monitors.node_changed("n2", up=up)
+    monitors.watch_client(process, MonitorClient(client))
+    assert heard.news == ([] if reason is None else [gone(client, reason)])
+
+
+async def test_k9_a_client_is_gone_whose_node_hangs_before_it_was_ever_judged(tmp_path: Path) -> None:
+    """K9: the connection stands, and the failure detector never called that node up. The monitor fires."""
+    some = Nodes(tmp_path, 2)
+    await some.start(machines={"adder": Watching()})
+    try:
+        async with some.client("n1") as client:
+            await client.start_cluster("sum", "adder", nodes=["n1"])
+            node, other = some.running["n1"], some.running["n2"]
+            await client.process_command("sum", ["watch", "n2", other.incarnation])
+            detector = node.liveness.detector
+            detector._histories.pop("n2", None)
+            node.liveness.heard_from = lambda _node: None  # type: ignore[method-assign]  # n2 hangs from here on
+
+            async def is_told() -> bool:
+                return bool(await client.consistent_query("sum") == 1000)
+
+            await until(is_told, "the end of the client")
+            assert "n2" in node.transport.connected()
     finally:
         await some.stop()

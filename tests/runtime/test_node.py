@@ -22,6 +22,7 @@ from barque.errors import (
 )
 from barque.log.disk import OsDisk
 from barque.runtime.failure_detector import FailureDetector
+from barque.runtime.node_rpc import Caller
 from barque.transport.wire import NodeCallReply
 from barque.types import Index, IndexTerm, ServerId
 
@@ -408,7 +409,7 @@ async def test_a_node_that_has_stopped_begins_no_work(tmp_path: Path) -> None:
         node = single.running["n1"]
         await single.stop("n1")
         answers: list[tuple[Any, str | None, str]] = []
-        node.rpc.serve("ping", {}, lambda *answer: answers.append(answer))
+        node.rpc.serve("ping", {}, lambda *answer: answers.append(answer), Caller("a test"))
         assert answers == [(None, "Stopped", "the node is stopping")]
         node.rpc._answer_later("n2", NodeCallReply(1, None, "Stopped", ""))
         assert not node.rpc._tasks  # an answer that finds no connection does not wait for one
@@ -425,7 +426,9 @@ async def test_what_a_node_works_on_when_it_stops_may_have_happened(tmp_path: Pa
 
         calls._handler, calls._send = works, lambda _node, _message: True
         for verb in ("member_add", "ping"):
-            calls.serve(verb, {}, lambda _value, error, _text, verb=verb: answers.append((verb, error)))  # type: ignore[misc]
+            calls.serve(
+                verb, {}, lambda _v, error, _t, verb=verb: answers.append((verb, error)), Caller("a test")
+            )  # type: ignore[misc]
         asked = [asyncio.create_task(calls.call("n2", verb, {}, 60.0)) for verb in ("member_add", "ping")]
         await asyncio.sleep(0)
         await single.stop("n1")

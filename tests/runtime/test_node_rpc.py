@@ -7,7 +7,7 @@ import pytest
 
 from barque.errors import NoLeader
 from barque.runtime import reply_encoding
-from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.node_rpc import Caller, NodeRpc
 
 
 async def _serve(verb: str) -> Any:
@@ -27,7 +27,7 @@ async def ask(verb: str) -> tuple[Any, str | None, str]:
     """What a caller of this verb is told."""
     told: asyncio.Future[tuple[Any, str | None, str]] = asyncio.get_running_loop().create_future()
     served = NodeRpc(lambda _node, _message: True, lambda asked, _arguments: _serve(asked))
-    served.serve(verb, {}, lambda *answer: told.set_result(answer))
+    served.serve(verb, {}, lambda *answer: told.set_result(answer), Caller("a test"))
     answer = await told
     await served.stop()
     assert served.working == 0

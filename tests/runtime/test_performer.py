@@ -92,6 +92,7 @@ class Leader:
 def test_a_machines_timers_and_monitors_end_with_its_leadership(states: tuple[RaftState, ...]) -> None:
     """TIME-06; also if the leader has waited first, as one does that hands over."""
     leader = Leader()
+    leader.performer.monitors.node_changed("n2", up=True)
     leader.perform(Timer("t", after_ms=1))
     leader.perform(MonitorNode("n2"))
     leader.goes_through(*states)
@@ -116,6 +117,7 @@ def test_a_timer_that_is_over_is_forgotten() -> None:
 def test_a_machines_timers_go_on_while_its_leader_waits() -> None:
     """It may be back before they are due."""
     leader = Leader()
+    leader.performer.monitors.node_changed("n2", up=True)
     leader.perform(Timer("t", after_ms=1))
     leader.perform(MonitorNode("n2"))
     leader.goes_through(RaftState.AWAIT_CONDITION)

@@ -12,6 +12,7 @@ from barque.errors import ProtocolError, UnknownCluster
 from barque.runtime.client_session import ClientSessions, RemoteSession
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.requests import RequestRouter
+from barque.transport.authorization import Role
 from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientQueries, ClientReplies
 from barque.types import ClientRef, ReplyMode, ServerId, Term
 
@@ -34,8 +35,8 @@ class World:
         self.reachable = True
         self.heard: list[ClientAnswer] = []
         self.router = RequestRouter(ME, self, self, self, commands_max=commands_max, bytes_max=bytes_max)
+        self.peer, self.role, self.unread, self.room = "a test", Role.ADMIN, 0, 1 << 30
         self.session = self.open()
-        self.peer = "a test"
 
     def open(self) -> RemoteSession:
         """Another client of this node."""

@@ -13,7 +13,7 @@ import barque
 from barque.core.messages import AppendEntriesRpc, HeartbeatRpc, TimeoutNow
 from barque.core.roles import LeaderRole
 from barque.core.state import RaftState
-from barque.runtime.clock import SystemClock
+from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.server_process import ServerProcess
 from barque.types import Index, ServerId, Term
 
@@ -133,7 +133,7 @@ async def test_the_overview_tells_how_late_commands_are_applied(
 ) -> None:
     """COMMIT-07: the time between the leader's timestamp of the last command and its application."""
     now = iter(range(2_000_000_000_000, 3_000_000_000_000, 1_000))
-    monkeypatch.setattr(SystemClock, "wall_ms", lambda _self: next(now))
+    monkeypatch.setattr(ClusterClock, "wall_ms", lambda _self: next(now))
     async with nodes(tmp_path, 1) as single, single.client() as client:
         await client.start_cluster("sum", "adder")
         await client.process_command("sum", 1)

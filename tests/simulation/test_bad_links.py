@@ -41,7 +41,7 @@ def test_an_impostor_is_refused(kind: str) -> None:
     impostor = Impostor(kind, "n2", random.Random(1), taken_in.append)
     impostor.answer("n1", 5)
     assert not taken_in
-    assert impostor.refusals == (1 if kind == "name" else 2)
+    assert impostor.refusals == 2
 
 
 def test_an_impostor_would_be_noticed_if_it_were_welcome() -> None:

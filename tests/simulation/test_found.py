@@ -16,6 +16,7 @@ from barque.runtime.requests import RequestRouter
 from barque.testing.sim.host import Host
 from barque.testing.sim.simulator import Simulation
 from barque.testing.sim.swarm import Scenario
+from barque.transport.authorization import Role
 from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientReplies
 from barque.types import ClientRef, Index, ReplyMode, ServerId, Term
 
@@ -39,7 +40,7 @@ class _World:
         self.sent: list[RemoteMessage] = []
         self.later: list[float] = []
         self.answers: list[ClientAnswer] = []
-        self.peer = "a test"
+        self.peer, self.role, self.unread, self.room = "a test", Role.ADMIN, 0, 1 << 30
         self.router = RequestRouter(
             ClientRef("n1", 1), self, self, _Clock(), commands_max=10, bytes_max=1_000
         )

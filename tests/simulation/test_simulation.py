@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.kit.mutants import planted
 
 from barque.config import LogConfig
 from barque.testing.faults.clusters import ClusterNemesis
@@ -166,3 +167,26 @@ def test_clusters_move_to_the_next_machine_version(strategy: str) -> None:
         servers = [server for cluster in simulation.clusters for _, server in cluster.servers()]
         moved += any("moved" in server.machine_state for server in servers)
     assert moved >= 4
+
+
+WRONG_DIRECTORIES = Scenario(duration_s=6.0, faults=("swapped_disks", "copied_disk", "crash"), pace_s=0.5)
+
+
+def test_d1_nodes_refuse_the_directories_of_others_and_lose_nothing() -> None:
+    """Disks are swapped and copied amid crashes: the starts are refused, and put right, nothing is lost."""
+    refused = 0
+    for seed in range(1, 7):
+        run = Simulation(seed, WRONG_DIRECTORIES)
+        report = run.run()
+        assert report.violation is None, report
+        refused += run.transcript.counts["directories refused"]
+    assert refused > 20
+
+
+@pytest.mark.parametrize("name", ["foreign_directory_accepted", "foreign_directory_taken"])
+def test_d1_a_node_that_takes_a_foreign_directory_is_found(name: str) -> None:
+    """The planted bugs show that the fault is no decoration."""
+    with planted(name):
+        reports = [Simulation(seed, WRONG_DIRECTORIES).run() for seed in range(1, 7)]
+    found = [report.violation.name for report in reports if report.violation is not None]
+    assert any("(D1)" in name for name in found), found

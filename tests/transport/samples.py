@@ -81,6 +81,10 @@ PEER_MESSAGES = [
     wire.NodeCallReply(1, error="NotLeader", text="no"),
     wire.FrontEvent(5, "kv", RAW),
     wire.MemberRemoved("c1", "KV1"),
+    wire.ClockIs(1_700_000_000_000),
+    wire.MachinesAre({"kv": wire.MachineCode(1, "300050479c81dc4c")}),
+    wire.RemovalAsked("c1", "KV1", Index(7)),
+    wire.RemovalAnswer("c1", "KV1", True, Index(9), ("n1", "n2")),
 ]
 REQUESTS = [
     wire.ClientCommands("kv", 9, 2, struct.pack("<2I", 1, 2) + b"abc", ReplyMode.NOTIFY, 5000),

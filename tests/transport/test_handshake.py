@@ -8,17 +8,18 @@ from hypothesis import given, strategies as st
 
 from barque.errors import ProtocolError, Unauthenticated
 from barque.transport import handshake
+from barque.transport.authorization import Role
 from barque.transport.framing import FrameKind, FrameReader
 from barque.transport.handshake import (
     DialerHandshake,
     Established,
     ListenerHandshake,
-    Role,
     decode_challenge,
     decode_hello,
-    is_valid_name,
     refusal,
 )
+from barque.transport.secret import Secrets
+from barque.types import is_valid_name
 
 SECRET = b"0123456789abcdef"
 ONES, TWOS = b"\x01" * 32, b"\x02" * 32
@@ -27,7 +28,7 @@ ONES, TWOS = b"\x01" * 32, b"\x02" * 32
 def dialer(**changes: object) -> DialerHandshake:
     """Node n1, which expects n2."""
     options: dict[str, object] = {
-        "role": Role.PEER, "name": "n1", "expected": "n2", "cluster": "c", "incarnation": 7,
+        "role": Role.NODE, "name": "n1", "expected": "n2", "cluster": "c", "incarnation": 7,
         "secret": SECRET, "nonce": ONES,
     }  # fmt: skip
     return DialerHandshake(**(options | changes))  # type: ignore[arg-type]
@@ -36,7 +37,8 @@ def dialer(**changes: object) -> DialerHandshake:
 def listener(**changes: object) -> ListenerHandshake:
     """Node n2."""
     options: dict[str, object] = {
-        "name": "n2", "cluster": "c", "incarnation": 8, "secret": SECRET, "nonce": TWOS
+        "name": "n2", "cluster": "c", "incarnation": 8, "secrets": Secrets((SECRET,)), "nonce": TWOS,
+        "knows": lambda name: name == "n1",
     }  # fmt: skip
     return ListenerHandshake(**(options | changes))  # type: ignore[arg-type]
 
@@ -66,14 +68,14 @@ def converse(
 def test_both_sides_learn_who_is_there() -> None:
     """After four frames each side knows the other's name and incarnation."""
     at_dialer, at_listener, _ = converse(dialer(), listener())
-    assert at_dialer == Established(Role.PEER, "n2", 8)
-    assert at_listener == Established(Role.PEER, "n1", 7)
+    assert at_dialer == Established(Role.NODE, "n2", 8)
+    assert at_listener == Established(Role.NODE, "n1", 7)
 
 
 def test_clients_have_no_name_and_may_expect_any_node() -> None:
     """A client proves only that it knows the secret."""
     at_client, at_listener, _ = converse(dialer(role=Role.CLIENT, name="", expected=""), listener())
-    assert at_client == Established(Role.PEER, "n2", 8)
+    assert at_client == Established(Role.CLIENT, "n2", 8)
     assert at_listener == Established(Role.CLIENT, "", 7)
 
 
@@ -82,16 +84,16 @@ def test_golden_bytes() -> None:
     _, _, said = converse(dialer(), listener())
     hello, challenge = said[0][8:], said[1][8:]
 
-    def mac(label: bytes) -> str:
+    def mac(label: bytes, role: bytes = b"") -> str:
         return hmac.digest(
-            SECRET, label + len(hello).to_bytes(4, "little") + hello + challenge, "sha256"
+            SECRET, label + len(hello).to_bytes(4, "little") + hello + challenge + role, "sha256"
         ).hex()
 
     assert [part.hex() for part in said] == [
-        "3700000001010000424152510400010700000000000000" + ONES.hex() + "010202636e316e32",
-        "31000000010200004241525104000800000000000000" + TWOS.hex() + "026e32",
+        "3700000001010000424152510500030700000000000000" + ONES.hex() + "010202636e316e32",
+        "31000000010200004241525105000800000000000000" + TWOS.hex() + "026e32",
         "2000000001030000" + mac(b"barque dialer proof\0"),
-        "2000000001040000" + mac(b"barque listener proof\0"),
+        "210000000104000003" + mac(b"barque listener proof\0", b"\x03"),
     ]
 
 
@@ -107,10 +109,10 @@ def test_a_wrong_secret_is_refused_by_both() -> None:
     proof = one.receive(*frame(other.receive(*frame(one.start())).send)).send
     with pytest.raises(Unauthenticated, match=r"secrets of node 'n1' and node 'n2' differ.*same secret file"):
         other.receive(*frame(proof))
-    one, impostor = dialer(), listener(secret=b"another secret here")
+    one, impostor = dialer(), listener(secrets=Secrets((b"another secret here",)))
     one.receive(*frame(impostor.receive(*frame(one.start())).send))
     with pytest.raises(Unauthenticated, match="secrets"):
-        one.receive(FrameKind.WELCOME, bytes(32))
+        one.receive(FrameKind.WELCOME, b"\x03" + bytes(32))
 
 
 @pytest.mark.parametrize(
@@ -138,9 +140,9 @@ def test_versions_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = dialer(), listener()
     challenge = bytearray(theirs.receive(*frame(ours.start())).send)
     challenge[12] = 9
-    with pytest.raises(Unauthenticated, match="versions differ: node 'n1' speaks 4, the listener speaks 9"):
+    with pytest.raises(Unauthenticated, match="versions differ: node 'n1' speaks 5, the listener speaks 9"):
         ours.receive(*frame(bytes(challenge)[:14] + challenge[14:]))
-    with pytest.raises(Unauthenticated, match="the dialer speaks 9, node 'n2' speaks 4; upgrade"):
+    with pytest.raises(Unauthenticated, match="the dialer speaks 9, node 'n2' speaks 5; upgrade"):
         listener().receive(FrameKind.HELLO, b"BARQ\x09\x00 and then something new")
 
 

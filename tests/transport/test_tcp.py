@@ -16,25 +16,30 @@ from barque.core.entries import BODY_BYTES_MAX, EntryBatch, EntryKind, encode_bo
 from barque.core.messages import AppendEntriesRpc, TimeoutNow
 from barque.errors import ConfigurationError, NoLeader, Unauthenticated
 from barque.transport import wire
+from barque.transport.authorization import Role
 from barque.transport.client_link import ClientLink
 from barque.transport.connection import encode_frames, split_address
 from barque.transport.contract import Limits, TransportCounters
+from barque.transport.credentials import Credentials
 from barque.transport.framing import HEADER, FrameKind, encode_frame
-from barque.transport.handshake import DialerHandshake, Role
+from barque.transport.handshake import DialerHandshake
 from barque.transport.peer_link import backoff_s
 from barque.transport.tcp import TcpTransport
 from barque.transport.wire import Alive, Envelope, LeaderIs
 from barque.types import ClientRef, Index, ReplyMode, ServerId, Term
 
 Run = Callable[..., Any]
+ONE_SECRET = Credentials.of_secret(SECRET)
+KNOWN = {f"n{number}" for number in range(1, 10)}
 FAST = Limits(backoff_min_s=0.01, backoff_max_s=0.05, linger_s=0.3)
 
 
 def make(name: str, recorder: Recorder, bind: str = "127.0.0.1:0", **changes: Any) -> TcpTransport:
     """A node of the test cluster."""
     options: dict[str, Any] = {
-        "name": name, "incarnation": 1, "cluster": "test", "secret": SECRET, "bind": bind, "advertise": "",
-        "peers": {}, "handler": recorder, "rng": random.Random(1), "limits": FAST,
+        "name": name, "incarnation": 1, "cluster": "test", "credentials": ONE_SECRET, "bind": bind,
+        "advertise": "", "knows_node": KNOWN.__contains__, "peers": {}, "handler": recorder,
+        "rng": random.Random(1), "limits": FAST,
     }  # fmt: skip
     return TcpTransport(**(options | changes))
 
@@ -58,7 +63,7 @@ def entries(size: int, node: str = "n1") -> AppendEntriesRpc:
     return AppendEntriesRpc(Term(1), ServerId("s", node), Index(0), Index(0), Term(0), (batch,))
 
 
-async def raw_peer(address: str, name: str = "n9", expected: str = "n1", role: Role = Role.PEER) -> Any:
+async def raw_peer(address: str, name: str = "n9", expected: str = "n1", role: Role = Role.NODE) -> Any:
     """A connection that has shaken hands by hand, to misbehave afterwards."""
     reader, writer = await asyncio.open_connection(*split_address(address, "test"))
     shake = DialerHandshake(
@@ -352,7 +357,9 @@ def test_wrong_secrets_and_names_are_told(run: Run) -> None:
     async def main() -> None:
         n1 = make("n1", Recorder())
         await n1.start()
-        wrong = make("n2", Recorder(), secret=b"x" * 16, peers={"n1": n1.advertise})
+        wrong = make(
+            "n2", Recorder(), credentials=Credentials.of_secret(b"x" * 16), peers={"n1": n1.advertise}
+        )
         lost = make("n3", Recorder(), peers={"n7": n1.advertise})
         for node in (wrong, lost):
             await node.start()

@@ -15,6 +15,7 @@ from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
     Commands,
+    JoinMember,
     RemoteMessage,
     RequestVoteRpc,
     claimed_node,
@@ -22,7 +23,7 @@ from barque.core.messages import (
 from barque.errors import ProtocolError
 from barque.transport import wire
 from barque.transport.wire import Envelope
-from barque.types import TERM_MAX, ClientRef, Index, ReplyMode, ServerId, Term
+from barque.types import TERM_MAX, ClientRef, Index, ReplyMode, ServerId, Term, Uid
 
 GOLDEN = {
     1: "91 94 a1 74 97 01 03 92 a1 73 a2 6e 31 03 03 02 92 95 04 02 02 cd 03 e8",
@@ -30,7 +31,7 @@ GOLDEN = {
     3: "91 94 a1 74 96 03 03 92 a1 73 a2 6e 31 06 02 c3 a2 63 31 a3 4b 56 31",
     5: "91 94 a1 74 99 05 01 00 03 4d 92 a1 73 a2 6e 31 06 02 c2 a2 63 31 a3 4b 56 31",
     9: "91 94 a1 74 97 09 03 92 a1 73 a2 6e 31 93 92 06 02 91 94 92 a1 73 a2 6e 31 a2 53 31",
-    16: "91 94 a1 74 98 10 92 a2 6e 31 05 09 02 92 a1 73 a2 6e 31 a2 53 31 aa 70 72 6f",
+    16: "9194a174991092a26e3105090292a173a26e31a25331aa70726f",
     20: "91 94 a1 74 95 14 92 a1 73 a2 6e 31 03 92 af 6d 61 63",
     32: "91 94 a1 74 91 20 a2 63 31 a3 4b 56 31",
     35: "91 94 a1 74 96 23 a2 6b 76 92 a1 73 a2 6e 31 03 a2 63 31 91 a3 4b 56 31",
@@ -75,10 +76,10 @@ def test_golden_bytes() -> None:
 
 
 def test_tags_are_as_documented() -> None:
-    """Every message has a sample; tags are 1 to 21 (Raft), 32 to 39 (nodes) and 64 to 70 (clients)."""
+    """Every message has a sample; tags are 1 to 21 (Raft), 32 to 43 (nodes) and 64 to 70 (clients)."""
     messages = [*samples.PEER_MESSAGES, *samples.REQUESTS, *samples.ANSWERS]
     tags = [message.__struct_config__.tag for message in messages]
-    assert tags == [*range(1, 22), *range(32, 40), *range(64, 71)]
+    assert tags == [*range(1, 22), *range(32, 44), *range(64, 71)]
     assert {type(m) for m in samples.PEER_MESSAGES} == {*RemoteMessage.__args__, *wire.NodeMessage.__args__}
 
 
@@ -243,7 +244,11 @@ def test_weight_covers_what_is_large(message: wire.PeerMessage) -> None:
     assert wire.weight(message) + 64 >= len(wire.encode_envelopes([Envelope("t", message)]))
 
 
-def test_a_long_name_of_a_server_is_only_a_name() -> None:
-    """Names are data here: whatever they hold, they come back as they were."""
-    message = RequestVoteRpc(Term(1), ServerId("../x\0", "n1"), Index(0), Term(0))
-    assert wire.decode_envelopes(wire.encode_envelopes([Envelope("", message)]))[0].message == message
+@pytest.mark.parametrize("name", ["../x\0", "", "x" * 65, "x" * 70_000, "a b"])
+def test_sec3_names_that_are_kept_on_disk_are_checked(name: str) -> None:
+    """A candidate goes into the meta file, a new member into the log: both need proper names."""
+    for member in (ServerId(name, "n1"), ServerId("kv", name)):
+        join = JoinMember(samples.ASKER, 9, ReplyMode.AWAIT_CONSENSUS, member, Uid("S1"))
+        for message in (RequestVoteRpc(Term(1), member, Index(0), Term(0)), join):
+            with pytest.raises(ProtocolError, match="no name of a server"):
+                wire.decode_envelopes(wire.encode_envelopes([Envelope("kv", message)]))

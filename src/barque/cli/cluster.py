@@ -6,8 +6,9 @@ import click
 from rich import box
 from rich.table import Table
 
+from barque.cli.diagnosis import run_on_cluster
 from barque.cli.failures import FAILED, OK
-from barque.cli.output import output_option, print_json, print_rich
+from barque.cli.output import confirm, output_option, print_json, print_rich
 from barque.cli.reach import Reach, reach_options, run_with_client
 from barque.cli.status import fetch_status
 
@@ -64,8 +65,8 @@ def create(reach: Reach, name: str, machine: str, members: str | None) -> int:
 def delete(reach: Reach, name: str, yes: bool) -> None:
     """Delete the cluster NAME and all its data, on all members."""
     if not yes:
-        click.confirm(f"Delete {name!r} and all its data, for good?", abort=True)
-    done = run_with_client(reach, lambda client: client.delete_cluster(name))
+        confirm(f"Delete {name!r} and all its data, for good?")
+    done = run_on_cluster(reach, name, lambda client: client.delete_cluster(name))
     click.echo(f"{name!r} is deleted")
     if done.away:
         click.echo(f"out of reach, and deleted when their nodes return: {', '.join(map(str, done.away))}")

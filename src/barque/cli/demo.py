@@ -112,7 +112,8 @@ async def _bounded(cluster: DevCluster, keys: int, timeout_s: float) -> Verdict:
     """Run the whole demo under a deadline. It leaves no node behind, however it ends."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     cluster.directory.write(DevState(_free_nodes()))
     try:
         async with asyncio.timeout(timeout_s):
@@ -144,7 +145,7 @@ async def _perform(cluster: DevCluster, keys: int) -> Verdict:
     kv = _kv(await cluster.wait_served(_START_S))
     _result(f"{kv['leader']} leads in term {kv['term']}, {time.monotonic() - began:.1f} s after the start.")
     reach = cluster.reach(_WRITE_S)
-    async with Client(reach.addresses, secret=reach.secret, timeout_s=_WRITE_S) as client:
+    async with reach.client() as client:
         writers = Writers(client, keys)
         _step(2, f"Writing {keys:,} keys, {_WRITERS} at a time; each is on a majority's disks when answered.")
         writing = asyncio.create_task(writers.run())

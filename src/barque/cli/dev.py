@@ -95,7 +95,7 @@ def dev(
             raise
         cluster.directory.write(DevState(chosen, None if detach else mark_of(os.getpid())))
         if detach:
-            asyncio.run(_start(cluster, log_level))
+            _tell_started(cluster, asyncio.run(_start(cluster, log_level)))
             return OK
     return asyncio.run(_foreground(cluster, log_level))
 
@@ -155,24 +155,23 @@ def _hints(cluster: DevCluster) -> str:
 
 async def _start(cluster: DevCluster, log_level: str) -> dict[str, Any]:
     """Start all nodes and wait until they serve. If that fails or is interrupted, stop them all."""
-    nodes = cluster.state.nodes
     try:
-        for node in nodes:
+        for node in cluster.state.nodes:
             cluster.start(node.name, log_level)
-        report = await cluster.wait_served(_START_S)
+        return await cluster.wait_served(_START_S)
     except BaseException:
         await cluster.stop()
         raise
+
+
+def _tell_started(cluster: DevCluster, report: dict[str, Any]) -> None:
     [kv] = [found for found in report["clusters"] if found["name"] == "kv"]
-    click.echo(f"{len(nodes)} nodes serve; {kv['leader']} leads in term {kv['term']}.")
+    click.echo(f"{len(cluster.state.nodes)} nodes serve; {kv['leader']} leads in term {kv['term']}.")
     click.echo(_hints(cluster))
-    return report
 
 
 async def _foreground(cluster: DevCluster, log_level: str) -> int:
-    """Start, watch, and stop at a signal."""
-    from barque.cli.dev_view import News, make_view
-
+    """Start, watch, and stop at a signal, or when nobody reads any longer what is told."""
     asked_to_stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -191,28 +190,35 @@ async def _foreground(cluster: DevCluster, log_level: str) -> int:
         with contextlib.suppress(asyncio.CancelledError):
             await starting
         return FAILED
-    starting.result()
-    shown = cluster.directory.shown
-    view = make_view(f"[bold]barque dev[/bold] in {shown} — Ctrl-C stops the nodes")
-    news = News(cluster, view)
+    report = starting.result()
     try:
-        while not asked_to_stop.is_set():
-            cluster.reap()
-            report = await cluster.report(1.0)
-            news.take(report)
-            view.show(report)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asked_to_stop.wait(), _REFRESH_S)
+        _tell_started(cluster, report)
+        await _watch(cluster, asked_to_stop)
     finally:
-        view.close()
         stopping.cancel()
-        click.echo("Stopping the nodes …")
-        killed = await cluster.stop()
+        killed = await cluster.stop()  # before another word: the terminal may be gone, or the pipe's reader
     for name in killed:
         click.echo(f"{name} did not stop within {STOP_S:g} s and was killed; its data is safe.")
-    click.echo(f"All nodes have stopped. The data stays in {shown}.")
+    click.echo(f"All nodes have stopped. The data stays in {cluster.directory.shown}.")
     click.echo(f"`barque dev{_dir_flag(cluster.directory)}` carries on with it; --fresh starts over.")
     return OK
+
+
+async def _watch(cluster: DevCluster, asked_to_stop: asyncio.Event) -> None:
+    """Show the state of the nodes until a signal comes."""
+    from barque.cli.dev_view import News, make_view
+
+    view = make_view(f"[bold]barque dev[/bold] in {cluster.directory.shown} — Ctrl-C stops the nodes")
+    news = News(cluster, view)
+    while not asked_to_stop.is_set():
+        cluster.reap()
+        report = await cluster.report(1.0)
+        news.take(report)
+        view.show(report)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked_to_stop.wait(), _REFRESH_S)
+    view.close()
+    click.echo("Stopping the nodes …")
 
 
 # --- verbs on a cluster that runs ------------------------------------------------------------

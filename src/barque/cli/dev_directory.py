@@ -4,7 +4,9 @@
 
     dev.json        the nodes: addresses, pids and when those processes began
     dev.lock        held while one command changes any of this
-    secret          shared by all nodes and clients; mode 0600
+    secret          of the nodes; mode 0600, as the next two
+    admin-secret    of administrators: the command line takes it from here
+    client-secret   of clients
     n1/node.toml    the node's configuration
     n1/node.log     the node's stdout and stderr
     n1/data/        its log and votes
@@ -29,7 +31,8 @@ CLUSTER = "kv"
 HOST = "127.0.0.1"
 _FORMAT = 1
 _NODE_ENTRIES = frozenset(("node.toml", "node.log", "data"))
-_OWN_FILES = frozenset(("dev.json", "dev.json.tmp", "dev.lock", "secret"))
+_SECRETS = {"node": "secret", "admin": "admin-secret", "client": "client-secret"}
+_OWN_FILES = frozenset(("dev.json", "dev.json.tmp", "dev.lock", *_SECRETS.values()))
 
 
 class ProcessMark(msgspec.Struct, frozen=True):
@@ -80,12 +83,15 @@ class DevDirectory:
         """The path as the user wrote it, for messages."""
         self.root = root.absolute()
         self.state_path = self.root / "dev.json"
-        self.secret_path = self.root / "secret"
 
     @property
     def exists(self) -> bool:
         """Whether `barque dev` has made it."""
         return self.state_path.is_file()
+
+    def secret_path(self, role: str) -> Path:
+        """The secret of a role: `node`, `admin` or `client`."""
+        return self.root / _SECRETS[role]
 
     def config_path(self, name: str) -> Path:
         """A node's configuration."""
@@ -190,15 +196,16 @@ class DevDirectory:
         for node in self.load().nodes:
             if (self.root / node.name).exists():
                 shutil.rmtree(self.root / node.name)
-        for name in ("dev.json.tmp", "secret", "dev.json"):  # dev.json last: until then, this is ours
+        for name in ("dev.json.tmp", *_SECRETS.values(), "dev.json"):  # the last: until then, this is ours
             (self.root / name).unlink(missing_ok=True)
 
     def write(self, state: DevState) -> None:
-        """Write the configurations and `dev.json`, and a secret if there is none."""
-        if not self.secret_path.exists():
-            descriptor = os.open(self.secret_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
+        """Write the configurations and `dev.json`, and the secrets that are not there."""
+        for path in (self.secret_path(role) for role in _SECRETS):
+            if not path.exists():
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(secrets.token_hex(32) + "\n")
         self.save(state)  # first: it makes the nodes' directories ours
         for node in state.nodes:
             (self.root / node.name).mkdir(mode=0o700, exist_ok=True)
@@ -211,7 +218,9 @@ class DevDirectory:
                 "# Written by `barque dev` at every start.",
                 f"name = {_quoted(node.name)}",
                 f"data_dir = {_quoted(str(self.data_path(node.name)))}",
-                f"secret_file = {_quoted(str(self.secret_path))}",
+                f"secret_file = {_quoted(str(self.secret_path('node')))}",
+                f"admin_secret_file = {_quoted(str(self.secret_path('admin')))}",
+                f"client_secret_file = {_quoted(str(self.secret_path('client')))}",
                 "",
                 "[nodes]",
                 addresses,

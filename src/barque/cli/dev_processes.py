@@ -186,7 +186,7 @@ class DevCluster:
     def reach(self, timeout_s: float) -> Reach:
         """How to reach all of these nodes."""
         addresses = tuple(node.address for node in self.state.nodes)
-        return Reach(addresses, load_secret(str(self.directory.secret_path)), "barque", timeout_s)
+        return Reach(addresses, load_secret(str(self.directory.secret_path("admin"))), "barque", timeout_s)
 
     async def report(self, timeout_s: float) -> dict[str, Any]:
         """Ask every node directly: the report is complete without a quorum, and even if all nodes are down.

@@ -5,6 +5,7 @@ Page: docs/operations/exit-codes.md.
 
 import errno
 import os
+import socket
 import sys
 from collections.abc import Iterator
 
@@ -12,15 +13,20 @@ from barque.errors import (
     BarqueError,
     ConfigurationError,
     Damaged,
+    Forbidden,
     InvariantViolation,
     MachineFault,
     NoLeader,
     NoQuorum,
     NotAvailableYet,
+    NotLeader,
     OutcomeUnknown,
+    Overloaded,
     QueryTimeout,
+    Stopped,
     StorageError,
     Unauthenticated,
+    WalDown,
 )
 
 OK = 0
@@ -29,6 +35,7 @@ USAGE = 2
 UNAVAILABLE = 69
 INTERNAL = 70
 IO_ERROR = 74
+UNKNOWN = 75
 NO_PERMISSION = 77
 BAD_CONFIGURATION = 78
 
@@ -51,9 +58,15 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, ConfigurationError):
         return _start_fault(error)
     if isinstance(error, StorageError):
-        return IO_ERROR
+        return NO_PERMISSION if _is_denied(error) else IO_ERROR
     if isinstance(error, InvariantViolation):
         return INTERNAL
+    if isinstance(error, OutcomeUnknown):
+        return UNKNOWN
+    if isinstance(error, Unauthenticated | Forbidden):
+        return NO_PERMISSION
+    if isinstance(error, NoLeader | NoQuorum | QueryTimeout | WalDown | Overloaded | Stopped | NotLeader):
+        return UNAVAILABLE
     if isinstance(error, BarqueError):
         return FAILED
     if isinstance(error, PermissionError):
@@ -66,11 +79,17 @@ def exit_code_of(error: BaseException) -> int:
 def _start_fault(error: BaseException) -> int:
     """The system may have refused an address or a file, which shows in the chain of causes."""
     for cause in _chain(error):
+        if isinstance(cause, socket.gaierror):
+            return UNAVAILABLE  # at boot, the names of machines may not be there yet
         if isinstance(cause, OSError) and cause.errno in _ADDRESS_ERRORS:
             return UNAVAILABLE
         if isinstance(cause, OSError) and cause.errno in _PERMISSION_ERRORS:
             return NO_PERMISSION
     return BAD_CONFIGURATION
+
+
+def _is_denied(error: BaseException) -> bool:
+    return any(isinstance(cause, OSError) and cause.errno in _PERMISSION_ERRORS for cause in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -83,8 +102,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def text_of(error: BaseException) -> str:
-    """One line: what failed, why, and the cure if we know one."""
+    """One line: what failed, why, and the cure if we know one. Control characters are escaped."""
     text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     cure = _cure(error)
     return f"{text}; {cure}" if cure else text
 
@@ -105,6 +125,10 @@ def _cure(error: BaseException) -> str:
             return "the member that ran it has stopped; the log of its node has the traceback"
         case InvariantViolation():
             return "this is a bug in Barque; please report it with the log of the node"
+        case StorageError() if _is_denied(error):
+            return "give it to the user that runs the node: chown -R USER, and chmod 700"
+        case StorageError() if " cannot sync directories" in str(error):
+            return ""
         case StorageError():
             return "check the disk: its free space, and the owner of the directory"
         case BarqueError():

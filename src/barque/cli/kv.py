@@ -7,13 +7,16 @@ from typing import Any, TypeVar
 
 import click
 
+from barque.cli.diagnosis import run_on_cluster
 from barque.cli.failures import FAILED, OK, USAGE, CliError
-from barque.cli.reach import Reach, reach_options, run_with_client
+from barque.cli.reach import Reach, reach_options
 from barque.client.client import Client
 from barque.machine.kv_commands import SET_NX, SET_XX, Cas, Del, Get, KvCommand, KvQuery, Scan, SetWith
 
 Result = TypeVar("Result")
 
+_MACHINE = "KvMachine"
+_VALUES = {"ignore_unknown_options": True}  # `kv set balance -5` sets a value, and no option
 _cluster_option = click.option(
     "--cluster", default="kv", show_default=True, help="A cluster with the machine `kv`."
 )
@@ -36,7 +39,7 @@ def kv() -> None:
     """Read and write keys."""
 
 
-@kv.command()
+@kv.command(context_settings=_VALUES)
 @click.argument("key")
 @_level_option
 @kv_options
@@ -45,11 +48,11 @@ def get(reach: Reach, cluster: str, level: str, key: str) -> int:
     value = _read(reach, cluster, level, Get(_bytes(key)))
     if value is None:
         return FAILED
-    _print_bytes(value)
+    _print_value(value)
     return OK
 
 
-@kv.command(name="set")
+@kv.command(name="set", context_settings=_VALUES)
 @click.argument("key")
 @click.argument("value")
 @click.option("--nx", is_flag=True, help="Only if the key is absent.")
@@ -66,7 +69,7 @@ def set_(reach: Reach, cluster: str, key: str, value: str, nx: bool, xx: bool, t
     return OK if _write(reach, cluster, command) else FAILED
 
 
-@kv.command(name="del")
+@kv.command(name="del", context_settings=_VALUES)
 @click.argument("keys", nargs=-1, required=True)
 @kv_options
 def del_(reach: Reach, cluster: str, keys: tuple[str, ...]) -> None:
@@ -74,7 +77,7 @@ def del_(reach: Reach, cluster: str, keys: tuple[str, ...]) -> None:
     click.echo(_write(reach, cluster, Del([_bytes(key) for key in keys])))
 
 
-@kv.command()
+@kv.command(context_settings=_VALUES)
 @click.argument("key")
 @click.argument("values", nargs=-1, required=True, metavar="[EXPECTED] VALUE")
 @click.option("--absent", is_flag=True, help="Swap if there is no such key: `cas KEY VALUE --absent`.")
@@ -89,13 +92,14 @@ def cas(reach: Reach, cluster: str, key: str, values: tuple[str, ...], absent: b
 
 @kv.command()
 @click.option("--match", metavar="GLOB", help="Print only matching keys, as in `user:*`.")
+@click.option("--raw", is_flag=True, help="Print keys as they are; control characters are not escaped.")
 @click.option(
     "--count", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="Keys per request."
 )
 @_level_option
 @kv_options
-def scan(reach: Reach, cluster: str, level: str, match: str | None, count: int) -> None:
-    """Print all keys, one per line, in no particular order."""
+def scan(reach: Reach, cluster: str, level: str, match: str | None, count: int, raw: bool) -> None:
+    """Print all keys, one per line, in no particular order; control characters are escaped."""
     pattern = None if match is None else _bytes(match)
 
     async def work(client: Client) -> None:
@@ -104,19 +108,23 @@ def scan(reach: Reach, cluster: str, level: str, match: str | None, count: int) 
             query = Scan(cursor, count, pattern)
             cursor, keys = await _query(client, level)(cluster, query)
             for key in keys:
-                _print_bytes(key)
+                sys.stdout.buffer.write((key if raw else escaped(key)) + b"\n")
             if cursor == 0:
                 return
 
-    run_with_client(reach, work)
+    run_on_cluster(reach, cluster, work, machine=_MACHINE)
 
 
 def _write(reach: Reach, cluster: str, command: KvCommand) -> Any:
-    return run_with_client(reach, lambda client: client.process_command(cluster, command))
+    return run_on_cluster(
+        reach, cluster, lambda client: client.process_command(cluster, command), machine=_MACHINE
+    )
 
 
 def _read(reach: Reach, cluster: str, level: str, query: KvQuery) -> Any:
-    return run_with_client(reach, lambda client: _query(client, level)(cluster, query))
+    return run_on_cluster(
+        reach, cluster, lambda client: _query(client, level)(cluster, query), machine=_MACHINE
+    )
 
 
 def _query(client: Client, level: str) -> Callable[[str, KvQuery], Any]:
@@ -135,5 +143,12 @@ def _bytes(argument: str) -> bytes:
     return os.fsencode(argument)
 
 
-def _print_bytes(value: bytes) -> None:
-    sys.stdout.buffer.write(value + b"\n")
+def escaped(text: bytes) -> bytes:
+    """Text on one line that commands no terminal: control characters and backslashes are escaped."""
+    shown = text.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown).encode()
+
+
+def _print_value(value: bytes) -> None:
+    """Print a value as it is, for programs; on a terminal it must not send control sequences."""
+    sys.stdout.buffer.write((escaped(value) if sys.stdout.isatty() else value) + b"\n")

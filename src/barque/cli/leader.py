@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
+from barque.cli.diagnosis import find_cluster, run_on_cluster
 from barque.cli.failures import FAILED, OK, CliError
 from barque.cli.output import output_option, print_json
-from barque.cli.reach import Reach, reach_options, run_with_client
+from barque.cli.reach import Reach, reach_options
 from barque.cli.status import fetch_status
 from barque.client.client import Client
 from barque.client.results import Transfer
@@ -16,36 +17,29 @@ from barque.errors import OutcomeUnknown
 _POLL_S = 0.05
 
 
-def _cluster_of(report: dict[str, Any], name: str) -> dict[str, Any]:
-    """Find the cluster in a status report. Raises `CliError` if no node knows it."""
-    for cluster in report["clusters"]:
-        if cluster["name"] == name:
-            return dict(cluster)
-    known = ", ".join(c["name"] for c in report["clusters"]) or "none"
-    raise CliError(f"no node that answers has a member of cluster {name!r} (known: {known}); see --cluster")
-
-
 @click.group()
 def leader() -> None:
     """Show who leads a cluster, or hand leadership over."""
 
 
 @leader.command()
+@click.argument("name", metavar="[CLUSTER]", required=False)
 @click.option("--cluster", default="kv", show_default=True)
 @output_option
 @reach_options
-def show(reach: Reach, cluster: str, output: str) -> int:
-    """Print the leader, its node and term; exit with 1 if no member leads."""
-    found = _cluster_of(asyncio.run(fetch_status(reach)), cluster)
-    name = found["leader"]
+def show(reach: Reach, cluster: str, output: str, name: str | None) -> int:
+    """Print the leader of CLUSTER, its node and term; exit with 1 if no member leads."""
+    cluster = name or cluster
+    found = find_cluster(asyncio.run(fetch_status(reach)), cluster)
+    now = found["leader"]
     if output == "json":
-        node = name.rpartition("@")[2] if name else None
-        print_json({"cluster": cluster, "leader": name, "node": node, "term": found["term"]})
-    elif name:
-        click.echo(f"{name}, term {found['term']}")
+        node = now.rpartition("@")[2] if now else None
+        print_json({"cluster": cluster, "leader": now, "node": node, "term": found["term"]})
+    elif now:
+        click.echo(f"{now}, term {found['term']}")
     else:
         click.echo(f"no member leads {cluster!r} in term {found['term']}; is a majority of its members up?")
-    return OK if name else FAILED
+    return OK if now else FAILED
 
 
 @leader.command()
@@ -54,7 +48,7 @@ def show(reach: Reach, cluster: str, output: str) -> int:
 @reach_options
 def transfer(reach: Reach, cluster: str, target: str | None) -> None:
     """Hand leadership to TARGET, a node or server; by default to the follower with the longest log."""
-    found = _cluster_of(asyncio.run(fetch_status(reach)), cluster)
+    found = find_cluster(asyncio.run(fetch_status(reach)), cluster)
     wanted = target or _best_follower(found)
 
     async def work(client: Client) -> str:
@@ -71,7 +65,7 @@ def transfer(reach: Reach, cluster: str, target: str | None) -> None:
             f"{wanted} was told to take over and does not lead after {reach.timeout_s:g} s; it may yet"
         )
 
-    click.echo(run_with_client(reach, work))
+    click.echo(run_on_cluster(reach, cluster, work))
 
 
 def _best_follower(cluster: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """`barque`: the table of verbs, each loaded at its first use, and the exit code of the process."""
 
 import importlib
+import io
 import sys
 import traceback
 from typing import NoReturn
@@ -65,6 +66,7 @@ def barque() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit code. An error becomes one line on stderr."""
+    _never_fail_to_print()
     try:
         result = barque.main(arguments, prog_name="barque", standalone_mode=False)
         sys.stdout.flush()
@@ -85,6 +87,13 @@ def run(arguments: list[str] | None = None) -> int:
         failures.complain(failures.text_of(error))
         return failures.exit_code_of(error)
     return result if isinstance(result, int) else failures.OK
+
+
+def _never_fail_to_print() -> None:
+    """On a terminal of few characters, print a question mark instead of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def main() -> NoReturn:

@@ -4,12 +4,17 @@ import click
 from rich import box
 from rich.table import Table
 
+from barque.cli.diagnosis import run_on_cluster
 from barque.cli.failures import OK
 from barque.cli.output import output_option, print_json, print_rich
-from barque.cli.reach import Reach, reach_options, run_with_client
+from barque.cli.reach import Reach, reach_options
 from barque.client.client import Client
 from barque.client.results import AddedMember, MembersInfo, RemovedMember, ReplacedMember
 from barque.types import Membership
+
+force_option = click.option(
+    "--force", is_flag=True, help="Even if too few voters are up: nobody leads until they return."
+)
 
 
 @click.group()
@@ -28,9 +33,11 @@ def member() -> None:
 def list_(reach: Reach, cluster: str, output: str) -> None:
     """List the members of CLUSTER, as its leader sees them."""
     if output == "json":  # the node's own answer, with all its fields
-        print_json(run_with_client(reach, lambda client: client.call("member_list", {"cluster": cluster})))
+        print_json(
+            run_on_cluster(reach, cluster, lambda client: client.call("member_list", {"cluster": cluster}))
+        )
     else:
-        print_rich(_table(run_with_client(reach, lambda client: client.members_info(cluster))))
+        print_rich(_table(run_on_cluster(reach, cluster, lambda client: client.members_info(cluster))))
 
 
 def _table(found: MembersInfo) -> Table:
@@ -56,7 +63,7 @@ def add(reach: Reach, cluster: str, node: str, non_voter: bool) -> int:
     """Start a member of CLUSTER on NODE; it votes when it has caught up."""
     membership = Membership.NON_VOTER if non_voter else Membership.VOTER
     return _tell_added(
-        run_with_client(reach, lambda client: client.add_member(cluster, node, membership=membership))
+        run_on_cluster(reach, cluster, lambda client: client.add_member(cluster, node, membership=membership))
     )
 
 
@@ -74,10 +81,13 @@ def _tell_added(added: AddedMember | ReplacedMember) -> int:
 @member.command()
 @click.argument("cluster")
 @click.argument("member_", metavar="MEMBER")
+@force_option
 @reach_options
-def remove(reach: Reach, cluster: str, member_: str) -> None:
+def remove(reach: Reach, cluster: str, member_: str, force: bool) -> None:
     """Remove MEMBER from CLUSTER, and delete its data."""
-    _tell_removed(run_with_client(reach, lambda client: client.remove_member(cluster, member_)))
+    _tell_removed(
+        run_on_cluster(reach, cluster, lambda client: client.remove_member(cluster, member_, force=force))
+    )
 
 
 def _tell_removed(gone: RemovedMember) -> None:
@@ -91,24 +101,26 @@ def _tell_removed(gone: RemovedMember) -> None:
 
 @member.command()
 @click.argument("cluster")
+@force_option
 @reach_options
-def leave(reach: Reach, cluster: str) -> None:
+def leave(reach: Reach, cluster: str, force: bool) -> None:
     """Remove the member of CLUSTER on the node that is asked; name the node by --node HOST:PORT."""
 
     async def work(client: Client) -> RemovedMember:
         answer = await client.ping(cluster)
-        return await client.remove_member(cluster, answer.server or answer.node)
+        return await client.remove_member(cluster, answer.server or answer.node, force=force)
 
-    _tell_removed(run_with_client(reach, work))
+    _tell_removed(run_on_cluster(reach, cluster, work))
 
 
 @member.command()
 @click.argument("cluster")
 @click.argument("member_", metavar="MEMBER")
+@force_option
 @reach_options
-def promote(reach: Reach, cluster: str, member_: str) -> None:
+def promote(reach: Reach, cluster: str, member_: str, force: bool) -> None:
     """Let MEMBER of CLUSTER vote now, even if its log is behind."""
-    now = run_with_client(reach, lambda client: client.promote_member(cluster, member_))
+    now = run_on_cluster(reach, cluster, lambda client: client.promote_member(cluster, member_, force=force))
     click.echo(f"{now.member} is a {now.membership} now")
 
 
@@ -116,9 +128,12 @@ def promote(reach: Reach, cluster: str, member_: str) -> None:
 @click.argument("cluster")
 @click.argument("member_", metavar="MEMBER")
 @click.option("--with", "node", metavar="NODE", help="The node of the new member. Default: the same node.")
+@force_option
 @reach_options
-def replace(reach: Reach, cluster: str, member_: str, node: str | None) -> int:
+def replace(reach: Reach, cluster: str, member_: str, node: str | None, force: bool) -> int:
     """Remove MEMBER, which is lost or came back without its data, and add a new one."""
-    done = run_with_client(reach, lambda client: client.replace_member(cluster, member_, node=node))
+    done = run_on_cluster(
+        reach, cluster, lambda client: client.replace_member(cluster, member_, node=node, force=force)
+    )
     click.echo(f"{done.removed} is removed")
     return _tell_added(done)

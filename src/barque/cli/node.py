@@ -5,23 +5,20 @@ import gc
 import logging
 import os
 import signal
-import stat
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from barque.cli.failures import FAILED, NO_PERMISSION, CliError
+from barque.cli.failures import FAILED
 from barque.cli.node_facts import info_sections
 from barque.cli.settings import build_config, clusters_from, named_addresses
 from barque.client.local import NodeSubmitter
 from barque.config import NodeConfig
-from barque.errors import ConfigurationError
 from barque.gateways.resp.limits import RespLimits
 from barque.gateways.resp.server import RespServer
 from barque.runtime.node import Node
-from barque.transport.secret import load_secret
 
 logger = logging.getLogger("barque.cli")
 
@@ -62,7 +59,11 @@ class GatewayAddress:
 @click.option("--data-dir", envvar="BARQUE_DATA_DIR", metavar="DIR", help="Where its files are.")
 @click.option("--bind", envvar="BARQUE_BIND", metavar="HOST:PORT", help="Listen here, if not on its address.")
 @click.option("--nodes", envvar="BARQUE_NODES", metavar="n1=HOST:PORT,…", help="All nodes, this one too.")
-@click.option("--secret-file", envvar="BARQUE_SECRET_FILE", metavar="FILE", help="The shared secret.")
+@click.option("--secret-file", envvar="BARQUE_SECRET_FILE", metavar="FILE", help="The nodes' secret.")
+@click.option(
+    "--admin-secret-file", envvar="BARQUE_ADMIN_SECRET_FILE", metavar="FILE", help="Of administrators."
+)
+@click.option("--client-secret-file", envvar="BARQUE_CLIENT_SECRET_FILE", metavar="FILE", help="Of clients.")
 @click.option("--installation", envvar="BARQUE_INSTALLATION", help="The same name on all nodes.")
 @click.option("--resp-bind", envvar="BARQUE_RESP_BIND", metavar="HOST:PORT", help="Serve Redis clients here.")
 @click.option(
@@ -80,7 +81,7 @@ def node(config_path: str | None, log_level: str, **flags: Any) -> int:
     """Run one node until SIGTERM or SIGINT; then hand its leaderships over and stop.
 
     A second signal ends the process at once, which is safe for the data. Settings come from
-    flags, then BARQUE_* variables, then the file.
+    flags, then BARQUE_* variables, then the file. SIGHUP makes it read secrets and certificates again.
     """
     log_to_stderr(log_level)
     clusters, nodes = flags.pop("clusters"), flags.pop("nodes")
@@ -90,7 +91,6 @@ def node(config_path: str | None, log_level: str, **flags: Any) -> int:
         "nodes": named_addresses(nodes, "--nodes") if nodes else None,
     }
     config = build_config(config_path, settings)
-    _check_secret(config)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(config))
 
@@ -102,20 +102,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _check_secret(config: NodeConfig) -> None:
-    """Check the secret file before anything starts. A file that others can read has its own exit code."""
-    if not config.secret_file:
-        return
-    try:
-        load_secret(config.secret_file)
-    except ConfigurationError as error:
-        if isinstance(error.__cause__, OSError):
-            raise
-        if stat.S_IMODE(os.stat(config.secret_file).st_mode) & 0o077:
-            raise CliError(str(error), NO_PERMISSION) from error
-        raise
 
 
 def _collect_rarely() -> None:
@@ -144,6 +130,7 @@ async def serve(config: NodeConfig) -> int:
         loop.add_signal_handler(number, on_signal, number)
     running = Node(config)
     await running.start()
+    loop.add_signal_handler(signal.SIGHUP, running.reload_credentials)
     gateway: RespServer | None = None
     _collect_rarely()
     try:
@@ -154,7 +141,7 @@ async def serve(config: NodeConfig) -> int:
             os.getpid(),
             running.transport.advertise,
             running.reporter.gateway.address if running.reporter.gateway else "not served",
-            config.data_dir,
+            config.data_path,
             type(loop).__module__.partition(".")[0],
         )
         await asked_to_stop.wait()
@@ -183,6 +170,7 @@ async def _start_gateway(running: Node) -> RespServer | None:
         lambda: info_sections(running, settings.cluster),
         running.clock,
         running.rng,
+        running.server_tls if settings.tls else None,
     )
     await gateway.start()
     running.reporter.gateway = GatewayAddress(gateway)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from barque.cli.failures import USAGE, CliError
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -27,6 +29,19 @@ def output_option(function: Function) -> Function:
     )(function)
 
 
+def confirm(question: str) -> None:
+    """Ask, and go on only after a yes. Raises `CliError` if nobody can answer, and `click.Abort` for a no."""
+    try:
+        click.confirm(question, abort=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise CliError(
+            f"nobody confirmed {question!r}: stdin is no terminal and gave no yes; use --yes to go on",
+            USAGE,
+        ) from None
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout."""
     click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2))
@@ -41,9 +56,14 @@ def make_console() -> "Console":
     return Console(highlight=False, width=_PIPED_COLUMNS, no_color=True)
 
 
-def print_rich(renderable: "RenderableType") -> None:
-    """Print a table or another rich object."""
-    make_console().print(renderable)
+def print_rich(renderable: "RenderableType", narrow: "RenderableType | None" = None) -> None:
+    """Print a table or another rich object; `narrow` instead, on a terminal where the table has no room."""
+    console = make_console()
+    if narrow is not None:
+        anything = console.options.update(max_width=_PIPED_COLUMNS * 10)
+        if console.measure(renderable, options=anything).minimum > console.width:
+            renderable = narrow
+    console.print(renderable)
 
 
 def duration_text(seconds: float | None) -> str:

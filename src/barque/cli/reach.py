@@ -1,13 +1,14 @@
 """How a verb finds the nodes and the secret, and asks them with a deadline.
 
-Nodes: `--node`, else `--dir`, else BARQUE_NODES, else ./barque-data if `barque dev` made it. A verb tries all
-known addresses at once, so that dead or frozen nodes cost no time.
+Nodes: `--node`, else `--dir`, else BARQUE_NODES, else ./barque-data if `barque dev` made it. The secret:
+`--secret-file`, else BARQUE_SECRET, else the administrators' secret of that directory. A verb tries all known
+addresses at once, so that dead or frozen nodes cost no time.
 """
 
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,28 +17,43 @@ import click
 import msgspec
 
 from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory
-from barque.cli.failures import USAGE, CliError
+from barque.cli.failures import UNAVAILABLE, USAGE, CliError
 from barque.client.client import Client
 from barque.errors import BarqueError, NoLeader
 from barque.transport.answers import error_named, fail
 from barque.transport.client_link import ClientLink
-from barque.transport.secret import load_secret
+from barque.transport.secret import load_secret, secret_of_environment
+from barque.transport.tls import ClientTls, client_tls
 from barque.transport.wire import ClientAnswer, ClientCall, ClientCallReply
 
 Result = TypeVar("Result")
 
 
 class Reach(msgspec.Struct, frozen=True):
-    """The nodes' addresses, the secret that they demand, and how long a verb waits, in seconds."""
+    """The nodes' addresses, what they demand as a proof, and how long a verb waits, in seconds."""
 
     addresses: tuple[str, ...]
     secret: bytes
     installation: str
     timeout_s: float
+    tls: ClientTls | None = None
+
+    def client(self, addresses: Sequence[str] | None = None) -> Client:
+        """A client for these nodes, or for some of them."""
+        tls = self.tls or ClientTls("")
+        return Client(
+            addresses or self.addresses,
+            secret=self.secret,
+            installation=self.installation,
+            timeout_s=self.timeout_s,
+            tls_ca_file=tls.ca_file,
+            tls_cert_file=tls.cert_file,
+            tls_key_file=tls.key_file,
+        )
 
 
 def reach_options(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Add `--node --dir --secret-file --installation --timeout`; the verb gets them as `reach: Reach`."""
+    """Add `--node --dir --secret-file --tls-… --installation --timeout`; the verb gets `reach: Reach`."""
 
     @functools.wraps(function)
     def verb(
@@ -47,9 +63,13 @@ def reach_options(function: Callable[..., Result]) -> Callable[..., Result]:
         secret_file: str | None,
         installation: str,
         timeout: float,
+        tls_ca_file: str | None,
+        tls_cert_file: str | None,
+        tls_key_file: str | None,
         **others: Any,
     ) -> Result:
-        reach = find_nodes(nodes, directory, secret_file, installation, timeout)
+        tls = client_tls(tls_ca_file, tls_cert_file, tls_key_file)
+        reach = find_nodes(nodes, directory, secret_file, installation, timeout, tls)
         return function(reach=reach, **others)
 
     for option in reversed(_OPTIONS):
@@ -71,7 +91,17 @@ _OPTIONS = (
         metavar="DIR",
         help=f"A directory of `barque dev`. Default: ./{DEFAULT_DIRECTORY}, if it exists.",
     ),
-    click.option("--secret-file", envvar="BARQUE_SECRET_FILE", metavar="FILE", help="The shared secret."),
+    click.option(
+        "--secret-file",
+        envvar="BARQUE_SECRET_FILE",
+        metavar="FILE",
+        help="The secret of administrators, or of clients; - is stdin.",
+    ),
+    click.option(
+        "--tls-ca-file", envvar="BARQUE_TLS_CA_FILE", metavar="FILE", help="Speak TLS; trust these."
+    ),
+    click.option("--tls-cert-file", envvar="BARQUE_TLS_CERT_FILE", metavar="FILE", help="Our certificate."),
+    click.option("--tls-key-file", envvar="BARQUE_TLS_KEY_FILE", metavar="FILE", help="Its key."),
     click.option("--installation", envvar="BARQUE_INSTALLATION", default="barque", show_default=True),
     click.option(
         "--timeout",
@@ -84,7 +114,12 @@ _OPTIONS = (
 
 
 def find_nodes(
-    nodes: tuple[str, ...], directory: str | None, secret_file: str | None, installation: str, timeout: float
+    nodes: tuple[str, ...],
+    directory: str | None,
+    secret_file: str | None,
+    installation: str,
+    timeout: float,
+    tls: ClientTls | None = None,
 ) -> Reach:
     """Find addresses and secret by the rules of this module. Raises `CliError` that says what to give."""
     addresses = _addresses(",".join(nodes))
@@ -99,11 +134,23 @@ def find_nodes(
                 USAGE,
             )
         addresses = tuple(node.address for node in known.load().nodes)
-    if secret_file is None:
-        if not known.secret_path.exists():
-            raise CliError("no secret is known: give --secret-file FILE or set BARQUE_SECRET_FILE", USAGE)
-        secret_file = str(known.secret_path)
-    return Reach(addresses, load_secret(secret_file), installation, timeout)
+    secret = _secret(secret_file, known, optional=tls is not None and bool(tls.cert_file))
+    return Reach(addresses, secret, installation, timeout, tls)
+
+
+def _secret(secret_file: str | None, known: DevDirectory, *, optional: bool) -> bytes:
+    if secret_file is not None:
+        return load_secret(secret_file)
+    secret, path = secret_of_environment(), known.secret_path("admin")
+    if secret is not None:
+        return secret
+    if path.exists():
+        return load_secret(str(path))
+    if optional:
+        return b""
+    raise CliError(
+        "no secret is known: give --secret-file FILE, or set BARQUE_SECRET_FILE or BARQUE_SECRET", USAGE
+    )
 
 
 def _addresses(text: str) -> tuple[str, ...]:
@@ -138,7 +185,12 @@ async def ask(address: str, reach: Reach, verb: str, arguments: dict[str, Any]) 
     try:
         async with asyncio.timeout(reach.timeout_s):
             link = await ClientLink.connect(
-                address, reach.installation, reach.secret, on_answers=on_answers, on_closed=on_closed
+                address,
+                reach.installation,
+                reach.secret,
+                on_answers=on_answers,
+                on_closed=on_closed,
+                tls=None if reach.tls is None else reach.tls.context(),
             )
             try:
                 link.send([ClientCall(1, verb, arguments, int(reach.timeout_s * 1000))])
@@ -182,7 +234,9 @@ async def first_answer(reach: Reach, verb: str, arguments: dict[str, Any] | None
         if not isinstance(telling, NoLeader):
             raise telling
     reasons = "; ".join(str(error) for error in errors)
-    raise CliError(f"no node could be reached: {reasons}; start one, or name others with --node or --dir")
+    raise CliError(
+        f"no node could be reached: {reasons}; start one, or name others with --node or --dir", UNAVAILABLE
+    )
 
 
 @asynccontextmanager
@@ -190,9 +244,7 @@ async def open_client(reach: Reach) -> AsyncIterator[Client]:
     """A client that is connected to a node that has just answered."""
     alive, _ = await first_answer(reach, "ping")
     addresses = [alive, *(address for address in reach.addresses if address != alive)]
-    async with Client(
-        addresses, secret=reach.secret, installation=reach.installation, timeout_s=reach.timeout_s
-    ) as client:
+    async with reach.client(addresses) as client:
         yield client
 
 

@@ -4,8 +4,10 @@ import asyncio
 from typing import Any
 
 import click
+import msgspec
 
 from barque.cli.failures import CliError
+from barque.cli.output import confirm
 from barque.cli.reach import Reach, reach_options, run_with_client
 from barque.cli.status import fetch_status
 
@@ -42,8 +44,8 @@ def force_shrink(reach: Reach, cluster: str, node: str, yes: bool) -> None:
     if len(others) and any(m["role"] == "leader" for m in [survivor, *others]):
         click.echo("  WARNING: the cluster has a leader; remove members with `barque member remove` instead")
     if not yes:
-        click.confirm("Go on?", abort=True)
-    alone = Reach((address,), reach.secret, reach.installation, reach.timeout_s)
+        confirm("Go on?")
+    alone = msgspec.structs.replace(reach, addresses=(address,))
     done = run_with_client(alone, lambda client: client.force_shrink(cluster))
     lost = ", ".join(map(str, done.lost)) or "none"
     click.echo(

@@ -3,6 +3,7 @@
 Flags and `BARQUE_*` change single settings of the file, or replace it. Page: docs/reference/configuration.md.
 """
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,9 @@ def read_toml(path: str) -> dict[str, Any]:
 def overlay(raw: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """`raw`, changed by the settings that are not None.
 
-    A secret file replaces a secret of the file.
+    A secret replaces a file with it, and the other way round. Without either, a secret may come from the
+    environment: BARQUE_SECRET, BARQUE_ADMIN_SECRET, BARQUE_CLIENT_SECRET, or a file of that name in the
+    directory of credentials that a supervisor such as systemd has made.
     """
     merged = {**raw}
     for name, value in settings.items():
@@ -71,9 +74,21 @@ def overlay(raw: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
             merged["clusters"] = [*kept, *value]
         else:
             merged[name] = value
-            if name == "secret_file":
-                merged.pop("secret", None)
+            if name.endswith("secret_file"):
+                merged.pop(name.removesuffix("_file"), None)
+    for name in ("secret", "admin_secret", "client_secret"):
+        if name not in merged and f"{name}_file" not in merged:
+            merged.update(_supplied(name))
     return merged
+
+
+def _supplied(name: str) -> dict[str, str]:
+    """A secret that the environment holds, or a credential of the supervisor's."""
+    text, directory = os.environ.get(f"BARQUE_{name.upper()}"), os.environ.get("CREDENTIALS_DIRECTORY")
+    if text:
+        return {name: text}
+    path = Path(directory or "", f"barque-{name.replace('_', '-')}")
+    return {f"{name}_file": str(path)} if directory and path.is_file() else {}
 
 
 def build_config(path: str | None, settings: Mapping[str, Any]) -> NodeConfig:

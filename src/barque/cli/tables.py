@@ -27,12 +27,34 @@ def report_tables(report: dict[str, Any]) -> Group:
     return Group(*tables)
 
 
+def report_lines(report: dict[str, Any]) -> Text:
+    """The same facts as a list, for narrow terminals."""
+    lines = ["Nodes"]
+    for node in report["nodes"]:
+        lines.append(f"  {node['name']}: {node['state']}, up {duration_text(node['uptime_s'])}")
+        lines += [f"    {what} {node[key]}" for what, key in _ADDRESSES if node[key]]
+        if remark := _node_remark(node):
+            lines.append(f"    {remark}")
+    for cluster in report["clusters"]:
+        leader = cluster["leader"]
+        lines.append(f"Cluster {cluster['name']}: {'led by ' + leader if leader else 'no leader'}")
+        for member in cluster["members"]:
+            lines.append(f"  {member['server']}: {member['role']}, term {member['current_term']}")
+            lines.append(f"    applied {member['last_applied']} of {member['last_index']}")
+            if remark := member.get("failure") or member.get("waits_for"):
+                lines.append(f"    {remark}")
+    return Text("\n".join(lines))
+
+
+_ADDRESSES = (("at", "address"), ("redis at", "resp_address"))
+
+
 def node_table(nodes: list[dict[str, Any]]) -> Table:
     """Name, process, state and addresses of each node."""
     table = Table(box=box.SIMPLE_HEAD, title="Nodes", title_justify="left", title_style="bold")
     for column in ("node", "pid", "state", "up", "address", "redis"):
         table.add_column(column, no_wrap=True, justify="right" if column in ("pid", "up") else "left")
-    remarks = [_short(node.get("failure") or "") for node in nodes]
+    remarks = [_short(_node_remark(node)) for node in nodes]
     if any(remarks):
         table.add_column("remark", overflow="fold")
     for node, remark in zip(nodes, remarks, strict=True):
@@ -47,6 +69,18 @@ def node_table(nodes: list[dict[str, Any]]) -> Table:
             *([remark] if any(remarks) else []),
         )
     return table
+
+
+def _node_remark(node: dict[str, Any]) -> str:
+    """What an operator should look at first."""
+    if node.get("failure"):
+        return str(node["failure"])
+    clock = node.get("clock") or {}
+    if clock.get("overruled"):
+        seconds = clock["error_ms"] / 1000
+        return f"its clock is {abs(seconds):.1f} s {'ahead' if seconds > 0 else 'behind'}; set it"
+    other = node.get("other_machine_code") or {}
+    return "; ".join(f"{name} has other code of {', '.join(machines)}" for name, machines in other.items())
 
 
 def cluster_table(cluster: dict[str, Any]) -> Table:

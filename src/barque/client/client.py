@@ -51,9 +51,20 @@ from barque.client.results import (
 from barque.client.routing import Connect, Router
 from barque.core.entries import COMMAND_BYTES_MAX
 from barque.errors import ConfigurationError, InvalidCommand, Stopped
+from barque.machine.arguments import canonical_arguments
 from barque.transport.client_link import ClientLink
+from barque.transport.tls import client_tls
 from barque.transport.wire import TIMEOUT_MS_MAX
-from barque.types import Index, IndexTerm, Membership, ReplyMode, ServerId, Term
+from barque.types import (
+    NAME_RULE,
+    Index,
+    IndexTerm,
+    Membership,
+    ReplyMode,
+    ServerId,
+    Term,
+    is_valid_name,
+)
 
 TIMEOUT_S_MAX = TIMEOUT_MS_MAX // 1000
 _encode = msgspec.msgpack.encode
@@ -97,10 +108,14 @@ class Client:
 
     Args:
         nodes: addresses (`host:port`) of one or more nodes. The client learns the others from them.
-        secret: the shared secret of the installation.
+        secret: the secret of clients, of administrators, or the one secret of the installation.
+            It may be left out with a `tls_cert_file`, where nodes are content with certificates.
         installation: the name of the installation, as in the nodes' configuration.
         timeout_s: how long a request may take that is given no timeout of its own, in seconds.
         cluster: the cluster that `cluster()` stands for without a name.
+        tls_ca_file: speak TLS, and trust nodes with a certificate of these authorities (PEM).
+        tls_cert_file: this client's certificate, with its key in `tls_key_file`. All three are read anew
+            for each connection.
 
     `async with Client([...], secret=...) as client:` connects on entry. All methods belong to
     the loop that entered. Cancelling a call ends the waiting, not a command that was sent.
@@ -119,18 +134,27 @@ class Client:
         self,
         nodes: Sequence[str],
         *,
-        secret: str | bytes,
+        secret: str | bytes = b"",
         installation: str = "barque",
         timeout_s: float = 5.0,
         cluster: str | None = None,
+        tls_ca_file: str | None = None,
+        tls_cert_file: str | None = None,
+        tls_key_file: str | None = None,
     ) -> None:
         key = secret.encode() if isinstance(secret, str) else secret
+        tls = client_tls(tls_ca_file, tls_cert_file, tls_key_file)
 
         async def connect(
             address: str, connection: Connection, on_closed: Callable[[str], None]
         ) -> tuple[Link, str]:
             link = await ClientLink.connect(
-                address, installation, key, on_answers=connection.on_answers, on_closed=on_closed
+                address,
+                installation,
+                key,
+                on_answers=connection.on_answers,
+                on_closed=on_closed,
+                tls=None if tls is None else tls.context(),
             )
             return link, link.node
 
@@ -383,7 +407,8 @@ class Client:
         `ConfigurationError` if the nodes refuse, `NoLeader` if too few members could be started or no leader
         was elected in time, or `OutcomeUnknown`.
         """
-        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": dict(arguments or {})}
+        kept = canonical_arguments(arguments or {})
+        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
         return await self._call("start_cluster", request, timeout_s, StartedCluster)
 
     async def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> DeletedCluster:
@@ -422,21 +447,21 @@ class Client:
         return await self._call("member_add", arguments, timeout_s, AddedMember)
 
     async def remove_member(
-        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
     ) -> RemovedMember:
         """Remove a member, named by server or node, and its data (MEMB-12, MEMB-13).
 
-        Raises `UnknownMember`, `ChangeNotPermitted` (also for the last voter), `NoLeader` (nothing
-        changed), or `OutcomeUnknown`.
+        Raises `UnknownMember`, `ChangeNotPermitted` (also for the last voter, and if fewer voters than a
+        majority would be up; `force` makes that change), `NoLeader` (nothing changed), or `OutcomeUnknown`.
         """
-        arguments = {"cluster": cluster, "member": str(member)}
+        arguments = {"cluster": cluster, "member": str(member), "force": force}
         return await self._call("member_remove", arguments, timeout_s, RemovedMember)
 
     async def promote_member(
-        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
     ) -> PromotedMember:
         """Let a non-voter, or a member that still catches up, vote now. Raises as `remove_member`."""
-        arguments = {"cluster": cluster, "member": str(member)}
+        arguments = {"cluster": cluster, "member": str(member), "force": force}
         return await self._call("member_promote", arguments, timeout_s, PromotedMember)
 
     async def replace_member(
@@ -445,6 +470,7 @@ class Client:
         member: ServerId | str,
         *,
         node: str | None = None,
+        force: bool = False,
         timeout_s: float | None = None,
     ) -> ReplacedMember:
         """Remove a member that is lost, and add a new one on `node` (default: the same node).
@@ -452,7 +478,7 @@ class Client:
         These are two changes, one after the other. If the second fails the first stands: go on with
         `add_member`. Raises as `remove_member` and `add_member`.
         """
-        arguments = {"cluster": cluster, "member": str(member), "node": node}
+        arguments = {"cluster": cluster, "member": str(member), "node": node, "force": force}
         return await self._call("member_replace", arguments, timeout_s, ReplacedMember)
 
     async def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> ShrunkCluster:
@@ -527,6 +553,8 @@ class Client:
         self, verb: str, arguments: dict[str, Any], timeout_s: float | None, node: str = ""
     ) -> Any:
         encode(arguments)
+        if arguments.get("cluster") is not None:
+            check_name(arguments["cluster"])
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         call = Call(verb, arguments, self._deadline(timeout_s), limit_s)
         call.node = node
@@ -553,16 +581,14 @@ def check_timeout(timeout_s: float) -> float:
 
 
 def check_name(cluster: str) -> str:
-    """Return the name of a cluster. Raises `InvalidCommand` for anything but text.
+    """Return the name of a cluster. Raises `InvalidCommand` for anything but a valid name.
 
     A node would end the connection, and with it the requests of other callers.
     """
     if not isinstance(cluster, str):
         raise InvalidCommand(f"a cluster's name is text, not {cluster!r}")
-    try:
-        cluster.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidCommand(f"a cluster's name is UTF-8 text: {error}") from error
+    if not is_valid_name(cluster):
+        raise InvalidCommand(f"{cluster[:80]!r} is no name of a cluster: a name has {NAME_RULE}")
     return cluster
 
 

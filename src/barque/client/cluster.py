@@ -123,21 +123,30 @@ class ClusterClient:
         """See `Client.add_member`."""
         return await self.client.add_member(self.name, node, membership=membership, timeout_s=timeout_s)
 
-    async def remove_member(self, member: ServerId | str, *, timeout_s: float | None = None) -> RemovedMember:
+    async def remove_member(
+        self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+    ) -> RemovedMember:
         """See `Client.remove_member`."""
-        return await self.client.remove_member(self.name, member, timeout_s=timeout_s)
+        return await self.client.remove_member(self.name, member, force=force, timeout_s=timeout_s)
 
     async def promote_member(
-        self, member: ServerId | str, *, timeout_s: float | None = None
+        self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
     ) -> PromotedMember:
         """See `Client.promote_member`."""
-        return await self.client.promote_member(self.name, member, timeout_s=timeout_s)
+        return await self.client.promote_member(self.name, member, force=force, timeout_s=timeout_s)
 
     async def replace_member(
-        self, member: ServerId | str, *, node: str | None = None, timeout_s: float | None = None
+        self,
+        member: ServerId | str,
+        *,
+        node: str | None = None,
+        force: bool = False,
+        timeout_s: float | None = None,
     ) -> ReplacedMember:
         """See `Client.replace_member`."""
-        return await self.client.replace_member(self.name, member, node=node, timeout_s=timeout_s)
+        return await self.client.replace_member(
+            self.name, member, node=node, force=force, timeout_s=timeout_s
+        )
 
     async def force_shrink(self, *, timeout_s: float | None = None) -> ShrunkCluster:
         """See `Client.force_shrink`."""

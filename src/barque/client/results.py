@@ -96,6 +96,10 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How many requests wait at the node, and for which clusters."""
     peers: Mapping[str, Mapping[str, Any]] = {}
     detector: Mapping[str, Any] = {}
+    clock: Mapping[str, Any] = {}
+    """How far its wall clock is from the nodes' median, and whether that clock counts (`overruled`)."""
+    other_machine_code: Mapping[str, tuple[str, ...]] = {}
+    """The machines for which other nodes have other code under the same version, by node."""
     transport: Mapping[str, int] = {}
 
 

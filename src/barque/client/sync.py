@@ -3,7 +3,9 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import threading
+import weakref
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -32,24 +34,55 @@ _END_S = 1.0
 """How long work that was under way may take to end after the connections were closed."""
 
 
+_clients: "weakref.WeakSet[Client]" = weakref.WeakSet()
+"""Every client of this process: a forked child must not wait for threads that it does not have."""
+
+
+_parents_parts: list[tuple[object, ...]] = []
+"""Open connections of the parent process, in a forked child: kept, since ending them is not the child's."""
+
+
+def _reset_after_fork() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+
 class Client:
     """Blocks the calling thread, never the others; all threads share the connections.
 
     Arguments, results and errors are those of `barque.Client`. Use it in a `with` block.
+
+    A forked child inherits no thread, so its copy of an open client connects anew with its first call. The
+    parent's connections stay the parent's. A call that was under way when another thread forked goes on in
+    the parent only.
     """
 
     def __init__(
         self,
         nodes: Sequence[str],
         *,
-        secret: str | bytes,
+        secret: str | bytes = b"",
         installation: str = "barque",
         timeout_s: float = 5.0,
         cluster: str | None = None,
+        tls_ca_file: str | None = None,
+        tls_cert_file: str | None = None,
+        tls_key_file: str | None = None,
     ) -> None:
         def make() -> AsyncClient:
             return AsyncClient(
-                nodes, secret=secret, installation=installation, timeout_s=timeout_s, cluster=cluster
+                nodes,
+                secret=secret,
+                installation=installation,
+                timeout_s=timeout_s,
+                cluster=cluster,
+                tls_ca_file=tls_ca_file,
+                tls_cert_file=tls_cert_file,
+                tls_key_file=tls_key_file,
             )
 
         self._make = make
@@ -58,6 +91,8 @@ class Client:
         self._lock = threading.Lock()  # around `_loop`: no call may reach a loop that is being closed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._connects_anew = False  # this is a forked child's copy of an open client
+        _clients.add(self)
 
     # --- life --------------------------------------------------------------------------
 
@@ -79,6 +114,7 @@ class Client:
         """End the connections and the thread; wake every thread that waits. Safe to call twice."""
         with self._lock:
             loop, self._loop = self._loop, None  # from here on calls raise `Stopped`
+            self._connects_anew = False
         if loop is None:
             return
         assert self._thread is not None
@@ -97,6 +133,8 @@ class Client:
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do the work on the loop and wait for its end. Raises what it raises, or `Stopped`."""
+        if self._connects_anew:
+            self._connect_anew(work)
         with self._lock:
             loop = self._loop
             if loop is not None:
@@ -111,6 +149,25 @@ class Client:
         except BaseException:
             future.cancel()  # the thread was interrupted; nobody waits any more
             raise
+
+    def _connect_anew(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Connect in a forked child. Raises as `connect`."""
+        self._connects_anew = False
+        try:
+            self.connect()
+        except BaseException:
+            self._connects_anew = True  # the next call tries again
+            work.close()
+            raise
+
+    def _after_fork(self) -> None:
+        """In the child: forget the loop, whose thread is the parent's, and the lock that it may hold."""
+        if self._loop is not None:
+            _parents_parts.append((self._client, self._loop, self._thread))
+            self._connects_anew = True
+        self._lock = threading.Lock()
+        self._loop = self._thread = None
+        self._client = self._make()
 
     def cluster(self, name: str | None = None) -> "ClusterClient":
         """See `barque.Client.cluster`."""
@@ -250,22 +307,30 @@ class Client:
         return self._run(self._client.add_member(cluster, node, membership=membership, timeout_s=timeout_s))
 
     def remove_member(
-        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
     ) -> RemovedMember:
         """See `barque.Client.remove_member`."""
-        return self._run(self._client.remove_member(cluster, member, timeout_s=timeout_s))
+        return self._run(self._client.remove_member(cluster, member, force=force, timeout_s=timeout_s))
 
     def promote_member(
-        self, cluster: str, member: ServerId | str, *, timeout_s: float | None = None
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
     ) -> PromotedMember:
         """See `barque.Client.promote_member`."""
-        return self._run(self._client.promote_member(cluster, member, timeout_s=timeout_s))
+        return self._run(self._client.promote_member(cluster, member, force=force, timeout_s=timeout_s))
 
     def replace_member(
-        self, cluster: str, member: ServerId | str, *, node: str | None = None, timeout_s: float | None = None
+        self,
+        cluster: str,
+        member: ServerId | str,
+        *,
+        node: str | None = None,
+        force: bool = False,
+        timeout_s: float | None = None,
     ) -> ReplacedMember:
         """See `barque.Client.replace_member`."""
-        return self._run(self._client.replace_member(cluster, member, node=node, timeout_s=timeout_s))
+        return self._run(
+            self._client.replace_member(cluster, member, node=node, force=force, timeout_s=timeout_s)
+        )
 
     def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> ShrunkCluster:
         """See `barque.Client.force_shrink`."""
@@ -370,19 +435,28 @@ class ClusterClient:
         """See `barque.Client.add_member`."""
         return self.client.add_member(self.name, node, membership=membership, timeout_s=timeout_s)
 
-    def remove_member(self, member: ServerId | str, *, timeout_s: float | None = None) -> RemovedMember:
+    def remove_member(
+        self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+    ) -> RemovedMember:
         """See `barque.Client.remove_member`."""
-        return self.client.remove_member(self.name, member, timeout_s=timeout_s)
+        return self.client.remove_member(self.name, member, force=force, timeout_s=timeout_s)
 
-    def promote_member(self, member: ServerId | str, *, timeout_s: float | None = None) -> PromotedMember:
+    def promote_member(
+        self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+    ) -> PromotedMember:
         """See `barque.Client.promote_member`."""
-        return self.client.promote_member(self.name, member, timeout_s=timeout_s)
+        return self.client.promote_member(self.name, member, force=force, timeout_s=timeout_s)
 
     def replace_member(
-        self, member: ServerId | str, *, node: str | None = None, timeout_s: float | None = None
+        self,
+        member: ServerId | str,
+        *,
+        node: str | None = None,
+        force: bool = False,
+        timeout_s: float | None = None,
     ) -> ReplacedMember:
         """See `barque.Client.replace_member`."""
-        return self.client.replace_member(self.name, member, node=node, timeout_s=timeout_s)
+        return self.client.replace_member(self.name, member, node=node, force=force, timeout_s=timeout_s)
 
     def force_shrink(self, *, timeout_s: float | None = None) -> ShrunkCluster:
         """See `barque.Client.force_shrink`."""
@@ -400,18 +474,22 @@ def connect(
     secret_file: str | None = None,
     installation: str | None = None,
     timeout_s: float | None = None,
+    tls_ca_file: str | None = None,
+    tls_cert_file: str | None = None,
+    tls_key_file: str | None = None,
 ) -> Client:
     """See `barque.connect`."""
     place = read_url(
-        url, secret=secret, secret_file=secret_file, installation=installation, timeout_s=timeout_s
+        url,
+        secret=secret,
+        secret_file=secret_file,
+        installation=installation,
+        timeout_s=timeout_s,
+        tls_ca_file=tls_ca_file,
+        tls_cert_file=tls_cert_file,
+        tls_key_file=tls_key_file,
     )
-    return Client(
-        place.nodes,
-        secret=place.secret,
-        installation=place.installation,
-        timeout_s=place.timeout_s,
-        cluster=place.cluster,
-    )
+    return Client(place.nodes, **place.options())
 
 
 async def _end(client: AsyncClient) -> None:

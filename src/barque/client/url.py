@@ -6,17 +6,20 @@ text that may hold a part of it, because a character was not percent-encoded, is
 
 import math
 import os
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
 from barque.client.client import Client
 from barque.errors import ConfigurationError
-from barque.transport.secret import load_secret
+from barque.transport.secret import load_secret, secret_of_environment
+from barque.transport.tls import ClientTls, client_tls
 
 SCHEME = "barque://"
 FORM = "barque://HOST:PORT[,HOST:PORT…][/CLUSTER][?installation=…&timeout_s=…&secret_file=…]"
-_OPTIONS = ("installation", "timeout_s", "secret_file")
+_TLS_OPTIONS = ("tls_ca_file", "tls_cert_file", "tls_key_file")
+_OPTIONS = ("installation", "timeout_s", "secret_file", *_TLS_OPTIONS)
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +30,18 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     installation: str
     timeout_s: float
     cluster: str | None
+    tls: ClientTls | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of a client for this place."""
+        tls = self.tls or ClientTls("")
+        return {
+            "secret": self.secret,
+            "installation": self.installation,
+            "timeout_s": self.timeout_s,
+            "cluster": self.cluster,
+            **{f"tls_{name}": getattr(tls, name) or None for name in tls.__struct_fields__},
+        }
 
     def __repr__(self) -> str:
         return f"Place({','.join(self.nodes)}/{self.cluster or ''})"
@@ -39,6 +54,9 @@ def connect(
     secret_file: str | None = None,
     installation: str | None = None,
     timeout_s: float | None = None,
+    tls_ca_file: str | None = None,
+    tls_cert_file: str | None = None,
+    tls_key_file: str | None = None,
 ) -> Client:
     """A client for `barque://host:port[,host:port…][/cluster][?installation=…&timeout_s=…&secret_file=…]`.
 
@@ -46,22 +64,25 @@ def connect(
     path. An argument counts more than the URL, and the URL more than the environment:
 
     - the secret: `secret`, or the file `secret_file` (mode 0600); else `barque://:SECRET@…`, with
-      percent-encoding, or `?secret_file=…`; else the file that BARQUE_SECRET_FILE names
+      percent-encoding, or `?secret_file=…`; else the file that BARQUE_SECRET_FILE names, or BARQUE_SECRET
+    - TLS: `tls_ca_file`, `tls_cert_file` and `tls_key_file`, as options of the URL too, and as
+      BARQUE_TLS_CA_FILE and so on; with a certificate of its own a client may have no secret
     - the installation: `installation`, `?installation=…`, BARQUE_INSTALLATION, or `barque`
     - `timeout_s` or `?timeout_s=…`: for requests without a timeout of their own, in seconds; 5 by default
 
     Raises `ConfigurationError`, before anything is connected: the text names the part that is wrong.
     """
     place = read_url(
-        url, secret=secret, secret_file=secret_file, installation=installation, timeout_s=timeout_s
+        url,
+        secret=secret,
+        secret_file=secret_file,
+        installation=installation,
+        timeout_s=timeout_s,
+        tls_ca_file=tls_ca_file,
+        tls_cert_file=tls_cert_file,
+        tls_key_file=tls_key_file,
     )
-    return Client(
-        place.nodes,
-        secret=place.secret,
-        installation=place.installation,
-        timeout_s=place.timeout_s,
-        cluster=place.cluster,
-    )
+    return Client(place.nodes, **place.options())
 
 
 def read_url(
@@ -71,6 +92,9 @@ def read_url(
     secret_file: str | None,
     installation: str | None,
     timeout_s: float | None,
+    tls_ca_file: str | None = None,
+    tls_cert_file: str | None = None,
+    tls_key_file: str | None = None,
 ) -> Place:
     """The place that a URL, arguments and the environment name. Raises `ConfigurationError`."""
     if not isinstance(url, str) or not url.startswith(SCHEME):
@@ -84,9 +108,15 @@ def read_url(
         )
     credentials, at, addresses = authority.rpartition("@")
     options, nodes, own_secret = _options(query), _addresses(addresses), _own_secret(at, credentials)
+    given = zip(_TLS_OPTIONS, (tls_ca_file, tls_cert_file, tls_key_file), strict=True)
+    tls = client_tls(
+        *(path or options.get(name) or os.environ.get(f"BARQUE_{name.upper()}") for name, path in given)
+    )
+    has_certificate = tls is not None and bool(tls.cert_file)
     return Place(
         nodes=nodes,
-        secret=_secret(secret, secret_file, own_secret, options.get("secret_file")),
+        secret=_secret(secret, secret_file, own_secret, options.get("secret_file"), optional=has_certificate),
+        tls=tls,
         installation=installation
         or options.get("installation")
         or os.environ.get("BARQUE_INSTALLATION")
@@ -121,7 +151,12 @@ def _own_secret(at: str, credentials: str) -> bytes | None:
 
 
 def _secret(
-    secret: str | bytes | None, secret_file: str | None, in_url: bytes | None, file_in_url: str | None
+    secret: str | bytes | None,
+    secret_file: str | None,
+    in_url: bytes | None,
+    file_in_url: str | None,
+    *,
+    optional: bool,
 ) -> bytes:
     """The nearest secret: arguments, then the URL, then the environment."""
     for value, path, where in ((secret, secret_file, "arguments"), (in_url, file_in_url, "the URL")):
@@ -131,12 +166,13 @@ def _secret(
             return value.encode() if isinstance(value, str) else value
         if path is not None:
             return load_secret(path)
-    path = os.environ.get("BARQUE_SECRET_FILE")
-    if not path:
+    found = secret_of_environment()
+    if found is None and not optional:
         raise ConfigurationError(
-            "which secret? Give secret= or secret_file=, ?secret_file=… in the URL, or set BARQUE_SECRET_FILE"
+            "which secret? Give secret= or secret_file=, ?secret_file=… in the URL, or set "
+            "BARQUE_SECRET_FILE or BARQUE_SECRET"
         )
-    return load_secret(path)
+    return found or b""
 
 
 def _addresses(text: str) -> tuple[str, ...]:

@@ -15,13 +15,13 @@ from barque.core.entries import (
     BodyHead,
     EntryBatch,
     EntryKind,
-    blob_of,
     decode_head,
-    lengths_of,
     payloads_of,
 )
 from barque.core.log_contract import read_batches
+from barque.core.roles import LeaderRole
 from barque.core.state import RaftState, Server
+from barque.core.user_commands import decode_commands, take_decoded
 from barque.errors import MachineFault
 from barque.machine.effects import MachineEffect
 from barque.machine.machine import Builtin, CommandMeta, MachineVersion
@@ -29,7 +29,6 @@ from barque.types import NOBODY, Index, ReplyMode
 
 _MACHINE_EFFECTS = get_args(MachineEffect)
 _encode = msgspec.msgpack.encode
-_split: Callable[[bytes], list[msgspec.Raw]] = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_version = msgspec.msgpack.Decoder(int).decode
 _decode_builtin: Callable[[bytes], Builtin] = msgspec.msgpack.Decoder(Builtin).decode
 
@@ -44,14 +43,9 @@ def apply_to(server: Server, target: Index) -> list[Effect]:
     if last <= server.last_applied:
         return effects
     for batch in read_batches(server.log, Index(server.last_applied + 1), Index(last)):
-        if _frozen(server) or not _apply_batch(server, batch, effects):
+        if server.frozen or server.deleted or not _apply_batch(server, batch, effects):
             break  # what follows a deletion, or a version that we lack, is not applied here
     return effects
-
-
-def _frozen(server: Server) -> bool:
-    """Whether to apply nothing: this code lacks the version in force (VER-02), or the cluster is gone."""
-    return server.deleted or server.cfg.machine.version < server.effective_machine_version
 
 
 def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bool:
@@ -82,6 +76,22 @@ def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bo
     return True
 
 
+def newest_version(server: Server) -> int:
+    """The newest machine version that our log asks for, committed or not.
+
+    An entry that is in all logs may be committed without our knowledge. A leader that lacks its version could
+    apply nothing from there on.
+    """
+    newest = server.effective_machine_version
+    first, last = Index(server.last_applied + 1), server.log.last_index_term().index
+    for batch in read_batches(server.log, first, last):
+        head = decode_head(batch.body)
+        if head.kind is EntryKind.NOOP:
+            [payload] = payloads_of(batch.body, 1, head)
+            newest = max(newest, _decode_version(payload))
+    return newest
+
+
 def _answer_ok(server: Server, head: BodyHead, effects: list[Effect]) -> None:
     """Reply `ok` to a change of the cluster: it has no other result."""
     if head.reply_mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and (
@@ -91,7 +101,7 @@ def _answer_ok(server: Server, head: BodyHead, effects: list[Effect]) -> None:
 
 
 def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list[Effect]) -> None:
-    commands, errors = _decode_user(server, batch, head)
+    commands = _commands_of(server, batch, head)
     replies: list[Any] = []
     machine_apply, state = server.machine.apply, server.machine_state
     term, version, time_ms = batch.term, server.effective_machine_version, server.machine_time_ms
@@ -99,16 +109,11 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
     index = batch.first_index
     try:
         for command in commands:
-            if errors and index - batch.first_index in errors:
-                replies.append(None)
-            else:
-                result = machine_apply(
-                    CommandMeta(index, term, version, time_ms, origin, mode), command, state
-                )
-                state = result[0]
-                replies.append(result[1])
-                if len(result) == 3:
-                    _take_effects(result[2], effects)
+            result = machine_apply(CommandMeta(index, term, version, time_ms, origin, mode), command, state)
+            state = result[0]
+            replies.append(result[1])
+            if len(result) == 3:
+                _take_effects(result[2], effects)
             index = Index(index + 1)
     except Exception as error:
         raise MachineFault(
@@ -116,36 +121,25 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
         ) from error
     server.machine_state = state
     if mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and server.raft_state is RaftState.LEADER:
-        effects.append(Applied(origin, head.first_correlation, replies, errors))
+        effects.append(Applied(origin, head.first_correlation, replies))
 
 
-def _decode_user(
-    server: Server, batch: EntryBatch, head: BodyHead
-) -> tuple[list[Any], dict[int, str] | None]:
-    """Decode all commands of a batch in one call, by making its blob one msgpack array.
-
-    A command that is no command of this machine is refused, the same way on every member. The
-    members may have cut the batch differently, so bytes that are commands only when read across
-    the edges of their entries are none (100 ns a command, an order below what applying costs).
-    """
-    array = b"\xdd" + batch.count.to_bytes(4, "big") + blob_of(batch.body, batch.count, head)
-    try:
-        commands = server.decode_commands(array)
-        if batch.count == 1 or tuple(map(len, _split(array))) == lengths_of(
-            batch.body, batch.count, head.size
-        ):
-            return commands, None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
-    commands = []
-    errors: dict[int, str] = {}
-    for offset, payload in enumerate(payloads_of(batch.body, batch.count, head)):
-        try:
-            commands.extend(server.decode_commands(b"\x91" + payload))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            commands.append(None)
-            errors[offset] = f"not a command of {type(server.machine).__name__}: {error}"
-    return commands, errors
+def _commands_of(server: Server, batch: EntryBatch, head: BodyHead) -> list[Any]:
+    """The commands of a committed batch. Raises `MachineFault` for bytes that this code cannot decode."""
+    role = server.role
+    if type(role) is LeaderRole and role.decoded:
+        kept = take_decoded(role, batch.first_index, batch.count)
+        if kept is not None:
+            return kept
+    commands, errors = decode_commands(server.decode_commands, batch.body, batch.count, head)
+    if errors:
+        offset, error = next(iter(errors.items()))
+        raise MachineFault(
+            f"entry {batch.first_index + offset} is committed, and {type(server.machine).__name__} version "
+            f"{server.effective_machine_version} cannot decode it here: {error}. The leader that admitted it "
+            "runs other code. Install that code on this node and start it again"
+        )
+    return commands
 
 
 def _apply_builtin(server: Server, batch: EntryBatch, command: Builtin, effects: list[Effect]) -> None:
@@ -176,7 +170,7 @@ def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list
     version, old = _decode_version(payload), server.effective_machine_version
     if version > old:
         server.use_machine_version(batch.first_index, version)
-        if _frozen(server):
+        if server.frozen:
             return False
         _apply_builtin(server, batch, MachineVersion(old, version), effects)
     if batch.term == server.current_term:
@@ -216,7 +210,7 @@ def decode_entries(server: Server, batch: EntryBatch) -> list[Any]:
     head = decode_head(batch.body)
     if head.kind is not EntryKind.USER:
         return []
-    commands, errors = _decode_user(server, batch, head)
+    commands, errors = decode_commands(server.decode_commands, batch.body, batch.count, head)
     return [c for offset, c in enumerate(commands) if not errors or offset not in errors]
 
 

@@ -2,10 +2,12 @@
 
 A follower waits for an RPC that continues its log, or for its log to be writable. A leader waits for its log,
 or for its successor; it keeps its leadership (`WaitingRole.resume`) and takes it up again, unless a higher
-term ends it. Requests of clients are refused meanwhile.
+term ends it. Requests of clients are refused meanwhile. News that a leader is told once (a node came back, a
+client is gone, a machine's timer has expired) waits with it (`WaitingRole.later`).
 """
 
 from barque.core import messages as m
+from barque.core.aux_machine import on_client_down_aux, on_node_event_aux
 from barque.core.commands import on_resume
 from barque.core.commitment import note_position, progress
 from barque.core.dispatch import LOG_EVENTS, each, ignore, on, total
@@ -20,11 +22,12 @@ from barque.core.elections import (
 )
 from barque.core.events import PipelineRpcs
 from barque.core.membership import give_way_to_force
-from barque.core.not_leader import NOT_LEADER
+from barque.core.not_leader import REFUSED_REQUESTS
 from barque.core.roles import RaftState, WaitingRole
 from barque.core.snapshots import on_sender_down
 from barque.core.state import Server
 from barque.core.transitions import become_follower, resume_leadership
+from barque.core.versions import on_info_rpc
 
 
 def _waiting(server: Server) -> WaitingRole:
@@ -32,16 +35,43 @@ def _waiting(server: Server) -> WaitingRole:
     return server.role
 
 
+def _keep(server: Server, news: m.Message) -> list[Effect]:
+    """Nobody tells this news again: a leader that waits handles it when it leads again."""
+    role = _waiting(server)
+    if role.resume is not None and news not in role.later:
+        role.later.append(news)
+    return []
+
+
+def _keep_or_check(server: Server, news: m.Message) -> list[Effect]:
+    """W-6; but if the wait goes on, keep the news."""
+    return _check(server, news) or _keep(server, news)
+
+
+def _on_client_down(server: Server, event: m.ClientDown) -> list[Effect]:
+    """MON-02: the aux machine hears of it at once; the machine's own monitors concern a leader."""
+    machine = event.component is m.Component.MACHINE
+    return _keep(server, event) if machine else on_client_down_aux(server, event)
+
+
+def _on_node_event(server: Server, event: m.NodeEvent) -> list[Effect]:
+    """MON-03: likewise."""
+    machine = event.component is m.Component.MACHINE
+    return _keep(server, event) if machine else on_node_event_aux(server, event)
+
+
 def _on_server_down(server: Server, event: m.ServerDown) -> list[Effect]:
     """§10.9: the leader that a follower waits for is gone."""
     if event.server != server.leader_id:
-        return []
+        return _keep(server, event)
     return [*become_follower(server), *on_server_down(server, event)]
 
 
 def _on_node_status(server: Server, status: m.NodeStatus) -> list[Effect]:
     """FD-03. A leader that comes within reach may have missed our reply, so a follower repeats it."""
     role = _waiting(server)
+    if role.resume is not None:
+        return _keep(server, status)
     if not is_leader_node(server, status):
         return []
     if status.up:
@@ -86,7 +116,8 @@ def _leave(server: Server, role: WaitingRole, state: RaftState) -> list[Effect]:
     if state is not RaftState.LEADER:
         return become_follower(server)
     effects = resume_leadership(server, role)
-    return [*effects, *progress(server), Defer(PipelineRpcs()), *on_resume(server)]
+    later = [NextEvent(news) for news in role.later]
+    return [*effects, *progress(server), Defer(PipelineRpcs()), *on_resume(server), *later]
 
 
 AWAIT_CONDITION = total(
@@ -101,13 +132,18 @@ AWAIT_CONDITION = total(
     on(m.SnapshotSenderDown, on_sender_down),
     on(m.ForceMemberChange, give_way_to_force),  # Ra lets the caller wait in vain (MEMB-15)
     # §10.9: clients are not served meanwhile
-    NOT_LEADER,
+    REFUSED_REQUESTS,
+    on(m.ClientDown, _on_client_down),
+    on(m.NodeEvent, _on_node_event),
     # W-6; heartbeats get no reply from here (QRY-19)
     on(m.AppendEntriesReply, _on_append_entries_reply),
-    each(_check, m.AppendEntriesRpc, m.InstallSnapshotRpc, m.HeartbeatRpc, m.InfoRpc),
-    each(_check, m.HeartbeatReply, m.InstallSnapshotResult, m.InfoReply),
+    each(_check, m.AppendEntriesRpc, m.InstallSnapshotRpc, m.HeartbeatRpc),
+    on(m.InfoRpc, on_info_rpc),  # asked once a term; facts about ourselves need no wait
+    each(_check, m.HeartbeatReply, m.InfoReply),  # a tick asks again
     each(_check, m.RequestVoteResult, m.PreVoteResult),
-    # work of a leader that waits
-    each(_check, m.Tick, m.PipelineRpcs, m.FlushCommands, m.AppendNoop, m.MachineTimeout, m.MachineAppend),
+    # work of a leader that waits: `on_resume` and the next tick begin it again
+    each(_check, m.Tick, m.PipelineRpcs, m.FlushCommands, m.AppendNoop),
+    # nobody tells these again
+    each(_keep_or_check, m.MachineTimeout, m.MachineAppend, m.InstallSnapshotResult),
     each(ignore, m.SnapshotRetryTimeout, m.QuorumTimeout, m.ReceiveSnapshotTimeout),
 )

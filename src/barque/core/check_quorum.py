@@ -18,8 +18,9 @@ from barque.core.transitions import become_follower, forget_leader
 from barque.types import Index, ReplyMode, ServerId
 
 
-def suspect_quorum_loss(server: Server) -> list[Effect]:
-    """A member failed: send each peer an RPC, and begin to count who answers."""
+def suspect_quorum_loss(server: Server, failed: list[ServerId]) -> list[Effect]:
+    """These members failed: send each peer an RPC, and begin to count who answers."""
+    server.leader_role().silent.update(failed)
     return [*broadcast_append(server), *_begin(server)]
 
 
@@ -58,7 +59,11 @@ def _begin(server: Server) -> list[Effect]:
 def note_acked(server: Server, member: ServerId) -> None:
     """A member answered us in our term. A majority of them ends the suspicion."""
     role = server.role
-    if not isinstance(role, LeaderRole) or role.acked is None:
+    if not isinstance(role, LeaderRole):
+        return
+    if role.silent:
+        role.silent.discard(member)
+    if role.acked is None:
         return
     role.acked.add(member)
     if server.has_quorum(role.acked):

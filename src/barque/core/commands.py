@@ -1,20 +1,30 @@
 """Commands on their way into the log (CMD-01 to CMD-18; L-7 to L-10)."""
 
 from collections import deque
+from typing import Any
 
 import msgspec
 
 from barque.core.applying import encode_builtin
 from barque.core.effects import Applied, Defer, Effect, NextEvent, Rejection, refuse_commands
-from barque.core.entries import COMMAND_BYTES_MAX, EntryBatch, EntryKind, cut_body, decode_head, encode_body
+from barque.core.entries import (
+    COMMAND_BYTES_MAX,
+    BodyHead,
+    EntryBatch,
+    EntryKind,
+    cut_body,
+    decode_head,
+    encode_body,
+)
 from barque.core.events import AppendNoop, ClientDown, FlushCommands, MachineAppend, MachineTimeout, NodeEvent
 from barque.core.log_contract import WalDown
-from barque.core.messages import Commands
+from barque.core.messages import Commands, Message
 from barque.core.replication import pipelined_rpcs
-from barque.core.roles import RaftState, WalWritable
+from barque.core.roles import RaftState, WaitingRole, WalWritable
 from barque.core.state import PeerStatus, Server
 from barque.core.transfer import offer_leadership
 from barque.core.transitions import become_waiting
+from barque.core.user_commands import check_commands, keep_decoded
 from barque.errors import MachineFault
 from barque.machine.machine import Down, NodeDown, NodeUp, Timeout
 from barque.types import ReplyMode
@@ -28,12 +38,39 @@ def on_commands(server: Server, commands: Commands) -> list[Effect]:
 
 
 def _append(server: Server, commands: Commands) -> list[Effect]:
+    role, head = server.leader_role(), decode_head(commands.body)
+    decoded: list[Any] = []
+    if head.kind is EntryKind.USER:
+        decoded, errors = check_commands(server, role, commands.body, commands.count, head)
+        if errors:
+            return _append_valid(server, commands, head, errors)
     try:
         batch = append_entry(server, commands.body, commands.count)
     except WalDown:
+        if head.kind is EntryKind.BUILTIN:  # news that nobody tells again
+            role.low_priority = role.low_priority or deque()
+            role.low_priority.appendleft(commands)
         return take_wal_down(server, refuse_commands(commands, Rejection.WAL_DOWN, None))
+    if decoded:
+        keep_decoded(role, batch.first_index, batch.body, decoded)
     rpcs, _ = pipelined_rpcs(server)
     return answer_append(batch) + rpcs
+
+
+def _append_valid(server: Server, commands: Commands, head: BodyHead, errors: dict[int, str]) -> list[Effect]:
+    """Refuse the bytes that are no command of the machine; append the runs of commands between them."""
+    effects: list[Effect] = []
+    machine, body, start = type(server.machine).__name__, commands.body, 0
+    for offset in (*errors, commands.count):
+        if offset > start:
+            run = Commands(offset - start, cut_body(body, commands.count, start, offset - start))
+            leads = server.raft_state is RaftState.LEADER  # the log may fail between two runs
+            effects += _append(server, run) if leads else refuse_commands(run, Rejection.WAL_DOWN, None)
+        if offset in errors and head.reply_mode is not ReplyMode.NOREPLY:
+            error = {0: f"not a command of {machine}: {errors[offset]}"}
+            effects.append(Applied(head.origin, head.first_correlation + offset, [None], error))
+        start = offset + 1
+    return effects
 
 
 def append_entry(server: Server, body: bytes, count: int = 1) -> EntryBatch:
@@ -98,7 +135,7 @@ def append_noop(server: Server, machine_version: int) -> list[Effect]:
     """
     role = server.leader_role()
     role.proposed_version = max(role.proposed_version, machine_version)
-    effects = _append_own(server, EntryKind.NOOP, msgspec.msgpack.encode(machine_version), force=True)
+    effects = _append_own(server, EntryKind.NOOP, msgspec.msgpack.encode(machine_version))
     role.noop_due = machine_version if server.raft_state is RaftState.AWAIT_CONDITION else None
     return effects
 
@@ -116,7 +153,7 @@ def on_resume(server: Server) -> list[Effect]:
 
 def on_machine_timeout(server: Server, message: MachineTimeout) -> list[Effect]:
     """EFF-09: a machine's timer becomes a command, so that all members see it alike."""
-    return _append_own(server, EntryKind.BUILTIN, encode_builtin(Timeout(message.name)))
+    return _append_own(server, EntryKind.BUILTIN, encode_builtin(Timeout(message.name)), message)
 
 
 def on_client_down(server: Server, message: ClientDown) -> list[Effect]:
@@ -128,7 +165,7 @@ def on_client_down(server: Server, message: ClientDown) -> list[Effect]:
 def on_node_event(server: Server, message: NodeEvent) -> list[Effect]:
     """MON-03, `handle_node_status` of the machine."""
     builtin = NodeUp(message.node) if message.up else NodeDown(message.node)
-    return _append_own(server, EntryKind.BUILTIN, encode_builtin(builtin))
+    return _append_own(server, EntryKind.BUILTIN, encode_builtin(builtin), message)
 
 
 def on_machine_append(server: Server, message: MachineAppend) -> list[Effect]:
@@ -138,15 +175,25 @@ def on_machine_append(server: Server, message: MachineAppend) -> list[Effect]:
         raise MachineFault(
             f"{type(server.machine).__name__} appends a command of {size} bytes, above {COMMAND_BYTES_MAX}"
         )
-    return _append_own(server, EntryKind.USER, message.payload)
+    body = encode_body([message.payload])
+    _, errors = check_commands(server, server.leader_role(), body, 1, decode_head(body))
+    if errors:
+        machine = type(server.machine).__name__
+        raise MachineFault(f"{machine} appends what is no command of {machine}: {errors[0]}")
+    return _append_own(server, EntryKind.USER, message.payload, message)
 
 
-def _append_own(server: Server, kind: EntryKind, payload: bytes, *, force: bool = False) -> list[Effect]:
+def _append_own(server: Server, kind: EntryKind, payload: bytes, news: Message | None = None) -> list[Effect]:
+    """Append an entry of our own. If the log is down, `news` waits with us; a noop stays due by itself."""
     try:
         append_entry(server, encode_body([payload], kind))
     except WalDown:
-        return await_wal(server)
-    rpcs, _ = pipelined_rpcs(server, force=force)
+        effects = await_wal(server)
+        if news is not None:
+            assert isinstance(server.role, WaitingRole)
+            server.role.later.append(news)
+        return effects
+    rpcs, _ = pipelined_rpcs(server, force=kind is EntryKind.NOOP)
     return rpcs
 
 

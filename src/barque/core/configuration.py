@@ -56,8 +56,19 @@ def apply_cluster_change(server: Server, batch: EntryBatch) -> list[Effect]:
     if server.raft_state is not RaftState.LEADER or before is None:
         return []
     now = {(record.id, record.uid) for record in records_of(server.cluster)}
-    gone = tuple((r.id, r.uid) for r in before[1] if (r.id, r.uid) not in now and not _was_named(server, r))
+    gone = tuple(
+        (r.id, r.uid)
+        for r in before[1]
+        if (r.id, r.uid) not in now and r.id != server.id and not _was_named(server, r)
+    )
     return [MembersGone(gone)] if gone else []
+
+
+def committed_configuration(server: Server) -> tuple[IndexTerm, tuple[MemberRecord, ...]]:
+    """The newest configuration that this server knows to be committed."""
+    known = [*server.config_history, (server.cluster_index_term, records_of(server.cluster))]
+    committed = [entry for entry in known if entry[0].index <= server.commit_index]
+    return committed[-1] if committed else known[0]
 
 
 def _was_named(server: Server, record: MemberRecord) -> bool:

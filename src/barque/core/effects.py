@@ -191,12 +191,20 @@ class MembersGone(msgspec.Struct, frozen=True, gc=False):
     members: tuple[tuple[ServerId, Uid | None], ...]
 
 
+class TermRefused(msgspec.Struct, frozen=True, gc=False):
+    """A message names a term that no cluster reaches by elections; it was dropped."""
+
+    sender: ServerId
+    term: Term
+
+
 Effect: TypeAlias = (
     PersistTermAndVote
     | SendRpc
     | SendVoteRequests
     | NextEvent
     | Defer
+    | TermRefused
     | Applied
     | Rejected
     | StartElectionTimeout
@@ -237,6 +245,7 @@ class Rejection:
     MISSING_UID = "missing_uid"
     WRONG_UID = "wrong_uid"
     LAST_VOTER = "last_voter"
+    WOULD_LOSE_QUORUM = "would_lose_quorum"
     AUX_NOT_IMPLEMENTED = "aux_handler_not_implemented"
 
 

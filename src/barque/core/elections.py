@@ -5,6 +5,8 @@ for another server in it, and the candidate's log is at least as up-to-date as o
 needs the last one, and a machine version that we can live with; it binds us to nothing.
 """
 
+from barque.core.applying import newest_version
+from barque.core.check_quorum import unresolved_from
 from barque.core.configuration import may_campaign
 from barque.core.effects import Effect, SendRpc, StartElectionTimeout, TimerSpan
 from barque.core.messages import (
@@ -22,19 +24,33 @@ from barque.core.state import Server
 from barque.core.transitions import (
     adopt_term_and_vote,
     become_candidate,
+    become_follower,
     become_leader,
     become_pre_candidate,
     forget_leader,
     vote_requests,
 )
 from barque.core.versions import first_noop
+from barque.types import Index
 
 # --- when to campaign ------------------------------------------------------------------------
 
 
 def campaign(server: Server) -> list[Effect]:
     """F-17, P-9, W-3: we know of no leader. Servers without a vote stay as they are (ELEC-21)."""
-    return become_pre_candidate(server) if may_campaign(server) else _disown(server)
+    return become_pre_candidate(server) if _can_lead(server) else _disown(server)
+
+
+def _can_lead(server: Server) -> bool:
+    """Whether we may campaign, and have the machine version that our log asks for (VER-02)."""
+    return may_campaign(server) and newest_version(server) <= server.cfg.machine.version
+
+
+def give_way(server: Server) -> list[Effect]:
+    """VER-02: a leader that lacks the version in force can apply nothing: let another member lead."""
+    unresolved = unresolved_from(server, Index(server.last_applied + 1))
+    forget_leader(server)
+    return [*become_follower(server), *unresolved, *_disown(server)]
 
 
 def on_election_timeout(server: Server, _message: object) -> list[Effect]:
@@ -117,20 +133,20 @@ def _vote_result(server: Server, rpc: RequestVoteRpc, *, granted: bool) -> Effec
 def on_pre_vote(server: Server, rpc: PreVoteRpc) -> list[Effect]:
     """Ra's `process_pre_vote` (§5); F-6, C-11, P-8, S-12, W-2. An answer binds us to nothing."""
     if not server.is_up_to_date(rpc.last_log_index, rpc.last_log_term):
-        if server.raft_state is RaftState.FOLLOWER and may_campaign(server):
+        if server.raft_state is RaftState.FOLLOWER and _can_lead(server):
             # ELEC-07: stay silent and campaign ourselves, since our log is the better one.
             return [StartElectionTimeout()]
         return [_pre_vote_result(server, rpc, granted=False)]
     if rpc.version > PROTOCOL_VERSION:
         return [_pre_vote_result(server, rpc, granted=False)]
-    if version_permits(server.cfg.machine.version, server.effective_machine_version, rpc.machine_version):
+    if version_permits(server.cfg.machine.version, newest_version(server), rpc.machine_version):
         return [_pre_vote_result(server, rpc, granted=True)]
     return [_pre_vote_result(server, rpc, granted=False), StartElectionTimeout()]
 
 
-def version_permits(own: int, effective: int, theirs: int) -> bool:
-    """ELEC-06: the candidate runs the version in force, or a newer one that we have too."""
-    return theirs == effective or effective <= theirs <= own
+def version_permits(own: int, newest: int, theirs: int) -> bool:
+    """ELEC-06: the candidate runs the version that our log asks for, or a newer one that we have too."""
+    return theirs == newest or newest <= theirs <= own
 
 
 def refuse_pre_vote(server: Server, rpc: PreVoteRpc) -> list[Effect]:

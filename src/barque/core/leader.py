@@ -46,14 +46,15 @@ def _on_wal_failed(server: Server, event: m.WalFailed) -> list[Effect]:
 def _on_node_status(server: Server, status: m.NodeStatus) -> list[Effect]:
     """FD-03: tell members within reach again that we lead; suspect our quorum when a node is lost."""
     if status.up:
-        return probe_node(server, status.node)
-    concerned = any(member.node == status.node for member, _ in server.peers)
-    return suspect_quorum_loss(server) if concerned else []
+        # It may have missed the question of this term's beginning for its uid.
+        return [*probe_node(server, status.node), *info_rpcs(server, unnamed=True)]
+    there = [member for member, _ in server.peers if member.node == status.node]
+    return suspect_quorum_loss(server, there) if there else []
 
 
 def _on_server_down(server: Server, event: m.ServerDown) -> list[Effect]:
     """A member has stopped: check that a majority of the voters still answers."""
-    return suspect_quorum_loss(server) if event.server in server.cluster else []
+    return suspect_quorum_loss(server, [event.server]) if event.server in server.cluster else []
 
 
 def _on_tick(server: Server, tick: m.Tick) -> list[Effect]:

@@ -15,6 +15,7 @@ from barque.core.entries import EntryKind, encode_body, encode_cluster
 from barque.core.events import ForceMemberChange
 from barque.core.log_contract import WalDown
 from barque.core.messages import DeleteCluster, JoinMember, LeaveMember
+from barque.core.quorum import majority
 from barque.core.replication import pipelined_rpcs
 from barque.core.roles import RaftState, TransferDone
 from barque.core.state import Peer, Server, records_of
@@ -67,7 +68,7 @@ def on_join(server: Server, join: JoinMember) -> list[Effect]:
     if problem is not None:
         return _refuse(server, _asker(join), problem)
     others = [r for r in records_of(server.cluster) if r.id != join.member]
-    return _change(server, _asker(join), [*others, record])
+    return _change(server, _asker(join), [*others, record], force=join.force)
 
 
 def _record(server: Server, join: JoinMember, known: Peer | None) -> MemberRecord:
@@ -107,7 +108,7 @@ def on_leave(server: Server, leave: LeaveMember) -> list[Effect]:
     if leave.member not in server.cluster:
         return _refuse(server, _asker(leave), Rejection.UNKNOWN_MEMBER)
     rest = [record for record in records_of(server.cluster) if record.id != leave.member]
-    return _change(server, _asker(leave), rest)
+    return _change(server, _asker(leave), rest, force=leave.force)
 
 
 def on_delete_cluster(server: Server, delete: DeleteCluster) -> list[Effect]:
@@ -115,10 +116,19 @@ def on_delete_cluster(server: Server, delete: DeleteCluster) -> list[Effect]:
     return _append(server, _asker(delete), EntryKind.CLUSTER_DELETE, b"")
 
 
-def _change(server: Server, asker: _Asker, records: list[MemberRecord]) -> list[Effect]:
-    """MEMB-02: append the whole new configuration and use it at once. It must have a voter."""
-    if not any(record.membership is Membership.VOTER for record in records):
+def _change(
+    server: Server, asker: _Asker, records: list[MemberRecord], *, force: bool = False
+) -> list[Effect]:
+    """MEMB-02: append the whole new configuration and use it at once. It must have a voter.
+
+    Unless forced, refuse a configuration whose majority is not up: it would count at once, never be
+    committed, and nobody could lead or take it back until its members return.
+    """
+    voters = {record.id for record in records if record.membership is Membership.VOTER}
+    if not voters:
         return _refuse(server, asker, Rejection.LAST_VOTER)  # that would be a deletion, by the back door
+    if not force and len(voters - server.leader_role().silent) < majority(len(voters)):
+        return _refuse(server, asker, Rejection.WOULD_LOSE_QUORUM)
     records = sorted(records, key=lambda r: r.id)
     return _append(server, asker, EntryKind.CLUSTER_CHANGE, encode_cluster(records), records)
 
@@ -228,16 +238,21 @@ def _is_still_member(server: Server) -> bool:
 
 # --- the quorum is lost for good -----------------------------------------------------------
 
+_FORCED_TERM_STEP = 1 << 20
+"""More elections than the lost members can have held without the survivor: one each 100 ms for a day."""
+
 
 def on_force_member_change(server: Server, force: ForceMemberChange) -> list[Effect]:
     """F-18, MEMB-15: this member alone is the cluster from here on. Entries that only others had are lost.
 
-    Unlike Ra we take a new term first: an entry of our own in the present term could meet another leader's
-    at the same index, and both would look alike.
+    Unlike Ra we take a new term first, far above ours: the lost members may have led terms that we never
+    heard of, and an entry or a message of theirs must not look like ours. Nodes that know those terms take
+    the survivor for the newer leader.
     """
     if not server.log.can_write():
         return [Rejected(force.origin, force.correlation, 1, Rejection.WAL_DOWN)]
-    effects = adopt_term_and_vote(server, Term(server.current_term + 1), server.id)
+    step = _FORCED_TERM_STEP + server.environment.token() % _FORCED_TERM_STEP
+    effects = adopt_term_and_vote(server, Term(server.current_term + step), server.id)
     alone = [MemberRecord(server.id, server.cfg.uid, Membership.VOTER)]
     body = encode_body([encode_cluster(alone)], EntryKind.CLUSTER_CHANGE)
     batch = append_entry(server, body)

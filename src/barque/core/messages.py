@@ -213,7 +213,8 @@ class JoinMember(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16)
     """Asks the leader to add a member, or to change what one may do (MEMB-05, MEMB-07).
 
     `uid` names the server that is meant; a promotable member needs it. `target` is the index at
-    which a promotable member becomes a voter; None means the index of the change itself.
+    which a promotable member becomes a voter; None means the index of the change itself. `force`: even if
+    too few voters are up afterwards.
     """
 
     origin: ClientRef
@@ -223,15 +224,17 @@ class JoinMember(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16)
     uid: Uid | None = None
     membership: Membership = Membership.VOTER
     target: Index | None = None
+    force: bool = False
 
 
 class LeaveMember(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
-    """Asks the leader to remove a member, itself perhaps (MEMB-12)."""
+    """Asks the leader to remove a member, itself perhaps (MEMB-12). `force`: as for `JoinMember`."""
 
     origin: ClientRef
     correlation: int
     reply_mode: ReplyMode
     member: ServerId
+    force: bool = False
 
 
 class DeleteCluster(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):

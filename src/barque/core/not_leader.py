@@ -8,7 +8,7 @@ from barque.core.membership import refuse_change
 from barque.core.queries import refuse_queries
 from barque.core.transfer import refuse_transfer
 
-NOT_LEADER: list[Row] = [
+REFUSED_REQUESTS: list[Row] = [
     # only a leader serves these (CMD-14, §10.9): the refusal names the leader, if we know it
     *on(m.Commands, refuse_here),
     *on(m.Queries, refuse_queries),
@@ -16,6 +16,11 @@ NOT_LEADER: list[Row] = [
     *each(refuse_change, m.JoinMember, m.LeaveMember, m.DeleteCluster),
     # the aux machine runs on every member
     *on(m.AuxCommand, on_aux_command),
+]
+
+NOT_LEADER: list[Row] = [
+    *REFUSED_REQUESTS,
+    # the machine's own monitors concern a leader
     *on(m.ClientDown, on_client_down_aux),
     *on(m.NodeEvent, on_node_event_aux),
 ]

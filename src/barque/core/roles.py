@@ -7,7 +7,8 @@ goes with it, so no other state can read a stale copy.
 
 import enum
 from collections import deque
-from typing import ClassVar, NamedTuple, Protocol, assert_never
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple, Protocol, assert_never
 
 from barque.core.effects import Effect
 from barque.core.log_contract import ChunkFlag, Found, Log, SnapshotMeta, find_entry
@@ -74,21 +75,25 @@ class LeaderRole:
     state: ClassVar[RaftState] = RaftState.LEADER
     __slots__ = (
         "acked",
+        "decoded",
         "established",
         "low_priority",
         "noop_due",
         "pending_queries",
         "proposed_version",
+        "silent",
         "waiting_queries",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, peers: Iterable[ServerId] = ()) -> None:
+        self.silent = set(peers)  # members that have not answered since they failed, or since we lead
         self.established = False  # this term's noop is applied (§6.4)
         self.noop_due: int | None = None  # the machine version of a noop that the log refused
         self.low_priority: deque[Commands] | None = None  # not yet in the log
         self.pending_queries: list[WaitingQueries] = []  # until this term's noop is applied
         self.waiting_queries: deque[WaitingQueries] | None = None  # for heartbeats, oldest first
         self.proposed_version = 0  # the newest machine version that our noops ask for
+        self.decoded: dict[int, list[Any]] = {}  # admitted commands by first index, until they are applied
         self.acked: set[ServerId] | None = None  # members that answered since we suspect a lost quorum
 
 
@@ -134,7 +139,7 @@ class WaitingRole:
     """`await_condition`: the condition, the state that follows it, and the state after a timeout."""
 
     state: ClassVar[RaftState] = RaftState.AWAIT_CONDITION
-    __slots__ = ("condition", "resume", "timeout_effects", "timeout_to", "transition_to")
+    __slots__ = ("condition", "later", "resume", "timeout_effects", "timeout_to", "transition_to")
 
     def __init__(
         self,
@@ -150,6 +155,7 @@ class WaitingRole:
         self.timeout_to = timeout_to
         self.timeout_effects = timeout_effects
         self.resume = resume  # a leader that waits takes its leadership up again
+        self.later: list[Message] = []  # news that it handles then, each once
 
 
 class ReceivingRole:

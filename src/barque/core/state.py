@@ -207,6 +207,7 @@ class Server:
         "deleted",
         "effective_machine_version",
         "environment",
+        "frozen",
         "id",
         "last_applied",
         "leader_id",
@@ -342,6 +343,7 @@ class Server:
         self.effective_machine_version = version
         self.machine_versions.append((index, version))
         # A version that this code lacks freezes the machine: nothing is applied until an upgrade (VER-02).
+        self.frozen = version > self.cfg.machine.version
         machine = self.cfg.machine.which_module(min(version, self.cfg.machine.version))
         self.machine: Machine[Any] = machine
         self.decode_commands = msgspec.msgpack.Decoder(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type

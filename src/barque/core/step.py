@@ -10,7 +10,8 @@ messages always give the same effects.
 2. The table of the present role handles the message. Tables are total: each role has a row for each
    message. A handler changes the server's fields, may call a `become_*` function of `transitions`, and
    returns effects in the order in which they must happen.
-3. If a deletion of the cluster was applied meanwhile, the server begins its end.
+3. If a deletion of the cluster was applied meanwhile, the server begins its end. If a machine version is in
+   force that a leader lacks, the leader gives way.
 
 An effect list is one order. `PersistTermAndVote` holds back everything behind it until the disk has it, so
 a vote is durable before the reply that grants it leaves. When one message changes the durable pair twice (a
@@ -32,6 +33,7 @@ from barque.core.candidate import CANDIDATE, PRE_VOTE
 from barque.core.configuration import scan_uncommitted
 from barque.core.dispatch import Handler
 from barque.core.effects import Effect, PersistTermAndVote
+from barque.core.elections import give_way
 from barque.core.follower import FOLLOWER
 from barque.core.leader import LEADER, has_leader_work
 from barque.core.messages import Message
@@ -79,6 +81,8 @@ def step(server: Server, message: Message) -> list[Effect]:
         effects = _store_once(settled + effects)
     if server.deleted and server.raft_state not in ENDING:
         effects = effects + begin_termination(server)
+    if server.frozen and server.raft_state is RaftState.LEADER:
+        effects = effects + give_way(server)
     return effects
 
 

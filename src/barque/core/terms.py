@@ -6,7 +6,8 @@
   term, so that the sender learns it. A reply is dropped: what it says of that term may be untrue by now.
 - *higher*: our term is over. Adopt the higher one, without a vote and without a leader, and become a
   follower. A server outside our configuration cannot depose a leader in this way (ELEC-11), unless it
-  claims to lead itself: then it was elected, and our configuration may be older than its own.
+  claims to lead itself: then it was elected, and our configuration may be older than its own. A term that
+  is higher by more than `TERM_STEP_MAX` is refused: no elections lead there, and it would use up all terms.
 - *equal*: if only a leader sends this kind, its sender leads this term. Candidates give way to it, and
   followers follow it. Two leaders in one term cannot be; if we see them, we stop before harm is done.
 
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 from barque.core import messages as m
 from barque.core.append_entries import refuse_append_entries
 from barque.core.configuration import hears_candidate, recognises
-from barque.core.effects import Effect, StartElectionTimeout, StopReason, TimerSpan
+from barque.core.effects import Effect, StartElectionTimeout, StopReason, TermRefused, TimerSpan
 from barque.core.elections import refuse_pre_vote, refuse_vote
 from barque.core.receive_snapshot import refuse_snapshot
 from barque.core.replication import refuse_heartbeat
@@ -74,6 +75,9 @@ KINDS: dict[type[Any], Kind] = {
 }
 """The messages that carry a term."""
 
+TERM_STEP_MAX = 1 << 32
+"""How far above ours a plausible term may be: an election each 100 ms for 13 years."""
+
 ASKS_FOR_VOTES = (m.PreVoteRpc, m.RequestVoteRpc)
 """A candidate's questions."""
 
@@ -100,6 +104,9 @@ def settle_term(server: Server, message: Any, effects: list[Effect]) -> bool:
 def _adopt_higher_term(server: Server, kind: Kind, message: Any, effects: list[Effect]) -> bool:
     """§3.3: our term is over. False if the sender cannot end it, or if our server ends with it."""
     sender = m.SENDER_OF[type(message)](message)
+    if message.term - server.current_term > TERM_STEP_MAX:
+        effects.append(TermRefused(sender, message.term))
+        return False
     leads, had_leader = server.leadership() is not None, server.leader_id is not None
     if leads and not kind.from_outside and (sender not in server.cluster or sender == server.id):
         return False

@@ -157,7 +157,7 @@ def become_leader(server: Server) -> list[Effect]:
         peer.begin_term(next_index)
     server.leader_id = server.id
     server.lost_quorum = False
-    return _take_role(server, LeaderRole())
+    return _take_role(server, LeaderRole(member for member, _ in server.peers))
 
 
 def become_waiting(

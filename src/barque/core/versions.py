@@ -5,6 +5,7 @@ default, it asks the others first and moves when every member supports the versi
 lacks the version in force applies nothing until its code is replaced (VER-02).
 """
 
+from barque.core.applying import newest_version
 from barque.core.check_quorum import note_acked
 from barque.core.commands import append_noop
 from barque.core.effects import Effect, NextEvent, SendRpc
@@ -19,6 +20,7 @@ _KEYS = ("machine_version", "uid")
 
 def first_noop(server: Server) -> list[Effect]:
     """C-1: what a new leader appends first, and which members it asks about themselves (ELEC-23, VER-03)."""
+    server.leader_role().proposed_version = newest_version(server)  # a noop of a former leader may ask for it
     version = server.effective_machine_version
     if not server.peers or server.cfg.machine_upgrade_strategy == "quorum":
         version = max(version, server.cfg.machine.version)

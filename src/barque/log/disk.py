@@ -5,6 +5,7 @@ Both raise `OSError` as the system does: what a failure means is for their calle
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -16,8 +17,20 @@ from barque.errors import StorageError
 IOV_MAX = 1024
 """How many buffers Linux takes in one vectored write."""
 
+TEMPORARY = ".tmp"
+"""What the name of a file ends with until the file is complete."""
+
 _DSYNC = getattr(os, "RWF_DSYNC", 0)
+_REFUSED = frozenset((errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP))
+"""The answers of a kernel, a file system or a sandbox that does not let a call pass."""
+
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+_NO_DIRECTORY_SYNC = (
+    "this file system cannot sync directories, so that files could be gone after a loss of power; keep the "
+    "data directory on ext4, XFS or Btrfs"
+)
 
 
 class DiskFile(Protocol):
@@ -70,6 +83,12 @@ class Disk(Protocol):
     def mkdir(self, path: str) -> None:
         """Make a directory and its parents, unless they exist."""
 
+    def protect(self, path: str) -> None:
+        """Keep other users from changing the names in a directory. Raises `PermissionError` if they can."""
+
+    def free_bytes(self, path: str) -> int:
+        """How much this process may still write below `path`."""
+
     def rmdir(self, path: str) -> None:
         """Remove an empty directory; durable after `fsync_dir` of its parent."""
 
@@ -92,12 +111,13 @@ class Disk(Protocol):
 class OsFile:
     """A file of the operating system."""
 
-    __slots__ = ("_fd", "_path", "_sync_flag")
+    __slots__ = ("_fd", "_path", "_sync_flag", "_vectored")
 
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
         self._path = path
         self._sync_flag = _DSYNC
+        self._vectored = True
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -127,7 +147,10 @@ class OsFile:
             return b"".join(parts)
 
     def pwritev(self, buffers: Sequence[bytes], offset: int, sync: bool) -> None:
-        """One system call where possible; then the sync is part of it (`RWF_DSYNC`)."""
+        """One system call where possible; then the sync is part of it (`RWF_DSYNC`).
+
+        Where that call is not let pass, `pwrite` and `fdatasync` do the same.
+        """
         try:
             self._pwritev(buffers, offset, sync)
         except OSError as error:  # as `_named`, which would cost microseconds on the hottest path
@@ -137,15 +160,18 @@ class OsFile:
     def _pwritev(self, buffers: Sequence[bytes], offset: int, sync: bool) -> None:
         total = sum(map(len, buffers))
         done = 0
-        if len(buffers) <= IOV_MAX and (self._sync_flag or not sync):
+        if self._vectored and len(buffers) <= IOV_MAX and (self._sync_flag or not sync):
             try:
                 done = os.pwritev(self._fd, buffers, offset, self._sync_flag if sync else 0)
             except NotImplementedError:
                 self._sync_flag = 0
             except OSError as error:
-                if not sync or error.errno not in (getattr(os, "EOPNOTSUPP", 95), 95, 22):
+                if error.errno not in _REFUSED:
                     raise
-                self._sync_flag = 0  # a file system without RWF_DSYNC: sync by a call of its own
+                if sync:
+                    self._sync_flag = 0  # perhaps the flag only: sync by a call of its own
+                else:
+                    self._vectored = False
             if done == total:
                 return
         self._pwritev_in_pieces(buffers, offset, done)
@@ -165,10 +191,21 @@ class OsFile:
                 continue
             piece = views[position : position + IOV_MAX]
             piece[0] = piece[0][done:]
-            written = os.pwritev(self._fd, piece, offset + done)
+            written = self._write_some(piece, offset + done)
             if written == 0:
                 raise OSError(5, "the system wrote nothing", self._path)
             done += written
+
+    def _write_some(self, piece: "list[memoryview[int]]", offset: int) -> int:
+        """Write a part of these bytes; returns how many."""
+        if self._vectored:
+            try:
+                return os.pwritev(self._fd, piece, offset)
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+                self._vectored = False
+        return os.pwrite(self._fd, b"".join(piece), offset)
 
     def datasync(self) -> None:
         """Make everything written so far durable."""
@@ -195,8 +232,15 @@ class OsDisk:
         return self._regular(os.open(path, _FLAGS), path)
 
     def create(self, path: str) -> DiskFile:
-        """Create a file, or empty the file of that name."""
-        return self._regular(os.open(path, _FLAGS | os.O_CREAT | os.O_TRUNC, 0o600), path)
+        """Create an empty file in the place of a file or link of that name; what was there stays as it is."""
+        flags = _FLAGS | os.O_CREAT | os.O_EXCL
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileExistsError:
+            os.unlink(path)
+            fd = os.open(path, flags, 0o600)
+        os.fchmod(fd, 0o600)  # whatever the umask is
+        return OsFile(fd, path)
 
     @staticmethod
     def _regular(fd: int, path: str) -> OsFile:
@@ -245,10 +289,31 @@ class OsDisk:
             self.mkdir(parent)
         try:
             os.mkdir(path, 0o700)
-        except FileExistsError:  # nodes that start together share a parent
+            os.chmod(path, 0o700)  # whatever the umask is
+        except FileExistsError as error:  # nodes that start together share a parent
             if not os.path.isdir(path):
-                raise
+                raise NotADirectoryError(
+                    errno.ENOTDIR, "there is something, and it is no directory", path
+                ) from error
         self.fsync_dir(parent)
+
+    def protect(self, path: str) -> None:
+        """Take the right to write from others, if all of them have it."""
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & stat.S_IWOTH:
+            try:
+                os.chmod(path, mode & ~(stat.S_IWOTH | stat.S_IWGRP))
+            except PermissionError as error:
+                raise PermissionError(
+                    errno.EACCES,
+                    "every user may write here, and its owner is another one; use a directory in it",
+                    path,
+                ) from error
+
+    def free_bytes(self, path: str) -> int:
+        """What the file system has left for users without privileges."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory."""
@@ -271,6 +336,11 @@ class OsDisk:
         fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                error.strerror = f"{error.strerror}: {_NO_DIRECTORY_SYNC}"
+            error.filename = path
+            raise
         finally:
             os.close(fd)
 
@@ -289,7 +359,7 @@ def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
 
     Content first, then the name, then the directory: no crash shows a name without content.
     """
-    temporary = join(directory, name + ".tmp")
+    temporary = join(directory, name + TEMPORARY)
     file = disk.create(temporary)
     try:
         file.pwritev([data], 0, sync=True)
@@ -297,6 +367,13 @@ def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
         file.close()
     disk.rename(temporary, join(directory, name))
     disk.fsync_dir(directory)
+
+
+def remove_temporary(disk: Disk, directory: str, name: str) -> None:
+    """Remove what a crash in `replace_file` has left."""
+    temporary = join(directory, name + TEMPORARY)
+    if disk.exists(temporary):
+        disk.unlink(temporary)
 
 
 def remove_tree(disk: Disk, path: str) -> None:

@@ -19,6 +19,9 @@ META = "meta"
 REWRITE_SIZE_MIN = 1 << 20
 """A file below this size is not worth replacing."""
 
+VOTE_NAME_MAX = 1_000
+"""A longer name of a candidate may not fit into a record. It fails its own server, not the sync of all."""
+
 LAZY_SECONDS = 5.0
 """How long `last_applied` may wait for a sync of its own."""
 
@@ -130,7 +133,12 @@ class MetaStore:
             self._put(uid, _NEW)
 
     def store(self, uid: Uid, term: Term, voted_for: ServerId | None) -> None:
-        """Set term and vote as one record; they count once `sync` has returned."""
+        """Set term and vote as one record; they count once `sync` has returned.
+
+        Raises `ValueError` for a vote that no record can hold.
+        """
+        if voted_for is not None and max(map(len, (voted_for.name, voted_for.node))) > VOTE_NAME_MAX:
+            raise ValueError(f"a vote for a server with a name of more than {VOTE_NAME_MAX} characters")
         old = self._records.get(uid, _NEW)
         assert term >= old.current_term, (uid, term, old)
         if old.current_term != term or old.voted_for != voted_for or uid not in self._records:

@@ -11,15 +11,16 @@ Theory of operation. One directory holds one write-ahead log and one meta file f
 - *A failed write or sync* is never retried on the same file: the kernel may have dropped the pages. The log
   stops, its servers hear `WalFailed`, and only a new file, into which all pending entries are written
   again, ends the failure (`WalUp`).
-- *Opening* locks the directory, checks whose it is, and recovers: `wal_recovery` decides by a table whether
-  to keep, drop or refuse what it finds. It drops a torn tail, which was never acknowledged; it refuses
-  damage in the middle, and names the file and the offset.
+- *Opening* locks the directory, checks whose it is (`identity`), and recovers: `wal_recovery` decides by a
+  table whether to keep, drop or refuse what it finds. It drops a torn tail, which was never
+  acknowledged; it refuses damage in the middle, and names the file and the offset.
 
 In each turn of the loop the runtime calls `sync_meta` if `meta.pending`, then `flush` if `pending`; about
 once a second it calls `tick`. `on_event` takes all events.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,18 +30,17 @@ import msgspec
 from barque.core.messages import LogEvent
 from barque.errors import Damaged, StorageError
 from barque.log import meta_format, wal_format
-from barque.log.disk import Disk, DiskFile, join, replace_file
+from barque.log.disk import Disk, DiskFile, join, remove_temporary, replace_file
+from barque.log.identity import IDENTITY, Claim, Owner, read_claim, write_identity
 from barque.log.log import WalLog
 from barque.log.memtable import Memtable
 from barque.log.meta import META, MetaStore
 from barque.log.wal import FLUSH_BYTES_MAX, Wal
-from barque.log.wal_files import MANIFEST, SPARES_MAX, SparePreparer, WalFiles, file_number
+from barque.log.wal_files import MANIFEST, SparePreparer, WalFiles, file_number
 from barque.log.wal_recovery import ADVICE, RecoveredWal, recover_wal
 from barque.log.wal_writer import Clock, MakeWriter, Wake, WriterKind, choose_writer, measure_sync
 from barque.types import Uid
 
-IDENTITY = "identity"
-_IDENTITY_TEXT = b"barque data directory, format 1\n"
 _WAL = "wal"
 _LOCK = "lock"
 
@@ -66,6 +66,8 @@ class Storage:
     def __init__(
         self, disk: Disk, data_dir: str, lock: DiskFile, meta: MetaStore, wal: Wal, files: WalFiles
     ) -> None:
+        self.unclaimed = False
+        """Whether the directory is of format 1, and `claim` is still to make it ours."""
         self.meta = meta
         self._disk = disk
         self._data_dir = data_dir
@@ -88,24 +90,34 @@ class Storage:
         cls,
         disk: Disk,
         data_dir: str,
+        owner: Owner,
         config: StorageConfig,
         on_event: Callable[[LogEvent], None],
         wake: Wake,
         clock: Clock = time.perf_counter,
         make_writer: MakeWriter = choose_writer,
+        complete: Callable[[], None] = lambda: None,
     ) -> "Storage":
         """Lock the directory; make it if it is new, else recover its contents.
 
         `on_event` is called on the loop; `wake(fn)` must run `fn` there soon, from any thread;
-        `clock` gives seconds and only measures; a simulator makes another writer. Raises `Damaged`
+        `clock` gives seconds and only measures; a simulator makes another writer; `complete` adds the
+        files of the layer above to a new directory, before that gets its identity. Raises
+        `ConfigurationError` for a directory of another owner, which is not changed, `Damaged`
         where starting would lose data, and `StorageError` when the disk fails or another process
         holds the directory.
         """
         lock: DiskFile | None = None
         try:
             disk.mkdir(data_dir)
+            disk.protect(data_dir)
             lock = disk.lock(join(data_dir, _LOCK))
-            return cls._open_locked(disk, data_dir, lock, config, on_event, wake, clock, make_writer)
+            claim = read_claim(disk, data_dir, owner)  # before anything else is read
+            if claim is Claim.NEW:
+                _create(disk, data_dir, owner, complete)
+            storage = cls._recover(disk, data_dir, lock, config, on_event, wake, clock, make_writer)
+            storage.unclaimed = claim is Claim.NOBODYS
+            return storage
         except BaseException as error:
             if lock is not None:
                 lock.close()
@@ -114,7 +126,7 @@ class Storage:
             raise
 
     @classmethod
-    def _open_locked(
+    def _recover(
         cls,
         disk: Disk,
         data_dir: str,
@@ -126,15 +138,13 @@ class Storage:
         make_writer: MakeWriter,
     ) -> "Storage":
         wal_dir = join(data_dir, _WAL)
-        if not disk.exists(join(data_dir, IDENTITY)):
-            _create(disk, data_dir, wal_dir)
-        elif disk.read_file(join(data_dir, IDENTITY)) != _IDENTITY_TEXT:
-            raise Damaged(f"{join(data_dir, IDENTITY)}: not the identity of a Barque directory. {ADVICE}")
+        for name in (IDENTITY, META):
+            remove_temporary(disk, data_dir, name)
         with contextlib.ExitStack() as opened:  # closed again if anything after it fails
             meta = MetaStore.open(disk, data_dir)
             opened.callback(meta.let_go)
             recovered = recover_wal(disk, wal_dir, meta.tombstones)
-            _check_births(data_dir, meta, recovered)
+            _check_against_meta(data_dir, meta, recovered)
             files = WalFiles(
                 disk,
                 wal_dir,
@@ -153,6 +163,7 @@ class Storage:
             for name in recovered.blank:
                 if file_number(name) is not None:
                     files.recycle(name)
+            files.trim()  # now that the manifest says where each file ends
             sync_seconds = measure_sync(disk, wal_dir, clock)
             opened.pop_all()
         writer = make_writer(config.wal_writer, sync_seconds, wake)
@@ -165,8 +176,13 @@ class Storage:
         storage._recovered = set(recovered.memtables) | meta.uids()
         if config.wal_prefill:
             storage._preparer = SparePreparer(disk, wal_dir, config.wal_max_size_bytes)
-            storage._look_after_spares()
+            storage._look_after_spares(-math.inf)
         return storage
+
+    def claim(self, owner: Owner) -> None:
+        """Make a directory of format 1 this node's, when its contents have been checked. Raises `OSError`."""
+        write_identity(self._disk, self._data_dir, owner)
+        self.unclaimed = False
 
     def log(self, uid: Uid) -> WalLog:
         """The log of this server, recovered or new. Raises `StorageError` for a deleted one."""
@@ -239,15 +255,15 @@ class Storage:
                 self._files.retire(self.meta.is_deleted)
                 self._retirable = False
         if not self.wal.busy:
-            self._look_after_spares()
+            self._look_after_spares(now_monotonic)
 
-    def _look_after_spares(self) -> None:
+    def _look_after_spares(self, now: float) -> None:
         if self._preparer is None:
             return
-        ready = self._preparer.poll()
+        ready = self._preparer.poll(now)
         if ready is not None:
             self._files.spares.append(ready)
-        if self._preparer.idle and not self._files.spares and len(self._files.spares) < SPARES_MAX:
+        if not self._files.spares and self._preparer.may_begin(now):
             self._preparer.prepare(self._files.take_number())
 
     def _resubmit(self) -> None:
@@ -282,13 +298,13 @@ class Storage:
             raise StorageError(f"{self._data_dir}: cannot be closed properly: {error}") from error
 
 
-def _create(disk: Disk, data_dir: str, wal_dir: str) -> None:
+def _create(disk: Disk, data_dir: str, owner: Owner, complete: Callable[[], None]) -> None:
     """Make a new data directory. `identity` comes last: with it, everything else must exist.
 
     A crash on the way leaves only empty files, which are made anew; anything that holds data
     without an identity has lost it, and is not taken for new.
     """
-    meta_path = join(data_dir, META)
+    wal_dir, meta_path = join(data_dir, _WAL), join(data_dir, META)
     names = disk.listdir(wal_dir) if disk.exists(wal_dir) else []
     has_files = any(file_number(name) is not None for name in names)
     has_meta = disk.exists(meta_path) and len(disk.read_file(meta_path)) > meta_format.HEAD_SIZE
@@ -300,14 +316,28 @@ def _create(disk: Disk, data_dir: str, wal_dir: str) -> None:
     disk.mkdir(wal_dir)
     replace_file(disk, wal_dir, MANIFEST, wal_format.encode_manifest(()))
     MetaStore.create(disk, data_dir)
-    replace_file(disk, data_dir, IDENTITY, _IDENTITY_TEXT)
+    complete()
+    write_identity(disk, data_dir, owner)
 
 
-def _check_births(data_dir: str, meta: MetaStore, recovered: RecoveredWal) -> None:
-    """Every server with entries had a durable meta record before its first one."""
+def _check_against_meta(data_dir: str, meta: MetaStore, recovered: RecoveredWal) -> None:
+    """Compare the two halves of what each server had on disk.
+
+    A server with entries had a durable meta record before its first one; and it has applied nothing, as its
+    record says, that was not in its log.
+    """
     lost = sorted(uid for uid in recovered.memtables if meta.read(uid) is None)
     if lost:
         raise Damaged(
             f"{join(data_dir, META)}: holds no term and vote for servers that have entries: it is an older "
             f"file, or records are lost. Servers concerned: {', '.join(lost[:20])}. {ADVICE}"
         )
+    for uid in sorted(meta.uids()):
+        record, memtable = meta.read(uid), recovered.memtables.get(uid)
+        last = memtable.last().index if memtable is not None else 0
+        if record is not None and record.last_applied > last:
+            raise Damaged(
+                f"{join(data_dir, _WAL)}: the log ends with entry {last}, but {join(data_dir, META)} says "
+                f"that entry {record.last_applied} was applied: the log has lost its end, or one is an "
+                f"older copy. Servers concerned: {uid}. {ADVICE}"
+            )

@@ -8,6 +8,7 @@ behind the end of a closed file never counts, whatever it looks like.
 """
 
 import contextlib
+import math
 import re
 import threading
 from collections.abc import Callable
@@ -18,7 +19,13 @@ from barque.log.wal_format import FILE_HEAD_SIZE, TERMINATOR, FileEntry, FileHea
 from barque.types import Uid
 
 MANIFEST = "manifest"
-SPARES_MAX = 2
+SPARE_SHARE = 4
+"""A spare is made only where there is space for so many: it must not take the space that the log needs."""
+PAUSE_S_MIN, PAUSE_S_MAX = 4.0, 600.0
+"""How long to wait after a spare could not be made: the first time, and at most."""
+SPARES_MAX = 1
+"""Spare files kept or made: the current file and the next one are what a log needs beside its records."""
+
 _SLICE = bytes(1 << 20)
 _FILE_NAME = re.compile(r"(\d{17})\.wal")
 _SPARE_NAME = re.compile(r"spare-\d{17}\.wal")
@@ -155,9 +162,25 @@ class WalFiles:
         """Close the previous file. The manifest has its end, so no error here matters."""
         with contextlib.suppress(OSError):
             if not abandon and ended.file.size() > 2 * ended.end:
-                ended.file.truncate(ended.end)  # many restarts must not leave many blank megabytes
+                ended.file.truncate(
+                    ended.end
+                )  # most are nearly full; `trim` cuts the others at the next start
         with contextlib.suppress(OSError):
             ended.file.close()
+
+    def trim(self) -> None:
+        """Cut closed files where their content ends, and give back the rest.
+
+        A life that ends without `close` leaves its last file at the size to which it was zero-filled. What
+        lies behind the end never counts, so this needs no sync, and a crash only makes it happen again.
+        """
+        for entry in self._closed.values():
+            file = self._disk.open(join(self._directory, file_name(entry.number)))
+            try:
+                if file.size() > entry.end:
+                    file.truncate(entry.end)
+            finally:
+                file.close()
 
     def retire(self, is_deleted: Callable[[Uid], bool]) -> int:
         """Recycle or remove closed files in which every server is deleted; returns how many.
@@ -224,7 +247,8 @@ class SparePreparer:
     """Zero-fills the next file in a thread, slice by slice, so that no flush waits for it.
 
     Syncing an overwritten block takes about half the time of syncing a block that makes the file grow.
-    A spare that cannot be prepared (disk full) is not missed: the next file grows instead.
+    A spare that cannot be prepared is not missed: the next file grows instead. So a nearly full disk gets
+    none, and after a failure the next attempt waits, longer each time. Times are in seconds, monotonic.
     """
 
     def __init__(self, disk: Disk, directory: str, size_bytes: int) -> None:
@@ -234,6 +258,17 @@ class SparePreparer:
         self._thread: threading.Thread | None = None
         self._stop = False
         self._ready: str | None = None
+        self._pause_s = 0.0
+        self._not_before = -math.inf
+
+    def may_begin(self, now: float) -> bool:
+        """Whether to prepare a spare: none is under way, no pause is on, and there is space in plenty."""
+        if self._thread is not None or now < self._not_before:
+            return False
+        try:
+            return self._disk.free_bytes(self._directory) >= SPARE_SHARE * self._size_bytes
+        except OSError:
+            return False
 
     def prepare(self, number: int) -> None:
         """Begin to prepare the spare file of that number."""
@@ -242,17 +277,17 @@ class SparePreparer:
         self._thread = threading.Thread(target=self._run, args=(name,), name="barque-wal-spare", daemon=True)
         self._thread.start()
 
-    @property
-    def idle(self) -> bool:
-        """Whether no spare is being prepared."""
-        return self._thread is None
-
-    def poll(self) -> str | None:
-        """The name of the spare that has become ready since the last call."""
+    def poll(self, now: float) -> str | None:
+        """The name of the spare that has become ready since the last call; after a failure a pause begins."""
         if self._thread is None or self._thread.is_alive():
             return None
         self._thread = None
         ready, self._ready = self._ready, None
+        if ready is None:
+            self._pause_s = min(2 * self._pause_s or PAUSE_S_MIN, PAUSE_S_MAX)
+            self._not_before = now + self._pause_s
+        else:
+            self._pause_s = 0.0
         return ready
 
     def _run(self, name: str) -> None:

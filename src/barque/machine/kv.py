@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from barque.errors import InvalidCommand
 from barque.machine.effects import MachineEffect, Timer
 from barque.machine.kv_commands import KvCommand, KvQuery
-from barque.machine.kv_reads import answer, overview
+from barque.machine.kv_reads import QUERIES, overview
 from barque.machine.kv_state import KvState
 from barque.machine.kv_writes import COMMANDS, COMMANDS_V0, EXPIRE_TIMER, Handler
 from barque.machine.machine import CommandMeta, Machine, Result
@@ -58,7 +58,10 @@ class KvMachine(Machine[KvState]):
 
     def query(self, query: Any, state: KvState) -> Any:
         """Answer one of the queries of `kv_commands`."""
-        return answer(query, state)
+        handler = QUERIES.get(type(query))
+        if handler is None:
+            raise InvalidCommand(f"KvMachine does not know the query {type(query).__name__}")
+        return handler(query, state)
 
     def state_enter(self, raft_state: str, state: KvState) -> Sequence[MachineEffect]:
         """A new leader sets the timer again: timers die with leadership."""

@@ -24,20 +24,22 @@ from barque.errors import (
     Refused,
     UnknownCluster,
 )
+from barque.machine.arguments import canonical_arguments
 from barque.runtime.admin_members import MemberAdmin
 from barque.runtime.client_session import InProcessSession
 from barque.runtime.clock import Clock
-from barque.runtime.directory import configured_cluster_id, new_cluster_id, new_uid
+from barque.runtime.directory import new_cluster_id, new_uid
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.reporting import Reporter, cluster_overview, merge_reports
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_record import check_name, configured_cluster_id
 from barque.runtime.server_table import Ending
 from barque.runtime.system import System
 from barque.transport.contract import Transport
-from barque.types import ClientRef, IndexTerm, ServerId, Term, Uid
+from barque.types import ClientRef, IndexTerm, Membership, ServerId, Term, Uid
 
 _ASK_S = 2.0
 _UNDO_S = 0.5
@@ -75,7 +77,18 @@ class Admin:
         self._wake = wake
         nodes = tuple(config.nodes)
         self._members = MemberAdmin(
-            self._name, nodes, self._ask_at, system, router, session, dispatcher, sink, clock, rng, wake
+            self._name,
+            nodes,
+            self._ask_at,
+            system,
+            router,
+            session,
+            dispatcher,
+            sink,
+            reporter.liveness,
+            clock,
+            rng,
+            wake,
         )
         self._verbs: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "ping": self.ping,
@@ -98,7 +111,9 @@ class Admin:
             raise NotAvailableYet(f"{_LATER[verb]} are designed but not built in this release")
         function = self._verbs.get(verb)
         if function is None:
-            raise InvalidCommand(f"unknown verb {verb!r}")
+            raise InvalidCommand(f"unknown verb {verb[:80]!r}")
+        if "cluster" in arguments:
+            check_name("cluster", str(arguments["cluster"]))
         return await function(arguments)
 
     async def ping(self, arguments: dict[str, Any]) -> Any:
@@ -231,14 +246,14 @@ class Admin:
         The node that forms or changes the cluster sends `cluster_id`, `uids` (`name@node` → uid, the new
         server's too) and `joined_at`. Without `cluster_id` it is the cluster that configurations form.
         """
-        members = tuple(_server_id(m, str(arguments["cluster"])) for m in arguments["members"])
         cluster = str(arguments["cluster"])
+        members = tuple(_server_id(m, cluster) for m in arguments["members"])
         [name] = [m.name for m in members if m.node == self._name]
         configured = configured_cluster_id(self._config.installation, cluster)
         cluster_id = str(arguments.get("cluster_id") or configured)
-        uids = {str(member): Uid(str(uid)) for member, uid in (arguments.get("uids") or {}).items()}
-        self._discard_leftover(name, cluster_id, uids, Term(int(arguments.get("term") or 0)))
-        self._system.create(
+        uids = {str(member): Uid(str(uid)) for member, uid in dict(arguments.get("uids") or {}).items()}
+        term = Term(int(arguments.get("term") or 0))
+        record = self._system.plan(  # nothing is deleted or kept before all of it has been checked
             name,
             cluster,
             str(arguments["machine"]),
@@ -246,9 +261,11 @@ class Admin:
             members,
             cluster_id=cluster_id,
             uids=uids,
-            membership=str(arguments.get("membership") or "voter"),
+            membership=Membership(str(arguments.get("membership") or Membership.VOTER)),
             joined_at=msgspec.convert(arguments.get("joined_at") or (0, 0), IndexTerm),
         )
+        self._discard_leftover(name, cluster_id, uids, term)
+        self._system.create(record)
         return "ok"
 
     def _discard_leftover(self, name: str, cluster_id: str, uids: Mapping[str, Uid], term: Term) -> None:
@@ -275,6 +292,7 @@ class Admin:
         cluster = str(arguments["cluster"])
         nodes = [str(n) for n in arguments.get("nodes") or sorted(self._config.nodes)]
         timeout_s = int(arguments.get("timeout_ms", 5_000)) / 1000
+        canonical_arguments(arguments.get("arguments") or {})
         unknown = [n for n in nodes if n not in self._config.nodes]
         if unknown or len(set(nodes)) != len(nodes) or not nodes:
             raise ConfigurationError(f"start_cluster: bad node list {nodes}; unknown: {unknown}")
@@ -358,7 +376,7 @@ class Admin:
         Answers `discarded`, `absent`, or `in use` if `only_if_empty` and its log holds entries.
         """
         process = self._servers.by_name.get(str(arguments["cluster"]))
-        uid = (arguments.get("uids") or {}).get(f"{arguments['cluster']}@{self._name}")
+        uid = dict(arguments.get("uids") or {}).get(f"{arguments['cluster']}@{self._name}")
         if process is None or (process.cluster_id, process.uid) != (arguments["cluster_id"], uid):
             return "absent"
         if arguments.get("only_if_empty") and process.server.log.next_index() > 1:

@@ -22,6 +22,7 @@ from barque.core.messages import (
     RemoteMessage,
 )
 from barque.core.overview import members_info
+from barque.core.quorum import majority
 from barque.core.state import RaftState, Server
 from barque.errors import (
     AlreadyMember,
@@ -39,6 +40,7 @@ from barque.runtime.directory import new_uid
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.error_mapping import CHANGE_UNDER_WAY
+from barque.runtime.liveness import Liveness
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.system import System
@@ -87,6 +89,7 @@ class MemberAdmin:
         session: InProcessSession,
         dispatcher: Dispatcher,
         sink: EffectSink,
+        liveness: Liveness,
         clock: Clock,
         rng: random.Random,
         wake: Callable[[], None],
@@ -100,6 +103,7 @@ class MemberAdmin:
         self._session = session
         self._dispatcher = dispatcher
         self._sink = sink
+        self._liveness = liveness
         self._clock = clock
         self._rng = rng
         self._wake = wake
@@ -279,11 +283,14 @@ class MemberAdmin:
         member = _member_of(process, arguments["member"])
 
         def leave(origin: ClientRef, correlation: int) -> LeaveMember:
-            return LeaveMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member)
+            return LeaveMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member, force)
 
         if member not in server.cluster:
             raise UnknownMember(f"{member} is not a member of {server.cfg.cluster_name!r}")
-        await self._change(process, leave, self._deadline(arguments))
+        deadline, force = self._deadline(arguments), bool(arguments.get("force"))
+        if not force:
+            await self._demand_quorum(process, _voters(server) - {member}, f"without {member}", deadline)
+        await self._change(process, leave, deadline)
         told = self._sink.node_is_up(member.node)
         return {"member": str(member), "told": told}
 
@@ -299,9 +306,15 @@ class MemberAdmin:
                 raise UnknownMember(f"{member} is not a member of {process.server.cfg.cluster_name!r}")
 
         def join(origin: ClientRef, correlation: int) -> JoinMember:
-            return JoinMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member, uid, Membership.VOTER)
+            return JoinMember(
+                origin, correlation, ReplyMode.AWAIT_CONSENSUS, member, uid, Membership.VOTER, force=force
+            )
 
-        await self._change(process, join, self._deadline(arguments), is_member)
+        deadline, force = self._deadline(arguments), bool(arguments.get("force"))
+        if not force:
+            voters = _voters(process.server) | {member}
+            await self._demand_quorum(process, voters, f"with {member} as a voter", deadline)
+        await self._change(process, join, deadline, is_member)
         return {"member": str(member), "membership": str(Membership.VOTER)}
 
     async def _replace(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
@@ -311,6 +324,33 @@ class MemberAdmin:
         node = str(arguments.get("node") or member.node)
         added = await self._add(process, {**arguments, "node": node, "membership": "voter"})
         return {"removed": removed["member"], **added}
+
+    async def _demand_quorum(
+        self, process: ServerProcess, voters: set[ServerId], change: str, deadline: float
+    ) -> None:
+        """Refuse a change after which fewer voters are up than a majority.
+
+        The core refuses by what its leader knows. A process that has just been stopped is not known to be
+        down yet, so each node that counts must be heard once more. Raises `ChangeNotPermitted`, which names
+        the voters that are down.
+        """
+        server, since = process.server, self._clock.monotonic()
+        needed = majority(len(voters))
+
+        def down() -> list[ServerId]:
+            leadership = server.leadership()
+            silent = leadership.silent if leadership is not None else set()
+            heard = self._liveness.heard_since
+            return sorted(v for v in voters if v in silent or not heard(v.node, since))
+
+        patience = min(deadline, since + self._liveness.patience_s)
+        if voters and not await self._until(lambda: len(voters) - len(down()) >= needed, patience):
+            cluster, names = server.cfg.cluster_name, ", ".join(map(str, down()))
+            raise ChangeNotPermitted(
+                f"{change}, {cluster!r} has {len(voters)} voters and needs {needed} of them, but these are "
+                f"down: {names}. Start or remove them first. With force the change is made, and the cluster "
+                "stands still until they return"
+            )
 
     async def _until(self, holds: Callable[[], bool], deadline: float) -> bool:
         while not holds():
@@ -372,6 +412,10 @@ def _member_of(process: ServerProcess, value: Any) -> ServerId:
     """`name@node`, or the name of a node alone."""
     name, _, node = str(value).rpartition("@")
     return ServerId(name or process.server.id.name, node)
+
+
+def _voters(server: Server) -> set[ServerId]:
+    return {member for member in server.cluster if server.is_voter(member)}
 
 
 def _demand_absent(server: Server, member: ServerId) -> None:

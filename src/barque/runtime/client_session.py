@@ -13,13 +13,15 @@ import msgspec
 
 from barque.core.effects import Rejection
 from barque.errors import BarqueError, InvalidCommand, ProtocolError, Stopped
+from barque.runtime import audit
 from barque.runtime.command_submitter import Done
 from barque.runtime.error_mapping import describe_refusal
-from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.node_rpc import Caller, NodeRpc
 from barque.runtime.pending_requests import PendingRequest, Receiver
 from barque.runtime.reply_encoding import encode_in_parts, values_of
 from barque.runtime.requests import REQUEST_COMMANDS_MAX, RequestRouter
 from barque.transport.answers import error_named
+from barque.transport.authorization import VERBS, forbids
 from barque.transport.contract import ClientConnectionHandle
 from barque.transport.wire import (
     ClientAnswer,
@@ -37,6 +39,7 @@ from barque.types import ReplyMode, ServerId
 logger = logging.getLogger("barque.clients")
 
 _decode = msgspec.msgpack.decode
+_HERE = Caller("a program in this process")
 
 
 class RemoteSession:
@@ -48,6 +51,8 @@ class RemoteSession:
         self._router = sessions.router
         self._connection = connection
         self._outbox: list[ClientAnswer] = []
+        role = connection.role
+        self._caller = Caller(f"{role.name.lower()} {connection.peer}", is_client=True)
 
     # --- in ----------------------------------------------------------------------------
 
@@ -66,8 +71,10 @@ class RemoteSession:
             self._connection.close(str(error))
 
     def on_closed(self) -> None:
-        """The connection is gone. Requests in flight continue, and their answers are dropped."""
+        """The connection is gone, and what waits for it ends. A command that was sent may still happen."""
         self._sessions.end(self)
+        self._router.end_session(self, "the client has gone")
+        self._sessions.rpc.caller_gone(self._caller)
 
     def _commands(self, request: ClientCommands) -> None:
         count, columns = request.count, request.columns
@@ -93,8 +100,16 @@ class RemoteSession:
         def answer(value: Any, error: str | None, text: str) -> None:
             self._gather(ClientCallReply(request.correlation, value, error, text))
 
-        arguments = {**request.arguments, "timeout_ms": request.timeout_ms}
-        self._sessions.rpc.serve(request.verb, arguments, answer)
+        forbidden = forbids(self._connection.role, request)
+        if request.verb not in VERBS:
+            answer(None, "InvalidCommand", f"unknown verb {request.verb[:64]!r}")
+        elif forbidden is not None:
+            audit.note(request.verb, request.arguments, self._caller.name, f"Forbidden: {forbidden}")
+            self._connection.note_forbidden(str(forbidden))
+            answer(None, "Forbidden", str(forbidden))
+        else:
+            arguments = {**request.arguments, "timeout_ms": request.timeout_ms}
+            self._sessions.rpc.serve(request.verb, arguments, answer, self._caller)
 
     # --- out ---------------------------------------------------------------------------
 
@@ -251,7 +266,7 @@ class InProcessSession:
                 self._gather(receiver.failed, 0, 1, error_named(error, text))
 
         self._check_open()
-        self._sessions.rpc.serve(verb, arguments, answer)
+        self._sessions.rpc.serve(verb, arguments, answer, _HERE)
 
     def fill_before_flush(self, filler: Callable[[], None]) -> None:
         """See `RequestRouter.fill_before_flush`."""

@@ -6,8 +6,8 @@ import random
 from barque.config import ClusterConfig, NodeConfig
 from barque.core.messages import ElectionTimeout
 from barque.runtime.clock import Clock
-from barque.runtime.directory import configured_cluster_id
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_record import configured_cluster_id
 from barque.runtime.system import System
 from barque.runtime.timers import Timers
 from barque.types import ServerId
@@ -37,10 +37,8 @@ def _create(
     cluster_id = configured_cluster_id(config.installation, cluster.name)
     if _was_deleted(config.name, system, cluster.name, cluster_id):
         return None
-    arguments = dict(cluster.arguments)
-    return system.create(
-        cluster.name, cluster.name, cluster.machine, arguments, members, cluster_id=cluster_id
-    )
+    name, machine, arguments = cluster.name, cluster.machine, cluster.arguments
+    return system.create(system.plan(name, name, machine, arguments, members, cluster_id=cluster_id))
 
 
 def _campaign_at(deadline: float, process: ServerProcess, timers: Timers) -> None:

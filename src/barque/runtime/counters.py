@@ -12,6 +12,7 @@ class ServerCounters:
 
     Ours: `foreign_messages` came from another cluster, `stale_incarnations` from another incarnation
     of a member. The first were dropped; of the second, those that could make a majority.
+    `terms_refused` named terms that no elections reach, and were dropped.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class ServerCounters:
         "stale_incarnations",
         "term",
         "term_and_voted_for_updates",
+        "terms_refused",
     )
     GAUGES: ClassVar[frozenset[str]] = frozenset(
         ("last_applied", "commit_latency", "last_index", "last_written_index", "effective_machine_version")
@@ -75,6 +77,7 @@ class ServerCounters:
     stale_incarnations: int
     term: int
     term_and_voted_for_updates: int
+    terms_refused: int
 
     def __init__(self) -> None:
         for name in self.__slots__:

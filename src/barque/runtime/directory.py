@@ -5,51 +5,34 @@ removed only behind a tombstone (REG-02, LOG-14). Names become file names nowher
 Formats: docs/formats/server-config.md, docs/formats/tombstones.md.
 """
 
-import base64
-import hashlib
 import random
-import re
 import string
-from typing import Any
-
-import msgspec
 
 from barque.errors import ConfigurationError, Damaged, StorageError, UnknownCluster
-from barque.log.disk import Disk, join, remove_tree, replace_file
+from barque.log.checked_text import MalformedText
+from barque.log.disk import TEMPORARY, Disk, join, remove_temporary, remove_tree, replace_file
+from barque.log.identity import IDENTITY, Owner
+from barque.runtime.server_record import (
+    ServerRecord,
+    check_record,
+    configured_cluster_id,
+    decode_record,
+    encode_record,
+    is_old,
+)
 from barque.runtime.tombstones import (
     TOMBSTONES,
-    MalformedTombstones,
     Tombstone,
     decode_tombstones,
     encode_tombstones,
     prune,
 )
-from barque.types import NOWHERE, IndexTerm, ServerId, Uid
+from barque.types import Uid
 
 _ALPHABET = string.ascii_uppercase + string.digits
-_FORMAT = 2
 _CONFIG = "config"
-_IDENTITY = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-
-
-class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of one server that a restart needs.
-
-    `initial_uids` are the incarnations of the initial members (`name@node`) that were known when the
-    cluster was formed; `joined_at` is what was committed when this server was made to join.
-    """
-
-    format: int = _FORMAT
-    name: str
-    uid: Uid
-    cluster: str
-    machine: str
-    arguments: dict[str, Any]
-    initial_members: tuple[ServerId, ...]
-    cluster_id: str = ""
-    membership: str = "voter"
-    initial_uids: dict[str, Uid] = {}
-    joined_at: IndexTerm = NOWHERE
+_RESTORE = "restore the file from a copy of this directory"
+_GHOSTS = "Without it, servers that were deleted could come back"
 
 
 def new_uid(name: str, rng: random.Random) -> Uid:
@@ -63,46 +46,84 @@ def new_cluster_id(rng: random.Random) -> str:
     return "R" + "".join(rng.choice(_ALPHABET) for _ in range(19))
 
 
-def configured_cluster_id(installation: str, cluster: str) -> str:
-    """The id of a cluster that configurations name: nodes agree on it without talking."""
-    digest = hashlib.sha256(f"barque cluster\0{installation}\0{cluster}".encode()).digest()
-    return "C" + base64.b32encode(digest)[:19].decode()
-
-
 class Directory:
-    """The servers of one data directory. `installation` gives old records their cluster's id."""
+    """The servers of one data directory. `owner.installation` gives old records their cluster's id."""
 
-    def __init__(self, disk: Disk, data_dir: str, installation: str) -> None:
+    def __init__(self, disk: Disk, data_dir: str, owner: Owner) -> None:
+        self.owner = owner
+        self.data_dir = data_dir
         self._disk = disk
         self._root = f"{data_dir}/servers"
-        self._installation = installation
         self._tombstones: list[Tombstone] = []
         self._deleted_clusters: dict[str, Tombstone] = {}
+        self._old: list[ServerRecord] = []  # their files are of a format without a checksum
         self.records: dict[str, ServerRecord] = {}
         self.unfinished: set[Uid] = set()  # buried, or never quite created, and something may be left of them
 
     # --- what is there -----------------------------------------------------------------
 
-    def load(self) -> None:
+    def create(self) -> None:
+        """Add our files to a new data directory: after that, a missing one is a loss. Raises `OSError`.
+
+        Raises `Damaged` if servers are there already: then the directory has lost its identity.
+        """
+        names = self._disk.listdir(self._root) if self._disk.exists(self._root) else []
+        found = [name for name in names if not name.startswith(TOMBSTONES)]
+        if found:
+            raise Damaged(
+                f"{join(self.data_dir, IDENTITY)}: missing, in a directory that holds servers "
+                f"({', '.join(found[:20])}); put back a good copy of the whole data directory"
+            )
+        self._complete()
+
+    def load(self, *, all_there: bool = True) -> None:
         """Read all records and tombstones. Raises `Damaged` for a file that is missing or broken.
 
+        Older releases made `servers/tombstones` with the first deletion: with their directories, `all_there`
+        is false.
         What a killed process has renamed is seen, and may yet be lost with the power: it is made durable
         before anything is built on it. Raises `StorageError` if the disk refuses that.
         """
         if not self._disk.exists(self._root):
-            return
+            if not all_there:
+                return
+            raise Damaged(f"{self._root}: missing, with all servers of this directory; {_RESTORE}")
         self._make_durable(self._root)
-        self._load_tombstones()
+        remove_temporary(self._disk, self._root, TOMBSTONES)
+        if all_there or self._disk.exists(join(self._root, TOMBSTONES)):
+            self._load_tombstones()
         buried = {tombstone.uid for tombstone in self._tombstones}
         for name in self._disk.listdir(self._root):
             uid = Uid(name)
-            path = f"{self._root}/{uid}/{_CONFIG}"
             if uid in buried:
                 self.unfinished.add(uid)
-            elif self._disk.exists(path):
-                self._make_durable(f"{self._root}/{uid}")
-                self._load_record(uid, path)
-            # else: the directory was made, and then nothing: the server never began
+            elif self._disk.is_dir(f"{self._root}/{uid}"):
+                self._load_server(uid)
+
+    def _load_server(self, uid: Uid) -> None:
+        folder = f"{self._root}/{uid}"
+        self._make_durable(folder)
+        names = self._disk.listdir(folder)
+        if _CONFIG in names:
+            remove_temporary(self._disk, folder, _CONFIG)
+            self._load_record(uid, join(folder, _CONFIG))
+        elif not set(names) - {_CONFIG + TEMPORARY}:
+            self.unfinished.add(uid)  # a crash came before the record: the server never began
+
+    def migrate(self) -> None:
+        """Write what older releases wrote without a checksum, or not at all. Raises `OSError`."""
+        for record in self._old:
+            self._write(record)
+        self._old.clear()
+        if not self._disk.exists(join(self._root, TOMBSTONES)):
+            self._complete()
+
+    def _complete(self) -> None:
+        """Make the files that every directory has."""
+        if not self._disk.exists(self._root):
+            self._disk.mkdir(self._root)
+            self._disk.fsync_dir(self.data_dir)
+        replace_file(self._disk, self._root, TOMBSTONES, encode_tombstones(self._tombstones))
 
     def _make_durable(self, folder: str) -> None:
         try:
@@ -112,32 +133,29 @@ class Directory:
 
     def _load_tombstones(self) -> None:
         path = join(self._root, TOMBSTONES)
-        if not self._disk.exists(path):
-            return
         try:
             self._set_tombstones(decode_tombstones(self._disk.read_file(path)))
-        except MalformedTombstones as error:
-            raise Damaged(
-                f"{path}: {error}; restore the file from a backup. Without it, servers that were deleted "
-                "could come back"
-            ) from error
+        except FileNotFoundError:
+            raise Damaged(f"{path}: missing; {_RESTORE}. {_GHOSTS}") from None
+        except MalformedText as error:
+            raise Damaged(f"{path}: damaged: {error}; {_RESTORE}. {_GHOSTS}") from error
 
     def _load_record(self, uid: Uid, path: str) -> None:
+        data = self._disk.read_file(path)
         try:
-            record = msgspec.json.decode(self._disk.read_file(path), type=ServerRecord)
-        except msgspec.DecodeError as error:
+            record = decode_record(data, self.owner.installation)
+        except MalformedText as error:
             raise Damaged(
-                f"{path}: {error}; restore the file from a backup, or move {self._root}/{uid} away to "
-                "give this member up"
+                f"{path}: damaged: {error}; {_RESTORE}, or move {self._root}/{uid} away to give this member "
+                "up"
             ) from error
-        if record.format == 1:
-            cluster_id = configured_cluster_id(self._installation, record.cluster)
-            record = msgspec.structs.replace(record, format=_FORMAT, cluster_id=cluster_id)
-        if record.uid != uid or record.format != _FORMAT or not record.cluster_id:
-            raise Damaged(f"{path}: belongs to {record.uid!r}, format {record.format}; was it copied?")
+        if record.uid != uid or not record.cluster_id:
+            raise Damaged(f"{path}: belongs to {record.uid!r}; was it copied? {_RESTORE.capitalize()}")
         if record.name in self.records:
             raise Damaged(f"{path}: {record.name!r} is also the name of {self.records[record.name].uid}")
         self.records[record.name] = record
+        if is_old(data):
+            self._old.append(record)
 
     def get(self, name: str) -> ServerRecord:
         """The record of a server. Raises `UnknownCluster`."""
@@ -174,9 +192,7 @@ class Directory:
         """
         if record.name in self.records:
             raise ConfigurationError(f"server {record.name!r} exists already; start it again instead")
-        for what, value in (("uid", record.uid), ("cluster id", record.cluster_id)):
-            if not _IDENTITY.match(value) or value == TOMBSTONES:
-                raise ConfigurationError(f"{what} {value[:80]!r} must be 1 to 64 of A-Z a-z 0-9 _ -")
+        check_record(record, self.owner.node)
         if record.cluster_id in self._deleted_clusters:
             raise ConfigurationError(f"cluster {record.cluster!r} ({record.cluster_id}) was deleted")
         folder = f"{self._root}/{record.uid}"
@@ -185,13 +201,15 @@ class Directory:
         for uid in sorted(self.unfinished - self.buried()):
             self.erase(uid)
         self.unfinished.add(record.uid)
-        for path in (self._root, folder):
-            if not self._disk.exists(path):
-                self._disk.mkdir(path)
-                self._disk.fsync_dir(path.rpartition("/")[0])
-        replace_file(self._disk, folder, _CONFIG, msgspec.json.encode(record))
+        if not self._disk.exists(folder):
+            self._disk.mkdir(folder)
+            self._disk.fsync_dir(self._root)
+        self._write(record)
         self.unfinished.discard(record.uid)
         self.records[record.name] = record
+
+    def _write(self, record: ServerRecord) -> None:
+        replace_file(self._disk, f"{self._root}/{record.uid}", _CONFIG, encode_record(record))
 
     def remove(self, name: str, reason: str, *, at_ms: int, whole_cluster: bool) -> Uid:
         """Put a tombstone, durably, where the record was; `erase` then takes the data away.
@@ -211,7 +229,7 @@ class Directory:
             cluster_id=record.cluster_id,
             cluster=record.cluster,
             whole_cluster=whole_cluster,
-            configured=record.cluster_id == configured_cluster_id(self._installation, record.cluster),
+            configured=record.cluster_id == configured_cluster_id(self.owner.installation, record.cluster),
             at_ms=at_ms,
             reason=reason,
         )

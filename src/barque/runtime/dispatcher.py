@@ -22,8 +22,7 @@ transport until the turn sends everything (`node.Node`); it may be lost, and eve
 that. `MemberRemoved` is repeated after a reconnect, since a member that trusts its leader's node asks
 nothing.
 
-A node that hears `MemberRemoved` deletes the server that it names: the sender knows of a committed removal,
-or of the deletion of the whole cluster. docs/explanation/identity.md says why it is safe to obey.
+A node that hears `MemberRemoved` suspects the server that it names, and asks others (`removals.py`).
 """
 
 import logging
@@ -49,9 +48,10 @@ from barque.runtime import identity
 from barque.runtime.clock import Clock
 from barque.runtime.directory import Directory
 from barque.runtime.identity import Verdict
+from barque.runtime.removals import Removals
 from barque.runtime.reply_encoding import encode_in_parts
 from barque.runtime.server_process import ServerProcess
-from barque.runtime.server_table import Ending, ServerTable
+from barque.runtime.server_table import ServerTable
 from barque.transport.contract import Transport
 from barque.transport.wire import (
     Envelope,
@@ -60,6 +60,8 @@ from barque.transport.wire import (
     LeaderIs,
     MemberRemoved,
     NodeMessage,
+    RemovalAnswer,
+    RemovalAsked,
 )
 from barque.types import ClientRef, ServerId, Term, Uid
 
@@ -107,12 +109,15 @@ class Dispatcher:
         self._transport = transport
         self._clock = clock
         self._wake = wake
+        self.removals = Removals(self._name, servers, directory, transport, clock)
         self._router: AnswerSink
         self._handlers: dict[type, NodeHandler] = {
             FrontReplies: self._on_replies,
             FrontRejected: self._on_rejected,
             LeaderIs: self._on_leader_is,
-            MemberRemoved: self.on_member_removed,
+            MemberRemoved: self.removals.suspect,
+            RemovalAsked: self.removals.on_asked,
+            RemovalAnswer: self.removals.on_answer,
         }
         self._notified: dict[tuple[str, MemberRemoved], float] = {}  # when a node was last told of a removal
 
@@ -284,16 +289,16 @@ class Dispatcher:
         if self._directory.deleted_cluster(message.cluster_id) is not None:
             self.notify_removed(node, MemberRemoved(message.cluster_id))
             return
-        self._end_if_removed(node, message)
+        self._suspect_if_removed(node, message)
         self._router.leader_established(message.cluster, message.leader, message.term, message.cluster_id)
 
-    def _end_if_removed(self, node: str, message: LeaderIs) -> None:
-        """End a member here that the leader does not list: without a vote it never campaigns, nor asks."""
+    def _suspect_if_removed(self, node: str, message: LeaderIs) -> None:
+        """Suspect a member that the leader does not list: without a vote it never campaigns, nor asks."""
         process = self._by_name.get(message.leader.name)
         if process is None or message.uids is None or process.cluster_id != message.cluster_id:
             return
         if was_removed(process.server, message.term, message.uids):
-            self.on_member_removed(node, MemberRemoved(process.cluster_id, process.uid))
+            self.removals.suspect(node, MemberRemoved(process.cluster_id, process.uid))
 
     # --- removed members ---------------------------------------------------------------
 
@@ -306,7 +311,7 @@ class Dispatcher:
             self._notified.clear()
         self._notified[node, removed] = now
         if node == self._name:
-            self.on_member_removed(node, removed)
+            self.removals.suspect(node, removed)
         else:
             self.send_to_node(node, removed)
 
@@ -315,14 +320,3 @@ class Dispatcher:
         for notified, removed in list(self._notified):
             if notified == node:
                 self.send_to_node(node, removed)
-
-    def on_member_removed(self, node: str, removed: MemberRemoved) -> None:
-        """A peer knows of a committed removal or deletion that a server of this node has missed."""
-        for process in self._servers.all():
-            if process.cluster_id != removed.cluster_id or removed.uid not in ("", process.uid):
-                continue
-            if removed.uid:
-                reason = f"node {node} says that this member was removed from its cluster, or replaced"
-            else:
-                reason = f"node {node} says that its cluster was deleted"
-            self._servers.finish(process, Ending(reason, delete=True, whole_cluster=not removed.uid))

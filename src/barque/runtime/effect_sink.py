@@ -120,7 +120,7 @@ class EffectSink:
     def members_gone(self, process: ServerProcess, effect: MembersGone) -> None:
         """Tell removed members: the leader no longer sends them entries, so they may not hear of it."""
         for member, uid in effect.members:
-            if uid is not None and member != process.server.id:
+            if uid is not None:
                 self.notify_removed(process, member, uid)
 
     def notify_removed(self, process: ServerProcess, member: ServerId, uid: Uid) -> None:

@@ -6,6 +6,10 @@ from barque.core.entries import BODY_BYTES_MAX
 CHANGE_UNDER_WAY = (
     "another membership change, or the new leader's first entry, is not committed yet; try again"
 )
+WOULD_LOSE_QUORUM = (
+    "too few voters of the new configuration are up, so nobody could lead it; bring them back first, or use "
+    "force"
+)
 _ERRORS = {
     Rejection.UNKNOWN_MEMBER: ("UnknownMember", "that server is not a member of this cluster"),
     Rejection.NON_VOTER: ("NonVoter", "the target does not vote, so it cannot lead"),
@@ -41,6 +45,7 @@ _ERRORS = {
         "ChangeNotPermitted",
         "that is the last voter; to end the cluster, delete it: barque cluster delete",
     ),
+    Rejection.WOULD_LOSE_QUORUM: ("ChangeNotPermitted", WOULD_LOSE_QUORUM),
     Rejection.AUX_NOT_IMPLEMENTED: ("InvalidCommand", "this machine answers no aux commands"),
 }
 

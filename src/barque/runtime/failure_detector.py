@@ -70,6 +70,11 @@ class FailureDetector:
             return False
         return self._last_poll - self._listening_since >= self._poll_interval_s * self._scaling
 
+    def heard_since(self, node: str, moment: float) -> bool:
+        """Whether a heartbeat of this node has come since this moment."""
+        history = self._histories.get(node)
+        return history is not None and history.last >= moment
+
     def heartbeat(self, node: str, now: float) -> None:
         """`Alive` has come from a node."""
         history = self._histories.get(node)

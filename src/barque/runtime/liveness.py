@@ -10,10 +10,11 @@ import logging
 from barque.config import TimeConfig
 from barque.core.configuration import is_established
 from barque.core.messages import NodeStatus, ServerDown
-from barque.runtime.clock import Clock
+from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.failure_detector import FailureDetector
+from barque.runtime.machine_codes import MachineCodes
 from barque.runtime.monitors import Monitors
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.requests import RequestRouter
@@ -21,7 +22,7 @@ from barque.runtime.server_table import ServerTable
 from barque.runtime.timers import Timers
 from barque.runtime.turn import Turn
 from barque.transport.contract import Transport
-from barque.transport.wire import Alive
+from barque.transport.wire import Alive, ClockIs
 
 logger = logging.getLogger("barque.node")
 
@@ -42,8 +43,9 @@ class Liveness:
         sink: EffectSink,
         transport: Transport,
         timers: Timers,
-        clock: Clock,
+        clock: ClusterClock,
         turn: Turn,
+        codes: MachineCodes,
     ) -> None:
         self.detector = FailureDetector(poll_interval_s=times.detector_poll_ms / 1000)
         self.longest_stall_s = 0.0  # how late the loop was at worst
@@ -60,6 +62,7 @@ class Liveness:
         self._timers = timers
         self._clock = clock
         self._turn = turn
+        self.codes = codes
         self._incarnations: dict[str, int] = {}
         self._next_beat = clock.monotonic()
 
@@ -71,6 +74,15 @@ class Liveness:
         self._beat()
         self._poll_detector()
 
+    @property
+    def patience_s(self) -> float:
+        """How long a node that lives needs at most to be heard, unless it is very busy."""
+        return 5 * self._times.heartbeat_interval_ms / 1000
+
+    def heard_since(self, node: str, moment: float) -> bool:
+        """Whether a node was heard since this moment of the monotonic clock; we hear ourselves."""
+        return node == self._name or self.detector.heard_since(node, moment)
+
     def heard_from(self, node: str) -> None:
         """A heartbeat has come."""
         self.detector.heartbeat(node, self._clock.monotonic())
@@ -80,6 +92,7 @@ class Liveness:
         now = self._clock.monotonic()
         self.longest_stall_s = max(self.longest_stall_s, now - self._next_beat)
         self._next_beat = now + self._times.heartbeat_interval_ms / 1000
+        self._clock.look()
         for node in self._transport.connected():
             self._transport.send(node, "", Alive())
         self._transport.flush()
@@ -87,6 +100,8 @@ class Liveness:
 
     def _poll_detector(self) -> None:
         now = self._clock.monotonic()
+        for node in self._transport.connected():
+            self._transport.send(node, "", ClockIs(self._clock.own_wall_ms))
         changes = self.detector.poll(now)
         connected = self._transport.connected() if changes else []
         for node, up in changes:
@@ -106,9 +121,12 @@ class Liveness:
     def _repeat_suspicions(self) -> None:
         """Say a suspicion again to servers that follow a leader on a suspected node, until it is taken back.
 
-        A late message of a dead leader disarms an election timer, and the detector reports changes only.
+        A late message of a dead leader disarms an election timer, and the detector reports changes only: it
+        never reports a node that fell silent before it was judged for the first time.
         """
         suspected = {node for node in self._peers if self.detector.suspects(node)}
+        for node in suspected:
+            self._monitors.node_changed(node, up=False)
         for process in self._servers.all() if suspected else ():
             leader = process.server.leader_id
             if leader is not None and leader.node in suspected:
@@ -119,7 +137,12 @@ class Liveness:
             process.handle(message)
 
     def connected(self, node: str, incarnation: int) -> None:
-        """Our link to a node is up: tell it which of our servers lead, and ours if it has restarted."""
+        """Our link to a node is up: tell it our time, our machines and which of our servers lead.
+
+        Our servers hear of it, and that its servers are gone if it has restarted.
+        """
+        self._transport.send(node, "", ClockIs(self._clock.own_wall_ms))
+        self._transport.send(node, "", self.codes.message())
         self._rpc.node_connected(node)
         self._dispatcher.node_connected(node)
         self._sink.node_connected(node)

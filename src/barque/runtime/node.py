@@ -36,6 +36,7 @@ import logging
 import math
 import random
 import secrets
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -43,17 +44,20 @@ from typing import Any
 from barque.config import NodeConfig
 from barque.errors import Stopped
 from barque.log.disk import Disk, OsDisk
+from barque.log.identity import Owner
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
 from barque.runtime.admin import Admin
 from barque.runtime.client_session import ClientSessions, InProcessSession
 from barque.runtime.clock import Clock, SystemClock
+from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.cluster_forming import form_configured_clusters
 from barque.runtime.deferred_rounds import DeferredRounds
 from barque.runtime.directory import Directory
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.liveness import Liveness
+from barque.runtime.machine_codes import MachineCodes
 from barque.runtime.machines import load_machines
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.reporting import Reporter
@@ -63,9 +67,18 @@ from barque.runtime.system import System
 from barque.runtime.timers import TimerDriver
 from barque.runtime.turn import Turn
 from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport, TransportHandler
-from barque.transport.secret import load_secret
+from barque.transport.credentials import Credentials
 from barque.transport.tcp import TcpTransport
-from barque.transport.wire import ALIVE, Alive, Envelope, FrontEvent, NodeCall, NodeCallReply
+from barque.transport.wire import (
+    ALIVE,
+    Alive,
+    ClockIs,
+    Envelope,
+    FrontEvent,
+    MachinesAre,
+    NodeCall,
+    NodeCallReply,
+)
 from barque.types import ClientRef
 
 logger = logging.getLogger("barque.node")
@@ -100,7 +113,7 @@ class Node:
         config.check()
         self.config = config
         self.name = config.name
-        self.clock = clock or SystemClock()
+        self.clock = ClusterClock(clock or SystemClock(), config.name, config.time.clock_error_max_ms)
         self.rng = rng or random.Random(secrets.randbits(64))  # noqa: S311  # spreads timers, keeps no secret
         self.incarnation = self.rng.getrandbits(60) + 1
         self.me = ClientRef(self.name, self.incarnation)
@@ -110,6 +123,7 @@ class Node:
         self._checked = checked
         self._make_transport = transport or self._tcp_transport
         self._stopped = True
+        self._credentials: Credentials | None = None  # None over another transport than TCP
         self._armed_deadline = math.inf  # of the timer for requests
         # The phases of the turn; `_assemble` binds them.
         self._route_requests: Callable[[], None]
@@ -159,7 +173,7 @@ class Node:
         wake = turn.wake
         peers = tuple(node for node in config.nodes if node != self.name)
         self.servers = ServerTable(wake)
-        self.directory = Directory(self._disk, config.data_dir, config.installation)
+        self.directory = Directory(self._disk, config.data_path, Owner(config.installation, self.name))
         self.transport = self._make_transport(self, self.incarnation, rng)
         self.dispatcher = Dispatcher(self.me, self.servers, self.directory, self.transport, clock, wake)
         self.requests = RequestRouter(
@@ -200,6 +214,7 @@ class Node:
             self.timers,
             clock,
             turn,
+            MachineCodes(self.name, self.machines),
         )
         self.reporter = Reporter(self.name, self.system, self.transport, self.requests, self.liveness, clock)
         self.admin = Admin(
@@ -221,6 +236,8 @@ class Node:
     def _connect_parts(self) -> None:
         """Register the handlers of node messages, and bind the phases of the turn to their parts."""
         self.dispatcher.on(Alive, lambda node, _message: self.liveness.heard_from(node))
+        self.dispatcher.on(ClockIs, lambda node, message: self.clock.heard(node, message.wall_ms))
+        self.dispatcher.on(MachinesAre, self.liveness.codes.heard)
         self.dispatcher.on(NodeCall, self.rpc.on_call)
         self.dispatcher.on(NodeCallReply, self.rpc.on_reply)
         self.dispatcher.on(FrontEvent, self._on_event)
@@ -236,7 +253,6 @@ class Node:
         config = self.config
         system = System(
             me=self.me,
-            data_dir=config.data_dir,
             disk=self._disk,
             log=config.log,
             times=config.time,
@@ -264,19 +280,34 @@ class Node:
         """Make the place where clients come in; a simulator looks in here."""
         return ClientSessions(router, rpc)
 
+    def reload_credentials(self) -> bool:
+        """Read the files of secrets and certificates again; False if they cannot be used: see the log.
+
+        The node also does so by itself, within a second after one of them has changed.
+        """
+        return self._credentials is None or self._credentials.reload()
+
+    def server_tls(self) -> ssl.SSLContext:
+        """The newest TLS context for a connection that is accepted now, for gateways."""
+        assert self._credentials is not None, "a node with [tls]"
+        assert self._credentials.server_tls is not None, "a node with [tls]"
+        return self._credentials.server_tls
+
     def _tcp_transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> Transport:
         config = self.config
         address = config.nodes[config.name]
+        self._credentials = Credentials(config)
         return TcpTransport(
             name=config.name,
             incarnation=incarnation,
             cluster=config.installation,
-            secret=config.secret.encode() if config.secret else load_secret(config.secret_file),
+            credentials=self._credentials,
             bind=config.bind or address,
             advertise=address,
             peers={name: peer for name, peer in config.nodes.items() if name != config.name},
             handler=handler,
             rng=rng,
+            knows_node=self._knows_node,
         )
 
     async def stop(self) -> None:
@@ -374,6 +405,7 @@ class Node:
 
     def _tick(self) -> None:
         self.system.tick()
+        self.dispatcher.removals.tick()
         self.turn.wake()
         self.timers.arm("tick", self.clock.monotonic() + self.config.time.tick_ms / 1000, self._tick)
 
@@ -403,6 +435,10 @@ class Node:
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
         """A client has authenticated."""
         return self.sessions.open_remote(connection)
+
+    def _knows_node(self, node: str) -> bool:
+        """Whether a member of a cluster here lives on this node."""
+        return any(member.node == node for process in self.servers.all() for member in process.server.cluster)
 
     def _on_event(self, _node: str, message: FrontEvent) -> None:
         if message.incarnation == self.incarnation:

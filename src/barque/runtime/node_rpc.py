@@ -1,22 +1,52 @@
-"""Calls between nodes, and the work that clients ask of this node; each has a deadline (`NodeCall`)."""
+"""Calls between nodes, and the work that clients ask of this node; each has a deadline (`NodeCall`).
+
+Work is bounded: for each client in number and in bytes, and for all clients together below what the node can
+do, so that nodes always find a place. Questions of a client end with its connection. A change that has begun
+goes on, but makes room for others when there is too much work.
+"""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from barque.errors import BarqueError, Refused
+from barque.runtime import audit
 from barque.runtime.reply_encoding import encode_or_why
-from barque.transport.answers import error_named, fail, unanswered
+from barque.transport.answers import READING_VERBS, error_named, fail, unanswered
+from barque.transport.budget import Budget
 from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
 
 logger = logging.getLogger("barque.node_rpc")
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[Any]]
+Answer = Callable[[Any, str | None, str], None]
 _STOPPING = "the node is stopping"
+_TOO_MANY = "too many administrative requests at once"
 _TASKS_MAX = 1_000
+_CLIENTS_TASKS_MAX = 500
+_EACH_TASKS_MAX = 32
+_CLIENTS_BYTES_MAX, _EACH_BYTES_MAX = 128 * 1024 * 1024, 32 * 1024 * 1024
 _ANSWER_S = 10.0
 """How long an answer waits for a connection; the caller has given up by then."""
+
+
+class Caller:
+    """Whoever asks this node for verbs: a client's connection, a node, or a program in this process.
+
+    `name` is for people. What has a share of the work (`is_client`) is bounded by it.
+    """
+
+    __slots__ = ("bytes", "is_client", "is_gone", "name", "tasks")
+
+    def __init__(self, name: str, *, is_client: bool = False) -> None:
+        self.name = name
+        self.is_client = is_client
+        self.is_gone = False
+        self.tasks: dict[asyncio.Task[None], str] = {}  # the verb of each
+        self.bytes = 0  # of the arguments of these tasks
 
 
 class NodeRpc:
@@ -31,6 +61,8 @@ class NodeRpc:
         self._stopped = False
         self._late = 0  # how many of the tasks have only an answer left
         self._tasks: dict[asyncio.Task[None], None] = {}  # a set that keeps its order
+        self._for_clients: dict[asyncio.Task[None], Caller] = {}  # those of them that clients have asked for
+        self._memory = Budget(_CLIENTS_BYTES_MAX, _EACH_BYTES_MAX)
 
     @property
     def working(self) -> int:
@@ -91,7 +123,7 @@ class NodeRpc:
             if not self._send(node, reply):
                 self._answer_later(node, reply)
 
-        self.serve(call.verb, call.arguments, answer)
+        self.serve(call.verb, call.arguments, answer, Caller(f"node {node}"))
 
     def _answer_later(self, node: str, reply: NodeCallReply) -> None:
         """Our own link to that node is not up yet, as happens when nodes start: answer when it is."""
@@ -115,40 +147,78 @@ class NodeRpc:
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
 
-    def serve(
-        self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]
-    ) -> None:
+    def serve(self, verb: str, arguments: dict[str, Any], answer: Answer, caller: Caller) -> None:
         """Serve a request in a task of its own; `answer` is called once, however it ends."""
-        if self._stopped:
-            answer(None, "Stopped", _STOPPING)
+        size = len(msgspec.msgpack.encode(arguments)) if caller.is_client else 0
+        refusal = self._refusal(size, caller)
+        if refusal is not None:
+            audit.note(verb, arguments, caller.name, f"{refusal[0]}: {refusal[1]}")
+            answer(None, *refusal)
             return
-        if len(self._tasks) >= _TASKS_MAX:
-            answer(None, "Overloaded", "too many administrative requests at once")
-            return
-        self._keep(asyncio.get_running_loop().create_task(self._serve(verb, arguments, answer)))
+        task = asyncio.get_running_loop().create_task(self._serve(verb, arguments, answer, caller.name))
+        self._keep(task)
+        if caller.is_client:
+            self._charge(task, verb, size, caller)
 
-    async def _serve(
-        self, verb: str, arguments: dict[str, Any], answer: Callable[[Any, str | None, str], None]
-    ) -> None:
+    def _refusal(self, size: int, caller: Caller) -> tuple[str, str] | None:
+        """Why this cannot be served now: the name of an error, and a text."""
+        if self._stopped:
+            return "Stopped", _STOPPING
+        if not caller.is_client:
+            return ("Overloaded", _TOO_MANY) if len(self._tasks) >= _TASKS_MAX else None
+        if len(caller.tasks) >= _EACH_TASKS_MAX:
+            return "Overloaded", f"{_EACH_TASKS_MAX} administrative requests of this client are under way"
+        if size > self._memory.room(caller.bytes):
+            return "Overloaded", "the arguments of administrative requests take too much memory"
+        if len(self._for_clients) >= _CLIENTS_TASKS_MAX or len(self._tasks) >= _TASKS_MAX:
+            forsaken = next((task for task, asker in self._for_clients.items() if asker.is_gone), None)
+            if forsaken is None:
+                return "Overloaded", _TOO_MANY
+            forsaken.cancel()
+        return None
+
+    def _charge(self, task: "asyncio.Task[None]", verb: str, size: int, caller: Caller) -> None:
+        """Count the work of a client against its share until it ends."""
+
+        def ended(_task: "asyncio.Task[None]") -> None:
+            del self._for_clients[task], caller.tasks[task]
+            caller.bytes = self._memory.change(caller.bytes, caller.bytes - size)
+
+        self._for_clients[task], caller.tasks[task] = caller, verb
+        caller.bytes = self._memory.change(caller.bytes, caller.bytes + size)
+        task.add_done_callback(ended)
+
+    def caller_gone(self, caller: Caller) -> None:
+        """A client has gone: end the work that only its answer was for."""
+        caller.is_gone = True
+        for task, verb in list(caller.tasks.items()):
+            if verb in READING_VERBS:
+                task.cancel()
+
+    async def _serve(self, verb: str, arguments: dict[str, Any], answer: Answer, who: str) -> None:
+        def end(value: Any, error: str | None, text: str) -> None:
+            audit.note(verb, arguments, who, "done" if error is None else f"{error}: {text}")
+            answer(value, error, text)
+
         unknown = type(unanswered(verb, "")).__name__  # for a verb that may have done its work
         try:
             value = await self._handler(verb, arguments)
         except BarqueError as error:
-            answer(None, type(error).__name__, str(error))
+            end(None, type(error).__name__, str(error))
         except (KeyError, TypeError, ValueError) as error:
-            answer(None, "InvalidCommand", f"bad arguments for {verb!r}: {error!r}")
+            end(None, "InvalidCommand", f"bad arguments for {verb!r}: {error!r}")
         except asyncio.CancelledError:
-            answer(None, unknown, _STOPPING)
+            end(None, unknown, _STOPPING if self._stopped else "the client has gone")
             raise
         except Exception as error:  # an error in a machine's code, such as its overview
             logger.exception("the call %r has failed", verb)
-            answer(None, unknown, f"{verb!r} has failed: {error!r}")
+            end(None, unknown, f"{verb!r} has failed: {error!r}")
         else:
             encoded = encode_or_why(value)
             if isinstance(encoded, bytes):
-                answer(value, None, "")
+                end(value, None, "")
             else:
-                answer(None, unknown, f"the answer to {verb!r} cannot be sent: {encoded}")
+                end(None, unknown, f"the answer to {verb!r} cannot be sent: {encoded}")
 
     def node_lost(self, node: str) -> None:
         """The link to this node is gone: fail the calls that wait for its answers."""

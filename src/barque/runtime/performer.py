@@ -38,6 +38,7 @@ from barque.core.effects import (
     StartSnapshotRetry,
     StopReason,
     StopServer,
+    TermRefused,
     Unresolved,
 )
 from barque.core.messages import (
@@ -141,9 +142,6 @@ class PerformerEnvironment(Protocol[ServerT_contra]):
     def members_gone(self, process: ServerT_contra, effect: MembersGone) -> None:
         """Tell the nodes of former members that they may forget them."""
 
-    def node_is_up(self, node: str) -> bool:
-        """Whether that node is within reach; our own always is."""
-
     def server_deleted(self, process: ServerT_contra, *, whole_cluster: bool) -> None:
         """This server is gone for good: with it all of its cluster, or only this member."""
 
@@ -195,10 +193,10 @@ class Timers(Protocol[ServerT_contra]):
 class Watches(Protocol[ServerT_contra]):
     """Which machines watch which clients and nodes (`monitors.Monitors`)."""
 
-    def watch_node(self, process: ServerT_contra, effect: MonitorNode, *, up: bool) -> None:
+    def watch_node(self, process: ServerT_contra, effect: MonitorNode) -> None:
         """Watch a node."""
 
-    def watch_client(self, process: ServerT_contra, effect: MonitorClient, *, node_up: bool) -> None:
+    def watch_client(self, process: ServerT_contra, effect: MonitorClient) -> None:
         """Watch a client."""
 
     def unwatch(self, process: ServerT_contra, effect: DemonitorClient | DemonitorNode) -> None:
@@ -291,6 +289,18 @@ class Performer(Generic[ServerT]):
     def _members_gone(self, process: ServerT, effect: MembersGone) -> None:
         self._environment.members_gone(process, effect)
 
+    def _term_refused(self, process: ServerT, effect: TermRefused) -> None:
+        if process.counters.terms_refused == 0:
+            logger.warning(
+                "%s: %s names term %d, and ours is %d: refused. No elections lead there; that node is faulty "
+                "or hostile",
+                process.server.id,
+                effect.sender,
+                effect.term,
+                process.server.current_term,
+            )
+        process.counters.terms_refused += 1
+
     # --- snapshots ---------------------------------------------------------------------
 
     def _send_snapshot(self, process: ServerT, effect: SendSnapshot) -> None:
@@ -357,11 +367,9 @@ class Performer(Generic[ServerT]):
         if not effect.aux and process.server.raft_state is not RaftState.LEADER:
             return
         if isinstance(effect, MonitorNode):
-            up = self._environment.node_is_up(effect.node)
-            self.monitors.watch_node(process, effect, up=up)
+            self.monitors.watch_node(process, effect)
         else:
-            node_up = self._environment.node_is_up(effect.client.node)
-            self.monitors.watch_client(process, effect, node_up=node_up)
+            self.monitors.watch_client(process, effect)
 
     def _unwatch(self, process: ServerT, effect: DemonitorClient | DemonitorNode) -> None:
         self.monitors.unwatch(process, effect)
@@ -442,6 +450,7 @@ Performer.HANDLERS = {
     StartReceiveTimeout: Performer._start_receive_timer,
     StopServer: Performer._stop_server,
     MembersGone: Performer._members_gone,
+    TermRefused: Performer._term_refused,
     SendSnapshot: Performer._send_snapshot,
     SnapshotAcked: Performer._snapshot_acked,
     StartSnapshotRetry: Performer._start_snapshot_retry,

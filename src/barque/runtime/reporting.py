@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from barque.core.configuration import may_change
 from barque.core.roles import WaitingRole
 from barque.core.state import RaftState
-from barque.runtime.clock import Clock
+from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.liveness import Liveness
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
@@ -67,14 +67,14 @@ class Reporter:
         transport: Transport,
         router: RequestRouter,
         liveness: Liveness,
-        clock: Clock,
+        clock: ClusterClock,
     ) -> None:
         self.gateway: Gateway | None = None
         self._name = name
         self._system = system
         self._transport = transport
         self._router = router
-        self._liveness = liveness
+        self.liveness = liveness
         self._clock = clock
         self._started_at = clock.monotonic()
 
@@ -93,7 +93,7 @@ class Reporter:
             "resp_address": self.gateway.address if self.gateway is not None else None,
             "state": "running" if failure is None else "degraded",
             "uptime_s": round(self.uptime_s, 3),
-            "longest_stall_ms": round(self._liveness.longest_stall_s * 1000, 1),
+            "longest_stall_ms": round(self.liveness.longest_stall_s * 1000, 1),
             "storage": self._system.storage.overview(),
             "requests": self._router.overview(),
             "peers": {
@@ -106,7 +106,9 @@ class Reporter:
                 }
                 for name, peer in self._transport.status().items()
             },
-            "detector": self._liveness.detector.overview(self._clock.monotonic()),
+            "detector": self.liveness.detector.overview(self._clock.monotonic()),
+            "clock": self._clock.overview(),
+            "other_machine_code": self.liveness.codes.overview(),
             "transport": self._transport.counters.overview(),
         }
         if failure is not None:

@@ -59,7 +59,7 @@ from barque.runtime.pending_requests import (
     body_of,
     in_batches,
 )
-from barque.types import ClientRef, ReplyMode, ServerId, Term
+from barque.types import NAME_RULE, ClientRef, ReplyMode, ServerId, Term, is_valid_name
 
 REQUEST_COMMANDS_MAX = BATCH_COMMANDS_MAX * 16
 _REQUEST_BYTES_MAX = BODY_BYTES_MAX - 4096  # the rest is for the head of an entry
@@ -152,6 +152,11 @@ class RequestRouter:
             return False
         route = self._routes.get(cluster)
         if route is None:
+            if not is_valid_name(cluster):
+                text = f"{cluster[:80]!r} is no name of a cluster: a name has {NAME_RULE}"
+                self._say_failed(request, 0, request.count, "InvalidCommand", text, None)
+                self._turn.wake()
+                return False
             route = self._route(cluster)
         request.route = route
         request.round = self.round

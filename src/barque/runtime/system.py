@@ -13,12 +13,15 @@ from barque.errors import ConfigurationError, Damaged, StorageError
 from barque.log.disk import Disk
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_writer import MakeWriter, choose_writer
+from barque.machine.arguments import canonical_arguments
 from barque.machine.machine import Machine
+from barque.runtime.adoption import check_contents
 from barque.runtime.clock import Clock
-from barque.runtime.directory import Directory, ServerRecord, new_uid
+from barque.runtime.directory import Directory, new_uid
 from barque.runtime.monitors import Monitors
 from barque.runtime.performer import Performer, PerformerEnvironment
 from barque.runtime.server_process import ServerProcess
+from barque.runtime.server_record import ServerRecord, check_record
 from barque.runtime.server_table import Ending, ServerTable
 from barque.runtime.server_timers import ServerTimers
 from barque.runtime.timers import Timers
@@ -57,7 +60,6 @@ class System:
         self,
         *,
         me: ClientRef,
-        data_dir: str,
         disk: Disk,
         log: LogConfig,
         times: TimeConfig,
@@ -89,13 +91,15 @@ class System:
         self._environment_of_core = SystemEnvironment(clock, rng)
         self.storage = Storage.open(
             disk,
-            data_dir,
+            directory.data_dir,
+            directory.owner,
             StorageConfig(
                 wal_max_size_bytes=log.wal_max_size_bytes, wal_writer=log.writer, wal_prefill=log.prefill
             ),
             self._on_log_event,
             run_on_loop,
             make_writer=make_writer,
+            complete=directory.create,
         )
         self._changed = changed
         self._environment = environment
@@ -111,16 +115,28 @@ class System:
         Raises `Damaged` if the log holds entries of servers that have no record: absence is
         never deletion; and `StorageError` when the disk fails.
         """
+        unclaimed = self.storage.unclaimed
         try:
-            self.directory.load()
+            self.directory.load(all_there=not unclaimed)
         except OSError as error:
             raise StorageError(f"the servers of this directory cannot be read: {error}") from error
         orphans = self.storage.recovered_uids() - self.directory.uids()
         if orphans:
-            raise Damaged(
-                f"the write-ahead log holds entries of {', '.join(sorted(orphans))}, but "
-                "servers/<uid>/config is missing for them; restore those files"
+            paths = ", ".join(
+                f"{self.directory.data_dir}/servers/{uid}/config" for uid in sorted(orphans)[:20]
             )
+            raise Damaged(
+                f"{paths}: missing, although the log or the meta file holds data of these servers; restore "
+                "the files from a copy of this directory"
+            )
+        if unclaimed:
+            check_contents(self.storage, self.directory)
+        try:
+            self.directory.migrate()
+            if unclaimed:
+                self.storage.claim(self.directory.owner)
+        except OSError as error:
+            raise StorageError(f"old files cannot be written in the present format: {error}") from error
         self._finish_what_a_crash_left()
         for record in list(self.directory.records.values()):
             self._start(record)
@@ -139,7 +155,7 @@ class System:
         except OSError as error:
             raise StorageError(f"a deletion cannot be completed: {error}") from error
 
-    def create(
+    def plan(
         self,
         name: str,
         cluster: str,
@@ -149,20 +165,17 @@ class System:
         *,
         cluster_id: str,
         uids: Mapping[str, Uid] | None = None,
-        membership: str = "voter",
+        membership: Membership = Membership.VOTER,
         joined_at: IndexTerm = NOWHERE,
-    ) -> ServerProcess:
-        """Make and start a new server. Raises `ConfigurationError` for a taken name, an unknown machine, or
-        arguments that the machine does not take.
+    ) -> ServerRecord:
+        """The record of a new server, checked; changes nothing.
 
         `uids` are the members' incarnations (`name@node`), as far as they are known; without its own, the
-        server draws one. A server of that name that is about to end is finished first.
+        server draws one. Raises `ConfigurationError` for an unknown machine, arguments that would not be kept
+        or that the machine does not take, and whatever else could not be started again.
         """
+        arguments = canonical_arguments(arguments)
         _try_machine(self._machine(machine), machine, arguments)
-        present = self.processes.get(name)
-        if present is not None and present.server.raft_state in _TERMINATING:
-            self.servers.finish(present, Ending("its cluster was deleted", whole_cluster=True))
-        self.reap_finished()
         known = dict(uids or {})
         record = ServerRecord(
             name=name,
@@ -176,10 +189,23 @@ class System:
             initial_uids=known,
             joined_at=joined_at,
         )
+        check_record(record, self.node)
+        return record
+
+    def create(self, record: ServerRecord) -> ServerProcess:
+        """Make and start the server of a record that `plan` has made.
+
+        A server of that name that is about to end is finished first. Raises `ConfigurationError` for a name
+        that is taken, and `StorageError`.
+        """
+        present = self.processes.get(record.name)
+        if present is not None and present.server.raft_state in _TERMINATING:
+            self.servers.finish(present, Ending("its cluster was deleted", whole_cluster=True))
+        self.reap_finished()
         try:
             self.directory.add(record)
         except OSError as error:
-            raise StorageError(f"server {name!r} cannot be created: {error}") from error
+            raise StorageError(f"server {record.name!r} cannot be created: {error}") from error
         return self._start(record)
 
     def _machine(self, name: str) -> Machine[Any]:
@@ -197,7 +223,7 @@ class System:
             uid=record.uid,
             cluster_name=record.cluster,
             cluster_id=record.cluster_id,
-            membership=Membership(record.membership),
+            membership=record.membership,
             initial_members=record.initial_members,
             min_vote_position=record.joined_at,
             initial_uids={m: u for m in record.initial_members if (u := record.initial_uids.get(str(m)))},
@@ -350,7 +376,7 @@ class System:
 def _try_machine(machine: Machine[Any], name: str, arguments: dict[str, Any]) -> None:
     """Refuse a machine that cannot begin, before anything is written for servers that could never start."""
     try:
-        machine.which_module(0).init(dict(arguments))
+        machine.which_module(0).init(canonical_arguments(arguments))  # a copy: it may change what it gets
     except Exception as error:
         raise ConfigurationError(
             f"machine {name!r} cannot start with arguments {arguments!r}: {error!r}"

@@ -3,11 +3,11 @@
 Pure: bytes in, values out. `barque.runtime.directory` writes the file.
 """
 
-import zlib
 from collections.abc import Collection, Iterable
 
 import msgspec
 
+from barque.log.checked_text import MalformedText, decode_text, encode_text
 from barque.types import Uid
 
 TOMBSTONES = "tombstones"
@@ -15,12 +15,8 @@ TOMBSTONES = "tombstones"
 KEPT_MAX = 4_096
 """Tombstones kept of clusters and members that no configuration can bring back."""
 
-_HEAD = b"barque tombstones, format 1, crc32 "
-_HEAD_SIZE = len(_HEAD) + 9  # eight hexadecimal digits and a newline
-
-
-class MalformedTombstones(ValueError):
-    """These bytes are no tombstones. The text says why."""
+_KIND = "tombstones"
+_FORMAT = 1
 
 
 class Tombstone(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,20 +43,15 @@ def encode_tombstones(tombstones: Iterable[Tombstone]) -> bytes:
     body = b"".join(
         (b"[\n", b",\n".join(msgspec.json.encode(tombstone) for tombstone in tombstones), b"\n]\n")
     )
-    return _HEAD + b"%08x\n" % zlib.crc32(body) + body
+    return encode_text(_KIND, _FORMAT, body)
 
 
 def decode_tombstones(data: bytes) -> list[Tombstone]:
-    """Read a whole file, oldest first. Raises `MalformedTombstones`: a part of it is never believed."""
-    head, body = data[:_HEAD_SIZE], data[_HEAD_SIZE:]
-    if not head.startswith(_HEAD):
-        raise MalformedTombstones(f"it does not begin with {_HEAD.decode()!r}")
-    if head != _HEAD + b"%08x\n" % zlib.crc32(body):
-        raise MalformedTombstones("its checksum is wrong")
+    """Read a whole file, oldest first. Raises `MalformedText`: a part of it is never believed."""
     try:
-        return _decode(body)
+        return _decode(decode_text(data, _KIND, _FORMAT))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedTombstones(str(error)) from error
+        raise MalformedText(str(error)) from error
 
 
 def prune(tombstones: list[Tombstone], unfinished: Collection[Uid]) -> list[Tombstone]:

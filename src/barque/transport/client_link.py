@@ -2,14 +2,17 @@
 
 import asyncio
 import secrets
+import ssl
 from collections.abc import Callable
 
 from barque.errors import NoLeader, ProtocolError, Unauthenticated
 from barque.transport import wire
+from barque.transport.authorization import Role
 from barque.transport.connection import FramedConnection, encode_frames, split_address
 from barque.transport.contract import Limits, TransportCounters
 from barque.transport.framing import BUFFER_KEPT_PEER, Frame, FrameKind
-from barque.transport.handshake import NONCE_BYTES, DialerHandshake, Established, Role
+from barque.transport.handshake import NONCE_BYTES, DialerHandshake, Established
+from barque.transport.resolve import connect
 from barque.transport.secret import check_secret
 from barque.transport.wire import ClientAnswer, ClientRequest
 
@@ -32,11 +35,15 @@ class ClientLink:
         on_closed: Callable[[str], None],
         expected: str = "",
         incarnation: int = 0,
+        tls: ssl.SSLContext | None = None,
         limits: Limits | None = None,
         counters: TransportCounters | None = None,
         nonces: Callable[[int], bytes] = secrets.token_bytes,
     ) -> "ClientLink":
         """Connect to `address` and prove that we know the secret; `expected` is the node's name, if known.
+
+        Over `tls` the secret may be empty: then our certificate alone says who we are. We get the highest
+        role below a node's that the secret and the certificate grant.
 
         `on_answers` gets each frame of answers, `on_closed` the reason, exactly once. Nothing was sent
         when this raises: `Unauthenticated` if either side refuses the other, `NoLeader` if the address
@@ -46,23 +53,23 @@ class ClientLink:
         counters = TransportCounters() if counters is None else counters
         host, port = split_address(address, "the node's address")
         handshake = DialerHandshake(
-            role=Role.CLIENT,
+            role=Role.ADMIN,
             name="",
             expected=expected,
             cluster=cluster,
             incarnation=incarnation,
-            secret=check_secret(secret),
+            secret=secret if tls is not None and not secret else check_secret(secret),
             nonce=nonces(NONCE_BYTES),
         )
-        loop = asyncio.get_running_loop()
+
+        def make() -> _ClientConnection:
+            return _ClientConnection(handshake, limits, counters, on_answers, on_closed, tls)
+
         try:
-            async with asyncio.timeout(limits.connect_timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: _ClientConnection(handshake, limits, counters, on_answers, on_closed), host, port
-                )
+            connection = await connect(make, host, port, limits.connect_timeout_s)
         except TimeoutError as error:
             raise NoLeader(f"no answer from {address} within {limits.connect_timeout_s:g} s") from error
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             raise NoLeader(f"cannot connect to {address}: {error}") from error
         try:
             await asyncio.wait((connection.ready, connection.closed), return_when=asyncio.FIRST_COMPLETED)
@@ -72,13 +79,19 @@ class ClientLink:
         if connection.refusal is not None:
             raise Unauthenticated(f"{address}: {connection.refusal}")
         if not connection.ready.done():
-            raise NoLeader(f"{address} hung up during the handshake: {connection.reason}")
+            hint = "" if tls is not None else "; if the node demands TLS, give tls_ca_file"
+            raise NoLeader(f"{address} hung up during the handshake: {connection.reason}{hint}")
         return cls(connection)
 
     @property
     def node(self) -> str:
         """The name that the node has proved."""
         return self._connection.other.node
+
+    @property
+    def role(self) -> Role:
+        """The role that the node has granted us."""
+        return self._connection.other.role
 
     @property
     def incarnation(self) -> int:
@@ -126,10 +139,11 @@ class _ClientConnection(FramedConnection):
         counters: TransportCounters,
         on_answers: Callable[[list[ClientAnswer]], None],
         on_closed: Callable[[str], None],
+        tls: ssl.SSLContext | None,
     ) -> None:
-        super().__init__(handshake, limits, counters)
+        super().__init__(handshake, limits, counters, tls)
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.other = Established(Role.PEER, "", 0)
+        self.other = Established(Role.CLIENT, "", 0)
         self.refusal: str | None = None
         self._on_answers = on_answers
         self._on_closed = on_closed

@@ -2,25 +2,35 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from barque.errors import ConfigurationError, ProtocolError, Unauthenticated
 from barque.transport import wire
+from barque.transport.budget import Budget
 from barque.transport.contract import Limits, TransportCounters, logger
 from barque.transport.framing import HEADER, HELLO_BYTES_MAX, Frame, FrameKind, FrameReader, seal_frame
 from barque.transport.handshake import DialerHandshake, Established, ListenerHandshake, refusal
+from barque.transport.resolve import resolve
+from barque.transport.tls import certificate_of, explain, secure
+
+_BACKLOG = 1_024
 
 
 class FramedConnection(asyncio.BufferedProtocol):
-    """A connection that begins with a handshake and then carries frames.
+    """A connection that begins with a handshake, over TLS if there is a `tls`, and then carries frames.
 
     Subclasses say what happens `established`, on each `frame_received` and when it is `lost`; each of the
     first two may raise `ProtocolError`, which cuts the other side off. No other connection is affected.
     """
 
     def __init__(
-        self, handshake: DialerHandshake | ListenerHandshake, limits: Limits, counters: TransportCounters
+        self,
+        handshake: DialerHandshake | ListenerHandshake,
+        limits: Limits,
+        counters: TransportCounters,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.limits = limits
         self.counters = counters
@@ -29,9 +39,13 @@ class FramedConnection(asyncio.BufferedProtocol):
         self.is_established = False
         self._handshake = handshake
         self._reader = FrameReader(HELLO_BYTES_MAX)
+        self._tls = tls
+        self._raw: asyncio.Transport | None = None  # the socket below TLS
+        self._securing: asyncio.Task[None] | None = None  # while TLS begins
         self._transport: asyncio.Transport | None = None
         self._timeout: asyncio.TimerHandle | None = None
         self._has_input = False
+        self._is_held = False
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     # --- for subclasses ---
@@ -64,25 +78,62 @@ class FramedConnection(asyncio.BufferedProtocol):
         self._set_options(transport.get_extra_info("socket"))
         loop = asyncio.get_running_loop()
         self._timeout = loop.call_later(self.limits.handshake_timeout_s, self._on_handshake_timeout)
-        if isinstance(self._handshake, DialerHandshake):
-            stream.write(self._handshake.start())
+        if self._tls is None:
+            self._begin()
+        else:
+            stream.pause_reading()
+            self._securing = loop.create_task(self._secure(stream, self._tls))
+
+    def _begin(self) -> None:
+        """Frames can travel: the dialer speaks first."""
+        if isinstance(self._handshake, DialerHandshake) and self._transport is not None:
+            self._transport.write(self._handshake.start())
+
+    async def _secure(self, raw: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        def take(transport: asyncio.Transport) -> None:
+            self._raw, self._transport, self._securing = raw, transport, None
+            if self.over:
+                transport.abort()
+                return
+            self._handshake.certificate = certificate_of(transport)
+            self._begin()
+
+        try:
+            is_listener = isinstance(self._handshake, ListenerHandshake)
+            await secure(raw, self, tls, self.limits.handshake_timeout_s, server_side=is_listener, take=take)
+        except OSError as error:
+            raw.abort()
+            if not isinstance(error, ssl.SSLError):
+                self.reason = self.reason or "the other side hung up while TLS began; does it speak TLS?"
+            self.connection_lost(error)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The buffer for the loop's next read."""
-        return self._reader.buffer()
+        try:
+            return self._reader.buffer()
+        except ProtocolError as error:
+            self.counters.refused_frames += 1
+            self.cut_off(str(error))
+            return memoryview(bytearray(1))
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have arrived: handle every frame that is now complete."""
+        if self.over:
+            return
         reader = self._reader
         reader.received(nbytes)
         self._has_input = False
         try:
-            while reader.has_more and not self.over and (frame := reader.next_frame()) is not None:
+            while (
+                reader.has_more
+                and not (self.over or self._is_held)
+                and (frame := reader.next_frame()) is not None
+            ):
                 if self.is_established:
                     self._has_input = True
                     self.frame_received(frame)
                 else:
-                    self._shake_hands(frame)
+                    self.shake_hands(frame)
         except ProtocolError as error:
             self.counters.malformed_frames += 1
             self.cut_off(str(error))
@@ -92,8 +143,14 @@ class FramedConnection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self.over = True
+        self._reader.close()
+        self._securing = None
         if self._timeout is not None:
             self._timeout.cancel()
+        if isinstance(exc, ssl.SSLError) and not self.is_established and not self.reason:
+            self.reason = explain(exc)
+            self.counters.handshakes_refused += 1
+            self.refused(Unauthenticated(self.reason))
         self.reason = self.reason or (str(exc) if exc else "closed by the other side")
         if not self.closed.done():
             self.closed.set_result(self.reason)
@@ -116,13 +173,14 @@ class FramedConnection(asyncio.BufferedProtocol):
 
     def bytes_queued(self) -> int:
         """How many bytes the socket has not taken yet."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        queued = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return queued if self._raw is None else queued + self._raw.get_write_buffer_size()
 
     def close(self, reason: str, farewell: bytes = b"") -> None:
         """Send queued bytes and a last frame, then close. Read nothing from now on."""
         if not self.over and self._transport is not None:
             self.over, self.reason = True, reason
-            if farewell:
+            if farewell and self._securing is None:
                 self._transport.write(farewell)
             self._transport.close()
 
@@ -139,9 +197,50 @@ class FramedConnection(asyncio.BufferedProtocol):
         found = None if self._transport is None else self._transport.get_extra_info("peername")
         return join_address(found[0], found[1]) if isinstance(found, tuple) else "unknown"
 
+    @property
+    def remote_host(self) -> str:
+        """The other end's host, which guesses are counted for."""
+        found = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(found[0]) if isinstance(found, tuple) else "unknown"
+
+    def pause(self) -> None:
+        """Read nothing until `resume`."""
+        if not self.over and self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if not self.over and self._transport is not None:
+            self._transport.resume_reading()
+
     # --- inside ---
 
-    def _shake_hands(self, frame: Frame) -> None:
+    def hold(self, pause_s: float, then: Callable[[], None]) -> None:
+        """Handle nothing that arrives for a while; then go on."""
+
+        def go_on() -> None:
+            self._is_held = False
+            if self.over:
+                return
+            self.resume()
+            try:
+                then()
+            except ProtocolError as error:
+                self.counters.malformed_frames += 1
+                self.cut_off(str(error))
+            else:
+                self.buffer_updated(0)
+
+        self._is_held = True
+        self.pause()
+        asyncio.get_running_loop().call_later(pause_s, go_on)
+
+    def share_memory(self, budget: Budget) -> None:
+        """Take memory for large frames out of this budget."""
+        self._reader.budget = budget
+
+    def shake_hands(self, frame: Frame) -> None:
+        """Take a frame of the handshake."""
         try:
             step = self._handshake.receive(frame.kind, frame.payload)
         except Unauthenticated as error:
@@ -228,6 +327,15 @@ def split_address(address: str, setting: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ConfigurationError(f"{setting} is {address!r}, but must be host:port, such as 127.0.0.1:7400")
     return host, int(port)
+
+
+async def open_server(protocol: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+    """Listen there, or at all addresses of a name; `::` serves IPv4 as well. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    if host != "::":
+        return await loop.create_server(protocol, await resolve(host), port, backlog=_BACKLOG)
+    both = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+    return await loop.create_server(protocol, sock=both, backlog=_BACKLOG)
 
 
 def join_address(host: str, port: int) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from barque.transport import wire
+from barque.transport.authorization import Role
 from barque.transport.framing import FRAME_BYTES_MAX
 from barque.transport.wire import ClientAnswer, ClientRequest, Envelope, PeerMessage
 
@@ -20,8 +21,10 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     """Limits of one transport. Sizes in bytes, times in seconds.
 
     `peer_output_max` bounds the bytes that wait for one peer: beyond it messages are dropped and counted, but
-    for `alive_reserve` bytes that only heartbeats may use. `client_output_max` bounds the bytes that wait for
-    one client: beyond it the client is disconnected.
+    for `alive_reserve` bytes that only heartbeats may use. `client_output_max` bounds the answers that wait
+    for one client, and `clients_output_max` those of all: what does not fit is refused, and a client that
+    takes nothing for `client_stall_s` is disconnected. `clients_input_max` bounds the large frames of clients
+    that have arrived in part.
     """
 
     frame_bytes_max: int = FRAME_BYTES_MAX
@@ -29,6 +32,9 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     peer_output_max: int = 8 * 1024 * 1024
     alive_reserve: int = 64 * 1024
     client_output_max: int = 64 * 1024 * 1024
+    clients_output_max: int = 256 * 1024 * 1024
+    clients_input_max: int = 256 * 1024 * 1024
+    client_stall_s: float = 30.0
     unauthenticated_max: int = 1000
     clients_max: int = 20_000
     handshake_timeout_s: float = 5.0
@@ -47,6 +53,7 @@ class TransportCounters:
         "bytes_sent",
         "connects",
         "dropped_sends",
+        "forbidden_messages",
         "forged_messages",
         "frames_received",
         "frames_sent",
@@ -55,6 +62,7 @@ class TransportCounters:
         "messages_received",
         "messages_sent",
         "oversize_messages",
+        "refused_frames",
         "slow_clients",
         "unauthenticated_refused",
         "unencodable_messages",
@@ -63,6 +71,7 @@ class TransportCounters:
     bytes_sent: int
     connects: int
     dropped_sends: int
+    forbidden_messages: int
     forged_messages: int
     frames_received: int
     frames_sent: int
@@ -71,6 +80,7 @@ class TransportCounters:
     messages_received: int
     messages_sent: int
     oversize_messages: int
+    refused_frames: int
     slow_clients: int
     unauthenticated_refused: int
     unencodable_messages: int
@@ -113,9 +123,27 @@ class ClientConnectionHandle(Protocol):
         """The client's address, for log lines."""
         ...
 
+    @property
+    def role(self) -> Role:
+        """What the client may do."""
+        ...
+
+    @property
+    def unread(self) -> int:
+        """How many bytes of answers wait for the client; 0 while they are few."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many more bytes of answers it may have waiting."""
+        ...
+
     def send(self, answers: list[ClientAnswer]) -> bool:
         """Queue answers for this turn's `flush`; False if the connection is gone."""
         ...
+
+    def note_forbidden(self, text: str) -> None:
+        """Count a request that the client may not make, and log it now and then."""
 
     def close(self, reason: str) -> None:
         """Close the connection once queued answers are sent."""
@@ -137,7 +165,7 @@ class TransportHandler(Protocol):
         """Our outbound link to the node, once up, is gone."""
 
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
-        """A client has proved that it knows the secret."""
+        """A client has proved its role."""
         ...
 
     def on_turn(self) -> None:

@@ -11,6 +11,7 @@ import struct
 import msgspec
 
 from barque.errors import ProtocolError
+from barque.transport.budget import Budget
 
 FRAME_VERSION = 1
 HEADER = struct.Struct("<IBBH")  # payload length, frame version, kind, reserved
@@ -24,6 +25,8 @@ BUFFER_KEPT = 256 * 1024
 """A client connection that got a large frame gives memory above this back: there may be many of them."""
 BUFFER_KEPT_PEER = 4 * 1024 * 1024
 """The same between nodes, which are few and often send large frames."""
+_TLS_START = 0x0316
+"""The first bytes of a TLS handshake, read as a length: a record of kind 22, version 3.x."""
 _ROOM_MIN = 1024  # never offer the kernel less than this
 
 
@@ -70,6 +73,10 @@ def decode_header(header: bytes | bytearray | memoryview, offset: int, limit: in
     a length above `limit` bytes.
     """
     length, version, kind, reserved = HEADER.unpack_from(header, offset)
+    if version != FRAME_VERSION and length & 0xFFFF == _TLS_START:
+        raise ProtocolError(
+            "the other side speaks TLS, and we do not; set [tls] on nodes, tls_ca_file on clients"
+        )
     if version != FRAME_VERSION:
         raise ProtocolError(
             f"frame version {version}, expected {FRAME_VERSION}: the other side does not speak this protocol"
@@ -89,11 +96,14 @@ class FrameReader:
     out what is complete. `limit` and `kept` may change between two frames: they rise after the handshake.
     """
 
-    __slots__ = ("_buffer", "_end", "_start", "_wanted", "has_more", "kept", "limit")
+    __slots__ = ("_buffer", "_end", "_start", "_taken", "_wanted", "budget", "has_more", "kept", "limit")
 
     def __init__(self, limit: int = FRAME_BYTES_MAX) -> None:
         self.limit = limit
         self.kept = BUFFER_KEPT
+        self.budget: Budget | None = None
+        """What memory beyond `kept` comes out of."""
+        self._taken = 0  # out of the budget
         self._buffer = bytearray(_BUFFER_MIN)
         self._start = 0  # the first byte that no frame has claimed
         self._end = 0  # behind the last byte received
@@ -134,6 +144,7 @@ class FrameReader:
                 self._start = self._end = 0
                 if len(self._buffer) > self.kept:  # not before its frame is handled: page faults
                     self._buffer = bytearray(_BUFFER_MIN)
+                    self.close()
             return None
         kind, length = decode_header(self._buffer, self._start, self.limit)
         self._wanted = HEADER.size + length
@@ -149,6 +160,11 @@ class FrameReader:
             self._start = self._end = 0
             self.has_more = False
         return frame
+
+    def close(self) -> None:
+        """Give the memory of large frames back to the budget."""
+        if self.budget is not None and self._taken:
+            self._taken = self.budget.change(self._taken, 0)
 
     @property
     def pending(self) -> int:
@@ -171,6 +187,12 @@ class FrameReader:
             size *= 4
             if self._wanted > pending:  # no more than this frame and a little of the next
                 size = max(min(size, self._wanted + _ROOM_MIN), pending + _ROOM_MIN)
+        if self.budget is not None and size > self.kept:
+            if size - self._taken > self.budget.room(self._taken):
+                raise ProtocolError(
+                    f"a frame needs {size} bytes, and other frames hold the memory; try again later"
+                )
+            self._taken = self.budget.change(self._taken, size)
         replacement = bytearray(size)
         with memoryview(self._buffer) as view:
             replacement[:pending] = view[self._start : self._end]

@@ -6,45 +6,43 @@
       HELLO      version, role, names, nonce  →
                                               ←  CHALLENGE  version, name, nonce
       PROOF      MAC(secret, "dialer", both)  →
-                                              ←  WELCOME    MAC(secret, "listener", both)
+                                              ←  WELCOME    role, MAC(secret, "listener", both, role)
 
 Both MACs cover every byte of HELLO and CHALLENGE, so version, role, cluster, names, incarnations and
 both fresh nonces are bound; the labels differ, so that neither proof can be reflected. The dialer
 proves first, so that a dialer without the secret gets no MAC to guess it from. Either side may answer REFUSED
 with a text instead. Every failure says what differs and what to do, in words that fit both sides.
+
+A node claims its name, and must prove a secret of nodes, and over TLS a certificate of that name. Anybody
+else claims the highest role that it wants, and is welcomed in the highest that its secret and its certificate
+grant.
 """
 
-import enum
 import hashlib
 import hmac
-import re
 import struct
+from collections.abc import Callable
 
 import msgspec
 
 from barque.errors import ProtocolError, Unauthenticated
+from barque.transport.authorization import Role
 from barque.transport.framing import FrameKind, encode_frame
+from barque.transport.secret import Secrets
+from barque.transport.tls import Certificate
+from barque.types import is_valid_name
 
-WIRE_VERSION = 4
+WIRE_VERSION = 5
 """The protocol version: it changes with the handshake, a message or a tag."""
 
 NONCE_BYTES = 32
-_MAC_BYTES = 32
 _REFUSAL_BYTES_MAX = 1024
 _MAGIC = b"BARQ"
 _PREFIX = struct.Struct("<4sH")  # magic, version: the same in every version of this protocol
 _HELLO = struct.Struct("<4sHBQ32sBBB")  # magic, version, role, incarnation, nonce, three name lengths
 _CHALLENGE = struct.Struct("<4sHQ32sB")  # magic, version, incarnation, nonce, name length
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 _DIALER_LABEL = b"barque dialer proof\0"
 _LISTENER_LABEL = b"barque listener proof\0"
-
-
-class Role(enum.IntEnum):
-    """The role that a dialer asks for."""
-
-    PEER = 1
-    CLIENT = 2
 
 
 class Hello(msgspec.Struct, frozen=True, gc=False):
@@ -69,7 +67,7 @@ class Challenge(msgspec.Struct, frozen=True, gc=False):
 
 
 class Established(msgspec.Struct, frozen=True, gc=False):
-    """The proved identity of the other side; `node` is empty for a client."""
+    """What a handshake has proved: the dialer's role, and the other side's name, which no client has."""
 
     role: Role
     node: str
@@ -81,11 +79,6 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 
     send: bytes = b""
     established: Established | None = None
-
-
-def is_valid_name(name: str) -> bool:
-    """Whether this is a valid name of a node or a cluster: 1 to 64 of A–Z a–z 0–9 _ . - ."""
-    return _NAME.match(name) is not None
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -163,9 +156,9 @@ def _refused_by_other(payload: bytes) -> Unauthenticated:
     )
 
 
-def _mac(secret: bytes, label: bytes, hello: bytes, challenge: bytes) -> bytes:
+def _mac(secret: bytes, label: bytes, hello: bytes, challenge: bytes, role: bytes = b"") -> bytes:
     """A keyed digest over all handshake messages. The hello's length separates the two."""
-    text = b"".join((label, struct.pack("<I", len(hello)), hello, challenge))
+    text = b"".join((label, struct.pack("<I", len(hello)), hello, challenge, role))
     return hmac.new(secret, text, hashlib.sha256).digest()
 
 
@@ -202,7 +195,8 @@ class DialerHandshake:
         nonce: bytes,
     ) -> None:
         assert len(nonce) == NONCE_BYTES, "a nonce has 32 bytes"
-        assert (role is Role.PEER) == bool(name), "peers have a node name, clients have none"
+        assert (role is Role.NODE) == bool(name), "nodes have a name, clients have none"
+        self.certificate: Certificate | None = None  # the listener's; None without TLS
         self._secret = secret
         self._me = f"node {name!r}" if name else "the client"
         self._hello = Hello(WIRE_VERSION, role, incarnation, nonce, cluster, name, expected)
@@ -229,23 +223,39 @@ class DialerHandshake:
         challenge = decode_challenge(payload)
         if not challenge.name or self._hello.expected not in ("", challenge.name):
             raise _wrong_node(self._me, self._hello.expected, challenge.name)
+        _check_certificate(self.certificate, challenge.name)
         self._challenge, self._challenge_bytes = challenge, payload
         proof = _mac(self._secret, _DIALER_LABEL, self._hello_bytes, payload)
         return Step(send=encode_frame(FrameKind.PROOF, proof))
 
     def _on_welcome(self, payload: bytes, challenge: Challenge) -> Step:
-        expected = _mac(self._secret, _LISTENER_LABEL, self._hello_bytes, self._challenge_bytes)
-        if not hmac.compare_digest(expected, payload):
+        said, proof = payload[:1], payload[1:]
+        expected = _mac(self._secret, _LISTENER_LABEL, self._hello_bytes, self._challenge_bytes, said)
+        if not hmac.compare_digest(expected, proof) or said[0] not in range(1, self._hello.role + 1):
             raise _secrets_differ(self._me, f"node {challenge.name!r}")
-        return Step(established=Established(Role.PEER, challenge.name, challenge.incarnation))
+        return Step(established=Established(Role(said[0]), challenge.name, challenge.incarnation))
 
 
 class ListenerHandshake:
-    """The side that accepted the connection. Like `DialerHandshake`, but it waits for the first frame."""
+    """The side that accepted the connection. Like `DialerHandshake`, but it waits for the first frame.
 
-    def __init__(self, *, name: str, cluster: str, incarnation: int, secret: bytes, nonce: bytes) -> None:
+    `knows` says whether a node of that name belongs to the installation.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        cluster: str,
+        incarnation: int,
+        secrets: Secrets,
+        nonce: bytes,
+        knows: Callable[[str], bool],
+    ) -> None:
         assert len(nonce) == NONCE_BYTES, "a nonce has 32 bytes"
-        self._secret = secret
+        self.certificate: Certificate | None = None  # the dialer's; None without TLS
+        self._secrets = secrets
+        self._knows = knows
         self._cluster = cluster
         self._challenge = Challenge(WIRE_VERSION, incarnation, nonce, name)
         self._challenge_bytes = encode_challenge(self._challenge)
@@ -269,8 +279,8 @@ class ListenerHandshake:
         _check_version("the dialer", _version_of(payload), me, self._challenge.version)
         hello = decode_hello(payload)
         them = _called(hello)
-        if (hello.role is Role.PEER) != bool(hello.name) or not hello.cluster:
-            raise ProtocolError("hello: a peer has a node name, a client has none, and both name a cluster")
+        if (hello.role is Role.NODE) != bool(hello.name) or not hello.cluster:
+            raise ProtocolError("hello: a node has a name, a client has none, and both name a cluster")
         if hello.cluster != self._cluster:
             raise Unauthenticated(
                 f"cluster names differ: {them} belongs to {hello.cluster!r}, {me} to {self._cluster!r}; "
@@ -287,14 +297,48 @@ class ListenerHandshake:
         return Step(send=encode_frame(FrameKind.CHALLENGE, self._challenge_bytes))
 
     def _on_proof(self, payload: bytes, hello: Hello) -> Step:
-        expected = _mac(self._secret, _DIALER_LABEL, self._hello_bytes, self._challenge_bytes)
-        if not hmac.compare_digest(expected, payload):
+        found = self._secrets.find(
+            lambda secret: hmac.compare_digest(
+                _mac(secret, _DIALER_LABEL, self._hello_bytes, self._challenge_bytes), payload
+            )
+        )
+        if found is None:
             raise _secrets_differ(_called(hello), f"node {self._challenge.name!r}")
+        granted, secret = found
+        role = self._role(hello, granted)
         self._done = True
-        welcome = _mac(self._secret, _LISTENER_LABEL, self._hello_bytes, self._challenge_bytes)
+        said = bytes((role,))
+        welcome = _mac(secret, _LISTENER_LABEL, self._hello_bytes, self._challenge_bytes, said)
         return Step(
-            send=encode_frame(FrameKind.WELCOME, welcome),
-            established=Established(hello.role, hello.name, hello.incarnation),
+            send=encode_frame(FrameKind.WELCOME, said + welcome),
+            established=Established(role, hello.name, hello.incarnation),
+        )
+
+    def _role(self, hello: Hello, granted: Role) -> Role:
+        """The role of a dialer whose secret grants this one. Raises `Unauthenticated` for a false node."""
+        if hello.role is not Role.NODE:
+            role = min(hello.role, granted)
+            certificate = self.certificate
+            return min(role, certificate.role) if certificate is not None and certificate.is_shown else role
+        them, me = _called(hello), f"node {self._challenge.name!r}"
+        if granted is not Role.NODE:
+            raise Unauthenticated(
+                f"{them} has proved a secret of {granted.name.lower()}s; give it the nodes' secret file"
+            )
+        _check_certificate(self.certificate, hello.name)
+        if not self._knows(hello.name):
+            raise Unauthenticated(
+                f"{them} is not among the nodes of {me}; add it to [nodes] on every node, and restart {me}"
+            )
+        return Role.NODE
+
+
+def _check_certificate(certificate: Certificate | None, node: str) -> None:
+    """Over TLS a node shows a certificate of its own name. Raises `Unauthenticated`."""
+    if certificate is not None and not certificate.is_of_node(node):
+        raise Unauthenticated(
+            f"node {node!r} shows {certificate}; its certificate must name DNS:{node} or "
+            f"URI:barque:node:{node}"
         )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import ssl
 from collections.abc import Callable
 
 from barque.errors import ProtocolError
@@ -16,6 +17,7 @@ from barque.transport.contract import (
 )
 from barque.transport.framing import Frame, FrameKind
 from barque.transport.handshake import DialerHandshake, Established
+from barque.transport.resolve import connect
 from barque.transport.wire import Alive, Envelope, PeerMessage
 
 _ATTEMPTS_BEFORE_WARNING = 5
@@ -32,7 +34,7 @@ class PeerLink:
         limits: Limits,
         counters: TransportCounters,
         rng: random.Random,
-        dial: Callable[[str], DialerHandshake],
+        dial: Callable[[str], tuple[DialerHandshake, ssl.SSLContext | None]],
     ) -> None:
         split_address(address, f"the address of peer {name}")
         self.name = name
@@ -193,30 +195,32 @@ class PeerLink:
 
     async def _connect_once(self) -> str:
         """Run one connection; return why it ended."""
-        loop = asyncio.get_running_loop()
         host, port = split_address(self.address, f"the address of peer {self.name}")
-        try:
-            async with asyncio.timeout(self._limits.connect_timeout_s):
-                # the name is looked up again for each attempt: addresses change
-                _, connection = await loop.create_connection(
-                    lambda: _OutboundConnection(self, self._dial(self.name), self._limits, self._counters),
-                    host,
-                    port,
-                )
+        try:  # the name is looked up again for each attempt: addresses change
+            connection = await connect(self._open, host, port, self._limits.connect_timeout_s)
         except TimeoutError:
             return f"cannot connect: no answer within {self._limits.connect_timeout_s:g} s"
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             return f"cannot connect: {error}"
         return await asyncio.shield(connection.closed)
+
+    def _open(self) -> "_OutboundConnection":
+        handshake, tls = self._dial(self.name)
+        return _OutboundConnection(self, handshake, self._limits, self._counters, tls)
 
 
 class _OutboundConnection(FramedConnection):
     """The dialer's end between nodes. It only sends, so any frame that arrives is an error."""
 
     def __init__(
-        self, link: PeerLink, handshake: DialerHandshake, limits: Limits, counters: TransportCounters
+        self,
+        link: PeerLink,
+        handshake: DialerHandshake,
+        limits: Limits,
+        counters: TransportCounters,
+        tls: ssl.SSLContext | None,
     ) -> None:
-        super().__init__(handshake, limits, counters)
+        super().__init__(handshake, limits, counters, tls)
         self._link = link
         link.opened(self)
 

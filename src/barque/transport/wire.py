@@ -37,7 +37,7 @@ from barque.core.messages import (
     claimed_node,
 )
 from barque.errors import ProtocolError
-from barque.types import TERM_MAX, ReplyMode, ServerId, Term, Uid
+from barque.types import TERM_MAX, Index, ReplyMode, ServerId, Term, Uid, is_valid_name
 
 MESSAGES_MAX = 65_536
 """Messages in one frame. Bounds what small messages cost once they are decoded."""
@@ -118,15 +118,70 @@ class FrontEvent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38)
 class MemberRemoved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
     """That cluster was deleted (`uid` is empty), or that member of it was removed.
 
-    A node that still runs such a server deletes it (docs/explanation/identity.md).
+    A node that still runs such a server asks others, and deletes it if they confirm it
+    (docs/explanation/identity.md).
     """
 
     cluster_id: str
     uid: str = ""
 
 
+class ClockIs(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=40):
+    """The sender's wall clock, in Unix milliseconds, when it sent this (docs/explanation/time.md)."""
+
+    wall_ms: int
+
+
+class MachineCode(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The version of a machine, and the fingerprint of the commands and queries that it knows."""
+
+    version: int
+    fingerprint: str
+
+
+class MachinesAre(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=41):
+    """The machines that the sender can run, by name."""
+
+    machines: dict[str, MachineCode]
+
+
+class RemovalAsked(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=42):
+    """Was this member removed, or its cluster deleted (docs/explanation/identity.md)?
+
+    Only a configuration at entry `since`, or a later one, can tell.
+    """
+
+    cluster_id: str
+    uid: str
+    since: Index
+
+
+class RemovalAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=43):
+    """What the sender's server has committed at `index`, or its tombstone says (then without `voters`).
+
+    `removed` is false if that configuration lists the member. `voters` are the nodes of its voters.
+    """
+
+    cluster_id: str
+    uid: str
+    removed: bool
+    index: Index
+    voters: tuple[str, ...]
+
+
 NodeMessage: TypeAlias = (
-    Alive | FrontReplies | FrontRejected | LeaderIs | NodeCall | NodeCallReply | FrontEvent | MemberRemoved
+    Alive
+    | FrontReplies
+    | FrontRejected
+    | LeaderIs
+    | NodeCall
+    | NodeCallReply
+    | FrontEvent
+    | MemberRemoved
+    | ClockIs
+    | MachinesAre
+    | RemovalAsked
+    | RemovalAnswer
 )
 PeerMessage: TypeAlias = RemoteMessage | NodeMessage
 
@@ -370,8 +425,20 @@ def _check_install_snapshot(rpc: InstallSnapshotRpc) -> None:
         index = batch.last_index
 
 
+def _check_vote(rpc: RequestVoteRpc) -> None:
+    _bounds(rpc, rpc.term, rpc.last_log_index, rpc.last_log_term)
+    _named(rpc, rpc.candidate_id)
+
+
+def _named(message: object, server: ServerId) -> None:
+    """The server of a vote or of a change is kept on disk."""
+    if not (is_valid_name(server.name) and is_valid_name(server.node)):
+        raise ProtocolError(f"{type(message).__name__}: no name of a server: {str(server)[:160]!r}")
+
+
 def _check_join(join: JoinMember) -> None:
     _correlated(join, join.correlation, 0)
+    _named(join, join.member)
     _bounds(join, join.target or 0)
     if join.uid is not None and not 1 <= len(join.uid) <= 64:
         raise ProtocolError("JoinMember: a uid has 1 to 64 characters")
@@ -448,7 +515,7 @@ def _check_timeout(request: ClientCommands | ClientQueries | ClientCall) -> None
 _CHECKS: dict[type, Callable[[Any], None]] = {
     AppendEntriesRpc: _check_append_entries,
     AppendEntriesReply: _check_append_entries_reply,
-    RequestVoteRpc: lambda m: _bounds(m, m.term, m.last_log_index, m.last_log_term),
+    RequestVoteRpc: _check_vote,
     RequestVoteResult: lambda m: _bounds(m, m.term),
     PreVoteRpc: _check_pre_vote,
     PreVoteResult: lambda m: _bounds(m, m.term, m.token >> 2),
@@ -468,6 +535,9 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     FrontReplies: _check_replies,
     FrontRejected: lambda m: _correlated(m, m.first_correlation, m.count),
     LeaderIs: lambda m: _bounds(m, m.term),
+    RemovalAsked: lambda m: _bounds(m, m.since),
+    RemovalAnswer: lambda m: _bounds(m, m.index),
+    ClockIs: lambda m: _bounds(m, m.wall_ms),
     MemberRemoved: _check_member_removed,
     NodeCall: lambda m: _correlated(m, m.correlation, 0),
     NodeCallReply: lambda m: _correlated(m, m.correlation, 0),

@@ -5,6 +5,7 @@ import contextlib
 import ipaddress
 import itertools
 import random
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -19,7 +20,10 @@ from barque.gateways.resp.session import Session, Shared
 from barque.gateways.resp.transaction import TransactionQueue
 from barque.runtime.clock import Clock, SystemClock
 from barque.runtime.command_submitter import CommandSubmitter
+from barque.transport.connection import open_server
+from barque.transport.doorway import Doorway
 
+_LOOK_UP_S = 5.0
 _RECEIVE_BUFFER_BYTES = 64 * 1024
 
 
@@ -37,8 +41,8 @@ class RespServer:
     `bind` is `host:port` (`[::1]:6379` for IPv6; port 0 takes a free one). Any address but loopback
     needs a `password`, or several, of which any will do. `info` returns sections for INFO, by title;
     `BARQUE.LEADER` reads the field `leader` of its section `Barque`. `clock` tells the time for the replies
-    of TTL, `rng` chooses for RANDOMKEY. Raises `ConfigurationError` for a `bind` that cannot work, and for a
-    password that is too short.
+    of TTL, `rng` chooses for RANDOMKEY, and `tls` returns the TLS context for a new connection. Raises
+    `ConfigurationError` for a `bind` that cannot work, and for a password that is too short.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class RespServer:
         info: Callable[[], dict[str, dict[str, Any]]] | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._submitter = submitter
         self._cluster = cluster
@@ -81,6 +86,7 @@ class RespServer:
         self._emptied.set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.Server | None = None
+        self._doorway = None if tls is None else Doorway(lambda: Connection(self), tls)
         self._shared = Shared(
             passwords=passwords,
             info=self._sections,
@@ -102,9 +108,9 @@ class RespServer:
         assert self._loop is not None, "attached"
         host, port = self._bind
         try:
-            self._listener = await self._loop.create_server(
-                lambda: Connection(self), host, port, backlog=1024
-            )
+            make = self._doorway or (lambda: Connection(self))
+            async with asyncio.timeout(_LOOK_UP_S):
+                self._listener = await open_server(make, host, port)
         except OSError as error:
             raise ConfigurationError(
                 f"redis: cannot listen on {host}:{port}: {error.strerror or error}; "
@@ -120,6 +126,8 @@ class RespServer:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
+        if self._doorway is not None:
+            self._doorway.close()
         for connection in list(self._connections):
             connection.close()
         with contextlib.suppress(TimeoutError):

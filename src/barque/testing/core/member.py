@@ -350,10 +350,6 @@ class HandDriven:
         """Note removed servers."""
         process.cluster.gone += effect.members
 
-    def node_is_up(self, node: str) -> bool:
-        """Every node is up."""
-        return True
-
     def server_deleted(self, process: Member, *, whole_cluster: bool) -> None:
         """Nothing: the test keeps what it needs."""
 
@@ -421,10 +417,10 @@ class HandTimers:
 class Unwatched:
     """The monitors of a member (`performer.Watches`): `machine_effects` has them, and nothing happens."""
 
-    def watch_node(self, process: Member, effect: object, *, up: bool) -> None:
+    def watch_node(self, process: Member, effect: object) -> None:
         """Nothing."""
 
-    def watch_client(self, process: Member, effect: object, *, node_up: bool) -> None:
+    def watch_client(self, process: Member, effect: object) -> None:
         """Nothing."""
 
     def unwatch(self, process: Member, effect: object) -> None:

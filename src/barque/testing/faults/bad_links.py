@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 from barque.errors import ProtocolError, Unauthenticated
 from barque.testing.sim.loop import VirtualLoop
+from barque.transport.authorization import Role
 from barque.transport.framing import HEADER, HELLO_BYTES_MAX, decode_header
-from barque.transport.handshake import DialerHandshake, ListenerHandshake, Role
+from barque.transport.handshake import DialerHandshake, ListenerHandshake
+from barque.transport.secret import Secrets
 
 INSTALLATION = "barque"
+_NOBODY = "nobody"  # no node of the installation
 SECRET = b"simulated"
 BUFFER_BYTES = 4_096
 """While this many bytes wait on a slow link, the sender is full, and `Transport.send` returns False."""
@@ -68,7 +71,7 @@ class Who(NamedTuple):
     def dials(self, expected: str, nonce: bytes) -> DialerHandshake:
         """This side of a handshake, when it connects to an address at which it expects that node."""
         return DialerHandshake(
-            role=Role.PEER,
+            role=Role.NODE,
             name=self.name,
             expected=expected,
             cluster=self.installation,
@@ -83,8 +86,9 @@ class Who(NamedTuple):
             name=self.name,
             cluster=self.installation,
             incarnation=self.incarnation,
-            secret=self.secret,
+            secrets=Secrets(node=(self.secret,)),
             nonce=nonce,
+            knows=lambda name: name != _NOBODY,
         )
 
 
@@ -104,9 +108,8 @@ class Impostor:
         self._instead_of = instead_of
         self._rng = rng
         self._on_welcome = on_welcome
-        self._dials = kind != "name"  # under another name it would be a node that may dial any other
         self._who = Who(
-            "nobody" if kind == "name" else instead_of,
+            _NOBODY if kind == "name" else instead_of,
             self._rng.getrandbits(60),
             "elsewhere" if kind == "installation" else INSTALLATION,
             b"another" if kind == "secret" else SECRET,
@@ -116,8 +119,7 @@ class Impostor:
         """Handle a node that dials the address; the impostor dials that node as well."""
         victim, nonce = Who(dialer, incarnation), self._rng.randbytes
         self._meet(victim.dials(self._instead_of, nonce(32)), self._who.listens(nonce(32)), dialer)
-        if self._dials:
-            self._meet(self._who.dials(dialer, nonce(32)), victim.listens(nonce(32)), dialer)
+        self._meet(self._who.dials(dialer, nonce(32)), victim.listens(nonce(32)), dialer)
 
     def _meet(self, dialer: DialerHandshake, listener: ListenerHandshake, victim: str) -> None:
         """Run a handshake until one side refuses: HELLO, CHALLENGE, PROOF, WELCOME."""

@@ -9,9 +9,11 @@ import random
 
 from barque.errors import Damaged
 from barque.log.disk import join
+from barque.log.identity import IDENTITY
 from barque.log.memtable import Memtable
 from barque.log.meta_format import HEAD_SIZE as META_HEAD_SIZE
 from barque.log.wal_files import MANIFEST
+from barque.runtime.tombstones import TOMBSTONES
 from barque.testing.checkers.durable_log_view import DurableLogView
 from barque.testing.checkers.safety import Violation
 from barque.testing.sim.disk import SECTOR, SimDisk
@@ -89,7 +91,11 @@ def _terms(log: Memtable) -> Terms:
 def _places(disk: SimDisk, data: str, view: DurableLogView) -> list[tuple[str, int]]:
     """Files, each with the number of bytes that are proved to have been synced."""
     places = []
-    for path in (join(data, "meta"), join(data, f"wal/{MANIFEST}")):
+    servers = join(data, "servers")
+    names = disk.listdir(servers) if disk.exists(servers) else []
+    configs = [join(servers, f"{name}/config") for name in names]
+    fixed = [join(data, name) for name in ("meta", f"wal/{MANIFEST}", IDENTITY, f"servers/{TOMBSTONES}")]
+    for path in (*fixed, *configs):
         if disk.exists(path):
             size = len(disk.read_file(path))
             places.append((path, min(size, META_HEAD_SIZE) if path.endswith("meta") else size))

@@ -54,11 +54,12 @@ def _fail(
         return None
 
     def end() -> None:
-        if host.disk.fault is fault:  # not a later fault
-            host.disk.fault = None
+        if disk.fault is fault:  # not a later fault
+            disk.fault = None
 
+    disk = host.disk
     nemesis.count(name, host.name)
-    host.disk.fault = fault
+    disk.fault = fault
     nemesis.later(end, at_least_s)
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc, RequestVoteResult, RequestVoteRpc
 from barque.errors import BarqueError
 from barque.testing.faults.clusters import ClusterNemesis
+from barque.testing.faults.directories import DIRECTORY_FAULTS
 from barque.testing.faults.disk import DISK_FAULTS
 from barque.testing.faults.fault_schedule import is_behind, order_faults, pause_s
 from barque.testing.faults.network import NETWORK_FAULTS
@@ -71,7 +72,8 @@ class Nemesis:
             "transfer": self.transfer,
             **{
                 name: partial(fault, self)
-                for name, fault in {**NETWORK_FAULTS, **DISK_FAULTS, **PROCESS_FAULTS}.items()
+                for table in (NETWORK_FAULTS, DISK_FAULTS, DIRECTORY_FAULTS, PROCESS_FAULTS)
+                for name, fault in table.items()
             },
         }
         self._clusters = ClusterNemesis(self)
@@ -139,7 +141,8 @@ class Nemesis:
             host.start()
 
     def _mend(self, host: Host) -> None:
-        """Give the disk space, and end its errors."""
+        """Give the host its own disk, give that space, and end its errors."""
+        host.take_back()
         host.disk.fault = None
         host.disk.space = None
         if host.process_disk is not None:

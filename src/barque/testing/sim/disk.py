@@ -221,6 +221,14 @@ class SimDisk:
             self._directories.add(path)
             path = os.path.dirname(path)
 
+    def protect(self, path: str) -> None:
+        """There are no other users."""
+        self.check("protect", path)
+
+    def free_bytes(self, path: str) -> int:
+        """What files may still grow by."""
+        return 1 << 40 if self.space is None else self.space
+
     def rmdir(self, path: str) -> None:
         """Remove an empty directory, durably at once."""
         self.check("rmdir", path)
@@ -289,6 +297,14 @@ class SimDisk:
             if path.startswith(below):
                 other.set_content(path, bytes(inode.disk))
         return other
+
+    def content(self, below: str) -> dict[str, bytes]:
+        """The bytes of every file below a directory, as a process would read them; without the lock."""
+        return {
+            path: bytes(inode.cache)
+            for path, inode in sorted(self._names.items())
+            if path.startswith(f"{below}/") and not path.endswith("/lock")
+        }
 
     @property
     def has_unsynced(self) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 from barque.client.local import NodeSubmitter
 from barque.config import ClusterConfig, NodeConfig
 from barque.core.state import RaftState, Server
-from barque.errors import StorageError
+from barque.errors import BarqueError, ConfigurationError, StorageError
 from barque.gateways.resp.limits import RespLimits
 from barque.gateways.resp.server import RespServer
 from barque.log.disk import join
@@ -43,6 +43,7 @@ from barque.transport.wire import PeerMessage
 from barque.types import ClientRef, ServerId, Uid
 
 if TYPE_CHECKING:
+    from barque.testing.faults.directories import LentDisk
     from barque.testing.sim.in_process_clients import InProcessClient
     from barque.testing.sim.simulator import Simulation
 
@@ -136,6 +137,7 @@ class Host:
         self.gateways: dict[str, RespServer] = {}  # by cluster, while the node runs
         self._redis_links: list[RedisLink] = []
         self.bit_rot: BitRot | None = None  # what was changed on its disk while it was down
+        self.lent: LentDisk | None = None  # another node's disk, in the place of its own
         self._newest: SimNode | None = None  # the node, also while it starts
         self._graveyard: list[Any] = []  # kept: their clean-up would run at a random moment
 
@@ -233,10 +235,12 @@ class Host:
             await node.start()
         except Crashed:
             return  # `crashed` was called already
-        except StorageError as error:
+        except (StorageError, ConfigurationError) as error:
             self._refused(error)
             self.crashed()
             return
+        if self.lent is not None:
+            self._judge_lent(self.lent, None)
         self.node = node
         self._open_gateways(node)
         for client in self.in_process_clients:
@@ -274,9 +278,25 @@ class Host:
         self._redis_links = [one for one in self._redis_links if not one.lost] + [link]
         return link
 
-    def _refused(self, error: StorageError) -> None:
-        """Judge a node that does not start: its disk fails for a while, or bits have rotted."""
+    def _judge_lent(self, lent: "LentDisk", error: BarqueError | None) -> None:
+        violation = lent.judge(self.name, error)
+        self.sim.transcript.counts["directories refused"] += error is not None
+        if violation is not None:
+            self.sim.report(violation)
+
+    def take_back(self) -> None:
+        """Put its own disk back into its place, if it has another one."""
+        lent, self.lent = self.lent, None
+        if lent is not None:
+            self.crash(power=False)  # it may be about to refuse
+            lent.give_back(self)
+
+    def _refused(self, error: StorageError | ConfigurationError) -> None:
+        """Judge a node that does not start: another disk, one that fails for a while, or rotten bits."""
         self.sim.transcript.note(self.name, f"cannot start: {error}")
+        if self.lent is not None:
+            self._judge_lent(self.lent, error)
+            return
         bit_rot, self.bit_rot = self.bit_rot, None
         violation: Violation | None = None
         if bit_rot is not None and type(error) is not StorageError:
@@ -295,7 +315,7 @@ class Host:
 
     def rot_bits(self) -> bool:
         """Change bytes on the disk while the node is down. Returns whether anything was changed."""
-        if self.up or not self.uids or self.bit_rot is not None or self.disk.has_unsynced:
+        if self.up or not self.uids or self.bit_rot or self.lent or self.disk.has_unsynced:
             return False
         durability = self.sim.observers.durability
         durability.hold(self.name, held=True)
@@ -466,10 +486,10 @@ class Host:
 
     def _asks(self, cluster: str, timer: Timer) -> None:
         server = self._member(cluster)
-        assert self.clock is not None
+        assert self._newest is not None
         if server.raft_state is RaftState.LEADER:
             self.sim.transcript.note(str(server.id), f"asks for {timer}")
-        self.sim.observers.of(server).timeouts.asks(server, timer, self.clock)
+        self.sim.observers.of(server).timeouts.asks(server, timer, self._newest.clock)
 
     def _fired(self, cluster: str, meta: CommandMeta, name: str) -> None:
         server = self._member(cluster)

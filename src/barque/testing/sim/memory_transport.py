@@ -14,6 +14,7 @@ import msgspec
 
 from barque.errors import ConfigurationError, ProtocolError
 from barque.transport import wire
+from barque.transport.authorization import Role
 from barque.transport.connection import encode_frames
 from barque.transport.contract import (
     ClientSink,
@@ -368,6 +369,13 @@ class MemoryClientHandle:
         self._outbox: list[ClientAnswer] = []
         self.sink: ClientSink | None = None
         self.peer = "memory"
+        self.role = Role.ADMIN
+        self.unread = 0
+        self.room = transport.limits.client_output_max
+
+    def note_forbidden(self, text: str) -> None:
+        """Count a request that the client may not make."""
+        self._transport.counters.forbidden_messages += 1
 
     def send(self, answers: list[ClientAnswer]) -> bool:
         """Queue answers for this turn's flush."""

@@ -26,6 +26,7 @@ from barque.testing.faults.bad_links import Impostor, SlowLink
 from barque.testing.sim.loop import VirtualLoop, VirtualProcess
 from barque.testing.sim.memory_transport import Faults, MemoryNetwork, MemoryTransport
 from barque.transport import wire
+from barque.transport.authorization import Role
 from barque.transport.contract import ClientSink
 from barque.transport.wire import ClientAnswer, ClientRequest, PeerMessage
 
@@ -482,6 +483,13 @@ class _ClientHandle:
         self._outbox: list[ClientAnswer] = []
         self.sink: ClientSink | None = None
         self.peer = link.client
+        self.role = Role.ADMIN  # the simulator's own administration asks as its clients do
+        self.unread = 0  # a client here reads everything at once
+        self.room = 1 << 30
+
+    def note_forbidden(self, text: str) -> None:
+        """See `ClientConnectionHandle`; nothing is forbidden here."""
+        raise AssertionError(text)
 
     def send(self, answers: list[ClientAnswer]) -> bool:
         """See `ClientConnectionHandle`."""

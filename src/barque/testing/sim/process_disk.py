@@ -107,6 +107,14 @@ class ProcessDisk:
         """See `Disk`."""
         self._do(self.disk.mkdir, path)
 
+    def protect(self, path: str) -> None:
+        """See `Disk`."""
+        self._do(self.disk.protect, path)
+
+    def free_bytes(self, path: str) -> int:
+        """See `Disk`."""
+        return self.disk.free_bytes(path)
+
     def rmdir(self, path: str) -> None:
         """See `Disk`."""
         self._do(self.disk.rmdir, path)

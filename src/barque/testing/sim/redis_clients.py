@@ -218,6 +218,7 @@ class RedisClient(SimClient):
         self._answered(operation, elements(_no_error(reply)))
 
     async def _get_in_transaction(self, link: RedisLink, operation: Operation) -> None:
+        operation.by_command = True
         *_, reply = await self._ask(link, (b"MULTI",), (b"GET", _key(operation)), (b"EXEC",))
         [value] = _no_error(reply)
         self._answered(operation, elements(value))

@@ -6,6 +6,7 @@ elections overlap all the time.
 
 import random
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
@@ -55,6 +56,11 @@ FAULTS = (
 STEADY = ("loss", "duplicates", "reordering", "late_frames", "crash_on_send")
 """Faults that hold for the whole first phase; all others happen from time to time."""
 
+
+DIRECTORY_FAULTS = ("swapped_disks", "copied_disk")
+"""Nodes find another node's data directory. Drawn apart: so they do not shift the draws of the others."""
+DIRECTORIES_RATE = 0.15
+"""The share of seeds with each of them."""
 
 CLUSTER_FAULTS = ("machine_fails",)
 """Faults of one cluster that the other clusters must not notice."""
@@ -115,7 +121,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rpc_entries: int = 4_096
     rpc_bytes: int = 1_048_576
     flush_size: int = 16
-    upgrade_strategy: str = "all"
+    upgrade_strategy: Literal["all", "quorum"] = "all"
 
     @property
     def cluster_names(self) -> tuple[str, ...]:
@@ -160,7 +166,8 @@ def draw_scenario(seed: int) -> Scenario:
     operations_a_s = rng.choice((10, 30, 100))
     some, created, aimed = _draw_clusters(seed)
     clients = max(clients, some)
-    faults += aimed
+    wrong = _rng(seed, "directories")
+    faults += (*aimed, *(name for name in DIRECTORY_FAULTS if wrong.random() < DIRECTORIES_RATE))
     scenario = Scenario(
         nodes=rng.choice((3, 3, 3, 5)),
         clusters=some,
