@@ -51,16 +51,18 @@ class KvMachine(Machine[KvState]):
             state.now_ms = now_ms
             if state.next_due_ms <= now_ms:
                 state.drop_due()
-        handler = self.handlers.get(type(command))
-        if handler is None:
-            raise InvalidCommand(f"KvMachine does not know the command {type(command).__name__}")
+        try:
+            handler = self.handlers[type(command)]
+        except KeyError:
+            raise InvalidCommand(f"KvMachine does not know the command {type(command).__name__}") from None
         return handler(command, state)
 
     def query(self, query: Any, state: KvState) -> Any:
         """Answer one of the queries of `kv_commands`."""
-        handler = QUERIES.get(type(query))
-        if handler is None:
-            raise InvalidCommand(f"KvMachine does not know the query {type(query).__name__}")
+        try:
+            handler = QUERIES[type(query)]
+        except KeyError:
+            raise InvalidCommand(f"KvMachine does not know the query {type(query).__name__}") from None
         return handler(query, state)
 
     def state_enter(self, raft_state: str, state: KvState) -> Sequence[MachineEffect]:
