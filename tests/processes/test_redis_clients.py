@@ -134,6 +134,25 @@ async def test_r2_redis_cli_shows_figures_and_big_keys(tmp_path: Path) -> None:
         assert "Biggest string found '\"key:50\"' has 50 bytes" in big or "key:50" in big
 
 
+async def test_h1_a_long_pipeline_may_be_sent_before_its_replies_are_read(tmp_path: Path) -> None:
+    """100,000 reads and 500,000 PINGs on one connection, whose replies are read when all are sent."""
+    async with running(tmp_path) as cluster:
+        port = next(iter(cluster.resp_ports.values()))
+        with redis.Redis(port=port) as store:
+            store.set("k", "x" * 50)
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            for request, count, size in (
+                (b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", 100_000, 57),
+                (b"PING\r\n", 500_000, 7),
+            ):
+                await asyncio.to_thread(client.sendall, request * count)
+                missing = size * count
+                while missing:
+                    data = await asyncio.to_thread(client.recv, 1024 * 1024)
+                    assert data, "the gateway ended the connection"
+                    missing -= len(data)
+
+
 async def test_sec4_clients_that_never_read_leave_the_others_alone(tmp_path: Path) -> None:
     """31 connections ask for 130 values of 16 MB each and read nothing: the node stays below 1 GiB."""
     async with running(tmp_path) as cluster:
