@@ -27,6 +27,7 @@ from barque.core.messages import (
 )
 from barque.core.roles import WaitingRole
 from barque.core.state import PeerStatus, RaftState
+from barque.machine.effects import Timer
 from barque.machine.machine import CommandMeta, Down, Machine, NodeDown, Timeout
 from barque.testing.core.cluster import CoreCluster
 from barque.testing.core.member import Member
@@ -193,18 +194,6 @@ def test_k6_news_of_a_wait_ends_with_the_leadership() -> None:
     assert not seen()
 
 
-def test_k6_repeated_news_is_kept_once() -> None:
-    """The failure detector repeats itself; a long wait must not make a long list."""
-    cluster = CoreCluster("a", "b", "c")
-    cluster.elect("a")
-    cluster["a"].handle(WalFailed("EIO"))
-    for _ in range(100):
-        cluster["a"].handle(NodeStatus("node_b", up=False))
-    role = cluster.server("a").role
-    assert isinstance(role, WaitingRole)
-    assert len(role.later) == 1
-
-
 class Diary(Machine[tuple[Any, ...]]):
     """Writes down all commands, built-in ones too."""
 
@@ -215,6 +204,38 @@ class Diary(Machine[tuple[Any, ...]]):
     def apply(self, meta: CommandMeta, command: Any, state: tuple[Any, ...]) -> Any:
         """One more."""
         return (*state, command), None
+
+
+class Sleeper(Diary):
+    """Sets its timer when its member begins to lead."""
+
+    def state_enter(self, raft_state: str, state: tuple[Any, ...]) -> Any:
+        """Once more."""
+        return [Timer("lease", after_ms=1_000)] if raft_state == "leader" else []
+
+
+def test_k6_a_timer_that_is_set_anew_does_not_expire_before_its_time() -> None:
+    """EFF-09: it expired while the leader waited, and the machine has set it again since."""
+    cluster = CoreCluster("a", machine=Sleeper())
+    cluster.elect("a")
+    cluster["a"].handle(WalFailed("EIO"))
+    cluster["a"].handle(MachineTimeout("lease"))
+    cluster["a"].handle(MachineTimeout("other"))
+    cluster["a"].handle(WalUp())
+    cluster.settle()
+    assert cluster.server("a").machine_state == (Timeout("other"),)
+
+
+def test_k6_repeated_news_is_kept_once() -> None:
+    """The failure detector repeats itself; a long wait must not make a long list."""
+    cluster = CoreCluster("a", "b", "c")
+    cluster.elect("a")
+    cluster["a"].handle(WalFailed("EIO"))
+    for _ in range(100):
+        cluster["a"].handle(NodeStatus("node_b", up=False))
+    role = cluster.server("a").role
+    assert isinstance(role, WaitingRole)
+    assert len(role.later) == 1
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,13 @@ async def test_d3_a_change_that_would_lose_the_quorum_is_refused(tmp_path: Path,
     The cluster serves on. With `force` the change counts, and the cluster stands still until n3 is back.
     """
     async with formed(tmp_path, FIRST) as cluster, cluster.client("n1", "n2") as client:
+
+        async def n3_follows() -> bool:
+            if await cluster.leader(client) == "n3":
+                await client.transfer_leadership("kv", "n1")
+            return await cluster.leader(client) != "n3"
+
+        await until(n3_follows, "another node than n3 to lead")
         cluster.signal("n3", end)
         kv = client.cluster("kv")
         for change in (

@@ -28,6 +28,7 @@ from barque.core.snapshots import on_sender_down
 from barque.core.state import Server
 from barque.core.transitions import become_follower, resume_leadership
 from barque.core.versions import on_info_rpc
+from barque.machine.effects import Timer
 
 
 def _waiting(server: Server) -> WaitingRole:
@@ -116,8 +117,14 @@ def _leave(server: Server, role: WaitingRole, state: RaftState) -> list[Effect]:
     if state is not RaftState.LEADER:
         return become_follower(server)
     effects = resume_leadership(server, role)
-    later = [NextEvent(news) for news in role.later]
+    later = _still_news(role.later, effects)
     return [*effects, *progress(server), Defer(PipelineRpcs()), *on_resume(server), *later]
+
+
+def _still_news(later: list[m.Message], effects: list[Effect]) -> list[Effect]:
+    """What to handle now, unless the machine has just set the timer anew that expired during the wait."""
+    anew = {effect.name for effect in effects if isinstance(effect, Timer)}
+    return [NextEvent(n) for n in later if not (isinstance(n, m.MachineTimeout) and n.name in anew)]
 
 
 AWAIT_CONDITION = total(

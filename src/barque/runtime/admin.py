@@ -11,11 +11,14 @@ from typing import Any
 import msgspec
 
 from barque.config import NodeConfig
+from barque.core.entries import EntryKind, kind_of
+from barque.core.log_contract import Log, read_batches
 from barque.core.messages import ElectionTimeout, TransferLeadership
 from barque.core.state import RaftState
 from barque.core.transfer import best_successor
 from barque.errors import (
     BarqueError,
+    ChangeNotPermitted,
     ConfigurationError,
     InvalidCommand,
     NoLeader,
@@ -39,7 +42,8 @@ from barque.runtime.server_record import check_name, configured_cluster_id
 from barque.runtime.server_table import Ending
 from barque.runtime.system import System
 from barque.transport.contract import Transport
-from barque.types import ClientRef, IndexTerm, Membership, ServerId, Term, Uid
+from barque.transport.wire import MemberRemoved
+from barque.types import ClientRef, Index, IndexTerm, Membership, ServerId, Term, Uid
 
 _ASK_S = 2.0
 _UNDO_S = 0.5
@@ -69,6 +73,7 @@ class Admin:
         self._system = system
         self._servers = system.servers
         self._router = router
+        self._removals = dispatcher.removals
         self._rpc = rpc
         self._reporter = reporter
         self._transport = transport
@@ -269,17 +274,24 @@ class Admin:
         return "ok"
 
     def _discard_leftover(self, name: str, cluster_id: str, uids: Mapping[str, Uid], term: Term) -> None:
-        """Delete a leftover server of this cluster that its leader does not list.
+        """Make room in the place of a leftover server of this cluster that its leader does not list.
 
         It was removed while it was away, or was started for a change that did not come about. A server that
         has met a later leader than this one of `term`, or was made to join by one, stays: this request is
-        late.
+        late. A server that holds commands goes only when others confirm its removal; until then this raises
+        `ChangeNotPermitted`, and the caller tries again.
         """
         process = self._system.processes.get(name)
         if process is None or process.cluster_id != cluster_id or not uids:
             return
         met = max(process.server.current_term, process.server.cfg.min_vote_position.term)
         if process.uid not in uids.values() and met <= term:
+            if process.failure is None and holds_commands(process.server.log):
+                self._removals.suspect(self._name, MemberRemoved(cluster_id, process.uid))
+                raise ChangeNotPermitted(
+                    f"{process.server.id} of an earlier membership is still there; it goes when other nodes "
+                    "confirm its removal; try again"
+                )
             self._system.delete(process, "its cluster has another member here", whole_cluster=False)
 
     async def start_cluster(self, arguments: dict[str, Any]) -> Any:
@@ -373,13 +385,15 @@ class Admin:
     async def discard_server(self, arguments: dict[str, Any]) -> Any:
         """Delete the member here of a cluster that could not be formed.
 
-        Answers `discarded`, `absent`, or `in use` if `only_if_empty` and its log holds entries.
+        Answers `discarded` or `absent`; or `in use` if its log holds commands, or, with `only_if_empty`,
+        anything at all. One node's word deletes no data.
         """
         process = self._servers.by_name.get(str(arguments["cluster"]))
         uid = dict(arguments.get("uids") or {}).get(f"{arguments['cluster']}@{self._name}")
         if process is None or (process.cluster_id, process.uid) != (arguments["cluster_id"], uid):
             return "absent"
-        if arguments.get("only_if_empty") and process.server.log.next_index() > 1:
+        log = process.server.log
+        if log.next_index() > 1 and (arguments.get("only_if_empty") or holds_commands(log)):
             return "in use"
         whole = not arguments.get("only_if_empty")
         self._servers.finish(process, Ending("its cluster could not be formed", whole_cluster=whole))
@@ -398,3 +412,9 @@ def _server_id(value: Any, cluster: str) -> ServerId:
     """`name@node`, or the name of a node alone."""
     name, _, node = str(value).rpartition("@")
     return ServerId(name or cluster, node)
+
+
+def holds_commands(log: Log) -> bool:
+    """Whether a client's command is in this log, applied or not."""
+    batches = read_batches(log, Index(1), log.last_index_term().index)
+    return any(kind_of(batch.body) is EntryKind.USER for batch in batches)

@@ -216,7 +216,7 @@ class MemberAdmin:
         uid = new_uid(member.name, self._rng)
         async with self._alone(process, deadline):
             _demand_absent(server, member)
-            await self._start(process, member, uid, first, arguments)
+            await self._start(process, member, uid, first, arguments, deadline)
             await self._join(process, member, uid, first, deadline)
         if wanted is Membership.VOTER:
             await self._until(lambda: server.is_voter(member) and is_settled(server), deadline)
@@ -260,6 +260,7 @@ class MemberAdmin:
         uid: Uid,
         membership: Membership,
         arguments: dict[str, Any],
+        deadline: float,
     ) -> None:
         server = process.server
         record = self._system.directory.get(server.id.name)
@@ -276,7 +277,15 @@ class MemberAdmin:
             "joined_at": [server.commit_index, server.log.fetch_term(server.commit_index) or 0],
             "timeout_ms": int(arguments.get("timeout_ms", _DEFAULT_MS)) // 2,
         }
-        await self._ask_at(member.node, "start_server", request)
+        while True:
+            try:
+                await self._ask_at(member.node, "start_server", request)
+            except ChangeNotPermitted:  # an earlier member's server is still there
+                if self._clock.monotonic() + _AGAIN_S >= deadline:
+                    raise
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return
 
     async def _remove(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
         server = process.server

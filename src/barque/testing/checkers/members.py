@@ -147,9 +147,9 @@ class Departures:
             states = (str(known), f"{server.id} ({server.cfg.uid}) of {server.cfg.cluster_id} {doing}")
             self._report(Violation("the removed stay away (I23)", "a server is back", states))
 
-    def is_deleted(self, cluster_id: str) -> bool:
-        """Whether a node has a tombstone of the whole cluster, so that its end is committed."""
-        return any(deleted == cluster_id for _, deleted in self._deleted)
+    def deleted_on(self, cluster_id: str) -> set[str]:
+        """The nodes that have a tombstone of the whole cluster. One is enough: its end is committed."""
+        return {node for node, deleted in self._deleted if deleted == cluster_id}
 
 
 def check_registry(node: Node, folders: Iterable[str], *, finished: bool) -> Violation | None:

@@ -127,7 +127,7 @@ class ClusterObserver:
     def applied(self, server: Server, uid_of: UidOf, meta: CommandMeta, command: str) -> None:
         """A server applies a command. `uid_of` knows members that no configuration names with a uid."""
         first = self.committed.applied(str(server.id), meta.index, meta.term, command, server.current_term)
-        if first and self.departures.is_deleted(server.cfg.cluster_id):
+        if first and self.departures.deleted_on(server.cfg.cluster_id):
             states = (f"{server.id} commits {command} at {meta.index} in {server.cfg.cluster_id}",)
             self._report(Violation("the removed stay away (I23)", "a deleted cluster commits", states))
         if first and server.raft_state is RaftState.LEADER:

@@ -189,6 +189,7 @@ class SimCluster:
         """I23: servers that still run although the leader knows of their removal, or of their cluster's end.
 
         A server that only a late creation has started has never taken part in anything, and does not count.
+        Nor does one whose end only one node could confirm: that is not enough to delete data.
         """
         leader = self.leader()
         if leader is None or not self.changes:
@@ -197,11 +198,13 @@ class SimCluster:
         once = observers.of(leader).configurations.named(leader)
         for _, server in self.servers():
             if server.cfg.cluster_id != leader.cfg.cluster_id:
-                deleted = observers.departures.is_deleted(server.cfg.cluster_id)
-                left = deleted and server.log.next_index() > 1
+                witnesses = observers.departures.deleted_on(server.cfg.cluster_id)
+                left = bool(witnesses) and server.log.next_index() > 1
             else:
+                witnesses = {member.node for member in leader.cluster if leader.is_voter(member)}
                 left = server.cfg.uid in once and not _belongs(server, leader)
-            if left:
+            needed = 2 if len({member.node for member in server.cluster}) >= 3 else 1
+            if left and len(witnesses - {server.id.node}) >= needed:
                 found.append(f"{server.id} ({server.cfg.uid}) still runs")
         return found
 
