@@ -185,6 +185,13 @@ def _random_script(seed, length=400):
     return [one() for _ in range(length)]
 
 
+def _same(arguments, ours, theirs):
+    """Whether the replies are the same bytes. TTL may be asked in another second than of the other server."""
+    if arguments[0] == "TTL" and ours[:1] == theirs[:1] == b":":
+        return abs(int(ours[1:]) - int(theirs[1:])) <= 1
+    return ours == theirs
+
+
 async def _both(connect, server, redis_server, script, hello, encode):
     """Send the script to both, a command at a time; returns what differs."""
     ours, theirs = await connect(server), await connect(redis_server)
@@ -197,7 +204,7 @@ async def _both(connect, server, redis_server, script, hello, encode):
         got, expected = await ours.ask(*arguments), await theirs.ask(*arguments)
         if arguments[0].upper() == b"KEYS":
             got, expected = sorted(got), sorted(expected)
-        if got != expected:
+        if not _same(arguments, got, expected):
             different.append((arguments, got, expected))
     return different
 
@@ -275,7 +282,8 @@ async def test_pipelined_commands(start, connect, command, redis_server, seed):
         await client.ask("FLUSHALL")
         client.send(b"".join(command(*arguments) for arguments in script))
         answers.append([await client.reply() for _ in script])
-    assert list(zip(script, answers[0], strict=True)) == list(zip(script, answers[1], strict=True))
+    different = [row for row in zip(script, *answers, strict=True) if not _same(*row)]
+    assert different == []
 
 
 @pytest.mark.parametrize("request_bytes", INLINE, ids=lambda value: repr(value[:20]))
