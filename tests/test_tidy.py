@@ -27,7 +27,7 @@ LAYERS: dict[str, set[str]] = {
     "bench": BASE | {"machine", "core", "transport", "log", "runtime", "client"},
     "cli": BASE
     | {"machine", "core", "transport", "log", "runtime", "client", "gateways", "bench", "testing"},
-    "testing": BASE | {"machine", "core", "transport", "log", "runtime", "client"},
+    "testing": BASE | {"machine", "core", "transport", "log", "runtime", "client", "gateways"},
 }
 """Which layer may import which (docs/explanation/architecture.md): arrows only point down."""
 

@@ -180,6 +180,7 @@ async def connect():
 
     yield opener
     for client in clients:
+        client.writer.transport.abort()  # it may have stopped reading
         await client.close()
 
 

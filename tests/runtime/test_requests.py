@@ -225,6 +225,22 @@ def test_an_established_leader_settles_what_earlier_ones_left() -> None:
     assert world.turn() == []
 
 
+def test_sec5_a_read_is_not_asked_of_leader_after_leader() -> None:
+    """A read that two leaders had when they were replaced may be the reason: it ends, and changed nothing."""
+    world = World()
+    world.router.leader_hint("kv", N2, Term(1))
+    world.query(1, b"\x02")
+    world.turn()
+    world.router.leader_established("kv", N3, Term(2))
+    [(to, again)] = world.turn()
+    assert (to, type(again)) == (N3, Queries)
+    world.router.leader_established("kv", N2, Term(3))
+    assert world.turn() == []
+    assert [(a.first_correlation, a.error) for a in world.heard if isinstance(a, ClientFailed)] == [
+        (1, "QueryTimeout")
+    ]
+
+
 def test_an_unfounded_suspicion_costs_nothing() -> None:
     """While a leader's node is suspected, commands wait; when it is back they go there."""
     world = World()

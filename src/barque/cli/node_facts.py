@@ -6,7 +6,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from barque import __version__
+from barque.cli.version import installed
 from barque.runtime.node import Node
 
 
@@ -17,7 +17,7 @@ def info_sections(node: Node, cluster: str) -> dict[str, dict[str, Any]]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     sections: dict[str, dict[str, Any]] = {
         "Server": {
-            "barque_version": __version__,
+            "barque_version": installed("barque") or "unknown",
             "os": f"{platform.system()} {platform.release()} {platform.machine()}",
             "arch_bits": 64 if platform.architecture()[0] == "64bit" else 32,
             "process_id": os.getpid(),

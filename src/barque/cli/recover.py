@@ -62,8 +62,8 @@ def force_shrink(reach: Reach, cluster: str, node: str, yes: bool) -> None:
 def force_delete(reach: Reach, cluster: str, node: str, yes: bool) -> None:
     """Delete the member of CLUSTER on NODE with its data, and tell nobody.
 
-    Use it for a member that was removed, when too few nodes are left to confirm that. A member that the cluster
-    still lists is removed by `barque member remove`.
+    Use it for a member that was removed, when too few nodes are left to confirm that. A member that the
+    cluster still lists is removed by `barque member remove`.
     """
     address, member, others = _look(reach, cluster, node)
     click.echo(f"{member['server']} will be deleted, with entries up to {member['last_written_index']}.")

@@ -11,7 +11,8 @@ from barque.machine.kv import KvMachine
 from barque.transport.handshake import WIRE_VERSION
 
 
-def _installed(distribution: str) -> str | None:
+def installed(distribution: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -23,13 +24,13 @@ def _installed(distribution: str) -> str | None:
 def version(output: str) -> None:
     """Show the versions of the package, the wire protocol, the formats and the optional packages."""
     facts: dict[str, str | int | None] = {
-        "barque": _installed("barque"),
+        "barque": installed("barque"),
         "python": platform.python_version(),
         "wire_protocol": WIRE_VERSION,
         "wal_format": WAL_VERSION,
         "kv_machine": KvMachine.version,
-        "uvloop": _installed("uvloop"),
-        "hiredis": _installed("hiredis"),
+        "uvloop": installed("uvloop"),
+        "hiredis": installed("hiredis"),
     }
     if output == "json":
         print_json(facts)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from barque.errors import InvalidCommand
 from barque.machine.effects import MachineEffect, Timer
 from barque.machine.kv_commands import KvCommand, KvQuery
-from barque.machine.kv_reads import answer, overview
+from barque.machine.kv_reads import QUERIES, overview
 from barque.machine.kv_state import KvState
 from barque.machine.kv_writes import COMMANDS, COMMANDS_V0, EXPIRE_TIMER, Handler
 from barque.machine.machine import CommandMeta, Machine, Result
@@ -51,14 +51,19 @@ class KvMachine(Machine[KvState]):
             state.now_ms = now_ms
             if state.next_due_ms <= now_ms:
                 state.drop_due()
-        handler = self.handlers.get(type(command))
-        if handler is None:
-            raise InvalidCommand(f"KvMachine does not know the command {type(command).__name__}")
+        try:
+            handler = self.handlers[type(command)]
+        except KeyError:
+            raise InvalidCommand(f"KvMachine does not know the command {type(command).__name__}") from None
         return handler(command, state)
 
     def query(self, query: Any, state: KvState) -> Any:
         """Answer one of the queries of `kv_commands`."""
-        return answer(query, state)
+        try:
+            handler = QUERIES[type(query)]
+        except KeyError:
+            raise InvalidCommand(f"KvMachine does not know the query {type(query).__name__}") from None
+        return handler(query, state)
 
     def state_enter(self, raft_state: str, state: KvState) -> Sequence[MachineEffect]:
         """A new leader sets the timer again: timers die with leadership."""

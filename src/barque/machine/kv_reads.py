@@ -49,14 +49,6 @@ _EMBSTR_BYTES_MAX: Final = 44
 _OLDEST_KEYS: Final = 1_000
 
 
-def answer(query: Any, state: KvState) -> Any:
-    """Answer any query. Raises `InvalidCommand` for an unknown one, and for one that is refused."""
-    handler = _QUERIES.get(type(query))
-    if handler is None:
-        raise InvalidCommand(f"KvMachine does not know the query {type(query).__name__}")
-    return handler(query, state)
-
-
 def answer_bytes(reply: Any) -> int:
     """About how many bytes a reply has when it is encoded; what cannot be large counts as nothing."""
     if type(reply) is bytes:
@@ -231,7 +223,7 @@ def overview(state: KvState) -> dict[str, Any]:
     }
 
 
-_QUERIES: Final[dict[type, Callable[[Any, KvState], Any]]] = {
+QUERIES: Final[dict[type, Callable[[Any, KvState], Any]]] = {
     Get: _get,
     Mget: _mget,
     GetRange: _get_range,

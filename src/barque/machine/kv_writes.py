@@ -47,7 +47,7 @@ from barque.machine.kv_commands import (
     TooLarge,
     Transaction,
 )
-from barque.machine.kv_reads import answer, answer_bytes
+from barque.machine.kv_reads import QUERIES, answer_bytes
 from barque.machine.kv_state import NEVER, KvState
 from barque.machine.machine import MachineVersion, Result, Timeout
 
@@ -378,7 +378,7 @@ def _on_get_ex(command: GetEx, state: KvState) -> Applied:
 
 
 def _on_read(command: Read, state: KvState) -> Applied:
-    return state, answer(command.query, state)
+    return state, QUERIES[type(command.query)](command.query, state)
 
 
 def _on_transaction(command: Transaction, state: KvState) -> Applied:

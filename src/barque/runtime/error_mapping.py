@@ -1,6 +1,7 @@
 """The error that a caller gets for a refusal: its class, and a text (`Rejection`)."""
 
 from barque.core.effects import Rejection
+from barque.core.entries import BODY_BYTES_MAX
 
 CHANGE_UNDER_WAY = (
     "another membership change, or the new leader's first entry, is not committed yet; try again"
@@ -49,10 +50,18 @@ _ERRORS = {
 }
 
 
+_ANSWER_NOT_SENT = (
+    f"the answer to this read has more than {BODY_BYTES_MAX} bytes, or no encoding; nothing was done; "
+    "ask for less at a time"
+)
+
+
 def describe_refusal(reason: str, *, read: bool = False) -> tuple[str, str]:
     """Return the name of the error's class, and its text.
 
     With `read` the request was a read. A read changes nothing, so its outcome is never unknown.
     """
+    if read and reason == Rejection.REPLY_NOT_SENT:
+        return "InvalidCommand", _ANSWER_NOT_SENT
     error, text = _ERRORS.get(reason, ("Refused", reason))
     return ("InvalidCommand" if read and error == "OutcomeUnknown" else error), text

@@ -78,6 +78,7 @@ class PendingRequest:
 
     __slots__ = (
         "arrival",
+        "asked_again",
         "columns",
         "count",
         "deadline",
@@ -127,6 +128,7 @@ class PendingRequest:
         self.arrival = 0
         self.unanswered: UnansweredRanges | None = None  # None: no item has an answer
         self.sent_in = Term(0)
+        self.asked_again = False  # a read that a leader had when it was replaced
         self.deadline = 0.0
         self.done = False
 

@@ -463,8 +463,10 @@ class RequestRouter:
 
     def _give_up_earlier(self, route: ClusterRoute, leader: ServerId, term: Term) -> None:
         for request in [r for r in route.unanswered.values() if r.sent_in < term]:
-            if request.is_read:
-                self._withdraw(request)  # a read can be asked again
+            if request.is_read and not request.asked_again:
+                # Once only: a read that takes a leader too long must not end one leader after the other.
+                request.asked_again = True
+                self._withdraw(request)
             else:
                 self._give_up(request, f"leadership passed to {leader} before an answer came")
         self._flush_soon(route)

@@ -12,6 +12,7 @@ from barque.gateways.resp.command import (
     integer_argument,
     subcommand,
 )
+from barque.gateways.resp.parser import strict_integer
 from barque.gateways.resp.session import Muted, Session
 
 _CLIENT_ARITY: Final = {
@@ -144,8 +145,8 @@ def _client_kill(session: Session, request: list[bytes]) -> bytes:
 def _is_meant(one: Session, option: bytes, value: bytes) -> bool:
     match option:
         case b"ID":
-            number = integer_argument(value)
-            if number < 1:
+            number = strict_integer(value)
+            if number is None or number < 1:
                 raise CommandError("ERR client-id should be greater than 0")
             return one.client_id == number
         case b"ADDR":

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 from barque.gateways.resp import encoder
+from barque.gateways.resp.memory import LITTLE_BYTES
 from barque.gateways.resp.parser import RequestError, RequestParser
 from barque.gateways.resp.pending import Pending
 from barque.gateways.resp.runs import Requests
@@ -40,6 +41,7 @@ class Connection(Requests, asyncio.BufferedProtocol):
         "_answered",
         "_batches",
         "_counted",
+        "_fed",
         "_in_flight_bytes",
         "_reading",
         "_transport",
@@ -52,7 +54,9 @@ class Connection(Requests, asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._batches: deque[tuple[int, int]] = deque()
         """(requests accepted up to there, bytes) of each batch that is not answered in full."""
-        self._accepted = self._answered = self._in_flight_bytes = self._counted = 0
+        self._accepted = self._answered = self._in_flight_bytes = 0
+        self._fed = self._counted = 0
+        """Bytes that arrived, and how many of them belong to requests that are counted in `_batches`."""
         self.request_bytes = 0
         """Bytes of requests, complete or not, when we last looked."""
         self._reading = True
@@ -87,9 +91,12 @@ class Connection(Requests, asyncio.BufferedProtocol):
         """Bytes have arrived."""
         self.moved = True
         if not self.ending:
+            self._fed += nbytes
             self.parser.feed(bytes(self._server.receive_buffer[:nbytes]))
             self._process()
-            self.count_request_bytes()
+            waits = self._fed - self._counted + self._in_flight_bytes
+            if waits > LITTLE_BYTES or self.request_bytes or self.session.queue is not None:
+                self.count_request_bytes()
 
     def eof_received(self) -> bool:
         """The client has closed its side; keep the connection until its replies are sent."""
@@ -147,7 +154,9 @@ class Connection(Requests, asyncio.BufferedProtocol):
     def count_request_bytes(self) -> None:
         """Tell the server how much this client's requests take, and stop reading if that is too much."""
         queue = self.session.queue
-        size = self.parser.buffered + self._in_flight_bytes + (queue.size if queue is not None else 0)
+        size = self._fed - self._counted + self._in_flight_bytes
+        if queue is not None:
+            size += queue.size
         self._server.request_bytes += size - self.request_bytes
         self.request_bytes = size
         if self._server.must_wait_with_requests(self):
@@ -174,7 +183,8 @@ class Connection(Requests, asyncio.BufferedProtocol):
         limits = self._server.limits
         while not self.ending:
             room = limits.outstanding_max - len(self._replies)
-            if room <= 0 or self._in_flight_bytes >= limits.outstanding_bytes_max or self.is_paused:
+            paused = self._held + self._unread >= limits.reply_bytes_max
+            if room <= 0 or paused or self._in_flight_bytes >= limits.outstanding_bytes_max:
                 self._pause_reading()
                 return
             if not self.parser.authenticated:

@@ -162,6 +162,9 @@ def _time(session: Session, request: list[bytes]) -> bytes:
 
 
 def _debug(session: Session, request: list[bytes]) -> bytes:
+    """ERROR tells a client what it asks to hear, so that its handling of errors can be tested."""
+    if len(request) == 3 and request[1].upper() == b"ERROR":
+        return encoder.error(request[2].decode("latin-1"))
     raise CommandError("ERR DEBUG is not supported: it would let a client harm the node")
 
 
@@ -216,7 +219,7 @@ NODE_COMMANDS: Final = (
     Command("config", -2, _L, _config, None, "Show settings.", group="server"),
     Command("info", -1, _L, _info, None, "Facts about the node, for people.", group="server"),
     Command("time", 1, _L, _time, None, "The node's clock.", group="server"),
-    Command("debug", -2, _L, _debug, None, "Refused.", group="server"),
+    Command("debug", -2, _L, _debug, None, "Refused, but for ERROR.", group="server"),
     Command("cluster", -2, _L, _cluster, None, "Refused: any node serves every key.", group="cluster"),
     Command("barque.leader", 1, _L, _barque_leader, None, "The leader, as far as this node knows."),
     Command(

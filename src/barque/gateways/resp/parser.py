@@ -79,11 +79,6 @@ class RequestParser:
         self._size = 0  # bytes of the arguments so far
         self._scanned = 0  # bytes of the buffer known to contain no line end
 
-    @property
-    def buffered(self) -> int:
-        """How many bytes wait for the rest of their request."""
-        return len(self._buffer) + self._size - max(self._bulk, 0)
-
     def feed(self, data: bytes) -> None:
         """Take what has arrived."""
         if not self._buffer:

@@ -19,12 +19,13 @@ import msgspec
 
 from barque.gateways.resp import encoder
 from barque.gateways.resp.command import Command, CommandError, Kind, unknown_command, wrong_arity
+from barque.gateways.resp.memory import LITTLE_BYTES
 from barque.gateways.resp.parser import RequestParser
 from barque.gateways.resp.pending import Pending
 from barque.gateways.resp.session import Muted, Session
 from barque.gateways.resp.table import find_command
 from barque.gateways.resp.transaction import EXEC_ABORT
-from barque.machine.kv_commands import Guarded, Transaction
+from barque.machine.kv_commands import Guarded, Set, Transaction
 from barque.machine.kv_writes import TRANSACTION_REPLY_BYTES_MAX, VALUE_BYTES_MAX, replies_value
 
 if TYPE_CHECKING:
@@ -184,21 +185,18 @@ class Requests:
             session.queue.failed = True
         self._answer(pending, encoder.error(text))
 
-    def _must_wait(self, run: Run) -> bool:
-        return bool(self._outstanding) and (run is not self._run or run is Run.ALONE)
-
     def _start_write(self, pending: Pending, command: Command) -> bool:
         operation = pending.operation
         if operation is None:
             operation = pending.operation = command.run(pending.request)
-        if replies_value(operation):
+        if type(operation) is not Set and replies_value(operation):
             return self._start_exchange(pending, operation, VALUE_BYTES_MAX)
-        if self._must_wait(Run.WRITES):
+        if self._outstanding and self._run is not Run.WRITES:
             return False
         return self._submit(pending, operation, Run.WRITES)
 
     def _start_read(self, pending: Pending, command: Command) -> bool:
-        if self._must_wait(Run.READS):
+        if self._outstanding and self._run is not Run.READS:
             return False
         session = self.session
         if not command.sized:
@@ -215,7 +213,7 @@ class Requests:
 
     def _start_exchange(self, pending: Pending, operation: Any, reply_bytes_max: int) -> bool:
         """A write that replies with a value is done only if there is room for the value."""
-        if self._must_wait(Run.ALONE):
+        if self._outstanding:
             return False
         guarded = self._server.knows_guards()
         size = min(max(self._expected, pending.needs), reply_bytes_max) if guarded else reply_bytes_max
@@ -248,7 +246,7 @@ class Requests:
             return True
         if replies_value(operation):
             return self._start_exchange(pending, operation, TRANSACTION_REPLY_BYTES_MAX)
-        if self._must_wait(Run.WRITES):
+        if self._outstanding and self._run is not Run.WRITES:
             return False
         return self._submit(pending, operation, Run.WRITES)
 
@@ -276,10 +274,13 @@ class Requests:
         size = len(payload)
         server, reads = self._server, run is Run.READS
         if not reads:
-            if not server.requests.admits(self, self._submitted, size):
+            budget, held = server.requests, self._submitted + size
+            if (held > LITTLE_BYTES or budget.used + size > budget.total) and not budget.admits(
+                self, self._submitted, size
+            ):
                 return False
-            self._submitted += size
-            server.requests.used += size
+            self._submitted = held
+            budget.used += size
             pending.payload_bytes = size
         pending.submitted = True
         self._run = run
@@ -362,12 +363,15 @@ class Requests:
         if self._pumping:
             return
         self._pumping = True
+        started = False
         try:
             while self._waiting:
                 pending = self._waiting.popleft()
                 if not self._start(pending):
                     self._waiting.appendleft(pending)
-                    return
+                    break
+                started = True
         finally:
             self._pumping = False
-        self._server.schedule_flush(self)
+        if started:  # without news a flush would ask the line again, and so on without end
+            self._server.schedule_flush(self)

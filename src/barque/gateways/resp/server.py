@@ -72,7 +72,8 @@ class RespServer:
         """Bytes of the requests of all connections, complete or not."""
         self._hungry: dict[Connection, None] = {}
         """Connections that are not read from, because requests take too much memory."""
-        self._serving_line = self._ticking = False
+        self._serving_line = self._ticking = self._stopping = False
+        self._ticker: asyncio.TimerHandle | None = None
         self._strangers: dict[Connection, None] = {}
         self._guesses: dict[str, int] = {}
         """Wrong passwords by the host that they came from."""
@@ -96,9 +97,15 @@ class RespServer:
             new_queue=self._new_queue,
         )
 
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve the connections that the caller makes, without a socket."""
+        self._loop = loop
+        self._stopping = False
+
     async def start(self) -> None:
         """Listen. Raises `ConfigurationError` if the address cannot be had."""
-        self._loop = asyncio.get_running_loop()
+        self.attach(asyncio.get_running_loop())
+        assert self._loop is not None, "attached"
         host, port = self._bind
         try:
             make = self._doorway or (lambda: Connection(self))
@@ -115,9 +122,10 @@ class RespServer:
 
         Their clients cannot know whether the commands happened.
         """
-        if self._listener is None:
-            return
-        self._listener.close()
+        self._stopping = True
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
         if self._doorway is not None:
             self._doorway.close()
         for connection in list(self._connections):
@@ -127,8 +135,10 @@ class RespServer:
                 await self._emptied.wait()
         for connection in list(self._connections):
             connection.abort()
-        await self._listener.wait_closed()
-        self._listener = None
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if listener is not None:
+            await listener.wait_closed()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -276,10 +286,10 @@ class RespServer:
 
     def watch(self) -> None:
         """Look each second at clients that have replies to take, or wait for memory, until none is left."""
-        if not self._ticking:
+        if not self._ticking and not self._stopping:
             assert self._loop is not None, "connections exist only after start()"
             self._ticking = True
-            self._loop.call_later(_TICK_S, self._tick)
+            self._ticker = self._loop.call_later(_TICK_S, self._tick)
 
     def _tick(self) -> None:
         self._ticking = False
@@ -330,8 +340,10 @@ class RespServer:
             "maxclients": str(self.limits.connections_max),
             "maxmemory": "0",
             "maxmemory-policy": "noeviction",
+            "notify-keyspace-events": "",
             "proto-max-bulk-len": str(self.limits.bulk_bytes_max),
             "save": "",
+            "slowlog-log-slower-than": "-1",
             "timeout": "0",
         }
 

@@ -23,7 +23,7 @@ _COMMAND_ARITY: Final = {
     b"INFO": -2,
     b"DOCS": -2,
     b"LIST": -2,
-    b"GETKEYS": -3,
+    b"GETKEYS": -4,
     b"HELP": 2,
 }
 

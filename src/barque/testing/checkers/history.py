@@ -43,6 +43,8 @@ class Operation(msgspec.Struct):
     outcome: Outcome = Outcome.UNKNOWN
     result: list[str] | int | None = None
     epoch: int = 0
+    by_command: bool = False
+    """Whether a read went through the log, in a transaction, and is no query."""
 
     @property
     def is_read(self) -> bool:

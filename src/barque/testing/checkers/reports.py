@@ -113,6 +113,7 @@ class Reports:
         """Check that the leader has counted at least the work of its own term."""
         history = [operation for client in cluster.clients for operation in client.history]
         reads = [o for o in history if o.called > settled_s and o.outcome is Outcome.OK and o.is_read]
+        reads = [o for o in reads if not o.by_command]
         entries, timeouts = observer.committed.entries, observer.timeouts.judged  # no client sent these
         terms = [term for index, (term, _, _) in entries.items() if index not in timeouts]
         commands = terms.count(said["current_term"])

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from barque.client.local import NodeSubmitter
 from barque.config import ClusterConfig, NodeConfig
 from barque.core.state import RaftState, Server
 from barque.errors import BarqueError, ConfigurationError, StorageError
+from barque.gateways.resp.limits import RespLimits
+from barque.gateways.resp.server import RespServer
 from barque.log.disk import join
 from barque.machine.effects import Timer
-from barque.machine.machine import CommandMeta
+from barque.machine.machine import CommandMeta, Machine
 from barque.runtime.client_session import ClientSessions
 from barque.runtime.clock import Clock
 from barque.runtime.effect_sink import EffectSink
@@ -30,6 +33,8 @@ from barque.testing.sim.disk import SimDisk
 from barque.testing.sim.loop import Crashed, VirtualProcess
 from barque.testing.sim.network import SimTransport
 from barque.testing.sim.process_disk import ProcessDisk
+from barque.testing.sim.redis_link import RedisLink
+from barque.testing.sim.redis_machine import REDIS, SimKvMachine
 from barque.testing.sim.test_machine import KINDS, NewSimMachine, SimMachine
 from barque.testing.sim.thread_writer import sim_writer
 from barque.testing.sim.timer_model import TimerModel
@@ -129,6 +134,8 @@ class Host:
         self.stopping = False
         self.upgraded = False  # whether it has the next version of the machines, from its next start on
         self.in_process_clients: list[InProcessClient] = []  # clients in its process
+        self.gateways: dict[str, RespServer] = {}  # by cluster, while the node runs
+        self._redis_links: list[RedisLink] = []
         self.bit_rot: BitRot | None = None  # what was changed on its disk while it was down
         self.lent: LentDisk | None = None  # another node's disk, in the place of its own
         self._newest: SimNode | None = None  # the node, also while it starts
@@ -183,7 +190,7 @@ class Host:
             pending_commands_max=scenario.pending_commands,
             pending_bytes_max=scenario.pending_bytes,
         )
-        machines: Mapping[str, Any] = {
+        machines: Mapping[str, Machine[Any]] = {
             cluster: self._make_machine(cluster, kind) for cluster, kind in scenario.kinds
         }
         return SimNode(
@@ -198,8 +205,10 @@ class Host:
             checked=True,
         )
 
-    def _make_machine(self, cluster: str, kind: str) -> SimMachine:
+    def _make_machine(self, cluster: str, kind: str) -> Machine[Any]:
         scenario, applied = self.sim.scenario, partial(self._applied, cluster)
+        if kind == REDIS:
+            return SimKvMachine(applied)
         timer_model = TimerModel(partial(self._asks, cluster), partial(self._fired, cluster))
         machine = NewSimMachine if self.upgraded else SimMachine
         return machine(
@@ -233,6 +242,7 @@ class Host:
         if self.lent is not None:
             self._judge_lent(self.lent, None)
         self.node = node
+        self._open_gateways(node)
         for client in self.in_process_clients:
             client.begin(process, node)
         self.check_registry(finished=False)
@@ -245,6 +255,28 @@ class Host:
                 self.sim.report(violation)
             self.sim.observers.of(server).restarted(server)
             self.on_role(server)
+
+    def _open_gateways(self, node: SimNode) -> None:
+        """Serve Redis clients, as a node does that has started."""
+        for cluster, kind in self.sim.scenario.kinds:
+            if kind == REDIS:
+                limits = RespLimits(command_timeout_ms=int(self.sim.scenario.timeout_s * 800))
+                gateway = RespServer(
+                    NodeSubmitter(node),
+                    cluster,
+                    limits=limits,
+                    clock=self.clock,
+                    rng=random.Random(0),  # noqa: S311
+                )
+                gateway.attach(self.sim.loop)
+                self.gateways[cluster] = gateway
+
+    def connect_redis(self, cluster: str, rng: random.Random) -> RedisLink:
+        """Connect a Redis client to the gateway of a cluster, which must be there."""
+        assert self.process is not None
+        link = RedisLink(self.sim.loop, self.process, self.gateways[cluster], rng)
+        self._redis_links = [one for one in self._redis_links if not one.lost] + [link]
+        return link
 
     def _judge_lent(self, lent: "LentDisk", error: BarqueError | None) -> None:
         violation = lent.judge(self.name, error)
@@ -319,12 +351,15 @@ class Host:
             try:
                 for client in self.in_process_clients:
                     await client.before_stop()
+                for gateway in self.gateways.values():
+                    await gateway.stop()
                 await node.stop()
             except StorageError as error:
                 self.sim.transcript.note(self.name, f"stops badly: {error}")
             except Crashed:
                 return  # `crashed` was called already
             self.node = None
+            self.gateways = {}
             for client in self.in_process_clients:
                 client.after_stop()
             # A program may go on after its node has stopped; what arrives now must do no harm.
@@ -358,6 +393,10 @@ class Host:
         if not process.alive:
             return
         process.kill()
+        self.gateways = {}
+        for link in self._redis_links:
+            link.lose()
+        self._redis_links = []
         power, self.loses_power = self.loses_power, False
         sim.transcript.note(self.name, "loses power" if power else "dies")
         if power:

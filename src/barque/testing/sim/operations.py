@@ -12,6 +12,7 @@ from barque.testing.checkers.history import Operation, Outcome, check_epochs
 from barque.testing.checkers.linearizability import Answer, check
 from barque.testing.checkers.models import MODELS
 from barque.testing.checkers.records import Record
+from barque.testing.sim.redis_machine import REDIS
 from barque.testing.sim.test_machine import KINDS, LISTS, Kind
 
 OPERATIONS_PER_KEY = 30
@@ -187,4 +188,4 @@ def as_record(operation: Operation) -> Record:
 
 def make_operations(kind: str, keys: int) -> Operations:
     """The operations of a cluster with objects of this kind."""
-    return ListOperations(keys) if kind == LISTS else ObjectOperations(KINDS[kind])
+    return ListOperations(keys) if kind in (LISTS, REDIS) else ObjectOperations(KINDS[kind])

@@ -48,6 +48,8 @@ from barque.testing.sim.in_process_clients import InProcessClient
 from barque.testing.sim.loop import Deadlock, Livelock, Storm, VirtualLoop
 from barque.testing.sim.network import SimNetwork
 from barque.testing.sim.operations import make_operations
+from barque.testing.sim.redis_clients import RedisClient
+from barque.testing.sim.redis_machine import REDIS
 from barque.testing.sim.sim_client import SimClient, reach
 from barque.testing.sim.swarm import Scenario, draw_scenario
 from barque.testing.sim.transcript import Transcript
@@ -156,6 +158,11 @@ class Simulation:
         cluster, name = self.clusters[number % len(self.clusters)], f"c{number + 1}"
         rng = self.rng(name)
         reaches = reach(name, self.network, self.names, self.scenario.timeout_s, rng)
+        client: SimClient
+        if dict(self.scenario.kinds)[cluster.name] == REDIS:
+            client = RedisClient(name, cluster, self, reaches)
+            cluster.clients.append(client)
+            return client
         client = SimClient(name, cluster.name, self.loop, self.scenario, cluster.operations, rng, reaches)
         cluster.clients.append(client)
         return client

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from barque.config import LogConfig, TimeConfig
+from barque.testing.sim.redis_machine import REDIS
 from barque.testing.sim.test_machine import KINDS, LISTS
 
 FAULTS = (
@@ -214,6 +215,11 @@ def with_timers(scenario: Scenario) -> Scenario:
     """The same scenario with machines that set timers, and with frequent changes of leadership."""
     faults = scenario.faults if "transfer" in scenario.faults else (*scenario.faults, "transfer")
     return msgspec.structs.replace(scenario, timers=True, faults=faults, pace_s=0.15)
+
+
+def with_redis(scenario: Scenario) -> Scenario:
+    """The same scenario with Redis clients at the first cluster, which is always configured."""
+    return msgspec.structs.replace(scenario, objects=(REDIS, *scenario.objects[1:]), in_process_clients=0)
 
 
 def with_limits(scenario: Scenario, rng: random.Random) -> Scenario:
