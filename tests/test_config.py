@@ -10,7 +10,15 @@ import msgspec
 import pytest
 
 from barque import config as config_module
-from barque.config import ClusterConfig, LogConfig, NodeConfig, RespConfig, TimeConfig, load_config
+from barque.config import (
+    ClusterConfig,
+    LogConfig,
+    NodeConfig,
+    RespConfig,
+    TimeConfig,
+    TlsConfig,
+    load_config,
+)
 from barque.errors import ConfigurationError
 
 BASE: dict[str, Any] = {
@@ -19,6 +27,7 @@ BASE: dict[str, Any] = {
     "nodes": {"n1": "127.0.0.1:7400", "n2": "127.0.0.1:7401"},
     "secret": "0123456789abcdef",
     "resp": {"bind": "127.0.0.1:6379", "password": "long enough"},
+    "tls": {"cert_file": "cert.pem", "key_file": "key.pem", "ca_file": "ca.pem"},
     "clusters": [{"name": "kv", "machine": "kv"}],
 }
 STRUCTS = {
@@ -27,6 +36,7 @@ STRUCTS = {
     "log": LogConfig,
     "resp": RespConfig,
     "clusters": ClusterConfig,
+    "tls": TlsConfig,
 }
 NUMBERS = [
     0,
@@ -46,7 +56,11 @@ NUMBERS = [
     [7],
 ]
 TEXTS = [7, True, 1.5, b"n1", ["n1"], {"n": 1}, "\0", "", "x" * 100_000]
-FREE_TEXTS = {"secret", "bind", "secret_file", "machine"}
+FREE_TEXTS = {
+    *("secret", "admin_secret", "client_secret"),
+    *("secret_file", "admin_secret_file", "client_secret_file", "cert_file", "key_file", "ca_file"),
+    *("bind", "machine"),
+}
 """Texts that may be empty or long, or are judged where they are used."""
 
 
@@ -77,7 +91,7 @@ def refuse(section: str, name: str, value: Any) -> None:
     with pytest.raises((ConfigurationError, msgspec.ValidationError)):
         msgspec.convert(raw, NodeConfig).check()
     structs = {**raw}
-    for part in ("time", "log", "resp"):
+    for part in ("time", "log", "resp", "tls"):
         if part in structs and isinstance(structs[part], dict):
             structs[part] = STRUCTS[part](**structs[part])
     if isinstance(structs["clusters"], list):

@@ -18,7 +18,7 @@ Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=24 * 60 * 60 * 1000)]
 Factor = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
 FileSize = Annotated[int, msgspec.Meta(ge=1_024, le=4 * 1024**3)]
 Commands = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
-Bytes = Annotated[int, msgspec.Meta(ge=1, le=1024**4)]
+Bytes = Annotated[int, msgspec.Meta(ge=1_000, le=1024**4)]
 Password = Annotated[str, msgspec.Meta(min_length=8, max_length=512)]
 PathText = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096)]
 """Every number and text has a range: a setting beyond it is a mistake, and is refused by its name."""
@@ -130,8 +130,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def check(self) -> None:
         """Refuse what cannot work. Raises `ConfigurationError` naming the setting and the cure."""
         self._check_ranges()
-        if "\0" in self.data_dir + self.secret_file:
-            raise ConfigurationError("data_dir, secret_file: a path cannot hold the byte 0")
+        paths = [self.data_dir, self.secret_file, self.admin_secret_file, self.client_secret_file]
+        if self.tls is not None:
+            paths += [self.tls.cert_file, self.tls.key_file, self.tls.ca_file]
+        if any("\0" in path for path in paths):
+            raise ConfigurationError("data_dir, secret_file, tls: a path cannot hold the byte 0")
         check_name("name", self.name)
         check_name("installation", self.installation)
         if self.name not in self.nodes:

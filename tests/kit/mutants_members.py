@@ -7,7 +7,7 @@ from barque.core.configuration import recognises
 from barque.core.effects import StartElectionTimeout
 from barque.core.state import RaftState, Server
 from barque.runtime.directory import Directory
-from barque.runtime.dispatcher import Dispatcher
+from barque.runtime.removals import Removals
 from barque.types import Index
 from tests.kit.mutant_registry import find, mutant, replace
 
@@ -98,7 +98,7 @@ def uncommitted_configuration_forgotten() -> Any:
 @mutant("a member that was removed while it was down ignores the notice (I23)", layer="node")
 def removal_not_believed() -> Any:
     """See `MUTANTS`."""
-    return patch.object(Dispatcher, "on_member_removed", lambda *_: None)
+    return patch.object(Removals, "suspect", lambda *_: None)
 
 
 @mutant("the folder of a deleted server is left behind (I24)", layer="node")

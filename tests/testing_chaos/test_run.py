@@ -21,9 +21,10 @@ pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
 
 FORGETFUL = """
 from barque.cli.main import main
-from barque.machine import kv
+from barque.machine.kv_commands import IncrBy
+from barque.machine.kv_writes import COMMANDS, COMMANDS_V0
 
-add = kv._COMMANDS[kv.IncrBy]
+add = COMMANDS[IncrBy]
 
 def forgets(command, state):
     before = state.values.get(command.key)
@@ -32,7 +33,7 @@ def forgets(command, state):
         state.values[command.key] = before
     return state, reply
 
-kv._COMMANDS[kv.IncrBy] = forgets
+COMMANDS[IncrBy] = COMMANDS_V0[IncrBy] = forgets
 main()
 """
 

@@ -364,7 +364,7 @@ NODES = (
     RarePath("a stopping node hands over its leaderships", "runtime.admin:Admin.hand_over"),
     RarePath("a message of another incarnation arrives", "runtime.dispatcher:Dispatcher._note_unknown"),
     RarePath("a node tells a removed server to go", "runtime.dispatcher:Dispatcher.notify_removed"),
-    RarePath("a server learns that it was removed", "runtime.dispatcher:Dispatcher.on_member_removed"),
+    RarePath("a server learns that it was removed", "runtime.removals:Removals.suspect"),
     RarePath(
         "a client suspects a silent node",
         "client.connection:Connection.suspect",

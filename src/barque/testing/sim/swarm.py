@@ -227,7 +227,7 @@ def with_limits(scenario: Scenario, rng: random.Random) -> Scenario:
     return msgspec.structs.replace(
         scenario,
         pending_commands=rng.choice((2, 8, 1_000)),
-        pending_bytes=rng.choice((200, 2_000, 1_000_000)),
+        pending_bytes=rng.choice((1_000, 3_000, 1_000_000)),
         peer_bytes=rng.choice((1_000, 5_000, 20_000)),
     )
 
