@@ -29,8 +29,7 @@ announcement. So what was sent to an earlier leader and is unanswered when the a
 unknown outcome at once, not only at its deadline.
 
 Answers are gathered for each session and handed over in a phase of the turn of their own (`deliver`): they
-come up while a server performs its effects, and callers must not run in the middle of that. The whole story
-is in docs/explanation/routing.md.
+come up while a server performs its effects, and callers must not run then (docs/explanation/routing.md).
 """
 
 import heapq
