@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 import barque
-from barque.cli import main as cli
+from barque.cli import verbs as cli
 from barque.client.local import NodeSubmitter
 from barque.gateways.resp.server import RespServer
 from barque.machine.kv_commands import Set

@@ -35,7 +35,7 @@ def run(arguments: list[str] | None = None) -> int:
         failures.complain("interrupted")
         return 130
     except BrokenPipeError:
-        failures.die_quietly()
+        failures.die_quietly(sys.stdout)
         return failures.FAILED
     except (BarqueError, failures.CliError, OSError) as error:
         failures.complain(failures.text_of(error))
