@@ -28,6 +28,7 @@ LIFE = ROOT / "docs/explanation/life-of-a-command.md"
 RUN_AS_WRITTEN = (
     "docs/tutorial/first-machine.md",
     "docs/how-to/pipeline-commands.md",
+    "docs/how-to/recover-from-a-machine-fault.md",
     "docs/how-to/upgrade-a-machine.md",
     "docs/how-to/use-an-aux-machine.md",
     "docs/how-to/test-my-machine.md",
