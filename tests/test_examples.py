@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 import barque
+from barque.types import NOBODY, Index, ReplyMode, Term
 from tests.documents import ROOT, blocks
 from tests.nodes import nodes
 from tests.ports import free_port

@@ -43,6 +43,7 @@ _CRASH_RATES: dict[type, float] = {
 }
 _LIE_IN_WAIT = ("machine_fails", "recreate", "cancel", "crash_on_send")
 """Faults that need a working cluster: its next command, call or promise, or that it exists."""
+_HOUR_MS = 3_600_000
 _OF_FRAMES = {"loss", "duplicates", "reordering", "late_frames"}
 
 
@@ -318,7 +319,11 @@ class Nemesis:
         host = self.some_host()
         if host.clock is not None:
             self.count("clock_jump", host.name)
-            host.clock.jump(self.rng.choice((-1, 1)) * self.rng.choice((10, 1_000, 3_600_000)))
+            jump_ms = self.rng.choice((-1, 1)) * self.rng.choice((10, 1_000, _HOUR_MS))
+            host.clock.jump(jump_ms)
+            if abs(jump_ms) == _HOUR_MS:
+                observers = self.sim.observers
+                observers.clocks.set_wrong(host.name, observers.now_ms())
 
     def transfer(self) -> None:
         """An operator transfers the leadership."""
