@@ -7,7 +7,7 @@ gives each node its own directory back; then nothing may be lost.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from barque.errors import BarqueError, ConfigurationError
+from barque.errors import BarqueError, ConfigurationError, StorageError
 from barque.testing.checkers.safety import Violation
 from barque.testing.sim.disk import SimDisk
 from barque.testing.sim.host import DATA, Host
@@ -36,7 +36,10 @@ class LentDisk:
     def judge(self, name: str, error: BarqueError | None) -> Violation | None:
         """Judge a start on this disk: None for `error` means that the node has started."""
         shown = (repr(error),)
-        if not isinstance(error, ConfigurationError) or f"'{self._owner}'" not in str(error):
+        unread = (
+            type(error) is StorageError
+        )  # its disk fails as well: it has not seen whose directory this is
+        if not unread and (not isinstance(error, ConfigurationError) or f"'{self._owner}'" not in str(error)):
             text = f"{name} has the directory of {self._owner}, and does not refuse it by that name"
             return Violation("a directory has one node (D1)", text, shown)
         if self._lent.content(DATA) != self._content:
