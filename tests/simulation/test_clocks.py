@@ -1,6 +1,4 @@
-"""The checker of clocks (I33): it holds leaders to the true time when most clocks are right, and only then."""
-
-import random
+"""The checker of clocks (I33): it holds leaders to the true time while most clocks are right."""
 
 import pytest
 from tests.kit.mutants import planted
@@ -35,13 +33,12 @@ def judged(known: str, wrong: str, stamp_ms: int, *, late: str = "") -> list[Vio
 
 
 @pytest.mark.parametrize("stamp_ms", [HOUR_MS, -HOUR_MS, HOUR_MS // 3 + 1])
-@pytest.mark.parametrize(
-    ("known", "wrong"), [("abc", "a"), ("abc", "b"), ("abcde", "ab"), ("a", ""), ("ab", "")]
-)
+@pytest.mark.parametrize(("known", "wrong"), [("abc", "a"), ("abc", "b"), ("abcde", "ab"), ("a", "")])
 def test_d7_a_wrong_stamp_is_found_while_most_clocks_are_right(known: str, wrong: str, stamp_ms: int) -> None:
     """D7: an hour ahead or behind, or the mean with one such clock, is reported."""
     assert [violation.name for violation in judged(known, wrong, stamp_ms)] == ["time (I33)"]
-    assert not judged(known, wrong, random.randrange(-BOUND_MS + 1, BOUND_MS))
+    for right_ms in (1 - BOUND_MS, 0, BOUND_MS):
+        assert not judged(known, wrong, right_ms)
 
 
 @pytest.mark.parametrize(

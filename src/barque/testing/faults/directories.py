@@ -36,9 +36,7 @@ class LentDisk:
     def judge(self, name: str, error: BarqueError | None) -> Violation | None:
         """Judge a start on this disk: None for `error` means that the node has started."""
         shown = (repr(error),)
-        unread = (
-            type(error) is StorageError
-        )  # its disk fails as well: it has not seen whose directory this is
+        unread = type(error) is StorageError  # its disk fails, too: it cannot see whose directory this is
         if not unread and (not isinstance(error, ConfigurationError) or f"'{self._owner}'" not in str(error)):
             text = f"{name} has the directory of {self._owner}, and does not refuse it by that name"
             return Violation("a directory has one node (D1)", text, shown)
