@@ -36,7 +36,8 @@ class LentDisk:
     def judge(self, name: str, error: BarqueError | None) -> Violation | None:
         """Judge a start on this disk: None for `error` means that the node has started."""
         shown = (repr(error),)
-        unread = type(error) is StorageError  # its disk fails, too: it cannot see whose directory this is
+        # A node whose disk fails at the same time cannot see whose directory it has.
+        unread = type(error) is StorageError
         if not unread and (not isinstance(error, ConfigurationError) or f"'{self._owner}'" not in str(error)):
             text = f"{name} has the directory of {self._owner}, and does not refuse it by that name"
             return Violation("a directory has one node (D1)", text, shown)

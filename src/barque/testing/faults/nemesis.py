@@ -28,6 +28,7 @@ from barque.testing.faults.directories import DIRECTORY_FAULTS
 from barque.testing.faults.disk import DISK_FAULTS
 from barque.testing.faults.fault_schedule import is_behind, order_faults, pause_s
 from barque.testing.faults.network import NETWORK_FAULTS
+from barque.testing.faults.operators import losing_removal
 from barque.testing.faults.process import PROCESS_FAULTS, complete_upgrade
 from barque.testing.sim.host import Host
 from barque.testing.sim.swarm import STEADY
@@ -76,6 +77,7 @@ class Nemesis:
                 for table in (NETWORK_FAULTS, DISK_FAULTS, DIRECTORY_FAULTS, PROCESS_FAULTS)
                 for name, fault in table.items()
             },
+            "losing_removal": partial(losing_removal, self),
         }
         self._clusters = ClusterNemesis(self)
         self._faults.update(self._clusters.faults)
@@ -142,8 +144,9 @@ class Nemesis:
             host.start()
 
     def _mend(self, host: Host) -> None:
-        """Give the host its own disk, give that space, and end its errors."""
+        """Give the host its own disk, give that space, end its errors, and let it start."""
         host.take_back()
+        host.kept_down = False
         host.disk.fault = None
         host.disk.space = None
         if host.process_disk is not None:

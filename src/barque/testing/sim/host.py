@@ -132,6 +132,7 @@ class Host:
         self.process_disk: ProcessDisk | None = None
         self.clock: SimClock | None = None
         self.loses_power = False
+        self.kept_down = False  # an operator keeps it from starting again
         self.uids: dict[str, Uid] = {}  # by cluster, the uid of its member from the first successful start on
         self.failing: dict[str, None] = {}  # clusters whose machine here raises at its next command
         self.failed: dict[str, None] = {}  # clusters whose machine has raised since the node started
@@ -160,7 +161,7 @@ class Host:
 
     def start(self) -> None:
         """Boot a new process from what is on the disk."""
-        if (self.process is not None and self.process.alive) or self.sim.absent is self:
+        if (self.process is not None and self.process.alive) or self.sim.absent is self or self.kept_down:
             return
         self.boots += 1
         self.failing, self.failed = {}, {}
