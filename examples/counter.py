@@ -9,14 +9,15 @@ import barque
 class Counter(barque.Machine[int]):
     """Adds numbers."""
 
+    command_type = int
+
     def init(self, args: dict[str, int]) -> int:
         """The first total: `start`, from the arguments of `start_cluster`."""
         return args.get("start", 0)
 
     def apply(self, meta: barque.CommandMeta, command: int, state: int) -> tuple[int, int]:
         """Return the new state and the reply, which are both the new total."""
-        state += command if isinstance(command, int) else 0
-        return state, state
+        return state + command, state + command
 
     def query(self, query: None, state: int) -> int:
         """Answer a read, which does not go through the log."""

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 import barque
-from barque.cli import main as cli
+from barque.cli import verbs as cli
 from barque.client.local import NodeSubmitter
 from barque.gateways.resp.server import RespServer
 from barque.machine.kv_commands import Set
@@ -28,6 +28,7 @@ LIFE = ROOT / "docs/explanation/life-of-a-command.md"
 RUN_AS_WRITTEN = (
     "docs/tutorial/first-machine.md",
     "docs/how-to/pipeline-commands.md",
+    "docs/how-to/recover-from-a-machine-fault.md",
     "docs/how-to/upgrade-a-machine.md",
     "docs/how-to/use-an-aux-machine.md",
     "docs/how-to/test-my-machine.md",

@@ -1,11 +1,40 @@
-"""The programs in examples/ run, and do what they say."""
+"""The programs in examples/ run, and do what they say; no command stops a machine that we show to users."""
 
+import ast
 import importlib.util
+import random
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import msgspec
+import pytest
+
+import barque
+from barque.types import NOBODY, Index, ReplyMode, Term
+from tests.documents import ROOT, blocks
+from tests.nodes import nodes
 from tests.ports import free_port
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
+MISTAKE = "# a mistake"
+"""The comment of a machine that is wrong on purpose."""
+META = barque.CommandMeta(Index(1), Term(1), 0, 1_700_000_000_000, NOBODY, ReplyMode.NOREPLY)
+HOSTILE: tuple[Any, ...] = (
+    *(None, True, "", "text", b"bytes", 1.5, float("nan"), float("inf"), -1, 2**63 - 1, 2**64 - 1, -(2**63)),
+    *(
+        [],
+        [1],
+        [None, None, None],
+        {},
+        {"a": 1},
+        {1: 2},
+        [[[[]]]],
+        ["x" * 10_000],
+        msgspec.msgpack.Ext(5, b""),
+    ),
+)
 
 
 async def test_the_counter_counts_to_42(tmp_path: Path) -> None:
@@ -16,3 +45,112 @@ async def test_the_counter_counts_to_42(tmp_path: Path) -> None:
     counter = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(counter)
     assert await counter.main(str(tmp_path), (free_port(), free_port(), free_port())) == 42
+
+
+# --- machines that we show ----------------------------------------------------------------------
+
+
+class Shown(NamedTuple):
+    """A machine on a page or in a program, and the source that it stands in."""
+
+    where: str
+    name: str
+    source: str
+
+    def make(self) -> barque.Machine[Any]:
+        """Run the imports and classes of its source; make the machine."""
+        tree = ast.parse(self.source)
+        kept = (ast.Import, ast.ImportFrom, ast.ClassDef)
+        tree.body = [node for node in tree.body if isinstance(node, kept)]
+        module = f"shown_{abs(hash(self.source))}"
+        namespace: dict[str, Any] = {"__name__": module}
+        sys.modules[module] = type(sys)(module)
+        exec(compile(tree, self.where, "exec", dont_inherit=True), namespace)
+        vars(sys.modules[module]).update(namespace)  # msgspec looks up annotations there
+        made = namespace[self.name]()
+        assert isinstance(made, barque.Machine)
+        return made
+
+    def words(self) -> list[str]:
+        """All strings of its source: commands that come near to valid ones are made of these."""
+        values = {n.value for n in ast.walk(ast.parse(self.source)) if isinstance(n, ast.Constant)}
+        return sorted(value for value in values if isinstance(value, str) and len(value) < 20)
+
+
+def shown() -> Iterator[Shown]:
+    """Every machine of the README, the pages and the examples."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    sources = [
+        (str(block), block.text)
+        for page in pages
+        for block in blocks(str(page.relative_to(ROOT)))
+        if block.language == "python" and "barque.Machine[" in block.text and MISTAKE not in block.text
+    ]
+    sources += [(str(path.relative_to(ROOT)), path.read_text()) for path in sorted(EXAMPLES.glob("*.py"))]
+    for where, source in sources:
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        tree = compile(source, where, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and "Machine[" in ast.unparse(node):
+                yield Shown(where, node.name, ast.unparse(tree))
+
+
+SHOWN = list(shown())
+
+
+def commands(one: Shown, rng: random.Random) -> Iterator[Any]:
+    """Hostile commands: values of all kinds, and arrays of these and of the words of the source."""
+    yield from HOSTILE
+    atoms = [*HOSTILE, *one.words(), *range(5)]
+    for _ in range(3_000):
+        yield [rng.choice(atoms) for _ in range(rng.randrange(1, 5))]
+
+
+@pytest.mark.parametrize("one", SHOWN, ids=lambda one: f"{one.where}:{one.name}")
+def test_s8_no_command_stops_a_machine_that_we_show(one: Shown) -> None:
+    """S8: a hostile command is refused by its type or applied; `apply` never raises, whatever the state."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    machine = one.make()
+    decoder = msgspec.msgpack.Decoder(machine.command_type)
+    state, applied = machine.init({}), 0
+    for command in commands(one, random.Random(seed)):
+        try:
+            decoded = decoder.decode(msgspec.msgpack.encode(command))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+        state = machine.apply(META, decoded, state)[0]
+        applied += 1
+    assert applied
+
+
+def test_s8_the_machines_are_found() -> None:
+    """S8: the README, the tutorial, four how-to pages and the program are among them."""
+    places = {one.where.partition(":")[0] for one in SHOWN}
+    assert {"README.md", "docs/tutorial/first-machine.md", "examples/counter.py"} <= places
+    assert len(places) >= 7
+
+
+@pytest.mark.parametrize("place", ["README.md", "examples/counter.py"])
+async def test_s8_the_counter_survives_its_clients(tmp_path: Path, place: str) -> None:
+    """S8: on three nodes, each hostile command is refused or counted, and the next good one is answered."""
+    [one] = [one for one in SHOWN if one.where.startswith(place)]
+    machines = {"counter": one.make()}
+    async with nodes(tmp_path) as three, three.client() as client:
+        await three.stop()
+        await three.start(machines=machines)
+        visits = client.cluster("visits")
+        await visits.start_cluster("counter")
+        refused = 0
+        for command in HOSTILE:
+            if type(command) is int:
+                await visits.process_command(command % 1_000)
+                continue
+            with pytest.raises(barque.InvalidCommand):
+                await visits.process_command(command)
+            refused += 1
+        assert refused > 10
+        before = await visits.consistent_query()
+        assert await visits.process_command(1) == before + 1
+        [cluster] = (await client.status(["visits"])).clusters
+        assert sorted(member.role for member in cluster.members) == ["follower", "follower", "leader"]

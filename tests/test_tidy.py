@@ -62,7 +62,7 @@ CORE_NEVER = {"time", "random", "socket", "asyncio", "os", "logging", "secrets",
 
 IMPORTS_BY_NAME = {
     "runtime/machines.py": "loads the machines that the node's configuration names",
-    "cli/main.py": "loads a verb when it is used, from a closed table",
+    "cli/verbs.py": "loads a verb when it is used, from a closed table",
     "cli/version.py": "asks for the versions of installed packages",
 }
 """The modules that may use importlib, and why."""

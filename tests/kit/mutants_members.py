@@ -6,10 +6,11 @@ from unittest.mock import patch
 from barque.core.configuration import recognises
 from barque.core.effects import StartElectionTimeout
 from barque.core.state import RaftState, Server
+from barque.runtime.admin_members import MemberAdmin
 from barque.runtime.directory import Directory
 from barque.runtime.removals import Removals
 from barque.types import Index
-from tests.kit.mutant_registry import find, mutant, replace
+from tests.kit.mutant_registry import find, mutant, replace, together
 
 
 def _too_early(name: str) -> Any:
@@ -53,6 +54,20 @@ def leaving_leader_counts() -> Any:
         return [own] + [peer.match_index for _, peer in server.peers if peer.voter]
 
     return replace("match_indexes", match)
+
+
+@mutant("a leader does not count which members are up before it changes them (D3)", layer="node")
+def lost_quorum_permitted() -> Any:
+    """See `MUTANTS`."""
+    real = find("_change")
+
+    async def demand_nothing(*_: Any) -> None:
+        """Permit everything."""
+
+    return together(
+        replace("_change", lambda server, asker, records, **_: real(server, asker, records, force=True)),
+        patch.object(MemberAdmin, "_demand_quorum", demand_nothing),
+    )
 
 
 @mutant("an overwritten configuration stays in force (MEMB-04)", layer="core")

@@ -27,31 +27,32 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, or until SIGTERM: then it is cancelled, cleans up, and the program exits."""
-    terminated = False
+    """Run to the end, or until SIGTERM or SIGHUP: then it is cancelled, cleans up, and the program exits."""
+    terminated = 0
 
     async def cancellable() -> T:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
 
-        def on_signal(*_: object) -> None:
+        def on_signal(number: int, _frame: object) -> None:
             nonlocal terminated
-            terminated = True  # whatever the loop makes of it: it may be about to end anyway
+            terminated = number  # whatever the loop makes of it: it may be about to end anyway
             loop.call_soon_threadsafe(task.cancel)
 
-        before = signal.signal(signal.SIGTERM, on_signal)
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGHUP)}
         try:
             return await work
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             result = runner.run(cancellable())
         except asyncio.CancelledError:
-            terminated = True
+            terminated = terminated or signal.SIGTERM
     if terminated:
-        raise SystemExit(128 + signal.SIGTERM)
+        raise SystemExit(128 + terminated)
     return result
 
 

@@ -10,6 +10,7 @@ from barque.bench.facts import machine_facts, run
 from barque.bench.measure import LOCAL_ONLY, WORKLOADS, Sample, Settings, measure, measure_at
 from barque.bench.report import COLUMNS, Report, aligned, header, notes, rows
 from barque.cli.failures import USAGE, CliError
+from barque.cli.progress import Progress
 from barque.client.client import Client
 from barque.errors import UnknownCluster
 from barque.transport.secret import load_secret
@@ -75,8 +76,10 @@ def bench(
         for row in (row for workload in chosen for row in WORKLOADS[workload]):
             if target is not None and row in LOCAL_ONLY:
                 continue
-            click.echo(f"run {round_number + 1} of {runs}: {row} …", err=True)
-            report.samples.append(run(_run(row, settings, target)))
+            title = f"run {round_number + 1} of {runs}: {row}"
+            click.echo(f"{title} …", err=True)
+            with Progress(title):
+                report.samples.append(run(_run(row, settings, target)))
     click.echo("\n".join(["", *aligned(COLUMNS, rows(report.samples)), *notes(report.samples)]))
     if json_file is not None:
         Path(json_file).write_bytes(msgspec.json.format(msgspec.json.encode(report)))

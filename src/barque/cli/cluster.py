@@ -9,6 +9,7 @@ from rich.table import Table
 from barque.cli.diagnosis import run_on_cluster
 from barque.cli.failures import FAILED, OK
 from barque.cli.output import confirm, output_option, print_json, print_rich
+from barque.cli.progress import Progress
 from barque.cli.reach import Reach, reach_options, run_with_client
 from barque.cli.status import fetch_status
 
@@ -51,7 +52,8 @@ def list_(reach: Reach, output: str) -> None:
 def create(reach: Reach, name: str, machine: str, members: str | None) -> int:
     """Form the cluster NAME and wait for its leader; exit with 1 if a member could not be started."""
     places = [node.strip() for node in members.split(",")] if members else None
-    answer = run_with_client(reach, lambda client: client.start_cluster(name, machine, nodes=places))
+    with Progress(f"forming {name!r}"):
+        answer = run_with_client(reach, lambda client: client.start_cluster(name, machine, nodes=places))
     click.echo(f"{name!r} serves with members on {', '.join(answer.started)}")
     for node, why in answer.not_started.items():
         click.echo(f"not started on {node}: {why}", err=True)

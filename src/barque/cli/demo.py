@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import signal
 import socket
 import tempfile
 import time
@@ -15,6 +14,7 @@ from barque.cli.demo_ledger import Ledger, Verdict
 from barque.cli.dev_directory import CLUSTER, HOST, DevDirectory, DevNode, DevState
 from barque.cli.dev_processes import DevCluster
 from barque.cli.failures import FAILED, OK, CliError
+from barque.cli.signals import run_until_told
 from barque.client.client import Client
 from barque.errors import BarqueError, OutcomeUnknown, QueryTimeout, Refused
 from barque.machine.kv_commands import IncrBy, Mget
@@ -99,7 +99,7 @@ def demo(keys: int, keep: bool, timeout: float) -> int:
     """
     root = Path(tempfile.mkdtemp(prefix="barque-demo-"))
     try:
-        verdict = asyncio.run(_bounded(DevCluster(DevDirectory(root)), keys, timeout))
+        verdict = run_until_told(_bounded(DevCluster(DevDirectory(root)), keys, timeout))
     finally:
         if keep:
             click.echo(f"Everything is in {root}.")
@@ -110,10 +110,6 @@ def demo(keys: int, keep: bool, timeout: float) -> int:
 
 async def _bounded(cluster: DevCluster, keys: int, timeout_s: float) -> Verdict:
     """Run the whole demo under a deadline. It leaves no node behind, however it ends."""
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     cluster.directory.write(DevState(_free_nodes()))
     try:
         async with asyncio.timeout(timeout_s):

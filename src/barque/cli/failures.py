@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 from barque.errors import (
     BarqueError,
@@ -32,6 +33,7 @@ from barque.errors import (
 OK = 0
 FAILED = 1
 USAGE = 2
+PROVES_NOTHING = 3
 UNAVAILABLE = 69
 INTERNAL = 70
 IO_ERROR = 74
@@ -140,10 +142,13 @@ def _cure(error: BaseException) -> str:
 
 
 def complain(text: str) -> None:
-    """Print one line on stderr."""
-    print(f"barque: {text}", file=sys.stderr, flush=True)
+    """Print one line on stderr, if anybody is there to read it."""
+    try:
+        print(f"barque: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        die_quietly(sys.stderr)
 
 
-def die_quietly() -> None:
-    """The reader of stdout is gone (`barque … | head`): keep later flushes from raising."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def die_quietly(stream: TextIO) -> None:
+    """The reader of stdout or stderr is gone (`barque … | head`): keep later flushes from raising."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,21 +1,24 @@
 """`barque nemesis`: real node processes under faults, real clients, and checkers of their histories."""
 
-import asyncio
 import secrets
 import shutil
-import signal
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import click
 
-from barque.cli.failures import FAILED, OK, USAGE, CliError
+from barque.cli.failures import FAILED, OK, PROVES_NOTHING, USAGE, CliError
 from barque.cli.output import output_option, print_json
+from barque.cli.progress import Progress
+from barque.cli.signals import run_until_told
 from barque.testing.chaos.clients import KINDS
 from barque.testing.chaos.presets import OURS, PRESETS, RA
-from barque.testing.chaos.run import Plan, RunReport, run_plan
+from barque.testing.chaos.run import Plan, RunReport, run_plan, worst
+from barque.testing.chaos.verdict import Verdict
 
 _GROUPS = {"all": tuple(PRESETS), "ra": tuple(RA), "ours": tuple(OURS)}
+_CODES = {Verdict.CLEAN: OK, Verdict.VOID: PROVES_NOTHING, Verdict.NOT_CLEAN: FAILED}
 
 
 @click.command()
@@ -58,7 +61,8 @@ def nemesis(
     """Kill, freeze and cut off node processes under load, then check the clients' histories.
 
     Exits with 0 only if every run is clean: no anomaly, no hang, nothing left behind, and
-    each fault happened. See docs/how-to/nemesis.md.
+    each fault happened. A run that was too short for its faults proves nothing: 3. See
+    docs/how-to/nemesis.md.
     """
     if show_list:
         _show_presets(output)
@@ -82,17 +86,28 @@ def nemesis(
     if taken:
         raise CliError(f"{taken[0]} exists already; choose another --seed or --out", USAGE)
     reports = [_run(plan, output) for plan in plans]
-    clean = not any(report.problems for report in reports)
-    if clean and out is None:
+    verdict = worst(reports)
+    if verdict is not Verdict.NOT_CLEAN and out is None:
         shutil.rmtree(root)
     if output == "json":
-        print_json({"seed": seed, "clean": clean, "runs": reports})
-    elif not clean:
-        failed = [report for report in reports if report.problems]
-        for report in failed:
-            click.echo(f"{report.preset}: everything is kept in {report.directory}")
+        print_json({"seed": seed, "clean": verdict is Verdict.CLEAN, "verdict": verdict, "runs": reports})
+    else:
+        _conclude(reports)
+    return _CODES[verdict]
+
+
+def _conclude(reports: list[RunReport]) -> None:
+    """Count the runs that are not clean, and say where their files are."""
+    failed = [report for report in reports if report.verdict is Verdict.NOT_CLEAN]
+    void = [report for report in reports if report.verdict is Verdict.VOID]
+    for report in failed:
+        click.echo(f"{report.preset}: everything is kept in {report.directory}")
+    if failed:
         click.echo(f"{len(failed)} of {len(reports)} runs failed")
-    return OK if clean else FAILED
+    if void:
+        click.echo(
+            f"{len(void)} of {len(reports)} runs were too short: they prove nothing; give more --seconds"
+        )
 
 
 def _chosen(names: tuple[str, ...]) -> list[str]:
@@ -116,27 +131,11 @@ def _run(plan: Plan, output: str) -> RunReport:
     faults = ", ".join(plan.preset.faults)
     err = output == "json"
     click.echo(f"{plan.name}: seed {plan.seed}, {plan.nodes} nodes, {plan.seconds:g} s; {faults}", err=err)
-    report = asyncio.run(_unless_told_to_stop(plan, err=err))
+    with Progress(f"{plan.name} goes on") as progress:
+        tell = partial(progress.echo, err=err)
+        report = run_until_told(run_plan(plan, tell), f"; {plan.directory} is kept")
     click.echo("\n".join(_summary(report)), err=err)
     return report
-
-
-async def _unless_told_to_stop(plan: Plan, *, err: bool) -> RunReport:
-    """Run a plan. SIGTERM ends it as Ctrl-C does: it undoes the faults and stops the processes."""
-    work = asyncio.create_task(run_plan(plan, lambda line: click.echo(line, err=err)))
-    told: list[int] = []
-
-    def stop() -> None:
-        told.append(signal.SIGTERM)
-        work.cancel()
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if told:
-            raise CliError(f"stopped; {plan.directory} is kept", 128 + signal.SIGTERM) from None
-        raise
 
 
 def _summary(report: RunReport) -> list[str]:
@@ -152,7 +151,13 @@ def _summary(report: RunReport) -> list[str]:
     recovered = "never" if report.recovered_s is None else f"after {report.recovered_s} s"
     lines.append(f"  served again {recovered}; checked in {report.checking_s} s")
     again = f"barque nemesis --preset {report.preset} --seed {report.seed} --seconds {report.seconds:g}"
-    lines.append("  clean" if not report.problems else f"  NOT CLEAN; the same schedule again: {again}")
+    match report.verdict:
+        case Verdict.CLEAN:
+            lines.append("  clean")
+        case Verdict.VOID:
+            lines.append("  TOO SHORT: nothing wrong was found, and nothing is proved; use more --seconds")
+        case Verdict.NOT_CLEAN:
+            lines.append(f"  NOT CLEAN; the same schedule again: {again}")
     return lines
 
 

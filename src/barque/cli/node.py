@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from barque.cli.failures import FAILED
 from barque.cli.node_facts import info_sections
 from barque.cli.settings import build_config, clusters_from, named_addresses
+from barque.cli.streams import drain_outlets, install_outlets
 from barque.client.local import NodeSubmitter
 from barque.config import NodeConfig
 from barque.gateways.resp.limits import RespLimits
@@ -39,7 +40,8 @@ class LineFormatter(logging.Formatter):
 
 
 def log_to_stderr(level: str) -> None:
-    """Log everything from this level on to stderr."""
+    """Log everything from this level on to stderr, which never lets the event loop wait."""
+    install_outlets()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -122,15 +124,15 @@ async def serve(config: NodeConfig) -> int:
     def on_signal(number: signal.Signals) -> None:
         if asked_to_stop.is_set():
             logger.warning("%s again: ending at once", number.name)
-            os._exit(128 + number)
+            _end_now(128 + number)
         logger.info("%s: handing leaderships over and stopping", number.name)
         asked_to_stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     running = Node(config)
-    await running.start()
     loop.add_signal_handler(signal.SIGHUP, running.reload_credentials)
+    await running.start()
     gateway: RespServer | None = None
     _collect_rarely()
     try:
@@ -151,9 +153,15 @@ async def serve(config: NodeConfig) -> int:
                 await _stop(running, gateway)
         except TimeoutError:
             logger.error("not stopped after %g s; ending the process now", _SHUTDOWN_S)
-            os._exit(FAILED)
+            _end_now(FAILED)
     logger.info("node %s has stopped", config.name)
     return 0
+
+
+def _end_now(code: int) -> NoReturn:
+    """End the process without any clean-up, but for what it has logged."""
+    drain_outlets()
+    os._exit(code)
 
 
 async def _start_gateway(running: Node) -> RespServer | None:

@@ -6,11 +6,13 @@ import subprocess  # asks git for the commit
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import IO, Any, NamedTuple
 
 import click
 import msgspec
 
+from barque.cli.progress import Progress
 from barque.testing.checkers.probes import PROBES, watched
 from barque.testing.simulate import (
     changed,
@@ -91,9 +93,9 @@ def _runner(seed: int, *, core: bool, trace: bool = False) -> Callable[[Any], An
 def _one(seed: int, scenario: Any, *, show_hash: bool, trace: bool, core: bool) -> int:
     nodes = scenario.world.nodes if core else scenario.nodes
     click.echo(f"seed {seed}: {nodes} nodes, faults: {', '.join(scenario.faults)}")
-    report = _runner(seed, core=core, trace=trace)(scenario)
-    click.echo(str(report))
-    _say_commit(report)
+    with nullcontext() if trace else Progress(f"simulating seed {seed}"):
+        report = _runner(seed, core=core, trace=trace)(scenario)
+    click.echo(f"{report}{_commit_line(report)}")
     click.echo(_facts([report]))
     if show_hash:
         click.echo(report.hash)
@@ -102,12 +104,12 @@ def _one(seed: int, scenario: Any, *, show_hash: bool, trace: bool, core: bool) 
 
 def _shrink(seed: int, scenario: Any, changes: str | None, *, core: bool) -> int:
     """Find the smallest scenario that still fails, and show it."""
-    found = shrink(scenario, _runner(seed, core=core))
+    with Progress(f"shrinking seed {seed}"):
+        found = shrink(scenario, _runner(seed, core=core))
     if found is None:
         click.echo(f"seed {seed} is clean: there is nothing to shrink")
         return 0
-    click.echo(str(found.report))
-    _say_commit(found.report)
+    click.echo(f"{found.report}{_commit_line(found.report)}")
     known = json.loads(changes) if changes else {}
     text = json.dumps({**known, **found.changes})
     click.echo(f"shrunk in {found.tries} runs to faults: {', '.join(found.scenario.faults) or 'none'}; ")
@@ -128,15 +130,16 @@ class _Campaign(NamedTuple):
         """Run them, say what they did, and whether all were clean."""
         reports: list[Any] = []
         begun = time.process_time()
-        for seed in range(self.start, self.start + self.seeds):
-            report: Any = simulate_core(seed) if self.core else simulate(seed)
-            reports.append(report)
-            self._note(line_of(report))
-            if report.violation is not None:
-                click.echo(str(report))
-                _say_commit(report)
-            if self.seconds is not None and time.process_time() - begun > self.seconds:
-                break
+        with Progress("simulating", "seeds", self.seeds) as progress:
+            for seed in range(self.start, self.start + self.seeds):
+                report: Any = simulate_core(seed) if self.core else simulate(seed)
+                reports.append(report)
+                progress.done += 1
+                self._note(line_of(report))
+                if report.violation is not None:
+                    progress.echo(f"{report}{_commit_line(report)}")
+                if self.seconds is not None and time.process_time() - begun > self.seconds:
+                    break
         spent = time.process_time() - begun
         self._note({"end": True, "processor_s": round(spent, 3), "commit": _commit()})
         click.echo(_facts(reports))
@@ -177,11 +180,10 @@ def nodes_of(report: Any) -> int:
     return int(scenario.world.nodes if hasattr(scenario, "world") else scenario.nodes)
 
 
-def _say_commit(report: Any) -> None:
-    """A seed means what this code makes of it: say which code, for a run that failed."""
-    commit = _commit()
-    if report.violation is not None and commit:
-        click.echo(f"commit: {commit}")
+def _commit_line(report: Any) -> str:
+    """A seed means what this code makes of it: a line that says which code, for a run that failed."""
+    commit = _commit() if report.violation is not None else ""
+    return f"\ncommit: {commit}" if commit else ""
 
 
 def _commit() -> str:

@@ -1,6 +1,8 @@
 """`barque wal dump`: print a write-ahead log, record by record. Reads only."""
 
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -9,6 +11,7 @@ import msgspec
 from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory
 from barque.cli.failures import IO_ERROR, OK, USAGE, CliError
 from barque.cli.output import output_option
+from barque.cli.progress import Progress
 from barque.log.disk import OsDisk
 from barque.log.dump import Dumped, DumpedEnd, DumpedHead, DumpedRecord, dump_wal
 
@@ -37,12 +40,19 @@ def dump(path: str | None, directory: str | None, node_name: str | None, output:
     running node writes to may look torn.
     """
     damaged = False
-    for file in _files(_place(path, directory, node_name)):
-        if output == "table":
-            click.echo(str(file))
-        for found in dump_wal(OsDisk(), str(file)):
-            damaged |= isinstance(found, DumpedEnd) and found.how == "damaged"
-            click.echo(_as_json(file, found) if output == "json" else _as_line(found))
+    files = list(_files(_place(path, directory, node_name)))
+    progress = Progress("reading the log", "MiB", sum(file.stat().st_size for file in files) >> 20)
+    before = 0
+    with nullcontext() if sys.stdout.isatty() else progress:  # on a terminal, the records show how far it is
+        for file in files:
+            if output == "table":
+                click.echo(str(file))
+            for found in dump_wal(OsDisk(), str(file)):
+                damaged |= isinstance(found, DumpedEnd) and found.how == "damaged"
+                click.echo(_as_json(file, found) if output == "json" else _as_line(found))
+                if isinstance(found, DumpedRecord):
+                    progress.done = (before + found.offset) >> 20
+            before += file.stat().st_size
     return IO_ERROR if damaged else OK
 
 

@@ -48,6 +48,7 @@ from barque.core.terminating import (
 from barque.core.terms import settle_term
 from barque.core.transitions import become_follower, become_recovered
 from barque.errors import InvariantViolation
+from barque.types import Index
 
 TABLES: dict[RaftState, Mapping[type[Any], Handler]] = {
     RaftState.LEADER: LEADER,
@@ -60,6 +61,8 @@ TABLES: dict[RaftState, Mapping[type[Any], Handler]] = {
     RaftState.TERMINATING_FOLLOWER: TERMINATING_FOLLOWER,
 }
 """The states that take messages."""
+_SLICE = 10_000
+"""How many entries are applied between two reports of a recovery."""
 ENDING = (
     RaftState.TERMINATING_LEADER,
     RaftState.TERMINATING_FOLLOWER,
@@ -97,14 +100,25 @@ def _store_once(effects: list[Effect]) -> list[Effect]:
     return effects
 
 
-def recover(server: Server) -> list[Effect]:
+def say_nothing(_count: int) -> None:
+    """Report no progress."""
+
+
+def recover(server: Server, applied: Callable[[int], None] = say_nothing) -> list[Effect]:
     """Ra's `recover` (§1): apply the entries that were known to be applied, then become a follower.
 
     Their machine effects and replies were performed before the restart, so they are dropped (CORE-04).
+    `applied` is told from time to time how many more entries are applied.
     """
     assert server.raft_state is RaftState.RECOVER
     server.start_machine()
-    apply_to(server, server.commit_index)
+    before = server.last_applied
+    while before < server.commit_index:
+        apply_to(server, Index(min(before + _SLICE, server.commit_index)))
+        if server.last_applied == before:
+            break  # the log ends, or the machine is frozen or deleted
+        applied(server.last_applied - before)
+        before = server.last_applied
     scan_uncommitted(server)
     server.commit_latency_ms = 0
     if server.deleted:  # the deletion was applied, and the process died before it acted on it

@@ -37,7 +37,7 @@ from barque.log.memtable import Memtable
 from barque.log.meta import META, MetaStore
 from barque.log.wal import FLUSH_BYTES_MAX, Wal
 from barque.log.wal_files import MANIFEST, SparePreparer, WalFiles, file_number
-from barque.log.wal_recovery import ADVICE, RecoveredWal, recover_wal
+from barque.log.wal_recovery import ADVICE, Progress, RecoveredWal, recover_wal, say_nothing
 from barque.log.wal_writer import Clock, MakeWriter, Wake, WriterKind, choose_writer, measure_sync
 from barque.types import Uid
 
@@ -97,12 +97,14 @@ class Storage:
         clock: Clock = time.perf_counter,
         make_writer: MakeWriter = choose_writer,
         complete: Callable[[], None] = lambda: None,
+        progress: Progress = say_nothing,
     ) -> "Storage":
         """Lock the directory; make it if it is new, else recover its contents.
 
         `on_event` is called on the loop; `wake(fn)` must run `fn` there soon, from any thread;
         `clock` gives seconds and only measures; a simulator makes another writer; `complete` adds the
-        files of the layer above to a new directory, before that gets its identity. Raises
+        files of the layer above to a new directory, before that gets its identity; `progress` hears how
+        much of the log is read. Raises
         `ConfigurationError` for a directory of another owner, which is not changed, `Damaged`
         where starting would lose data, and `StorageError` when the disk fails or another process
         holds the directory.
@@ -115,7 +117,7 @@ class Storage:
             claim = read_claim(disk, data_dir, owner)  # before anything else is read
             if claim is Claim.NEW:
                 _create(disk, data_dir, owner, complete)
-            storage = cls._recover(disk, data_dir, lock, config, on_event, wake, clock, make_writer)
+            storage = cls._recover(disk, data_dir, lock, config, on_event, wake, clock, make_writer, progress)
             storage.unclaimed = claim is Claim.NOBODYS
             return storage
         except BaseException as error:
@@ -136,6 +138,7 @@ class Storage:
         wake: Wake,
         clock: Clock,
         make_writer: MakeWriter,
+        progress: Progress,
     ) -> "Storage":
         wal_dir = join(data_dir, _WAL)
         for name in (IDENTITY, META):
@@ -143,7 +146,7 @@ class Storage:
         with contextlib.ExitStack() as opened:  # closed again if anything after it fails
             meta = MetaStore.open(disk, data_dir)
             opened.callback(meta.let_go)
-            recovered = recover_wal(disk, wal_dir, meta.tombstones)
+            recovered = recover_wal(disk, wal_dir, meta.tombstones, progress)
             _check_against_meta(data_dir, meta, recovered)
             files = WalFiles(
                 disk,

@@ -5,8 +5,9 @@ around it only finds. Format: docs/formats/wal.md.
 """
 
 import enum
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from barque.errors import Damaged
 from barque.log import wal_format
@@ -37,6 +38,14 @@ ADVICE = (
     "and add them again as new members, so that their peers rebuild them. Do not delete or edit single "
     "files: a server that forgets what it acknowledged can lose data of the whole cluster."
 )
+
+
+Progress: TypeAlias = Callable[[int, int, int], None]
+"""Hears bytes done, bytes in all (as far as the files' sizes tell), and entries, each few MiB."""
+
+
+def say_nothing(done: int, total: int, entries: int) -> None:
+    """Report no progress."""
 
 
 class Finding(enum.Enum):
@@ -186,10 +195,12 @@ def _finding(ending: Ending) -> Finding:
 class _Recovery:
     """One recovery under way."""
 
-    def __init__(self, disk: Disk, directory: str, tombstones: Container[Uid]) -> None:
+    def __init__(self, disk: Disk, directory: str, tombstones: Container[Uid], progress: Progress) -> None:
         self._disk = disk
         self._directory = directory
         self._tombstones = tombstones
+        self._progress = progress
+        self._done = self._total = self._entries = 0
         self.result = RecoveredWal()
 
     def run(self) -> RecoveredWal:
@@ -197,6 +208,7 @@ class _Recovery:
         newest = listed[-1].number if listed else 0
         names = self._disk.listdir(self._directory)
         self.result.next_number = 1 + max([newest, *(_any_number(name) for name in names)])
+        self._total = sum(entry.end for entry in listed)
         for entry in listed:
             self._read_listed(entry)
         numbers = {entry.number for entry in listed}
@@ -237,11 +249,14 @@ class _Recovery:
         file = self._disk.open(path)
         try:
             reader = self._open_reader(file, path, entry.number, place)
+            if not entry.end:
+                self._total += reader.size  # zeros, too: its records end somewhere before
             end, synced_to = self._read_records(reader, path, entry, place, uids)
             if place is Place.NEWEST:
                 _make_durable(file, synced_to, end)
         finally:
             file.close()
+        self._done += end
         if end == FILE_HEAD_SIZE:
             self.result.blank.append(file_name(entry.number))
         else:
@@ -266,13 +281,16 @@ class _Recovery:
         self, reader: WalReader, path: str, entry: FileEntry, place: Place, uids: set[Uid]
     ) -> tuple[int, int]:
         """Take a file's records; returns where they end, and how much was known to be synced."""
-        synced_to = FILE_HEAD_SIZE
+        synced_to = told = FILE_HEAD_SIZE
         for found in reader.records(entry.end or None):
             if isinstance(found, Record):
                 synced_to = max(synced_to, found.synced_to)
                 if found.batches:
                     uids.add(found.uid)
                     self._take(found, path, place)
+                if found.end - told >= _CHUNK:
+                    told = found.end
+                    self._progress(self._done + told, self._total, self._entries)
                 continue
             if isinstance(found, CleanEnd) and found.offset == entry.end:
                 return entry.end, entry.end
@@ -306,6 +324,7 @@ class _Recovery:
         memtable.truncate(record.batches[0].first_index - 1)
         for batch in record.batches:
             memtable.append(batch)
+            self._entries += batch.count
 
     def _look_at_unlisted(self, name: str, place: Place) -> None:
         """A file that the manifest does not list: left over by a crash, or the manifest is old."""
@@ -359,10 +378,13 @@ def _damage_text(path: str, offset: int, reason: str, uids: set[Uid]) -> str:
     return f"{path}: damaged at offset {offset}: {reason}. Servers concerned: {shown}. {ADVICE}"
 
 
-def recover_wal(disk: Disk, directory: str, tombstones: Container[Uid]) -> RecoveredWal:
+def recover_wal(
+    disk: Disk, directory: str, tombstones: Container[Uid], progress: Progress = say_nothing
+) -> RecoveredWal:
     """Read all files of a write-ahead log. Everything in the result is on disk.
 
-    Records of servers in `tombstones` are skipped. Raises `Damaged`, naming file, offset,
-    servers and what to do, where `DECISIONS` says to refuse; `OSError` when the disk fails.
+    Records of servers in `tombstones` are skipped; `progress` is told of each few MiB. Raises `Damaged`,
+    naming file, offset, servers and what to do, where `DECISIONS` says to refuse; `OSError` when the disk
+    fails.
     """
-    return _Recovery(disk, directory, tombstones).run()
+    return _Recovery(disk, directory, tombstones, progress).run()

@@ -23,7 +23,7 @@ from barque.core.messages import (
     Tick,
 )
 from barque.core.state import RaftState, Server
-from barque.core.step import has_unfinished_business, recover, step
+from barque.core.step import has_unfinished_business, recover, say_nothing, step
 from barque.runtime.counters import ServerCounters
 from barque.types import ServerId, Uid
 
@@ -96,10 +96,10 @@ class ServerProcess:
             return str(self.server.raft_state)
         return "stopped" if self.ended else "failed"
 
-    def start(self) -> None:
-        """Replay the log, then become a follower."""
+    def start(self, applied: Callable[[int], None] = say_nothing) -> None:
+        """Replay the log, then become a follower. `applied` hears of entries by the number, meanwhile."""
         try:
-            effects = recover(self.server)
+            effects = recover(self.server, applied)
             self._busy = True
             self._performer.perform(self, effects)
         except Exception as error:

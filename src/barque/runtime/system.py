@@ -20,6 +20,7 @@ from barque.runtime.clock import Clock
 from barque.runtime.directory import Directory, new_uid
 from barque.runtime.monitors import Monitors
 from barque.runtime.performer import Performer, PerformerEnvironment
+from barque.runtime.recovery_progress import RecoveryProgress
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import ServerRecord, check_record
 from barque.runtime.server_table import Ending, ServerTable
@@ -89,6 +90,7 @@ class System:
         self._checked = checked
         self._rng = rng
         self._environment_of_core = SystemEnvironment(clock, rng)
+        self._progress = RecoveryProgress(clock)
         self.storage = Storage.open(
             disk,
             directory.data_dir,
@@ -100,6 +102,7 @@ class System:
             run_on_loop,
             make_writer=make_writer,
             complete=directory.create,
+            progress=self._progress.read,
         )
         self._changed = changed
         self._environment = environment
@@ -138,6 +141,7 @@ class System:
         except OSError as error:
             raise StorageError(f"old files cannot be written in the present format: {error}") from error
         self._finish_what_a_crash_left()
+        self._progress.begin_applying()
         for record in list(self.directory.records.values()):
             self._start(record)
 
@@ -250,7 +254,7 @@ class System:
             )
         process = ServerProcess(server, self.performer, self._active, checked=self._checked)
         self.servers.add(process)
-        process.start()
+        process.start(self._progress.of(server.id, server.commit_index))
         return process
 
     # --- ends --------------------------------------------------------------------------

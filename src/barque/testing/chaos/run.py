@@ -39,7 +39,7 @@ from barque.testing.chaos.nodes import HOST, NodeProcesses, free_ports, open_des
 from barque.testing.chaos.presets import Preset
 from barque.testing.chaos.proxy import Network, beside
 from barque.testing.chaos.schedule import Event, draw_schedule
-from barque.testing.chaos.verdict import Problem
+from barque.testing.chaos.verdict import Problem, Verdict
 from barque.testing.checkers.history import Outcome
 
 PATIENCE_S = 30.0
@@ -81,6 +81,11 @@ class RunReport(msgspec.Struct, kw_only=True):
     checking_s: float = 0.0
     problems: list[Problem] = []
     directory: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the run is clean, or at least void."""
+        return verdict.judge(self.problems)
 
     @property
     def operations(self) -> int:
@@ -142,7 +147,7 @@ class Run:
         self._found(verdict.judge_descriptors("this process", before, open_descriptors(), 0))
         self._judge_histories()
         self._write("report.json", self.report)
-        if not self.report.problems:
+        if self.report.verdict is not Verdict.NOT_CLEAN:
             for name in self._names:
                 shutil.rmtree(self.plan.directory / name, ignore_errors=True)
         return self.report
@@ -367,6 +372,7 @@ class Run:
 
     def _judge_histories(self) -> None:
         started = time.monotonic()
+        self._say(f"checking {sum(len(workload.records) for workload in self._workloads):,} operations")
         for workload in self._workloads:
             self._found(verdict.judge_history(workload.name, workload.records))
             self.report.workloads[workload.name] = {
@@ -391,6 +397,11 @@ class Run:
     def _write(self, name: str, value: Any) -> None:
         encoded = msgspec.json.format(msgspec.json.encode(value), indent=2)
         (self.plan.directory / name).write_bytes(encoded)
+
+
+def worst(reports: Sequence[RunReport]) -> Verdict:
+    """Judge several runs: what one of them has found counts for all."""
+    return verdict.judge([problem for report in reports for problem in report.problems])
 
 
 async def run_plan(plan: Plan, tell: Callable[[str], None]) -> RunReport:

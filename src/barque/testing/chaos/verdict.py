@@ -1,5 +1,6 @@
 """Judge a run: the histories, by checkers that share no code with Raft, and what processes leave behind."""
 
+import enum
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,16 @@ _BAD_WORDS = ("Traceback", "InvariantViolation", "was never awaited", "never ret
 _ACKNOWLEDGED_MIN = 10
 
 
+class Verdict(enum.StrEnum):
+    """What a run has shown. A void run has found nothing wrong, and was too short to prove anything."""
+
+    CLEAN = "clean"
+    VOID = "void"
+    NOT_CLEAN = "not clean"
+
+
 class Problem(msgspec.Struct, frozen=True):
-    """Why a run is not clean.
+    """Why a run is not clean, or void.
 
     `kind`: anomaly, undecided, hang, state, leak, log, exit, orphan, void or error.
     """
@@ -30,6 +39,14 @@ class Problem(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"
+
+
+def judge(problems: Iterable[Problem]) -> Verdict:
+    """Judge a run by its problems."""
+    kinds = {problem.kind for problem in problems}
+    if not kinds:
+        return Verdict.CLEAN
+    return Verdict.VOID if kinds == {"void"} else Verdict.NOT_CLEAN
 
 
 def judge_history(workload: str, records: Iterable[Record]) -> list[Problem]:

@@ -14,11 +14,12 @@ The observer passes each event to the checkers that it concerns:
 | `members.Configurations` | changes of members (I22) |
 | `members.Departures` | removed and deleted servers stay away (I23) |
 | `effects.Messages`, `effects.Timeouts` | effects of machines (I21) |
+| `clocks.Stamps` | the time that machines see (I33) |
 
-A checker reports a `Violation`, and the first violation ends the run. All clusters share `Durability` and
-`Departures`, since several clusters live on one disk. Other checkers do not depend on these events:
-`reports` asks nodes about themselves, `resources` and `members.check_registry` look at nodes that stop or
-rest, and `sim.operations` judges the clients' histories.
+A checker reports a `Violation`, and the first violation ends the run. All clusters share `Durability`,
+`Departures` and `Clocks`, since several clusters live on one disk and go by one clock. Other checkers do not
+depend on these events: `reports` asks nodes about themselves, `resources` and `members.check_registry` look
+at nodes that stop or rest, and `sim.operations` judges the clients' histories.
 """
 
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from barque.core.messages import (
 )
 from barque.core.state import RaftState, Server
 from barque.machine.machine import CommandMeta
+from barque.testing.checkers.clocks import Clocks, Stamps
 from barque.testing.checkers.effects import Messages, Timeouts
 from barque.testing.checkers.members import Configurations, Departures
 from barque.testing.checkers.safety import (
@@ -49,11 +51,16 @@ from barque.testing.checkers.safety import (
 )
 from barque.types import IndexTerm, ServerId
 
+NowMs = Callable[[], int]
+"""Tells the true time in milliseconds."""
+
 
 class ClusterObserver:
     """All checkers of one cluster. The hosts tell it what happens."""
 
-    def __init__(self, report: Report, durability: Durability, departures: Departures) -> None:
+    def __init__(
+        self, report: Report, durability: Durability, departures: Departures, stamps: Stamps, now_ms: NowMs
+    ) -> None:
         self.elections = Elections(report)
         self.matching = LogMatching(report)
         self.committed = Committed(report)
@@ -62,6 +69,8 @@ class ClusterObserver:
         self.timeouts = Timeouts(report)
         self.durability = durability
         self.departures = departures
+        self.stamps = stamps
+        self._now_ms = now_ms
         self._report = report
         self._servers: dict[ServerId, Server] = {}  # as they started last
         self._looks: dict[type, Callable[[Server, ServerId, Any], None]] = {
@@ -123,10 +132,13 @@ class ClusterObserver:
         if server.raft_state is RaftState.LEADER:
             self.elections.leads(incarnation(server), server.current_term)
             self.committed.leader(server)
+            self.stamps.leads(server.id, server.current_term, self._now_ms())
 
     def applied(self, server: Server, uid_of: UidOf, meta: CommandMeta, command: str) -> None:
         """A server applies a command. `uid_of` knows members that no configuration names with a uid."""
         first = self.committed.applied(str(server.id), meta.index, meta.term, command, server.current_term)
+        if first:
+            self.stamps.applied(meta.term, meta.system_time_ms, self._now_ms())
         if first and self.departures.deleted_on(server.cfg.cluster_id):
             states = (f"{server.id} commits {command} at {meta.index} in {server.cfg.cluster_id}",)
             self._report(Violation("the removed stay away (I23)", "a deleted cluster commits", states))
@@ -148,9 +160,11 @@ class ClusterObserver:
 class Observers:
     """An observer for each cluster that ever existed, by id, and the checkers that all of them share."""
 
-    def __init__(self, report: Report, durability: Durability) -> None:
+    def __init__(self, report: Report, durability: Durability, now_ms: NowMs) -> None:
         self.durability = durability
         self.departures = Departures(report)
+        self.clocks = Clocks()
+        self.now_ms = now_ms
         self._report = report
         self._all: dict[str, ClusterObserver] = {}
 
@@ -159,7 +173,11 @@ class Observers:
         known = self._all.get(server.cfg.cluster_id)
         if known is None:
             known = self._all[server.cfg.cluster_id] = ClusterObserver(
-                self._report, self.durability, self.departures
+                self._report,
+                self.durability,
+                self.departures,
+                Stamps(self._report, self.clocks),
+                self.now_ms,
             )
         return known
 

@@ -28,6 +28,7 @@ from barque.testing.faults.directories import DIRECTORY_FAULTS
 from barque.testing.faults.disk import DISK_FAULTS
 from barque.testing.faults.fault_schedule import is_behind, order_faults, pause_s
 from barque.testing.faults.network import NETWORK_FAULTS
+from barque.testing.faults.operators import losing_removal
 from barque.testing.faults.process import PROCESS_FAULTS, complete_upgrade
 from barque.testing.sim.host import Host
 from barque.testing.sim.swarm import STEADY
@@ -43,6 +44,7 @@ _CRASH_RATES: dict[type, float] = {
 }
 _LIE_IN_WAIT = ("machine_fails", "recreate", "cancel", "crash_on_send")
 """Faults that need a working cluster: its next command, call or promise, or that it exists."""
+_HOUR_MS = 3_600_000
 _OF_FRAMES = {"loss", "duplicates", "reordering", "late_frames"}
 
 
@@ -75,6 +77,7 @@ class Nemesis:
                 for table in (NETWORK_FAULTS, DISK_FAULTS, DIRECTORY_FAULTS, PROCESS_FAULTS)
                 for name, fault in table.items()
             },
+            "losing_removal": partial(losing_removal, self),
         }
         self._clusters = ClusterNemesis(self)
         self._faults.update(self._clusters.faults)
@@ -141,8 +144,9 @@ class Nemesis:
             host.start()
 
     def _mend(self, host: Host) -> None:
-        """Give the host its own disk, give that space, and end its errors."""
+        """Give the host its own disk, give that space, end its errors, and let it start."""
         host.take_back()
+        host.kept_down = False
         host.disk.fault = None
         host.disk.space = None
         if host.process_disk is not None:
@@ -318,7 +322,11 @@ class Nemesis:
         host = self.some_host()
         if host.clock is not None:
             self.count("clock_jump", host.name)
-            host.clock.jump(self.rng.choice((-1, 1)) * self.rng.choice((10, 1_000, 3_600_000)))
+            jump_ms = self.rng.choice((-1, 1)) * self.rng.choice((10, 1_000, _HOUR_MS))
+            host.clock.jump(jump_ms)
+            if abs(jump_ms) == _HOUR_MS:
+                observers = self.sim.observers
+                observers.clocks.set_wrong(host.name, observers.now_ms())
 
     def transfer(self) -> None:
         """An operator transfers the leadership."""

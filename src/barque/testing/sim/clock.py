@@ -7,6 +7,11 @@ from barque.testing.sim.loop import VirtualLoop, VirtualProcess
 _EPOCH_MS = 1_700_000_000_000
 
 
+def true_ms(loop: VirtualLoop) -> int:
+    """The true Unix time in milliseconds, which no node knows."""
+    return _EPOCH_MS + int(loop.time() * 1000)
+
+
 class SimClock:
     """The monotonic clock is the loop's. The wall clock drifts, and jumps when a fault says so.
 

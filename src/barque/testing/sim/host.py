@@ -39,7 +39,7 @@ from barque.testing.sim.test_machine import KINDS, NewSimMachine, SimMachine
 from barque.testing.sim.thread_writer import sim_writer
 from barque.testing.sim.timer_model import TimerModel
 from barque.transport.contract import Limits, TransportHandler
-from barque.transport.wire import PeerMessage
+from barque.transport.wire import ClockIs, PeerMessage
 from barque.types import ClientRef, ServerId, Uid
 
 if TYPE_CHECKING:
@@ -110,6 +110,15 @@ class SimNode(Node):
         """See `Node`."""
         return SimEffectSink(self.host, *collaborators)
 
+    def _connect_parts(self) -> None:
+        super()._connect_parts()
+        self.dispatcher.on(ClockIs, self._hear_clock)
+
+    def _hear_clock(self, node: str, message: ClockIs) -> None:
+        observers = self.host.sim.observers
+        observers.clocks.heard(self.name, node, observers.now_ms())
+        self.clock.heard(node, message.wall_ms)
+
     def make_sessions(self, router: RequestRouter, rpc: NodeRpc) -> ClientSessions:
         """See `Node`."""
         return SimSessions(self.host, router, rpc)
@@ -128,6 +137,7 @@ class Host:
         self.process_disk: ProcessDisk | None = None
         self.clock: SimClock | None = None
         self.loses_power = False
+        self.kept_down = False  # an operator keeps it from starting again
         self.uids: dict[str, Uid] = {}  # by cluster, the uid of its member from the first successful start on
         self.failing: dict[str, None] = {}  # clusters whose machine here raises at its next command
         self.failed: dict[str, None] = {}  # clusters whose machine has raised since the node started
@@ -158,7 +168,7 @@ class Host:
 
     def start(self) -> None:
         """Boot a new process from what is on the disk."""
-        if (self.process is not None and self.process.alive) or self.sim.absent is self:
+        if (self.process is not None and self.process.alive) or self.sim.absent is self or self.kept_down:
             return
         self.boots += 1
         self.failing, self.failed = {}, {}
@@ -169,6 +179,7 @@ class Host:
         disk = self.process_disk = ProcessDisk(self.disk, process, rng)
         disk.sync_seconds = sim.scenario.sync_s
         self.clock = SimClock(sim.loop, process, rng)
+        sim.observers.clocks.started(self.name, sim.observers.now_ms())
         node = self._newest = self._make_node(process, disk, self.clock, rng)
         sim.transcript.note(self.name, f"start {self.boots}")
         process.spawn(self._boot(node, process))

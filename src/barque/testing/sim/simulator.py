@@ -42,6 +42,7 @@ from barque.testing.checkers.safety import Durability, Violation
 from barque.testing.faults.fault_schedule import COMMITS_MIN
 from barque.testing.faults.nemesis import Nemesis
 from barque.testing.faults.network import judge_strangers
+from barque.testing.sim.clock import true_ms
 from barque.testing.sim.clusters import SimCluster
 from barque.testing.sim.host import DATA, Host
 from barque.testing.sim.in_process_clients import InProcessClient
@@ -134,7 +135,7 @@ class Simulation:
         self.violation: Violation | None = None
         disks = {host.name: host.disk for host in self.hosts}
         durability = Durability(self.report, disks, self.rng("looks"), DATA, scenario.look_rate)
-        self.observers = Observers(self.report, durability)
+        self.observers = Observers(self.report, durability, lambda: true_ms(self.loop))
         self.clusters = [
             SimCluster(
                 self, name, make_operations(kind, scenario.keys), configured=name in scenario.configured_names

@@ -62,6 +62,18 @@ DIRECTORY_FAULTS = ("swapped_disks", "copied_disk")
 DIRECTORIES_RATE = 0.15
 """The share of seeds with each of them."""
 
+OPERATOR_FAULTS = ("losing_removal",)
+"""Operators ask for what must be refused."""
+OPERATORS_RATE = 0.3
+"""The share of seeds with each of them, of those without `UNLIKE_DEATH`."""
+UNLIKE_DEATH = frozenset(
+    (
+        *("late_frames", "duplicates", "reordering", "slow_link", "half_open", "pause", "blocked_loop"),
+        *("members", "recreate", "swapped_disks", "copied_disk"),
+    )
+)
+"""Under these a dead node may still seem to speak, or members change for other reasons."""
+
 CLUSTER_FAULTS = ("machine_fails",)
 """Faults of one cluster that the other clusters must not notice."""
 MEMBER_FAULTS = ("members", "recreate")
@@ -168,6 +180,9 @@ def draw_scenario(seed: int) -> Scenario:
     clients = max(clients, some)
     wrong = _rng(seed, "directories")
     faults += (*aimed, *(name for name in DIRECTORY_FAULTS if wrong.random() < DIRECTORIES_RATE))
+    operators = _rng(seed, "operators")
+    if not UNLIKE_DEATH.intersection(faults):
+        faults += tuple(name for name in OPERATOR_FAULTS if operators.random() < OPERATORS_RATE)
     scenario = Scenario(
         nodes=rng.choice((3, 3, 3, 5)),
         clusters=some,
