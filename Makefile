@@ -11,7 +11,7 @@ run: $(STAMP)           ## three nodes on this machine, a live table; Ctrl-C sto
 
 test: $(STAMP)          ## all tests
 	sh .ci/system-packages
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 4 --dist loadgroup
 
 check: $(STAMP)         ## lint, types, tidiness; never writes
 	$(BIN)/ruff check src tests bench examples
