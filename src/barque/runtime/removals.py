@@ -40,12 +40,11 @@ _PATIENCE_S = 60.0
 
 
 class Suspicion:
-    """Where it comes from, and which nodes have confirmed it."""
+    """Since when it lasts, and which nodes have confirmed it."""
 
-    __slots__ = ("asked_at", "confirmed", "removed", "since")
+    __slots__ = ("asked_at", "confirmed", "since")
 
-    def __init__(self, removed: MemberRemoved, since: float) -> None:
-        self.removed = removed
+    def __init__(self, since: float) -> None:
         self.since = self.asked_at = since
         self.confirmed: dict[str, RemovalAnswer] = {}
 
@@ -71,13 +70,12 @@ class Removals:
         for process in self._servers.all():
             if process.cluster_id != removed.cluster_id or removed.uid not in ("", process.uid):
                 continue
-            known = self._suspicions.get(process)
-            if known is not None and (known.removed == removed or not removed.uid):
-                if now - known.asked_at < _ASK_INTERVAL_S:
-                    continue
-            elif known is None:
+            suspicion = self._suspicions.get(process)
+            if suspicion is None:
                 logger.info("%s: node %s says that it is gone; asking others", process.server.id, node)
-            suspicion = self._suspicions[process] = known or Suspicion(removed, now)
+                suspicion = self._suspicions[process] = Suspicion(now)
+            elif now - suspicion.asked_at < _ASK_INTERVAL_S:
+                continue
             self._ask(process, suspicion, now)
 
     def is_suspected(self, process: ServerProcess) -> bool:
