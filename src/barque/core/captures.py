@@ -48,8 +48,8 @@ def capture(server: Server, kind: SnapshotKind, index: Index, state: Any, applie
         return Captured(meta, machine.capture(state), tuple(machine.live_indexes(state)))
     except Exception as error:
         raise MachineFault(
-            f"{type(machine).__name__} cannot capture its state at index {index}: {error!r}. A state that msgspec "
-            "cannot encode needs its own `capture` and `restore`"
+            f"{type(machine).__name__} cannot capture its state at index {index}: {error!r}. A state that "
+            "msgspec cannot encode needs its own `capture` and `restore`"
         ) from error
 
 
@@ -64,7 +64,7 @@ def meta_at(server: Server, index: Index, applied: Index) -> SnapshotMeta | None
 
 
 def version_at(server: Server, index: Index) -> int | None:
-    """VER-08: the machine version that was in force at this entry; None below the snapshot that we began at."""
+    """VER-08: the machine version that was in force at this entry; None below where we began."""
     for since, version in reversed(server.machine_versions):
         if since <= index:
             return version
@@ -83,7 +83,7 @@ def time_at(server: Server, index: Index, applied: Index) -> int | None:
 
 
 def note_time(server: Server, index: Index) -> None:
-    """Remember that entry `index` has an older timestamp than the machine's time: its own does not tell it."""
+    """Remember the machine's time at entry `index`, whose own timestamp is older and does not tell it."""
     marks, begun = server.time_marks, server.log.snapshot_index_term().index
     marks.append((index, server.machine_time_ms))
     while len(marks) > 1 and marks[1][0] <= begun:

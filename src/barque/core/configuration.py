@@ -3,7 +3,7 @@
 A configuration counts from the moment it is in the log, committed or not. If a leader overwrites it before it
 is committed, it is void, and the configuration before it is in force again. At most one configuration of a
 cluster is uncommitted. A follower may not know yet that an earlier one is committed, and a snapshot at an
-older entry needs the configuration of that entry. So a server remembers the configurations since its snapshot.
+older entry needs the configuration of that entry. So a server remembers those since its last snapshot.
 """
 
 from collections.abc import Iterable, Sequence

@@ -105,9 +105,9 @@ class Snapshots(Protocol):
         """The newest complete snapshot."""
 
     def recovery_point(self, log: "Log") -> SnapshotMeta | None:
-        """Where a start begins: the newest snapshot or checkpoint whose entry is in this log (CKPT-04, CKPT-07).
+        """Where a start begins: the newest snapshot, or checkpoint in this log (CKPT-04, CKPT-07).
 
-        A checkpoint replaces no entries, so one beyond the end of the log, or of another term, does not count.
+        A checkpoint replaces no entries, so one beyond the log's end, or of another term, does not count.
         """
 
     def load(self, meta: SnapshotMeta, restore: Restore) -> Any:
@@ -116,7 +116,7 @@ class Snapshots(Protocol):
     # --- making --------------------------------------------------------------------------
 
     def wants(self, kind: SnapshotKind, index: Index) -> bool:
-        """Whether one at this index is worth it now (SNAP-01, CKPT-01, CKPT-06). Cheap: asked before a capture."""
+        """Whether one at this index is due (SNAP-01, CKPT-01, CKPT-06). Cheap: asked before a capture."""
 
     def begin(
         self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Iterable[bytes], live: Sequence[Index]
@@ -141,7 +141,7 @@ class Snapshots(Protocol):
         """Make room for a snapshot from the leader. What was being accepted is forgotten."""
 
     def accept_live(self, entries: Sequence[EntryBatch]) -> None:
-        """Take entries that survive below the snapshot, in ascending order, gaps between them allowed (S-3)."""
+        """Take entries that survive below the snapshot: ascending, with gaps between them (S-3)."""
 
     def accept_chunk(self, number: int, data: bytes) -> bool:
         """Take piece `number`, or ignore it if it was taken before. False if it leaves a gap (S-4)."""
@@ -194,9 +194,9 @@ class Log(Protocol):
         """A received snapshot has replaced the log: hold nothing but what follows its position (RECV-08)."""
 
     def first_index(self) -> Index:
-        """The first entry that the log holds without a gap up to its end; `next_index()` for an empty log.
+        """The first entry of the run without a gap up to the log's end; `next_index()` for an empty log.
 
-        At most the snapshot's index + 1. The log may keep entries that the snapshot covers, for peers that lag.
+        At most the snapshot's index + 1: entries below may be kept for peers that lag.
         """
 
     def last_index_term(self) -> IndexTerm:

@@ -254,10 +254,19 @@ class Server:
         self.current_term = max(current_term, last_term)
         self.voted_for = voted_for if self.current_term == current_term else None
         # Volatile. last_applied ≤ commit_index, and both only grow.
+        self.commit_index: Index
+        self.last_applied: Index
+        self.persisted_last_applied: Index
         self.leader_id: ServerId | None = None  # the leader of `current_term`, once it was heard
         self.lost_quorum = False  # we stepped down because no majority answered
         self.deleted = False  # the cluster's deletion is applied
+        # Membership: the newest configuration in the log, committed or not; and those before, oldest first.
+        self.config_history: list[tuple[IndexTerm, tuple[MemberRecord, ...]]] = []
         self.set_configuration({})
+        # The machine.
+        self.machine_versions: list[tuple[Index, int]] = []  # (first index, version) of each version in force
+        self.machine_time_ms = 0  # the newest timestamp applied; machine time never runs back
+        self.time_marks: list[tuple[Index, int]] = []  # (index, machine time) where a timestamp was older
         self.start_meta = log.snapshots.recovery_point(log)  # of the state that recovery begins with
         version = min(config.machine.version, config.initial_machine_version)
         self.begin_from(self.start_meta or SnapshotMeta(NOWHERE, tuple(config.initial_cluster()), version))
@@ -270,20 +279,14 @@ class Server:
         self.commit_latency_ms = 0
 
     def begin_from(self, meta: SnapshotMeta) -> None:
-        """Take up all that a snapshot says beside the machine's state (RECV-08); or an empty log's beginning."""
+        """Take up all that a snapshot says beside the machine's state (RECV-08)."""
         start = meta.position
-        self.commit_index: Index = start.index
-        self.last_applied: Index = start.index
-        self.persisted_last_applied: Index = start.index
-        # Membership: the newest configuration in the log, committed or not; and those before it, oldest first.
-        self.config_history: list[tuple[IndexTerm, tuple[MemberRecord, ...]]] = []
+        self.commit_index = self.last_applied = self.persisted_last_applied = start.index
+        self.config_history.clear()
         self.adopt_cluster(start, [*meta.cluster])
-        # The machine.
-        self.machine_versions: list[tuple[Index, int]] = []  # (first index, version) of each version in force
+        self.machine_versions.clear()
         self.use_machine_version(start.index, meta.machine_version)
-        self.machine_time_ms = (
-            meta.machine_time_ms
-        )  # the newest timestamp applied; machine time never runs back
+        self.machine_time_ms = meta.machine_time_ms
         self.time_marks = [(start.index, meta.machine_time_ms)]  # (index, time) where a timestamp was older
 
     # --- questions of handlers -------------------------------------------------------------

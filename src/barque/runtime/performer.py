@@ -340,7 +340,7 @@ class Performer(Generic[ServerT]):
                 self._give_up_sending(process, effect.member, "it was refused")
 
     def _tend_snapshots(self, process: ServerT, _effect: TendSnapshots) -> None:
-        """Repeat chunks that were not answered since the last tick; give up after too many ticks (TIME-03)."""
+        """Repeat chunks that were not answered within a tick; give up after too many (TIME-03)."""
         for member, sender in list(self.snapshot_senders.get(process, {}).items()):
             sender.silent_ticks += 1
             if sender.silent_ticks > process.server.cfg.snapshot_silent_ticks_max:
