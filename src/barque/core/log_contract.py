@@ -30,11 +30,18 @@ __all__ = [
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a snapshot stands for (SNAP-03): everything up to `position`, and who the members were."""
+    """What a snapshot stands for (SNAP-03): everything up to `position`, as it was there.
+
+    The members with their uids, the machine version and the machine's time (Unix ms) are those of that entry,
+    not of the moment of writing: `apply` must not be able to tell a restart from a snapshot from a replay.
+    `sessions` is room for a table of client sessions; nothing writes it yet.
+    """
 
     position: IndexTerm
     cluster: tuple[MemberRecord, ...]
     machine_version: int
+    machine_time_ms: int = 0
+    sessions: bytes = b""
 
 
 class ChunkFlag(enum.IntEnum):
