@@ -10,7 +10,8 @@ import random
 import msgspec
 
 from barque.config import TimeConfig
-from barque.testing.core.world import SnapshotWishes, WorldConfig
+from barque.testing.core.lists import SnapshotWishes
+from barque.testing.core.world import WorldConfig
 
 CORE_FAULTS = (
     *("loss", "duplicates", "reordering", "partition", "one_way", "flapping", "disconnect", "crash"),
