@@ -17,6 +17,7 @@ from barque.types import NAME_RULE, is_valid_name
 Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=24 * 60 * 60 * 1000)]
 Factor = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
 FileSize = Annotated[int, msgspec.Meta(ge=1_024, le=4 * 1024**3)]
+FreeSpace = Annotated[int, msgspec.Meta(ge=1, le=1024**4)]
 Commands = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 Bytes = Annotated[int, msgspec.Meta(ge=1_000, le=1024**4)]
 Password = Annotated[str, msgspec.Meta(min_length=8, max_length=512)]
@@ -50,6 +51,8 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wal_max_size_bytes: FileSize = 64 * 1024 * 1024
     writer: Literal["auto", "inline", "thread"] = "auto"
     prefill: bool = True
+    disk_free_min_bytes: FreeSpace | Literal["auto"] = "auto"
+    """Below it the node takes no new commands. `auto`: two log files, at least 256 MiB, at most a tenth."""
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -89,6 +89,9 @@ class Disk(Protocol):
     def free_bytes(self, path: str) -> int:
         """How much this process may still write below `path`."""
 
+    def total_bytes(self, path: str) -> int:
+        """How large the file system of `path` is."""
+
     def rmdir(self, path: str) -> None:
         """Remove an empty directory; durable after `fsync_dir` of its parent."""
 
@@ -314,6 +317,11 @@ class OsDisk:
         """What the file system has left for users without privileges."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
+
+    def total_bytes(self, path: str) -> int:
+        """The size of the file system."""
+        found = os.statvfs(path)
+        return found.f_blocks * found.f_frsize
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory."""

@@ -405,6 +405,7 @@ class Node:
 
     def _tick(self) -> None:
         self.system.tick()
+        self.dispatcher.disk_full = self.system.storage.guard.full
         self.dispatcher.removals.tick()
         self.turn.wake()
         self.timers.arm("tick", self.clock.monotonic() + self.config.time.tick_ms / 1000, self._tick)

@@ -96,7 +96,10 @@ class System:
             directory.data_dir,
             directory.owner,
             StorageConfig(
-                wal_max_size_bytes=log.wal_max_size_bytes, wal_writer=log.writer, wal_prefill=log.prefill
+                wal_max_size_bytes=log.wal_max_size_bytes,
+                wal_writer=log.writer,
+                wal_prefill=log.prefill,
+                disk_free_min_bytes=log.disk_free_min_bytes,
             ),
             self._on_log_event,
             run_on_loop,
