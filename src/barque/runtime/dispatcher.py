@@ -77,9 +77,9 @@ _REMEMBERED_MAX = 1_024
 _NOBODY = Uid("")
 
 
-def _leads(process: ServerProcess | None) -> bool:
+def _leads(process: ServerProcess) -> bool:
     """Whether a command that reaches this server now would be appended."""
-    return process is not None and process.failure is None and process.server.raft_state is RaftState.LEADER
+    return process.failure is None and process.server.raft_state is RaftState.LEADER
 
 
 class AnswerSink(Protocol):
@@ -208,7 +208,7 @@ class Dispatcher:
         process = self._by_name.get(to)
         sender_of = SENDER_OF.get(type(message))
         if sender_of is None:
-            if self.disk_full and type(message) is Commands and _leads(process):
+            if self.disk_full and type(message) is Commands and process is not None and _leads(process):
                 process.counters.commands += message.count
                 self._refuse(message, Rejection.DISK_FULL)
             elif process is not None and process.failure is None:
