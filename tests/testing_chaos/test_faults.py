@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from barque.testing.chaos.faults import Stage
-from barque.testing.chaos.nodes import End, NodeProcesses
+from barque.testing.chaos.faults import Stage, end_tracer
+from barque.testing.chaos.nodes import End, NodeProcesses, processes_naming
 from barque.testing.chaos.proxy import Network
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
@@ -105,3 +107,12 @@ async def test_who_needs_all_nodes_gets_them_in_turn(tmp_path: Path) -> None:
         await asyncio.gather(*waiting)
         assert order == ["all", "one"]
         assert not stage.busy
+
+
+async def test_a_tracer_ends_with_its_children(tmp_path: Path) -> None:
+    """A tracer that is told to end while a child of its own waits leaves no process behind."""
+    script = f"import os, time; os.fork(); open({str(tmp_path / 'forked')!r}, 'w'); time.sleep(60)"
+    tracer = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)  # noqa: ASYNC220  # it returns at once
+    await until(lambda: len(processes_naming(f"{tmp_path}/")) == 2)
+    end_tracer(tracer)
+    await until(lambda: not processes_naming(f"{tmp_path}/"))

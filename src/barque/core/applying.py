@@ -9,6 +9,7 @@ from typing import Any, assert_never, get_args
 
 import msgspec
 
+from barque.core.captures import capture_effect, note_time
 from barque.core.configuration import apply_cluster_change
 from barque.core.effects import Applied, Effect, LeaderEstablished
 from barque.core.entries import (
@@ -23,7 +24,7 @@ from barque.core.roles import LeaderRole
 from barque.core.state import RaftState, Server
 from barque.core.user_commands import decode_commands, take_decoded
 from barque.errors import MachineFault
-from barque.machine.effects import MachineEffect
+from barque.machine.effects import Checkpoint, MachineEffect, ReleaseCursor
 from barque.machine.machine import Builtin, CommandMeta, MachineVersion
 from barque.types import NOBODY, Index, ReplyMode
 
@@ -51,7 +52,10 @@ def apply_to(server: Server, target: Index) -> list[Effect]:
 def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bool:
     """Apply one batch. False if this code cannot apply it, which freezes the machine (VER-02)."""
     head = decode_head(batch.body)
-    server.machine_time_ms = max(server.machine_time_ms, batch.timestamp_ms)
+    if batch.timestamp_ms >= server.machine_time_ms:
+        server.machine_time_ms = batch.timestamp_ms
+    elif server.time_marks[-1][1] != server.machine_time_ms:
+        note_time(server, batch.first_index)
     match head.kind:
         case EntryKind.USER:
             _apply_user(server, batch, head, effects)
@@ -67,7 +71,9 @@ def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bo
         case EntryKind.CLUSTER_DELETE:
             # The machine's last word (CORE-11). Nothing is applied after it.
             server.deleted = True
-            _take_effects(server.machine.state_enter("eol", server.machine_state), effects)
+            _take_effects(
+                server, batch.last_index, server.machine.state_enter("eol", server.machine_state), effects
+            )
             _answer_ok(server, head, effects)
         case _:
             assert_never(head.kind)
@@ -113,7 +119,7 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
             state = result[0]
             replies.append(result[1])
             if len(result) == 3:
-                _take_effects(result[2], effects)
+                _take_effects(server, index, result[2], effects)
             index = Index(index + 1)
     except Exception as error:
         raise MachineFault(
@@ -161,7 +167,7 @@ def _apply_builtin(server: Server, batch: EntryBatch, command: Builtin, effects:
         ) from error
     server.machine_state = result[0]
     if len(result) == 3:
-        _take_effects(result[2], effects)
+        _take_effects(server, batch.first_index, result[2], effects)
 
 
 def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list[Effect]) -> bool:
@@ -182,13 +188,18 @@ def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list
     return True
 
 
-def _take_effects(wanted: Any, effects: list[Effect]) -> None:
-    """Append machine effects, single or in nested lists (EFF-31), in the machine's order."""
-    if isinstance(wanted, _MACHINE_EFFECTS):
+def _take_effects(server: Server, applied: Index, wanted: Any, effects: list[Effect]) -> None:
+    """Append machine effects, single or in nested lists (EFF-31), in the machine's order.
+
+    `applied` is the entry after which the machine asks: a state that is to be kept is captured now.
+    """
+    if isinstance(wanted, (ReleaseCursor, Checkpoint)):
+        effects.append(capture_effect(server, wanted, applied))
+    elif isinstance(wanted, _MACHINE_EFFECTS):
         effects.append(wanted)
     elif isinstance(wanted, (list, tuple)):
         for effect in wanted:
-            _take_effects(effect, effects)
+            _take_effects(server, applied, effect, effects)
     elif wanted is not None:
         raise MachineFault(f"not an effect: {type(wanted).__name__}; see barque.machine.effects")
 
@@ -214,10 +225,10 @@ def decode_entries(server: Server, batch: EntryBatch) -> list[Any]:
     return [c for offset, c in enumerate(commands) if not errors or offset not in errors]
 
 
-def take_callback_effects(wanted: Any) -> list[Effect]:
+def take_callback_effects(server: Server, wanted: Any) -> list[Effect]:
     """Check and flatten the effects that a machine's `state_enter` or `tick` returned."""
     effects: list[Effect] = []
-    _take_effects(wanted, effects)
+    _take_effects(server, server.last_applied, wanted, effects)
     return effects
 
 

@@ -2,8 +2,8 @@
 
 A configuration counts from the moment it is in the log, committed or not. If a leader overwrites it before it
 is committed, it is void, and the configuration before it is in force again. At most one configuration of a
-cluster is uncommitted. A follower may not know yet that an earlier one is committed, so it remembers all
-configurations beyond its own commit index, and one more.
+cluster is uncommitted. A follower may not know yet that an earlier one is committed, and a snapshot at an
+older entry needs the configuration of that entry. So a server remembers those since its last snapshot.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,8 @@ def take_up(server: Server, position: IndexTerm, records: Sequence[MemberRecord]
     """Put the configuration at `position` in force; remember the one before (MEMB-03)."""
     history = server.config_history
     history.append((server.cluster_index_term, records_of(server.cluster)))
-    while len(history) > 1 and history[1][0].index <= server.commit_index:
+    needed = min(server.commit_index, server.log.snapshot_index_term().index)
+    while len(history) > 1 and history[1][0].index <= needed:
         del history[0]
     server.adopt_cluster(position, list(records))
 
@@ -49,7 +50,7 @@ def apply_cluster_change(server: Server, batch: EntryBatch) -> list[Effect]:
     """Apply a committed change: the next one may come, and the leader's node tells removed members."""
     position = IndexTerm(batch.first_index, batch.term)
     if position.index > server.cluster_index_term.index:
-        server.adopt_cluster(position, list(decode_cluster(batch.body)))  # recovery, or a new log
+        take_up(server, position, decode_cluster(batch.body))  # recovery, or a new log
     before = server.previous_cluster
     if position != server.cluster_index_term:
         return []  # a newer one is in force already
@@ -62,6 +63,15 @@ def apply_cluster_change(server: Server, batch: EntryBatch) -> list[Effect]:
         if (r.id, r.uid) not in now and r.id != server.id and not _was_named(server, r)
     )
     return [MembersGone(gone)] if gone else []
+
+
+def configuration_at(server: Server, index: Index) -> tuple[MemberRecord, ...] | None:
+    """The members as of a committed entry (SNAP-03); None if they are no longer known."""
+    known = [*server.config_history, (server.cluster_index_term, records_of(server.cluster))]
+    for position, records in reversed(known):
+        if position.index <= index:
+            return records
+    return None
 
 
 def committed_configuration(server: Server) -> tuple[IndexTerm, tuple[MemberRecord, ...]]:

@@ -13,6 +13,7 @@ import msgspec
 from barque.core.entries import decode_head
 from barque.core.log_contract import ChunkState, SnapshotMeta
 from barque.core.messages import (
+    ChunkOutcome,
     Commands,
     FlushCommands,
     Message,
@@ -22,7 +23,7 @@ from barque.core.messages import (
     RequestVoteRpc,
 )
 from barque.machine.effects import MachineEffect
-from barque.types import ClientRef, ReplyMode, ServerId, Term, Uid
+from barque.types import ClientRef, IndexTerm, ReplyMode, ServerId, Term, Uid
 
 
 class TimerSpan(enum.StrEnum):
@@ -145,10 +146,19 @@ class SendSnapshot(msgspec.Struct, frozen=True, gc=False):
 
 
 class SnapshotAcked(msgspec.Struct, frozen=True, gc=False):
-    """This member has taken a chunk; its snapshot sender may send the next one."""
+    """A member has answered a chunk of the snapshot at `position`, which we sent in this term.
+
+    Its sender sends the next chunk, waits on, or has come to its end.
+    """
 
     member: ServerId
+    position: IndexTerm
     chunk: ChunkState
+    outcome: ChunkOutcome
+
+
+class TendSnapshots(msgspec.Struct, frozen=True, gc=False):
+    """A tick passed while snapshots are sent: repeat chunks without an answer, and give up in the end."""
 
 
 class StartSnapshotRetry(msgspec.Struct, frozen=True, gc=False):
@@ -216,6 +226,7 @@ Effect: TypeAlias = (
     | StartQuorumTimeout
     | SendSnapshot
     | SnapshotAcked
+    | TendSnapshots
     | StartSnapshotRetry
     | CancelSnapshotRetry
     | StartReceiveTimeout

@@ -88,11 +88,47 @@ class NodeStatus(msgspec.Struct, frozen=True, gc=False):
     up: bool
 
 
+class SnapshotKind(enum.Enum):
+    """What a written state is for."""
+
+    SNAPSHOT = "snapshot"
+    """It stands for the entries that it covers, which the log may drop."""
+    CHECKPOINT = "checkpoint"
+    """A faster start, and perhaps a later snapshot; the log keeps its entries (CKPT-01)."""
+    RECOVERY = "recovery checkpoint"
+    """Written by an orderly stop, for the next start (CKPT-06)."""
+
+
 class SnapshotWritten(msgspec.Struct, frozen=True, gc=False):
-    """The snapshot at this position is durable; the log may drop the entries that it covers (SNAP-05)."""
+    """The snapshot or checkpoint at this position is durable (SNAP-05)."""
+
+    uid: Uid
+    kind: SnapshotKind
+    position: IndexTerm
+
+
+class SnapshotFailed(msgspec.Struct, frozen=True, gc=False):
+    """The snapshot or checkpoint at this position was not written, and nothing of it is left (SNAP-05)."""
+
+    uid: Uid
+    kind: SnapshotKind
+    position: IndexTerm
+    reason: str
+
+
+class SnapshotAccepted(msgspec.Struct, frozen=True, gc=False):
+    """The snapshot that is being accepted is on disk, and its state is restored: install it (S-6)."""
 
     uid: Uid
     position: IndexTerm
+
+
+class AcceptFailed(msgspec.Struct, frozen=True, gc=False):
+    """The snapshot that was being accepted cannot be used: it is damaged, or the disk refused."""
+
+    uid: Uid
+    position: IndexTerm
+    reason: str
 
 
 class ForceMemberChange(msgspec.Struct, frozen=True, gc=False):
@@ -154,4 +190,13 @@ class NodeEvent(msgspec.Struct, frozen=True, gc=False):
     up: bool
 
 
-LogEvent: TypeAlias = Written | ResendWrite | WalUp | WalFailed | SnapshotWritten
+LogEvent: TypeAlias = (
+    Written
+    | ResendWrite
+    | WalUp
+    | WalFailed
+    | SnapshotWritten
+    | SnapshotFailed
+    | SnapshotAccepted
+    | AcceptFailed
+)

@@ -15,7 +15,7 @@ from barque.core.commands import (
 )
 from barque.core.commitment import on_append_entries_reply, on_leader_log_event
 from barque.core.dispatch import FROM_LEADER, LOG_EVENTS, each, ignore, impossible, on, total
-from barque.core.effects import Effect
+from barque.core.effects import Effect, TendSnapshots
 from barque.core.elections import on_pre_vote_as_leader, refuse_vote
 from barque.core.membership import (
     give_way_to_force,
@@ -29,7 +29,12 @@ from barque.core.membership import (
 )
 from barque.core.queries import on_consistent_aux, on_heartbeat_reply, on_queries
 from barque.core.replication import is_stale, make_rpcs, on_pipeline_rpcs, probe_node
-from barque.core.snapshots import on_install_snapshot_result, on_sender_down, on_snapshot_retry
+from barque.core.snapshots import (
+    on_install_snapshot_result,
+    on_sender_down,
+    on_snapshot_retry,
+    sends_snapshots,
+)
 from barque.core.state import Server
 from barque.core.transfer import on_transfer_leadership
 from barque.core.versions import asks_on_tick, info_rpcs, on_append_noop, on_info_reply
@@ -60,9 +65,11 @@ def _on_server_down(server: Server, event: m.ServerDown) -> list[Effect]:
 def _on_tick(server: Server, tick: m.Tick) -> list[Effect]:
     """TIME-01: repeat lost messages, look after members and versions, and let the machine see the time."""
     effects = [*make_rpcs(server), *suspect_if_silent(server), *info_rpcs(server)]
+    if sends_snapshots(server):
+        effects.append(TendSnapshots())
     effects += promotions_due(server)
     effects += name_members(server)
-    effects += take_callback_effects(server.machine.tick(tick.now_ms, server.machine_state))
+    effects += take_callback_effects(server, server.machine.tick(tick.now_ms, server.machine_state))
     effects += cast_aux(server, "tick")
     return leave_if_removed(server, effects)
 
@@ -92,7 +99,7 @@ def has_leader_work(server: Server) -> bool:
     if type(server.machine).tick is not Machine.tick:
         return True
     waiting = bool(role.waiting_queries or role.pending_queries or role.low_priority)
-    if waiting or any(is_stale(server, peer) for _, peer in server.peers):
+    if waiting or sends_snapshots(server) or any(is_stale(server, peer) for _, peer in server.peers):
         return True
     return promotables_wait(server) or asks_on_tick(server)
 

@@ -1,18 +1,18 @@
 """What the core needs of storage: a log (semantics §11), the snapshots beside it, and what both hold.
 
 The core owns its log. Appends go to memory at once and to the disk later; the `Written` message says
-when. Reads come from memory. The production log is `barque.log`; it has no snapshots yet
-(`Log.snapshots` is None), so nothing is truncated there. `barque.testing` has both in memory.
+when. Reads come from memory, and older entries from segment files. The production log is `barque.log`;
+`barque.testing` has one in memory.
 """
 
 import enum
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from barque.core.entries import BATCH_ENTRIES_MAX, BODY_BYTES_MAX, EntryBatch
-from barque.core.events import LogEvent
+from barque.core.events import LogEvent, SnapshotKind
 from barque.errors import WalDown
 from barque.types import Index, IndexTerm, MemberRecord, Term, Uid
 
@@ -21,6 +21,9 @@ __all__ = [
     "ChunkState",
     "Found",
     "Log",
+    "Outgoing",
+    "Restore",
+    "SnapshotKind",
     "SnapshotMeta",
     "Snapshots",
     "WalDown",
@@ -30,11 +33,18 @@ __all__ = [
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a snapshot stands for (SNAP-03): everything up to `position`, and who the members were."""
+    """What a snapshot stands for (SNAP-03): everything up to `position`, as it was there.
+
+    The members with their uids, the machine version and the machine's time (Unix ms) are those of that entry,
+    not of the moment of writing: `apply` must not be able to tell a restart from a snapshot from a replay.
+    `sessions` is room for a table of client sessions; nothing writes it yet.
+    """
 
     position: IndexTerm
     cluster: tuple[MemberRecord, ...]
     machine_version: int
+    machine_time_ms: int = 0
+    sessions: bytes = b""
 
 
 class ChunkFlag(enum.IntEnum):
@@ -57,36 +67,73 @@ class ChunkState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     flag: ChunkFlag
 
 
-class Snapshots(Protocol):
-    """The snapshots of one server, beside its log. No method waits for a disk.
+Restore: TypeAlias = Callable[[Iterator[bytes]], Any]
+"""Makes a machine's state of its encoded pieces, in order. The store may call it in another thread."""
 
-    At most one snapshot is being written and one accepted at a time. Any method may raise
-    `StorageError`; nothing has changed then.
+
+class Outgoing(Protocol):
+    """A snapshot that is being sent. Its files stay until `close`, whatever replaces it (SEND-06)."""
+
+    meta: SnapshotMeta
+
+    def chunk(self, number: int) -> tuple[bytes, bool] | None:
+        """Piece `number` (from 1) of the snapshot's bytes, and whether it is the last; None beyond the end.
+
+        Asked for the same piece again, it returns the same bytes. Raises `StorageError`.
+        """
+
+    def live(self, after: Index, count: int) -> list[EntryBatch]:
+        """The next entries that survived below the snapshot, at most `count`, behind index `after` (SEND-05).
+
+        Empty when there are no more. Raises `StorageError` if one is missing: absent is not empty.
+        """
+
+    def close(self) -> None:
+        """The transfer is over, one way or the other. Closing twice is harmless."""
+
+
+class Snapshots(Protocol):
+    """The snapshots of one server, beside its log. Only `load` waits for a disk for long.
+
+    At most one snapshot or checkpoint is being written and one accepted at a time. Newer never gives way to
+    older: a snapshot at or below the current one replaces nothing, whatever the order of completions. The
+    methods that send and receive may raise `StorageError`, and nothing has changed then; those that make
+    snapshots do not raise: what fails is told by an event, or not begun.
     """
 
     def current(self) -> SnapshotMeta | None:
         """The newest complete snapshot."""
 
-    def load(self) -> bytes:
-        """The machine state of `current()`, as the machine encoded it."""
+    def recovery_point(self, log: "Log") -> SnapshotMeta | None:
+        """Where a start begins: the newest snapshot, or checkpoint in this log (CKPT-04, CKPT-07).
 
-    def release(self, meta: SnapshotMeta, state: bytes, live: Sequence[Index]) -> bool:
-        """Write a snapshot, if one is worth it now (SNAP-01); `SnapshotWritten` says when it is there.
-
-        Entries at `live` survive the truncation (MAC-12). False if it was not begun.
+        A checkpoint replaces no entries, so one beyond the log's end, or of another term, does not count.
         """
 
-    def checkpoint(self, meta: SnapshotMeta, state: bytes) -> bool:
-        """Keep a state without truncating anything (CKPT-01). False if it was not begun."""
+    def load(self, meta: SnapshotMeta, restore: Restore) -> Any:
+        """The machine state of a recovery point. Raises what `restore` raises."""
+
+    # --- making --------------------------------------------------------------------------
+
+    def wants(self, kind: SnapshotKind, index: Index) -> bool:
+        """Whether one at this index is due (SNAP-01, CKPT-01, CKPT-06). Cheap: asked before a capture."""
+
+    def begin(
+        self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Iterable[bytes], live: Sequence[Index]
+    ) -> bool:
+        """Write it, outside the loop; `SnapshotWritten` or `SnapshotFailed` says how that ended.
+
+        `pieces` is iterated once, in another thread. Entries at `live` (ascending) survive the truncation
+        (MAC-12). A recovery checkpoint is complete when this returns. False if it was not begun.
+        """
 
     def promote_checkpoint(self, index: Index) -> bool:
         """Make the newest checkpoint at or below `index` the snapshot (CKPT-02). False if there is none."""
 
-    def live_entries(self) -> list[EntryBatch]:
-        """The entries below `current()` that survived it, oldest first (SEND-05)."""
+    # --- sending -------------------------------------------------------------------------
 
-    def chunk(self, number: int) -> tuple[bytes, bool] | None:
-        """Piece `number` (from 1) of `current()`, and whether it is the last; None beyond the end."""
+    def open_outgoing(self) -> Outgoing:
+        """Begin to send the current snapshot, which must exist."""
 
     # --- receiving -----------------------------------------------------------------------
 
@@ -94,18 +141,21 @@ class Snapshots(Protocol):
         """Make room for a snapshot from the leader. What was being accepted is forgotten."""
 
     def accept_live(self, entries: Sequence[EntryBatch]) -> None:
-        """Write entries that the snapshot does not hold, gaps between them allowed (S-3, LOG-04)."""
+        """Take entries that survive below the snapshot: ascending, with gaps between them (S-3)."""
 
     def accept_chunk(self, number: int, data: bytes) -> bool:
         """Take piece `number`, or ignore it if it was taken before. False if it leaves a gap (S-4)."""
 
-    def live_pending(self) -> bool:
-        """Whether accepted live entries are not on disk yet (S-5)."""
+    def complete_accept(self, restore: Restore) -> None:
+        """All pieces are there: check them and restore the state, outside the loop (S-5).
 
-    def complete_accept(self) -> bytes:
-        """All pieces are there: make the snapshot current, and empty the log (S-6, LOG `install`).
+        `SnapshotAccepted` or `AcceptFailed` says how that ended; after `abort_accept`, neither comes.
+        """
 
-        Returns the machine state.
+    def install_accepted(self) -> Any:
+        """Make the accepted snapshot the current one, durably; returns the machine state (S-6).
+
+        The caller then empties the log (`Log.install`). A crash in between is completed by recovery.
         """
 
     def abort_accept(self) -> None:
@@ -120,8 +170,8 @@ class Log(Protocol):
         """The server whose log this is."""
 
     @property
-    def snapshots(self) -> Snapshots | None:
-        """The snapshots beside this log; None where there cannot be any yet."""
+    def snapshots(self) -> Snapshots:
+        """The snapshots beside this log."""
 
     def append(self, batch: EntryBatch) -> None:
         """Leader: add a batch that starts at `next_index()`.
@@ -140,6 +190,15 @@ class Log(Protocol):
     def set_last_index(self, index: Index) -> None:
         """Forget every entry above `index`, which must exist, be the snapshot's, or 0 (LOG-07)."""
 
+    def install(self, position: IndexTerm) -> None:
+        """A received snapshot has replaced the log: hold nothing but what follows its position (RECV-08)."""
+
+    def first_index(self) -> Index:
+        """The first entry of the run without a gap up to the log's end; `next_index()` for an empty log.
+
+        At most the snapshot's index + 1: entries below may be kept for peers that lag.
+        """
+
     def last_index_term(self) -> IndexTerm:
         """The last entry in memory; the snapshot's, or (0, 0), for an empty log."""
 
@@ -153,7 +212,16 @@ class Log(Protocol):
         """The position of the snapshot that stands for the entries before it; (0, 0) for none."""
 
     def fetch_term(self, index: Index) -> Term | None:
-        """The term of the entry at `index`; None outside the log (position 0 has term 0)."""
+        """The term of the entry at `index`, or of the snapshot's position.
+
+        None for any other index outside the log, also for survivors below it; position 0 has term 0.
+        """
+
+    def read_sparse(self, indexes: Sequence[Index]) -> list[EntryBatch]:
+        """The entries at these indexes, one batch each, in this order; survivors below the snapshot too.
+
+        Entries that are not there are left out (LOG-12). May read files.
+        """
 
     def read(self, first: Index, last: Index, max_entries: int, max_bytes: int) -> list[EntryBatch]:
         """Consecutive batches from `first` on, cut to the range, at least one if `first` exists.

@@ -5,6 +5,7 @@ One frozen class each, with Figure 2's names. The classes here travel between no
 carries that server's id, and the transport checks the id against the connection.
 """
 
+import enum
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -13,6 +14,7 @@ import msgspec
 
 from barque.core.entries import EntryBatch
 from barque.core.events import (
+    AcceptFailed as AcceptFailed,
     AppendNoop as AppendNoop,
     AwaitConditionTimeout as AwaitConditionTimeout,
     ClientDown as ClientDown,
@@ -30,6 +32,9 @@ from barque.core.events import (
     ReceiveSnapshotTimeout as ReceiveSnapshotTimeout,
     ResendWrite as ResendWrite,
     SenderOutcome as SenderOutcome,
+    SnapshotAccepted as SnapshotAccepted,
+    SnapshotFailed as SnapshotFailed,
+    SnapshotKind as SnapshotKind,
     SnapshotRetryTimeout as SnapshotRetryTimeout,
     SnapshotSenderDown as SnapshotSenderDown,
     SnapshotWritten as SnapshotWritten,
@@ -42,6 +47,7 @@ from barque.core.log_contract import ChunkState, SnapshotMeta
 from barque.types import (
     ClientRef,
     Index,
+    IndexTerm,
     Membership,
     ReplyMode,
     ServerId,
@@ -147,17 +153,33 @@ class InstallSnapshotRpc(msgspec.Struct, frozen=True, array_like=True, gc=False,
     entries: tuple[EntryBatch, ...] = ()
 
 
-class InstallSnapshotResult(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
-    """The answer to one chunk (SEND-04). After `LAST` it says that the snapshot is installed.
+class ChunkOutcome(enum.IntEnum):
+    """What became of a chunk."""
 
-    Ra's sender is a process that is answered directly; ours reads `chunk` to know what was answered.
+    TAKEN = 0
+    """It is here, and the next one may come."""
+    WORKING = 1
+    """All pieces are here; they are being checked and synced, and the state restored."""
+    INSTALLED = 2
+    """The snapshot is installed, durably."""
+    REFUSED = 3
+    """Not taken: the receiver's term is higher, or it does not know the beginning of this transfer."""
+    AHEAD = 4
+    """Not needed: the receiver has applied as much already."""
+
+
+class InstallSnapshotResult(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+    """The answer to one chunk (SEND-04). It says what it answers, so that no late one passes for another.
+
+    `request_term` is the term of the leader that sent the chunk; `position` is its snapshot's.
     """
 
     sender: ServerId
     term: Term
-    last_index: Index
-    last_term: Term
+    request_term: Term
+    position: IndexTerm
     chunk: ChunkState
+    outcome: ChunkOutcome
 
 
 class Commands(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):

@@ -1,7 +1,5 @@
 """Receiving a snapshot: the role and its rules (§5; semantics §7; RECV rows; F-12 to F-15, S-1 to S-13)."""
 
-from collections.abc import Callable
-
 from barque.core import messages as m
 from barque.core.append_entries import advance_commit, rewind_to_applied
 from barque.core.applying import take_callback_effects
@@ -16,9 +14,9 @@ from barque.core.elections import (
     refuse_vote,
 )
 from barque.core.events import LogEvent
-from barque.core.log_contract import ChunkFlag, Found, Snapshots, find_entry
+from barque.core.log_contract import ChunkFlag, Found, find_entry
 from barque.core.membership import on_force_member_change
-from barque.core.messages import InstallSnapshotResult, InstallSnapshotRpc
+from barque.core.messages import ChunkOutcome, InstallSnapshotResult, InstallSnapshotRpc
 from barque.core.not_leader import NOT_LEADER
 from barque.core.roles import ReceivingRole
 from barque.core.state import Server
@@ -32,14 +30,17 @@ from barque.types import Index, IndexTerm
 
 def on_install_snapshot(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]:
     """F-12 to F-15: begin to receive, or say why not."""
-    if server.log.snapshots is None or rpc.meta.machine_version > server.cfg.machine.version:
-        # F-15: we could not use it. Silence is safe: the sender keeps its log and tries again.
-        return []
-    first = rpc.chunk.number <= 1 and rpc.chunk.flag is not ChunkFlag.PRE
+    if rpc.meta.machine_version > server.cfg.machine.version:
+        return []  # F-15: we could not use it. Silence is safe: the sender gives up, and tries again later
     effects = _commit_what_it_proves(server, rpc.meta.position)
-    if rpc.meta.position.index <= server.last_applied or not first:
-        # F-14, SEND-08: we are at least that far, or have missed the beginning: continue by entries.
-        return [*effects, SendRpc(rpc.leader_id, rewind_to_applied(server))]
+    if rpc.meta.position.index <= server.last_applied:
+        # F-14, SEND-08: we are at least that far: continue by entries.
+        ahead = _result(server, rpc, ChunkOutcome.AHEAD)
+        return [*effects, ahead, SendRpc(rpc.leader_id, rewind_to_applied(server))]
+    if rpc.chunk.number > 1 or rpc.chunk.flag is ChunkFlag.PRE:
+        # F-14, RECV-01: we have missed the beginning.
+        refused = _result(server, rpc, ChunkOutcome.REFUSED)
+        return [*effects, refused, SendRpc(rpc.leader_id, rewind_to_applied(server))]
     try:
         server.log.snapshots.begin_accept(rpc.meta)
     except StorageError:
@@ -47,7 +48,7 @@ def on_install_snapshot(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]
     if rpc.chunk.flag is ChunkFlag.INIT:
         revert_overwritten(server, Index(server.last_applied + 1))
         server.log.set_last_index(server.last_applied)  # RECV-02
-    effects += become_receiver(server, rpc.meta, rpc.chunk.flag)
+    effects += become_receiver(server, rpc.meta)
     return [*effects, *on_chunk(server, rpc)]
 
 
@@ -67,12 +68,13 @@ def _commit_what_it_proves(server: Server, position: IndexTerm) -> list[Effect]:
 
 def refuse_snapshot(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]:
     """F-12, C-13: that leader's term is over; it learns ours."""
-    return [_result(server, rpc)]
+    return [_result(server, rpc, ChunkOutcome.REFUSED)]
 
 
-def _result(server: Server, rpc: InstallSnapshotRpc) -> Effect:
-    position = rpc.meta.position
-    result = InstallSnapshotResult(server.id, server.current_term, position.index, position.term, rpc.chunk)
+def _result(server: Server, rpc: InstallSnapshotRpc, outcome: ChunkOutcome) -> Effect:
+    result = InstallSnapshotResult(
+        server.id, server.current_term, rpc.term, rpc.meta.position, rpc.chunk, outcome
+    )
     return SendRpc(rpc.leader_id, result)
 
 
@@ -81,81 +83,85 @@ def _result(server: Server, rpc: InstallSnapshotRpc) -> Effect:
 
 def on_chunk(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]:
     """S-1 to S-6: the next part, if it is the next part of what we receive."""
-    role, snapshots = _receiving(server)
-    starts_anew = rpc.chunk.flag is ChunkFlag.INIT and role.phase is not ChunkFlag.INIT
-    if rpc.meta != role.meta or starts_anew:
+    role = _receiving(server)
+    begun = bool(role.live_chunks) or role.pieces > 0
+    if rpc.meta != role.meta or (rpc.chunk.flag is ChunkFlag.INIT and begun):
         return [*become_follower(server), *on_install_snapshot(server, rpc)]  # S-2: another transfer began
     effects: list[Effect] = [StartReceiveTimeout(server.cfg.receive_snapshot_timeout_ms)]
+    if role.last is not None:
+        return [*effects, _result(server, rpc, ChunkOutcome.WORKING)]
     try:
-        return effects + _PHASES[rpc.chunk.flag](server, role, snapshots, rpc)
+        match rpc.chunk.flag:
+            case ChunkFlag.INIT:  # S-1: live entries will follow
+                role.live_chunks, taken = 0, True
+            case ChunkFlag.PRE:
+                taken = _take_live(server, role, rpc)
+            case _:
+                taken = _take_piece(server, role, rpc)
     except StorageError:
         return effects + abort_receive(server)  # the disk refused; the leader will try again
+    if not taken:
+        return effects + abort_receive(server)  # a gap: the leader has to send the whole again
+    outcome = ChunkOutcome.TAKEN if role.last is None else ChunkOutcome.WORKING
+    return [*effects, _result(server, rpc, outcome)]
 
 
-def _on_init(server: Server, role: ReceivingRole, _s: Snapshots, rpc: InstallSnapshotRpc) -> list[Effect]:
-    """S-1: live entries will follow."""
-    role.live = True
-    return [_result(server, rpc)]
+def _take_live(server: Server, role: ReceivingRole, rpc: InstallSnapshotRpc) -> bool:
+    """S-3: take entries that survive below the snapshot. A repeated chunk changes nothing."""
+    if role.live_chunks is None or rpc.chunk.number > role.live_chunks + 1:
+        return False
+    if rpc.chunk.number == role.live_chunks + 1:
+        server.log.snapshots.accept_live(rpc.entries)
+        role.live_chunks += 1
+    return True
 
 
-def _on_pre(
-    server: Server, role: ReceivingRole, snapshots: Snapshots, rpc: InstallSnapshotRpc
-) -> list[Effect]:
-    """S-3: take entries that the snapshot leaves out, except entries that we have applied already."""
-    role.phase = ChunkFlag.PRE
-    snapshots.accept_live([batch for batch in rpc.entries if batch.last_index > server.last_applied])
-    return [_result(server, rpc)]
-
-
-def _on_next(
-    server: Server, role: ReceivingRole, snapshots: Snapshots, rpc: InstallSnapshotRpc
-) -> list[Effect]:
-    """S-4: a piece; after a gap the leader has to send the whole again."""
+def _take_piece(server: Server, role: ReceivingRole, rpc: InstallSnapshotRpc) -> bool:
+    """S-4, S-5: take a piece. After the last one the store checks them and restores the state."""
+    snapshots = server.log.snapshots
     if not snapshots.accept_chunk(rpc.chunk.number, rpc.data):
+        return False
+    role.pieces = max(role.pieces, rpc.chunk.number)
+    if rpc.chunk.flag is ChunkFlag.LAST:
+        restoring = server.cfg.machine.which_module(rpc.meta.machine_version)
+        arguments = dict(server.cfg.machine_args)
+        snapshots.complete_accept(lambda pieces: restoring.restore(pieces, arguments))
+        role.last = rpc
+    return True
+
+
+def _on_accepted(server: Server, event: m.SnapshotAccepted) -> list[Effect]:
+    """S-6: the snapshot is on disk and its state restored: install it."""
+    role = _receiving(server)
+    if role.last is None or event.position != role.meta.position:
+        return []  # of a transfer that we gave up
+    try:
+        wishes = _install(server, role)
+    except StorageError:
         return abort_receive(server)
-    role.phase = ChunkFlag.NEXT
-    return [_result(server, rpc)]
+    return [*wishes, *become_follower(server), _result(server, role.last, ChunkOutcome.INSTALLED)]
 
 
-def _on_last(
-    server: Server, role: ReceivingRole, snapshots: Snapshots, rpc: InstallSnapshotRpc
-) -> list[Effect]:
-    """S-5, S-6: the last piece; install when all live entries are on disk."""
-    if role.live and snapshots.live_pending():
-        role.awaiting_pending = rpc
+def _on_accept_failed(server: Server, event: m.AcceptFailed) -> list[Effect]:
+    """The snapshot cannot be used here; the leader gives up after a while, and sends it again."""
+    role = _receiving(server)
+    if role.last is None or event.position != role.meta.position:
         return []
-    if not snapshots.accept_chunk(rpc.chunk.number, rpc.data):
-        return abort_receive(server)
-    wishes = _install(server, role, snapshots)
-    return [*wishes, *become_follower(server), _result(server, rpc)]
+    return [_result(server, role.last, ChunkOutcome.REFUSED), *abort_receive(server)]
 
 
-_Phase = Callable[[Server, ReceivingRole, Snapshots, InstallSnapshotRpc], list[Effect]]
-_PHASES: dict[ChunkFlag, _Phase] = {
-    ChunkFlag.INIT: _on_init,
-    ChunkFlag.PRE: _on_pre,
-    ChunkFlag.NEXT: _on_next,
-    ChunkFlag.LAST: _on_last,
-}
-
-
-def _install(server: Server, role: ReceivingRole, snapshots: Snapshots) -> list[Effect]:
-    """S-6, RECV-08: the snapshot takes the place of log and state."""
+def _install(server: Server, role: ReceivingRole) -> list[Effect]:
+    """S-6, RECV-08: the snapshot takes the place of log and state. Raises `StorageError`, nothing changed."""
     meta = role.meta
     old = IndexTerm(server.last_applied, server.log.fetch_term(server.last_applied) or server.current_term)
     old_state = server.machine_state
-    data = snapshots.complete_accept()
+    server.machine_state = server.log.snapshots.install_accepted()
     role.installed = True
     position = meta.position
-    if meta.machine_version != server.effective_machine_version:
-        server.use_machine_version(position.index, meta.machine_version)
-    server.machine_state = server.machine.decode_state(data, dict(server.cfg.machine_args))
-    server.commit_index = server.last_applied = position.index
-    server.persisted_last_applied = position.index
-    server.config_history.clear()
-    server.adopt_cluster(position, list(meta.cluster))
+    server.log.install(position)
+    server.begin_from(meta)
     wanted = server.machine.snapshot_installed(position, server.machine_state, old, old_state)
-    return take_callback_effects(wanted)
+    return take_callback_effects(server, wanted)
 
 
 def abort_receive(server: Server) -> list[Effect]:
@@ -165,20 +171,15 @@ def abort_receive(server: Server) -> list[Effect]:
 
 
 def on_receiving_log_event(server: Server, event: LogEvent) -> list[Effect]:
-    """S-8: when the live entries are on disk, the last chunk may go on."""
+    """S-8: our own writes go on."""
     server.log.handle_event(event)
-    role, snapshots = _receiving(server)
-    if role.awaiting_pending is None or snapshots.live_pending():
-        return []
-    rpc, role.awaiting_pending = role.awaiting_pending, None
-    return on_chunk(server, rpc)
+    return []
 
 
-def _receiving(server: Server) -> tuple[ReceivingRole, Snapshots]:
-    role, snapshots = server.role, server.log.snapshots
+def _receiving(server: Server) -> ReceivingRole:
+    role = server.role
     assert isinstance(role, ReceivingRole)
-    assert snapshots is not None
-    return role, snapshots
+    return role
 
 
 # --- the table -------------------------------------------------------------------------------
@@ -214,10 +215,13 @@ def _on_force(server: Server, force: m.ForceMemberChange) -> list[Effect]:
     return [*abort_receive(server), *on_force_member_change(server, force)]
 
 
+_OWN_EVENTS = {m.WalFailed, m.SnapshotAccepted, m.AcceptFailed}
 RECEIVE_SNAPSHOT = total(
     "receive_snapshot",
     on(m.InstallSnapshotRpc, on_chunk),  # S-1 to S-6
-    each(on_receiving_log_event, *(kind for kind in LOG_EVENTS if kind is not m.WalFailed)),  # S-8
+    on(m.SnapshotAccepted, _on_accepted),  # S-6
+    on(m.AcceptFailed, _on_accept_failed),
+    each(on_receiving_log_event, *(set(LOG_EVENTS) - _OWN_EVENTS)),  # S-8
     on(m.WalFailed, _on_wal_failed),
     on(m.ReceiveSnapshotTimeout, _on_timeout),
     on(m.InfoRpc, refuse_info),  # S-10

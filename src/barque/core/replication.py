@@ -7,7 +7,14 @@ the index that it expects, and a tick asks each peer that owes a reply. An idle 
 
 from collections.abc import Sequence
 
-from barque.core.effects import CancelSnapshotRetry, Defer, Effect, SendRpc, SendSnapshot
+from barque.core.effects import (
+    CancelSnapshotRetry,
+    Defer,
+    Effect,
+    SendRpc,
+    SendSnapshot,
+    StartSnapshotRetry,
+)
 from barque.core.entries import EntryBatch
 from barque.core.events import PipelineRpcs
 from barque.core.messages import AppendEntriesRpc, HeartbeatReply, HeartbeatRpc
@@ -39,7 +46,7 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
         room = max(1, min(server.cfg.max_append_entries_rpc_batch_size, limit - in_flight))
         effect = make_rpc(server, member, peer, room)
         effects.append(effect)
-        if isinstance(effect, SendSnapshot):
+        if not isinstance(effect, SendRpc):
             continue
         rpc = effect.message
         assert isinstance(rpc, AppendEntriesRpc)
@@ -72,7 +79,9 @@ def has_entries_to_send(server: Server) -> bool:
     return False
 
 
-def make_rpc(server: Server, member: ServerId, peer: Peer, max_entries: int) -> SendRpc | SendSnapshot:
+def make_rpc(
+    server: Server, member: ServerId, peer: Peer, max_entries: int
+) -> SendRpc | SendSnapshot | StartSnapshotRetry:
     """The RPC that continues this peer's log, with at most `max_entries` entries.
 
     If the log no longer holds the entry before them, send the snapshot instead (SEND-01).
@@ -91,12 +100,18 @@ def make_rpc(server: Server, member: ServerId, peer: Peer, max_entries: int) -> 
     return SendRpc(member, rpc)
 
 
-def send_snapshot(server: Server, member: ServerId, peer: Peer) -> SendSnapshot:
-    """SEND-01: send the snapshot, and nothing else to this peer until it is installed or has failed."""
-    meta = server.log.snapshots.current() if server.log.snapshots is not None else None
+def send_snapshot(server: Server, member: ServerId, peer: Peer) -> SendSnapshot | StartSnapshotRetry:
+    """SEND-01: send the snapshot, and nothing else to this peer until it is installed or has failed.
+
+    A peer whose code cannot apply the snapshot's machine version would drop it: ask again later (SEND-02).
+    """
+    meta = server.log.snapshots.current()
     if meta is None or peer.next_index > meta.position.index:
         missing = peer.next_index - 1
         raise InvariantViolation(f"{server.id}: neither entry {missing} nor a snapshot of it is here")
+    if peer.machine_version is not None and peer.machine_version < meta.machine_version:
+        peer.status = PeerStatus.SNAPSHOT_BACKOFF
+        return StartSnapshotRetry(member, server.cfg.snapshot_backoff_ms)
     peer.status = PeerStatus.SENDING_SNAPSHOT
     peer.next_index = max(meta.position.index, Index(peer.match_index + 1))
     peer.give_up_sent()

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple, Protocol, assert_never
 
 from barque.core.effects import Effect
-from barque.core.log_contract import ChunkFlag, Found, Log, SnapshotMeta, find_entry
+from barque.core.log_contract import Found, Log, SnapshotMeta, find_entry
 from barque.core.messages import AppendEntriesRpc, AuxCommand, Commands, InstallSnapshotRpc, Message
 from barque.types import ClientRef, Index, ServerId
 
@@ -159,17 +159,17 @@ class WaitingRole:
 
 
 class ReceivingRole:
-    """`receive_snapshot`: the snapshot, the phase, and the last chunk while it has to wait (S-5)."""
+    """`receive_snapshot`: the snapshot, and how much of it is here."""
 
     state: ClassVar[RaftState] = RaftState.RECEIVE_SNAPSHOT
-    __slots__ = ("awaiting_pending", "installed", "live", "meta", "phase")
+    __slots__ = ("installed", "last", "live_chunks", "meta", "pieces")
 
-    def __init__(self, meta: SnapshotMeta, phase: ChunkFlag) -> None:
+    def __init__(self, meta: SnapshotMeta) -> None:
         self.meta = meta
-        self.phase = phase
-        self.live = False  # live entries were announced
+        self.live_chunks: int | None = None  # of live entries, once they were announced
+        self.pieces = 0  # of the snapshot
+        self.last: InstallSnapshotRpc | None = None  # the last piece: all is here, and is being checked
         self.installed = False  # the snapshot has replaced log and state
-        self.awaiting_pending: InstallSnapshotRpc | None = None
 
 
 Role = PlainRole | LeaderRole | CandidateRole | PreVoteRole | WaitingRole | ReceivingRole

@@ -1,27 +1,28 @@
 """Snapshots that a server makes, and snapshots that a leader sends (§5; SNAP, CKPT, SEND rows; L-14 to L-17).
 
 The machine says from which entry on it can be rebuilt (`ReleaseCursor`), or asks to keep a state
-(`Checkpoint`). The snapshot store decides whether a snapshot is worth it now. A log without a store keeps
-everything, and such wishes change nothing.
+(`Checkpoint`). Its state is captured at that moment (`captures`); whether a snapshot is due, the store
+decides. The store writes it outside the loop, and the log lets go of what it covers when it is durable.
 
-A leader sends its newest snapshot to a peer that needs entries which the log no longer has. The runtime
-keeps a `SnapshotSender` for each transfer and tells the leader how it ended.
+A leader sends its newest snapshot to a peer that needs entries which the log no longer has. The performer
+keeps a `SnapshotSender` for each transfer and tells the leader if it fails. Each answer names the leader's
+term, the snapshot and the chunk that it answers, so a late one changes nothing (K3).
 """
 
-from typing import Any
+from collections.abc import Sequence
 
+from barque.core.captures import Captured, capture, capture_effect
 from barque.core.check_quorum import note_acked
 from barque.core.effects import Effect, SnapshotAcked, StartSnapshotRetry
 from barque.core.entries import EntryBatch
 from barque.core.events import SenderOutcome, SnapshotRetryTimeout, SnapshotSenderDown
-from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta, Snapshots
+from barque.core.log_contract import ChunkFlag, ChunkState, Outgoing, SnapshotKind
 from barque.core.membership import promotions_due
-from barque.core.messages import InstallSnapshotResult, InstallSnapshotRpc
+from barque.core.messages import ChunkOutcome, InstallSnapshotResult, InstallSnapshotRpc
 from barque.core.replication import make_rpc, pipelined_rpcs
-from barque.core.state import PeerStatus, Server, records_of
-from barque.errors import InvariantViolation
+from barque.core.state import PeerStatus, Server
 from barque.machine.effects import Checkpoint, ReleaseCursor
-from barque.types import Index, IndexTerm, ServerId, Term
+from barque.types import Index, ServerId, Term
 
 _BACKOFF_MAX_MS = 60_000
 _LIVE_ENTRIES = 16
@@ -33,8 +34,10 @@ _LIVE_ENTRIES = 16
 
 def update_release_cursor(server: Server, wish: ReleaseCursor) -> None:
     """Ra's `update_release_cursor`: act on the latest wish once its conditions hold (EFF-15)."""
-    server.pending_release_cursor = wish
-    try_pending_release(server)
+    wish = capture_effect(server, wish, server.last_applied)
+    if wish.promote or isinstance(wish.state, Captured):
+        server.pending_release_cursor = wish
+        try_pending_release(server)
 
 
 def try_pending_release(server: Server) -> None:
@@ -43,76 +46,73 @@ def try_pending_release(server: Server) -> None:
     if wish is None or not _conditions_hold(server, wish):
         return
     server.pending_release_cursor = None
-    snapshots = server.log.snapshots
-    if snapshots is None:
-        return
     if wish.promote:
-        snapshots.promote_checkpoint(wish.index)
-        return
-    meta = _meta_at(server, wish.index)
-    if meta is not None:
-        machine = server.machine
-        snapshots.release(meta, machine.encode_state(wish.state), list(machine.live_indexes(wish.state)))
+        server.log.snapshots.promote_checkpoint(wish.index)
+    else:
+        _begin(server, SnapshotKind.SNAPSHOT, wish.state)
 
 
 def _conditions_hold(server: Server, wish: ReleaseCursor) -> bool:
     if wish.written is not None and wish.written > server.log.last_written().index:
         return False
-    sending = any(peer.status is PeerStatus.SENDING_SNAPSHOT for _, peer in server.peers)
-    return not (wish.no_snapshot_sends and sending)
+    return not (wish.no_snapshot_sends and sends_snapshots(server))
 
 
 def make_checkpoint(server: Server, wish: Checkpoint) -> None:
     """EFF-17: keep a state without truncating the log."""
-    meta = _meta_at(server, wish.index)
-    if server.log.snapshots is not None and meta is not None:
-        server.log.snapshots.checkpoint(meta, server.machine.encode_state(wish.state))
+    wish = capture_effect(server, wish, server.last_applied)
+    if isinstance(wish.state, Captured):
+        _begin(server, SnapshotKind.CHECKPOINT, wish.state)
 
 
-def _meta_at(server: Server, index: Index) -> SnapshotMeta | None:
-    """SNAP-03: what a snapshot at this entry stands for; None if the entry is not applied or no longer there.
+def make_recovery_checkpoint(server: Server) -> None:
+    """CKPT-06: at an orderly stop, keep the state for the next start, if that saves enough replaying.
 
-    The snapshot carries the *current* members, as Ra's does, but never a change that is not committed.
+    Raises `StorageError`; the next start replays then.
     """
-    term = server.log.fetch_term(index)
-    if term is None or index > server.last_applied or index == 0:
-        return None
-    members: Any = records_of(server.cluster)
-    if server.cluster_index_term.index > server.last_applied and server.previous_cluster is not None:
-        members = server.previous_cluster[1]
-    return SnapshotMeta(IndexTerm(index, term), tuple(members), version_at(server, index))
+    applied = server.last_applied
+    kept = capture(server, SnapshotKind.RECOVERY, applied, server.machine_state, applied)
+    if kept is not None:
+        _begin(server, SnapshotKind.RECOVERY, kept)
 
 
-def version_at(server: Server, index: Index) -> int:
-    """VER-08: the machine version that was in force at this entry."""
-    for since, version in reversed(server.machine_versions):
-        if since <= index:
-            return version
-    raise InvariantViolation(f"{server.id}: no machine version is known for entry {index}")
+def _begin(server: Server, kind: SnapshotKind, kept: Captured) -> bool:
+    return server.log.snapshots.begin(kind, kept.meta, kept.pieces, kept.live)
 
 
 # --- sending --------------------------------------------------------------------------------
 
 
+def sends_snapshots(server: Server) -> bool:
+    """Whether a snapshot is on its way to some member."""
+    return any(peer.status is PeerStatus.SENDING_SNAPSHOT for _, peer in server.peers)
+
+
 def on_install_snapshot_result(server: Server, result: InstallSnapshotResult) -> list[Effect]:
-    """L-14, L-15: the reply to any chunk but the last lets the transfer go on."""
+    """L-14, L-15: an answer to a chunk of ours; the last one tells what the peer has now."""
     peer = server.cluster.get(result.sender)
     if peer is None or result.sender == server.id:
         return []
     note_acked(server, result.sender)
-    if result.chunk.flag is not ChunkFlag.LAST:
-        return [SnapshotAcked(result.sender, result.chunk)]
-    ours = server.log.fetch_term(result.last_index)
-    replaced = ours is None and result.last_index < server.log.snapshot_index_term().index
-    if ours != result.last_term and not replaced:
-        return []  # not a snapshot of ours: it proves nothing
+    if result.request_term != server.current_term:
+        return []  # it answers an earlier leadership: what was sent then proves nothing now
+    acked = SnapshotAcked(result.sender, result.position, result.chunk, result.outcome)
+    if result.outcome is ChunkOutcome.AHEAD and peer.status is PeerStatus.SENDING_SNAPSHOT:
+        peer.status, peer.attempts = PeerStatus.NORMAL, 0  # its AppendEntries reply says where to go on
+    if result.outcome is not ChunkOutcome.INSTALLED:
+        return [acked]
+    installed = result.position.index
+    ours = server.log.fetch_term(installed)
+    replaced = ours is None and installed < server.log.snapshot_index_term().index
+    if ours != result.position.term and not replaced:
+        return [acked]  # not a snapshot of ours: it proves nothing
     peer.status, peer.attempts = PeerStatus.NORMAL, 0
-    peer.match_index = max(peer.match_index, result.last_index)
-    peer.commit_index = peer.commit_index_sent = result.last_index
-    peer.next_index = max(Index(peer.match_index + 1), Index(result.last_index + 1))
+    peer.match_index = max(peer.match_index, installed)
+    peer.commit_index = peer.commit_index_sent = installed
+    peer.next_index = max(Index(peer.match_index + 1), Index(installed + 1))
     try_pending_release(server)
     rpcs, _ = pipelined_rpcs(server)
-    return [*promotions_due(server, result.sender), *rpcs]
+    return [acked, *promotions_due(server, result.sender), *rpcs]
 
 
 def on_sender_down(server: Server, event: SnapshotSenderDown) -> list[Effect]:
@@ -143,48 +143,57 @@ def on_snapshot_retry(server: Server, event: SnapshotRetryTimeout) -> list[Effec
 
 
 class SnapshotSender:
-    """The chunks of one snapshot, each sent after the reply to the one before.
+    """The chunks of one snapshot, each sent after the reply to the one before (SEND-05).
 
-    The performer of `SendSnapshot` keeps one for each transfer, sends `first()`, hands it each
-    `SnapshotAcked`, and tells the leader how the transfer ended (`SnapshotSenderDown`).
+    The performer of `SendSnapshot` keeps one for each transfer. It sends `rpc`, again after a tick without an
+    answer, and the next one after the answer. One chunk is in flight at a time: that is the flow control, and
+    a lost message costs the repetition of one chunk.
     """
 
-    __slots__ = ("_leader", "_live", "_meta", "_number", "_snapshots", "_term")
+    __slots__ = ("_after", "_leader", "_live", "_outgoing", "_term", "rpc", "silent_ticks")
 
-    def __init__(self, leader: ServerId, term: Term, meta: SnapshotMeta, snapshots: Snapshots) -> None:
-        self._leader, self._term, self._meta, self._snapshots = leader, term, meta, snapshots
-        self._live = snapshots.live_entries()
-        self._number = 0
+    def __init__(self, leader: ServerId, term: Term, outgoing: Outgoing) -> None:
+        self._leader, self._term, self._outgoing = leader, term, outgoing
+        self._after = Index(0)  # the last live entry that was read
+        self._live = self._next_live()
+        self.silent_ticks = 0
+        self.rpc = self._make(ChunkState(0, ChunkFlag.INIT)) if self._live else self._piece(1)
 
-    def first(self) -> InstallSnapshotRpc:
-        """The first chunk: an announcement if live entries go ahead of the pieces (SEND-05)."""
-        if self._live:
-            return self._rpc(ChunkState(0, ChunkFlag.INIT))
-        return self._piece()
+    def take(self, answer: SnapshotAcked) -> bool:
+        """Take an answer; whether it answers the chunk that is in flight. `rpc` is the next one then."""
+        sent = self.rpc.chunk
+        if answer.position != self._outgoing.meta.position or answer.chunk != sent:
+            return False
+        self.silent_ticks = 0
+        if answer.outcome is ChunkOutcome.TAKEN and sent.flag is not ChunkFlag.LAST:
+            self.rpc = self._following(sent)
+        return True
 
-    def after(self, acked: ChunkState) -> InstallSnapshotRpc | None:
-        """The chunk that follows this acknowledged one; None if another acknowledgement is due."""
-        if acked.flag in (ChunkFlag.INIT, ChunkFlag.PRE) and self._number == 0:
-            if not self._live:
-                return self._piece()
-            entries, self._live = self._live[:_LIVE_ENTRIES], self._live[_LIVE_ENTRIES:]
-            return self._rpc(ChunkState(0, ChunkFlag.PRE), entries=tuple(entries))
-        if acked.number != self._number or acked.flag is not ChunkFlag.NEXT:
-            return None
-        return self._piece()
+    def _following(self, sent: ChunkState) -> InstallSnapshotRpc:
+        if sent.flag is ChunkFlag.NEXT:
+            return self._piece(sent.number + 1)
+        if not self._live:
+            return self._piece(1)
+        entries, self._live = self._live, self._next_live()
+        return self._make(ChunkState(sent.number + 1, ChunkFlag.PRE), entries=entries)
 
-    def is_current(self) -> bool:
-        """Whether this is still the snapshot that the store has (SEND-06)."""
-        return self._snapshots.current() == self._meta
+    def close(self) -> None:
+        """The transfer is over."""
+        self._outgoing.close()
 
-    def _piece(self) -> InstallSnapshotRpc:
-        self._number += 1
-        found = self._snapshots.chunk(self._number)
+    def _next_live(self) -> list[EntryBatch]:
+        live = self._outgoing.live(self._after, _LIVE_ENTRIES)
+        if live:
+            self._after = live[-1].last_index
+        return live
+
+    def _piece(self, number: int) -> InstallSnapshotRpc:
+        found = self._outgoing.chunk(number)
         assert found is not None, "a piece beyond the last was asked for"
         data, last = found
-        return self._rpc(ChunkState(self._number, ChunkFlag.LAST if last else ChunkFlag.NEXT), data=data)
+        return self._make(ChunkState(number, ChunkFlag.LAST if last else ChunkFlag.NEXT), data=data)
 
-    def _rpc(
-        self, chunk: ChunkState, data: bytes = b"", entries: tuple[EntryBatch, ...] = ()
+    def _make(
+        self, chunk: ChunkState, data: bytes = b"", entries: Sequence[EntryBatch] = ()
     ) -> InstallSnapshotRpc:
-        return InstallSnapshotRpc(self._term, self._leader, self._meta, chunk, data, entries)
+        return InstallSnapshotRpc(self._term, self._leader, self._outgoing.meta, chunk, data, tuple(entries))

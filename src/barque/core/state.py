@@ -15,12 +15,12 @@ anything now. Followers keep peers too, for their membership.
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import msgspec
 
-from barque.core.log_contract import Log
+from barque.core.log_contract import Log, SnapshotMeta
 from barque.core.quorum import majority
 from barque.core.roles import RECOVERING, LeaderRole, RaftState as RaftState, Role, WaitingRole
 from barque.errors import ConfigurationError
@@ -187,6 +187,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long a follower waits for entries that it asked for, before it asks again."""
     wal_down_timeout_ms: int = 5_000
     receive_snapshot_timeout_ms: int = 30_000
+    snapshot_silent_ticks_max: int = 30
+    """After so many ticks without an answer the sending of a snapshot is given up. Each repeats the chunk."""
     snapshot_backoff_ms: int = 5_000
     """The pause before a snapshot is sent again. It doubles each time, up to a minute (SEND-07)."""
 
@@ -249,6 +251,8 @@ class Server:
         "query_index",
         "raft_state",
         "role",
+        "start_meta",
+        "time_marks",
         "voted_for",
     )
 
@@ -275,28 +279,40 @@ class Server:
         self.current_term = max(current_term, last_term)
         self.voted_for = voted_for if self.current_term == current_term else None
         # Volatile. last_applied ≤ commit_index, and both only grow.
-        meta = log.snapshots.current() if log.snapshots is not None else None
-        start = meta.position if meta is not None else NOWHERE
-        self.commit_index = max(start.index, min(last_applied, log.last_index_term().index))
-        self.last_applied = start.index
-        self.persisted_last_applied = self.commit_index
+        self.commit_index: Index
+        self.last_applied: Index
+        self.persisted_last_applied: Index
         self.leader_id: ServerId | None = None  # the leader of `current_term`, once it was heard
         self.lost_quorum = False  # we stepped down because no majority answered
         self.deleted = False  # the cluster's deletion is applied
-        # Membership: the newest configuration in the log, committed or not.
-        self.config_history: list[tuple[IndexTerm, tuple[MemberRecord, ...]]] = []  # oldest first
+        # Membership: the newest configuration in the log, committed or not; and those before, oldest first.
+        self.config_history: list[tuple[IndexTerm, tuple[MemberRecord, ...]]] = []
         self.set_configuration({})
-        self.adopt_cluster(start, config.initial_cluster() if meta is None else [*meta.cluster])
         # The machine.
         self.machine_versions: list[tuple[Index, int]] = []  # (first index, version) of each version in force
         self.machine_time_ms = 0  # the newest timestamp applied; machine time never runs back
+        self.time_marks: list[tuple[Index, int]] = []  # (index, machine time) where a timestamp was older
+        self.start_meta = log.snapshots.recovery_point(log)  # of the state that recovery begins with
         version = min(config.machine.version, config.initial_machine_version)
-        self.use_machine_version(start.index, version if meta is None else meta.machine_version)
+        self.begin_from(self.start_meta or SnapshotMeta(NOWHERE, tuple(config.initial_cluster()), version))
+        self.commit_index = max(self.commit_index, min(last_applied, log.last_index_term().index))
+        self.persisted_last_applied = self.commit_index
         self.machine_state: Any = None  # until `start_machine`
         self.aux_state: Any = None
         self.pending_release_cursor: Any = None
         self.query_index = 0  # of the newest consistent query, as a leader
         self.commit_latency_ms = 0
+
+    def begin_from(self, meta: SnapshotMeta) -> None:
+        """Take up all that a snapshot says beside the machine's state (RECV-08)."""
+        start = meta.position
+        self.commit_index = self.last_applied = self.persisted_last_applied = start.index
+        self.config_history.clear()
+        self.adopt_cluster(start, [*meta.cluster])
+        self.machine_versions.clear()
+        self.use_machine_version(start.index, meta.machine_version)
+        self.machine_time_ms = meta.machine_time_ms
+        self.time_marks = [(start.index, meta.machine_time_ms)]  # (index, time) where a timestamp was older
 
     # --- questions of handlers -------------------------------------------------------------
 
@@ -376,9 +392,13 @@ class Server:
 
     def start_machine(self) -> None:
         """Set the machine's first state, or the snapshot's. Raises what the machine raises."""
-        args, snapshots = dict(self.cfg.machine_args), self.log.snapshots
-        if snapshots is None or snapshots.current() is None:
+        args, meta = dict(self.cfg.machine_args), self.start_meta
+        if meta is None:
             self.machine_state = self.machine.init(args)
         else:
-            self.machine_state = self.machine.decode_state(snapshots.load(), args)
+            self.machine_state = self.log.snapshots.load(meta, self.restore)
         self.aux_state = self.machine.init_aux(self.id.name)
+
+    def restore(self, pieces: Iterator[bytes]) -> Any:
+        """The machine's state of a snapshot's pieces, under the machine version in force."""
+        return self.machine.restore(pieces, dict(self.cfg.machine_args))

@@ -35,7 +35,7 @@ from barque.core.effects import (
     TimerSpan,
     refuse_commands,
 )
-from barque.core.log_contract import ChunkFlag, SnapshotMeta
+from barque.core.log_contract import SnapshotMeta
 from barque.core.messages import (
     PROTOCOL_VERSION,
     PreVoteResult,
@@ -189,9 +189,9 @@ def resume_leadership(server: Server, waiting: WaitingRole) -> list[Effect]:
     return _take_role(server, waiting.resume)
 
 
-def become_receiver(server: Server, meta: SnapshotMeta, phase: ChunkFlag) -> list[Effect]:
-    """Receive this snapshot from the leader, beginning with this phase (§5)."""
-    return _take_role(server, ReceivingRole(meta, phase))
+def become_receiver(server: Server, meta: SnapshotMeta) -> list[Effect]:
+    """Receive this snapshot from the leader (§5)."""
+    return _take_role(server, ReceivingRole(meta))
 
 
 def become_terminating_leader(server: Server) -> list[Effect]:
@@ -218,9 +218,9 @@ def become_stopped(server: Server, reason: StopReason) -> list[Effect]:
 
 def _leave_role(server: Server, reason: str = Rejection.NOT_LEADER) -> list[Effect]:
     """What the present role owes when it ends."""
-    role, snapshots = server.role, server.log.snapshots
-    if isinstance(role, ReceivingRole) and not role.installed and snapshots is not None:
-        snapshots.abort_accept()
+    role = server.role
+    if isinstance(role, ReceivingRole) and not role.installed:
+        server.log.snapshots.abort_accept()
     leadership = server.leadership()
     if leadership is None:
         return []
@@ -272,4 +272,6 @@ def handle_state_enter(server: Server, old: RaftState) -> list[Effect]:
 
 def _machine_enters(server: Server) -> list[Effect]:
     """What the machine asks for as its server enters a state (MAC-05)."""
-    return take_callback_effects(server.machine.state_enter(str(server.raft_state), server.machine_state))
+    return take_callback_effects(
+        server, server.machine.state_enter(str(server.raft_state), server.machine_state)
+    )

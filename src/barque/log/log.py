@@ -10,13 +10,44 @@ from typing import Any, cast
 
 from barque.core.entries import EntryBatch
 from barque.core.log_contract import Snapshots
-from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
+from barque.core.messages import (
+    AcceptFailed,
+    LogEvent,
+    ResendWrite,
+    SnapshotAccepted,
+    SnapshotFailed,
+    SnapshotWritten,
+    WalFailed,
+    WalUp,
+    Written,
+)
 from barque.errors import WalDown
 from barque.log.memtable import Memtable
 from barque.log.wal import Wal
 from barque.types import NOWHERE, Index, IndexTerm, Term, Uid
 
 _UNBOUNDED = 1 << 62
+
+
+class _NoSnapshots:
+    """No snapshots."""
+
+    def current(self) -> None:
+        """No snapshot."""
+
+    def recovery_point(self, log: object) -> None:
+        """No snapshot, no checkpoint."""
+
+    def wants(self, kind: object, index: Index) -> bool:
+        """Never."""
+        return False
+
+    def promote_checkpoint(self, index: Index) -> bool:
+        """Nothing to promote."""
+        return False
+
+
+_NONE = cast(Snapshots, _NoSnapshots())
 
 
 class WalLog:
@@ -58,9 +89,21 @@ class WalLog:
         return self._uid
 
     @property
-    def snapshots(self) -> Snapshots | None:
-        """None: snapshots come with segments. Until then nothing is truncated."""
-        return None
+    def snapshots(self) -> Snapshots:
+        """The snapshots beside this log."""
+        return _NONE
+
+    def install(self, position: IndexTerm) -> None:
+        """Nothing is ever installed here."""
+        raise AssertionError(f"no snapshot at {position} can have been accepted")
+
+    def first_index(self) -> Index:
+        """The first entry of the log."""
+        return Index(1)
+
+    def read_sparse(self, indexes: Sequence[Index]) -> list[EntryBatch]:
+        """The entries at these indexes, as far as they are there."""
+        return [batch for index in indexes for batch in self.read(index, index, 1, _UNBOUNDED)]
 
     def append(self, batch: EntryBatch) -> None:
         """Leader: add a batch that starts at `next_index()`. Raises `WalDown`."""
@@ -123,6 +166,8 @@ class WalLog:
             case ResendWrite():
                 if event.uid == self._uid:
                     self._submit_from(event.index)
+            case SnapshotWritten() | SnapshotFailed() | SnapshotAccepted() | AcceptFailed():
+                pass
             case WalUp() | WalFailed():
                 pass  # the storage has all pending entries written again before it reports `WalUp`
 

@@ -95,7 +95,9 @@ class ReadLog(msgspec.Struct, frozen=True, gc=False):
 class ReleaseCursor(msgspec.Struct, frozen=True, gc=False):
     """Nothing at or below `index` is needed to rebuild `state`: a snapshot may be made (EFF-14).
 
-    A suggestion; the log decides. With `written` it waits until that index is on disk, with
+    `state` is what the machine was after entry `index`. If a snapshot is due, it is captured
+    (`Machine.capture`) before the next command is applied, so it may be the very object that `apply` goes on
+    changing. A suggestion; the log decides. With `written` it waits until that index is on disk, with
     `no_snapshot_sends` until no snapshot is being sent (EFF-15). With `promote` the newest
     checkpoint at or below `index` becomes the snapshot, and `state` is not looked at (EFF-16).
     """
@@ -108,7 +110,10 @@ class ReleaseCursor(msgspec.Struct, frozen=True, gc=False):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, gc=False):
-    """Keep this state, for a faster start or a later `ReleaseCursor(promote=True)` (EFF-17)."""
+    """Keep this state, for a faster start or a later `ReleaseCursor(promote=True)` (EFF-17).
+
+    `state` is captured as that of `ReleaseCursor` is.
+    """
 
     index: Index
     state: Any

@@ -19,7 +19,7 @@ order of a set, or anything outside. `meta.system_time_ms` is the one time that 
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -76,6 +76,17 @@ class NodeDown(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="node
     """Built-in command: a node that the machine monitors is out of reach (MAC-04, MON-03)."""
 
     node: str
+
+
+PIECE_BYTES = 1 << 20
+"""How much of a state one piece of a capture may hold."""
+
+
+def slices(encoded: bytes) -> Iterator[bytes]:
+    """Cut an encoded state into pieces."""
+    view = memoryview(encoded)
+    for start in range(0, len(encoded), PIECE_BYTES):
+        yield bytes(view[start : start + PIECE_BYTES])
 
 
 Builtin: TypeAlias = Timeout | MachineVersion | Down | NodeUp | NodeDown
@@ -200,13 +211,25 @@ class Machine(Generic[State]):
         """
         return self
 
-    def encode_state(self, state: State) -> bytes:
-        """The state as bytes, for a snapshot. The default encodes what msgspec can."""
-        return msgspec.msgpack.encode(state)
+    def capture(self, state: State) -> Iterable[bytes]:
+        """A consistent picture of the state, for a snapshot: the encoded state in pieces of at most 1 MiB.
 
-    def decode_state(self, data: bytes, args: dict[str, Any]) -> State:
-        """The inverse of `encode_state`. `args` are those of `init`."""
-        state: State = msgspec.msgpack.decode(data)
+        Called when the machine asks (`ReleaseCursor`, `Checkpoint`) and a snapshot is due; what it returns is
+        iterated later, once, in another thread, while `apply` goes on changing the state. So copy here what
+        changes in place (a shallow copy does for a dict of immutable values), and encode in the iterator.
+
+        The default encodes the whole state with msgpack at once, which is always right. It costs the time of
+        the encoding on the loop, and a second copy of the state in memory; define `capture` and `restore`
+        for a state of more than some ten MiB, or of types that msgspec cannot encode.
+        """
+        return slices(msgspec.msgpack.encode(state))
+
+    def restore(self, pieces: Iterator[bytes], args: dict[str, Any]) -> State:
+        """The inverse of `capture`. `args` are those of `init`.
+
+        It may run in another thread than `apply`. An exception makes the snapshot unusable here.
+        """
+        state: State = msgspec.msgpack.decode(b"".join(pieces))
         return state
 
     def live_indexes(self, state: State) -> Sequence[Index]:

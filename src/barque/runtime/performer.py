@@ -38,10 +38,12 @@ from barque.core.effects import (
     StartSnapshotRetry,
     StopReason,
     StopServer,
+    TendSnapshots,
     TermRefused,
     Unresolved,
 )
 from barque.core.messages import (
+    ChunkOutcome,
     Component,
     MachineAppend,
     Message,
@@ -52,7 +54,7 @@ from barque.core.messages import (
 )
 from barque.core.snapshots import SnapshotSender, make_checkpoint, update_release_cursor
 from barque.core.state import RaftState, Server
-from barque.errors import InvariantViolation
+from barque.errors import StorageError
 from barque.machine.effects import (
     Append,
     Aux,
@@ -306,21 +308,61 @@ class Performer(Generic[ServerT]):
     def _send_snapshot(self, process: ServerT, effect: SendSnapshot) -> None:
         """Begin to send a snapshot, from the store behind the server's log (SEND-01)."""
         server = process.server
-        if server.log.snapshots is None:
-            raise InvariantViolation(f"{server.id}: asked to send a snapshot, and its log keeps none")
-        sender = SnapshotSender(server.id, effect.term, effect.meta, server.log.snapshots)
+        self._end_sending(process, effect.to)
+        try:
+            sender = SnapshotSender(server.id, effect.term, server.log.snapshots.open_outgoing())
+        except StorageError as error:
+            self._give_up_sending(process, effect.to, f"it cannot be read: {error}")
+            return
         self.snapshot_senders.setdefault(process, {})[effect.to] = sender
         process.counters.snapshots_sent += 1
-        self._environment.send(effect.to, sender.first(), process)
+        self._environment.send(effect.to, sender.rpc, process)
 
     def _snapshot_acked(self, process: ServerT, effect: SnapshotAcked) -> None:
+        """Send the next chunk after the answer to the one in flight; drop any other answer (K3)."""
         sender = self.snapshot_senders.get(process, {}).get(effect.member)
-        if sender is None or not sender.is_current():  # SEND-06
-            process.enqueue(SnapshotSenderDown(effect.member, SenderOutcome.FAILED))
+        if sender is None:
             return
-        chunk = sender.after(effect.chunk)
-        if chunk is not None:
-            self._environment.send(effect.member, chunk, process)
+        try:
+            if not sender.take(effect):
+                return
+        except StorageError as error:
+            self._give_up_sending(process, effect.member, f"it cannot be read: {error}")
+            return
+        match effect.outcome:
+            case ChunkOutcome.TAKEN:
+                self._environment.send(effect.member, sender.rpc, process)
+            case ChunkOutcome.WORKING:
+                pass  # all of it is there; `INSTALLED` or a refusal comes
+            case ChunkOutcome.INSTALLED | ChunkOutcome.AHEAD:
+                self._end_sending(process, effect.member)
+            case ChunkOutcome.REFUSED:
+                self._give_up_sending(process, effect.member, "it was refused")
+
+    def _tend_snapshots(self, process: ServerT, _effect: TendSnapshots) -> None:
+        """Repeat chunks that were not answered within a tick; give up after too many (TIME-03)."""
+        for member, sender in list(self.snapshot_senders.get(process, {}).items()):
+            sender.silent_ticks += 1
+            if sender.silent_ticks > process.server.cfg.snapshot_silent_ticks_max:
+                self._give_up_sending(process, member, "no answer came")
+            elif sender.silent_ticks > 1:
+                self._environment.send(member, sender.rpc, process)
+
+    def _give_up_sending(self, process: ServerT, member: ServerId, why: str) -> None:
+        """End a transfer in vain; the leader tries again after a pause (SEND-07)."""
+        logger.warning("%s: the snapshot for %s is given up: %s", process.server.id, member, why)
+        self._end_sending(process, member)
+        process.enqueue(SnapshotSenderDown(member, SenderOutcome.FAILED))
+
+    def _end_sending(self, process: ServerT, member: ServerId) -> None:
+        sender = self.snapshot_senders.get(process, {}).pop(member, None)
+        if sender is not None:
+            sender.close()
+
+    def _end_all_sending(self, process: ServerT) -> None:
+        """Transfers end with the leadership that began them."""
+        for sender in self.snapshot_senders.pop(process, {}).values():
+            sender.close()
 
     def _start_snapshot_retry(self, process: ServerT, effect: StartSnapshotRetry) -> None:
         self.timers.start_snapshot_retry(process, effect)
@@ -377,7 +419,7 @@ class Performer(Generic[ServerT]):
     def _read_log(self, process: ServerT, effect: ReadLog) -> None:
         if _reads_here(process, effect):
             wanted = effect.then(log_read(process.server, effect.indexes))
-            self.perform(process, take_callback_effects(wanted))
+            self.perform(process, take_callback_effects(process.server, wanted))
 
     def _perform_as_leader(self, process: ServerT, effect: Timer | SendMsg | Append) -> None:
         if process.server.raft_state is RaftState.LEADER:
@@ -401,6 +443,7 @@ class Performer(Generic[ServerT]):
         server = process.server
         if _ends_leadership(old, server):
             self._cancel_machine_timers(process)
+            self._end_all_sending(process)
         if server.raft_state is not old:
             self.timers.state_left(process)
             if server.raft_state is RaftState.CANDIDATE:
@@ -428,7 +471,7 @@ class Performer(Generic[ServerT]):
         """Cancel all timers and monitors of this server, and stop sending its snapshots."""
         self.timers.forget(process)
         self.monitors.forget(process)
-        self.snapshot_senders.pop(process, None)
+        self._end_all_sending(process)
         self.awaiting_sync.pop(process, None)
 
 
@@ -453,6 +496,7 @@ Performer.HANDLERS = {
     TermRefused: Performer._term_refused,
     SendSnapshot: Performer._send_snapshot,
     SnapshotAcked: Performer._snapshot_acked,
+    TendSnapshots: Performer._tend_snapshots,
     StartSnapshotRetry: Performer._start_snapshot_retry,
     CancelSnapshotRetry: Performer._cancel_snapshot_retry,
     Aux: Performer._aux,

@@ -6,10 +6,12 @@ No fault touches a node on which another fault of its kind is at work. A fault t
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -326,20 +328,31 @@ async def _disk(stage: Stage, rng: random.Random, injection: str) -> AsyncIterat
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a group of its own, which `end_tracer` ends as a whole
         )
         try:
             yield f"{name}: {injection}"
         finally:
-            tracer.terminate()
-            try:
-                await asyncio.to_thread(tracer.wait, _STRACE_S)
-            except subprocess.TimeoutExpired:
-                tracer.kill()
-                tracer.wait()
+            end_tracer(tracer)
     injected = notes.read_bytes() if notes.exists() else b""
     notes.unlink(missing_ok=True)
     if b"INJECTED" not in injected and b"DELAYED" not in injected:
         raise NotNow("no system call was touched")
+
+
+def end_tracer(tracer: subprocess.Popen[bytes]) -> None:
+    """Let strace detach, then end whatever it has started. Blocks for a moment, also in a cancelled task.
+
+    strace tries out the kernel with children of its own when it starts. If it is told to end just then, a
+    child that waits for its parent would live on.
+    """
+    tracer.terminate()
+    deadline = time.monotonic() + _STRACE_S
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT  # unreaped, its process id still names the group
+    while os.waitid(os.P_PID, tracer.pid, ended) is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(tracer.pid, signal.SIGKILL)
+    tracer.wait()
 
 
 def has_strace() -> bool:

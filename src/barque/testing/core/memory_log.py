@@ -4,8 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from barque.core.entries import EntryBatch
-from barque.core.log_contract import WalDown
-from barque.core.messages import LogEvent, ResendWrite, SnapshotWritten, WalFailed, WalUp, Written
+from barque.core.log_contract import SnapshotKind, WalDown
+from barque.core.messages import (
+    AcceptFailed,
+    LogEvent,
+    ResendWrite,
+    SnapshotAccepted,
+    SnapshotFailed,
+    SnapshotWritten,
+    WalFailed,
+    WalUp,
+    Written,
+)
 from barque.testing.core.memory_snapshots import MemorySnapshots
 from barque.types import NOWHERE, Index, IndexTerm, Term, Uid
 
@@ -79,6 +89,14 @@ class MemoryLog:
         else:
             self._last = IndexTerm(self.entries[-1].first_index, self.entries[-1].term)
 
+    def install(self, position: IndexTerm) -> None:
+        """See `Log.install`. The store has done it already, memory and disk at once."""
+        assert self._start == position
+
+    def first_index(self) -> Index:
+        """See `Log.first_index`."""
+        return Index(self._start.index + 1)
+
     def last_index_term(self) -> IndexTerm:
         """See `Log.last_index_term`."""
         return self._last
@@ -107,7 +125,7 @@ class MemoryLog:
         entries = size = 0
         last = min(last, self.last_index_term().index)
         if first <= self._start.index:
-            return self._read_live(first, last)
+            return []
         while first <= last:
             end = first
             while end < last and self._batches[end] is self._batches[first - 1]:
@@ -123,13 +141,20 @@ class MemoryLog:
             first = Index(end + 1)
         return found
 
-    def _read_live(self, first: Index, last: Index) -> list[EntryBatch]:
-        live = self._snapshots.live_entries()
-        return [batch for batch in live if first <= batch.first_index and batch.last_index <= last]
+    def read_sparse(self, indexes: Sequence[Index]) -> list[EntryBatch]:
+        """See `Log.read_sparse`."""
+        live = {batch.first_index: batch for batch in self._snapshots.live_entries()}
+        found = []
+        for index in indexes:
+            if index > self._start.index:
+                found += self.read(index, index, 1, 1 << 30)
+            elif index in live:
+                found.append(live[index])
+        return found
 
-    def read_any(self, index: Index) -> list[EntryBatch]:
-        """Return one entry, whether the log or a snapshot holds it."""
-        return self.read(index, index, 1, 1 << 30)
+    def holds(self, position: IndexTerm) -> bool:
+        """Whether this very entry is in the log."""
+        return position.index > self._start.index and self.fetch_term(position.index) == position.term
 
     def handle_event(self, event: LogEvent) -> None:
         """See `Log.handle_event`. Only entries that are still in the log, in that term, count as written."""
@@ -143,10 +168,12 @@ class MemoryLog:
                 self._up = True
                 self._submitted += self.entries[self._written.index :]
             case SnapshotWritten():
-                if event.position.index > self._start.index:
+                if event.kind is SnapshotKind.SNAPSHOT and event.position.index > self._start.index:
                     self._start = event.position
                     if self._written.index < self._start.index:
                         self._written = self._start
+            case SnapshotFailed() | SnapshotAccepted() | AcceptFailed():
+                pass  # nothing of the log has changed
             case ResendWrite():
                 pass  # this log and its disk lose nothing between them
 

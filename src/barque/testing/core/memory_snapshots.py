@@ -1,11 +1,11 @@
-"""A snapshot store in memory, beside `MemoryLog`: the naive model of `core.snapshots`."""
+"""The snapshots of one server in memory: the naive model of `core.log_contract.Snapshots`."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from barque.core.entries import EntryBatch
-from barque.core.events import SnapshotWritten, Written
-from barque.core.log_contract import SnapshotMeta
+from barque.core.log_contract import Restore, SnapshotKind, SnapshotMeta
+from barque.core.messages import AcceptFailed, LogEvent, SnapshotAccepted, SnapshotFailed, SnapshotWritten
 from barque.errors import StorageError
 from barque.types import Index
 
@@ -21,21 +21,49 @@ class Snapshot(NamedTuple):
     live: tuple[EntryBatch, ...] = ()
 
 
+class MemoryOutgoing:
+    """A snapshot that is being sent; it does not change any more."""
+
+    def __init__(self, snapshot: Snapshot, chunk_bytes: int) -> None:
+        self.meta = snapshot.meta
+        self._snapshot = snapshot
+        self._chunk_bytes = chunk_bytes
+
+    def chunk(self, number: int) -> tuple[bytes, bool] | None:
+        """See `Outgoing.chunk`."""
+        state, size = self._snapshot.state, self._chunk_bytes
+        start = (number - 1) * size
+        if start and start >= len(state):
+            return None
+        return state[start : start + size], start + size >= len(state)
+
+    def live(self, after: Index, count: int) -> list[EntryBatch]:
+        """See `Outgoing.live`."""
+        return [batch for batch in self._snapshot.live if batch.first_index > after][:count]
+
+    def close(self) -> None:
+        """See `Outgoing.close`."""
+
+
 class MemorySnapshots:
     """One snapshot, some checkpoints, and at most one of each being written.
 
-    A `release` becomes durable with the log's next sync. With `full`, the disk refuses new snapshots.
+    What is begun becomes durable with the log's next sync, and a received snapshot is checked then. With
+    `full`, the disk refuses everything. With `interval`, a snapshot is due after so many entries.
     """
 
     def __init__(self, log: "MemoryLog", *, chunk_bytes: int = 8) -> None:
         self._log = log
         self.chunk_bytes = chunk_bytes
+        self.interval = 1
         self._current: Snapshot | None = None
-        self._writing: Snapshot | None = None
+        self._writing: dict[SnapshotKind, Snapshot] = {}
+        self._captures: dict[SnapshotKind, Iterable[bytes]] = {}
         self._accepting: SnapshotMeta | None = None
         self._pieces: list[bytes] = []
         self._live: list[EntryBatch] = []
-        self._live_unsynced = False
+        self._completing: Restore | None = None
+        self._accepted: list[Any] = []
         self.checkpoints: list[Snapshot] = []
         self.full = False
 
@@ -43,65 +71,77 @@ class MemorySnapshots:
         """See `Snapshots.current`."""
         return None if self._current is None else self._current.meta
 
-    def load(self) -> bytes:
+    def recovery_point(self, log: object) -> SnapshotMeta | None:
+        """See `Snapshots.recovery_point`."""
+        usable = [c.meta for c in self.checkpoints if self._log.holds(c.meta.position)]
+        return max([*usable, *self._currents()], key=lambda meta: meta.position.index, default=None)
+
+    def _currents(self) -> list[SnapshotMeta]:
+        return [] if self._current is None else [self._current.meta]
+
+    def load(self, meta: SnapshotMeta, restore: Restore) -> Any:
         """See `Snapshots.load`."""
-        assert self._current is not None
-        return self._current.state
+        [found] = [s for s in (self._current, *self.checkpoints) if s is not None and s.meta == meta][:1]
+        return restore(iter([found.state]))
 
-    def release(self, meta: SnapshotMeta, state: bytes, live: Sequence[Index]) -> bool:
-        """See `Snapshots.release`. This store accepts every snapshot that is newer."""
-        current = self.current()
-        if self.full or self._writing or (current and meta.position.index <= current.position.index):
-            return False
-        entries = [batch for i in live for batch in self._log.read_any(Index(i))]
-        self._writing = Snapshot(meta, state, tuple(entries))
-        return True
+    # --- making --------------------------------------------------------------------------
 
-    def checkpoint(self, meta: SnapshotMeta, state: bytes) -> bool:
-        """See `Snapshots.checkpoint`."""
-        if self.full or self._writing:
+    def wants(self, kind: SnapshotKind, index: Index) -> bool:
+        """See `Snapshots.wants`."""
+        current = 0 if self._current is None else self._current.meta.position.index
+        return not self.full and kind not in self._writing and index >= current + self.interval
+
+    def begin(
+        self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Iterable[bytes], live: Sequence[Index]
+    ) -> bool:
+        """See `Snapshots.begin`. The capture is read when it is written, not now."""
+        if not self.wants(kind, meta.position.index):
             return False
-        self.checkpoints.append(Snapshot(meta, state))
+        entries = tuple(self._log.read_sparse(live))
+        assert len(entries) == len(live), "a snapshot needs entries that are gone"
+        self._writing[kind] = Snapshot(meta, b"", entries)
+        self._captures[kind] = pieces
         return True
 
     def promote_checkpoint(self, index: Index) -> bool:
         """See `Snapshots.promote_checkpoint`."""
-        old = [c for c in self.checkpoints if c.meta.position.index <= index]
-        if not old or self._writing:
+        kind = SnapshotKind.SNAPSHOT
+        old = [c for c in self.checkpoints if self._is_newer(c.meta) and c.meta.position.index <= index]
+        if not old or kind in self._writing:
             return False
-        self._writing = old[-1]
+        self._writing[kind] = old[-1]
         return True
 
-    def live_entries(self) -> list[EntryBatch]:
-        """See `Snapshots.live_entries`."""
-        return list(self._current.live) if self._current is not None else []
+    def _is_newer(self, meta: SnapshotMeta) -> bool:
+        return self._current is None or meta.position.index > self._current.meta.position.index
 
-    def chunk(self, number: int) -> tuple[bytes, bool] | None:
-        """See `Snapshots.chunk`."""
+    # --- sending -------------------------------------------------------------------------
+
+    def open_outgoing(self) -> MemoryOutgoing:
+        """See `Snapshots.open_outgoing`."""
         assert self._current is not None
-        state, size = self._current.state, self.chunk_bytes
-        start = (number - 1) * size
-        if start and start >= len(state):
-            return None
-        return state[start : start + size], start + size >= len(state)
+        return MemoryOutgoing(self._current, self.chunk_bytes)
 
     # --- receiving -----------------------------------------------------------------------
 
     def begin_accept(self, meta: SnapshotMeta) -> None:
         """See `Snapshots.begin_accept`."""
+        self._check_space()
+        self.abort_accept()
+        self._accepting = meta
+
+    def _check_space(self) -> None:
         if self.full:
             raise StorageError("the disk is full")
-        self._accepting, self._pieces, self._live, self._live_unsynced = meta, [], [], False
 
     def accept_live(self, entries: Sequence[EntryBatch]) -> None:
         """See `Snapshots.accept_live`."""
+        self._check_space()
         self._live += entries
-        self._live_unsynced = self._live_unsynced or bool(entries)
 
     def accept_chunk(self, number: int, data: bytes) -> bool:
         """See `Snapshots.accept_chunk`."""
-        if self.full:
-            raise StorageError("the disk is full")
+        self._check_space()
         if number <= len(self._pieces):
             return True
         if number > len(self._pieces) + 1:
@@ -109,38 +149,76 @@ class MemorySnapshots:
         self._pieces.append(data)
         return True
 
-    def live_pending(self) -> bool:
-        """See `Snapshots.live_pending`."""
-        return self._live_unsynced
+    def complete_accept(self, restore: Restore) -> None:
+        """See `Snapshots.complete_accept`."""
+        self._check_space()
+        self._completing = restore
 
-    def complete_accept(self) -> bytes:
-        """See `Snapshots.complete_accept`. Durable at once: a real store syncs before it returns."""
+    def install_accepted(self) -> Any:
+        """See `Snapshots.install_accepted`. Durable at once: a real store syncs before it returns."""
+        self._check_space()
         assert self._accepting is not None
-        own = self.live_entries()
-        self._current = Snapshot(self._accepting, b"".join(self._pieces), (*own, *self._live))
+        [state] = self._accepted
+        own = self._current.live if self._current is not None else ()
+        have = {batch.first_index for batch in self._live}
+        live = [*(b for b in own if b.first_index not in have), *self._live]
+        self._current = Snapshot(self._accepting, b"".join(self._pieces), tuple(live))
+        self._forget_older()
         self._log.start_after(self._accepting.position)
         self.abort_accept()
-        return self._current.state
+        return state
+
+    def _forget_older(self) -> None:
+        self.checkpoints = [c for c in self.checkpoints if self._is_newer(c.meta)]
 
     def abort_accept(self) -> None:
         """See `Snapshots.abort_accept`."""
-        self._accepting, self._pieces, self._live, self._live_unsynced = None, [], [], False
+        self._accepting, self._completing = None, None
+        self._pieces, self._live, self._accepted = [], [], []
+
+    @property
+    def accepting(self) -> bool:
+        """Whether a snapshot is being received."""
+        return self._accepting is not None
 
     # --- the disk ------------------------------------------------------------------------
 
-    def sync(self) -> list[Written | SnapshotWritten]:
-        """Make the snapshots that were being written durable, and return their events."""
+    def live_entries(self) -> tuple[EntryBatch, ...]:
+        """The entries below the snapshot that survived it."""
+        return () if self._current is None else self._current.live
+
+    def sync(self) -> list[LogEvent]:
+        """Make what was being written durable, and check what was received; return the events."""
         uid = self._log.uid
-        events: list[Written | SnapshotWritten] = []
-        if self._live_unsynced:
-            self._live_unsynced = False
-            events += [Written(uid, b.term, b.first_index, b.last_index) for b in self._live]
-        if self._writing is not None:
-            self._current, self._writing = self._writing, None
-            events.append(SnapshotWritten(uid, self._current.meta.position))
+        events: list[LogEvent] = []
+        for kind, begun in self._writing.items():
+            snapshot = begun
+            if kind in self._captures:
+                snapshot = begun._replace(state=b"".join(self._captures.pop(kind)))
+            if kind is SnapshotKind.SNAPSHOT:
+                if not self._is_newer(snapshot.meta):
+                    events.append(SnapshotFailed(uid, kind, snapshot.meta.position, "a newer one is here"))
+                    continue
+                self._current = snapshot
+                self._forget_older()
+            elif self._is_newer(snapshot.meta):
+                self.checkpoints.append(snapshot)
+            events.append(SnapshotWritten(uid, kind, snapshot.meta.position))
+        self._writing.clear()
+        if self._completing is not None and self._accepting is not None:
+            events.append(self._check(self._completing, self._accepting))
+            self._completing = None
         return events
 
+    def _check(self, restore: Restore, meta: SnapshotMeta) -> LogEvent:
+        try:
+            self._accepted = [restore(iter(self._pieces))]
+        except Exception as error:
+            return AcceptFailed(self._log.uid, meta.position, repr(error))
+        return SnapshotAccepted(self._log.uid, meta.position)
+
     def crash(self) -> None:
-        """Lose the snapshots that were not durable."""
-        self._writing = None
+        """Lose what was not durable."""
+        self._writing.clear()
+        self._captures.clear()
         self.abort_accept()
