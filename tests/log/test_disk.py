@@ -13,7 +13,7 @@ from tests.kit.storage import OWNER, UID, batch, content
 
 from barque.errors import StorageError
 from barque.log import disk as disk_module
-from barque.log.disk import OsDisk, replace_file
+from barque.log.disk import Disk, OsDisk, replace_file
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_files import OpenFile
 from barque.log.wal_format import FILE_HEAD_SIZE, FileHead, Record, encode_file_head, encode_record
@@ -306,3 +306,126 @@ def test_sec17_a_directory_of_somebody_else_that_everybody_may_change_is_refused
     monkeypatch.setattr(os, "chmod", not_ours)
     with pytest.raises(PermissionError, match="use a directory in it"):
         OsDisk().protect(str(tmp_path))
+
+
+class Kept(random.Random):
+    """A crash that keeps everything (True) or loses everything (False) that is not synced."""
+
+    def __new__(cls, *_: object) -> "Kept":
+        return super().__new__(cls)
+
+    def __init__(self, keep: bool) -> None:
+        super().__init__(0)
+        self.keep = keep
+
+    def random(self) -> float:
+        """Below 0.5: kept."""
+        return 0.0 if self.keep else 1.0
+
+
+def _file(disk: Disk, path: str, data: bytes = b"data") -> None:
+    file = disk.create(path)
+    file.pwritev([data], 0, sync=True)
+    file.close()
+
+
+def _disks(tmp_path: Path) -> list[tuple[Disk, str]]:
+    return [(OsDisk(), str(tmp_path)), (SimDisk(random.Random(1)), "/root")]
+
+
+def test_both_disks_rename_directories_alike(tmp_path: Path) -> None:
+    """What a directory holds comes along; a file, or a directory that is not empty, is not replaced."""
+    for disk, root in _disks(tmp_path):
+        disk.mkdir(f"{root}/a/inner")
+        _file(disk, f"{root}/a/inner/f")
+        disk.mkdir(f"{root}/empty")
+        disk.mkdir(f"{root}/full")
+        _file(disk, f"{root}/full/f")
+        for target, number in (("full", errno.ENOTEMPTY), ("full/f", errno.ENOTDIR)):
+            with pytest.raises(OSError) as caught:  # noqa: PT011  # its number is compared
+                disk.rename(f"{root}/a", f"{root}/{target}")
+            assert caught.value.errno == number
+        with pytest.raises(IsADirectoryError):
+            disk.rename(f"{root}/full/f", f"{root}/empty")
+        disk.rename(f"{root}/a", f"{root}/empty")
+        disk.fsync_dir(root)
+        assert not disk.exists(f"{root}/a")
+        assert disk.listdir(f"{root}/empty") == ["inner"]
+        assert disk.read_file(f"{root}/empty/inner/f") == b"data"
+
+
+def test_both_disks_miss_what_is_not_there(tmp_path: Path) -> None:
+    """No file is made, and no name synced, in a directory that is gone."""
+    for disk, root in _disks(tmp_path):
+        disk.mkdir(root)
+        for call in (
+            lambda d, r: d.create(f"{r}/gone/f"),
+            lambda d, r: d.open(f"{r}/gone"),
+            lambda d, r: d.rename(f"{r}/gone", f"{r}/new"),
+            lambda d, r: d.fsync_dir(f"{r}/gone"),
+            lambda d, r: d.listdir(f"{r}/gone"),
+            lambda d, r: d.rmdir(f"{r}/gone"),
+            lambda d, r: d.unlink(f"{r}/gone"),
+        ):
+            with pytest.raises(FileNotFoundError):
+                call(disk, root)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_directory_is_renamed_for_good_when_its_parent_is_synced(keep: bool) -> None:
+    """A crash before that may undo it. What was synced below the new name is there under either name."""
+    disk = SimDisk(Kept(keep))
+    disk.mkdir("/d/new.writing")
+    _file(disk, "/d/new.writing/f", b"content")
+    disk.fsync_dir("/d/new.writing")
+    disk.rename("/d/new.writing", "/d/new")
+    _file(disk, "/d/new/later", b"later")
+    disk.fsync_dir("/d/new")
+    assert disk.listdir("/d") == ["new"]
+    assert disk.durable("/d/new/f") is None
+    disk.crash()
+    name = "new" if keep else "new.writing"
+    assert disk.listdir("/d") == [name]
+    assert disk.content("/d") == {f"/d/{name}/f": b"content", f"/d/{name}/later": b"later"}
+
+    disk.rename(f"/d/{name}", "/d/last")
+    disk.fsync_dir("/d")
+    disk.crash()
+    assert disk.content("/d") == {"/d/last/f": b"content", "/d/last/later": b"later"}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_file_that_moved_to_another_directory_is_in_one_of_them(keep: bool) -> None:
+    """The sync of the new directory decides it; never is the file in both, or in none."""
+    disk = SimDisk(Kept(keep))
+    disk.mkdir("/a")
+    disk.mkdir("/b")
+    _file(disk, "/a/f")
+    disk.fsync_dir("/a")
+    disk.rename("/a/f", "/b/f")
+    disk.fsync_dir("/a")
+    disk.crash()
+    assert (disk.listdir("/a"), disk.listdir("/b")) == (([], ["f"]) if keep else (["f"], []))
+
+    _file(disk, "/a/g")
+    disk.rename("/a/g", "/b/g")  # before its first name was durable
+    disk.fsync_dir("/b")
+    disk.crash()
+    assert "g" not in disk.listdir("/a")
+    assert "g" in disk.listdir("/b")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_removed_directory_is_gone_for_good_when_its_parent_is_synced(keep: bool) -> None:
+    """A crash before that may bring it back."""
+    disk = SimDisk(Kept(keep))
+    disk.mkdir("/d/inner")
+    disk.rmdir("/d/inner")
+    assert not disk.exists("/d/inner")
+    disk.crash()
+    assert disk.exists("/d/inner") == (not keep)
+    if not keep:
+        disk.rmdir("/d/inner")
+        disk.fsync_dir("/d")
+        disk.crash()
+        assert not disk.exists("/d/inner")

@@ -75,7 +75,10 @@ class Disk(Protocol):
         """All bytes of a (small) file."""
 
     def rename(self, source: str, target: str) -> None:
-        """Rename a file, replacing a file of the new name; durable after `fsync_dir`."""
+        """Rename a file, replacing a file of the new name, or a directory with all that it holds.
+
+        Durable after `fsync_dir` of the directory of the new name.
+        """
 
     def unlink(self, path: str) -> None:
         """Remove a name; durable after `fsync_dir`."""
@@ -276,7 +279,7 @@ class OsDisk:
             file.close()
 
     def rename(self, source: str, target: str) -> None:
-        """Rename a file, replacing a file of the new name."""
+        """Rename a file, replacing a file of the new name, or a directory with all that it holds."""
         os.rename(source, target)
 
     def unlink(self, path: str) -> None:

@@ -31,6 +31,7 @@ import msgspec
 from barque.core.messages import LogEvent
 from barque.errors import Damaged, StorageError
 from barque.log import meta_format, wal_format
+from barque.log.background import MakeWorker, ThreadWorker, Worker
 from barque.log.disk import Disk, DiskFile, join, remove_temporary, replace_file
 from barque.log.disk_guard import DiskGuard, default_limit
 from barque.log.identity import IDENTITY, Claim, Owner, read_claim, write_identity
@@ -78,6 +79,7 @@ class Storage:
         wal: Wal,
         files: WalFiles,
         guard: DiskGuard,
+        worker: Worker,
     ) -> None:
         self.unclaimed = False
         """Whether the directory is of format 1, and `claim` is still to make it ours."""
@@ -88,8 +90,7 @@ class Storage:
         self._data_dir = data_dir
         self._lock = lock
         self.wal = wal
-        self.loop_yield = wal.yield_if_pending
-        """Call this once in each turn of a loop that never sleeps, so that a sync thread gets its share."""
+        self.worker = worker
         self._files = files
         self._logs: dict[Uid, WalLog] = {}
         self._recovered: set[Uid] = set()
@@ -111,15 +112,16 @@ class Storage:
         wake: Wake,
         clock: Clock = time.perf_counter,
         make_writer: MakeWriter = choose_writer,
+        make_worker: MakeWorker = ThreadWorker,
         complete: Callable[[], None] = lambda: None,
         progress: Progress = say_nothing,
     ) -> "Storage":
         """Lock the directory; make it if it is new, else recover its contents.
 
         `on_event` is called on the loop; `wake(fn)` must run `fn` there soon, from any thread;
-        `clock` gives seconds and only measures; a simulator makes another writer; `complete` adds the
-        files of the layer above to a new directory, before that gets its identity; `progress` hears how
-        much of the log is read. Raises
+        `clock` gives seconds and only measures; a simulator makes another writer and worker; `complete` adds
+        the files of the layer above to a new directory, before that gets its identity; `progress` hears
+        how much of the log is read. Raises
         `ConfigurationError` for a directory of another owner, which is not changed, `Damaged`
         where starting would lose data, and `StorageError` when the disk fails or another process
         holds the directory.
@@ -132,7 +134,9 @@ class Storage:
             claim = read_claim(disk, data_dir, owner)  # before anything else is read
             if claim is Claim.NEW:
                 _create(disk, data_dir, owner, complete)
-            storage = cls._recover(disk, data_dir, lock, config, on_event, wake, clock, make_writer, progress)
+            storage = cls._recover(
+                disk, data_dir, lock, config, on_event, wake, clock, make_writer, make_worker, progress
+            )
             storage.unclaimed = claim is Claim.NOBODYS
             return storage
         except BaseException as error:
@@ -153,6 +157,7 @@ class Storage:
         wake: Wake,
         clock: Clock,
         make_writer: MakeWriter,
+        make_worker: MakeWorker,
         progress: Progress,
     ) -> "Storage":
         wal_dir = join(data_dir, _WAL)
@@ -187,7 +192,7 @@ class Storage:
             opened.pop_all()
         writer = make_writer(config.wal_writer, sync_seconds, wake)
         wal = Wal(files, writer, on_event, clock, config.wal_flush_bytes_max)
-        storage = cls(disk, data_dir, lock, meta, wal, files, guard)
+        storage = cls(disk, data_dir, lock, meta, wal, files, guard, make_worker(wake))
         storage._sync_seconds = sync_seconds
         storage._notes = recovered.torn
         for uid, memtable in recovered.memtables.items():
@@ -227,6 +232,11 @@ class Storage:
         self._logs.pop(uid, None)
         self._recovered.discard(uid)
         self._retirable = True
+
+    def loop_yield(self) -> None:
+        """Give the threads their share; for each turn of a loop that never sleeps."""
+        self.wal.yield_if_pending()
+        self.worker.yield_if_busy()
 
     @property
     def pending(self) -> bool:
@@ -321,6 +331,7 @@ class Storage:
                 rest.callback(self._lock.close)
                 rest.callback(self.meta.close)
                 rest.callback(self.wal.close)
+                rest.callback(self.worker.close)
                 if self._preparer is not None:
                     self._preparer.close()
         except OSError as error:

@@ -43,6 +43,7 @@ from typing import Any
 
 from barque.config import NodeConfig
 from barque.errors import Stopped
+from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk, OsDisk
 from barque.log.identity import Owner
 from barque.log.wal_writer import MakeWriter, choose_writer
@@ -94,8 +95,8 @@ class Node:
     """One node. `async with Node(config)` starts and stops it.
 
     `machines` adds machines to those that the configuration names. `transport`, `disk`, `make_writer`,
-    `clock` and `rng` are the seams that a simulator replaces. `checked` runs the core's invariants
-    after every step.
+    `make_worker`, `clock` and `rng` are the seams that a simulator replaces. `checked` runs the core's
+    invariants after every step.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Node:
         rng: random.Random | None = None,
         transport: MakeTransport | None = None,
         make_writer: MakeWriter = choose_writer,
+        make_worker: MakeWorker = ThreadWorker,
         checked: bool = False,
     ) -> None:
         config.check()
@@ -120,6 +122,7 @@ class Node:
         self.machines: dict[str, Machine[Any]] = {**load_machines(config.machines), **(machines or {})}
         self._disk = disk or OsDisk()
         self._make_writer = make_writer
+        self._make_worker = make_worker
         self._checked = checked
         self._make_transport = transport or self._tcp_transport
         self._stopped = True
@@ -268,6 +271,7 @@ class Node:
             changed=self.turn.wake,
             checked=self._checked,
             make_writer=self._make_writer,
+            make_worker=self._make_worker,
         )
         undo.callback(system.close)
         return system

@@ -10,6 +10,7 @@ from barque.core.applying import persist_last_applied
 from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
 from barque.core.state import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, Damaged, StorageError
+from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_writer import MakeWriter, choose_writer
@@ -76,6 +77,7 @@ class System:
         changed: Callable[[], None],
         checked: bool = False,
         make_writer: MakeWriter = choose_writer,
+        make_worker: MakeWorker = ThreadWorker,
     ) -> None:
         self.node = me.node
         self.servers = servers
@@ -104,6 +106,7 @@ class System:
             self._on_log_event,
             run_on_loop,
             make_writer=make_writer,
+            make_worker=make_worker,
             complete=directory.create,
             progress=self._progress.read,
         )

@@ -9,7 +9,8 @@ faults.
 import errno
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from barque.errors import StorageError
 
@@ -70,8 +71,55 @@ def _apply(target: bytearray, offset: int, data: bytes | None) -> None:
         target[offset:size] = data
 
 
-_Change = tuple[str, _Inode | None, str | None]
-"""A name, what it means now (None: nothing), and the name from which it was renamed."""
+class _Directory:
+    """Names, as the cache shows them, and as a crash would leave them at worst."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, _Node] = {}
+        self.durable: dict[str, _Node] = {}
+
+
+_Node = _Inode | _Directory
+
+
+class _Change(NamedTuple):
+    """A name, what it means now (None: nothing), and the directory and name from which it was renamed."""
+
+    directory: _Directory
+    name: str
+    node: _Node | None
+    source: tuple[_Directory, str] | None
+
+    def reach_cache(self) -> None:
+        """Let processes see it."""
+        if self.source is not None:
+            self.source[0].names.pop(self.source[1], None)
+        self._set(self.directory.names)
+
+    def reach_disk(self) -> None:
+        """Make it durable. What has come to the old name since then stays."""
+        if self.source is not None and self.source[0].durable.get(self.source[1]) is self.node:
+            del self.source[0].durable[self.source[1]]
+        self._set(self.directory.durable)
+
+    def _set(self, names: dict[str, _Node]) -> None:
+        if self.node is None:
+            names.pop(self.name, None)
+        else:
+            names[self.name] = self.node
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+def _files(directory: _Directory, path: str, *, durable: bool = False) -> Iterator[tuple[str, _Inode]]:
+    """The files in and below a directory, by their paths."""
+    for name, node in (directory.durable if durable else directory.names).items():
+        if isinstance(node, _Directory):
+            yield from _files(node, f"{path}/{name}", durable=durable)
+        else:
+            yield f"{path}/{name}", node
 
 
 class SimFile:
@@ -151,10 +199,8 @@ class SimDisk:
         self.operations = 0
         self.handles: dict[SimFile, None] = {}
         """The files that the process has open."""
-        self._names: dict[str, _Inode] = {}
-        self._durable_names: dict[str, _Inode] = {}
+        self._root = _Directory()
         self._changes: list[_Change] = []
-        self._directories: set[str] = {"/"}
         self._locks: set[str] = set()
 
     def check(self, operation: str, path: str) -> None:
@@ -180,22 +226,27 @@ class SimDisk:
     def create(self, path: str) -> SimFile:
         """Create an empty file, and open it."""
         self.check("create", path)
-        inode = self._names.get(path)
-        if inode is None:
-            inode = _Inode()
-            self._change(path, inode, None)
+        return SimFile(self, path, self._create(path))
+
+    def _create(self, path: str) -> _Inode:
+        node = self._find(path)
+        if isinstance(node, _Directory):
+            raise _error(errno.EISDIR, path)
+        if node is None:
+            node = _Inode()
+            self._change(path, node, None)
         else:
-            inode.truncate(0)
-        return SimFile(self, path, inode)
+            node.truncate(0)
+        return node
 
     def lock(self, path: str) -> SimFile:
         """Hold a lock on `path` until it is closed or the process dies."""
         if path in self._locks:
             raise StorageError(f"{path}: another process uses this data directory")
-        if path not in self._names:
+        if self._find(path) is None:
             self.create(path).close()
         self._locks.add(path)
-        return SimFile(self, path, self._names[path])
+        return SimFile(self, path, self._inode(path))
 
     def unlock(self, path: str, boots: int) -> None:
         """Release a lock that was taken since the last crash."""
@@ -208,9 +259,20 @@ class SimDisk:
         return bytes(self._inode(path).cache)
 
     def rename(self, source: str, target: str) -> None:
-        """Rename a file. After a crash, either both names have changed or neither."""
+        """Rename a file, or a directory with all that it holds.
+
+        After a crash, either both names have changed or neither. A sync of the new directory decides it.
+        """
         self.check("rename", source)
-        self._change(target, self._inode(source), source)
+        node, replaced = self._node(source), self._find(target)
+        if isinstance(node, _Directory):
+            if isinstance(replaced, _Inode):
+                raise _error(errno.ENOTDIR, target)
+            if replaced is not None and replaced.names:
+                raise _error(errno.ENOTEMPTY, target)
+        elif isinstance(replaced, _Directory):
+            raise _error(errno.EISDIR, target)
+        self._change(target, node, source)
 
     def unlink(self, path: str) -> None:
         """Remove a name."""
@@ -219,11 +281,20 @@ class SimDisk:
         self._change(path, None, None)
 
     def mkdir(self, path: str) -> None:
-        """Make a directory and its parents."""
+        """Make a directory and its parents, durably."""
         self.check("mkdir", path)
-        while path not in self._directories:
-            self._directories.add(path)
-            path = os.path.dirname(path)
+        self._make_directory(path)
+
+    def _make_directory(self, path: str) -> _Directory:
+        found = self._root
+        for name in _names_of(path):
+            node = found.names.get(name)
+            if node is None:
+                node = found.names[name] = found.durable[name] = _Directory()
+            if not isinstance(node, _Directory):
+                raise _error(errno.ENOTDIR, path)
+            found = node
+        return found
 
     def protect(self, path: str) -> None:
         """There are no other users."""
@@ -238,39 +309,37 @@ class SimDisk:
         return _SIZE
 
     def rmdir(self, path: str) -> None:
-        """Remove an empty directory, durably at once."""
+        """Remove an empty directory."""
         self.check("rmdir", path)
-        if path not in self._directories:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        if any(os.path.dirname(name) == path for name in [*self._names, *self._directories]):
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
-        self._directories.discard(path)
+        if self._directory(path).names:
+            raise _error(errno.ENOTEMPTY, path)
+        self._change(path, None, None)
 
     def is_dir(self, path: str) -> bool:
         """Whether a directory has that name."""
-        return path in self._directories
+        return isinstance(self._find(path), _Directory)
 
     def listdir(self, path: str) -> list[str]:
         """The names in a directory, sorted."""
         self.check("listdir", path)
-        if path not in self._directories:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        names = [*self._names, *self._directories]
-        return sorted(os.path.basename(n) for n in names if n != path and os.path.dirname(n) == path)
+        return sorted(self._directory(path).names)
 
     def exists(self, path: str) -> bool:
         """Whether something has that name."""
-        return path in self._names or path in self._directories
+        return self._find(path) is not None
 
     def fsync_dir(self, path: str) -> None:
         """Make the names in a directory durable."""
         self.check("fsync_dir", path)
+        directory = self._directory(path)
         rest: list[_Change] = []
         for change in self._changes:
-            if os.path.dirname(change[0]) == path:
-                _rename(self._durable_names, change)
-            else:
+            if change.directory is not directory:
                 rest.append(change)
+                continue
+            change.reach_disk()
+            # A file that was created and moved away before its name was durable has its new name only.
+            rest = [r for r in rest if r.node is None or (r.directory, r.name) != change.source]
         self._changes = rest
 
     def salt(self) -> int:
@@ -282,11 +351,11 @@ class SimDisk:
         self.kill()
         for change in self._changes:
             if self.random.random() < 0.5:
-                _rename(self._durable_names, change)
+                change.reach_disk()
         self._changes.clear()
-        self._names = dict(self._durable_names)
-        for path in sorted(self._names):
-            self._names[path].crash(self.random)
+        _reread(self._root)
+        for _, inode in sorted(_files(self._root, ""), key=lambda found: found[0]):
+            inode.crash(self.random)
 
     def kill(self) -> None:
         """End the process but not the machine: the cache stays, locks and open files do not."""
@@ -300,29 +369,34 @@ class SimDisk:
         Only files whose paths begin with `below` are copied.
         """
         other = SimDisk(random.Random(0))  # noqa: S311  # draws nothing that matters
-        other._directories = set(self._directories)
-        for path, inode in self._durable_names.items():
+        _copy_directories(self._root, other._root)
+        for path, inode in _files(self._root, "", durable=True):
             if path.startswith(below):
                 other.set_content(path, bytes(inode.disk))
         return other
 
     def content(self, below: str) -> dict[str, bytes]:
         """The bytes of every file below a directory, as a process would read them; without the lock."""
+        found = self._find(below)
+        if not isinstance(found, _Directory):
+            return {}
         return {
             path: bytes(inode.cache)
-            for path, inode in sorted(self._names.items())
-            if path.startswith(f"{below}/") and not path.endswith("/lock")
+            for path, inode in sorted(_files(found, below), key=lambda pair: pair[0])
+            if not path.endswith("/lock")
         }
 
     @property
     def has_unsynced(self) -> bool:
         """Whether a loss of power now could lose anything."""
-        return bool(self._changes) or any(inode.unsynced for inode in self._names.values())
+        return bool(self._changes) or any(inode.unsynced for _, inode in _files(self._root, ""))
 
     def durable(self, path: str) -> bytearray | None:
         """The bytes of a file that a crash now would leave at worst; read them, do not change them."""
-        inode = self._durable_names.get(path)
-        return None if inode is None else inode.disk
+        node: _Node | None = self._root
+        for name in _names_of(path):
+            node = node.durable.get(name) if isinstance(node, _Directory) else None
+        return node.disk if isinstance(node, _Inode) else None
 
     def flip(self, path: str, offset: int, mask: int = 0x01) -> None:
         """Change the byte at `offset`, on the disk and in the cache (bit rot)."""
@@ -332,35 +406,68 @@ class SimDisk:
                 data[offset] ^= mask
 
     def set_content(self, path: str, data: bytes) -> None:
-        """Make a file hold exactly these bytes, durably; create it if necessary."""
-        inode = self._names.get(path)
-        if inode is None:
-            inode = self._names[path] = self._durable_names[path] = _Inode()
+        """Make a file hold exactly these bytes, durably; create it and its directories if necessary."""
+        directory, name = self._make_directory(os.path.dirname(path)), os.path.basename(path)
+        inode = directory.names.get(name)
+        if not isinstance(inode, _Inode):
+            inode = directory.names[name] = directory.durable[name] = _Inode()
         inode.cache, inode.disk = bytearray(data), bytearray(data)
         inode.unsynced.clear()
 
     def remove(self, path: str) -> None:
         """Delete a file durably, as an operator could behind the node's back."""
-        self._names.pop(path, None)
-        self._durable_names.pop(path, None)
+        directory = self._find(os.path.dirname(path))
+        if isinstance(directory, _Directory):
+            directory.names.pop(os.path.basename(path), None)
+            directory.durable.pop(os.path.basename(path), None)
+
+    def _find(self, path: str) -> _Node | None:
+        node: _Node | None = self._root
+        for name in _names_of(path):
+            node = node.names.get(name) if isinstance(node, _Directory) else None
+        return node
+
+    def _node(self, path: str) -> _Node:
+        node = self._find(path)
+        if node is None:
+            raise _error(errno.ENOENT, path)
+        return node
 
     def _inode(self, path: str) -> _Inode:
-        inode = self._names.get(path)
-        if inode is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return inode
+        node = self._node(path)
+        if isinstance(node, _Directory):
+            raise _error(errno.EISDIR, path)
+        return node
 
-    def _change(self, path: str, inode: _Inode | None, source: str | None) -> None:
-        change = (path, inode, source)
-        _rename(self._names, change)
+    def _directory(self, path: str) -> _Directory:
+        node = self._node(path)
+        if not isinstance(node, _Directory):
+            raise _error(errno.ENOTDIR, path)
+        return node
+
+    def _change(self, path: str, node: _Node | None, source: str | None) -> None:
+        origin = (
+            None if source is None else (self._directory(os.path.dirname(source)), os.path.basename(source))
+        )
+        change = _Change(self._directory(os.path.dirname(path)), os.path.basename(path), node, origin)
+        change.reach_cache()
         self._changes.append(change)
 
 
-def _rename(names: dict[str, _Inode], change: _Change) -> None:
-    path, inode, source = change
-    if source is not None:
-        names.pop(source, None)
-    if inode is None:
-        names.pop(path, None)
-    else:
-        names[path] = inode
+def _names_of(path: str) -> list[str]:
+    return [name for name in path.split("/") if name]
+
+
+def _reread(directory: _Directory) -> None:
+    """Show what the disk has, here and below."""
+    directory.names = dict(directory.durable)
+    for node in directory.names.values():
+        if isinstance(node, _Directory):
+            _reread(node)
+
+
+def _copy_directories(source: _Directory, target: _Directory) -> None:
+    for name, node in source.durable.items():
+        if isinstance(node, _Directory):
+            copy = target.names[name] = target.durable[name] = _Directory()
+            _copy_directories(node, copy)

@@ -28,6 +28,7 @@ from barque.testing.checkers.members import Departed, check_registry
 from barque.testing.checkers.resources import judge_bounds, judge_refusal, judge_rest, judge_stop
 from barque.testing.checkers.safety import Violation
 from barque.testing.faults.bit_rot import BitRot, change_bytes
+from barque.testing.sim.background_worker import SimWorker
 from barque.testing.sim.clock import SimClock
 from barque.testing.sim.disk import SimDisk
 from barque.testing.sim.loop import Crashed, VirtualProcess
@@ -213,6 +214,7 @@ class Host:
             rng=rng,
             transport=self._transport,
             make_writer=partial(sim_writer, process, disk),
+            make_worker=partial(SimWorker, process, disk),
             checked=True,
         )
 

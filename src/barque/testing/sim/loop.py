@@ -10,7 +10,7 @@ import contextvars
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from heapq import heappop, heappush
 from typing import Any, TypeVar
 
@@ -56,7 +56,7 @@ class VirtualProcess:
         self.buried: list[asyncio.Handle] = []
         self.tasks: list[asyncio.Task[Any]] = []  # all tasks that it ever began
         self.on_crash: Callable[[], None] = lambda: None
-        self.on_death: Callable[[], None] = lambda: None
+        self.at_death: list[Callable[[], None]] = []
         self.context = contextvars.copy_context()
         self.context.run(_PROCESS.set, self)
         self._wake_at = 0.0
@@ -82,9 +82,10 @@ class VirtualProcess:
         self._wake()
 
     def kill(self) -> None:
-        """End the process. None of its code runs afterwards, except `on_death`."""
-        on_death, self.on_death = self.on_death, lambda: None
-        on_death()
+        """End the process. None of its code runs afterwards, except `at_death`."""
+        at_death, self.at_death = self.at_death, []
+        for call in at_death:
+            call()
         self.alive = False
         # Kept, not dropped: the clean-up of a dropped coroutine would run at a random moment.
         self.buried += self.backlog
@@ -159,6 +160,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._calls = 0
         self._owner = threading.get_ident()
         self.errors: Callable[[dict[str, Any]], None] = lambda _context: None
+        self.left_behind: list[Generator[Any, Any, Any]] = []
+        """Of threads of dead processes. Kept, as their tasks are, until somebody ends them."""
         self.set_exception_handler(self._on_error)
 
     def time(self) -> float:

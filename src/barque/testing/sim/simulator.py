@@ -256,9 +256,9 @@ class Simulation:
     def _bury(self) -> None:
         """Silently end what was under way in dead processes."""
         self.loop.errors = lambda _context: None
-        for task in asyncio.all_tasks(self.loop):
-            work = task.get_coro()
-            if inspect.iscoroutine(work):
+        works = [task.get_coro() for task in asyncio.all_tasks(self.loop)]
+        for work in (*works, *self.loop.left_behind):
+            if inspect.iscoroutine(work) or inspect.isgenerator(work):
                 with contextlib.suppress(BaseException):  # its clean-up finds that its disk is gone
                     work.close()
         if self._failed.done():

@@ -42,7 +42,7 @@ class SimThreadWriter:
         self._wake = wake
         self._rng = rng
         self._waiting: _Job | None = None  # handed over, without any operation on the disk yet
-        process.on_death = self._die
+        process.at_death.append(self._die)
 
     def run(self, work: Work, done: Done) -> None:
         """Hand the work to the thread."""
