@@ -99,16 +99,10 @@ class Peer:
 
     def acknowledge(self, index: Index) -> None:
         """The peer has everything up to this entry on disk."""
-        if index <= self.match_index:
-            return
-        self.match_index = index
-        done = 0
-        for last_index, size in self.sent:
-            if last_index > index:
-                break
-            self.bytes_in_flight -= size
-            done += 1
-        del self.sent[:done]
+        if index > self.match_index:
+            self.match_index = index
+        while self.sent and self.sent[0][0] <= index:
+            self.bytes_in_flight -= self.sent.pop(0)[1]
 
     def give_up_sent(self) -> None:
         """Count nothing as on its way: it was lost, or will be sent again."""
