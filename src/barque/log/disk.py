@@ -223,6 +223,11 @@ class OsFile:
         with self._named():
             os.ftruncate(self._fd, size)
 
+    def try_lock(self, how: int) -> None:
+        """Take an `flock` until this is closed. Raises `BlockingIOError` if another process has one."""
+        with self._named():
+            fcntl.flock(self._fd, how | fcntl.LOCK_NB)
+
     def close(self) -> None:
         """Close the descriptor; closing twice is harmless."""
         fd, self._fd = self._fd, -1
@@ -257,18 +262,18 @@ class OsDisk:
 
     def lock(self, path: str) -> DiskFile:
         """Lock `path` by `flock`; the system releases it when the process ends."""
-        fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
+        file = OsFile(os.open(path, _FLAGS | os.O_CREAT, 0o600), path)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.try_lock(fcntl.LOCK_EX)
         except BlockingIOError as error:
-            os.close(fd)
+            file.close()
             raise StorageError(
                 f"{path}: another process uses this data directory. Stop it, or give this node its own"
             ) from error
         except OSError:
-            os.close(fd)
+            file.close()
             raise
-        return OsFile(fd, path)
+        return file
 
     def read_file(self, path: str) -> bytes:
         """All bytes of a (small) file."""

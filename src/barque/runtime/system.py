@@ -9,14 +9,14 @@ from barque.config import LogConfig, TimeConfig
 from barque.core.applying import persist_last_applied
 from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
 from barque.core.state import RaftState, Server, ServerConfig
-from barque.errors import ConfigurationError, Damaged, StorageError
+from barque.errors import ConfigurationError, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.arguments import canonical_arguments
 from barque.machine.machine import Machine
-from barque.runtime.adoption import check_contents
+from barque.runtime.adoption import check_contents, check_orphans
 from barque.runtime.clock import Clock
 from barque.runtime.directory import Directory, new_uid
 from barque.runtime.monitors import Monitors
@@ -129,15 +129,7 @@ class System:
             self.directory.load(all_there=not unclaimed)
         except OSError as error:
             raise StorageError(f"the servers of this directory cannot be read: {error}") from error
-        orphans = self.storage.recovered_uids() - self.directory.uids()
-        if orphans:
-            paths = ", ".join(
-                f"{self.directory.data_dir}/servers/{uid}/config" for uid in sorted(orphans)[:20]
-            )
-            raise Damaged(
-                f"{paths}: missing, although the log or the meta file holds data of these servers; restore "
-                "the files from a copy of this directory"
-            )
+        check_orphans(self.storage, self.directory)
         if unclaimed:
             check_contents(self.storage, self.directory)
         try:
