@@ -53,6 +53,7 @@ def test_version_tells_what_must_match() -> None:
         "python",
         "wire_protocol",
         "wal_format",
+        "segment_format",
         "kv_machine",
         "uvloop",
         "hiredis",

@@ -4,6 +4,7 @@ CKPT).
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from barque.core.captures import version_at
@@ -796,3 +797,179 @@ def test_a_snapshot_may_bring_a_newer_version() -> None:
     server = cluster.server("c")
     assert meta_of(cluster).machine_version == server.effective_machine_version == 2
     assert version_at(server, Index(9)) == 2
+
+
+# --- what would lose data (K1 to K3, K11) ----------------------------------------------------
+
+
+class Clockwork(Keeper):
+    """Writes the time down that it sees."""
+
+    def apply(self, meta: CommandMeta, command: Any, state: list[Any]) -> Any:
+        """The time instead of the command."""
+        if isinstance(command, Builtin):
+            return state, None
+        state.append(meta.system_time_ms)
+        wishes = {"snap": Index(meta.index), "old": Index(meta.index - 1)}
+        wish = wishes.get(str(command))
+        kept = state if command == "snap" else state[:-1]
+        return state, "ok", [] if wish is None else [ReleaseCursor(wish, kept)]
+
+
+@pytest.mark.parametrize("word", ["snap", "old"])
+@pytest.mark.parametrize("how", ["restart", "install"])
+def test_k1_machine_time_is_part_of_a_snapshot(word: str, how: str) -> None:
+    """K1: a clock that stepped back must not show after a restart from a snapshot, or after an install.
+
+    The snapshot is at the last entry or one before it, so its time is that of its entry, not of the moment.
+    """
+    cluster = led("a", "b", "c", machine=Clockwork())
+    if how == "install":
+        cluster.partition("ab", "c")
+    for time_ms, command in ((5_000, "x"), (1_000, "y"), (1_500, word)):
+        cluster.environment.time_ms = time_ms
+        cluster.command("a", command)
+        cluster.settle("a", "b")
+    assert meta_of(cluster).machine_time_ms == 5_000
+    if how == "install":
+        cluster.heal()
+        cluster["a"].handle(NodeStatus("node_c", up=True))
+    else:
+        cluster.settle()
+        cluster["c"].handle(Tick(0))
+        cluster["c"].restart()
+        cluster["a"].handle(NodeStatus("node_c", up=True))
+    cluster.settle()
+    cluster.environment.time_ms = 2_000
+    cluster.command("a", "z")
+    cluster.settle()
+    states = [cluster.server(name).machine_state for name in "abc"]
+    assert states[0] == [5_000] * 4
+    assert states[1] == states[2] == states[0]
+
+
+class InPlace(Keeper):
+    """Hands out its very state, and changes it in place."""
+
+    def apply(self, meta: CommandMeta, command: Any, state: list[Any]) -> Any:
+        """No copy."""
+        if isinstance(command, Builtin):
+            return state, None
+        state.append(command)
+        wish = {"snap": ReleaseCursor, "check": Checkpoint}.get(str(command))
+        return state, "ok", [] if wish is None else [wish(Index(meta.index), state)]
+
+
+@pytest.mark.parametrize("wish", ["snap", "check"])
+def test_k2_a_state_is_captured_at_its_effect(wish: str) -> None:
+    """K2: later commands, of the same commit too, are no part of it: a restart would repeat them."""
+    cluster = led("a", "b", machine=InPlace())
+    cluster.command("a", "x", wish, "y", "z")  # one batch
+    cluster.command("a", "more")
+    cluster.settle()
+    cluster["b"].restart()
+    server = cluster.server("b")
+    assert server.last_applied == 3
+    assert server.machine_state == ["x", wish]
+    cluster["a"].handle(NodeStatus("node_b", up=True))
+    cluster.settle()
+    assert cluster.server("b").machine_state == ["x", wish, "y", "z", "more"]
+
+
+@pytest.mark.parametrize("outcome", ChunkOutcome)
+def test_k3_an_answer_to_an_earlier_leadership_proves_nothing(outcome: ChunkOutcome) -> None:
+    """K3: a late chunk of term 1 is refused in term 2, by whom it deposed; the answer carries term 2."""
+    cluster = sending()
+    late = next(m for _, to, m in cluster.network if to.name == "c" and isinstance(m, InstallSnapshotRpc))
+    cluster.network.clear()
+    cluster["a"].handle(AppendEntriesRpc(Term(2), cluster["b"].id, Index(1), Index(1), ONE))
+    cluster["a"].handle(ElectionTimeout())
+    cluster.settle("a", "b")
+    server = cluster.server("a")
+    assert server.raft_state is RaftState.LEADER
+    term = server.current_term
+    assert term > 2
+    cluster["c"].handle(HeartbeatRpc(0, term, server.id))
+    [(_, answer)] = sent(cluster["c"].handle(late), InstallSnapshotResult)
+    assert (answer.term, answer.request_term, answer.outcome) == (term, 1, ChunkOutcome.REFUSED)
+    peer = server.cluster[cluster["c"].id]
+    before = (peer.match_index, peer.next_index, peer.status)
+    position = late.meta.position
+    cluster["a"].handle(
+        result_of(cluster["c"].id, position.index, position.term, term=term, request_term=1, outcome=outcome)
+    )
+    assert (peer.match_index, peer.next_index, peer.status) == before
+
+
+def test_a_lost_chunk_or_answer_is_repeated_and_silence_ends_the_sending() -> None:
+    """TIME-03, SEND-07: the chunk of a transfer, not the transfer, is sent again after a tick."""
+    cluster = sending()
+    leader, c = cluster["a"], cluster["c"].id
+    first = leader.senders[c].rpc
+    for ticks in range(leader.server.cfg.snapshot_silent_ticks_max):
+        cluster.network.clear()
+        chunks = [m for _, m in sent(leader.handle(Tick(0)), InstallSnapshotRpc)]
+        repeated = [m for _, to, m in cluster.network if to == c and isinstance(m, InstallSnapshotRpc)]
+        assert chunks == []  # the performer repeats it, not the core
+        assert repeated == ([first] if ticks else [])
+    leader.handle(Tick(0))
+    assert peer_status(cluster) is PeerStatus.SNAPSHOT_BACKOFF
+    assert not leader.senders
+
+
+def test_a_chunk_is_repeated_until_it_is_answered() -> None:
+    """RECV-06: a transfer in which every second message is lost comes to its end, chunk by chunk."""
+    cluster = sending()
+    c = cluster["c"].id
+    lost = 0
+    for _ in range(200):
+        if peer_status(cluster) is PeerStatus.NORMAL:
+            break
+        between = [e for e in cluster.network if c in e[:2]]
+        if between and lost < 20:
+            cluster.network.remove(between[0])
+            lost += 1
+        cluster["a"].handle(Tick(0))
+        cluster.deliver()
+        cluster["c"].sync()
+    cluster.settle()
+    assert lost == 20
+    assert cluster.server("c").machine_state == ["x", "y", "snap"]
+    assert [type(e) for e in cluster["a"].effects].count(SendSnapshot) == 1
+    assert cluster["a"].counters.snapshots_sent == 1
+
+
+def test_a_snapshot_at_an_older_entry_names_the_members_of_that_entry() -> None:
+    """SNAP-03: the configuration as of the snapshot's entry, with uids, though others have joined since."""
+    cluster = led("a", "b")
+    cluster.command("a", "x")
+    cluster.settle()
+    at = cluster["a"].log.last_index_term().index
+    cluster.add("d")
+    cluster.join("a", "d")
+    cluster.settle()
+    assert len(cluster.server("a").cluster) == 3
+    cluster["a"].perform([ReleaseCursor(at, ["x"])])
+    cluster["a"].sync()
+    meta = meta_of(cluster)
+    assert meta.position.index == at
+    assert [(r.id.name, r.uid) for r in meta.cluster] == [("a", "uid_a"), ("b", "uid_b")]
+
+
+def test_a_peer_that_could_not_use_the_snapshot_is_asked_again_later() -> None:
+    """SEND-02: the leader knows that its code is too old, and sends nothing."""
+    cluster = behind()
+    peer = cluster.server("a").cluster[cluster["c"].id]
+    snapshots = cluster["a"].log.snapshots
+    assert snapshots._current is not None
+    snapshots._current = snapshots._current._replace(
+        meta=msgspec.structs.replace(snapshots._current.meta, machine_version=3)
+    )
+    peer.machine_version = 2
+    peer.next_index = Index(2)
+    effects = cluster["a"].handle(NodeStatus("node_c", up=True))
+    assert not any(isinstance(effect, SendSnapshot) for effect in effects)
+    assert any(isinstance(effect, StartSnapshotRetry) for effect in effects)
+    peer.machine_version = 3
+    again = cluster["a"].handle(SnapshotRetryTimeout(cluster["c"].id))
+    assert any(isinstance(effect, SendSnapshot) for effect in again)

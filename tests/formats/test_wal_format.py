@@ -13,16 +13,28 @@ from barque.log.wal_format import (
     NoRecord,
     Record,
 )
-from barque.types import Index, Term
+from barque.types import NOWHERE, Index, IndexTerm, Term
 
-HEAD = FileHead(epoch=7, salt=0x01020304)
-HEAD_BYTES = bytes.fromhex(
+OLD_HEAD = FileHead(epoch=7, salt=0x01020304, version=1)
+OLD_HEAD_BYTES = bytes.fromhex(
     "424152515557414c010100000403020107000000000000000fe8fd2600000000"
     "0000000000000000000000000000000000000000000000000000000000000000"
 )
-RECORD_BYTES = bytes.fromhex(
+HEAD = FileHead(epoch=7, salt=0x01020304)
+HEAD_BYTES = bytes.fromhex(
+    "424152515557414c0201000004030201070000000000000076dc420000000000"
+    "0000000000000000000000000000000000000000000000000000000000000000"
+)
+OLD_RECORD_BYTES = bytes.fromhex(
     "b55265633b80e72407000000000000004000000000000000a000000000000000"
     "4000000000000000050000000000000002000000000000000400000000000000"
+    "02000000030000000500000000000000616c7068610500000000000000020000"
+    "000000000001000000050000000068e5cf8b0100000600000000000000030000"
+    "000000000002000000060000000168e5cf8b01000066697273747365636f6e64"
+)
+RECORD_BYTES = bytes.fromhex(
+    "b55265637ad0ef7607000000000000004000000000000000a000000000000000"
+    "4000000000000000050000000000000001000000000000000400000000000000"
     "02000000030000000500000000000000616c7068610500000000000000020000"
     "000000000001000000050000000068e5cf8b0100000600000000000000030000"
     "000000000002000000060000000168e5cf8b01000066697273747365636f6e64"
@@ -45,7 +57,7 @@ FILES = [FileEntry(1, 4096), FileEntry(3, 0)]
 def record() -> bytes:
     """The golden record."""
     buffers: list[bytes] = []
-    end = wal_format.encode_record(buffers, HEAD, 64, 64, b"alpha", 4, BATCHES)
+    end = wal_format.encode_record(buffers, HEAD, 64, 64, b"alpha", IndexTerm(Index(4), Term(1)), BATCHES)
     assert buffers[1] is BATCHES[0].body, "bodies are never copied"
     data = b"".join(buffers)
     assert end == 64 + len(data)
@@ -64,13 +76,21 @@ def test_a_record_is_as_it_always_was() -> None:
     """Golden bytes, both ways."""
     assert record() == RECORD_BYTES
     found = wal_format.decode_record(RECORD_BYTES, HEAD, 64)
-    assert found == Record(64, 64 + len(RECORD_BYTES), 64, "alpha", Index(4), Term(2), BATCHES)  # type: ignore[arg-type]
+    assert found == Record(64, 64 + len(RECORD_BYTES), 64, "alpha", Index(4), Term(1), BATCHES)  # type: ignore[arg-type]
+
+
+def test_files_of_version_1_can_still_be_read() -> None:
+    """Golden bytes of the earlier version, whose records do not tell the term of the entry before."""
+    assert wal_format.decode_file_head(OLD_HEAD_BYTES) == OLD_HEAD
+    assert wal_format.encode_file_head(OLD_HEAD) == OLD_HEAD_BYTES
+    found = wal_format.decode_record(OLD_RECORD_BYTES, OLD_HEAD, 64)
+    assert found == Record(64, 64 + len(OLD_RECORD_BYTES), 64, "alpha", Index(4), None, BATCHES)  # type: ignore[arg-type]
 
 
 def test_a_mark_is_as_it_always_was() -> None:
     """A record without batches."""
     buffers: list[bytes] = []
-    wal_format.encode_record(buffers, HEAD, 256, 256, b"", 0, ())
+    wal_format.encode_record(buffers, HEAD, 256, 256, b"", NOWHERE, ())
     assert b"".join(buffers) == MARK_BYTES
     found = wal_format.decode_record(MARK_BYTES, HEAD, 256)
     assert isinstance(found, Record)

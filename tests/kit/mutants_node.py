@@ -216,9 +216,9 @@ def overwrites_forgotten() -> Any:
     def truncate(self: WalLog, last: int) -> None:
         real(self, last)
 
-    def submit(self: Wal, uid: Any, previous: int, batch: EntryBatch) -> None:
+    def submit(self: Wal, uid: Any, previous: IndexTerm, batch: EntryBatch) -> None:
         stream = self._streams.get(uid)
-        if stream is None or previous >= stream.last:
+        if stream is None or previous.index >= stream.last:
             _submit(self, uid, previous, batch)
         else:
             self._report(Written(uid, batch.term, batch.first_index, batch.last_index))

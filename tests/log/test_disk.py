@@ -19,6 +19,7 @@ from barque.log.wal_files import OpenFile
 from barque.log.wal_format import FILE_HEAD_SIZE, FileHead, Record, encode_file_head, encode_record
 from barque.log.wal_recovery import WalReader
 from barque.testing.sim.disk import SimDisk
+from barque.types import Index, IndexTerm, Term
 
 
 def test_more_buffers_than_one_call_takes_are_all_written(tmp_path: Path) -> None:
@@ -125,7 +126,9 @@ def test_offsets_beyond_four_gibibytes(tmp_path: Path) -> None:
     opened.file.pwritev([encode_file_head(head)], 0, sync=False)
     opened.end = far  # what is before is a hole in the file, and takes no space
     buffers: list[bytes] = []
-    opened.write(buffers, encode_record(buffers, head, far, far, b"alpha", 6, [batch(7)]))
+    opened.write(
+        buffers, encode_record(buffers, head, far, far, b"alpha", IndexTerm(Index(6), Term(1)), [batch(7)])
+    )
     reader = WalReader(opened.file)
     record = reader.at(far)
     assert isinstance(record, Record)

@@ -12,6 +12,7 @@ from barque.log.storage import StorageConfig
 from barque.log.wal_files import file_name
 from barque.log.wal_writer import InlineWriter, ThreadWriter, choose_writer
 from barque.testing.sim.disk import SimDisk
+from barque.types import Index, IndexTerm, Term
 
 EIO = OSError(errno.EIO, "I/O error")
 
@@ -57,12 +58,12 @@ def test_a_gap_is_dropped_and_asked_for_once() -> None:
     node.storage.log(UID).append(batch(1))
     node.sync()
     wal = node.storage.wal
-    wal.submit(UID, 4, batch(5))
-    wal.submit(UID, 5, batch(6))
+    wal.submit(UID, IndexTerm(Index(4), Term(1)), batch(5))
+    wal.submit(UID, IndexTerm(Index(5), Term(1)), batch(6))
     node.storage.flush()
     assert node.events == [ResendWrite(UID, 2)]
     node.events.clear()
-    wal.submit(UID, 1, batch(2))
+    wal.submit(UID, IndexTerm(Index(1), Term(1)), batch(2))
     node.storage.flush()
     assert node.events == [Written(UID, 1, 2, 2)]
 
@@ -74,8 +75,8 @@ def test_a_server_unknown_to_the_log_starts_from_nothing() -> None:
         node.storage.log(UID).append(batch(index))
         node.sync()
     node.crash()
-    node.storage.wal.submit(UID, 7, batch(8))
-    node.storage.wal.submit(OTHER, 1, batch(2))
+    node.storage.wal.submit(UID, IndexTerm(Index(7), Term(1)), batch(8))
+    node.storage.wal.submit(OTHER, IndexTerm(Index(1), Term(1)), batch(2))
     node.storage.flush()
     assert node.events == [ResendWrite(UID, 4), ResendWrite(OTHER, 1)]
 

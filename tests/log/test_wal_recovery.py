@@ -12,6 +12,7 @@ from barque.log.wal_files import file_name
 from barque.log.wal_format import FileEntry, Record
 from barque.log.wal_recovery import DECISIONS, Action, Finding, Place, WalReader, recover_wal
 from barque.testing.sim.disk import SimDisk
+from barque.types import Index, IndexTerm, Term
 
 FIRST = f"{WAL}/{file_name(1)}"
 
@@ -46,7 +47,8 @@ def image(finding: Finding, place: Place) -> SimDisk:
 
     def record(first: int, synced_to: int) -> bytes:
         buffers: list[bytes] = []
-        wal_format.encode_record(buffers, head, len(data), synced_to, b"alpha", first - 1, [batch(first)])
+        before = IndexTerm(Index(first - 1), Term(1 if first > 1 else 0))
+        wal_format.encode_record(buffers, head, len(data), synced_to, b"alpha", before, [batch(first)])
         return b"".join(buffers)
 
     start = len(data)

@@ -6,6 +6,7 @@ import platform
 import click
 
 from barque.cli.output import output_option, print_json
+from barque.log.segment_format import VERSION as SEGMENT_VERSION
 from barque.log.wal_format import VERSION as WAL_VERSION
 from barque.machine.kv import KvMachine
 from barque.transport.handshake import WIRE_VERSION
@@ -28,6 +29,7 @@ def version(output: str) -> None:
         "python": platform.python_version(),
         "wire_protocol": WIRE_VERSION,
         "wal_format": WAL_VERSION,
+        "segment_format": SEGMENT_VERSION,
         "kv_machine": KvMachine.version,
         "uvloop": installed("uvloop"),
         "hiredis": installed("hiredis"),

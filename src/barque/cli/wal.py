@@ -96,9 +96,10 @@ def _as_line(found: Dumped) -> str:
             return f"  {found.offset:>9} mark: synced to {found.synced_to}"
         case DumpedRecord():
             terms = ", ".join(map(str, found.terms))
+            term = "" if found.previous_term is None else f" of term {found.previous_term}"
             return (
                 f"  {found.offset:>9} {found.uid} {found.first_index}–{found.last_index} "
-                f"term {terms}, after {found.previous_index}: entries {found.entries}, batches "
+                f"term {terms}, after {found.previous_index}{term}: entries {found.entries}, batches "
                 f"{found.batches}, {found.size} bytes, synced to {found.synced_to}"
             )
         case DumpedEnd():

@@ -18,7 +18,7 @@ from barque.errors import MachineFault
 from barque.machine.effects import Checkpoint, ReleaseCursor
 from barque.types import Index, IndexTerm
 
-Wish = TypeVar("Wish", ReleaseCursor, Checkpoint)
+Wish = TypeVar("Wish", bound=ReleaseCursor | Checkpoint)
 
 
 class NotDue(enum.Enum):

@@ -61,7 +61,11 @@ class ChunkFlag(enum.IntEnum):
 
 
 class ChunkState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The number of a chunk and its place. Pieces of the snapshot count from 1; init and pre are 0."""
+    """The number of a chunk and its place.
+
+    An announcement is 0. Chunks of live entries, if there are any, and pieces of the snapshot count from 1 in one
+    row, so a receiver that has missed live entries finds a gap at the first piece.
+    """
 
     number: int
     flag: ChunkFlag
@@ -85,7 +89,7 @@ class Outgoing(Protocol):
     def live(self, after: Index, count: int) -> list[EntryBatch]:
         """The next entries that survived below the snapshot, at most `count`, behind index `after` (SEND-05).
 
-        Empty when there are no more. Raises `StorageError` if one is missing: absent is not empty.
+        Empty behind the last one. Raises `StorageError` if one is missing: absent is not empty.
         """
 
     def close(self) -> None:

@@ -21,13 +21,17 @@ class DumpedHead(msgspec.Struct, frozen=True):
 
 
 class DumpedRecord(msgspec.Struct, frozen=True):
-    """One record; `terms` are those of its entries, in order. A mark has no entries."""
+    """One record; `terms` are those of its entries, in order. A mark has no entries.
+
+    A file of version 1 does not tell the previous entry's term (None).
+    """
 
     offset: int
     size: int
     synced_to: int
     uid: str
     previous_index: int
+    previous_term: int | None
     first_index: int
     last_index: int
     terms: tuple[int, ...]
@@ -74,6 +78,7 @@ def _dumped(found: Record | CleanEnd | TornTail | Damage) -> Dumped:
                 synced_to=found.synced_to,
                 uid=found.uid,
                 previous_index=found.previous_index,
+                previous_term=found.previous_term,
                 first_index=batches[0].first_index if batches else 0,
                 last_index=batches[-1].last_index if batches else 0,
                 terms=tuple(term for term, _ in groupby(batch.term for batch in batches)),

@@ -109,8 +109,7 @@ class WalLog:
         """Leader: add a batch that starts at `next_index()`. Raises `WalDown`."""
         if not self._wal.accepting:
             raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
-        self._memtable.append(batch)
-        self._wal.submit(self._uid, batch.first_index - 1, batch)
+        self._wal.submit(self._uid, self._memtable.append(batch), batch)
 
     def write(self, batches: Sequence[EntryBatch]) -> None:
         """Follower: add consecutive batches, replacing what they overlap (REPL-20). Raises `WalDown`."""
@@ -122,8 +121,7 @@ class WalLog:
         assert 1 <= first <= self._memtable.next_index(), (first, self._memtable.next_index())
         self._truncate(first - 1)
         for batch in batches:
-            self._memtable.append(batch)
-            self._wal.submit(self._uid, batch.first_index - 1, batch)
+            self._wal.submit(self._uid, self._memtable.append(batch), batch)
 
     def set_last_index(self, index: Index) -> None:
         """Forget every entry above `index` (LOG-07).
@@ -194,8 +192,10 @@ class WalLog:
 
     def _submit_from(self, first: int) -> None:
         last = self._memtable.next_index() - 1
+        previous = self._position(first - 1)
         for batch in self._memtable.read(first, last, _UNBOUNDED, _UNBOUNDED):
-            self._wal.submit(self._uid, batch.first_index - 1, batch)
+            self._wal.submit(self._uid, previous, batch)
+            previous = IndexTerm(batch.last_index, batch.term)
 
     def can_write(self) -> bool:
         """Whether the write-ahead log accepts writes."""

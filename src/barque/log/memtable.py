@@ -4,58 +4,91 @@ Thousands exist, mostly empty, so an empty one owns no containers.
 """
 
 from bisect import bisect_right
+from typing import Protocol
 
 from barque.core.entries import EntryBatch
-from barque.types import NOWHERE, IndexTerm, Term
+from barque.types import NOWHERE, Index, IndexTerm, Term
 
 _NONE: list[EntryBatch] = []
 _NO_FIRSTS: list[int] = []
 
 
-class Memtable:
-    """Consecutive batches of non-decreasing terms; the first entry has index 1.
+class Older(Protocol):
+    """Answers for the entries that are no longer in memory."""
 
-    `_firsts[i]` is the first index of `_batches[i]`. Both are shared empty lists, never changed, until the
-    first append. `_last` repeats the position of the last entry, which a leader asks for ten times a command.
+    def fetch_term(self, index: int) -> Term | None:
+        """The term of the entry at `index`; None if it is not there."""
+
+    def read(self, first: int, last: int, max_entries: int, max_bytes: int) -> list[EntryBatch]:
+        """Consecutive batches from `first` on, as `Log.read` promises them."""
+
+
+class Nothing:
+    """Older entries of a log that has none."""
+
+    def fetch_term(self, index: int) -> Term | None:
+        """None: no entry is there."""
+
+    def read(self, first: int, last: int, max_entries: int, max_bytes: int) -> list[EntryBatch]:
+        """No batches."""
+        return []
+
+
+NOTHING = Nothing()
+
+
+class Memtable:
+    """Consecutive batches of non-decreasing terms, behind a *base*: the position before the first entry.
+
+    What is below the base is asked of `older`. `_firsts[i]` is the first index of `_batches[i]`; both are
+    shared empty lists, never changed, until the first append. `_last` repeats the position of the last entry,
+    or the base, which a leader asks for ten times a command.
     """
 
-    __slots__ = ("_batches", "_firsts", "_last")
+    __slots__ = ("_base", "_batches", "_firsts", "_last", "_older")
 
-    def __init__(self) -> None:
+    def __init__(self, base: IndexTerm = NOWHERE, older: Older = NOTHING) -> None:
+        self._base = base
+        self._older = older
         self._batches = _NONE
         self._firsts = _NO_FIRSTS
-        self._last = NOWHERE
+        self._last = base
 
     def __len__(self) -> int:
         """The number of batches."""
         return len(self._batches)
 
+    def base(self) -> IndexTerm:
+        """The position before the first entry."""
+        return self._base
+
     def last(self) -> IndexTerm:
-        """The position of the last entry; (0, 0) when there is none."""
+        """The position of the last entry; the base when there is none."""
         return self._last
 
     def next_index(self) -> int:
         """The index behind the last entry."""
         return self._last.index + 1
 
-    def append(self, batch: EntryBatch) -> None:
-        """Add a batch that starts right behind the last entry."""
-        assert batch.first_index == self._last.index + 1, (batch.first_index, self._last)
+    def append(self, batch: EntryBatch) -> IndexTerm:
+        """Add a batch that starts right behind the last entry; returns the position of that entry."""
+        previous = self._last
+        assert batch.first_index == previous.index + 1, (batch.first_index, previous)
         if not self._firsts:
             self._batches = []
             self._firsts = []
         self._batches.append(batch)
         self._firsts.append(batch.first_index)
         self._last = IndexTerm(batch.last_index, batch.term)
+        return previous
 
     def truncate(self, last: int) -> None:
-        """Forget every entry above index `last`."""
+        """Forget every entry above index `last`, which is not below the base."""
+        assert last >= self._base.index, (last, self._base)
         if last >= self._last.index:
             return
-        if last <= 0:
-            self._batches = _NONE
-            self._firsts = _NO_FIRSTS
-            self._last = NOWHERE
+        if last == self._base.index:
+            self.reset(self._base)
             return
         place = bisect_right(self._firsts, last) - 1
         batch = self._batches[place]
@@ -65,12 +98,35 @@ class Memtable:
             batch = self._batches[place] = batch.cut(batch.first_index, last)
         self._last = IndexTerm(batch.last_index, batch.term)
 
+    def reset(self, base: IndexTerm) -> None:
+        """Forget every entry, and go on behind `base`."""
+        self._batches = _NONE
+        self._firsts = _NO_FIRSTS
+        self._base = self._last = base
+
+    def forget(self, base: IndexTerm) -> None:
+        """Let go of the entries up to `base`, one of them: `older` has them, or nobody needs them."""
+        if base.index >= self._last.index:
+            assert base == self._last, (base, self._last)
+            self.reset(base)
+            return
+        if base.index <= self._base.index:
+            return
+        place = bisect_right(self._firsts, base.index + 1) - 1
+        first = self._batches[place]
+        del self._batches[:place]
+        del self._firsts[:place]
+        if first.first_index <= base.index:
+            self._batches[0] = first.cut(base.index + 1, first.last_index)
+            self._firsts[0] = base.index + 1
+        self._base = base
+
     def fetch_term(self, index: int) -> Term | None:
-        """The term of the entry at `index`; 0 at index 0, None where there is no entry."""
-        if index <= 0:
-            return Term(0) if index == 0 else None
+        """The term of the entry at `index`, or of the base; None where there is no entry."""
         if index > self._last.index:
             return None
+        if index <= self._base.index:
+            return self._base.term if index == self._base.index else self._older.fetch_term(index)
         last = self._batches[-1]
         if index >= last.first_index:  # nearly always asked about the end
             return last.term
@@ -80,8 +136,10 @@ class Memtable:
         """Batches from `first` on, as `Log.read` promises them."""
         if last > self._last.index:
             last = self._last.index
-        if first > last or first < 1:
+        if first > last:
             return []
+        if first <= self._base.index:
+            return self._read_older(first, last, max_entries, max_bytes)
         place = bisect_right(self._firsts, first) - 1
         batch = self._batches[place]
         end = min(last, batch.last_index, first + max(max_entries, 1) - 1)
@@ -103,6 +161,26 @@ class Memtable:
                 break
             found.append(batch)
         return found
+
+    def _read_older(self, first: int, last: int, max_entries: int, max_bytes: int) -> list[EntryBatch]:
+        """Batches that begin below the base, and go on in memory if there is room."""
+        found = self._older.read(first, min(last, self._base.index), max_entries, max_bytes)
+        if not found or found[-1].last_index != self._base.index or last <= self._base.index:
+            return found
+        entries = max_entries - sum(batch.count for batch in found)
+        size = max_bytes - sum(len(batch.body) for batch in found)
+        for batch in self.read(self._base.index + 1, last, max_entries, max_bytes):
+            entries -= batch.count
+            size -= len(batch.body)
+            if entries < 0 or size < 0:
+                break
+            found.append(batch)
+        return found
+
+    def position(self, index: Index) -> IndexTerm | None:
+        """The position of the entry at `index`, if it is there."""
+        term = self.fetch_term(index)
+        return None if term is None else IndexTerm(index, term)
 
     def size_bytes(self) -> int:
         """How many bytes the bodies hold together."""

@@ -7,9 +7,10 @@ from zlib import crc32
 
 import msgspec
 
-from barque.log.wal_format import CRC32, VERSION, CleanEnd, Damage, Ending, MalformedHead, TornTail
+from barque.log.wal_format import CRC32, CleanEnd, Damage, Ending, MalformedHead, TornTail
 from barque.types import Index, ServerId, Term, Uid
 
+VERSION = 1
 MAGIC = b"BARQMETA"
 HEAD_SIZE = 32
 _HEAD = struct.Struct("<8sBBHIQ4xI")  # magic, version, checksum, reserved, salt, base end, crc

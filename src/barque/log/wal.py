@@ -23,7 +23,7 @@ from barque.log.wal_format import (
     record_size,
 )
 from barque.log.wal_writer import Clock, Writer
-from barque.types import Index, Uid
+from barque.types import NOWHERE, Index, IndexTerm, Uid
 
 FLUSH_BYTES_MAX = 16 * 1024 * 1024
 """The most that one flush writes (at least one batch). It bounds how long the loop or thread is away."""
@@ -44,7 +44,7 @@ class _Stream:
         self.name = uid.encode()
         assert 0 < len(self.name) <= UID_BYTES_MAX, uid
         self.last = last
-        self.previous = 0
+        self.previous = NOWHERE
         self.queued: list[EntryBatch] | None = None
         self.clip: int | None = None
         self.gap_reported = False
@@ -61,8 +61,8 @@ class _Stream:
             queued[-1] = queued[-1].cut(queued[-1].first_index, first - 1)
 
 
-_Item = tuple[_Stream, int, list[EntryBatch], int]
-"""One record to write: its stream, previous index, batches and size in bytes."""
+_Item = tuple[_Stream, IndexTerm, list[EntryBatch], int]
+"""One record to write: its stream, previous position, batches and size in bytes."""
 
 
 class Wal:
@@ -136,8 +136,8 @@ class Wal:
             stream.gone = True
             stream.queued = None
 
-    def submit(self, uid: Uid, previous: int, batch: EntryBatch) -> None:
-        """Queue a batch that follows the entry at index `previous` of its server's log.
+    def submit(self, uid: Uid, previous: IndexTerm, batch: EntryBatch) -> None:
+        """Queue a batch that follows the entry at `previous` of its server's log.
 
         A batch at or below earlier ones replaces them. A batch that leaves a gap is dropped, and
         asked for again once. While the log has failed everything is dropped: it will be
@@ -146,11 +146,11 @@ class Wal:
         stream = self._streams.get(uid)
         if stream is None:
             stream = self._streams[uid] = _Stream(uid, 0)
-        if previous != stream.last:
-            if previous > stream.last:
+        if previous.index != stream.last:
+            if previous.index > stream.last:
                 self._on_gap(stream)
                 return
-            stream.overwrite(previous + 1)
+            stream.overwrite(previous.index + 1)
         if self.failed_reason is not None and not self._reopening:
             return
         if stream.queued:
@@ -217,7 +217,7 @@ class Wal:
             assert stream.queued is not None
             if len(batches) < len(stream.queued):
                 stream.queued = stream.queued[len(batches) :]
-                stream.previous = batches[-1].last_index
+                stream.previous = IndexTerm(batches[-1].last_index, batches[-1].term)
                 self._dirty.append(stream)
                 taken += 1
                 break
@@ -259,7 +259,7 @@ class Wal:
             offset = encode_record(buffers, current.head, offset, synced_to, stream.name, previous, batches)
             self._batches += len(batches)
         if not items:
-            offset = encode_record(buffers, current.head, offset, synced_to, b"", 0, ())
+            offset = encode_record(buffers, current.head, offset, synced_to, b"", NOWHERE, ())
             self._marked_to = offset
         self._write(buffers, offset)
 

@@ -12,9 +12,11 @@ from zlib import crc32
 import msgspec
 
 from barque.core.entries import BATCH_ENTRIES_MAX, EntryBatch
-from barque.types import Index, Term, Uid
+from barque.types import Index, IndexTerm, Term, Uid
 
-VERSION = 1
+VERSION = 2
+"""The version of new files. A record of version 1 does not tell the term of the entry before it."""
+MANIFEST_VERSION = 1
 CRC32 = 1
 """The checksum algorithm byte for `zlib.crc32`."""
 
@@ -27,7 +29,7 @@ UID_BYTES_MAX = 255
 
 _FILE_HEAD = struct.Struct("<8sBBHIQI36x")  # magic, version, checksum, reserved, salt, epoch, crc
 _FRONT = struct.Struct("<4sI")  # magic, crc
-# epoch, offset, length, synced to, first index, term, previous index, batches, entries, uid length, kind
+# epoch, offset, length, synced to, first index, previous term and index, batches, entries, uid length, kind
 _REST = struct.Struct("<QQQQQQQIIHH4x")
 _BATCH = struct.Struct("<QQIIQ")  # first index, term, count, body length, timestamp
 _MANIFEST = struct.Struct("<8sBBHII")  # magic, version, checksum, reserved, crc, number of files
@@ -50,13 +52,15 @@ class FileHead(msgspec.Struct, frozen=True):
 
     epoch: int
     salt: int
+    version: int = VERSION
 
 
 class Record(msgspec.Struct, frozen=True):
     """One server's consecutive batches of one flush, or a mark (no batches).
 
     Everything below `synced_to` was known to be on disk when this record was written.
-    `end` is the offset behind it.
+    `end` is the offset behind it. `previous_term` is the term of the entry at `previous_index`; None in a
+    file of version 1, which does not tell.
     """
 
     offset: int
@@ -64,7 +68,7 @@ class Record(msgspec.Struct, frozen=True):
     synced_to: int
     uid: Uid
     previous_index: Index
-    term: Term
+    previous_term: Term | None
     batches: tuple[EntryBatch, ...]
 
 
@@ -112,8 +116,8 @@ class MalformedHead(ValueError):
 
 def encode_file_head(head: FileHead) -> bytes:
     """The first bytes of a WAL file."""
-    plain = _FILE_HEAD.pack(FILE_MAGIC, VERSION, CRC32, 0, head.salt, head.epoch, 0)
-    return _FILE_HEAD.pack(FILE_MAGIC, VERSION, CRC32, 0, head.salt, head.epoch, crc32(plain))
+    plain = _FILE_HEAD.pack(FILE_MAGIC, head.version, CRC32, 0, head.salt, head.epoch, 0)
+    return _FILE_HEAD.pack(FILE_MAGIC, head.version, CRC32, 0, head.salt, head.epoch, crc32(plain))
 
 
 def decode_file_head(data: bytes) -> FileHead:
@@ -123,10 +127,11 @@ def decode_file_head(data: bytes) -> FileHead:
     magic, version, algorithm, _, salt, epoch, _ = _FILE_HEAD.unpack_from(data)
     if magic != FILE_MAGIC:
         raise MalformedHead("the file head has the wrong magic number")
-    head = FileHead(epoch, salt)
-    if version == VERSION and algorithm == CRC32 and data[:FILE_HEAD_SIZE] != encode_file_head(head):
+    head = FileHead(epoch, salt, version)
+    known = 1 <= version <= VERSION and algorithm == CRC32
+    if known and data[:FILE_HEAD_SIZE] != encode_file_head(head):
         raise MalformedHead("the checksum of the file head is wrong")
-    if version != VERSION or algorithm != CRC32:
+    if not known:
         raise MalformedHead(f"format version {version} with checksum {algorithm} is not known here")
     return head
 
@@ -145,7 +150,7 @@ def encode_record(
     offset: int,
     synced_to: int,
     uid: bytes,
-    previous_index: int,
+    previous: IndexTerm,
     batches: Sequence[EntryBatch],
 ) -> int:
     """Append one record's buffers to `buffers`; returns the offset behind it.
@@ -169,8 +174,8 @@ def encode_record(
             size + padding,
             synced_to,
             batches[0].first_index if batches else 0,
-            batches[0].term if batches else 0,
-            previous_index,
+            previous.term,
+            previous.index,
             len(batches),
             entries,
             len(uid),
@@ -222,7 +227,7 @@ def decode_record(data: bytes, head: FileHead, offset: int) -> Record | NoRecord
     if crc32(memoryview(data)[_FRONT.size :], head.salt) != crc:
         return NoRecord(offset, "the checksum is wrong")
     fields = _REST.unpack_from(data, _FRONT.size)
-    _, _, length, synced_to, _, term, previous_index, batch_count, _, uid_size, _ = fields
+    _, _, length, synced_to, _, previous_term, previous_index, batch_count, _, uid_size, _ = fields
     position = RECORD_HEAD_SIZE + uid_size
     body_start = position + BATCH_HEAD_SIZE * batch_count
     batches = []
@@ -242,7 +247,7 @@ def decode_record(data: bytes, head: FileHead, offset: int) -> Record | NoRecord
         synced_to=synced_to,
         uid=Uid(data[RECORD_HEAD_SIZE : RECORD_HEAD_SIZE + uid_size].decode()),
         previous_index=Index(previous_index),
-        term=Term(term),
+        previous_term=None if head.version == 1 else Term(previous_term),
         batches=tuple(batches),
     )
 
@@ -250,8 +255,8 @@ def decode_record(data: bytes, head: FileHead, offset: int) -> Record | NoRecord
 def encode_manifest(files: Sequence[FileEntry]) -> bytes:
     """The bytes of the manifest that lists these files, in the order of their numbers."""
     body = b"".join(_MANIFEST_FILE.pack(file.number, file.end) for file in files)
-    crc = crc32(body, crc32(_MANIFEST.pack(MANIFEST_MAGIC, VERSION, CRC32, 0, 0, len(files))))
-    return _MANIFEST.pack(MANIFEST_MAGIC, VERSION, CRC32, 0, crc, len(files)) + body
+    crc = crc32(body, crc32(_MANIFEST.pack(MANIFEST_MAGIC, MANIFEST_VERSION, CRC32, 0, 0, len(files))))
+    return _MANIFEST.pack(MANIFEST_MAGIC, MANIFEST_VERSION, CRC32, 0, crc, len(files)) + body
 
 
 def decode_manifest(data: bytes) -> list[FileEntry]:
@@ -261,7 +266,7 @@ def decode_manifest(data: bytes) -> list[FileEntry]:
     magic, version, algorithm, _, _, count = _MANIFEST.unpack_from(data)
     if magic != MANIFEST_MAGIC:
         raise MalformedHead("the manifest has the wrong magic number")
-    if version != VERSION or algorithm != CRC32:
+    if version != MANIFEST_VERSION or algorithm != CRC32:
         raise MalformedHead(f"format version {version} with checksum {algorithm} is not known here")
     if len(data) != _MANIFEST.size + count * _MANIFEST_FILE.size:
         raise MalformedHead(f"a manifest of {count} files cannot be {len(data)} bytes long")

@@ -26,7 +26,7 @@ The world causes no faults by itself. `core.simulator` does, by changing `links`
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
@@ -34,50 +34,101 @@ import msgspec
 
 from barque.config import TimeConfig
 from barque.core.configuration import is_removed
-from barque.core.effects import Applied, StartElectionTimeout, StopReason, TimerSpan
+from barque.core.effects import Applied, StartElectionTimeout, StartSnapshotRetry, StopReason, TimerSpan
 from barque.core.entries import EntryKind, decode_cluster, kind_of
 from barque.core.messages import (
     AwaitConditionTimeout,
     ElectionTimeout,
     Message,
     NodeStatus,
+    ReceiveSnapshotTimeout,
     RemoteMessage,
     ServerDown,
+    SnapshotRetryTimeout,
     Tick,
 )
-from barque.core.state import RaftState, Server
+from barque.core.state import Environment, RaftState, Server
 from barque.core.step import has_unfinished_business
 from barque.core.terms import ASKS_FOR_VOTES, admits
 from barque.errors import InvariantViolation
+from barque.machine.effects import Checkpoint, MachineEffect, ReleaseCursor
 from barque.machine.machine import Builtin, CommandMeta, Machine
 from barque.runtime.failure_detector import FailureDetector
 from barque.runtime.server_timers import timer_spans
+from barque.testing.checkers.digests import Digests
 from barque.testing.checkers.history import Operation, Outcome
 from barque.testing.core.cluster import CoreCluster, Member
 from barque.testing.sim.loop import Storm
-from barque.types import IndexTerm, Membership, ServerId, Term, Uid
+from barque.types import Index, IndexTerm, Membership, ServerId, Term, Uid
 
 NAMES = "abcdefg"
 EVENTS_MAX = 1_000_000
 """A run has some ten thousand events. A run with this many is a storm."""
 
 
-class Lists(Machine[dict[str, list[str]]]):
-    """Lists by key: a command `[key, element]` appends and replies with the new length."""
+class SnapshotWishes(msgspec.Struct, frozen=True, kw_only=True):
+    """How often the machine asks for snapshots, in entries; 0: never. `chunk_bytes`: how they are sent."""
 
-    def init(self, args: dict[str, Any]) -> dict[str, list[str]]:
+    every: int = 0
+    checkpoint_every: int = 0
+    promote_every: int = 0
+    back: int = 0
+    """A checkpoint is promoted only if it is so many entries old."""
+    live_every: int = 0
+    """Each entry that this divides survives below snapshots."""
+    chunk_bytes: int = 100
+
+
+class Lists(Machine[dict[str, Any]]):
+    """Lists by key: a command `[key, element]` appends and replies with the new length.
+
+    The state holds all that a member can see, such as the machine's time, and goes on being changed in place.
+    """
+
+    def __init__(self, wishes: SnapshotWishes) -> None:
+        self.wishes = wishes
+        self.digests = Digests()
+
+    def init(self, args: dict[str, Any]) -> dict[str, Any]:
         """Start without lists."""
-        return {}
+        return {"at": 0, "time": 0}
 
-    def apply(self, meta: CommandMeta, command: Any, state: dict[str, list[str]]) -> Any:
-        """Append the element."""
+    def apply(self, meta: CommandMeta, command: Any, state: dict[str, Any]) -> Any:
+        """Append the element, and perhaps ask for a snapshot."""
         if isinstance(command, Builtin):
             return state, None
+        state["at"], state["time"] = meta.index, state["time"] * 31 % 997 + meta.system_time_ms
         found = state.setdefault(command[0], [])
         found.append(command[1])
-        return state, len(found)
+        return state, len(found), self._wishes(meta.index, state)
 
-    def query(self, query: Any, state: dict[str, list[str]]) -> Any:
+    def _wishes(self, index: Index, state: dict[str, Any]) -> list[MachineEffect]:
+        wishes, found = self.wishes, list[MachineEffect]()
+        if wishes.every and index % wishes.every == 0:
+            self.digests.applied(index, state)
+            found.append(ReleaseCursor(index, state))
+        if wishes.checkpoint_every and index % wishes.checkpoint_every == 0:
+            self.digests.applied(index, state)
+            found.append(Checkpoint(index, state))
+        if wishes.promote_every and index % wishes.promote_every == 0:
+            found.append(ReleaseCursor(Index(max(1, index - wishes.back)), promote=True))
+        return found
+
+    def capture(self, state: dict[str, Any]) -> Iterable[bytes]:
+        """Encode it now."""
+        return self.digests.capture(state["at"], state)
+
+    def restore(self, pieces: Iterator[bytes], args: dict[str, Any]) -> dict[str, Any]:
+        """Decode it."""
+        restored: dict[str, Any] = self.digests.restore(pieces, "at")
+        return restored
+
+    def live_indexes(self, state: dict[str, Any]) -> Sequence[Index]:
+        """Every so many entries one survives."""
+        every = self.wishes.live_every
+        return [Index(i) for i in range(every, state["at"] + 1, every)][-3:] if every else ()
+
+    def query(self, query: Any, state: dict[str, Any]) -> Any:
         """Return the list under this key."""
         return list(state.get("k", ()))
 
@@ -96,6 +147,27 @@ class WorldConfig(msgspec.Struct, frozen=True, kw_only=True):
     duplicate_rate: float = 0.0
     reorder_rate: float = 0.0
     settings: dict[str, Any] = {}
+    snapshots: SnapshotWishes = SnapshotWishes()
+    skew_ms: int = 0
+    """Each clock is ahead by up to so much, and steps each second."""
+
+
+class _WorldClock:
+    """One member's clock and tokens (`Environment`)."""
+
+    def __init__(self, world: "CoreWorld", name: str) -> None:
+        self._world = world
+        self._name = name
+
+    def now_ms(self) -> int:
+        """The virtual time on this member's clock."""
+        world = self._world
+        step = (ord(self._name[0]) + 26 * int(world.now)) * 2_654_435_761 >> 8  # another each second
+        return 1_000 + int(world.now * 1000) + step % (world.config.skew_ms + 1)
+
+    def token(self) -> int:
+        """Return the next number of the world's."""
+        return self._world.cluster.environment.token()
 
 
 class _Cluster(CoreCluster):
@@ -106,6 +178,10 @@ class _Cluster(CoreCluster):
     ) -> None:
         self.world = world
         super().__init__(*names, machine=machine, settings=settings, hold_meta=True)
+
+    def environment_of(self, name: str) -> Environment:
+        """See `CoreCluster`."""
+        return _WorldClock(self.world, name)
 
     def send(self, sender: ServerId, to: ServerId, message: RemoteMessage) -> None:
         """See `CoreCluster`."""
@@ -131,6 +207,8 @@ class _Machine:
         self.ticking = False  # the next tick is in the queue
         self.election: StartElectionTimeout | None = None
         self.condition: object = None
+        self.receiving: object = None
+        self.retries: dict[ServerId, StartSnapshotRetry] = {}
 
 
 class CoreWorld:
@@ -155,7 +233,10 @@ class CoreWorld:
         self._last_due: dict[tuple[str, str], float] = {}
         self._ended: dict[tuple[tuple[str, str], Uid], float] = {}  # when its last message arrives
         poll_s, self._tick_s = config.time.detector_poll_ms / 1000, config.time.tick_ms / 1000
-        self.cluster = _Cluster(self, *self.names, settings=config.settings, machine=machine or Lists())
+        lists = machine or Lists(config.snapshots)
+        self.cluster = _Cluster(self, *self.names, settings=config.settings, machine=lists)
+        for member in self.cluster.members.values():
+            member.log.snapshots.chunk_bytes = config.snapshots.chunk_bytes
         self.machines = {m.id.name: _Machine(m, poll_s) for m in self.cluster.members.values()}
         self._pairs = [((x, y), (y, x), self.machines[x], self.machines[y]) for x, y in self._connected]
         self._spans = timer_spans(config.time)
@@ -202,7 +283,8 @@ class CoreWorld:
         machine.boots += 1
         machine.syncing = machine.syncing_meta = False
         machine.doubts = 0
-        machine.election = machine.condition = None
+        machine.election = machine.condition = machine.receiving = None
+        machine.retries = {}
         machine.held_until = 0.0
         machine.detector = FailureDetector(poll_interval_s=times.detector_poll_ms / 1000)
         for other in self.names:
@@ -262,6 +344,13 @@ class CoreWorld:
         if member.doubts != machine.doubts:
             machine.doubts = member.doubts
             self.after(self._draw(TimerSpan.LONG), self._stop_doubting, name, machine.boots, member.doubts)
+        if member.receive_timer is not machine.receiving:
+            machine.receiving = member.receive_timer
+            if member.receive_timer is not None:
+                wait_s = member.receive_timer.after_ms / 1000
+                self.after(wait_s, self._expire, name, machine.boots, member.receive_timer)
+        if member.retries:
+            self._arm_retries(name, machine)
         if self.cluster.answers:
             self._read_answers()
         if self.cluster.gone:
@@ -289,6 +378,22 @@ class CoreWorld:
         elif timer is member.condition_timer:
             member.condition_timer = None
             self.handle(name, boot, AwaitConditionTimeout())
+        elif timer is member.receive_timer:
+            member.receive_timer = None
+            self.handle(name, boot, ReceiveSnapshotTimeout())
+
+    def _arm_retries(self, name: str, machine: _Machine) -> None:
+        """Arm a timer for each member that is to be sent a snapshot again."""
+        for to, retry in machine.member.retries.items():
+            if machine.retries.get(to) is not retry:
+                machine.retries[to] = retry
+                self.after(retry.after_ms / 1000, self._retry, name, machine.boots, retry)
+
+    def _retry(self, name: str, boot: int, retry: StartSnapshotRetry) -> None:
+        member = self.cluster.members[name]
+        if self._lives(name, boot) and member.retries.get(retry.member) is retry:
+            del member.retries[retry.member]
+            self.handle(name, boot, SnapshotRetryTimeout(retry.member))
 
     def _draw(self, span: TimerSpan) -> float:
         """Draw the seconds of a timer, as a node does."""
