@@ -15,10 +15,9 @@ from tests.offline import support
 from tests.offline.support import copy, fill, flip, log_files, uid_of, write_segment, write_snapshot
 
 from barque.errors import BarqueError
-from barque.log.disk import OsDisk
+from barque.log.disk import OsDisk, ReadingDisk
 from barque.offline.findings import Severity
 from barque.offline.inspection import inspect
-from barque.offline.reading_disk import ReadingDisk
 
 
 @pytest.fixture(scope="module")

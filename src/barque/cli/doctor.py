@@ -9,9 +9,9 @@ from barque.cli.failures import FAILED, IO_ERROR, OK
 from barque.cli.output import output_option, print_json
 from barque.cli.places import dev_options, place_of, stopped_directory
 from barque.cli.progress import Progress
+from barque.log.disk import ReadingDisk
 from barque.offline.findings import Finding, Severity
 from barque.offline.inspection import Report, inspect
-from barque.offline.reading_disk import ReadingDisk
 from barque.offline.surroundings import permission_findings, space_findings
 
 

@@ -8,9 +8,8 @@ import click
 
 from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory
 from barque.cli.failures import IO_ERROR, USAGE, CliError
-from barque.log.disk import join
+from barque.log.disk import ReadingDisk, join
 from barque.offline.inspection import is_data_directory
-from barque.offline.reading_disk import ReadingDisk
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -12,9 +12,9 @@ from barque.cli.output import output_option
 from barque.cli.places import dev_options, place_of
 from barque.errors import Damaged
 from barque.log import segment_format
+from barque.log.disk import ReadingDisk
 from barque.offline.findings import RESTORE, Finding
 from barque.offline.inspection import is_segment, segment_findings
-from barque.offline.reading_disk import ReadingDisk
 
 
 @click.group()

@@ -13,9 +13,9 @@ from barque.cli.output import output_option, print_json
 from barque.cli.places import dev_options, place_of
 from barque.errors import Damaged
 from barque.log import snapshot_format
+from barque.log.disk import ReadingDisk
 from barque.offline.findings import Finding
 from barque.offline.inspection import snapshot_findings
-from barque.offline.reading_disk import ReadingDisk
 from barque.offline.snapshot_files import FoundSnapshot, find_snapshots
 
 

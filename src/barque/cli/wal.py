@@ -13,9 +13,9 @@ from barque.cli.failures import IO_ERROR, OK, USAGE, CliError
 from barque.cli.output import output_option
 from barque.cli.places import dev_options, place_of, stopped_directory
 from barque.cli.progress import Progress
+from barque.log.disk import ReadingDisk
 from barque.log.dump import Dumped, DumpedEnd, DumpedHead, DumpedRecord, dump_wal
 from barque.offline.inspection import inspect_wal
-from barque.offline.reading_disk import ReadingDisk
 
 _ENDINGS = {
     "clean": "clean end",

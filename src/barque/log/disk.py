@@ -238,7 +238,7 @@ class OsFile:
 class OsDisk:
     """The real file system. Files are 0600, directories 0700, links are not followed."""
 
-    def open(self, path: str) -> DiskFile:
+    def open(self, path: str) -> OsFile:
         """Open an existing regular file to read and write."""
         return self._regular(os.open(path, _FLAGS), path)
 
@@ -363,6 +363,56 @@ class OsDisk:
     def salt(self) -> int:
         """32 bits from the system's source of randomness."""
         return int.from_bytes(os.urandom(4), "little")
+
+
+class ReadingDisk(OsDisk):
+    """The real file system, to read only: for tools that must not change a directory."""
+
+    def open(self, path: str) -> OsFile:
+        """Open an existing regular file to read."""
+        return self._regular(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), path)
+
+    def is_locked(self, path: str) -> bool:
+        """Whether a process holds a lock on `path`, as a running node does on the file `lock`."""
+        try:
+            file = self.open(path)
+        except FileNotFoundError:
+            return False
+        try:
+            file.try_lock(fcntl.LOCK_SH)
+        except BlockingIOError:
+            return True
+        finally:
+            file.close()
+        return False
+
+    def create(self, path: str) -> DiskFile:
+        """Refuse: this disk is read only."""
+        raise _read_only(path)
+
+    def rename(self, source: str, target: str) -> None:
+        """Refuse."""
+        raise _read_only(source)
+
+    def unlink(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+    def mkdir(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+    def rmdir(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+    def protect(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+
+def _read_only(path: str) -> OSError:
+    return OSError(errno.EROFS, "a tool that only reads wanted to write", path)
 
 
 def join(directory: str, name: str) -> str:

@@ -28,7 +28,7 @@ from barque.log.wal_files import MANIFEST, file_name, file_number, is_spare
 from barque.log.wal_format import CleanEnd, Damage, FileEntry, MalformedHead, TornTail
 from barque.log.wal_recovery import WalReader
 from barque.offline.findings import RESTORE, Finding, Severity, damage, note, warning
-from barque.offline.reading_disk import TrialDisk
+from barque.offline.trial_disk import TrialDisk
 from barque.runtime.adoption import check_contents, check_orphans
 from barque.runtime.directory import Directory
 from barque.runtime.server_record import ServerRecord, decode_record

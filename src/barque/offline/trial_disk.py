@@ -1,69 +1,16 @@
-"""Two disks for tools: one that refuses to write, and one whose writes stay in memory.
+"""A disk over another one, whose writes stay in memory.
 
-`ReadingDisk` opens files of the real file system to read only, so that tools work on directories that are
-not to be changed. `TrialDisk` lies over any disk: a node's recovery may write what it likes, and the disk
-below does not notice. So a tool asks the recovery itself whether a node would start.
+A node's recovery may write what it likes here, and the disk below does not notice. So a tool asks the
+recovery itself whether a node would start.
 """
 
 import errno
-import fcntl
 import os
 from collections.abc import Sequence
 
-from barque.log.disk import Disk, DiskFile, OsDisk, OsFile, join
+from barque.log.disk import Disk, DiskFile, join
 
 _PLENTY = 1 << 40
-
-
-class ReadingDisk(OsDisk):
-    """The real file system, to read only."""
-
-    def open(self, path: str) -> DiskFile:
-        """Open an existing regular file to read."""
-        return self._regular(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), path)
-
-    def is_locked(self, path: str) -> bool:
-        """Whether a process holds a lock on `path`, as a running node does on the file `lock`."""
-        try:
-            file = self.open(path)
-        except FileNotFoundError:
-            return False
-        assert isinstance(file, OsFile)
-        try:
-            file.try_lock(fcntl.LOCK_SH)
-        except BlockingIOError:
-            return True
-        finally:
-            file.close()
-        return False
-
-    def create(self, path: str) -> DiskFile:
-        """Refuse: this disk is read only."""
-        raise _read_only(path)
-
-    def rename(self, source: str, target: str) -> None:
-        """Refuse."""
-        raise _read_only(source)
-
-    def unlink(self, path: str) -> None:
-        """Refuse."""
-        raise _read_only(path)
-
-    def mkdir(self, path: str) -> None:
-        """Refuse."""
-        raise _read_only(path)
-
-    def rmdir(self, path: str) -> None:
-        """Refuse."""
-        raise _read_only(path)
-
-    def protect(self, path: str) -> None:
-        """Refuse."""
-        raise _read_only(path)
-
-
-def _read_only(path: str) -> OSError:
-    return OSError(errno.EROFS, "a tool that only reads wanted to write", path)
 
 
 class _Inode:
