@@ -20,10 +20,11 @@ once a second it calls `tick`. `on_event` takes all events.
 """
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,6 +33,7 @@ from barque.errors import Damaged, StorageError
 from barque.log import meta_format, wal_format
 from barque.log.background import MakeWorker, ThreadWorker, Worker
 from barque.log.disk import Disk, DiskFile, join, remove_temporary, replace_file
+from barque.log.disk_guard import DiskGuard, default_limit
 from barque.log.identity import IDENTITY, Claim, Owner, read_claim, write_identity
 from barque.log.log import WalLog
 from barque.log.memtable import Memtable
@@ -42,6 +44,8 @@ from barque.log.wal_recovery import ADVICE, Progress, RecoveredWal, recover_wal,
 from barque.log.wal_writer import Clock, MakeWriter, Wake, WriterKind, choose_writer, measure_sync
 from barque.types import Uid
 
+logger = logging.getLogger("barque.storage")
+
 _WAL = "wal"
 _LOCK = "lock"
 
@@ -49,8 +53,9 @@ _LOCK = "lock"
 class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How one system keeps its log.
 
-    `wal_max_size_bytes`: when the next file begins (a larger record gets a file of its own).
-    `wal_writer`: where syncs run; `auto` measures the disk. `wal_flush_bytes_max`: the most
+    `disk_free_min_bytes`: the free space below which the node takes no new commands (`auto`: by the sizes
+    of log files and disk). `wal_max_size_bytes`: when the next file begins (a larger record gets a
+    file of its own). `wal_writer`: where syncs run; `auto` measures the disk. `wal_flush_bytes_max`: the most
     that one write takes. `wal_prefill`: whether a thread zero-fills the next file in advance;
     the simulator says no.
     """
@@ -59,6 +64,7 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     wal_writer: WriterKind = "auto"
     wal_flush_bytes_max: int = FLUSH_BYTES_MAX
     wal_prefill: bool = True
+    disk_free_min_bytes: int | Literal["auto"] = "auto"
 
 
 class Storage:
@@ -72,11 +78,14 @@ class Storage:
         meta: MetaStore,
         wal: Wal,
         files: WalFiles,
+        guard: DiskGuard,
         worker: Worker,
     ) -> None:
         self.unclaimed = False
         """Whether the directory is of format 1, and `claim` is still to make it ours."""
         self.meta = meta
+        self.guard = guard
+        """Says when the disk has too little space for new commands."""
         self._disk = disk
         self._data_dir = data_dir
         self._lock = lock
@@ -179,10 +188,11 @@ class Storage:
                     files.recycle(name)
             files.trim()  # now that the manifest says where each file ends
             sync_seconds = measure_sync(disk, wal_dir, clock)
+            guard = _make_guard(disk, data_dir, config)
             opened.pop_all()
         writer = make_writer(config.wal_writer, sync_seconds, wake)
         wal = Wal(files, writer, on_event, clock, config.wal_flush_bytes_max)
-        storage = cls(disk, data_dir, lock, meta, wal, files, make_worker(wake))
+        storage = cls(disk, data_dir, lock, meta, wal, files, guard, make_worker(wake))
         storage._sync_seconds = sync_seconds
         storage._notes = recovered.torn
         for uid, memtable in recovered.memtables.items():
@@ -258,6 +268,8 @@ class Storage:
 
     def tick(self, now_monotonic: float) -> None:
         """Retry and tidy up, about once a second. `now_monotonic` is in seconds."""
+        if self.guard.look():
+            logger.log(*_news_of(self.guard))
         with contextlib.suppress(StorageError):  # tried again by the next `sync_meta` or tick
             self.meta.tick(now_monotonic)
         if self.wal.busy:
@@ -277,12 +289,19 @@ class Storage:
             self._look_after_spares(now_monotonic)
 
     def _look_after_spares(self, now: float) -> None:
-        if self._preparer is None:
-            return
-        ready = self._preparer.poll(now)
+        """Prepare a spare file where there is room for one; give them all back where space is short."""
+        ready = self._preparer.poll(now) if self._preparer is not None else None
         if ready is not None:
             self._files.spares.append(ready)
-        if not self._files.spares and self._preparer.may_begin(now):
+        if self.guard.full:
+            with contextlib.suppress(OSError):  # tried again by the next tick
+                self._files.drop_spares()
+        elif (
+            self._preparer is not None
+            and not self._files.spares
+            and self.guard.has_room_for(self._files.max_size_bytes)
+            and self._preparer.may_begin(now)
+        ):
             self._preparer.prepare(self._files.take_number())
 
     def _resubmit(self) -> None:
@@ -297,6 +316,7 @@ class Storage:
             **self.wal.overview(),
             "recovery_notes": list(self._notes),
             "servers": len(self._logs),
+            **self.guard.overview(),
             "meta": self.meta.overview(),
         }
 
@@ -316,6 +336,24 @@ class Storage:
                     self._preparer.close()
         except OSError as error:
             raise StorageError(f"{self._data_dir}: cannot be closed properly: {error}") from error
+
+
+def _make_guard(disk: Disk, data_dir: str, config: StorageConfig) -> DiskGuard:
+    """The guard of this directory; it has looked once."""
+    limit = config.disk_free_min_bytes
+    if limit == "auto":
+        limit = default_limit(config.wal_max_size_bytes, disk.total_bytes(data_dir))
+    guard = DiskGuard(disk, data_dir, limit)
+    if guard.look():
+        logger.log(*_news_of(guard))
+    return guard
+
+
+def _news_of(guard: DiskGuard) -> tuple[int, str]:
+    """The line in the log when commands are refused, or taken again."""
+    if guard.full:
+        return logging.WARNING, guard.reason()
+    return logging.INFO, f"{guard.free_bytes} bytes are free: commands are taken again"
 
 
 def _create(disk: Disk, data_dir: str, owner: Owner, complete: Callable[[], None]) -> None:

@@ -215,6 +215,12 @@ class WalFiles:
         else:
             self._disk.unlink(path)
 
+    def drop_spares(self) -> None:
+        """Remove the spare files: something else needs their space. Raises `OSError`."""
+        while self.spares:
+            self._disk.unlink(join(self._directory, self.spares[-1]))
+            self.spares.pop()
+
     def close(self, sealed: bool) -> None:
         """Close the current file; with `sealed`, the manifest says where it ends.
 
