@@ -61,14 +61,14 @@ class SnapshotsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     A snapshot is due after `min_interval` entries or `interval_bytes` of them; `checkpoints_max` are kept.
     `recovery_min_interval`: an orderly stop keeps the state if so many entries would have to be replayed;
-    None: never.
+    `never`: it does not.
     """
 
     min_interval: Count = 4_096
     interval_bytes: Annotated[int, msgspec.Meta(ge=1, le=1024**4)] = 64 * 1024 * 1024
     checkpoint_min_interval: Count = 16_384
     checkpoints_max: Factor = 10
-    recovery_min_interval: Count | None = None
+    recovery_min_interval: Count | Literal["never"] = "never"
     chunk_size_bytes: Annotated[int, msgspec.Meta(ge=16, le=16 * 1024 * 1024)] = 1_000_000
     silence_ticks_max: Factor = 30
     """After so many ticks without an answer the sending of a snapshot is given up, and tried again later."""

@@ -75,7 +75,7 @@ class System:
         me: ClientRef,
         disk: Disk,
         log: LogConfig,
-        snapshots: SnapshotsConfig = SnapshotsConfig(),
+        snapshots: SnapshotsConfig,
         times: TimeConfig,
         machine_upgrade_strategy: str = "all",
         machines: Mapping[str, Machine[Any]],
