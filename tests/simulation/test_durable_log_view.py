@@ -2,7 +2,7 @@
 
 import random
 
-from tests.kit.storage import OTHER, SMALL, UID, WAL, Node, batch
+from tests.kit.storage import DATA, OTHER, SMALL, UID, WAL, Node, batch
 
 from barque.testing.checkers.durable_log_view import SCRATCH_EVERY, DurableLogView
 from barque.testing.sim.disk import SimDisk
@@ -14,7 +14,7 @@ def test_it_says_what_a_recovery_says() -> None:
     for seed in range(60):
         rng = random.Random(seed)
         node = Node(SimDisk(random.Random(seed)), SMALL)
-        view = DurableLogView(node.disk, WAL)
+        view = DurableLogView(node.disk, DATA)
         term = 1
         for _ in range(60):
             uid = rng.choice((UID, OTHER))
@@ -50,7 +50,7 @@ def test_now_and_then_it_starts_from_scratch() -> None:
     node.storage.log(UID).append(batch(1))
     node.storage.sync_meta()
     node.sync()
-    view = DurableLogView(node.disk, WAL)
+    view = DurableLogView(node.disk, DATA)
     for _ in range(2 * SCRATCH_EVERY):
         assert view.log(UID).last().index == 1
     assert view.scratches == 2

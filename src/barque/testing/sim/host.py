@@ -332,7 +332,7 @@ class Host:
             return False
         durability = self.sim.observers.durability
         durability.hold(self.name, held=True)
-        view = DurableLogView(self.disk, f"{DATA}/wal")
+        view = DurableLogView(self.disk, DATA)
         fault, self.disk.fault = self.disk.fault, None  # the simulator reads here, not the node
         self.bit_rot = change_bytes(self.disk, DATA, list(self.uids.values()), view, self.sim.chance)
         self.disk.fault = fault
