@@ -17,11 +17,13 @@ from barque.core.effects import Effect, PersistTermAndVote, SendRpc, SendVoteReq
 from barque.core.entries import EntryBatch, EntryKind, decode_head, encode_body
 from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import (
+    AcceptFailed,
     AppendEntriesReply,
     AppendEntriesRpc,
     AppendNoop,
     AuxCommand,
     AwaitConditionTimeout,
+    ChunkOutcome,
     ClientDown,
     Commands,
     Component,
@@ -56,6 +58,9 @@ from barque.core.messages import (
     ResendWrite,
     SenderOutcome,
     ServerDown,
+    SnapshotAccepted,
+    SnapshotFailed,
+    SnapshotKind,
     SnapshotRetryTimeout,
     SnapshotSenderDown,
     SnapshotWritten,
@@ -221,15 +226,15 @@ def receiving() -> CoreCluster:
 
 
 def receiving_live() -> CoreCluster:
-    """Member a was told that live entries will follow; they are not on its disk."""
+    """Member a was told that live entries will follow, and has the first of them."""
     cluster = follower()
     cluster["a"].handle(chunk(3, 0, ChunkFlag.INIT))
-    cluster["a"].handle(chunk(3, 0, ChunkFlag.PRE))
+    cluster["a"].handle(chunk(3, 1, ChunkFlag.PRE))
     return cluster
 
 
 def receiving_last() -> CoreCluster:
-    """Member a has all of a snapshot, and waits for its disk to have the live entries."""
+    """Member a has all of a snapshot, and waits until it is checked and on disk."""
     cluster = receiving_live()
     cluster["a"].handle(chunk(3, 1, ChunkFlag.LAST))
     return cluster
@@ -331,8 +336,12 @@ def with_term(term: int, sender: ServerId) -> list[Message]:
         ),
         chunk(term, sender=sender, version=9),
         *(
-            InstallSnapshotResult(sender, at, Index(last), Term(last_term), ChunkState(1, flag))
+            InstallSnapshotResult(
+                sender, at, Term(asked), IndexTerm(Index(last), Term(last_term)), ChunkState(1, flag), outcome
+            )
             for flag in ChunkFlag
+            for outcome in ChunkOutcome
+            for asked in (term, max(0, term - 1))
             for last, last_term in ((9, term), (2, 3), (2, 1))
         ),
         InfoRpc(sender, at, ("machine_version", "uid", "shoe_size")),
@@ -386,7 +395,10 @@ def without_term(sender: ServerId) -> list[Message]:
         ResendWrite(uid, Index(1)),
         WalUp(),
         WalFailed("EIO"),
-        SnapshotWritten(uid, IndexTerm(Index(1), Term(1))),
+        *(SnapshotWritten(uid, kind, IndexTerm(Index(1), Term(1))) for kind in SnapshotKind),
+        SnapshotFailed(uid, SnapshotKind.SNAPSHOT, IndexTerm(Index(1), Term(1)), "the disk is full"),
+        AcceptFailed(uid, IndexTerm(Index(9), Term(3)), "damaged"),
+        accepted(),
         ElectionTimeout(),
         AwaitConditionTimeout(),
         QuorumTimeout(),
@@ -442,6 +454,8 @@ def test_every_role_answers_every_message(role: str) -> None:
         before = invariants.observe(server)
         if isinstance(message, SnapshotWritten) and message.position.index > before.last_applied:
             continue  # nobody makes a snapshot of what is not applied
+        if isinstance(message, SnapshotAccepted) and role == "receiving, all but durable":
+            continue  # the store has not said so, and has no state to install
         error = impossible(before, server, message)
         if error is not None:
             with pytest.raises(InvariantViolation, match=error):
@@ -548,7 +562,15 @@ def reply(
 def installed(index: int, at_term: int, sender: ServerId = B) -> Callable[[int], Message]:
     """The answer to the last chunk of a snapshot of such an entry, in a given term."""
     last = ChunkState(2, ChunkFlag.LAST)
-    return lambda term: InstallSnapshotResult(sender, Term(term), Index(index), Term(at_term), last)
+    position = IndexTerm(Index(index), Term(at_term))
+    return lambda term: InstallSnapshotResult(
+        sender, Term(term), Term(term), position, last, ChunkOutcome.INSTALLED
+    )
+
+
+def accepted() -> SnapshotAccepted:
+    """The store of a has the snapshot that `receiving` receives."""
+    return SnapshotAccepted(Uid("uid_a"), IndexTerm(Index(9), Term(3)))
 
 
 def ask(last: tuple[int, int], sender: ServerId = B) -> Callable[[int], Message]:
@@ -565,6 +587,8 @@ def always(message: Message) -> Callable[[int], Message]:
     """A message without a term."""
     return lambda _term: message
 
+
+MISSED_THE_BEGINNING = ["AppendEntriesReply", "InstallSnapshotResult"]
 
 GOOD, BAD = (9, 9), (0, 0)
 RULES: list[Row] = [
@@ -683,8 +707,15 @@ RULES: list[Row] = [
     ("F-12", "follower", lambda t: chunk(t), -1, F, ["InstallSnapshotResult"]),
     ("F-13", "follower", lambda t: chunk(t), 0, S, ["InstallSnapshotResult"]),
     ("F-13", "follower", lambda t: chunk(t, 0, ChunkFlag.INIT), 1, S, ["InstallSnapshotResult"]),
-    ("F-14", "follower", lambda t: chunk(t, 2), 0, F, ["AppendEntriesReply"]),
-    ("F-14", "follower", lambda t: chunk(t, 0, ChunkFlag.PRE), 0, F, ["AppendEntriesReply"]),
+    ("F-14", "follower", lambda t: chunk(t, 2), 0, F, MISSED_THE_BEGINNING),
+    (
+        "F-14",
+        "follower",
+        lambda t: chunk(t, 0, ChunkFlag.PRE),
+        0,
+        F,
+        ["AppendEntriesReply", "InstallSnapshotResult"],
+    ),
     ("F-15", "follower", lambda t: chunk(t, version=9), 0, F, []),  # Ra answers with an error
     ("F-15", "follower", lambda t: chunk(t, version=9), 1, F, []),
     ("F-16", "follower", last_of(InstallSnapshotResult), 0, F, []),
@@ -723,11 +754,14 @@ RULES: list[Row] = [
     ("S-1", "receiving live entries", lambda t: chunk(t, 0, ChunkFlag.INIT), 0, S, ["InstallSnapshotResult"]),
     ("S-2", "receiving", lambda t: chunk(t, 0, ChunkFlag.INIT), 0, S, ["InstallSnapshotResult"]),
     ("S-2", "receiving", lambda t: chunk(t, at=(7, 3)), 0, S, ["InstallSnapshotResult"]),
-    ("S-3", "receiving live entries", lambda t: chunk(t, 0, ChunkFlag.PRE), 0, S, ["InstallSnapshotResult"]),
+    ("S-3", "receiving live entries", lambda t: chunk(t, 2, ChunkFlag.PRE), 0, S, ["InstallSnapshotResult"]),
     ("S-4", "receiving", lambda t: chunk(t, 2), 0, S, ["InstallSnapshotResult"]),
     ("S-4", "receiving", lambda t: chunk(t, 9), 0, F, []),
-    ("S-5", "receiving live entries", lambda t: chunk(t, 1, ChunkFlag.LAST), 0, S, []),
-    ("S-6", "receiving", lambda t: chunk(t, 2, ChunkFlag.LAST), 0, F, ["InstallSnapshotResult"]),
+    ("S-3", "receiving live entries", lambda t: chunk(t, 1, ChunkFlag.PRE), 0, S, ["InstallSnapshotResult"]),
+    ("S-3", "receiving live entries", lambda t: chunk(t, 3, ChunkFlag.PRE), 0, F, []),
+    ("S-5", "receiving", lambda t: chunk(t, 2, ChunkFlag.LAST), 0, S, ["InstallSnapshotResult"]),
+    ("S-5", "receiving, all but durable", lambda t: chunk(t), 0, S, ["InstallSnapshotResult"]),
+    ("S-6", "receiving", always(accepted()), 0, S, []),
     ("S-7", "receiving", lambda t: rpc(t, (2, 3)), 0, S, []),
     ("S-7", "receiving", lambda t: rpc(t, (2, 3)), 1, F, ["AppendEntriesReply"]),
     ("S-9", "receiving", always(ReceiveSnapshotTimeout()), 0, F, []),

@@ -20,13 +20,14 @@ def test_a_restart_takes_up_term_and_vote() -> None:
 
 def test_an_entry_may_be_durable_before_its_term_is() -> None:
     """Log and term have a disk each: an entry of term 5 proves that term 5 was; of its vote nothing is
-    left.
+    left. The term is stored at once: a snapshot may replace the entry that tells it.
     """
     cluster = CoreCluster("a", "b", "c")
     cluster.load("b", [1, 5], current_term=4)
-    cluster["b"].voted_for = cluster["a"].id
+    cluster["b"].term, cluster["b"].voted_for = Term(4), cluster["a"].id
     cluster["b"].start()
     assert (cluster.server("b").current_term, cluster.server("b").voted_for) == (5, None)
+    assert (cluster["b"].term, cluster["b"].voted_for) == (5, None)
 
 
 def test_a_restart_applies_again_what_it_had_applied_and_says_nothing() -> None:

@@ -13,7 +13,7 @@ from barque.core.roles import RaftState
 from barque.core.terms import KINDS, TERM_STEP_MAX
 from barque.errors import InvariantViolation
 from barque.testing.core.cluster import CoreCluster, sent
-from barque.types import Index, IndexTerm, ServerId, Term
+from barque.types import NOWHERE, Index, IndexTerm, ServerId, Term
 
 B, STRANGER = ServerId("b", "node_b"), ServerId("z", "node_z")
 META = SnapshotMeta(IndexTerm(Index(9), Term(1)), (), 0)
@@ -41,7 +41,8 @@ def message(kind: type[Any], term: Term, sender: ServerId) -> Any:
         case m.HeartbeatReply:
             return m.HeartbeatReply(sender, 0, term)
         case m.InstallSnapshotResult:
-            return m.InstallSnapshotResult(sender, term, NONE, Term(0), ChunkState(1, ChunkFlag.NEXT))
+            taken = m.ChunkOutcome.TAKEN
+            return m.InstallSnapshotResult(sender, term, term, NOWHERE, ChunkState(1, ChunkFlag.NEXT), taken)
         case m.RequestVoteResult:
             return m.RequestVoteResult(sender, term, False)
         case m.PreVoteResult:

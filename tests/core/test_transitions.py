@@ -5,7 +5,7 @@ from collections.abc import Callable
 from barque.core import transitions as t
 from barque.core.effects import PersistTermAndVote, Rejected, StartConditionTimeout, StopReason, StopServer
 from barque.core.entries import EntryBatch, encode_body
-from barque.core.log_contract import ChunkFlag, SnapshotMeta
+from barque.core.log_contract import SnapshotMeta
 from barque.core.messages import WalFailed
 from barque.core.roles import LeaderRole, RaftState, WaitingRole, WalWritable
 from barque.testing.core.cluster import CoreCluster
@@ -30,7 +30,7 @@ def test_the_state_follows_from_the_role() -> None:
         (lambda: t.become_leader(server), RaftState.LEADER),
         (lambda: t.become_waiting(server, WalWritable(), 5), RaftState.AWAIT_CONDITION),
         (lambda: t.become_follower(server), RaftState.FOLLOWER),
-        (lambda: t.become_receiver(server, meta, ChunkFlag.NEXT), RaftState.RECEIVE_SNAPSHOT),
+        (lambda: t.become_receiver(server, meta), RaftState.RECEIVE_SNAPSHOT),
         (lambda: t.become_terminating_follower(server), RaftState.TERMINATING_FOLLOWER),
         (lambda: t.become_stopped(server, StopReason.DELETED), RaftState.DELETE_AND_TERMINATE),
     ]
@@ -72,10 +72,10 @@ def test_leaving_half_a_snapshot_drops_it() -> None:
     meta = SnapshotMeta(NOWHERE, (), 0)
     snapshots.begin_accept(meta)
     snapshots.accept_live([EntryBatch(Index(5), Term(1), 1, 0, encode_body([b"\x01"]))])
-    t.become_receiver(server, meta, ChunkFlag.NEXT)
-    assert snapshots.live_pending()
+    t.become_receiver(server, meta)
+    assert snapshots.accepting
     t.become_follower(server)
-    assert not snapshots.live_pending()
+    assert not snapshots.accepting
 
 
 def test_the_end_is_announced_once() -> None:

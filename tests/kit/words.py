@@ -30,6 +30,7 @@ from barque.core.effects import (
 from barque.core.entries import EntryBatch
 from barque.core.log_contract import ChunkState
 from barque.core.messages import (
+    AcceptFailed,
     AppendEntriesReply,
     AppendEntriesRpc,
     Commands,
@@ -51,6 +52,8 @@ from barque.core.messages import (
     RemoteMessage,
     RequestVoteResult,
     RequestVoteRpc,
+    SnapshotAccepted,
+    SnapshotFailed,
     SnapshotWritten,
     TimeoutNow,
     TransferLeadership,
@@ -141,8 +144,11 @@ def _snapshot(message: Message) -> str:
             what = f"up to {message.meta.position.index}.{message.meta.position.term}"
             return f"{_from(message.leader_id, message.term)}: {what}, {_chunk(message.chunk)}"
         case InstallSnapshotResult():
-            return f"{_from(message.sender, message.term)}: {_chunk(message.chunk)}"
-        case SnapshotWritten():
+            outcome = message.outcome.name.lower()
+            return f"{_from(message.sender, message.term)}: {_chunk(message.chunk)} {outcome}"
+        case SnapshotWritten() | SnapshotFailed():
+            return f" {message.kind.value} {message.position.index}.{message.position.term}"
+        case SnapshotAccepted() | AcceptFailed():
             return f" {message.position.index}.{message.position.term}"
         case Written():
             return f" {_span(message.first, message.last, message.term)}"

@@ -419,6 +419,9 @@ class Walk:
                     self.do_receive_timeout(member)
                 if member.stopped is not None and self.is_wanted(member):
                     member.start()
+                elif member.stopped is not None and rounds % 8 == 3:  # nodes say so to who asks there
+                    for other in cluster.members.values():
+                        other.handle(ServerDown(member.id, True))
             self.readmit()
             self.read_answers()
             leaders = [m for m in cluster.members.values() if m.server.raft_state is RaftState.LEADER]

@@ -5,8 +5,9 @@ snapshot. So the state is captured at the moment of the effect, before the next 
 capture later, in another thread.
 """
 
+import enum
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +18,14 @@ from barque.errors import MachineFault
 from barque.machine.effects import Checkpoint, ReleaseCursor
 from barque.types import Index, IndexTerm
 
+Wish = TypeVar("Wish", bound=ReleaseCursor | Checkpoint)
+
+
+class NotDue(enum.Enum):
+    """What takes the place of a state that need not be kept now."""
+
+    NOT_DUE = "not due"
+
 
 class Captured(msgspec.Struct, frozen=True, gc=False):
     """A state as it was at `meta.position`. `live` are the entries that it needs of the log (MAC-12)."""
@@ -26,14 +35,13 @@ class Captured(msgspec.Struct, frozen=True, gc=False):
     live: tuple[Index, ...]
 
 
-def capture_effect(
-    server: Server, effect: ReleaseCursor | Checkpoint, applied: Index
-) -> ReleaseCursor | Checkpoint:
+def capture_effect(server: Server, effect: Wish, applied: Index) -> Wish:
     """The same wish with the state captured now, after entry `applied`; without one if no snapshot is due."""
-    if isinstance(effect, ReleaseCursor) and effect.promote:
+    if isinstance(effect.state, (Captured, NotDue)) or (isinstance(effect, ReleaseCursor) and effect.promote):
         return effect
     kind = SnapshotKind.SNAPSHOT if isinstance(effect, ReleaseCursor) else SnapshotKind.CHECKPOINT
-    return msgspec.structs.replace(effect, state=capture(server, kind, effect.index, effect.state, applied))
+    kept = capture(server, kind, effect.index, effect.state, applied)
+    return msgspec.structs.replace(effect, state=NotDue.NOT_DUE if kept is None else kept)
 
 
 def capture(server: Server, kind: SnapshotKind, index: Index, state: Any, applied: Index) -> Captured | None:

@@ -85,7 +85,7 @@ class Outgoing(Protocol):
     def live(self, after: Index, count: int) -> list[EntryBatch]:
         """The next entries that survived below the snapshot, at most `count`, behind index `after` (SEND-05).
 
-        Empty when there are no more. Raises `StorageError` if one is missing: absent is not empty.
+        Empty behind the last one. Raises `StorageError` if one is missing: absent is not empty.
         """
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ from barque.core.events import (
     SenderOutcome as SenderOutcome,
     SnapshotAccepted as SnapshotAccepted,
     SnapshotFailed as SnapshotFailed,
+    SnapshotKind as SnapshotKind,
     SnapshotRetryTimeout as SnapshotRetryTimeout,
     SnapshotSenderDown as SnapshotSenderDown,
     SnapshotWritten as SnapshotWritten,

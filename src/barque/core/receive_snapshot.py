@@ -38,7 +38,9 @@ def on_install_snapshot(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]
         ahead = _result(server, rpc, ChunkOutcome.AHEAD)
         return [*effects, ahead, SendRpc(rpc.leader_id, rewind_to_applied(server))]
     if rpc.chunk.number > 1 or rpc.chunk.flag is ChunkFlag.PRE:
-        return [*effects, _result(server, rpc, ChunkOutcome.REFUSED)]  # we have missed the beginning
+        # F-14, RECV-01: we have missed the beginning.
+        refused = _result(server, rpc, ChunkOutcome.REFUSED)
+        return [*effects, refused, SendRpc(rpc.leader_id, rewind_to_applied(server))]
     try:
         server.log.snapshots.begin_accept(rpc.meta)
     except StorageError:
@@ -82,8 +84,8 @@ def _result(server: Server, rpc: InstallSnapshotRpc, outcome: ChunkOutcome) -> E
 def on_chunk(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]:
     """S-1 to S-6: the next part, if it is the next part of what we receive."""
     role = _receiving(server)
-    begun = role.live_chunks is not None or role.pieces > 0
-    if rpc.meta != role.meta or (rpc.chunk.flag is ChunkFlag.INIT and role.pieces > 0):
+    begun = bool(role.live_chunks) or role.pieces > 0
+    if rpc.meta != role.meta or (rpc.chunk.flag is ChunkFlag.INIT and begun):
         return [*become_follower(server), *on_install_snapshot(server, rpc)]  # S-2: another transfer began
     effects: list[Effect] = [StartReceiveTimeout(server.cfg.receive_snapshot_timeout_ms)]
     if role.last is not None:
@@ -91,8 +93,7 @@ def on_chunk(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]:
     try:
         match rpc.chunk.flag:
             case ChunkFlag.INIT:  # S-1: live entries will follow
-                taken = not begun or role.live_chunks == 0
-                role.live_chunks = role.live_chunks or 0
+                role.live_chunks, taken = 0, True
             case ChunkFlag.PRE:
                 taken = _take_live(server, role, rpc)
             case _:

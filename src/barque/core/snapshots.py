@@ -11,7 +11,7 @@ term, the snapshot and the chunk that it answers, so a late one changes nothing 
 
 from collections.abc import Sequence
 
-from barque.core.captures import Captured, capture
+from barque.core.captures import Captured, capture, capture_effect
 from barque.core.check_quorum import note_acked
 from barque.core.effects import Effect, SnapshotAcked, StartSnapshotRetry
 from barque.core.entries import EntryBatch
@@ -34,6 +34,7 @@ _LIVE_ENTRIES = 16
 
 def update_release_cursor(server: Server, wish: ReleaseCursor) -> None:
     """Ra's `update_release_cursor`: act on the latest wish once its conditions hold (EFF-15)."""
+    wish = capture_effect(server, wish, server.last_applied)
     if wish.promote or isinstance(wish.state, Captured):
         server.pending_release_cursor = wish
         try_pending_release(server)
@@ -59,6 +60,7 @@ def _conditions_hold(server: Server, wish: ReleaseCursor) -> bool:
 
 def make_checkpoint(server: Server, wish: Checkpoint) -> None:
     """EFF-17: keep a state without truncating the log."""
+    wish = capture_effect(server, wish, server.last_applied)
     if isinstance(wish.state, Captured):
         _begin(server, SnapshotKind.CHECKPOINT, wish.state)
 
@@ -100,6 +102,10 @@ def on_install_snapshot_result(server: Server, result: InstallSnapshotResult) ->
     if result.outcome is not ChunkOutcome.INSTALLED:
         return [acked]
     installed = result.position.index
+    ours = server.log.fetch_term(installed)
+    replaced = ours is None and installed < server.log.snapshot_index_term().index
+    if ours != result.position.term and not replaced:
+        return [acked]  # not a snapshot of ours: it proves nothing
     peer.status, peer.attempts = PeerStatus.NORMAL, 0
     peer.match_index = max(peer.match_index, installed)
     peer.commit_index = peer.commit_index_sent = installed

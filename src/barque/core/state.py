@@ -220,6 +220,7 @@ class Server:
         "machine_time_ms",
         "machine_versions",
         "membership",
+        "owes_term",
         "peers",
         "pending_release_cursor",
         "persisted_last_applied",
@@ -253,6 +254,7 @@ class Server:
         last_term = log.last_index_term().term
         self.current_term = max(current_term, last_term)
         self.voted_for = voted_for if self.current_term == current_term else None
+        self.owes_term = self.current_term > current_term  # the meta store does not have it yet
         # Volatile. last_applied ≤ commit_index, and both only grow.
         self.commit_index: Index
         self.last_applied: Index

@@ -107,7 +107,8 @@ def say_nothing(_count: int) -> None:
 def recover(server: Server, applied: Callable[[int], None] = say_nothing) -> list[Effect]:
     """Ra's `recover` (§1): apply the entries that were known to be applied, then become a follower.
 
-    Their machine effects and replies were performed before the restart, so they are dropped (CORE-04).
+    Their machine effects and replies were performed before the restart, so they are dropped (CORE-04). A term
+    that only the log knows is stored first: a snapshot may replace the entry that tells it.
     `applied` is told from time to time how many more entries are applied.
     """
     assert server.raft_state is RaftState.RECOVER
@@ -120,10 +121,11 @@ def recover(server: Server, applied: Callable[[int], None] = say_nothing) -> lis
         applied(server.last_applied - before)
         before = server.last_applied
     scan_uncommitted(server)
+    owed: list[Effect] = [PersistTermAndVote(server.current_term, None)] if server.owes_term else []
     server.commit_latency_ms = 0
     if server.deleted:  # the deletion was applied, and the process died before it acted on it
-        return begin_termination(server)
-    return [*become_recovered(server), *become_follower(server)]
+        return [*owed, *begin_termination(server)]
+    return [*owed, *become_recovered(server), *become_follower(server)]
 
 
 def has_unfinished_business(server: Server) -> bool:

@@ -449,7 +449,9 @@ def _check_append_entries_reply(reply: AppendEntriesReply) -> None:
 def _check_install_snapshot(rpc: InstallSnapshotRpc) -> None:
     """Live entries may leave gaps, but never run backwards."""
     position = rpc.meta.position
-    _bounds(rpc, rpc.term, position.index, position.term, rpc.meta.machine_version, rpc.chunk.number)
+    meta = rpc.meta
+    _bounds(rpc, rpc.term, position.index, position.term, meta.machine_version, meta.machine_time_ms)
+    _bounds(rpc, rpc.chunk.number)
     index = 0
     for batch in rpc.entries:
         if not (index < batch.first_index <= TERM_MAX and 0 <= batch.term <= rpc.term):
@@ -558,7 +560,9 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     HeartbeatRpc: lambda m: _bounds(m, m.term, m.query_index),
     HeartbeatReply: lambda m: _bounds(m, m.term, m.query_index),
     InstallSnapshotRpc: _check_install_snapshot,
-    InstallSnapshotResult: lambda m: _bounds(m, m.term, m.last_index, m.last_term, m.chunk.number),
+    InstallSnapshotResult: lambda m: _bounds(
+        m, m.term, m.request_term, m.position.index, m.position.term, m.chunk.number
+    ),
     InfoRpc: lambda m: _bounds(m, m.term),
     InfoReply: lambda m: _bounds(m, m.term),
     JoinMember: _check_join,

@@ -19,6 +19,9 @@ from barque.core.messages import (
 from barque.testing.core.memory_snapshots import MemorySnapshots
 from barque.types import NOWHERE, Index, IndexTerm, Term, Uid
 
+_HOLE = EntryBatch(Index(0), Term(0), 1, 0, b"")
+"""In the place of an entry that a snapshot stands for."""
+
 
 class MemoryLog:
     """One list slot for each entry, beside the batch that it came in, and a disk that lags behind.
@@ -180,7 +183,10 @@ class MemoryLog:
     def _on_written(self, event: Written) -> None:
         confirmed = self._written.index
         last = min(event.last, self.last_index_term().index)
-        if event.uid != self.uid or event.first > confirmed + 1 or last <= confirmed:
+        if event.uid != self.uid or last <= confirmed:
+            return
+        if event.first > confirmed + 1:  # a report in between came to nothing, as its entries were replaced
+            self._submitted = list(self.entries[confirmed:])
             return
         if self.fetch_term(Index(confirmed + 1)) != event.term:
             return
@@ -206,19 +212,26 @@ class MemoryLog:
         """
         self._start = self._written = position
         for entries, batches in ((self.entries, self._batches), (self.disk, self._disk_batches)):
-            hole = EntryBatch(Index(0), Term(0), 1, 0, b"")
-            entries[:] = batches[:] = [hole] * position.index
+            entries[:] = batches[:] = [_HOLE] * position.index
         self._find_end()
         self._submitted.clear()
 
     def take_written(self) -> list[LogEvent]:
         """Sync: make all submitted writes durable, and return the events for the server."""
         events: list[LogEvent] = [*self._snapshots.sync()]
+        self._pad_disk()
         for batch in self._submitted:
             self._to_disk(batch)
             events.append(Written(self.uid, batch.term, batch.first_index, batch.last_index))
         self._submitted = []
         return events
+
+    def _pad_disk(self) -> None:
+        """A snapshot may reach beyond the durable entries; it stands for them too."""
+        meta = self._snapshots.current()
+        missing = (meta.position.index if meta is not None else 0) - len(self.disk)
+        self.disk += [_HOLE] * missing
+        self._disk_batches += [_HOLE] * missing
 
     def _to_disk(self, batch: EntryBatch) -> None:
         first = batch.first_index

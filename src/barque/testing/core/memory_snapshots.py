@@ -176,6 +176,11 @@ class MemorySnapshots:
         self._accepting, self._completing = None, None
         self._pieces, self._live, self._accepted = [], [], []
 
+    @property
+    def accepting(self) -> bool:
+        """Whether a snapshot is being received."""
+        return self._accepting is not None
+
     # --- the disk ------------------------------------------------------------------------
 
     def live_entries(self) -> tuple[EntryBatch, ...]:

@@ -122,7 +122,9 @@ class InvariantObserver:
     def hear(self, sender: "Member", to: ServerId, message: RemoteMessage) -> None:
         """Check a message before it leaves."""
         disk = sender.log.disk
-        known = max(sender.term, disk[-1].term if disk else 0)
+        snapshot = sender.log.snapshots.current()
+        covered = snapshot.position.term if snapshot is not None else 0
+        known = max(sender.term, disk[-1].term if disk else 0, covered)
         term = getattr(message, "term", 0)
         if term > known:
             _violated(f"{sender.id} speaks of term {term} and has stored {known}: {message}")
