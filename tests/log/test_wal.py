@@ -297,6 +297,7 @@ def test_deleted_servers_free_their_files() -> None:
     many = node.storage.overview()["files"]
     node.storage.delete(UID)
     node.tick()
+    node.tick()
     assert node.storage.overview()["files"] == 1 < many
     node.crash()
     node.tick()

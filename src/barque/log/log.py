@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from barque.core.entries import EntryBatch
-from barque.core.log_contract import Snapshots
 from barque.core.messages import LogEvent, ResendWrite, SnapshotWritten, WalFailed, WalUp, Written
 from barque.errors import InvariantViolation, WalDown
 from barque.log.flush import FlushPlan, SegmentLimits, plan_flush
 from barque.log.memtable import Memtable
+from barque.log.recovery import state_of
 from barque.log.segment import Segment
-from barque.log.segment_set import NO_SNAPSHOT, SegmentSet, SnapshotState
+from barque.log.segment_set import SegmentSet
+from barque.log.snapshots import SnapshotStore
 from barque.log.wal import Wal
 from barque.types import Index, IndexTerm, Term, Uid
 
@@ -35,9 +36,10 @@ _UNBOUNDED = 1 << 62
 
 
 class WalLog:
-    """The production log. `retention` tells what its snapshot needs: asked when a snapshot is written."""
+    """The production log."""
 
     __slots__ = (
+        "_bytes_appended",
         "_clip",
         "_last_written",
         "_memtable",
@@ -47,18 +49,23 @@ class WalLog:
         "last_index_term",
         "next_index",
         "read",
-        "retention",
         "segments",
+        "snapshots",
     )
 
-    def __init__(self, uid: Uid, wal: Wal, memtable: Memtable, segments: SegmentSet) -> None:
+    def __init__(
+        self, uid: Uid, wal: Wal, memtable: Memtable, segments: SegmentSet, snapshots: SnapshotStore
+    ) -> None:
         self._uid = uid
         self._wal = wal
         self._memtable = memtable
         self._last_written = memtable.last()
         self._clip: int | None = None  # the lowest index kept since the flush under way began
         self.segments = segments
-        self.retention: Callable[[], SnapshotState] = lambda: NO_SNAPSHOT
+        self.snapshots = snapshots
+        """The snapshots beside this log."""
+        self._bytes_appended = 0
+        snapshots.attach(self)
         # The memtable answers these. Bound once: a server asks twenty times for each command.
         self.last_index_term = memtable.last
         """The last entry in memory; the snapshot's position, or (0, 0), for an empty log."""
@@ -76,17 +83,13 @@ class WalLog:
         """The server whose log this is."""
         return self._uid
 
-    @property
-    def snapshots(self) -> Snapshots | None:
-        """None: snapshots come with segments. Until then nothing is truncated."""
-        return None
-
     # --- writing -----------------------------------------------------------------------
 
     def append(self, batch: EntryBatch) -> None:
         """Leader: add a batch that starts at `next_index()`. Raises `WalDown`."""
         if not self._wal.accepting:
             raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
+        self._bytes_appended += len(batch.body)
         self._wal.submit(self._uid, self._memtable.append(batch), batch)
 
     def write(self, batches: Sequence[EntryBatch]) -> None:
@@ -100,6 +103,7 @@ class WalLog:
         if first < end:
             self._truncate(Index(first - 1))
         for batch in batches:
+            self._bytes_appended += len(batch.body)
             self._wal.submit(self._uid, self._memtable.append(batch), batch)
 
     def set_last_index(self, index: Index) -> None:
@@ -247,7 +251,7 @@ class WalLog:
 
     def trim(self) -> None:
         """Let go of entries that the snapshot stands for: up to its floor, without live ones (SNAP-05)."""
-        state = self.segments.snapshot = self.retention()
+        state = self.segments.snapshot = state_of(self.snapshots)
         base, last = self._memtable.base().index, self._memtable.last().index
         end = min(state.floor, last, state.next_live(base + 1) - 1)
         if end > base:
@@ -260,16 +264,26 @@ class WalLog:
         self._check()
 
     def install(self, position: IndexTerm) -> None:
-        """Empty the log behind a snapshot that is durable (S-6). All marks are at its position afterwards."""
-        state = self.retention()
-        if state.position != position:
-            state = SnapshotState(position, position.index)
+        """Empty the log behind a snapshot that is durable (S-6). All marks are at its position afterwards.
+
+        Raises `OSError` if the entries that survive below it cannot be taken: then this life of the server
+        must end, and the next one takes them.
+        """
+        state = state_of(self.snapshots)
+        assert state.position == position, (state.position, position)
+        live_file = self.snapshots.live_file()
+        if live_file is not None:
+            self.segments.accept_live(live_file)
         self.segments.snapshot = state
         self.segments.clear(position)
         self._memtable.reset(position)
         self._last_written = position
         self._wal.rebase(self._uid, position.index)
         self._check()
+
+    def bytes_appended(self) -> int:
+        """How many bytes of entries this process has added to the log."""
+        return self._bytes_appended
 
     def read_sparse(self, indexes: Iterable[Index]) -> list[EntryBatch]:
         """The entries at these indexes, each as a batch, in this order; without those that are not there.

@@ -46,20 +46,35 @@ def segment_number(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+Terms = list[tuple[Index, Term]]
+
+
 class Segment:
     """What one file holds. It never changes, and is compared by identity.
 
-    `pins` counts the readers that must not lose it.
+    `pins` counts the readers that must not lose it. `terms` has the first index of each term, in order; None
+    until the file is opened.
     """
 
-    __slots__ = ("number", "path", "pins", "tail", "uid")
+    __slots__ = ("number", "path", "pins", "tail", "terms", "uid")
 
-    def __init__(self, uid: Uid, number: int, path: str, tail: SegmentTail) -> None:
+    def __init__(
+        self, uid: Uid, number: int, path: str, tail: SegmentTail, terms: Terms | None = None
+    ) -> None:
         self.uid = uid
         self.number = number
         self.path = path
         self.tail = tail
         self.pins = 0
+        self.terms = terms
+        if terms is None and tail.first.term == tail.last.term:  # terms never decrease along a file
+            self.terms = [(tail.first.index, tail.first.term)]
+
+    def term_before(self, index: int) -> Term | None:
+        """The term of the entry at `index` if the file has one, without a look at the file; None: look."""
+        if self.terms is None:
+            return None
+        return self.terms[bisect_right(self.terms, index, key=lambda run: run[0]) - 1][1]
 
     @property
     def size_bytes(self) -> int:
@@ -108,6 +123,8 @@ class OpenSegment:
             self._index = self._file.pread(tail.index_size, tail.index_offset)
             with self._checked():
                 segment_format.check_index(self._index, tail)
+            if segment.terms is None:
+                segment.terms = terms_of(map(self.place, range(tail.batches)))
         except BaseException:
             self._file.close()
             raise
@@ -243,10 +260,13 @@ def write_segment(
     path = join(directory, segment_name(number))
     encoder = SegmentEncoder(uid)
     buffers, offset = [encoder.head], 0
+    terms: Terms = []
     with lease.step():
         file = disk.create(path + TEMPORARY)
     try:
         for batch in batches:
+            if not terms or terms[-1][1] != batch.term:
+                terms.append((batch.first_index, batch.term))
             buffers += encoder.add(batch)
             if encoder.size - offset >= _STEP_BYTES:
                 with lease.step():
@@ -262,7 +282,16 @@ def write_segment(
             file.close()
         raise
     file.close()  # its error counts: the file may not be whole
-    return Segment(uid, number, path, tail)
+    return Segment(uid, number, path, tail, terms)
+
+
+def terms_of(places: Iterable[BatchPlace]) -> Terms:
+    """The first index of each term."""
+    terms: Terms = []
+    for place in places:
+        if not terms or terms[-1][1] != place.term:
+            terms.append((place.first_index, place.term))
+    return terms
 
 
 def read_single(opened: OpenSegment, index: Index) -> EntryBatch | None:

@@ -132,12 +132,13 @@ class SegmentSet:
         """How many bytes all files have, hidden ones too."""
         return sum(part.segment.size_bytes for part in self._parts)
 
-    def load(self) -> None:
-        """Look at the files of an earlier life. Raises `Damaged`; `OSError` when the disk fails."""
-        if not self._disk.exists(self.directory):
-            return
+    def load(self, live_file: str | None = None) -> None:
+        """Look at the files of an earlier life. Raises `Damaged`; `OSError` when the disk fails.
+
+        `live_file` came with a snapshot that is installed: an earlier life ended before `accept_live`.
+        """
         newest = 0
-        for name in self._disk.listdir(self.directory):
+        for name in self._disk.listdir(self.directory) if self._disk.exists(self.directory) else ():
             path = join(self.directory, name)
             number = segment_number(name)
             if number is not None:
@@ -147,11 +148,20 @@ class SegmentSet:
             elif name.endswith((TEMPORARY, COMPACTING)):
                 self._disk.unlink(path)
         self._next_number = newest + 1
+        if live_file is not None:
+            self.accept_live(live_file)
+            assert self._accepted is not None
+            self._parts.append(Part(self._accepted, self._accepted.tail.last.index))
+            self._accepted = None
         lowest = 1 << 62
         for part in reversed(self._parts):
             part.last = min(part.last, lowest - 1)
             lowest = min(lowest, part.first)
         self._changed()
+
+    def make_names_durable(self) -> None:
+        """Sync the directory. Raises `OSError`."""
+        self._disk.fsync_dir(self.directory)
 
     def take_number(self) -> int:
         """The number of a new file: it is never used again in this life."""
@@ -171,11 +181,10 @@ class SegmentSet:
         part = self.part_of(index)
         if part is None:
             return None
-        tail = part.segment.tail
-        if tail.first.term == tail.last.term and not tail.has_gaps:
-            return tail.first.term  # terms never decrease along a file
-        if index == tail.last.index:
-            return tail.last.term
+        if index == part.segment.tail.last.index:
+            return part.segment.tail.last.term
+        if not part.segment.tail.has_gaps and (term := part.segment.term_before(index)) is not None:
+            return term
         opened = self._cache.open(part.segment)
         return opened.fetch_term(index)
 

@@ -41,14 +41,14 @@ from barque.log.recovery import (
     WAL,
     RecoveredLog,
     RecoveredLogs,
-    SnapshotOf,
-    no_snapshot,
     recover_logs,
     segments_directory,
+    server_directory,
 )
 from barque.log.segment import SegmentCache
 from barque.log.segment_set import SegmentSet
 from barque.log.segment_writer import SegmentWriter
+from barque.log.snapshots import SnapshotConfig, SnapshotStore
 from barque.log.wal import FLUSH_BYTES_MAX, Wal
 from barque.log.wal_files import MANIFEST, SparePreparer, WalFiles, file_number
 from barque.log.wal_recovery import ADVICE, Progress, say_nothing
@@ -67,6 +67,7 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     the simulator says no. `wal_max_entries`: the next file also begins after so many entries.
     `segment_max_entries` and `segment_max_size_bytes`: when a segment file is full (SEG-02).
     `retained_bytes_max`: the most that is kept below a snapshot for followers that continue an older one.
+    `snapshots`: when snapshots are due.
     """
 
     wal_max_size_bytes: int = 64 * 1024 * 1024
@@ -74,6 +75,7 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     segment_max_entries: int = 4096
     segment_max_size_bytes: int = 64_000_000
     retained_bytes_max: int = 256 * 1024 * 1024
+    snapshots: SnapshotConfig = SnapshotConfig()
     wal_writer: WriterKind = "auto"
     wal_flush_bytes_max: int = FLUSH_BYTES_MAX
     wal_prefill: bool = True
@@ -93,7 +95,7 @@ class Storage:
         worker: Worker,
         config: StorageConfig,
         cache: SegmentCache,
-        snapshot_of: SnapshotOf,
+        open_store: Callable[[str, Uid], SnapshotStore],
     ) -> None:
         self.unclaimed = False
         """Whether the directory is of format 1, and `claim` is still to make it ours."""
@@ -110,7 +112,7 @@ class Storage:
         self._sync_seconds = 0.0
         self._births = False
         self._cache = cache
-        self._snapshot_of = snapshot_of
+        self._open_store = open_store
         limits = SegmentLimits(config.segment_max_entries, config.segment_max_size_bytes)
         self.segment_writer = SegmentWriter(disk, worker, self._logs, limits, wal.retire)
         wal.on_closed = self.segment_writer.add
@@ -131,14 +133,13 @@ class Storage:
         make_worker: MakeWorker = ThreadWorker,
         complete: Callable[[], None] = lambda: None,
         progress: Progress = say_nothing,
-        snapshot_of: SnapshotOf = no_snapshot,
     ) -> "Storage":
         """Lock the directory; make it if it is new, else recover its contents.
 
         `on_event` is called on the loop; `wake(fn)` must run `fn` there soon, from any thread;
         `clock` gives seconds and only measures; a simulator makes another writer and worker; `complete` adds
         the files of the layer above to a new directory, before that gets its identity; `progress` hears
-        how much of the log is read; `snapshot_of` tells what a server's newest snapshot stands for. Raises
+        how much of the log is read. Raises
         `ConfigurationError` for a directory of another owner, which is not changed, `Damaged`
         where starting would lose data, and `StorageError` when the disk fails or another process
         holds the directory.
@@ -162,7 +163,6 @@ class Storage:
                 make_writer,
                 make_worker,
                 progress,
-                snapshot_of,
             )
             storage.unclaimed = claim is Claim.NOBODYS
             return storage
@@ -186,17 +186,21 @@ class Storage:
         make_writer: MakeWriter,
         make_worker: MakeWorker,
         progress: Progress,
-        snapshot_of: SnapshotOf,
     ) -> "Storage":
         wal_dir = join(data_dir, WAL)
-        cache = SegmentCache(disk)
+        cache, worker = SegmentCache(disk), make_worker(wake)
+
+        def open_store(directory: str, uid: Uid) -> SnapshotStore:
+            return SnapshotStore.open(disk, directory, uid, config.snapshots, worker, on_event)
+
         for name in (IDENTITY, META):
             remove_temporary(disk, data_dir, name)
         with contextlib.ExitStack() as opened:  # closed again if anything after it fails
             meta = MetaStore.open(disk, data_dir)
             opened.callback(meta.let_go)
             opened.callback(cache.close)
-            found = recover_logs(disk, data_dir, meta, cache, snapshot_of, progress)
+            opened.callback(worker.close)
+            found = recover_logs(disk, data_dir, meta, cache, open_store, progress)
             _check_against_meta(data_dir, meta, found)
             recovered = found.wal
             files = WalFiles(
@@ -222,7 +226,7 @@ class Storage:
             opened.pop_all()
         writer = make_writer(config.wal_writer, sync_seconds, wake)
         wal = Wal(files, writer, on_event, clock, config.wal_flush_bytes_max)
-        storage = cls(disk, data_dir, lock, meta, wal, files, make_worker(wake), config, cache, snapshot_of)
+        storage = cls(disk, data_dir, lock, meta, wal, files, worker, config, cache, open_store)
         storage._sync_seconds = sync_seconds
         storage._notes = recovered.torn
         for uid, log in found.logs.items():
@@ -250,12 +254,13 @@ class Storage:
                 self.meta.register(uid)
                 self._births = True
             segments = SegmentSet(self._disk, segments_directory(self._data_dir, uid), uid, self._cache)
-            log = self._adopt(uid, RecoveredLog(segments, Memtable(older=segments)))
+            snapshots = self._open_store(server_directory(self._data_dir, uid), uid)
+            log = self._adopt(uid, RecoveredLog(snapshots, segments, Memtable(older=segments)))
         return log
 
     def _adopt(self, uid: Uid, found: RecoveredLog) -> WalLog:
-        log = self._logs[uid] = WalLog(uid, self.wal, found.memtable, found.segments)
-        log.retention = lambda: self._snapshot_of(uid)
+        log = WalLog(uid, self.wal, found.memtable, found.segments, found.snapshots)
+        self._logs[uid] = log
         return log
 
     def recovered_uids(self) -> set[Uid]:
@@ -269,6 +274,7 @@ class Storage:
         self.wal.forget(uid)
         log = self._logs.pop(uid, None)
         if log is not None:
+            log.snapshots.close()
             log.segments.end_lease()
         self._recovered.discard(uid)
         self.segment_writer.due = True
@@ -358,6 +364,8 @@ class Storage:
         the directory is unlocked in any case.
         """
         try:
+            for log in self._logs.values():
+                log.snapshots.close()
             with contextlib.ExitStack() as rest:  # each of them, whatever becomes of the others
                 rest.callback(self._lock.close)
                 rest.callback(self.meta.close)

@@ -9,13 +9,16 @@ the disk from scratch.
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 from barque.log import wal_format
+from barque.log.background import InlineWorker
 from barque.log.disk import join
 from barque.log.memtable import Memtable
 from barque.log.meta import META, MetaStore
 from barque.log.recovery import WAL, recover_logs
 from barque.log.segment import SegmentCache
+from barque.log.snapshots import SnapshotConfig, SnapshotStore
 from barque.log.wal_files import MANIFEST, file_name
 from barque.log.wal_format import FILE_HEAD_SIZE, RECORD_HEAD_SIZE, FileEntry, Record
 from barque.testing.sim.disk import SimDisk
@@ -38,6 +41,12 @@ class _OddError(Exception):
     """Something that only a recovery from scratch can judge."""
 
 
+def _open_store(disk: SimDisk, directory: str, uid: Uid) -> SnapshotStore:
+    """Open the snapshots of a server. Nothing is written and nothing reported."""
+    worker = InlineWorker(at_once=False)
+    return SnapshotStore.open(disk, directory, uid, SnapshotConfig(), worker, lambda _event: None)
+
+
 class DurableLogView:
     """Watches one data directory: the logs in it, as they would be after a loss of power."""
 
@@ -55,16 +64,16 @@ class DurableLogView:
         """The log that this server would have after a loss of power now."""
         self.looks += 1
         if self._held is not None:
-            return self._held.get(uid) or Memtable()
+            return self._held.get(uid, Memtable())
         if self.looks % SCRATCH_EVERY:
             self._catch_up()
-            return self._logs.get(uid) or Memtable()
+            return self._logs.get(uid, Memtable())
         return self.from_scratch(uid)
 
     def from_scratch(self, uid: Uid) -> Memtable:
         """The same, from production's recovery of a copy of the disk."""
         self.scratches += 1
-        return self._recovered().get(uid) or Memtable()
+        return self._recovered().get(uid, Memtable())
 
     def _recovered(self) -> dict[Uid, Memtable]:
         """The logs of all servers that were not deleted: files with deleted servers only may be gone."""
@@ -72,7 +81,7 @@ class DurableLogView:
         if not disk.exists(join(self._directory, MANIFEST)):
             return {}
         meta = MetaStore.open(disk, self._data_dir) if disk.exists(join(self._data_dir, META)) else None
-        found = recover_logs(disk, self._data_dir, meta, SegmentCache(disk)).logs
+        found = recover_logs(disk, self._data_dir, meta, SegmentCache(disk), partial(_open_store, disk)).logs
         return {uid: log.memtable for uid, log in found.items()}
 
     def hold(self) -> None:
