@@ -163,8 +163,13 @@ class Committed:
 
     def leader(self, server: Server) -> None:
         """A server has won an election: it must hold what earlier terms have committed."""
+        covered = server.log.snapshot_index_term().index
         for index, (term, command, committed_in) in self.entries.items():
-            if committed_in < server.current_term and server.log.fetch_term(index) != term:
+            if (
+                index > covered
+                and committed_in < server.current_term
+                and server.log.fetch_term(index) != term
+            ):
                 found = server.log.fetch_term(index)
                 states = (
                     f"term {committed_in} committed {command} at {index}, of term {term}",
@@ -266,6 +271,7 @@ class Durability:
         if (
             known is not None
             and known[2] == server.cfg.uid
+            and known[0].index > server.log.snapshot_index_term().index
             and server.log.fetch_term(known[0].index) != known[0].term
         ):
             found = f"after its restart its log ends at {server.log.last_index_term()}"
