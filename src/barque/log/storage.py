@@ -20,10 +20,11 @@ once a second it calls `tick`. `on_event` takes all events.
 """
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,6 +33,7 @@ from barque.errors import Damaged, StorageError
 from barque.log import meta_format, wal_format
 from barque.log.background import MakeWorker, ThreadWorker, Worker
 from barque.log.disk import Disk, DiskFile, join, remove_temporary, replace_file
+from barque.log.disk_guard import DiskGuard, default_limit
 from barque.log.flush import SegmentLimits
 from barque.log.identity import IDENTITY, Claim, Owner, read_claim, write_identity
 from barque.log.log import WalLog
@@ -55,14 +57,17 @@ from barque.log.wal_recovery import ADVICE, Progress, say_nothing
 from barque.log.wal_writer import Clock, MakeWriter, Wake, WriterKind, choose_writer, measure_sync
 from barque.types import Uid
 
+logger = logging.getLogger("barque.storage")
+
 _LOCK = "lock"
 
 
 class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How one system keeps its log.
 
-    `wal_max_size_bytes`: when the next file begins (a larger record gets a file of its own).
-    `wal_writer`: where syncs run; `auto` measures the disk. `wal_flush_bytes_max`: the most
+    `disk_free_min_bytes`: the free space below which the node takes no new commands (`auto`: by the sizes
+    of log files and disk). `wal_max_size_bytes`: when the next file begins (a larger record gets a
+    file of its own). `wal_writer`: where syncs run; `auto` measures the disk. `wal_flush_bytes_max`: the most
     that one write takes. `wal_prefill`: whether a thread zero-fills the next file in advance;
     the simulator says no. `wal_max_entries`: the next file also begins after so many entries.
     `segment_max_entries` and `segment_max_size_bytes`: when a segment file is full (SEG-02).
@@ -79,6 +84,7 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     wal_writer: WriterKind = "auto"
     wal_flush_bytes_max: int = FLUSH_BYTES_MAX
     wal_prefill: bool = True
+    disk_free_min_bytes: int | Literal["auto"] = "auto"
 
 
 class Storage:
@@ -92,6 +98,7 @@ class Storage:
         meta: MetaStore,
         wal: Wal,
         files: WalFiles,
+        guard: DiskGuard,
         worker: Worker,
         config: StorageConfig,
         cache: SegmentCache,
@@ -100,6 +107,8 @@ class Storage:
         self.unclaimed = False
         """Whether the directory is of format 1, and `claim` is still to make it ours."""
         self.meta = meta
+        self.guard = guard
+        """Says when the disk has too little space for new commands."""
         self._disk = disk
         self._data_dir = data_dir
         self._lock = lock
@@ -112,6 +121,7 @@ class Storage:
         self._sync_seconds = 0.0
         self._births = False
         self._cache = cache
+        self._retained_bytes_max = config.retained_bytes_max
         self._open_store = open_store
         limits = SegmentLimits(config.segment_max_entries, config.segment_max_size_bytes)
         self.segment_writer = SegmentWriter(disk, worker, self._logs, limits, wal.retire)
@@ -223,10 +233,11 @@ class Storage:
                     files.recycle(name)
             files.trim()  # now that the manifest says where each file ends
             sync_seconds = measure_sync(disk, wal_dir, clock)
+            guard = _make_guard(disk, data_dir, config)
             opened.pop_all()
         writer = make_writer(config.wal_writer, sync_seconds, wake)
         wal = Wal(files, writer, on_event, clock, config.wal_flush_bytes_max)
-        storage = cls(disk, data_dir, lock, meta, wal, files, worker, config, cache, open_store)
+        storage = cls(disk, data_dir, lock, meta, wal, files, guard, worker, config, cache, open_store)
         storage._sync_seconds = sync_seconds
         storage._notes = recovered.torn
         for uid, log in found.logs.items():
@@ -260,6 +271,7 @@ class Storage:
 
     def _adopt(self, uid: Uid, found: RecoveredLog) -> WalLog:
         log = WalLog(uid, self.wal, found.memtable, found.segments, found.snapshots)
+        log.retained_bytes_max = self._retained_bytes_max
         self._logs[uid] = log
         return log
 
@@ -316,6 +328,8 @@ class Storage:
 
     def tick(self, now_monotonic: float) -> None:
         """Retry and tidy up, about once a second. `now_monotonic` is in seconds."""
+        if self.guard.look():
+            logger.log(*_news_of(self.guard))
         with contextlib.suppress(StorageError):  # tried again by the next `sync_meta` or tick
             self.meta.tick(now_monotonic)
         self.segment_writer.tick()
@@ -332,12 +346,19 @@ class Storage:
             self._look_after_spares(now_monotonic)
 
     def _look_after_spares(self, now: float) -> None:
-        if self._preparer is None:
-            return
-        ready = self._preparer.poll(now)
+        """Prepare a spare file where there is room for one; give them all back where space is short."""
+        ready = self._preparer.poll(now) if self._preparer is not None else None
         if ready is not None:
             self._files.spares.append(ready)
-        if not self._files.spares and self._preparer.may_begin(now):
+        if self.guard.full:
+            with contextlib.suppress(OSError):  # tried again by the next tick
+                self._files.drop_spares()
+        elif (
+            self._preparer is not None
+            and not self._files.spares
+            and self.guard.has_room_for(self._files.max_size_bytes)
+            and self._preparer.may_begin(now)
+        ):
             self._preparer.prepare(self._files.take_number())
 
     def _resubmit(self) -> None:
@@ -354,6 +375,7 @@ class Storage:
             "servers": len(self._logs),
             "segment_writer": self.segment_writer.overview(),
             "open_segments": len(self._cache),
+            **self.guard.overview(),
             "meta": self.meta.overview(),
         }
 
@@ -376,6 +398,24 @@ class Storage:
                     self._preparer.close()
         except OSError as error:
             raise StorageError(f"{self._data_dir}: cannot be closed properly: {error}") from error
+
+
+def _make_guard(disk: Disk, data_dir: str, config: StorageConfig) -> DiskGuard:
+    """The guard of this directory; it has looked once."""
+    limit = config.disk_free_min_bytes
+    if limit == "auto":
+        limit = default_limit(config.wal_max_size_bytes, disk.total_bytes(data_dir))
+    guard = DiskGuard(disk, data_dir, limit)
+    if guard.look():
+        logger.log(*_news_of(guard))
+    return guard
+
+
+def _news_of(guard: DiskGuard) -> tuple[int, str]:
+    """The line in the log when commands are refused, or taken again."""
+    if guard.full:
+        return logging.WARNING, guard.reason()
+    return logging.INFO, f"{guard.free_bytes} bytes are free: commands are taken again"
 
 
 def _create(disk: Disk, data_dir: str, owner: Owner, complete: Callable[[], None]) -> None:

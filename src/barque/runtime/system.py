@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from barque.config import LogConfig, TimeConfig
+from barque.config import LogConfig, SnapshotsConfig, TimeConfig
 from barque.core.applying import persist_last_applied
 from barque.core.messages import (
     AcceptFailed,
@@ -20,14 +20,14 @@ from barque.core.messages import (
 )
 from barque.core.snapshots import make_recovery_checkpoint
 from barque.core.state import RaftState, Server, ServerConfig
-from barque.errors import ConfigurationError, Damaged, StorageError
+from barque.errors import ConfigurationError, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.arguments import canonical_arguments
 from barque.machine.machine import Machine
-from barque.runtime.adoption import check_contents
+from barque.runtime.adoption import check_contents, check_orphans
 from barque.runtime.clock import Clock
 from barque.runtime.directory import Directory, new_uid
 from barque.runtime.monitors import Monitors
@@ -75,6 +75,7 @@ class System:
         me: ClientRef,
         disk: Disk,
         log: LogConfig,
+        snapshots: SnapshotsConfig,
         times: TimeConfig,
         machine_upgrade_strategy: str = "all",
         machines: Mapping[str, Machine[Any]],
@@ -98,6 +99,7 @@ class System:
         self._active: dict[ServerProcess, None] = {}
         self._machines = machines
         self._times = times
+        self._snapshots = snapshots
         self._upgrade_strategy = machine_upgrade_strategy
         self._clock = clock
         self._checked = checked
@@ -109,7 +111,10 @@ class System:
             directory.data_dir,
             directory.owner,
             StorageConfig(
-                wal_max_size_bytes=log.wal_max_size_bytes, wal_writer=log.writer, wal_prefill=log.prefill
+                wal_max_size_bytes=log.wal_max_size_bytes,
+                wal_writer=log.writer,
+                wal_prefill=log.prefill,
+                disk_free_min_bytes=log.disk_free_min_bytes,
             ),
             self._on_log_event,
             run_on_loop,
@@ -137,15 +142,7 @@ class System:
             self.directory.load(all_there=not unclaimed)
         except OSError as error:
             raise StorageError(f"the servers of this directory cannot be read: {error}") from error
-        orphans = self.storage.recovered_uids() - self.directory.uids()
-        if orphans:
-            paths = ", ".join(
-                f"{self.directory.data_dir}/servers/{uid}/config" for uid in sorted(orphans)[:20]
-            )
-            raise Damaged(
-                f"{paths}: missing, although the log or the meta file holds data of these servers; restore "
-                "the files from a copy of this directory"
-            )
+        check_orphans(self.storage, self.directory)
         if unclaimed:
             check_contents(self.storage, self.directory)
         try:
@@ -252,6 +249,9 @@ class System:
             transfer_timeout_ms=2 * self._times.election_multiplier * self._times.broadcast_time_ms,
             catch_up_timeout_ms=self._times.tick_ms,
             wal_down_timeout_ms=self._times.wal_down_timeout_ms,
+            receive_snapshot_timeout_ms=self._snapshots.receive_timeout_ms,
+            snapshot_silent_ticks_max=self._snapshots.silence_ticks_max,
+            snapshot_backoff_ms=self._snapshots.backoff_ms,
         )
         meta = self.storage.meta.read(record.uid)
         log = self.storage.log(record.uid)
