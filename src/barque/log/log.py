@@ -20,6 +20,8 @@ event that confirms overwritten entries). A flush counts as far as nothing in it
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
+import msgspec
+
 from barque.core.entries import EntryBatch
 from barque.core.messages import LogEvent, ResendWrite, SnapshotWritten, WalFailed, WalUp, Written
 from barque.errors import InvariantViolation, WalDown
@@ -49,6 +51,7 @@ class WalLog:
         "last_index_term",
         "next_index",
         "read",
+        "retained_bytes_max",
         "segments",
         "snapshots",
     )
@@ -65,6 +68,7 @@ class WalLog:
         self.snapshots = snapshots
         """The snapshots beside this log."""
         self._bytes_appended = 0
+        self.retained_bytes_max = 1 << 62
         snapshots.attach(self)
         # The memtable answers these. Bound once: a server asks twenty times for each command.
         self.last_index_term = memtable.last
@@ -250,8 +254,15 @@ class WalLog:
         return self.segments.first
 
     def trim(self) -> None:
-        """Let go of entries that the snapshot stands for: up to its floor, without live ones (SNAP-05)."""
-        state = self.segments.snapshot = state_of(self.snapshots)
+        """Let go of entries that the snapshot stands for: up to its floor, without live ones (SNAP-05).
+
+        A follower that is behind may get a snapshot that was older. What it needs to go on is kept, within
+        `retained_bytes_max`.
+        """
+        state = state_of(self.snapshots)
+        if self.segments.size_between(state.floor + 1, state.position.index) > self.retained_bytes_max:
+            state = msgspec.structs.replace(state, floor=state.position.index)
+        self.segments.snapshot = state
         base, last = self._memtable.base().index, self._memtable.last().index
         end = min(state.floor, last, state.next_live(base + 1) - 1)
         if end > base:

@@ -128,6 +128,15 @@ class SegmentSet:
         return self._counting
 
     @property
+    def retains(self) -> bool:
+        """Whether entries below the snapshot are kept for a follower."""
+        return self.snapshot.floor < self.snapshot.position.index
+
+    def size_between(self, first: int, last: int) -> int:
+        """About how many bytes the files with these indexes have."""
+        return sum(p.segment.size_bytes for p in self._counting if p.first <= last and p.last >= first)
+
+    @property
     def size_bytes(self) -> int:
         """How many bytes all files have, hidden ones too."""
         return sum(part.segment.size_bytes for part in self._parts)

@@ -402,6 +402,8 @@ class Wal:
             "files": self._files.count(),
             "size_bytes": self._files.size_bytes(),
             "spare_files": len(self._files.spares),
+            "current_file_size": self._files.current_size,
+            "max_file_size": self._files.max_size_bytes,
             "batches": self._batches,
             "bytes_written": self._bytes,
             "syncs": self._flushes,
