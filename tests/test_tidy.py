@@ -24,9 +24,10 @@ LAYERS: dict[str, set[str]] = {
     "client": BASE | {"machine", "core", "transport"},
     "sync": {"client"},
     "gateways": BASE | {"machine", "core", "transport", "log", "runtime", "client"},
+    "offline": BASE | {"machine", "core", "log", "runtime"},
     "bench": BASE | {"machine", "core", "transport", "log", "runtime", "client"},
     "cli": BASE
-    | {"machine", "core", "transport", "log", "runtime", "client", "gateways", "bench", "testing"},
+    | {"machine", "core", "transport", "log", "runtime", "client", "gateways", "bench", "testing", "offline"},
     "testing": BASE | {"machine", "core", "transport", "log", "runtime", "client", "gateways"},
 }
 """Which layer may import which (docs/explanation/architecture.md): arrows only point down."""

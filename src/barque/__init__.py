@@ -41,7 +41,16 @@ from barque.client.results import (
     Transfer,
 )
 from barque.client.url import connect
-from barque.config import ClusterConfig, LogConfig, NodeConfig, RespConfig, TimeConfig, TlsConfig, load_config
+from barque.config import (
+    ClusterConfig,
+    LogConfig,
+    NodeConfig,
+    RespConfig,
+    SnapshotsConfig,
+    TimeConfig,
+    TlsConfig,
+    load_config,
+)
 from barque.errors import (
     AlreadyMember,
     BarqueError,
@@ -49,6 +58,7 @@ from barque.errors import (
     CommandTimeout,
     ConfigurationError,
     Damaged,
+    DiskFull,
     Forbidden,
     InvalidCommand,
     InvariantViolation,
@@ -146,6 +156,7 @@ __all__ = [
     "DeletedCluster",
     "DemonitorClient",
     "DemonitorNode",
+    "DiskFull",
     "Down",
     "Forbidden",
     "Index",
@@ -197,6 +208,7 @@ __all__ = [
     "ServerId",
     "ShrunkCluster",
     "SimpleMachine",
+    "SnapshotsConfig",
     "StaleIncarnation",
     "StartedCluster",
     "Status",

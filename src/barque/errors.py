@@ -9,6 +9,7 @@
     │   │   └── LeaderTimeout   … and the caller's time ran out (also a `TimeoutError`)
     │   ├── NoQuorum            … the leader cannot reach a majority
     │   ├── WalDown             … the leader cannot write its log
+    │   ├── DiskFull            … the disk of the leader's node is nearly full
     │   ├── Overloaded          … too many requests wait already
     │   ├── UnknownCluster      … the asked node has no such cluster or server
     │   ├── UnknownMember       … the named server is not a member of the cluster
@@ -77,6 +78,10 @@ class NoQuorum(Refused):
 
 class WalDown(Refused):
     """The addressed member cannot write its log."""
+
+
+class DiskFull(Refused):
+    """The disk of the leader's node is nearly full. Free some space there and try again."""
 
 
 class Overloaded(Refused):

@@ -76,6 +76,69 @@ def test_the_pipeline_has_an_end() -> None:
     assert more.entries[0].first_index == 4
 
 
+def sent_bytes(cluster: CoreCluster) -> list[int]:
+    """Send until the pipeline is full: the bytes of each RPC."""
+    sizes = []
+    while has_entries_to_send(cluster.server("a")):
+        effects, _ = pipelined_rpcs(cluster.server("a"))
+        sizes += [sum(len(batch.body) for batch in rpc.entries) for _, rpc in sent(effects, AppendEntriesRpc)]
+    return sizes
+
+
+def append(cluster: CoreCluster, *sizes: int) -> None:
+    """Give the leader an entry of each size, unsent."""
+    log = cluster.server("a").log
+    for size in sizes:
+        log.append(EntryBatch(log.next_index(), Term(1), 1, 0, encode_body([bytes(size)])))
+
+
+def test_the_pipeline_is_bounded_in_bytes() -> None:
+    """In-flight data is less than the limit before each RPC, so at most one RPC exceeds it."""
+    cluster = leader("a", "b", max_pipeline_bytes=1_000, max_append_entries_rpc_bytes=300)
+    append(cluster, *[250] * 20)
+    sizes = sent_bytes(cluster)
+    assert sum(sizes[:-1]) < 1_000 <= sum(sizes)
+    peer = cluster.server("a").peers[0][1]
+    assert peer.bytes_in_flight == sum(sizes)
+    assert not sent(cluster["a"].handle(PipelineRpcs()), AppendEntriesRpc)
+    cluster["a"].handle(reply(cluster, "b", True, (3, 1), 4))
+    sent_bytes(cluster)
+    assert [last for last, _ in peer.sent] == [4, 5, 6, 7]
+    assert peer.bytes_in_flight == sum(size for _, size in peer.sent)
+
+
+def test_an_entry_larger_than_the_pipeline_gets_through() -> None:
+    """One RPC at a time always may leave, whatever its size; nothing large follows until it is answered."""
+    cluster = leader("a", "b", max_pipeline_bytes=1_000)
+    append(cluster, 50_000, 50_000)
+    assert [size > 50_000 for size in sent_bytes(cluster)] == [True]
+    cluster["a"].handle(reply(cluster, "b", True, (2, 1), 3))
+    assert cluster.server("a").peers[0][1].next_index == 4
+
+
+def test_lost_rpcs_make_room_when_the_peer_asks_again() -> None:
+    """A full link drops: what was lost counts until a refusal tells so, and is sent again then."""
+    cluster = leader("a", "b", max_pipeline_bytes=1_000, max_append_entries_rpc_bytes=700)
+    append(cluster, 600, 600, 600)
+    sent_bytes(cluster)
+    peer = cluster.server("a").peers[0][1]
+    [(_, probe)] = sent(cluster["a"].handle(Tick(0)), AppendEntriesRpc)
+    assert (probe.prev_log_index, probe.entries) == (3, ()), "a full pipeline gets a question, not an entry"
+    cluster["a"].handle(reply(cluster, "b", False, (1, 1), 2))
+    sent_bytes(cluster)
+    assert [last for last, _ in peer.sent] == [2, 3]
+    cluster["a"].handle(reply(cluster, "b", True, (4, 1), 5))
+    assert (peer.sent, peer.bytes_in_flight) == ([], 0)
+
+
+def test_a_new_term_begins_with_an_empty_pipeline() -> None:
+    """What a leader of a former term had on its way is not counted in a new one."""
+    peer = leader("a", "b").server("a").peers[0][1]
+    peer.sent, peer.bytes_in_flight = [(Index(9), 500)], 500
+    peer.begin_term(Index(4))
+    assert (peer.sent, peer.bytes_in_flight) == ([], 0)
+
+
 def test_whether_there_are_entries_to_send_is_known_without_sending() -> None:
     """A commit index alone is no reason for a message; a peer with a full pipeline is none either."""
     cluster = leader("a", "b", max_pipeline_count=1)

@@ -12,6 +12,7 @@ import uvloop
 
 from barque.errors import (
     ConfigurationError,
+    DiskFull,
     InvalidCommand,
     NoLeader,
     NoQuorum,
@@ -135,6 +136,7 @@ async def test_the_leader_is_shown(start, connect):
         (QueryTimeout("late"), b"-TIMEOUT late\r\n"),
         (InvalidCommand("what"), b"-ERR what\r\n"),
         (WalDown("disk"), b"-REFUSED disk\r\n"),
+        (DiskFull("room"), b"-MISCONF room\r\n"),
         (Stopped(), b"-REFUSED Stopped\r\n"),
     ],
 )

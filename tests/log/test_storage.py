@@ -6,7 +6,7 @@ import threading
 import pytest
 from tests.kit.storage import DATA, INLINE, OTHER, UID, WAL, Node, batch, content
 
-from barque.core.messages import WalFailed, WalUp
+from barque.core.messages import WalFailed, WalUp, Written
 from barque.errors import Damaged, StorageError
 from barque.log.storage import StorageConfig
 from barque.testing.sim.disk import SimDisk, SimFile
@@ -261,7 +261,7 @@ def test_d8_a_nearly_full_disk_gets_no_zeros(space_files: float) -> None:
     """Spare files are made only where there is space for several; the log has what is left for itself."""
     disk = CountingDisk(random.Random(1))
     disk.space = int(space_files * SIZE)
-    node = Node(disk, StorageConfig(wal_writer="inline", wal_max_size_bytes=SIZE))
+    node = Node(disk, StorageConfig(wal_writer="inline", wal_max_size_bytes=SIZE, disk_free_min_bytes=0))
     for index in range(1, 100):
         node.storage.log(UID).append(batch(index))
         assert WalFailed not in map(type, node.sync())
@@ -299,3 +299,32 @@ def test_d8_spares_that_fail_are_tried_less_and_less_often() -> None:
     while not node.storage._files.spares:
         node.tick()
     node.storage.close()
+
+
+@pytest.mark.parametrize("has_spare", [True, False])
+def test_spare_files_leave_the_space_that_the_guard_wants(has_spare: bool) -> None:
+    """No spare is made where it would bring the guard close; and the guard's limit takes a spare away."""
+    disk = CountingDisk(random.Random(1))
+    limit = 100 * SIZE
+    config = StorageConfig(wal_writer="inline", wal_max_size_bytes=SIZE, disk_free_min_bytes=limit)
+    disk.space = None if has_spare else limit + limit // 4 + SIZE // 2
+    node = Node(disk, config)
+    storage = node.storage
+    assert storage._preparer is not None
+
+    def pass_time() -> None:
+        for _ in range(20):
+            node.tick()
+            if storage._preparer is not None and storage._preparer._thread is not None:
+                storage._preparer._thread.join()
+
+    pass_time()
+    assert bool(storage._files.spares) is has_spare
+    disk.space = limit - 1
+    pass_time()
+    assert storage.guard.full
+    assert storage._files.spares == []
+    assert not [name for name in disk.listdir("/data/wal") if name.startswith("spare-")]
+    storage.log(UID).append(batch(1))
+    assert [type(event) for event in node.sync()] == [Written], "what the node must write is written"
+    storage.close()

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from barque.core.entries import decode_head
+from barque.core.entries import COMMAND_BYTES_MAX, decode_head
 from barque.core.messages import Commands, Queries, RemoteMessage
 from barque.errors import ProtocolError, UnknownCluster
 from barque.runtime.client_session import ClientSessions, RemoteSession
@@ -416,3 +416,13 @@ def test_the_terms_of_a_deleted_cluster_say_nothing_about_the_next() -> None:
     [answer] = world.heard
     assert isinstance(answer, ClientFailed)
     assert answer.error == "OutcomeUnknown"
+
+
+@pytest.mark.parametrize("size", [COMMAND_BYTES_MAX, COMMAND_BYTES_MAX + 1])
+def test_the_router_takes_the_largest_command_and_nothing_larger(size: int) -> None:
+    """Callers inside the node's process bypass the client's check, and foreign clients may lack it."""
+    world = World(bytes_max=1 << 30)
+    world.command(1, bytes(size))
+    world.turn()
+    refused = [failed.error for failed in world.heard if isinstance(failed, ClientFailed)]
+    assert refused == (["InvalidCommand"] if size > COMMAND_BYTES_MAX else [])

@@ -14,6 +14,7 @@ from barque.errors import (
     BarqueError,
     ConfigurationError,
     Damaged,
+    DiskFull,
     Forbidden,
     InvariantViolation,
     MachineFault,
@@ -68,6 +69,8 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, Unauthenticated | Forbidden):
         return NO_PERMISSION
     if isinstance(error, NoLeader | NoQuorum | QueryTimeout | WalDown | Overloaded | Stopped | NotLeader):
+        return UNAVAILABLE
+    if isinstance(error, DiskFull):
         return UNAVAILABLE
     if isinstance(error, BarqueError):
         return FAILED

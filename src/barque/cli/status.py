@@ -50,7 +50,9 @@ def status(reach: Reach, output: str, check: bool) -> int:
 def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
     """The exit code of a health check, and what is not well."""
     problems = [
-        f"node {node['name']} is {node['state']}" for node in report["nodes"] if node["state"] != "running"
+        f"node {node['name']} is {node['state']}" + (f": {node['failure']}" if node.get("failure") else "")
+        for node in report["nodes"]
+        if node["state"] != "running"
     ]
     problems += [
         f"the clock of node {node['name']} is {node['clock']['error_ms']} ms off"

@@ -14,7 +14,10 @@ _VERBS = {
     "cluster": ("barque.cli.cluster:cluster", "List clusters, form one, or delete one."),
     "member": ("barque.cli.member:member", "List a cluster's members, or change them."),
     "recover": ("barque.cli.recover:recover", "Recover from a lost quorum."),
-    "wal": ("barque.cli.wal:wal", "Print the records of write-ahead logs."),
+    "doctor": ("barque.cli.doctor:doctor", "Check a stopped node's data directory."),
+    "wal": ("barque.cli.wal:wal", "Print or check write-ahead logs."),
+    "segment": ("barque.cli.segment:segment", "Print or check segment files."),
+    "snapshot": ("barque.cli.snapshot:snapshot", "List, check or copy snapshots."),
     "simulate": ("barque.cli.simulate:simulate_command", "Run clusters on virtual time, with faults."),
     "nemesis": (
         "barque.cli.nemesis:nemesis",

@@ -1,4 +1,4 @@
-"""`barque wal dump`: print a write-ahead log, record by record. Reads only."""
+"""`barque wal dump` and `verify`: print a write-ahead log, or check it. Both only read."""
 
 import sys
 from collections.abc import Iterator
@@ -8,12 +8,14 @@ from pathlib import Path
 import click
 import msgspec
 
-from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory
+from barque.cli.doctor import show_findings
 from barque.cli.failures import IO_ERROR, OK, USAGE, CliError
 from barque.cli.output import output_option
+from barque.cli.places import dev_options, place_of, stopped_directory
 from barque.cli.progress import Progress
-from barque.log.disk import OsDisk
+from barque.log.disk import ReadingDisk
 from barque.log.dump import Dumped, DumpedEnd, DumpedHead, DumpedRecord, dump_wal
+from barque.offline.inspection import inspect_wal
 
 _ENDINGS = {
     "clean": "clean end",
@@ -25,13 +27,12 @@ _ENDINGS = {
 
 @click.group()
 def wal() -> None:
-    """Print the records of write-ahead logs."""
+    """Print the records of write-ahead logs, or check them."""
 
 
 @wal.command()
 @click.argument("path", required=False)
-@click.option("--dir", "directory", metavar="DIR", help="A directory of `barque dev`.")
-@click.option("--node-name", metavar="NAME", help="One of its nodes, as in n1.")
+@dev_options
 @output_option
 def dump(path: str | None, directory: str | None, node_name: str | None, output: str) -> int:
     """Print the records of PATH: a .wal file, or all .wal files of a node's data directory.
@@ -40,14 +41,14 @@ def dump(path: str | None, directory: str | None, node_name: str | None, output:
     running node writes to may look torn.
     """
     damaged = False
-    files = list(_files(_place(path, directory, node_name)))
+    files = list(_files(place_of(path, directory, node_name)))
     progress = Progress("reading the log", "MiB", sum(file.stat().st_size for file in files) >> 20)
     before = 0
     with nullcontext() if sys.stdout.isatty() else progress:  # on a terminal, the records show how far it is
         for file in files:
             if output == "table":
                 click.echo(str(file))
-            for found in dump_wal(OsDisk(), str(file)):
+            for found in dump_wal(ReadingDisk(), str(file)):
                 damaged |= isinstance(found, DumpedEnd) and found.how == "damaged"
                 click.echo(_as_json(file, found) if output == "json" else _as_line(found))
                 if isinstance(found, DumpedRecord):
@@ -56,14 +57,17 @@ def dump(path: str | None, directory: str | None, node_name: str | None, output:
     return IO_ERROR if damaged else OK
 
 
-def _place(path: str | None, directory: str | None, node_name: str | None) -> Path:
-    if (path is None) == (node_name is None):
-        raise click.UsageError("give PATH, or --node-name with --dir")
-    if path is not None:
-        return Path(path)
-    assert node_name is not None
-    known = DevDirectory(Path(directory or DEFAULT_DIRECTORY))
-    return known.data_path(known.load().node(node_name).name)
+@wal.command()
+@click.argument("path", required=False)
+@dev_options
+@output_option
+def verify(path: str | None, directory: str | None, node_name: str | None, output: str) -> int:
+    """Check every record in the log of a stopped node. PATH is its data directory.
+
+    Unlike `dump` it knows from the manifest how far each file counts. `barque doctor` checks the rest, too.
+    """
+    data_dir = stopped_directory(place_of(path, directory, node_name))
+    return show_findings(inspect_wal(ReadingDisk(), data_dir), output)
 
 
 def _files(place: Path) -> Iterator[Path]:

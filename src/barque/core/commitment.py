@@ -70,7 +70,7 @@ def _advance(server: Server, peer: Peer, reply: AppendEntriesReply) -> bool:
         # The end of its log is still a former leader's. Equal index and term at the end prove equal
         # logs (Log Matching); anything else proves nothing, and must not be counted.
         return False
-    peer.match_index = max(peer.match_index, reply.last_index)
+    peer.acknowledge(reply.last_index)
     expected = min(reply.next_index, server.log.next_index())
     peer.next_index = max(peer.next_index, expected, Index(peer.match_index + 1))
     return True
@@ -98,6 +98,7 @@ def _rewind(server: Server, peer: Peer, reply: AppendEntriesReply) -> None:
     else:  # (d)
         peer.next_index = max(min(Index(peer.next_index - 1), reply.last_index), Index(peer.match_index + 1))
     peer.next_index = max(min(peer.next_index, server.log.next_index()), Index(peer.match_index + 1))
+    peer.give_up_sent()
 
 
 # --- our own disk ----------------------------------------------------------------------------

@@ -241,6 +241,7 @@ class Rejection:
 
     NOT_LEADER = "not_leader"
     WAL_DOWN = "wal_down"
+    DISK_FULL = "disk_full"
     UNKNOWN_MEMBER = "unknown_member"
     NOT_UP_TO_DATE = "not_up_to_date"
     NON_VOTER = "non_voter"

@@ -18,10 +18,13 @@ from barque.types import NOBODY, ClientRef, Index, MemberRecord, ReplyMode, Term
 
 _HEAD = struct.Struct("<BBHQQ")  # kind, reply mode, node name length, incarnation, correlation
 BATCH_ENTRIES_MAX = 65_536
-BODY_BYTES_MAX = 63 * 1024 * 1024
-"""A body of this size fits into a frame between nodes. A larger entry would block its log."""
 COMMAND_BYTES_MAX = 62 * 1024 * 1024
-"""The most bytes that one encoded command, or one read, may have."""
+"""The most bytes that one encoded command, or one read, may have: the number that limits an entry.
+
+Clients, the router, the Redis gateway and leaders refuse more; bodies and frames are sized by it.
+"""
+BODY_BYTES_MAX = COMMAND_BYTES_MAX + 1024 * 1024
+"""The largest body: a command with its head, or as many commands with their lengths."""
 
 
 class EntryKind(enum.IntEnum):

@@ -119,9 +119,10 @@ def _take_live(server: Server, role: ReceivingRole, rpc: InstallSnapshotRpc) -> 
 def _take_piece(server: Server, role: ReceivingRole, rpc: InstallSnapshotRpc) -> bool:
     """S-4, S-5: take a piece. After the last one the store checks them and restores the state."""
     snapshots = server.log.snapshots
-    if not snapshots.accept_chunk(rpc.chunk.number, rpc.data):
+    number = rpc.chunk.number - (role.live_chunks or 0)
+    if not snapshots.accept_chunk(number, rpc.data):
         return False
-    role.pieces = max(role.pieces, rpc.chunk.number)
+    role.pieces = max(role.pieces, number)
     if rpc.chunk.flag is ChunkFlag.LAST:
         restoring = server.cfg.machine.which_module(rpc.meta.machine_version)
         arguments = dict(server.cfg.machine_args)

@@ -1,8 +1,8 @@
 """Replication: what a leader sends to its peers, and when (§3.5, §6.4; REPL-01 to REPL-12, QRY-06 to QRY-12).
 
 `next_index` of a peer moves on when entries are sent, not when they are acknowledged (pipelining), up to
-a limit of entries in flight. Lost messages are found out in two ways: the peer's reply names the index
-that it expects, and a tick asks each peer that owes a reply. An idle cluster sends nothing at all.
+a limit of entries, and of bytes, in flight. Lost messages are found out in two ways: the peer's reply names
+the index that it expects, and a tick asks each peer that owes a reply. An idle cluster sends nothing at all.
 """
 
 from collections.abc import Sequence
@@ -25,21 +25,23 @@ from barque.types import Index, ServerId
 
 
 def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect], bool]:
-    """Send each peer what it lacks, up to the pipeline's limit (REPL-03 to REPL-09).
+    """Send each peer what it lacks, up to the pipeline's limits (REPL-03 to REPL-09).
 
-    Moves `next_index` on without waiting for answers. Also returns whether more could be
-    sent at once. `force` lets a noop through a full pipeline (ELEC-24).
+    Moves `next_index` on without waiting for answers. The last RPC may exceed the limit of bytes, so that an
+    entry of any size gets through. Also returns whether more could be sent at once. `force` lets a noop
+    through a full pipeline (ELEC-24).
     """
     effects: list[Effect] = []
     more = False
     next_index, limit = server.log.next_index(), server.cfg.max_pipeline_count
+    bytes_limit = server.cfg.max_pipeline_bytes
     for member, peer in server.peers:
         if peer.next_index >= next_index and peer.commit_index_sent >= server.commit_index:
             continue
         if peer.status is not PeerStatus.NORMAL:
             continue
         in_flight = peer.next_index - peer.match_index - 1
-        if in_flight >= limit and not force:
+        if (in_flight >= limit or peer.bytes_in_flight >= bytes_limit) and not force:
             continue
         room = max(1, min(server.cfg.max_append_entries_rpc_batch_size, limit - in_flight))
         effect = make_rpc(server, member, peer, room)
@@ -49,10 +51,17 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
         rpc = effect.message
         assert isinstance(rpc, AppendEntriesRpc)
         if rpc.entries:
-            peer.next_index = Index(rpc.entries[-1].last_index + 1)
+            last_index = rpc.entries[-1].last_index
+            peer.next_index = Index(last_index + 1)
+            size = 0
+            for batch in rpc.entries:
+                size += len(batch.body)
+            peer.sent.append((last_index, size))
+            peer.bytes_in_flight += size
         peer.commit_index_sent = server.commit_index
         sent = peer.next_index - peer.match_index - 1
-        more = more or (peer.next_index < next_index and sent < limit)
+        room_left = sent < limit and peer.bytes_in_flight < bytes_limit
+        more = more or (peer.next_index < next_index and room_left)
     return effects, more
 
 
@@ -61,9 +70,11 @@ def has_entries_to_send(server: Server) -> bool:
     if server.raft_state is not RaftState.LEADER:
         return False
     next_index, limit = server.log.next_index(), server.cfg.max_pipeline_count
+    bytes_limit = server.cfg.max_pipeline_bytes
     for _, peer in server.peers:  # a loop: each turn asks, and a generator costs a call a peer
-        in_flight = peer.next_index - peer.match_index - 1
-        if peer.next_index < next_index and in_flight < limit and peer.status is PeerStatus.NORMAL:
+        if peer.next_index >= next_index or peer.status is not PeerStatus.NORMAL:
+            continue
+        if peer.next_index - peer.match_index - 1 < limit and peer.bytes_in_flight < bytes_limit:
             return True
     return False
 
@@ -103,16 +114,19 @@ def send_snapshot(server: Server, member: ServerId, peer: Peer) -> SendSnapshot 
         return StartSnapshotRetry(member, server.cfg.snapshot_backoff_ms)
     peer.status = PeerStatus.SENDING_SNAPSHOT
     peer.next_index = max(meta.position.index, Index(peer.match_index + 1))
+    peer.give_up_sent()
     return SendSnapshot(member, meta, server.current_term)
 
 
 def make_rpcs(server: Server) -> list[Effect]:
     """One small RPC to each stale peer, and the heartbeats due; Ra's `make_rpcs` (REPL-10).
 
-    Silent when all peers are in sync. Moves no index: the reply shows what was lost.
+    Silent when all peers are in sync. Moves no index: the reply shows what was lost. A full pipeline
+    gets no further entry.
     """
+    bytes_limit = server.cfg.max_pipeline_bytes
     rpcs: list[Effect] = [
-        make_rpc(server, member, peer, 1)
+        make_rpc(server, member, peer, 1 if peer.bytes_in_flight < bytes_limit else 0)
         for member, peer in server.peers
         if peer.status is PeerStatus.NORMAL and is_stale(server, peer)
     ]

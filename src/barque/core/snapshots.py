@@ -150,11 +150,12 @@ class SnapshotSender:
     a lost message costs the repetition of one chunk.
     """
 
-    __slots__ = ("_after", "_leader", "_live", "_outgoing", "_term", "rpc", "silent_ticks")
+    __slots__ = ("_after", "_leader", "_live", "_live_chunks", "_outgoing", "_term", "rpc", "silent_ticks")
 
     def __init__(self, leader: ServerId, term: Term, outgoing: Outgoing) -> None:
         self._leader, self._term, self._outgoing = leader, term, outgoing
         self._after = Index(0)  # the last live entry that was read
+        self._live_chunks = 0
         self._live = self._next_live()
         self.silent_ticks = 0
         self.rpc = self._make(ChunkState(0, ChunkFlag.INIT)) if self._live else self._piece(1)
@@ -170,11 +171,10 @@ class SnapshotSender:
         return True
 
     def _following(self, sent: ChunkState) -> InstallSnapshotRpc:
-        if sent.flag is ChunkFlag.NEXT:
+        if sent.flag is ChunkFlag.NEXT or not self._live:
             return self._piece(sent.number + 1)
-        if not self._live:
-            return self._piece(1)
         entries, self._live = self._live, self._next_live()
+        self._live_chunks += 1
         return self._make(ChunkState(sent.number + 1, ChunkFlag.PRE), entries=entries)
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class SnapshotSender:
         return live
 
     def _piece(self, number: int) -> InstallSnapshotRpc:
-        found = self._outgoing.chunk(number)
+        found = self._outgoing.chunk(number - self._live_chunks)
         assert found is not None, "a piece beyond the last was asked for"
         data, last = found
         return self._make(ChunkState(number, ChunkFlag.LAST if last else ChunkFlag.NEXT), data=data)

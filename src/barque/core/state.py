@@ -48,6 +48,7 @@ class Peer:
 
     __slots__ = (
         "attempts",
+        "bytes_in_flight",
         "commit_index",
         "commit_index_sent",
         "machine_version",
@@ -56,6 +57,7 @@ class Peer:
         "next_index",
         "query_index",
         "reported_uid",
+        "sent",
         "status",
         "target",
         "uid",
@@ -65,6 +67,8 @@ class Peer:
     def __init__(self, record: MemberRecord) -> None:
         self.next_index = Index(1)  # the next entry to send; moved on optimistically (REPL-03)
         self.match_index = Index(0)  # durable there, in this leader's term
+        self.sent: list[tuple[Index, int]] = []  # (last index, bytes) of RPCs that it has not acknowledged
+        self.bytes_in_flight = 0  # their sum
         self.commit_index = Index(0)  # as it has told last
         self.commit_index_sent = Index(0)  # by pipelined RPCs only
         self.query_index = 0  # the newest heartbeat it has answered in this term
@@ -89,8 +93,21 @@ class Peer:
         """Reset the positions: a new leader knows nothing of its peers' logs (§3.5)."""
         self.next_index = next_index
         self.match_index = self.commit_index = self.commit_index_sent = Index(0)
+        self.give_up_sent()
         self.query_index = self.attempts = 0
         self.status = PeerStatus.NORMAL
+
+    def acknowledge(self, index: Index) -> None:
+        """The peer has everything up to this entry on disk."""
+        if index > self.match_index:
+            self.match_index = index
+        while self.sent and self.sent[0][0] <= index:
+            self.bytes_in_flight -= self.sent.pop(0)[1]
+
+    def give_up_sent(self) -> None:
+        """Count nothing as on its way: it was lost, or will be sent again."""
+        self.sent.clear()
+        self.bytes_in_flight = 0
 
 
 Cluster = dict[ServerId, Peer]
@@ -150,6 +167,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The version that a new cluster starts with, if the machine supports it (VER-06)."""
     max_pipeline_count: int = 16_384
     """Entries in flight to one peer."""
+    max_pipeline_bytes: int = 4 * 1024 * 1024
+    """Bytes of entries in flight to one peer, half of what its link holds. One RPC may go beyond."""
     max_append_entries_rpc_batch_size: int = 4_096
     """Entries in one RPC. Ra's 128 counts single entries; ours travel as whole batches."""
     max_append_entries_rpc_bytes: int = 1_048_576

@@ -92,6 +92,9 @@ class Disk(Protocol):
     def free_bytes(self, path: str) -> int:
         """How much this process may still write below `path`."""
 
+    def total_bytes(self, path: str) -> int:
+        """How large the file system of `path` is."""
+
     def rmdir(self, path: str) -> None:
         """Remove an empty directory; durable after `fsync_dir` of its parent."""
 
@@ -220,6 +223,11 @@ class OsFile:
         with self._named():
             os.ftruncate(self._fd, size)
 
+    def try_lock(self, how: int) -> None:
+        """Take an `flock` until this is closed. Raises `BlockingIOError` if another process has one."""
+        with self._named():
+            fcntl.flock(self._fd, how | fcntl.LOCK_NB)
+
     def close(self) -> None:
         """Close the descriptor; closing twice is harmless."""
         fd, self._fd = self._fd, -1
@@ -230,7 +238,7 @@ class OsFile:
 class OsDisk:
     """The real file system. Files are 0600, directories 0700, links are not followed."""
 
-    def open(self, path: str) -> DiskFile:
+    def open(self, path: str) -> OsFile:
         """Open an existing regular file to read and write."""
         return self._regular(os.open(path, _FLAGS), path)
 
@@ -254,18 +262,18 @@ class OsDisk:
 
     def lock(self, path: str) -> DiskFile:
         """Lock `path` by `flock`; the system releases it when the process ends."""
-        fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
+        file = OsFile(os.open(path, _FLAGS | os.O_CREAT, 0o600), path)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.try_lock(fcntl.LOCK_EX)
         except BlockingIOError as error:
-            os.close(fd)
+            file.close()
             raise StorageError(
                 f"{path}: another process uses this data directory. Stop it, or give this node its own"
             ) from error
         except OSError:
-            os.close(fd)
+            file.close()
             raise
-        return OsFile(fd, path)
+        return file
 
     def read_file(self, path: str) -> bytes:
         """All bytes of a (small) file."""
@@ -318,6 +326,11 @@ class OsDisk:
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
 
+    def total_bytes(self, path: str) -> int:
+        """The size of the file system."""
+        found = os.statvfs(path)
+        return found.f_blocks * found.f_frsize
+
     def rmdir(self, path: str) -> None:
         """Remove an empty directory."""
         os.rmdir(path)
@@ -350,6 +363,56 @@ class OsDisk:
     def salt(self) -> int:
         """32 bits from the system's source of randomness."""
         return int.from_bytes(os.urandom(4), "little")
+
+
+class ReadingDisk(OsDisk):
+    """The real file system, to read only: for tools that must not change a directory."""
+
+    def open(self, path: str) -> OsFile:
+        """Open an existing regular file to read."""
+        return self._regular(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), path)
+
+    def is_locked(self, path: str) -> bool:
+        """Whether a process holds a lock on `path`, as a running node does on the file `lock`."""
+        try:
+            file = self.open(path)
+        except FileNotFoundError:
+            return False
+        try:
+            file.try_lock(fcntl.LOCK_SH)
+        except BlockingIOError:
+            return True
+        finally:
+            file.close()
+        return False
+
+    def create(self, path: str) -> DiskFile:
+        """Refuse: this disk is read only."""
+        raise _read_only(path)
+
+    def rename(self, source: str, target: str) -> None:
+        """Refuse."""
+        raise _read_only(source)
+
+    def unlink(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+    def mkdir(self, path: str, *, parents: bool = True) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+    def rmdir(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+    def protect(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+
+def _read_only(path: str) -> OSError:
+    return OSError(errno.EROFS, "a tool that only reads wanted to write", path)
 
 
 def join(directory: str, name: str) -> str:

@@ -1,4 +1,7 @@
-"""Directories of format 1, which recorded no owner: check by their contents that they are this node's."""
+"""Compare what the log and the meta file hold with the records of servers, before anything starts.
+
+Directories of format 1, which recorded no owner, are checked by their contents to be this node's.
+"""
 
 from barque.core.entries import EntryKind, decode_cluster, kind_of
 from barque.errors import Damaged
@@ -9,6 +12,17 @@ from barque.runtime.server_record import ServerRecord
 from barque.types import Index
 
 _ALL = 1 << 62
+
+
+def check_orphans(storage: Storage, directory: Directory) -> None:
+    """Refuse data of servers that have no record: absence is never deletion. Raises `Damaged`."""
+    orphans = storage.recovered_uids() - directory.uids()
+    if orphans:
+        paths = ", ".join(f"{directory.data_dir}/servers/{uid}/config" for uid in sorted(orphans)[:20])
+        raise Damaged(
+            f"{paths}: missing, although the log or the meta file holds data of these servers; restore "
+            "the files from a copy of this directory"
+        )
 
 
 def check_contents(storage: Storage, directory: Directory) -> None:

@@ -12,7 +12,8 @@ Three kinds of messages pass through here:
   again, so messages that never leave the node take the same checks.
 - *A router asks a server* (commands, reads, changes of members). It proves nothing; the answer goes to the
   node that the message names as its origin, and never anywhere else. If the server is not here, or has
-  failed, the dispatcher refuses in its place, so that nobody waits for a deadline.
+  failed, the dispatcher refuses in its place, so that nobody waits for a deadline. It also refuses new
+  commands in a leader's place while the disk is nearly full (`log.disk_guard`).
 - *A node speaks to a node* (answers, announcements, administration). The part of the node that handles a
   kind of message registers for it (`on`), so the dispatcher knows no part above it.
 
@@ -43,6 +44,7 @@ from barque.core.messages import (
     RemoteMessage,
     TransferLeadership,
 )
+from barque.core.roles import RaftState
 from barque.core.terms import was_removed
 from barque.runtime import identity
 from barque.runtime.clock import Clock
@@ -73,6 +75,11 @@ NodeHandler = Callable[[str, Any], None]
 _REMOVAL_INTERVAL_S = 1.0
 _REMEMBERED_MAX = 1_024
 _NOBODY = Uid("")
+
+
+def _leads(process: ServerProcess) -> bool:
+    """Whether a command that reaches this server now would be appended."""
+    return process.failure is None and process.server.raft_state is RaftState.LEADER
 
 
 class AnswerSink(Protocol):
@@ -109,6 +116,8 @@ class Dispatcher:
         self._transport = transport
         self._clock = clock
         self._wake = wake
+        self.disk_full = False
+        """Whether this node's leaders refuse new commands, for want of space."""
         self.removals = Removals(self._name, servers, directory, transport, clock)
         self._router: AnswerSink
         self._handlers: dict[type, NodeHandler] = {
@@ -199,7 +208,10 @@ class Dispatcher:
         process = self._by_name.get(to)
         sender_of = SENDER_OF.get(type(message))
         if sender_of is None:
-            if process is not None and process.failure is None:
+            if self.disk_full and type(message) is Commands and process is not None and _leads(process):
+                process.counters.commands += message.count
+                self._refuse(message, Rejection.DISK_FULL)
+            elif process is not None and process.failure is None:
                 process.handle(message)
             else:
                 self._refuse(message, Rejection.UNKNOWN_CLUSTER if process is None else Rejection.NOT_LEADER)

@@ -19,6 +19,11 @@ _ERRORS = {
     ),
     Rejection.NOT_LEADER: ("NotLeader", "the server that was asked no longer leads"),
     Rejection.WAL_DOWN: ("WalDown", "the leader's write-ahead log cannot be written"),
+    Rejection.DISK_FULL: (
+        "DiskFull",
+        "the disk of the leader's node is nearly full, and the command did not happen; free space there, "
+        "or hand leadership to a node with more: barque leader transfer",
+    ),
     Rejection.UNKNOWN_CLUSTER: ("UnknownCluster", "that server does not exist there"),
     Rejection.STOPPED: ("Stopped", "that server has stopped"),
     Rejection.NO_QUORUM: ("NoQuorum", "the leader heard from no majority of the voters and stepped down"),

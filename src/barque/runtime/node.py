@@ -258,6 +258,7 @@ class Node:
             me=self.me,
             disk=self._disk,
             log=config.log,
+            snapshots=config.snapshots,
             times=config.time,
             machine_upgrade_strategy=config.machine_upgrade_strategy,
             machines=self.machines,
@@ -409,6 +410,7 @@ class Node:
 
     def _tick(self) -> None:
         self.system.tick()
+        self.dispatcher.disk_full = self.system.storage.guard.full
         self.dispatcher.removals.tick()
         self.turn.wake()
         self.timers.arm("tick", self.clock.monotonic() + self.config.time.tick_ms / 1000, self._tick)

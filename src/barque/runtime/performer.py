@@ -350,7 +350,7 @@ class Performer(Generic[ServerT]):
 
     def _give_up_sending(self, process: ServerT, member: ServerId, why: str) -> None:
         """End a transfer in vain; the leader tries again after a pause (SEND-07)."""
-        logger.warning("%s: the snapshot for %s is given up: %s", process.server.id, member, why)
+        logger.info("%s: the snapshot for %s is given up: %s", process.server.id, member, why)
         self._end_sending(process, member)
         process.enqueue(SnapshotSenderDown(member, SenderOutcome.FAILED))
 

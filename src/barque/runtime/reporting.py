@@ -85,7 +85,8 @@ class Reporter:
 
     def node_status(self) -> dict[str, Any]:
         """This node: its address, its disk, and the nodes that it is connected to."""
-        failure = self._system.failure
+        guard = self._system.storage.guard
+        failure = self._system.failure or (guard.reason() if guard.full else None)
         status: dict[str, Any] = {
             "name": self._name,
             "pid": os.getpid(),

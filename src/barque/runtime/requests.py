@@ -41,7 +41,7 @@ from typing import Any, Protocol
 import msgspec
 
 from barque.core.effects import Rejection
-from barque.core.entries import BODY_BYTES_MAX, COMMAND_BYTES_MAX, EntryKind, encode_head
+from barque.core.entries import COMMAND_BYTES_MAX, EntryKind, encode_head
 from barque.core.messages import Commands, Queries, RemoteMessage
 from barque.errors import ProtocolError
 from barque.runtime.clock import Clock
@@ -63,7 +63,6 @@ from barque.runtime.pending_requests import (
 from barque.types import NAME_RULE, ClientRef, ReplyMode, ServerId, Term, is_valid_name
 
 REQUEST_COMMANDS_MAX = BATCH_COMMANDS_MAX * 16
-_REQUEST_BYTES_MAX = BODY_BYTES_MAX - 4096  # the rest is for the head of an entry
 _RETRY_S = 0.02
 _FINISHED_MAX = 256
 _ROUTABLE = (Rejection.NOT_LEADER, Rejection.WAL_DOWN)
@@ -137,8 +136,9 @@ class RequestRouter:
             if not request.count:
                 raise ProtocolError("a request for no reads")
         pending = self._pending
-        if request.size > _REQUEST_BYTES_MAX:
-            text = f"a request of {request.size} bytes; one command has {COMMAND_BYTES_MAX} at most"
+        lengths = 4 * request.count if request.columns else 0  # they are no part of any command
+        if request.size - lengths > COMMAND_BYTES_MAX:
+            text = f"a request of {request.size - lengths} bytes is above the limit of {COMMAND_BYTES_MAX}"
             return self._turn_away(request, "InvalidCommand", text)
         if refusal := pending.refusal(request):
             return self._turn_away(request, "Overloaded", refusal)

@@ -5,18 +5,30 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from barque.config import LogConfig, TimeConfig
+from barque.config import LogConfig, SnapshotsConfig, TimeConfig
 from barque.core.applying import persist_last_applied
-from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
+from barque.core.messages import (
+    AcceptFailed,
+    LogEvent,
+    ResendWrite,
+    SnapshotAccepted,
+    SnapshotFailed,
+    SnapshotWritten,
+    WalFailed,
+    WalUp,
+    Written,
+)
+from barque.core.snapshots import make_recovery_checkpoint
 from barque.core.state import RaftState, Server, ServerConfig
-from barque.errors import ConfigurationError, Damaged, StorageError
+from barque.errors import ConfigurationError, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
+from barque.log.snapshots import SnapshotConfig
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.arguments import canonical_arguments
 from barque.machine.machine import Machine
-from barque.runtime.adoption import check_contents
+from barque.runtime.adoption import check_contents, check_orphans
 from barque.runtime.clock import Clock
 from barque.runtime.directory import Directory, new_uid
 from barque.runtime.monitors import Monitors
@@ -64,6 +76,7 @@ class System:
         me: ClientRef,
         disk: Disk,
         log: LogConfig,
+        snapshots: SnapshotsConfig,
         times: TimeConfig,
         machine_upgrade_strategy: str = "all",
         machines: Mapping[str, Machine[Any]],
@@ -87,6 +100,7 @@ class System:
         self._active: dict[ServerProcess, None] = {}
         self._machines = machines
         self._times = times
+        self._snapshots = snapshots
         self._upgrade_strategy = machine_upgrade_strategy
         self._clock = clock
         self._checked = checked
@@ -97,9 +111,7 @@ class System:
             disk,
             directory.data_dir,
             directory.owner,
-            StorageConfig(
-                wal_max_size_bytes=log.wal_max_size_bytes, wal_writer=log.writer, wal_prefill=log.prefill
-            ),
+            _storage_config(log, snapshots),
             self._on_log_event,
             run_on_loop,
             make_writer=make_writer,
@@ -126,15 +138,7 @@ class System:
             self.directory.load(all_there=not unclaimed)
         except OSError as error:
             raise StorageError(f"the servers of this directory cannot be read: {error}") from error
-        orphans = self.storage.recovered_uids() - self.directory.uids()
-        if orphans:
-            paths = ", ".join(
-                f"{self.directory.data_dir}/servers/{uid}/config" for uid in sorted(orphans)[:20]
-            )
-            raise Damaged(
-                f"{paths}: missing, although the log or the meta file holds data of these servers; restore "
-                "the files from a copy of this directory"
-            )
+        check_orphans(self.storage, self.directory)
         if unclaimed:
             check_contents(self.storage, self.directory)
         try:
@@ -241,6 +245,9 @@ class System:
             transfer_timeout_ms=2 * self._times.election_multiplier * self._times.broadcast_time_ms,
             catch_up_timeout_ms=self._times.tick_ms,
             wal_down_timeout_ms=self._times.wal_down_timeout_ms,
+            receive_snapshot_timeout_ms=self._snapshots.receive_timeout_ms,
+            snapshot_silent_ticks_max=self._snapshots.silence_ticks_max,
+            snapshot_backoff_ms=self._snapshots.backoff_ms,
         )
         meta = self.storage.meta.read(record.uid)
         log = self.storage.log(record.uid)
@@ -356,7 +363,14 @@ class System:
 
     def _on_log_event(self, event: LogEvent) -> None:
         match event:
-            case Written() | ResendWrite():
+            case (
+                Written()
+                | ResendWrite()
+                | SnapshotWritten()
+                | SnapshotFailed()
+                | SnapshotAccepted()
+                | AcceptFailed()
+            ):
                 process = self.servers.by_uid.get(event.uid)
                 if process is not None:
                     process.handle(event)
@@ -372,12 +386,37 @@ class System:
         self._changed()
 
     def close(self) -> None:
-        """Store how far each machine is, and close the files."""
+        """Keep the machines' states for the next start, store how far each is, and close the files."""
         for process in self.processes.values():
+            if process.failure is None:
+                make_recovery_checkpoint(process.server)
             applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
         self.storage.close()
+
+
+def _storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig:
+    """The settings of a node as its storage takes them."""
+    recovery = snapshots.recovery_min_interval
+    return StorageConfig(
+        wal_max_size_bytes=log.wal_max_size_bytes,
+        wal_max_entries=None if log.wal_max_entries == "unlimited" else log.wal_max_entries,
+        wal_writer=log.writer,
+        wal_prefill=log.prefill,
+        disk_free_min_bytes=log.disk_free_min_bytes,
+        segment_max_entries=log.segment_max_entries,
+        segment_max_size_bytes=log.segment_max_size_bytes,
+        retained_bytes_max=log.retained_bytes_max,
+        snapshots=SnapshotConfig(
+            min_snapshot_interval=snapshots.min_interval,
+            snapshot_bytes=snapshots.interval_bytes,
+            min_checkpoint_interval=snapshots.checkpoint_min_interval,
+            max_checkpoints=snapshots.checkpoints_max,
+            min_recovery_checkpoint_interval=0 if recovery == "never" else recovery,
+            chunk_bytes=snapshots.chunk_size_bytes,
+        ),
+    )
 
 
 def _try_machine(machine: Machine[Any], name: str, arguments: dict[str, Any]) -> None:

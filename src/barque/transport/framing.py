@@ -10,12 +10,13 @@ import struct
 
 import msgspec
 
+from barque.core.entries import BODY_BYTES_MAX
 from barque.errors import ProtocolError
 from barque.transport.budget import Budget
 
 FRAME_VERSION = 1
 HEADER = struct.Struct("<IBBH")  # payload length, frame version, kind, reserved
-FRAME_BYTES_MAX = 64 * 1024 * 1024
+FRAME_BYTES_MAX = BODY_BYTES_MAX + 1024 * 1024
 """The default limit of a payload after the handshake."""
 HELLO_BYTES_MAX = 4096
 """The limit of a payload during the handshake."""

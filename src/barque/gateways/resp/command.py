@@ -12,6 +12,7 @@ import msgspec
 
 from barque.errors import (
     BarqueError,
+    DiskFull,
     InvalidCommand,
     NoLeader,
     NoQuorum,
@@ -115,6 +116,7 @@ _OUTCOMES: Final[tuple[tuple[type[BarqueError], str], ...]] = (
     (NoLeader, "NOLEADER"),
     (NoQuorum, "NOQUORUM"),
     (Overloaded, "BUSY"),
+    (DiskFull, "MISCONF"),
     (QueryTimeout, "TIMEOUT"),
     (InvalidCommand, "ERR"),
     (Refused, "REFUSED"),

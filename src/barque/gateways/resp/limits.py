@@ -2,6 +2,9 @@
 
 import msgspec
 
+from barque.core.entries import COMMAND_BYTES_MAX
+from barque.machine.kv_writes import VALUE_BYTES_MAX
+
 
 class RespLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What one client, and all of them together, may take."""
@@ -9,9 +12,9 @@ class RespLimits(msgspec.Struct, frozen=True, kw_only=True):
     connections_max: int = 10_000
     strangers_max: int = 1_000
     """Connections without the password, if there is one; the oldest makes room for the next."""
-    bulk_bytes_max: int = 16 * 1024 * 1024
+    bulk_bytes_max: int = VALUE_BYTES_MAX
     """The longest key or value."""
-    request_bytes_max: int = 64 * 1024 * 1024
+    request_bytes_max: int = COMMAND_BYTES_MAX
     """All arguments of one command together; all commands of one transaction, too."""
     transaction_commands_max: int = 65_536
     """Commands between MULTI and EXEC."""

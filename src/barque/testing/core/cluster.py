@@ -38,7 +38,7 @@ from barque.core.messages import (
     RemoteMessage,
     TransferLeadership,
 )
-from barque.core.state import RaftState, Server
+from barque.core.state import Environment, RaftState, Server
 from barque.core.terms import ASKS_FOR_VOTES, admits
 from barque.machine.machine import Machine
 from barque.machine.simple import SimpleMachine
@@ -90,6 +90,10 @@ class CoreCluster:
 
     def __getitem__(self, name: str) -> Member:
         return self.members[name]
+
+    def environment_of(self, name: str) -> Environment:
+        """Return the clock and the tokens of a member."""
+        return self.environment
 
     def server(self, name: str) -> Server:
         """Return the core server of a member."""

@@ -104,7 +104,7 @@ class Member:
         self.condition_timer: StartConditionTimeout | None = None
         self.doubting = False  # its quorum timer runs
         self.doubts = 0  # how often the quorum timer was started; a new doubt gets the full time
-        self.receiving = False  # its timer for snapshot chunks runs
+        self.receive_timer: StartReceiveTimeout | None = None  # for the next chunk of a snapshot
         self.retries: dict[ServerId, StartSnapshotRetry] = {}
         self.counters = ServerCounters()
         self.make_performer()
@@ -116,7 +116,7 @@ class Member:
         self.server = Server(
             config,
             self.log,
-            self.cluster.environment,
+            self.cluster.environment_of(self.id.name),
             current_term=self.term,
             voted_for=self.voted_for,
             last_applied=self.last_applied,
@@ -163,7 +163,7 @@ class Member:
                 cluster.watch(self, message, before, effects)
             cluster.observer.look(self, before, now)
             if now.state is not before.state:  # a timer ends with the state that armed it
-                self.timer = self.condition_timer = None
+                self.timer = self.condition_timer = self.receive_timer = None
             if effects:
                 queue += self.perform(effects)
 
@@ -253,8 +253,8 @@ class Member:
 
     def expire_receiving(self) -> list[Effect]:
         """Let the timer for snapshot chunks run out."""
-        assert self.receiving, "nothing is being received"
-        self.receiving = False
+        assert self.receive_timer is not None, "nothing is being received"
+        self.receive_timer = None
         return self.handle(ReceiveSnapshotTimeout())
 
     def wipe(self, uid: str) -> None:
@@ -391,7 +391,7 @@ class HandTimers:
 
     def start_receive(self, process: Member, effect: StartReceiveTimeout) -> None:
         """Arm the timer for chunks."""
-        process.receiving = True
+        process.receive_timer = effect
 
     def start_snapshot_retry(self, process: Member, effect: StartSnapshotRetry) -> None:
         """Note that this member is to be tried again."""

@@ -202,8 +202,8 @@ class MemoryLog:
 
     @property
     def unsynced(self) -> int:
-        """How many submitted writes are not durable."""
-        return len(self._submitted)
+        """How many submitted writes, and snapshots, are not durable."""
+        return len(self._submitted) + self._snapshots.unsynced
 
     def start_after(self, position: IndexTerm) -> None:
         """Replace the whole log by a received snapshot, in memory and on the disk at once.

@@ -177,6 +177,11 @@ class MemorySnapshots:
         self._pieces, self._live, self._accepted = [], [], []
 
     @property
+    def unsynced(self) -> int:
+        """How many snapshots wait for the next sync."""
+        return len(self._writing) + (self._completing is not None)
+
+    @property
     def accepting(self) -> bool:
         """Whether a snapshot is being received."""
         return self._accepting is not None

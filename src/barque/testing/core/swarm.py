@@ -2,7 +2,7 @@
 
 Two in three seeds are long. The third is *harsh*: a few virtual seconds with the shortest times, the smallest
 settings and a fault every few milliseconds, because rare defects hide in narrow windows. Three in ten seeds
-also change members.
+also change members, and two in three take snapshots.
 """
 
 import random
@@ -10,6 +10,7 @@ import random
 import msgspec
 
 from barque.config import TimeConfig
+from barque.testing.core.lists import SnapshotWishes
 from barque.testing.core.world import WorldConfig
 
 CORE_FAULTS = (
@@ -22,6 +23,7 @@ MEMBER_FAULTS = ("leave", "enter", "change")
 """Members are removed, new servers take their places, and memberships change."""
 HARSH_SHARE = 1 / 3
 MEMBERS_SHARE = 0.3
+SNAPSHOTS_SHARE = 2 / 3
 _SPANS = ((0.0001, 0.0005), (0.0005, 0.005), (0.002, 0.05))
 """The latencies to draw from, of networks and disks."""
 
@@ -44,8 +46,32 @@ def draw_core_scenario(seed: int) -> CoreScenario:
     rng = random.Random(f"{seed}/core")  # noqa: S311  # repeatable on purpose
     scenario = _draw_harsh(rng) if rng.random() < HARSH_SHARE else _draw_long(rng)
     if rng.random() < MEMBERS_SHARE:
-        return msgspec.structs.replace(scenario, faults=scenario.faults + MEMBER_FAULTS)
-    return scenario
+        scenario = msgspec.structs.replace(scenario, faults=scenario.faults + MEMBER_FAULTS)
+    world = _draw_snapshots(random.Random(f"{seed}/core snapshots"), scenario.world)  # noqa: S311
+    return msgspec.structs.replace(scenario, world=world)
+
+
+def _draw_snapshots(rng: random.Random, world: WorldConfig) -> WorldConfig:
+    """Two in three worlds take snapshots, at tiny intervals, and have clocks that differ."""
+    if rng.random() > SNAPSHOTS_SHARE:
+        return world
+    settings = world.settings | {
+        # The patience of both ends must be longer than a chunk and its answer can take.
+        "snapshot_silent_ticks_max": 2 + rng.choice((300, 1_000)) // world.time.tick_ms,
+        "snapshot_backoff_ms": rng.choice((20, 200)),
+        "receive_snapshot_timeout_ms": rng.choice((300, 1_500)),
+    }
+    wishes = SnapshotWishes(
+        every=rng.choice((0, 1, 3, 10, 40)),
+        checkpoint_every=rng.choice((0, 0, 2, 7)),
+        promote_every=rng.choice((0, 5, 20)),
+        back=rng.choice((0, 1, 6)),
+        live_every=rng.choice((0, 0, 4, 9)),
+        chunk_bytes=rng.choice((50, 200, 1 << 20)),
+    )
+    return msgspec.structs.replace(
+        world, settings=settings, snapshots=wishes, skew_ms=rng.choice((0, 50, 3_000))
+    )
 
 
 def _draw_long(rng: random.Random) -> CoreScenario:

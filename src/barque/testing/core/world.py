@@ -34,52 +34,35 @@ import msgspec
 
 from barque.config import TimeConfig
 from barque.core.configuration import is_removed
-from barque.core.effects import Applied, StartElectionTimeout, StopReason, TimerSpan
+from barque.core.effects import Applied, StartElectionTimeout, StartSnapshotRetry, StopReason, TimerSpan
 from barque.core.entries import EntryKind, decode_cluster, kind_of
 from barque.core.messages import (
     AwaitConditionTimeout,
     ElectionTimeout,
     Message,
     NodeStatus,
+    ReceiveSnapshotTimeout,
     RemoteMessage,
     ServerDown,
+    SnapshotRetryTimeout,
     Tick,
 )
-from barque.core.state import RaftState, Server
+from barque.core.state import Environment, RaftState, Server
 from barque.core.step import has_unfinished_business
 from barque.core.terms import ASKS_FOR_VOTES, admits
 from barque.errors import InvariantViolation
-from barque.machine.machine import Builtin, CommandMeta, Machine
+from barque.machine.machine import Machine
 from barque.runtime.failure_detector import FailureDetector
 from barque.runtime.server_timers import timer_spans
 from barque.testing.checkers.history import Operation, Outcome
 from barque.testing.core.cluster import CoreCluster, Member
+from barque.testing.core.lists import Lists, SnapshotWishes
 from barque.testing.sim.loop import Storm
 from barque.types import IndexTerm, Membership, ServerId, Term, Uid
 
 NAMES = "abcdefg"
 EVENTS_MAX = 1_000_000
 """A run has some ten thousand events. A run with this many is a storm."""
-
-
-class Lists(Machine[dict[str, list[str]]]):
-    """Lists by key: a command `[key, element]` appends and replies with the new length."""
-
-    def init(self, args: dict[str, Any]) -> dict[str, list[str]]:
-        """Start without lists."""
-        return {}
-
-    def apply(self, meta: CommandMeta, command: Any, state: dict[str, list[str]]) -> Any:
-        """Append the element."""
-        if isinstance(command, Builtin):
-            return state, None
-        found = state.setdefault(command[0], [])
-        found.append(command[1])
-        return state, len(found)
-
-    def query(self, query: Any, state: dict[str, list[str]]) -> Any:
-        """Return the list under this key."""
-        return list(state.get("k", ()))
 
 
 class WorldConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +79,27 @@ class WorldConfig(msgspec.Struct, frozen=True, kw_only=True):
     duplicate_rate: float = 0.0
     reorder_rate: float = 0.0
     settings: dict[str, Any] = {}
+    snapshots: SnapshotWishes = SnapshotWishes()
+    skew_ms: int = 0
+    """Each clock is ahead by up to so much, and steps each second."""
+
+
+class _WorldClock:
+    """One member's clock and tokens (`Environment`)."""
+
+    def __init__(self, world: "CoreWorld", name: str) -> None:
+        self._world = world
+        self._name = name
+
+    def now_ms(self) -> int:
+        """The virtual time on this member's clock."""
+        world = self._world
+        step = (ord(self._name[0]) + 26 * int(world.now)) * 2_654_435_761 >> 8  # another each second
+        return 1_000 + int(world.now * 1000) + step % (world.config.skew_ms + 1)
+
+    def token(self) -> int:
+        """Return the next number of the world's."""
+        return self._world.cluster.environment.token()
 
 
 class _Cluster(CoreCluster):
@@ -106,6 +110,10 @@ class _Cluster(CoreCluster):
     ) -> None:
         self.world = world
         super().__init__(*names, machine=machine, settings=settings, hold_meta=True)
+
+    def environment_of(self, name: str) -> Environment:
+        """See `CoreCluster`."""
+        return _WorldClock(self.world, name)
 
     def send(self, sender: ServerId, to: ServerId, message: RemoteMessage) -> None:
         """See `CoreCluster`."""
@@ -131,6 +139,8 @@ class _Machine:
         self.ticking = False  # the next tick is in the queue
         self.election: StartElectionTimeout | None = None
         self.condition: object = None
+        self.receiving: object = None
+        self.retries: dict[ServerId, StartSnapshotRetry] = {}
 
 
 class CoreWorld:
@@ -155,7 +165,10 @@ class CoreWorld:
         self._last_due: dict[tuple[str, str], float] = {}
         self._ended: dict[tuple[tuple[str, str], Uid], float] = {}  # when its last message arrives
         poll_s, self._tick_s = config.time.detector_poll_ms / 1000, config.time.tick_ms / 1000
-        self.cluster = _Cluster(self, *self.names, settings=config.settings, machine=machine or Lists())
+        lists = machine or Lists(config.snapshots)
+        self.cluster = _Cluster(self, *self.names, settings=config.settings, machine=lists)
+        for member in self.cluster.members.values():
+            member.log.snapshots.chunk_bytes = config.snapshots.chunk_bytes
         self.machines = {m.id.name: _Machine(m, poll_s) for m in self.cluster.members.values()}
         self._pairs = [((x, y), (y, x), self.machines[x], self.machines[y]) for x, y in self._connected]
         self._spans = timer_spans(config.time)
@@ -202,7 +215,8 @@ class CoreWorld:
         machine.boots += 1
         machine.syncing = machine.syncing_meta = False
         machine.doubts = 0
-        machine.election = machine.condition = None
+        machine.election = machine.condition = machine.receiving = None
+        machine.retries = {}
         machine.held_until = 0.0
         machine.detector = FailureDetector(poll_interval_s=times.detector_poll_ms / 1000)
         for other in self.names:
@@ -262,6 +276,13 @@ class CoreWorld:
         if member.doubts != machine.doubts:
             machine.doubts = member.doubts
             self.after(self._draw(TimerSpan.LONG), self._stop_doubting, name, machine.boots, member.doubts)
+        if member.receive_timer is not machine.receiving:
+            machine.receiving = member.receive_timer
+            if member.receive_timer is not None:
+                wait_s = member.receive_timer.after_ms / 1000
+                self.after(wait_s, self._expire, name, machine.boots, member.receive_timer)
+        if member.retries:
+            self._arm_retries(name, machine)
         if self.cluster.answers:
             self._read_answers()
         if self.cluster.gone:
@@ -289,6 +310,22 @@ class CoreWorld:
         elif timer is member.condition_timer:
             member.condition_timer = None
             self.handle(name, boot, AwaitConditionTimeout())
+        elif timer is member.receive_timer:
+            member.receive_timer = None
+            self.handle(name, boot, ReceiveSnapshotTimeout())
+
+    def _arm_retries(self, name: str, machine: _Machine) -> None:
+        """Arm a timer for each member that is to be sent a snapshot again."""
+        for to, retry in machine.member.retries.items():
+            if machine.retries.get(to) is not retry:
+                machine.retries[to] = retry
+                self.after(retry.after_ms / 1000, self._retry, name, machine.boots, retry)
+
+    def _retry(self, name: str, boot: int, retry: StartSnapshotRetry) -> None:
+        member = self.cluster.members[name]
+        if self._lives(name, boot) and member.retries.get(retry.member) is retry:
+            del member.retries[retry.member]
+            self.handle(name, boot, SnapshotRetryTimeout(retry.member))
 
     def _draw(self, span: TimerSpan) -> float:
         """Draw the seconds of a timer, as a node does."""

@@ -20,6 +20,10 @@ Fault = Callable[[str, str], OSError | None]
 """Called before each operation with its name and path; an error makes the operation fail."""
 
 
+_SIZE = 1 << 40
+"""Of a disk without faults, in bytes."""
+
+
 class _Inode:
     """One file's bytes: as the cache shows them, as the disk has them, and the difference."""
 
@@ -300,7 +304,11 @@ class SimDisk:
 
     def free_bytes(self, path: str) -> int:
         """What files may still grow by."""
-        return 1 << 40 if self.space is None else self.space
+        return _SIZE if self.space is None else self.space
+
+    def total_bytes(self, path: str) -> int:
+        """A large disk: what nodes leave free does not depend on it."""
+        return _SIZE
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory."""

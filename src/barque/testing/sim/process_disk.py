@@ -116,6 +116,10 @@ class ProcessDisk:
         """See `Disk`."""
         return self.disk.free_bytes(path)
 
+    def total_bytes(self, path: str) -> int:
+        """See `Disk`."""
+        return self.disk.total_bytes(path)
+
     def rmdir(self, path: str) -> None:
         """See `Disk`."""
         self._do(self.disk.rmdir, path)

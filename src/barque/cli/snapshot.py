@@ -1,0 +1,115 @@
+"""`barque snapshot`: list, inspect and check the snapshots of a data directory. Reads only."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from barque.cli.doctor import show_findings
+from barque.cli.failures import USAGE, CliError
+from barque.cli.output import output_option, print_json
+from barque.cli.places import dev_options, place_of
+from barque.errors import Damaged
+from barque.log import snapshot_format
+from barque.log.disk import ReadingDisk
+from barque.offline.findings import Finding
+from barque.offline.inspection import snapshot_findings
+from barque.offline.snapshot_files import FoundSnapshot, find_snapshots
+
+
+@click.group()
+def snapshot() -> None:
+    """List, inspect and check snapshots. A node may run meanwhile: a snapshot never changes."""
+
+
+@snapshot.command(name="list")
+@click.argument("path", required=False)
+@dev_options
+@output_option
+def list_snapshots(path: str | None, directory: str | None, node_name: str | None, output: str) -> None:
+    """List the snapshots and checkpoints in PATH, a node's data directory or a server's."""
+    found = list(find_snapshots(ReadingDisk(), str(place_of(path, directory, node_name))))
+    if output == "json":
+        print_json([_facts(each) for each in found])
+        return
+    for each in found:
+        click.echo(_line(each))
+    if not found:
+        click.echo("no snapshots")
+
+
+@snapshot.command()
+@click.argument("file")
+@output_option
+def inspect(file: str, output: str) -> None:
+    """Show what FILE, a snapshot or checkpoint, says about itself: position, members, version, time."""
+    opened = ReadingDisk().open(str(_file_of(Path(file))))
+    try:
+        found, size = snapshot_format.read_description(opened.pread).description, opened.size()
+    except snapshot_format.MalformedSnapshot as error:
+        raise Damaged(
+            f"{file}: damaged {error}; an older snapshot may be good: barque snapshot list"
+        ) from error
+    finally:
+        opened.close()
+    meta = found.meta
+    facts = {
+        "index": meta.position.index,
+        "term": meta.position.term,
+        "machine_version": meta.machine_version,
+        "machine_time_ms": meta.machine_time_ms,
+        "members": [
+            {"server": str(member.id), "uid": member.uid, "membership": str(member.membership)}
+            for member in meta.cluster
+        ],
+        "live_entries": [list(each) for each in found.live],
+        "bytes": size,
+    }
+    if output == "json":
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        click.echo(f"{name}: {value}")
+
+
+@snapshot.command()
+@click.argument("path", required=False)
+@dev_options
+@output_option
+def verify(path: str | None, directory: str | None, node_name: str | None, output: str) -> int:
+    """Check every byte of PATH: a snapshot file, or all snapshots of a node's data directory or a server."""
+    place = place_of(path, directory, node_name)
+    if place.is_file() or (place / "snapshot").is_file():
+        files = [str(_file_of(place))]
+    else:
+        files = [found.path for found in find_snapshots(ReadingDisk(), str(place))]
+    return show_findings(_findings(files), output)
+
+
+def _findings(files: list[str]) -> Iterator[Finding]:
+    disk = ReadingDisk()
+    for path in files:
+        yield from snapshot_findings(disk, path, "snapshot")
+
+
+def _file_of(place: Path) -> Path:
+    file = place / "snapshot" if place.is_dir() else place
+    if not file.is_file():
+        raise CliError(f"{place} is no snapshot; barque snapshot list shows a data directory's", USAGE)
+    return file
+
+
+def _facts(found: FoundSnapshot) -> dict[str, Any]:
+    return msgspec.structs.asdict(found)
+
+
+def _line(found: FoundSnapshot) -> str:
+    if found.damage:
+        return f"{found.kind} {found.path}: DAMAGED: {found.damage}"
+    live = f", {found.live_entries} live entries" if found.live_entries else ""
+    return (
+        f"{found.kind} of {found.uid} at entry {found.index} of term {found.term}: {found.bytes:,} bytes, "
+        f"machine version {found.machine_version}{live}, {found.path}"
+    )
