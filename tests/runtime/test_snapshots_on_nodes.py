@@ -1,229 +1,330 @@
-"""Snapshots as a user meets them: logs stay short, restarts are quick, members that lag catch up."""
+"""Snapshots, checkpoints and segments on whole nodes: made, sent, installed, and started from."""
 
-import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.nodes import Nodes, nodes, until
+from tests.nodes import Nodes, until
 
 import barque
-from barque.config import LogConfig, SnapshotsConfig
-from barque.log.log import WalLog
-from barque.machine import kv_commands as kv
+from barque.core.state import Server
 from barque.machine.effects import Checkpoint, ReleaseCursor
-from barque.types import Index
-
-SETTINGS: dict[str, Any] = {
-    "machines": {"book": f"{__name__}:Book", "kv": "barque.machine.kv:KvMachine"},
-    "log": LogConfig(wal_max_size_bytes=64 * 1024, prefill=False),
-    "snapshots": SnapshotsConfig(
-        min_interval=1, interval_bytes=1, checkpoint_min_interval=1, chunk_size_bytes=1000
-    ),
-}
-"""Everything that the machine offers is written; small files, many chunks."""
+from barque.machine.machine import Builtin
+from barque.types import Index, IndexTerm
 
 
-class Book(barque.Machine[dict[str, Any]]):
-    """Keeps the last words, in place, and offers its state at each tenth; `checkpoint` keeps a checkpoint."""
+class Shelf(barque.Machine[dict[str, Any]]):
+    """Keeps what it is given, in place. Some commands ask for snapshots; `keep` lets its entry survive."""
+
+    def __init__(self) -> None:
+        self.applied: list[Any] = []
+        self.installed: list[tuple[int, int]] = []
+        self.captured = 0
 
     def init(self, args: dict[str, Any]) -> dict[str, Any]:
-        """No words."""
-        return {"words": {}, "count": 0}
+        """An empty shelf."""
+        return {"items": [], "kept": [], "times": []}
 
     def apply(self, meta: barque.CommandMeta, command: Any, state: dict[str, Any]) -> Any:
-        """Note a word, and how many there were."""
-        if not isinstance(command, str):
+        """Put it on the shelf."""
+        if isinstance(command, Builtin):
             return state, None
-        state["count"] += 1
-        state["words"][f"word{state['count'] % 50}"] = command
-        effects: list[Any] = []
-        if command == "checkpoint":
-            effects.append(Checkpoint(meta.index, state))
-        elif command == "promote":
-            effects.append(ReleaseCursor(meta.index, promote=True))
-        elif state["count"] % 10 == 0:
-            effects.append(ReleaseCursor(meta.index, state))
-        return state, state["count"], effects
+        self.applied.append(command)
+        state["items"].append(command if len(str(command)) < 50 else len(str(command)))
+        state["times"].append(meta.system_time_ms)
+        match command:
+            case "snap":
+                return state, meta.index, [ReleaseCursor(meta.index, state)]
+            case "check":
+                return state, meta.index, [Checkpoint(meta.index, state)]
+            case "promote":
+                return state, meta.index, [ReleaseCursor(meta.index, promote=True)]
+            case "written":
+                return state, meta.index, [ReleaseCursor(meta.index, state, written=meta.index)]
+            case "keep":
+                state["kept"].append(meta.index)
+        return state, meta.index
 
     def query(self, query: Any, state: dict[str, Any]) -> Any:
-        """All of it."""
+        """Everything."""
         return state
 
+    def capture(self, state: dict[str, Any]) -> Any:
+        """Count the captures: a snapshot that is not due costs none."""
+        self.captured += 1
+        return super().capture(state)
 
-def log_of(running: Nodes, name: str, cluster: str) -> WalLog:
-    """A member's log."""
-    process = running.running[name].system.processes[cluster]
-    log = process.server.log
-    assert isinstance(log, WalLog)
-    return log
+    def live_indexes(self, state: dict[str, Any]) -> Sequence[Index]:
+        """The entries that it asked to keep."""
+        return list(state["kept"])
 
-
-async def snapshot_at(running: Nodes, name: str, cluster: str, index: int) -> WalLog:
-    """A member's log, once it has a snapshot at or above this entry and begins behind it."""
-
-    async def has_one() -> WalLog | None:
-        log = log_of(running, name, cluster)
-        return log if log.snapshot_index_term().index >= index and log.first_index() > index else None
-
-    found = await until(has_one, f"{name} has no snapshot at entry {index}")
-    assert isinstance(found, WalLog)
-    return found
-
-
-def folder(running: Nodes, name: str, log: WalLog, what: str) -> list[str]:
-    """What lies in a folder of a server, without half-written directories."""
-    path = running.directory / name / "servers" / log.uid / what
-    return sorted(entry.name for entry in path.iterdir() if "." not in entry.name) if path.exists() else []
+    def snapshot_installed(
+        self,
+        position: IndexTerm,
+        state: dict[str, Any],
+        old_position: IndexTerm,
+        old_state: dict[str, Any],
+    ) -> Any:
+        """Note it."""
+        self.installed.append((position.index, len(old_state["items"])))
+        return ()
 
 
-async def say(client: barque.Client, count: int, word: str = "word") -> None:
-    """Let the machine note so many words."""
-    for number in range(count):
-        await client.process_command("book", f"{word} {number}")
+OFTEN = barque.SnapshotsConfig(
+    min_interval=1, checkpoint_min_interval=1, chunk_size_bytes=200, backoff_ms=50, recovery_min_interval=1
+)
+SMALL = barque.LogConfig(wal_max_size_bytes=16_384, segment_max_entries=8, prefill=False)
 
 
-async def test_a_restart_begins_at_the_snapshot_and_ends_in_the_same_state(tmp_path: Path) -> None:
-    """The log begins behind the snapshot on each member; after a restart the state is the same everywhere."""
-    async with nodes(tmp_path, 3, **SETTINGS) as three, three.client() as client:
-        await client.start_cluster("book", "book")
-        await say(client, 55)
-        before = await client.consistent_query("book")
-        for name in three.addresses:
-            log = await snapshot_at(three, name, "book", 40)
-            assert len(folder(three, name, log, "snapshots")) == 1
-        await three.stop()
-        await three.start()
-        assert await client.consistent_query("book") == before
-        assert await client.process_command("book", "more") == 56
-        for name in three.addresses:
-            assert log_of(three, name, "book").first_index() > 40
-            server = three.running[name].system.processes["book"].server
-            assert server.start_meta is not None
-            assert server.start_meta.position.index > 40
+@contextlib.asynccontextmanager
+async def shelves(directory: Path, count: int = 3, **settings: Any) -> AsyncIterator["Shelves"]:
+    """Nodes whose machine is a `Shelf` of their own, with a cluster `shelf`."""
+    some = Shelves(directory, count, **{"snapshots": OFTEN, "log": SMALL, **settings})
+    for name in some.addresses:
+        await some.begin(name)
+    async with some.client() as client:
+        some.at = client
+        await client.start_cluster("shelf", "shelf")
+        try:
+            yield some
+        finally:
+            await some.stop()
 
 
-async def test_a_state_that_changes_in_place_is_captured_as_it_was(tmp_path: Path) -> None:
-    """The default capture encodes at the effect: later commands leave no trace in the snapshot."""
-    async with nodes(tmp_path, 1, **SETTINGS) as one, one.client() as client:
-        await client.start_cluster("book", "book")
-        await say(client, 30)
-        log = await snapshot_at(one, "n1", "book", 20)
-        meta = log.snapshots.current()
-        assert meta is not None
-        machine = Book()
-        state = log.snapshots.load(meta, lambda pieces: machine.restore(pieces, {}))
-        assert state["count"] % 10 == 0
-        await say(client, 5)
-        await one.stop()
-        await one.start()
-        assert await client.process_command("book", "end") == 36
+class Shelves(Nodes):
+    """Nodes with a shelf each."""
+
+    at: barque.Client
+
+    async def begin(self, name: str) -> None:
+        """Start one node with a new machine object."""
+        self.machines: dict[str, Shelf] = getattr(self, "machines", {})
+        self.machines[name] = Shelf()
+        await self.start(name, machines={"shelf": self.machines[name]})
+
+    def server(self, name: str) -> Server:
+        """The member on this node."""
+        return self.running[name].system.processes["shelf"].server
+
+    def snapshot(self, name: str) -> int:
+        """Where the member's snapshot ends; 0 for none."""
+        return self.server(name).log.snapshot_index_term().index
+
+    async def put(self, *commands: Any) -> list[int]:
+        """Commit these, one after the other; their indexes."""
+        return [int(await self.at.process_command("shelf", command)) for command in commands]
+
+    async def snapshot_at(self, index: int, *names: str) -> None:
+        """Wait until these members, or all, have a snapshot at this entry or a later one."""
+
+        async def there() -> bool:
+            return all(self.snapshot(name) >= index for name in names or self.running)
+
+        await until(there, f"a snapshot at {index}")
+
+    async def state(self, name: str) -> dict[str, Any]:
+        """The machine's state on this node."""
+        async with self.client(name) as client:
+            state: dict[str, Any] = await client.local_query("shelf", None)
+            return state
+
+    async def snap(self) -> int:
+        """Ask for snapshots until all members have one that covers everything so far; where this ends."""
+        at = (await self.put("snap"))[0]
+
+        async def there() -> bool:
+            if all(self.snapshot(name) >= at for name in self.members()):
+                return True
+            await self.put("snap")  # the one before came while another was being written
+            return False
+
+        await until(there, f"a snapshot at {at}")
+        return at
+
+    def members(self) -> list[str]:
+        """The nodes with a member."""
+        return [name for name, node in self.running.items() if "shelf" in node.system.processes]
+
+    async def forget(self, index: int) -> None:
+        """Let the logs drop this entry: newer ones, and snapshots of them."""
+
+        async def forgotten() -> bool:
+            await self.put(*("x" * 3_000 for _ in range(20)))
+            await self.snap()
+            return all(self.server(name).log.first_index() > index for name in self.members())
+
+        await until(forgotten, f"the logs to drop {index}")
+
+    async def equal(self) -> None:
+        """Wait until all members have applied everything, and compare their states."""
+        at = (await self.put("last"))[0]
+
+        async def there() -> bool:
+            return all(self.server(name).last_applied >= at for name in self.running)
+
+        await until(there, "everything everywhere")
+        states = [self.server(name).machine_state for name in self.running]
+        assert all(state == states[0] for state in states)
 
 
-async def test_a_member_that_was_away_for_long_gets_a_snapshot(tmp_path: Path) -> None:
-    """Its entries are gone from the others' logs; it receives the state in chunks, and goes on from there."""
-    async with nodes(tmp_path, 3, **SETTINGS) as three, three.client() as client:
-        await client.start_cluster("book", "book")
-        await say(client, 10)
-        leader = await three.leader(client, "book")
-        away = next(name for name in three.addresses if name != leader)
-        await three.stop(away)
-        async with three.client(*(name for name in three.addresses if name != away)) as rest:
-            await say(rest, 80, "long and longer " * 40)
-            await snapshot_at(three, leader, "book", 70)
-            before = await rest.consistent_query("book")
-            await three.start(away)
-
-            async def caught_up() -> bool:
-                process = three.running[away].system.processes["book"]
-                return bool(process.server.machine_state == before)
-
-            await until(caught_up, "the member never caught up")
-        log = log_of(three, away, "book")
-        assert log.snapshot_index_term().index >= 70
-        sent = sum(
-            process.counters.snapshots_sent
-            for name, node in three.running.items()
-            if name != away
-            for process in node.system.processes.values()
-        )
-        assert sent >= 1
-        assert await client.process_command("book", "end") == 91
-        await three.stop(away)
-        await three.start(away)
-        assert await client.process_command("book", "end") == 92
-
-
-async def test_a_checkpoint_is_a_faster_start_and_becomes_the_snapshot_when_asked(tmp_path: Path) -> None:
-    """It keeps the log whole; promoted, it is the snapshot, and the log begins behind it."""
-    async with nodes(tmp_path, 1, **SETTINGS) as one, one.client() as client:
-        await client.start_cluster("book", "book")
-        await say(client, 5)
-        await client.process_command("book", "checkpoint")
-        log = log_of(one, "n1", "book")
-
-        async def kept() -> list[str]:
-            return folder(one, "n1", log, "checkpoints")
-
-        await until(kept, "no checkpoint")
-        assert log.first_index() == 1
-        await one.stop()
-        await one.start()
-        server = one.running["n1"].system.processes["book"].server
-        assert server.start_meta is not None
-        assert await client.process_command("book", "promote") == 7
-        log = await snapshot_at(one, "n1", "book", server.start_meta.position.index)
-        assert folder(one, "n1", log, "checkpoints") == []
-        await one.stop()
-        await one.start()
-        assert await client.process_command("book", "end") == 8
+async def test_every_member_makes_its_own_snapshot_and_starts_from_it(tmp_path: Path) -> None:
+    """SNAP-01 to SNAP-06, SNAP-09, EFF-14, CORE-12, LIFE-05: nothing that it covers is applied again."""
+    async with shelves(tmp_path) as some:
+        *_, at = await some.put("a", "b", "snap")
+        await some.snapshot_at(at)
+        await some.put("c")
+        await some.equal()
+        await some.stop("n2")
+        recovery = tmp_path / "n2" / "servers"
+        for folder in recovery.glob("*/recovery_checkpoint/*/*"):
+            folder.unlink()  # only the snapshot is left
+        await some.begin("n2")
+        await some.equal()
+        assert some.machines["n2"].applied == ["c", "last", "last"]
+        assert some.snapshot("n2") == at
+        assert list((tmp_path / "n2").glob("servers/*/snapshots/*"))
 
 
 async def test_an_orderly_stop_keeps_the_state(tmp_path: Path) -> None:
-    """CKPT-06: with the setting, the next start replays nothing."""
-    settings = {**SETTINGS, "snapshots": SnapshotsConfig(recovery_min_interval=1)}
-    async with nodes(tmp_path, 1, **settings) as one, one.client() as client:
-        await client.start_cluster("book", "book")
-        await say(client, 7)
-        await one.stop()
-        await one.start()
-        server = one.running["n1"].system.processes["book"].server
-        assert server.start_meta is not None
-        assert server.start_meta.position.index >= 8
-        assert await client.process_command("book", "end") == 8
+    """CKPT-06 to CKPT-08: the next start applies nothing again; the log stays whole."""
+    async with shelves(tmp_path) as some:
+        await some.put("a", "b", "c")
+        await some.equal()
+        await some.stop("n3")
+        await some.begin("n3")
+        assert some.server("n3").last_applied > 3
+        await some.equal()
+        assert some.machines["n3"].applied == ["last"]
+        assert some.snapshot("n3") == 0
+        assert some.server("n3").log.first_index() == 1
 
 
-@pytest.mark.parametrize("count", [1, 3])
-async def test_the_key_value_machine_offers_its_state(tmp_path: Path, count: int) -> None:
-    """A KvMachine that applies thousands of commands has snapshots, and restarts with all of its keys."""
-    async with nodes(tmp_path, count, **SETTINGS) as some, some.client() as client:
-        await client.start_cluster("kv", "kv")
-        for start in range(0, 3000, 500):
-            commands = [kv.Set(b"key%d" % (n % 700), b"value%d" % n) for n in range(start, start + 500)]
-            await asyncio.gather(*(client.process_command("kv", command) for command in commands))
-        for name in some.addresses:
-            await snapshot_at(some, name, "kv", 2048)
-        await client.process_command("kv", kv.Expire(b"key1", 600_000))
-        await some.stop()
-        await some.start()
-        assert await client.consistent_query("kv", kv.DbSize()) == 700
-        assert await client.consistent_query("kv", kv.Get(b"key699")) == b"value2799"
-        for name in some.addresses:
-            server = some.running[name].system.processes["kv"].server
-            assert server.start_meta is not None
-            assert server.start_meta.position.index >= Index(2048)
+async def test_a_member_that_lags_gets_a_snapshot_and_then_entries(tmp_path: Path) -> None:
+    """SEND-01 to SEND-09, RECV-01 to RECV-08, MAC-11, CORE-08, REPL-08: chunk by chunk, once."""
+    async with shelves(tmp_path) as some:
+        (first,) = await some.put("a")
+        await some.equal()
+        await some.stop("n3")
+        await some.forget(first + 2)
+        await some.begin("n3")
+        await some.equal()
+        assert some.machines["n3"].installed
+        assert "a" not in some.machines["n3"].applied
+        sent = [
+            p.counters.snapshots_sent
+            for n in some.running.values()
+            for p in n.system.servers.by_name.values()
+        ]
+        assert sum(sent) == 1
+        await some.put("z")
+        await some.equal()
 
 
-async def test_a_deleted_cluster_leaves_no_snapshot(tmp_path: Path) -> None:
-    """B50: also while snapshots are being written all the time."""
-    async with nodes(tmp_path, 1, **SETTINGS) as one, one.client() as client:
-        await client.start_cluster("book", "book")
-        await say(client, 30)
-        log = await snapshot_at(one, "n1", "book", 10)
-        await client.delete_cluster("book")
-        directory = one.directory / "n1" / "servers" / log.uid
+async def test_a_new_member_gets_a_snapshot(tmp_path: Path) -> None:
+    """MEMB-11, MEMB-17, SNAP-03: the members are those of the snapshot, with uids; then it votes."""
+    async with shelves(tmp_path, 3) as some:
+        (first,) = await some.put("a")
+        await some.at.remove_member("shelf", "shelf@n3")
+
+        async def ended() -> bool:
+            return "n3" not in some.members()
+
+        await until(ended, "the removed member to end")
+        await some.forget(first)
+        await some.at.add_member("shelf", "n3")
+        await some.equal()
+        assert some.machines["n3"].installed
+        members = [sorted(map(str, some.server(name).cluster)) for name in some.running]
+        assert members[0] == members[1] == members[2] == ["shelf@n1", "shelf@n2", "shelf@n3"]
+
+
+async def test_checkpoints_are_kept_promoted_and_passed(tmp_path: Path) -> None:
+    """CKPT-01, CKPT-02, CKPT-05, EFF-16, EFF-17: a checkpoint truncates nothing until it is promoted."""
+    async with shelves(tmp_path, 1) as some:
+        *_, at = await some.put("a", "check")
+        folder = tmp_path / "n1" / "servers"
+
+        async def kept() -> bool:
+            return bool(list(folder.glob("*/checkpoints/*/snapshot")))
+
+        await until(kept, "a checkpoint")
+        assert some.snapshot("n1") == 0
+        await some.put("b", "promote")
+        await some.snapshot_at(at)
+        assert some.snapshot("n1") == at
 
         async def gone() -> bool:
-            return not directory.exists()
+            return not list(folder.glob("*/checkpoints/*/snapshot"))
 
-        await until(gone, "the directory of the deleted server is still there")
+        await until(gone, "the checkpoint to be a snapshot")
+        await some.stop("n1")
+        await some.begin("n1")
+        await some.equal()
+
+
+async def test_entries_that_a_machine_keeps_survive_and_travel(tmp_path: Path) -> None:
+    """MAC-12, COMP-01, SEND-05, RECV-03: readable below the snapshot, after a restart and an install."""
+    async with shelves(tmp_path) as some:
+        (kept,) = await some.put("keep")
+        await some.stop("n3")
+        await some.forget(kept)
+        await some.begin("n3")
+        await some.equal()
+        assert some.machines["n3"].installed
+        for name in some.running:
+            [batch] = some.server(name).log.read_sparse([Index(kept)])
+            assert (batch.first_index, batch.count) == (kept, 1)
+        await some.stop("n1")
+        await some.begin("n1")
+        await some.equal()
+        assert some.server("n1").log.read_sparse([Index(kept)])
+
+
+async def test_a_snapshot_that_is_not_due_costs_no_capture(tmp_path: Path) -> None:
+    """SNAP-01: the interval decides before the state is captured; `written` waits for the disk (EFF-15)."""
+    rare = barque.SnapshotsConfig(min_interval=10)
+    async with shelves(tmp_path, 1, snapshots=rare) as some:
+        await some.put(*["snap"] * 5)
+        assert some.machines["n1"].captured == 0
+        await some.put(*["written"] * 10)
+        await some.snapshot_at(10)
+        assert 1 <= some.machines["n1"].captured <= 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+async def test_a_damaged_snapshot_is_never_loaded(tmp_path: Path, damage: str) -> None:
+    """SNAP-10, B34: the start falls back to the log if that goes back so far, and else refuses."""
+    async with shelves(tmp_path, 1, snapshots=barque.SnapshotsConfig(min_interval=1)) as some:
+        *_, at = await some.put("a", "b", "snap")
+        await some.snapshot_at(at)
+        await some.stop("n1")
+        [path] = (tmp_path / "n1").glob("servers/*/snapshots/*/snapshot")
+        data = bytearray(path.read_bytes())
+        if damage == "flip":
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+        elif damage == "cut":
+            path.write_bytes(data[:-5])
+        else:
+            path.unlink()
+        await some.begin("n1")  # the entries are in the log files still
+        await some.equal()
+
+
+async def test_memory_and_disk_level_off(tmp_path: Path) -> None:
+    """SEG-07, WAL-08, WAL-13, LOG-15, MT-05: closed log files go to segments, and these go with snapshots."""
+    async with shelves(tmp_path, 1) as some:
+        sizes = []
+        for _ in range(6):
+            await some.put(*("v" * 3_000 for _ in range(60)))
+            await some.snap()
+
+            async def quiet() -> bool:
+                overview = some.running["n1"].system.storage.overview()
+                return int(overview["files"]) <= 3
+
+            await until(quiet, "closed log files to be recycled")
+            sizes.append(sum(p.stat().st_size for p in (tmp_path / "n1").rglob("*") if p.is_file()))
+        assert max(sizes[3:]) <= 1.5 * max(sizes[:3]), sizes
