@@ -6,7 +6,7 @@ still knows what a server forgets in a restart.
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +20,7 @@ from barque.log.disk import join
 from barque.log.memtable import Memtable
 from barque.log.meta import MetaStore
 from barque.log.meta_format import MetaRecord
+from barque.log.snapshot_files import positions_in
 from barque.testing.checkers.durable_log_view import DurableLogView
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
@@ -239,7 +240,7 @@ class Durability:
                 self._acked[server] = (last, promised_in, uid)
         if last.index and self._chance.random() < self._rate:
             found = self.log(server.node, uid).fetch_term(last.index)
-            if found != last.term:
+            if found != last.term and last.index > self._covered(server.node, uid):
                 states = (f"{server} says it has {last}", f"on its disk: term {found} at {last.index}")
                 text = "an acknowledgement left before the entry was synced"
                 self._report(Violation("acks are durable (I11)", text, states))
@@ -256,11 +257,21 @@ class Durability:
         if known is not None and rpc.term > known[1] and first <= known[0].index:
             del self._acked[server]
 
-    def committed(self, index: Index, term: Term, members: Iterable[tuple[str, Uid]], quorum: int) -> None:
+    def _covered(self, node: str, uid: Uid) -> Index:
+        """Up to where a snapshot on this disk stands for a server's entries."""
+        disk, folder = self._disks[node].survivor(), join(self._data, f"servers/{uid}/snapshots")
+        found = positions_in(disk, folder) if disk.is_dir(folder) else []
+        return max((position.index for position in found), default=Index(0))
+
+    def committed(self, index: Index, term: Term, members: Sequence[tuple[str, Uid]], quorum: int) -> None:
         """A leader has committed an entry: a majority must have it on disk."""
         if self._chance.random() < self._rate:
             found = {node: self.log(node, uid).fetch_term(index) for node, uid in members}
-            if sum(there == term for there in found.values()) < quorum:
+            holders = [
+                there == term or index <= self._covered(node, uid)
+                for (node, uid), there in zip(members, found.values(), strict=True)
+            ]
+            if sum(holders) < quorum:
                 states = (f"committed: {index} of term {term}", f"terms on the disks: {found}")
                 text = "an entry was committed that a majority does not have on disk"
                 self._report(Violation("commits are durable (I8)", text, states))
