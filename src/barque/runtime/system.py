@@ -389,11 +389,19 @@ class System:
         """Keep the machines' states for the next start, store how far each is, and close the files."""
         for process in self.processes.values():
             if process.failure is None:
-                make_recovery_checkpoint(process.server)
+                _keep_state(process.server)
             applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
         self.storage.close()
+
+
+def _keep_state(server: Server) -> None:
+    """Keep a machine's state for the next start. A state that cannot be captured costs only the replay."""
+    try:
+        make_recovery_checkpoint(server)
+    except MachineFault as error:
+        logger.warning("%s: the next start replays the log: %s", server.id, error)
 
 
 def _storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig:

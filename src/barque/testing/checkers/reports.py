@@ -56,7 +56,7 @@ class Reports:
         observer = self._sim.observers.of(server)
         written = IndexTerm(said["last_written_index"], said["last_written_term"])
         kept = observer.durability.log(host.name, server.cfg.uid).fetch_term(written.index)
-        if kept != written.term:
+        if kept != written.term and written.index > observer.durability.covered(host.name, server.cfg.uid):
             self._lies(said, f"it says {written} is written; on its disk is term {kept}")
         if said["current_term"] < observer.elections.promised(incarnation(server)):
             self._lies(said, "it has spoken in a later term")

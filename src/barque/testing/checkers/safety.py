@@ -240,7 +240,7 @@ class Durability:
                 self._acked[server] = (last, promised_in, uid)
         if last.index and self._chance.random() < self._rate:
             found = self.log(server.node, uid).fetch_term(last.index)
-            if found != last.term and last.index > self._covered(server.node, uid):
+            if found != last.term and last.index > self.covered(server.node, uid):
                 states = (f"{server} says it has {last}", f"on its disk: term {found} at {last.index}")
                 text = "an acknowledgement left before the entry was synced"
                 self._report(Violation("acks are durable (I11)", text, states))
@@ -257,7 +257,7 @@ class Durability:
         if known is not None and rpc.term > known[1] and first <= known[0].index:
             del self._acked[server]
 
-    def _covered(self, node: str, uid: Uid) -> Index:
+    def covered(self, node: str, uid: Uid) -> Index:
         """Up to where a snapshot on this disk stands for a server's entries."""
         disk, folder = self._disks[node].survivor(), join(self._data, f"servers/{uid}/snapshots")
         found = positions_in(disk, folder) if disk.is_dir(folder) else []
@@ -268,7 +268,7 @@ class Durability:
         if self._chance.random() < self._rate:
             found = {node: self.log(node, uid).fetch_term(index) for node, uid in members}
             holders = [
-                there == term or index <= self._covered(node, uid)
+                there == term or index <= self.covered(node, uid)
                 for (node, uid), there in zip(members, found.values(), strict=True)
             ]
             if sum(holders) < quorum:
