@@ -20,7 +20,7 @@ from barque.core.messages import (
 )
 from barque.core.snapshots import make_recovery_checkpoint
 from barque.core.state import RaftState, Server, ServerConfig
-from barque.errors import ConfigurationError, StorageError
+from barque.errors import ConfigurationError, MachineFault, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
 from barque.log.snapshots import SnapshotConfig

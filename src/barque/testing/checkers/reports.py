@@ -99,7 +99,9 @@ class Reports:
         self, cluster: "SimCluster", said: dict[str, Any], server: Server, settled_s: float
     ) -> None:
         observer = self._sim.observers.of(server)
-        end = observer.durability.log(server.id.node, server.cfg.uid).next_index() - 1
+        node, uid = server.id.node, server.cfg.uid
+        log_end = observer.durability.log(node, uid).next_index() - 1
+        end = max(log_end, observer.durability.covered(node, uid))
         fields = ("commit_index", "last_applied", "last_index", "last_written_index")
         behind = [field for field in fields if said[field] != end]
         if behind or end < observer.committed.newest:
