@@ -44,7 +44,7 @@ SNAPSHOTS = {
 }
 """The directories of a server that hold snapshots, and what one in them is called."""
 ACCEPTING = "accepting"
-_LEFT = (TEMPORARY, ".writing", ".removing", ".compacting")
+LEFT = (TEMPORARY, ".writing", ".removing", ".compacting")
 """How the names of unfinished work end."""
 _STRANGE = "look at it: Barque made no file of this name, and leaves it alone"
 
@@ -302,7 +302,7 @@ class _Inspection:
                 self._look_at_segments(inner, uid)
             elif name in SNAPSHOTS:
                 self._look_at_snapshots(inner, SNAPSHOTS[name])
-            elif name == ACCEPTING or name.endswith(_LEFT):
+            elif name == ACCEPTING or name.endswith(LEFT):
                 self._add([note("leftover", inner, "a crash has left it")])
             else:
                 self._add([warning("unknown", inner, "it is no part of a server", _STRANGE)])
@@ -322,7 +322,7 @@ class _Inspection:
     def _look_at_segments(self, path: str, uid: Uid) -> None:
         for name in self._names(path):
             inner = join(path, name)
-            if name.endswith(_LEFT):
+            if name.endswith(LEFT):
                 self._add([note("leftover", inner, "a crash has left it")])
             elif is_segment(name):
                 self._check(partial(self._look_at_segment, uid), inner)
@@ -340,7 +340,7 @@ class _Inspection:
     def _look_at_snapshots(self, path: str, what: str) -> None:
         for name in self._names(path):
             inner = join(path, name)
-            if name.endswith(_LEFT):
+            if name.endswith(LEFT):
                 self._add([note("leftover", inner, "a crash has left it")])
             elif snapshot_format.parse_name(name) is None:
                 self._add([warning("unknown", inner, f"it is no {what}", _STRANGE)])
