@@ -369,6 +369,7 @@ def test_both_disks_miss_what_is_not_there(tmp_path: Path) -> None:
             lambda d, r: d.listdir(f"{r}/gone"),
             lambda d, r: d.rmdir(f"{r}/gone"),
             lambda d, r: d.unlink(f"{r}/gone"),
+            lambda d, r: d.mkdir(f"{r}/gone/inner", parents=False),
         ):
             with pytest.raises(FileNotFoundError):
                 call(disk, root)

@@ -63,8 +63,8 @@ class ChunkFlag(enum.IntEnum):
 class ChunkState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The number of a chunk and its place.
 
-    An announcement is 0. Chunks of live entries, if there are any, and pieces of the snapshot count from 1 in one
-    row, so a receiver that has missed live entries finds a gap at the first piece.
+    An announcement is 0. Chunks of live entries, if there are any, and pieces of the snapshot count from 1 in
+    one row, so a receiver that has missed live entries finds a gap at the first piece.
     """
 
     number: int

@@ -83,8 +83,8 @@ class Disk(Protocol):
     def unlink(self, path: str) -> None:
         """Remove a name; durable after `fsync_dir`."""
 
-    def mkdir(self, path: str) -> None:
-        """Make a directory and its parents, unless they exist."""
+    def mkdir(self, path: str, *, parents: bool = True) -> None:
+        """Make a directory durably, unless it exists; also its parents, unless `parents` is false."""
 
     def protect(self, path: str) -> None:
         """Keep other users from changing the names in a directory. Raises `PermissionError` if they can."""
@@ -291,12 +291,12 @@ class OsDisk:
         """Remove a name."""
         os.unlink(path)
 
-    def mkdir(self, path: str) -> None:
-        """Make a directory and its parents, unless they exist."""
+    def mkdir(self, path: str, *, parents: bool = True) -> None:
+        """Make a directory durably, unless it exists; also its parents, unless `parents` is false."""
         if os.path.isdir(path):
             return
         parent = os.path.dirname(path)
-        if parent and parent != path:
+        if parents and parent and parent != path:
             self.mkdir(parent)
         try:
             os.mkdir(path, 0o700)

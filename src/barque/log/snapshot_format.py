@@ -106,10 +106,12 @@ def indexes_of(ranges: Sequence[Range]) -> Iterator[Index]:
 def encode_snapshot(description: Description, state: Iterable[bytes]) -> Iterator[bytes]:
     """The bytes of a whole file, in buffers of at most one piece (the description may be larger).
 
-    `state` may come in parts of any size: their borders are not kept.
+    `state` may come in parts of any size: their borders are not kept. Raises `ValueError` for a description
+    that no snapshot can have.
     """
     reason = _impossible(description)
-    assert reason is None, reason
+    if reason is not None:
+        raise ValueError(reason)
     described = msgspec.msgpack.encode(description)
     head = _HEAD.pack(MAGIC, VERSION, CRC32, 0, len(described))
     head_crc = crc32(head)

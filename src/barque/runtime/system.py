@@ -7,7 +7,18 @@ from typing import Any
 
 from barque.config import LogConfig, TimeConfig
 from barque.core.applying import persist_last_applied
-from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
+from barque.core.messages import (
+    AcceptFailed,
+    LogEvent,
+    ResendWrite,
+    SnapshotAccepted,
+    SnapshotFailed,
+    SnapshotWritten,
+    WalFailed,
+    WalUp,
+    Written,
+)
+from barque.core.snapshots import make_recovery_checkpoint
 from barque.core.state import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
@@ -351,7 +362,14 @@ class System:
 
     def _on_log_event(self, event: LogEvent) -> None:
         match event:
-            case Written() | ResendWrite():
+            case (
+                Written()
+                | ResendWrite()
+                | SnapshotWritten()
+                | SnapshotFailed()
+                | SnapshotAccepted()
+                | AcceptFailed()
+            ):
                 process = self.servers.by_uid.get(event.uid)
                 if process is not None:
                     process.handle(event)
@@ -367,8 +385,10 @@ class System:
         self._changed()
 
     def close(self) -> None:
-        """Store how far each machine is, and close the files."""
+        """Keep the machines' states for the next start, store how far each is, and close the files."""
         for process in self.processes.values():
+            if process.failure is None:
+                make_recovery_checkpoint(process.server)
             applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)

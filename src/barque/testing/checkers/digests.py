@@ -1,8 +1,8 @@
 """I18 and I19: equal indexes mean equal machines, and a snapshot is what its entries make.
 
-A test machine that `keeps` states asks for a snapshot at fixed indexes, the same on every member. There it notes a
-digest of its state; it notes another when a snapshot is restored. All digests of one index must be equal,
-whichever member applied, captured, sent, received or restored the state.
+A test machine asks for snapshots at fixed indexes, the same on every member. There it notes a digest of its
+state; it notes another when a snapshot is written, and when one is restored. All digests of one index must be
+equal, whichever member applied, captured, sent, received or restored the state.
 """
 
 from collections.abc import Iterable, Iterator
@@ -52,5 +52,5 @@ class Digests:
         known, first = self._known.setdefault(index, (crc32(encoded), how))
         if known != crc32(encoded):
             raise InvariantViolation(
-                f"snapshot equivalence (I19): the state at {index} was {first} before, and another one is {how}"
+                f"snapshot equivalence (I19): a state at {index} was {first}, and another is {how}"
             )

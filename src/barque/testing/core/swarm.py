@@ -10,7 +10,8 @@ import random
 import msgspec
 
 from barque.config import TimeConfig
-from barque.testing.core.world import SnapshotWishes, WorldConfig
+from barque.testing.core.lists import SnapshotWishes
+from barque.testing.core.world import WorldConfig
 
 CORE_FAULTS = (
     *("loss", "duplicates", "reordering", "partition", "one_way", "flapping", "disconnect", "crash"),
@@ -55,9 +56,10 @@ def _draw_snapshots(rng: random.Random, world: WorldConfig) -> WorldConfig:
     if rng.random() > SNAPSHOTS_SHARE:
         return world
     settings = world.settings | {
-        "snapshot_silent_ticks_max": rng.choice((2, 5)),
+        # The patience of both ends must be longer than a chunk and its answer can take.
+        "snapshot_silent_ticks_max": 2 + rng.choice((300, 1_000)) // world.time.tick_ms,
         "snapshot_backoff_ms": rng.choice((20, 200)),
-        "receive_snapshot_timeout_ms": rng.choice((50, 500)),
+        "receive_snapshot_timeout_ms": rng.choice((300, 1_500)),
     }
     wishes = SnapshotWishes(
         every=rng.choice((0, 1, 3, 10, 40)),

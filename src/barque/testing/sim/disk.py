@@ -280,9 +280,11 @@ class SimDisk:
         self._inode(path)
         self._change(path, None, None)
 
-    def mkdir(self, path: str) -> None:
-        """Make a directory and its parents, durably."""
+    def mkdir(self, path: str, *, parents: bool = True) -> None:
+        """Make a directory durably, unless it exists; also its parents, unless `parents` is false."""
         self.check("mkdir", path)
+        if not parents:
+            self._directory(os.path.dirname(path))
         self._make_directory(path)
 
     def _make_directory(self, path: str) -> _Directory:

@@ -103,9 +103,10 @@ class ProcessDisk:
         """See `Disk`."""
         self._do(self.disk.unlink, path)
 
-    def mkdir(self, path: str) -> None:
+    def mkdir(self, path: str, *, parents: bool = True) -> None:
         """See `Disk`."""
-        self._do(self.disk.mkdir, path)
+        self.enter()
+        self.disk.mkdir(path, parents=parents)
 
     def protect(self, path: str) -> None:
         """See `Disk`."""

@@ -1,0 +1,218 @@
+"""Where the snapshots of a server lie, and the jobs that write, move and remove them.
+
+See docs/formats/snapshot.md. A directory gets its name when its file is complete and synced, by one rename:
+at that point the snapshot begins to exist. A crash before it leaves a directory that the next start removes.
+A job never makes the server's own directory, so that nothing of a deleted server comes back.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from barque.core.log_contract import SnapshotKind, SnapshotMeta
+from barque.log.background import Job
+from barque.log.disk import Disk, DiskFile, join, remove_tree
+from barque.log.snapshot_format import (
+    Description,
+    MalformedSnapshot,
+    Opened,
+    encode_snapshot,
+    parse_name,
+    read_description,
+    read_state,
+    snapshot_name,
+)
+from barque.types import Index, IndexTerm
+
+FILE = "snapshot"
+LIVE = "live.segment"
+"""The entries that survive below a received snapshot, in its directory until the log has taken them over."""
+
+ACCEPTING = "accepting"
+DISCARDED = "discarded-"
+WRITING = ".writing"
+
+FOLDERS = {
+    SnapshotKind.SNAPSHOT: "snapshots",
+    SnapshotKind.CHECKPOINT: "checkpoints",
+    SnapshotKind.RECOVERY: "recovery_checkpoint",
+}
+
+_SYNC_BYTES = 32 * 1024 * 1024
+"""Written between two syncs, so that no sync of a large file keeps others waiting for long."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A complete snapshot or checkpoint: what it says, its directory, and the size of its file in bytes."""
+
+    description: Description
+    path: str
+    size: int
+
+    @property
+    def meta(self) -> SnapshotMeta:
+        """What it stands for."""
+        return self.description.meta
+
+    @property
+    def index(self) -> Index:
+        """The last entry that it covers."""
+        return self.description.meta.position.index
+
+
+class Stopped(Exception):
+    """The job was told to stop: its result is no longer wanted."""
+
+
+def stoppable(job: Job, stopped: Callable[[], bool]) -> Job:
+    """The same job, which ends with `Stopped` at its next step once `stopped` says so."""
+    try:
+        while not stopped():
+            try:
+                next(job)
+            except StopIteration as end:
+                return end.value
+            yield
+    finally:
+        job.close()
+    raise Stopped
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def opened(disk: Disk, path: str) -> Iterator[tuple[DiskFile, Opened]]:
+    """The file in this directory, and its description. Raises `MalformedSnapshot` or `OSError`."""
+    try:
+        file = disk.open(join(path, FILE))
+    except FileNotFoundError:
+        raise MalformedSnapshot(0, "the file is missing") from None
+    try:
+        description = read_description(file.pread)
+        name = path.rpartition("/")[2]
+        position = description.description.meta.position
+        if parse_name(name) not in (None, position):
+            raise MalformedSnapshot(0, f"the file is of entry {position.index}, term {position.term}")
+        yield file, description
+    finally:
+        file.close()
+
+
+def examine(disk: Disk, path: str, *, whole: bool) -> Kept:
+    """Read the description in this directory, or check the whole file.
+
+    Raises `MalformedSnapshot` or `OSError`.
+    """
+    with opened(disk, path) as (file, found):
+        if whole:
+            for _ in read_state(file.pread, found):
+                pass
+        return Kept(found.description, path, file.size())
+
+
+def positions_in(disk: Disk, folder: str) -> list[IndexTerm]:
+    """The positions of the complete directories in a folder, newest first."""
+    if not disk.is_dir(folder):
+        return []
+    found = [parse_name(name) for name in disk.listdir(folder)]
+    return sorted((p for p in found if p is not None), key=lambda p: (p.index, p.term), reverse=True)
+
+
+def remove_leftovers(disk: Disk, server_dir: str) -> None:
+    """Remove what a crash has left of writing, receiving and removing. Raises `OSError`."""
+    for name in disk.listdir(server_dir):
+        if name == ACCEPTING or name.startswith(DISCARDED):
+            remove_tree(disk, join(server_dir, name))
+    for folder in FOLDERS.values():
+        path = join(server_dir, folder)
+        if not disk.is_dir(path):
+            continue
+        disk.fsync_dir(path)  # the names in it may have survived a kill without being durable
+        for name in disk.listdir(path):
+            inner = join(path, name)
+            if name.endswith(WRITING) or (parse_name(name) is not None and not disk.listdir(inner)):
+                remove_tree(disk, inner)  # an empty one was being removed
+
+
+# --- jobs ------------------------------------------------------------------------------------
+
+
+def write_job(disk: Disk, folder: str, description: Description, state: Iterable[bytes]) -> Job:
+    """Write a snapshot into its place; returns it as `Kept`. What fails leaves nothing."""
+    target = join(folder, snapshot_name(description.meta.position))
+    writing = target + WRITING
+    disk.mkdir(folder, parents=False)
+    remove_if_there(disk, writing)
+    disk.mkdir(writing, parents=False)
+    place = writing
+    try:
+        file = disk.create(join(writing, FILE))
+        try:
+            size = unsynced = 0
+            for buffer in encode_snapshot(description, state):
+                file.pwritev([buffer], size, sync=False)
+                size += len(buffer)
+                unsynced += len(buffer)
+                yield
+                if unsynced >= _SYNC_BYTES:
+                    file.datasync()
+                    unsynced = 0
+                    yield
+            file.datasync()
+        finally:
+            file.close()
+        yield
+        disk.fsync_dir(writing)
+        yield
+        remove_if_there(disk, target)  # a damaged one; a good one of this position would have been kept
+        disk.rename(writing, target)
+        place = target
+        disk.fsync_dir(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove_if_there(disk, place)
+        raise
+    return Kept(description, target, size)
+
+
+def promote_job(disk: Disk, checkpoint: Kept, folder: str) -> Job:
+    """Move a checkpoint to the snapshots (CKPT-02); returns it as `Kept`. It stays one if that fails."""
+    target = join(folder, snapshot_name(checkpoint.meta.position))
+    disk.mkdir(folder, parents=False)
+    remove_if_there(disk, target)
+    yield
+    disk.rename(checkpoint.path, target)
+    try:
+        disk.fsync_dir(folder)
+        disk.fsync_dir(checkpoint.path.rpartition("/")[0])
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.rename(target, checkpoint.path)
+        raise
+    return Kept(checkpoint.description, target, checkpoint.size)
+
+
+def remove_job(disk: Disk, path: str) -> Job:
+    """Remove a directory. What is left after an error or a crash, the next start removes."""
+    yield
+    remove_if_there(disk, path)
+
+
+def tidy_job(disk: Disk, server_dir: str, current: IndexTerm) -> Job:
+    """Remove what this snapshot replaces: older ones, and checkpoints that it covers (CKPT-05, CKPT-08)."""
+    for kind, name in FOLDERS.items():
+        folder = join(server_dir, name)
+        for position in positions_in(disk, folder):
+            path = join(folder, snapshot_name(position))
+            is_current = kind is SnapshotKind.SNAPSHOT and position == current
+            if position.index <= current.index and not is_current:
+                yield
+                remove_if_there(disk, path)
+
+
+def remove_if_there(disk: Disk, path: str) -> None:
+    """Remove a directory and what it holds, if there is one."""
+    if disk.exists(path):
+        remove_tree(disk, path)
