@@ -398,7 +398,7 @@ class ReadingDisk(OsDisk):
         """Refuse."""
         raise _read_only(path)
 
-    def mkdir(self, path: str) -> None:
+    def mkdir(self, path: str, *, parents: bool = True) -> None:
         """Refuse."""
         raise _read_only(path)
 
