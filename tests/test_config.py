@@ -15,6 +15,7 @@ from barque.config import (
     LogConfig,
     NodeConfig,
     RespConfig,
+    SnapshotsConfig,
     TimeConfig,
     TlsConfig,
     load_config,
@@ -34,6 +35,7 @@ STRUCTS = {
     "": NodeConfig,
     "time": TimeConfig,
     "log": LogConfig,
+    "snapshots": SnapshotsConfig,
     "resp": RespConfig,
     "clusters": ClusterConfig,
     "tls": TlsConfig,
@@ -91,7 +93,7 @@ def refuse(section: str, name: str, value: Any) -> None:
     with pytest.raises((ConfigurationError, msgspec.ValidationError)):
         msgspec.convert(raw, NodeConfig).check()
     structs = {**raw}
-    for part in ("time", "log", "resp", "tls"):
+    for part in ("time", "log", "snapshots", "resp", "tls"):
         if part in structs and isinstance(structs[part], dict):
             structs[part] = STRUCTS[part](**structs[part])
     if isinstance(structs["clusters"], list):

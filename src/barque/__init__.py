@@ -41,7 +41,16 @@ from barque.client.results import (
     Transfer,
 )
 from barque.client.url import connect
-from barque.config import ClusterConfig, LogConfig, NodeConfig, RespConfig, TimeConfig, TlsConfig, load_config
+from barque.config import (
+    ClusterConfig,
+    LogConfig,
+    NodeConfig,
+    RespConfig,
+    SnapshotsConfig,
+    TimeConfig,
+    TlsConfig,
+    load_config,
+)
 from barque.errors import (
     AlreadyMember,
     BarqueError,
@@ -199,6 +208,7 @@ __all__ = [
     "ServerId",
     "ShrunkCluster",
     "SimpleMachine",
+    "SnapshotsConfig",
     "StaleIncarnation",
     "StartedCluster",
     "Status",

@@ -18,6 +18,7 @@ Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=24 * 60 * 60 * 1000)]
 Factor = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
 FileSize = Annotated[int, msgspec.Meta(ge=1_024, le=4 * 1024**3)]
 FreeSpace = Annotated[int, msgspec.Meta(ge=1, le=1024**4)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
 Commands = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 Bytes = Annotated[int, msgspec.Meta(ge=1_000, le=1024**4)]
 Password = Annotated[str, msgspec.Meta(min_length=8, max_length=512)]
@@ -43,7 +44,7 @@ class TimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The write-ahead log. `writer` is `auto`, `inline` or `thread` (docs/operations/disk.md).
+    """The log, and its way to other members. `writer` is `auto`, `inline` or `thread` (docs/operations/disk.md).
 
     `prefill`: whether a thread zero-fills the next file in advance; simulations have no threads.
     """
@@ -51,8 +52,32 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wal_max_size_bytes: FileSize = 64 * 1024 * 1024
     writer: Literal["auto", "inline", "thread"] = "auto"
     prefill: bool = True
+    max_pipeline_count: Commands = 16_384
+    """Entries that may be on their way to one member."""
+    max_pipeline_bytes: Bytes = 4 * 1024 * 1024
+    """Their bytes. One message may go beyond."""
     disk_free_min_bytes: FreeSpace | Literal["auto"] = "auto"
     """Below it the node takes no new commands. `auto`: two log files, at least 256 MiB, at most a tenth."""
+
+
+class SnapshotsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When snapshots are made, and how they are sent. Intervals in entries, as Ra's.
+
+    A snapshot is due after `min_interval` entries or `interval_bytes` of them; `checkpoints_max` are kept.
+    `recovery_min_interval`: an orderly stop keeps the state if so many entries would have to be replayed;
+    `never`: it does not.
+    """
+
+    min_interval: Count = 4_096
+    interval_bytes: Annotated[int, msgspec.Meta(ge=1, le=1024**4)] = 64 * 1024 * 1024
+    checkpoint_min_interval: Count = 16_384
+    checkpoints_max: Factor = 10
+    recovery_min_interval: Count | Literal["never"] = "never"
+    chunk_size_bytes: Annotated[int, msgspec.Meta(ge=16, le=16 * 1024 * 1024)] = 1_000_000
+    silence_ticks_max: Factor = 30
+    """After so many ticks without an answer the sending of a snapshot is given up, and tried again later."""
+    backoff_ms: Milliseconds = 5_000
+    receive_timeout_ms: Milliseconds = 30_000
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,6 +145,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Machines that may be started here, by name: `package.module:Class`."""
     time: TimeConfig = TimeConfig()
     log: LogConfig = LogConfig()
+    snapshots: SnapshotsConfig = SnapshotsConfig()
     machine_upgrade_strategy: Literal["all", "quorum"] = "all"
     """When clusters move to a new machine version: when `all` members have it, or at once (`quorum`)."""
     pending_commands_max: Commands = 1_000_000

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.nodes import Adder
 
-from barque.config import LogConfig, TimeConfig
+from barque.config import LogConfig, SnapshotsConfig, TimeConfig
 from barque.core.entries import encode_body
 from barque.core.messages import Commands, ElectionTimeout, RemoteMessage
 from barque.core.state import RaftState
@@ -42,6 +42,7 @@ class World:
             me=ClientRef("n1", 1),
             disk=disk,
             log=LogConfig(writer="inline", prefill=False),
+            snapshots=SnapshotsConfig(),
             times=TimeConfig(),
             machines={"adder": Adder()},
             servers=self.servers,

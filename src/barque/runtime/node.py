@@ -258,6 +258,7 @@ class Node:
             me=self.me,
             disk=self._disk,
             log=config.log,
+            snapshots=config.snapshots,
             times=config.time,
             machine_upgrade_strategy=config.machine_upgrade_strategy,
             machines=self.machines,

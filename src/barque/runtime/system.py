@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from barque.config import LogConfig, TimeConfig
+from barque.config import LogConfig, SnapshotsConfig, TimeConfig
 from barque.core.applying import persist_last_applied
 from barque.core.messages import (
     AcceptFailed,
@@ -75,6 +75,7 @@ class System:
         me: ClientRef,
         disk: Disk,
         log: LogConfig,
+        snapshots: SnapshotsConfig,
         times: TimeConfig,
         machine_upgrade_strategy: str = "all",
         machines: Mapping[str, Machine[Any]],
@@ -98,6 +99,8 @@ class System:
         self._active: dict[ServerProcess, None] = {}
         self._machines = machines
         self._times = times
+        self._snapshots = snapshots
+        self._log_config = log
         self._upgrade_strategy = machine_upgrade_strategy
         self._clock = clock
         self._checked = checked
@@ -247,6 +250,11 @@ class System:
             transfer_timeout_ms=2 * self._times.election_multiplier * self._times.broadcast_time_ms,
             catch_up_timeout_ms=self._times.tick_ms,
             wal_down_timeout_ms=self._times.wal_down_timeout_ms,
+            receive_snapshot_timeout_ms=self._snapshots.receive_timeout_ms,
+            max_pipeline_count=self._log_config.max_pipeline_count,
+            max_pipeline_bytes=self._log_config.max_pipeline_bytes,
+            snapshot_silent_ticks_max=self._snapshots.silence_ticks_max,
+            snapshot_backoff_ms=self._snapshots.backoff_ms,
         )
         meta = self.storage.meta.read(record.uid)
         log = self.storage.log(record.uid)
