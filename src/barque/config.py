@@ -44,8 +44,9 @@ class TimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The log, and its way to other members. `writer` is `auto`, `inline` or `thread` (docs/operations/disk.md).
+    """The log, and its way to other members.
 
+    `writer` is `auto`, `inline` or `thread` (docs/operations/disk.md).
     `prefill`: whether a thread zero-fills the next file in advance; simulations have no threads.
     """
 
