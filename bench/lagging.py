@@ -35,7 +35,7 @@ async def member(client: barque.Client, node: str) -> Any:
     """The member of `kv` on that node, as `status` shows it; None while it does not answer."""
     status = await client.status()
     [cluster] = [each for each in status.clusters if each.name == "kv"]
-    return next((each for each in cluster.members if each.node == node), None)
+    return next((each for each in cluster.members if each.server.node == node), None)
 
 
 async def measure(nodes: StorageNodes, options: argparse.Namespace) -> bool:

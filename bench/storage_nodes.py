@@ -40,7 +40,7 @@ class StorageNodes:
             "[nodes]",
             *(f"{node} = {quoted(address)}" for node, address in self.addresses.items()),
         ]
-        for table, fields in settings.items():
+        for table, fields in settings.items():  # tables, of numbers and texts
             lines.append(f"[{table}]")
             lines += [f"{key} = {quoted(v) if isinstance(v, str) else v}" for key, v in fields.items()]
         return "\n".join(lines) + "\n"
