@@ -5,6 +5,7 @@ is worth. docs/reference/mutants.md has the table; its rows refer to docs/refere
 """
 
 from tests.kit import (
+    mutants_captures,
     mutants_clocks,
     mutants_core,
     mutants_directories,
@@ -18,6 +19,7 @@ from tests.kit.mutant_registry import MUTANTS, Mutant, planted
 __all__ = [
     "MUTANTS",
     "Mutant",
+    "mutants_captures",
     "mutants_clocks",
     "mutants_core",
     "mutants_directories",

@@ -236,7 +236,7 @@ def _freeze(value: Any) -> Any:
     if how == "plain":
         return value
     if how == "peer":
-        return _PEER_FIELDS(value)
+        return tuple(tuple(held) if type(held) is list else held for held in _PEER_FIELDS(value))
     if how == "sequence":
         return tuple(map(_freeze, value))
     if how == "mapping":

@@ -321,7 +321,8 @@ for index in range(5000):
         kv.Del([key, b"1"]), kv.Expire(key, rng.randint(-1, 900)), kv.Append(key, b"0"), Timeout("expire"),
     ])
     meta = CommandMeta(index, 1, 0, clock, NOBODY, ReplyMode.AWAIT_CONSENSUS)
-    trace.update(repr(machine.apply(meta, command, state)[1:]).encode())
+    outcome = repr(machine.apply(meta, command, state)[1:]).replace(repr(state), "the state")
+    trace.update(outcome.encode())
     if index % 100 == 0:
         page = machine.query(kv.Scan(rng.randrange(2**52), 20), state)
         trace.update(repr((page, state.values, state.expiries, state.heap)).encode())

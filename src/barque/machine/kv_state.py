@@ -1,7 +1,8 @@
 """The state of the key-value machine: keys, when they end, and which of them changed lately."""
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import Final
+from typing import Final, Protocol
 
 from barque.machine.kv_scan import ScanIndex
 
@@ -12,6 +13,13 @@ RECENT_BYTES: Final = 16 * 1024 * 1024
 """How much a generation of `KvState.recent` may hold. A change of it needs a new machine version."""
 
 _CHANGE_BYTES: Final = 100  # what one remembered change takes beside its key
+
+
+class Capture(Protocol):
+    """A snapshot that is being written."""
+
+    def keep(self, key: bytes) -> None:
+        """Remember a key that is about to change."""
 
 
 class KvState:
@@ -25,6 +33,7 @@ class KvState:
 
     __slots__ = (
         "armed_ms",
+        "captures",
         "expired_total",
         "expiries",
         "floor",
@@ -67,11 +76,15 @@ class KvState:
         self.floor = 0
         self.scan_index: ScanIndex | None = None
         """Built by the first SCAN. No part of the state: members may differ."""
+        self.captures: list[Callable[[], Capture | None]] = []
+        """Snapshots that are being written. No part of the state either."""
 
     # --- keys and values
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set a value and drop the expiry."""
+        if self.captures:
+            self.keep(key)
         self.values[key] = value
         if self.expiries:
             self.expiries.pop(key, None)
@@ -79,11 +92,15 @@ class KvState:
 
     def replace(self, key: bytes, value: bytes) -> None:
         """Set a value and keep the expiry."""
+        if self.captures:
+            self.keep(key)
         self.values[key] = value
         self.note_change(key)
 
     def remove(self, key: bytes) -> bool:
         """Delete a key; False if it was not there."""
+        if self.captures:
+            self.keep(key)
         if self.values.pop(key, None) is None:
             return False
         if self.expiries:
@@ -104,6 +121,17 @@ class KvState:
         self.heap = []
         self.next_due_ms = NEVER
         self.scan_index = None
+
+    # --- snapshots
+
+    def keep(self, key: bytes) -> None:
+        """Let captures keep the value of a key that is about to change. Forget captures that have ended."""
+        for reference in list(self.captures):
+            capture = reference()
+            if capture is None:
+                self.captures.remove(reference)
+            else:
+                capture.keep(key)
 
     # --- changes
 
@@ -132,6 +160,8 @@ class KvState:
         self.note_change(key)
         if self.expiries.get(key) == at_ms:
             return
+        if self.captures:
+            self.keep(key)
         self.expiries[key] = at_ms
         heappush(self.heap, (at_ms, key))
         if len(self.heap) > 2 * len(self.expiries) + 64:  # a key whose expiry is often renewed
@@ -141,6 +171,8 @@ class KvState:
 
     def persist(self, key: bytes) -> bool:
         """Drop a key's expiry; False if it had none."""
+        if self.captures:
+            self.keep(key)
         if self.expiries.pop(key, None) is None:
             return False
         self.note_change(key)

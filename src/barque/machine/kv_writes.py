@@ -117,6 +117,8 @@ def _expiry_of(command: SetWith | SetIf | GetEx, state: KvState) -> int | KvErro
 
 def _on_set(command: Set, state: KvState) -> Applied:
     key = command.key
+    if state.captures:
+        state.keep(key)
     state.values[key] = command.value
     if state.expiries:
         state.expiries.pop(key, None)

@@ -5,7 +5,7 @@ state; it notes another when a snapshot is written, and when one is restored. Al
 equal, whichever member applied, captured, sent, received or restored the state.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 from zlib import crc32
 
@@ -14,41 +14,46 @@ import msgspec
 from barque.errors import InvariantViolation
 from barque.machine.machine import slices
 
-_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_encode = msgspec.msgpack.encode  # the order of a dict is part of the state: a machine may look at it
 
 
 class Digests:
-    """The digests of one cluster's states, by index. Raises `InvariantViolation` for two that differ."""
+    """The digests of one cluster's states, by index. Raises `InvariantViolation` for two that differ.
 
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[int, str]] = {}
+    `index_of` reads from a state, which must hold it, after which entry of which cluster it is.
+    """
+
+    def __init__(self, index_of: Callable[[Any], Hashable]) -> None:
+        self._index_of = index_of
+        self._known: dict[Hashable, tuple[int, str]] = {}
         self.captured = 0
         self.restored = 0
 
-    def applied(self, index: int, state: Any) -> None:
+    def applied(self, state: Any) -> None:
         """A member has applied the entries up to here."""
-        self._note(index, _encode(state), "applied")
+        self._note(state, _encode(state), "applied")
 
-    def capture(self, index: int, state: Any) -> Iterable[bytes]:
+    def capture(self, state: Any) -> Iterable[bytes]:
         """Capture a state that goes on being changed: encoded now, noted when the store reads it."""
         self.captured += 1
         encoded = _encode(state)
 
         def pieces() -> Iterator[bytes]:
-            self._note(index, encoded, "captured")
+            self._note(msgspec.msgpack.decode(encoded), encoded, "captured")
             yield from slices(encoded)
 
         return pieces()
 
-    def restore(self, pieces: Iterator[bytes], index_of: str) -> Any:
-        """Decode a state, which knows its own index under this key."""
+    def restore(self, pieces: Iterator[bytes]) -> Any:
+        """Decode a state."""
         self.restored += 1
         encoded = b"".join(pieces)
         state = msgspec.msgpack.decode(encoded)
-        self._note(state[index_of], encoded, "restored")
+        self._note(state, encoded, "restored")
         return state
 
-    def _note(self, index: int, encoded: bytes, how: str) -> None:
+    def _note(self, state: Any, encoded: bytes, how: str) -> None:
+        index = self._index_of(state)
         known, first = self._known.setdefault(index, (crc32(encoded), how))
         if known != crc32(encoded):
             raise InvariantViolation(

@@ -32,7 +32,7 @@ class Lists(Machine[dict[str, Any]]):
 
     def __init__(self, wishes: SnapshotWishes) -> None:
         self.wishes = wishes
-        self.digests = Digests()
+        self.digests = Digests(lambda state: state["at"])
 
     def init(self, args: dict[str, Any]) -> dict[str, Any]:
         """Start without lists."""
@@ -50,10 +50,10 @@ class Lists(Machine[dict[str, Any]]):
     def _wishes(self, index: Index, state: dict[str, Any]) -> list[MachineEffect]:
         wishes, found = self.wishes, list[MachineEffect]()
         if wishes.every and index % wishes.every == 0:
-            self.digests.applied(index, state)
+            self.digests.applied(state)
             found.append(ReleaseCursor(index, state))
         if wishes.checkpoint_every and index % wishes.checkpoint_every == 0:
-            self.digests.applied(index, state)
+            self.digests.applied(state)
             found.append(Checkpoint(index, state))
         if wishes.promote_every and index % wishes.promote_every == 0:
             found.append(ReleaseCursor(Index(max(1, index - wishes.back)), promote=True))
@@ -61,11 +61,11 @@ class Lists(Machine[dict[str, Any]]):
 
     def capture(self, state: dict[str, Any]) -> Iterable[bytes]:
         """Encode it now."""
-        return self.digests.capture(state["at"], state)
+        return self.digests.capture(state)
 
     def restore(self, pieces: Iterator[bytes], args: dict[str, Any]) -> dict[str, Any]:
         """Decode it."""
-        restored: dict[str, Any] = self.digests.restore(pieces, "at")
+        restored: dict[str, Any] = self.digests.restore(pieces)
         return restored
 
     def live_indexes(self, state: dict[str, Any]) -> Sequence[Index]:

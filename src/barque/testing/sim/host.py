@@ -23,7 +23,9 @@ from barque.runtime.node import Node
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
+from barque.testing.checkers.digests import Digests
 from barque.testing.checkers.durable_log_view import DurableLogView
+from barque.testing.checkers.logs import judge_log
 from barque.testing.checkers.members import Departed, check_registry
 from barque.testing.checkers.resources import judge_bounds, judge_refusal, judge_rest, judge_stop
 from barque.testing.checkers.safety import Violation
@@ -36,7 +38,7 @@ from barque.testing.sim.network import SimTransport
 from barque.testing.sim.process_disk import ProcessDisk
 from barque.testing.sim.redis_link import RedisLink
 from barque.testing.sim.redis_machine import REDIS, SimKvMachine
-from barque.testing.sim.test_machine import KINDS, NewSimMachine, SimMachine
+from barque.testing.sim.test_machine import KINDS, NewSimMachine, SimMachine, SnapshotPlan, index_of
 from barque.testing.sim.thread_writer import sim_writer
 from barque.testing.sim.timer_model import TimerModel
 from barque.transport.contract import Limits, TransportHandler
@@ -198,6 +200,7 @@ class Host:
             clusters=tuple(ClusterConfig(c, c, tuple(names)) for c in scenario.configured_names),
             time=scenario.time,
             log=scenario.log,
+            snapshots=scenario.snapshots,
             machine_upgrade_strategy=scenario.upgrade_strategy,
             pending_commands_max=scenario.pending_commands,
             pending_bytes_max=scenario.pending_bytes,
@@ -223,9 +226,19 @@ class Host:
         if kind == REDIS:
             return SimKvMachine(applied)
         timer_model = TimerModel(partial(self._asks, cluster), partial(self._fired, cluster))
+        plan = SnapshotPlan(
+            self.sim.digests.setdefault(cluster, Digests(index_of)),
+            scenario.snapshot_every,
+            scenario.checkpoint_every,
+            scenario.live_every,
+        )
         machine = NewSimMachine if self.upgraded else SimMachine
         return machine(
-            KINDS[kind], applied, tells=scenario.tells, timer_model=timer_model if scenario.timers else None
+            KINDS[kind],
+            applied,
+            tells=scenario.tells,
+            timer_model=timer_model if scenario.timers else None,
+            snapshots=plan if scenario.snapshot_every or scenario.checkpoint_every else None,
         )
 
     def _transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> SimTransport:
@@ -455,11 +468,12 @@ class Host:
                 self.sim.report(violation)
 
     def check_bounds(self) -> None:
-        """Check I27 at any time while the node runs."""
+        """Check I20 and I27 at any time while the node runs."""
         if self.node is not None:
-            violation = judge_bounds(self.node, self.disk)
-            if violation is not None:
-                self.sim.report(violation)
+            servers = [process.server for process in self.node.system.servers.by_name.values()]
+            for violation in (judge_bounds(self.node, self.disk), *map(judge_log, servers)):
+                if violation is not None:
+                    self.sim.report(violation)
 
     def check_rest(self) -> None:
         """Check I27 at the end, while the node runs."""

@@ -22,8 +22,9 @@ class SimKvState(KvState):
         return isinstance(other, SimKvState) and self._replicated() == other._replicated()
 
     def _replicated(self) -> list[Any]:
-        """All that must be the same on all members."""
-        return [getattr(self, name) for name in KvState.__slots__ if name != "scan_index"]
+        """All that must be the same on all members. The order of a heap may differ."""
+        apart = ("scan_index", "captures", "heap")
+        return [sorted(self.heap), *(getattr(self, name) for name in KvState.__slots__ if name not in apart)]
 
     def __str__(self) -> str:
         return f"{self.values} at {self.index}"

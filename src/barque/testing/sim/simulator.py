@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from barque.testing.checkers.digests import Digests
 from barque.testing.checkers.history import Operation, Outcome
 from barque.testing.checkers.observers import Observers
 from barque.testing.checkers.reports import Reports
@@ -130,6 +131,7 @@ class Simulation:
         self.network = SimNetwork(self.loop, self.rng("network"))
         self.network.latency = scenario.latency_s
         self.network.on_frame = self.transcript.frame
+        self.digests: dict[str, Digests] = {}  # of each cluster's states
         self.names = [f"n{i}" for i in range(1, scenario.nodes + 1)]
         self.hosts = [Host(self, name) for name in self.names]
         self.violation: Violation | None = None

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from barque.config import LogConfig, TimeConfig
+from barque.config import LogConfig, SnapshotsConfig, TimeConfig
 from barque.testing.sim.redis_machine import REDIS
 from barque.testing.sim.test_machine import KINDS, LISTS
 
@@ -91,6 +91,8 @@ TIGHT_RATE = 0.1
 """The share of seeds whose nodes let only few commands wait, and few bytes for each peer."""
 TIMERS_RATE = 0.1
 """The share of seeds whose machines set timers."""
+SNAPSHOTS_RATE = 2 / 3
+"""The share of seeds whose machines ask for snapshots."""
 IN_PROCESS_RATE = 1 / 6
 """The share of seeds in which some clients live in the processes of nodes."""
 
@@ -133,6 +135,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rpc_entries: int = 4_096
     rpc_bytes: int = 1_048_576
     flush_size: int = 16
+    snapshots: SnapshotsConfig = SnapshotsConfig()
+    snapshot_every: int = 0  # how often machines ask for snapshots, in entries; 0: never
+    checkpoint_every: int = 0
+    live_every: int = 0  # every so many entries one survives below snapshots
     upgrade_strategy: Literal["all", "quorum"] = "all"
 
     @property
@@ -222,6 +228,7 @@ def draw_scenario(seed: int) -> Scenario:
     )
     timers = _rng(seed, "timers").random() < TIMERS_RATE
     scenario = with_timers(scenario) if timers else scenario
+    scenario = with_snapshots(scenario, _rng(seed, "snapshots"))
     limits = _rng(seed, "limits")
     return with_limits(scenario, limits) if limits.random() < TIGHT_RATE else scenario
 
@@ -230,6 +237,30 @@ def with_timers(scenario: Scenario) -> Scenario:
     """The same scenario with machines that set timers, and with frequent changes of leadership."""
     faults = scenario.faults if "transfer" in scenario.faults else (*scenario.faults, "transfer")
     return msgspec.structs.replace(scenario, timers=True, faults=faults, pace_s=0.15)
+
+
+def with_snapshots(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same scenario, two times in three with snapshots at tiny intervals."""
+    if rng.random() > SNAPSHOTS_RATE:
+        return scenario
+    tick_ms = scenario.time.tick_ms
+    return msgspec.structs.replace(
+        scenario,
+        snapshot_every=rng.choice((0, 1, 4, 16, 50)),
+        checkpoint_every=rng.choice((0, 0, 3, 10)),
+        live_every=rng.choice((0, 0, 5, 20)),
+        snapshots=SnapshotsConfig(
+            min_interval=rng.choice((1, 1, 10)),
+            interval_bytes=rng.choice((100, 1 << 20)),
+            checkpoint_min_interval=1,
+            checkpoints_max=rng.choice((1, 2, 5)),
+            recovery_min_interval=rng.choice((1, 20, "never")),
+            chunk_size_bytes=rng.choice((64, 500, 1 << 20)),
+            silence_ticks_max=min(1_000, 2 + rng.choice((300, 1_000)) // tick_ms),
+            backoff_ms=rng.choice((20, 200)),
+            receive_timeout_ms=rng.choice((300, 1_500)),
+        ),
+    )
 
 
 def with_redis(scenario: Scenario) -> Scenario:

@@ -4,15 +4,18 @@ The objects are implemented here, independently of the models that judge them (`
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Any, ClassVar, Protocol
 
-from barque.machine.effects import MachineEffect, SendMsg
+from barque.machine.effects import Checkpoint, MachineEffect, ReleaseCursor, SendMsg
 from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
+from barque.testing.checkers.digests import Digests
 from barque.testing.sim.timer_model import TimerModel
+from barque.types import Index
 
 _EPOCH = "epoch"
+_AT = "at"
 LISTS = "lists"
 Objects = dict[str, Any]
 Applied = Callable[[CommandMeta, str], None]
@@ -155,28 +158,72 @@ KINDS: dict[str, Kind] = {
 """All kinds by name."""
 
 
+class SnapshotPlan:
+    """Asks for snapshots and checkpoints every so many entries, and compares all states with `digests`.
+
+    Every `live_every`th entry survives below snapshots; 0: none does.
+    """
+
+    def __init__(self, digests: Digests, every: int, checkpoint_every: int, live_every: int) -> None:
+        self.digests = digests
+        self._every = every
+        self._checkpoint_every = checkpoint_every
+        self._live_every = live_every
+
+    def wishes(self, index: Index, state: Objects) -> list[MachineEffect]:
+        """Return what a machine asks for after this entry."""
+        found: list[MachineEffect] = []
+        if self._every and index % self._every == 0:
+            found.append(ReleaseCursor(index, state))
+        if self._checkpoint_every and index % self._checkpoint_every == 0:
+            found.append(Checkpoint(index, state))
+            if index % (3 * self._checkpoint_every) == 0:
+                found.append(ReleaseCursor(index, promote=True))
+        if found:
+            self.digests.applied(state)
+        return found
+
+    def live(self, index: int) -> Sequence[Index]:
+        """Return the last few entries that survive."""
+        every = self._live_every
+        return [Index(i) for i in range(every, index + 1, every)][-3:] if every else ()
+
+
+def index_of(state: Objects) -> tuple[int, int]:
+    """Return which cluster of its name this is, and the entry after which it has this state."""
+    return state[_EPOCH][0], state[_AT]
+
+
 class SimMachine(Machine[Objects]):
     """Objects of one kind. Each answer begins with the epoch, which a cluster gets at its creation.
 
     A machine that `tells` sends the client a message with the index of each command, for the observers. A
     machine with a `timer_model` sets or cancels a timer with each command; its state lists the timers that
-    are pending and those that have expired.
+    are pending and those that have expired. With `snapshots` it asks for snapshots and checkpoints.
     """
 
     def __init__(
-        self, kind: Kind, applied: Applied, *, tells: bool = False, timer_model: TimerModel | None = None
+        self,
+        kind: Kind,
+        applied: Applied,
+        *,
+        tells: bool = False,
+        timer_model: TimerModel | None = None,
+        snapshots: "SnapshotPlan | None" = None,
     ) -> None:
         self._kind = kind
         self._applied = applied
         self._tells = tells
         self._timer_model = timer_model
+        self._snapshots = snapshots
 
     def init(self, args: dict[str, Any]) -> Objects:
-        """Start with no object but the epoch."""
-        return {_EPOCH: [args.get("epoch", 0)]}
+        """Start with no object but the epoch, and the index of the last entry."""
+        return {_EPOCH: [args.get("epoch", 0)], _AT: 0}
 
     def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
         """Apply a command. The checkers see by which version: it must be the same on all members."""
+        state[_AT] = meta.index
         if isinstance(command, Timeout):
             return self._expire(meta, command, state)
         key, *what = command
@@ -184,7 +231,8 @@ class SimMachine(Machine[Objects]):
         state[key], answer = self._kind.perform(state.get(key), *what)
         told = [SendMsg(meta.origin, meta.index)] if self._tells else []
         timers = self._timer_model.change(meta, key, state) if self._timer_model is not None else []
-        return state, [state[_EPOCH][0], answer], [*told, *timers]
+        wishes = self._snapshots.wishes(meta.index, state) if self._snapshots is not None else []
+        return state, [state[_EPOCH][0], answer], [*told, *timers, *wishes]
 
     def _expire(self, meta: CommandMeta, timeout: Timeout, state: Objects) -> Any:
         assert self._timer_model is not None
@@ -196,6 +244,23 @@ class SimMachine(Machine[Objects]):
         if self._timer_model is None or raft_state != "leader":
             return ()
         return self._timer_model.lead(state)
+
+    def capture(self, state: Objects) -> Iterable[bytes]:
+        """Encode the state now: it goes on being changed in place."""
+        assert self._snapshots is not None
+        return self._snapshots.digests.capture(state)
+
+    def restore(self, pieces: Iterator[bytes], args: dict[str, Any]) -> Objects:
+        """Decode a state, which must be the one that its entries make."""
+        assert self._snapshots is not None
+        restored: Objects = self._snapshots.digests.restore(pieces)
+        if self._timer_model is not None:
+            self._timer_model.restore(restored)
+        return restored
+
+    def live_indexes(self, state: Objects) -> Sequence[Index]:
+        """Let some entries survive below a snapshot."""
+        return self._snapshots.live(state[_AT]) if self._snapshots is not None else ()
 
     def query(self, query: Any, state: Objects) -> Any:
         """Return one whole object."""
@@ -211,11 +276,18 @@ class NewSimMachine(SimMachine):
         """Return the code of the version in force."""
         if version:
             return self
-        return SimMachine(self._kind, self._applied, tells=self._tells, timer_model=self._timer_model)
+        return SimMachine(
+            self._kind,
+            self._applied,
+            tells=self._tells,
+            timer_model=self._timer_model,
+            snapshots=self._snapshots,
+        )
 
     def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
         """Apply a command, or take over the state of the former version."""
         if isinstance(command, MachineVersion):
+            state[_AT] = meta.index
             state["moved"] = [f"{command.old} to {command.new} at {meta.index}"]
             return state, None
         return super().apply(meta, command, state)

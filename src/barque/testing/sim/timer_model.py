@@ -71,6 +71,12 @@ class TimerModel:
         state.setdefault(EXPIRED, []).append([setting.set_at, meta.index])
         return []
 
+    def restore(self, state: dict[str, Any]) -> None:
+        """Complete a decoded state."""
+        pending = state.get(PENDING, {})
+        for name, fields in pending.items():
+            pending[name] = Setting(*fields)
+
     def lead(self, state: dict[str, Any]) -> list[Timer]:
         """Set all pending timers again, as a new leader."""
         timers = [setting.timer(name) for name, setting in state.get(PENDING, {}).items()]
