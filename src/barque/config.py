@@ -53,6 +53,12 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wal_max_size_bytes: FileSize = 64 * 1024 * 1024
     writer: Literal["auto", "inline", "thread"] = "auto"
     prefill: bool = True
+    wal_max_entries: Count | Literal["unlimited"] = "unlimited"
+    """When the next log file begins, besides the size."""
+    segment_max_entries: Count = 4_096
+    segment_max_size_bytes: FileSize = 64_000_000
+    retained_bytes_max: Bytes = 256 * 1024 * 1024
+    """How much is kept below a snapshot for members that are being sent an older one."""
     max_pipeline_count: Commands = 16_384
     """Entries that may be on their way to one member."""
     max_pipeline_bytes: Bytes = 4 * 1024 * 1024

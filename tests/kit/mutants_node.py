@@ -156,7 +156,7 @@ def written_event_by_index() -> Any:
     def confirm(self: WalLog, event: Written) -> None:
         last = min(event.last, self._memtable.next_index() - 1)
         if last > self._last_written.index:
-            self._last_written = self._position(last)
+            self._last_written = self._position(Index(last))
 
     def confirm_in_memory(self: MemoryLog, event: Written) -> None:
         last = Index(min(event.last, self.last_index_term().index))
@@ -211,10 +211,6 @@ def last_record_dropped() -> Any:
 @mutant("recovery keeps overwritten entries (row 29)", layer="node")
 def overwrites_forgotten() -> Any:
     """See `MUTANTS`."""
-    real = WalLog._truncate
-
-    def truncate(self: WalLog, last: int) -> None:
-        real(self, last)
 
     def submit(self: Wal, uid: Any, previous: IndexTerm, batch: EntryBatch) -> None:
         stream = self._streams.get(uid)

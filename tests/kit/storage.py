@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from barque.core.entries import EntryBatch, decode_head, encode_body, payloads_of
 from barque.core.messages import LogEvent, ResendWrite, Written
+from barque.log.background import InlineWorker
 from barque.log.identity import Owner
 from barque.log.storage import Storage, StorageConfig
 from barque.testing.sim.disk import SimDisk
@@ -27,21 +28,35 @@ def batch(first: int, term: int = 1, count: int = 1, payload: bytes = b"payload"
 
 
 class Node:
-    """One process on a disk: a storage, the events that it has reported, and a loop to call back on."""
+    """One process on a disk: a storage, the events that it has reported, and a loop to call back on.
 
-    def __init__(self, disk: SimDisk | None = None, config: StorageConfig = INLINE) -> None:
+    Its worker runs jobs where they are submitted (`at_once`), or when a test says so.
+    """
+
+    def __init__(
+        self, disk: SimDisk | None = None, config: StorageConfig = INLINE, *, at_once: bool = True
+    ) -> None:
         self.disk = disk or SimDisk(random.Random(1))
         self.config = config
         self.events: list[LogEvent] = []
         self.woken: list[Callable[[], None]] = []
         self.now = 0.0
+        self.at_once = at_once
         self.open()
 
     def open(self) -> Storage:
         """Start, or start again."""
         self.events.clear()
+        self.worker = InlineWorker(at_once=self.at_once)
         self.storage = Storage.open(
-            self.disk, DATA, OWNER, self.config, self.events.append, self.woken.append, lambda: 0.0
+            self.disk,
+            DATA,
+            OWNER,
+            self.config,
+            self.events.append,
+            self.woken.append,
+            lambda: 0.0,
+            make_worker=lambda _wake: self.worker,
         )
         return self.storage
 

@@ -94,7 +94,7 @@ def test_a_resend_is_served_from_the_memtable() -> None:
 
 def test_files_roll_over_in_the_middle_of_a_flush() -> None:
     """A flush that does not fit goes on in the next file; everything is found again."""
-    node = Node(config=SMALL)
+    node = Node(config=SMALL, at_once=False)
     for index in range(1, 60):
         for uid in (UID, OTHER):
             node.storage.log(uid).append(batch(index, payload=b"x" * 40))
@@ -290,12 +290,13 @@ def test_the_writer_follows_the_measured_disk() -> None:
 
 def test_deleted_servers_free_their_files() -> None:
     """A closed file is recycled or removed when no living server has entries in it."""
-    node = Node(config=SMALL)
+    node = Node(config=SMALL, at_once=False)
     for index in range(1, 60):
         node.storage.log(UID).append(batch(index))
         node.sync()
     many = node.storage.overview()["files"]
     node.storage.delete(UID)
+    node.tick()
     node.tick()
     assert node.storage.overview()["files"] == 1 < many
     node.crash()

@@ -93,8 +93,11 @@ class Checker:
                 self.node.disk.space = 0 if self.node.disk.space is None else None
             case "crash" | "kill":
                 self.restart(operation)
+        disk, (fault, done) = self.node.disk, (self.node.disk.fault, self.node.disk.operations)
+        disk.fault = None  # the test reads here, not the node
         for each in UIDS:
             self.compare(each)
+        disk.fault, disk.operations = fault, done
 
     def compare(self, uid: Uid) -> None:
         """Memory is exactly the list; what counts as written is a prefix of it."""

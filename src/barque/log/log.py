@@ -1,62 +1,46 @@
-"""One server's log: its memtable, and how much of it is on disk (`barque.core.log_contract.Log`).
+"""One server's log (`barque.core.log_contract.Log`): its memtable, its segments, and what of it is on disk.
+
+Theory of operation. The log has these marks, in the order of their indexes:
+
+- *first*: the lowest index from which on no entry is missing;
+- *snapshot*: the position that a snapshot stands for. Entries below it may be gone, live ones are not;
+- *base*: up to here the segments answer, above it the memtable does. A flush moves it up, when its files are
+  durable; an overwrite below it moves it down;
+- *last written*: everything up to here is on disk, in the write-ahead log or in segments;
+- *last*: the end of the memtable. What is above last written is pending: submitted, not confirmed.
+
+Always base ≤ last written ≤ last. Whatever lowers or raises one of them (truncation, flush, snapshot,
+install) moves all of them, and `_check` compares them afterwards.
 
 A `Written` event confirms entries only if it names their term, and only as far as the memtable still holds
 these entries (historical bugs 21 and 22 of Ra: a truncation that leaves `last_written` high, and a late
-event that confirms overwritten entries).
+event that confirms overwritten entries). A flush counts as far as nothing in it was replaced since it began.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from barque.core.entries import EntryBatch
-from barque.core.log_contract import Snapshots
-from barque.core.messages import (
-    AcceptFailed,
-    LogEvent,
-    ResendWrite,
-    SnapshotAccepted,
-    SnapshotFailed,
-    SnapshotWritten,
-    WalFailed,
-    WalUp,
-    Written,
-)
-from barque.errors import WalDown
+from barque.core.messages import LogEvent, ResendWrite, SnapshotWritten, WalFailed, WalUp, Written
+from barque.errors import InvariantViolation, WalDown
+from barque.log.flush import FlushPlan, SegmentLimits, plan_flush
 from barque.log.memtable import Memtable
+from barque.log.recovery import state_of
+from barque.log.segment import Segment
+from barque.log.segment_set import SegmentSet
+from barque.log.snapshots import SnapshotStore
 from barque.log.wal import Wal
-from barque.types import NOWHERE, Index, IndexTerm, Term, Uid
+from barque.types import Index, IndexTerm, Term, Uid
 
 _UNBOUNDED = 1 << 62
 
 
-class _NoSnapshots:
-    """No snapshots."""
-
-    def current(self) -> None:
-        """No snapshot."""
-
-    def recovery_point(self, log: object) -> None:
-        """No snapshot, no checkpoint."""
-
-    def wants(self, kind: object, index: Index) -> bool:
-        """Never."""
-        return False
-
-    def promote_checkpoint(self, index: Index) -> bool:
-        """Nothing to promote."""
-        return False
-
-
-_NONE = cast(Snapshots, _NoSnapshots())
-
-
 class WalLog:
-    """The production log. Everything above `_last_written` is pending: submitted, not confirmed.
-
-    Invariant: `_last_written` is a position of the memtable, or (0, 0).
-    """
+    """The production log."""
 
     __slots__ = (
+        "_bytes_appended",
+        "_clip",
         "_last_written",
         "_memtable",
         "_uid",
@@ -65,16 +49,26 @@ class WalLog:
         "last_index_term",
         "next_index",
         "read",
+        "segments",
+        "snapshots",
     )
 
-    def __init__(self, uid: Uid, wal: Wal, memtable: Memtable) -> None:
+    def __init__(
+        self, uid: Uid, wal: Wal, memtable: Memtable, segments: SegmentSet, snapshots: SnapshotStore
+    ) -> None:
         self._uid = uid
         self._wal = wal
         self._memtable = memtable
         self._last_written = memtable.last()
+        self._clip: int | None = None  # the lowest index kept since the flush under way began
+        self.segments = segments
+        self.snapshots = snapshots
+        """The snapshots beside this log."""
+        self._bytes_appended = 0
+        snapshots.attach(self)
         # The memtable answers these. Bound once: a server asks twenty times for each command.
         self.last_index_term = memtable.last
-        """The last entry in memory; (0, 0) for an empty log."""
+        """The last entry in memory; the snapshot's position, or (0, 0), for an empty log."""
         self.next_index = cast(Callable[[], Index], memtable.next_index)
         """The index that the next appended entry will have."""
         self.fetch_term: Callable[[Index], Term | None] = memtable.fetch_term
@@ -82,33 +76,20 @@ class WalLog:
         self.read: Callable[[Index, Index, int, int], list[EntryBatch]] = memtable.read
         """Consecutive batches from the first index on, within the bounds that the contract names."""
         wal.register(uid, self._last_written.index)
+        self._check()
 
     @property
     def uid(self) -> Uid:
         """The server whose log this is."""
         return self._uid
 
-    @property
-    def snapshots(self) -> Snapshots:
-        """The snapshots beside this log."""
-        return _NONE
-
-    def install(self, position: IndexTerm) -> None:
-        """Nothing is ever installed here."""
-        raise AssertionError(f"no snapshot at {position} can have been accepted")
-
-    def first_index(self) -> Index:
-        """The first entry of the log."""
-        return Index(1)
-
-    def read_sparse(self, indexes: Sequence[Index]) -> list[EntryBatch]:
-        """The entries at these indexes, as far as they are there."""
-        return [batch for index in indexes for batch in self.read(index, index, 1, _UNBOUNDED)]
+    # --- writing -----------------------------------------------------------------------
 
     def append(self, batch: EntryBatch) -> None:
         """Leader: add a batch that starts at `next_index()`. Raises `WalDown`."""
         if not self._wal.accepting:
             raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
+        self._bytes_appended += len(batch.body)
         self._wal.submit(self._uid, self._memtable.append(batch), batch)
 
     def write(self, batches: Sequence[EntryBatch]) -> None:
@@ -117,10 +98,12 @@ class WalLog:
             raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
         if not batches:
             return
-        first = batches[0].first_index
-        assert 1 <= first <= self._memtable.next_index(), (first, self._memtable.next_index())
-        self._truncate(first - 1)
+        first, end = batches[0].first_index, self._memtable.next_index()
+        assert 1 <= first <= end, (first, end)
+        if first < end:
+            self._truncate(Index(first - 1))
         for batch in batches:
+            self._bytes_appended += len(batch.body)
             self._wal.submit(self._uid, self._memtable.append(batch), batch)
 
     def set_last_index(self, index: Index) -> None:
@@ -137,23 +120,29 @@ class WalLog:
         assert 0 <= index < self._memtable.next_index(), (index, self._memtable.next_index())
         self._truncate(index)
 
-    def _truncate(self, last: int) -> None:
-        self._memtable.truncate(last)
+    def _truncate(self, last: Index) -> None:
+        position = self._position(last)
+        if last < self._memtable.base().index:
+            self.segments.truncate(position)
+            self._memtable.reset(position)
+        else:
+            self._memtable.truncate(last)
+        if self._clip is not None and last < self._clip:
+            self._clip = last
         if last < self._last_written.index:  # at once: removed entries must not be counted
-            self._last_written = self._position(last)
+            self._last_written = position
+        self._check()
 
-    def _position(self, index: int) -> IndexTerm:
-        term = self._memtable.fetch_term(index)
-        assert term is not None, index
-        return IndexTerm(Index(index), term)
+    def _position(self, index: Index) -> IndexTerm:
+        position = self._memtable.position(index)
+        assert position is not None, index
+        return position
+
+    # --- what the disk reports -----------------------------------------------------------
 
     def last_written(self) -> IndexTerm:
         """The last entry known to be on disk, with everything before it."""
         return self._last_written
-
-    def snapshot_index_term(self) -> IndexTerm:
-        """(0, 0): this release keeps all entries and takes no snapshots."""
-        return NOWHERE
 
     def handle_event(self, event: LogEvent) -> None:
         """Take a report of the disk. Drop it if its entries were replaced."""
@@ -163,9 +152,10 @@ class WalLog:
                     self._on_written(event)
             case ResendWrite():
                 if event.uid == self._uid:
-                    self._submit_from(event.index)
-            case SnapshotWritten() | SnapshotFailed() | SnapshotAccepted() | AcceptFailed():
-                pass
+                    self._on_resend(event.index)
+            case SnapshotWritten():
+                if event.uid == self._uid:
+                    self.trim()
             case WalUp() | WalFailed():
                 pass  # the storage has all pending entries written again before it reports `WalUp`
 
@@ -190,9 +180,15 @@ class WalLog:
         self._wal.register(self._uid, confirmed)
         self._submit_from(confirmed + 1)
 
+    def _on_resend(self, first: Index) -> None:
+        base = self._memtable.base().index
+        if first <= base:  # segments have what is missing
+            self._wal.register(self._uid, base)
+        self._submit_from(max(first, base + 1))
+
     def _submit_from(self, first: int) -> None:
         last = self._memtable.next_index() - 1
-        previous = self._position(first - 1)
+        previous = self._position(Index(first - 1))
         for batch in self._memtable.read(first, last, _UNBOUNDED, _UNBOUNDED):
             self._wal.submit(self._uid, previous, batch)
             previous = IndexTerm(batch.last_index, batch.term)
@@ -201,16 +197,142 @@ class WalLog:
         """Whether the write-ahead log accepts writes."""
         return self._wal.accepting
 
+    # --- flushes -------------------------------------------------------------------------
+
+    def unflushed(self, limit: Index) -> Index:
+        """Up to which index, at most `limit`, entries are only in the write-ahead log; 0 for none.
+
+        What the log no longer holds needs no flush.
+        """
+        last = min(limit, self._memtable.last().index)
+        return Index(last) if last > self._memtable.base().index else Index(0)
+
+    def begin_flush(self, limit: Index, limits: SegmentLimits, *, merge: bool) -> FlushPlan | None:
+        """Plan to move confirmed entries up to `limit` to segments; None if there are none to move.
+
+        One flush at a time: `end_flush` or `abandon_flush` must follow.
+        """
+        assert self._clip is None, "one flush of a log at a time"
+        base = self._memtable.base().index
+        last = min(limit, self._last_written.index)
+        batches = self._memtable.read(base + 1, last, _UNBOUNDED, _UNBOUNDED) if last > base else []
+        if not batches:
+            return None
+        self._clip = last
+        return plan_flush(self.segments, batches, limits, merge=merge)
+
+    def abandon_flush(self) -> None:
+        """The flush has failed: everything stays as it was."""
+        self._clip = None
+
+    def end_flush(self, plan: FlushPlan, segments: Iterable[Segment]) -> None:
+        """The files of a plan are durable: take them, as far as nothing was replaced meanwhile."""
+        clip, self._clip = self._clip, None
+        assert clip is not None, "no flush is under way"
+        base = self._memtable.base()
+        if plan.generation != self.segments.generation:
+            self.segments.reject(segments)
+            return
+        end = self._position(Index(clip)) if clip > base.index else base
+        self.segments.adopt(segments, end)
+        self._memtable.forget(end)
+        self.segments.compact()
+        self._check()
+
+    # --- snapshots -----------------------------------------------------------------------
+
+    def snapshot_index_term(self) -> IndexTerm:
+        """The position of the snapshot that stands for the entries before it; (0, 0) for none."""
+        return self.segments.snapshot.position
+
+    def first_index(self) -> Index:
+        """The lowest index from which on no entry is missing; `next_index()` for an empty log."""
+        return self.segments.first
+
+    def trim(self) -> None:
+        """Let go of entries that the snapshot stands for: up to its floor, without live ones (SNAP-05)."""
+        state = self.segments.snapshot = state_of(self.snapshots)
+        base, last = self._memtable.base().index, self._memtable.last().index
+        end = min(state.floor, last, state.next_live(base + 1) - 1)
+        if end > base:
+            position = self._position(Index(end))
+            self._memtable.forget(position)
+            self.segments.advance(position)
+            if self._last_written.index < end:
+                self._last_written = position  # the snapshot is on disk
+        self.segments.compact()
+        self._check()
+
+    def install(self, position: IndexTerm) -> None:
+        """Empty the log behind a snapshot that is durable (S-6). All marks are at its position afterwards.
+
+        Raises `OSError` if the entries that survive below it cannot be taken: then this life of the server
+        must end, and the next one takes them.
+        """
+        state = state_of(self.snapshots)
+        assert state.position == position, (state.position, position)
+        live_file = self.snapshots.live_file()
+        if live_file is not None:
+            self.segments.accept_live(live_file)
+        self.segments.snapshot = state
+        self.segments.clear(position)
+        self._memtable.reset(position)
+        self._last_written = position
+        self._wal.rebase(self._uid, position.index)
+        self._check()
+
+    def bytes_appended(self) -> int:
+        """How many bytes of entries this process has added to the log."""
+        return self._bytes_appended
+
+    def read_sparse(self, indexes: Iterable[Index]) -> list[EntryBatch]:
+        """The entries at these indexes, each as a batch, in this order; without those that are not there.
+
+        Raises `Damaged` or `StorageError` if a segment cannot be read.
+        """
+        base = self._memtable.base().index
+        found = []
+        for index in indexes:
+            if index > base:
+                found += self._memtable.read(index, index, 1, _UNBOUNDED)
+            else:
+                entry = self.segments.read_entry(index)
+                found += [] if entry is None else [entry]
+        return found
+
+    # --- for people, and against bugs ----------------------------------------------------
+
+    def _check(self) -> None:
+        """Compare the marks. Raises `InvariantViolation`."""
+        base, last, written = self._memtable.base(), self._memtable.last(), self._last_written
+        segments = self.segments
+        good = (
+            base.index <= written.index <= last.index
+            and segments.end == base
+            and all(part.last <= base.index for part in segments.parts)
+            and segments.snapshot.position.index <= last.index
+            and (not base.index or segments.first <= max(base.index, segments.snapshot.position.index) + 1)
+        )
+        if not good:
+            raise InvariantViolation(
+                f"log of {self._uid}: base {base}, written {written}, last {last}, segments from "
+                f"{segments.first} to {segments.end}, snapshot {segments.snapshot.position}"
+            )
+
     def overview(self) -> dict[str, Any]:
         """Facts for an operator: positions, and sizes in bytes."""
-        last = self.last_index_term()
+        last, snapshot = self.last_index_term(), self.segments.snapshot.position
         return {
             "last_index": last.index,
             "last_term": last.term,
             "last_written_index": self._last_written.index,
             "last_written_term": self._last_written.term,
-            "first_index": 1 if last.index else 0,
+            "first_index": self.first_index() if last.index else 0,
+            "snapshot_index": snapshot.index,
+            "snapshot_term": snapshot.term,
             "batches": len(self._memtable),
             "size_bytes": self._memtable.size_bytes(),
+            "segments": len(self.segments.parts),
+            "segment_bytes": self.segments.size_bytes,
             "can_write": self.can_write(),
         }

@@ -34,19 +34,31 @@ from barque.log import meta_format, wal_format
 from barque.log.background import MakeWorker, ThreadWorker, Worker
 from barque.log.disk import Disk, DiskFile, join, remove_temporary, replace_file
 from barque.log.disk_guard import DiskGuard, default_limit
+from barque.log.flush import SegmentLimits
 from barque.log.identity import IDENTITY, Claim, Owner, read_claim, write_identity
 from barque.log.log import WalLog
 from barque.log.memtable import Memtable
 from barque.log.meta import META, MetaStore
+from barque.log.recovery import (
+    WAL,
+    RecoveredLog,
+    RecoveredLogs,
+    recover_logs,
+    segments_directory,
+    server_directory,
+)
+from barque.log.segment import SegmentCache
+from barque.log.segment_set import SegmentSet
+from barque.log.segment_writer import SegmentWriter
+from barque.log.snapshots import SnapshotConfig, SnapshotStore
 from barque.log.wal import FLUSH_BYTES_MAX, Wal
 from barque.log.wal_files import MANIFEST, SparePreparer, WalFiles, file_number
-from barque.log.wal_recovery import ADVICE, Progress, RecoveredWal, recover_wal, say_nothing
+from barque.log.wal_recovery import ADVICE, Progress, say_nothing
 from barque.log.wal_writer import Clock, MakeWriter, Wake, WriterKind, choose_writer, measure_sync
 from barque.types import Uid
 
 logger = logging.getLogger("barque.storage")
 
-_WAL = "wal"
 _LOCK = "lock"
 
 
@@ -57,10 +69,18 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     of log files and disk). `wal_max_size_bytes`: when the next file begins (a larger record gets a
     file of its own). `wal_writer`: where syncs run; `auto` measures the disk. `wal_flush_bytes_max`: the most
     that one write takes. `wal_prefill`: whether a thread zero-fills the next file in advance;
-    the simulator says no.
+    the simulator says no. `wal_max_entries`: the next file also begins after so many entries.
+    `segment_max_entries` and `segment_max_size_bytes`: when a segment file is full (SEG-02).
+    `retained_bytes_max`: the most that is kept below a snapshot for followers that continue an older one.
+    `snapshots`: when snapshots are due.
     """
 
     wal_max_size_bytes: int = 64 * 1024 * 1024
+    wal_max_entries: int | None = None
+    segment_max_entries: int = 4096
+    segment_max_size_bytes: int = 64_000_000
+    retained_bytes_max: int = 256 * 1024 * 1024
+    snapshots: SnapshotConfig = SnapshotConfig()
     wal_writer: WriterKind = "auto"
     wal_flush_bytes_max: int = FLUSH_BYTES_MAX
     wal_prefill: bool = True
@@ -80,6 +100,9 @@ class Storage:
         files: WalFiles,
         guard: DiskGuard,
         worker: Worker,
+        config: StorageConfig,
+        cache: SegmentCache,
+        open_store: Callable[[str, Uid], SnapshotStore],
     ) -> None:
         self.unclaimed = False
         """Whether the directory is of format 1, and `claim` is still to make it ours."""
@@ -97,7 +120,11 @@ class Storage:
         self._notes: list[str] = []
         self._sync_seconds = 0.0
         self._births = False
-        self._retirable = True
+        self._cache = cache
+        self._open_store = open_store
+        limits = SegmentLimits(config.segment_max_entries, config.segment_max_size_bytes)
+        self.segment_writer = SegmentWriter(disk, worker, self._logs, limits, wal.retire)
+        wal.on_closed = self.segment_writer.add
         self._preparer: SparePreparer | None = None
         wal.continue_flush = self.flush
 
@@ -135,7 +162,16 @@ class Storage:
             if claim is Claim.NEW:
                 _create(disk, data_dir, owner, complete)
             storage = cls._recover(
-                disk, data_dir, lock, config, on_event, wake, clock, make_writer, make_worker, progress
+                disk,
+                data_dir,
+                lock,
+                config,
+                on_event,
+                wake,
+                clock,
+                make_writer,
+                make_worker,
+                progress,
             )
             storage.unclaimed = claim is Claim.NOBODYS
             return storage
@@ -160,21 +196,29 @@ class Storage:
         make_worker: MakeWorker,
         progress: Progress,
     ) -> "Storage":
-        wal_dir = join(data_dir, _WAL)
+        wal_dir = join(data_dir, WAL)
+        cache, worker = SegmentCache(disk), make_worker(wake)
+
+        def open_store(directory: str, uid: Uid) -> SnapshotStore:
+            return SnapshotStore.open(disk, directory, uid, config.snapshots, worker, on_event)
+
         for name in (IDENTITY, META):
             remove_temporary(disk, data_dir, name)
         with contextlib.ExitStack() as opened:  # closed again if anything after it fails
             meta = MetaStore.open(disk, data_dir)
             opened.callback(meta.let_go)
-            recovered = recover_wal(disk, wal_dir, meta.tombstones, progress)
-            _check_against_meta(data_dir, meta, recovered)
+            opened.callback(cache.close)
+            opened.callback(worker.close)
+            found = recover_logs(disk, data_dir, meta, cache, open_store, progress)
+            _check_against_meta(data_dir, meta, found)
+            recovered = found.wal
             files = WalFiles(
                 disk,
                 wal_dir,
                 config.wal_max_size_bytes,
                 recovered.closed,
-                recovered.uids,
                 recovered.next_number,
+                config.wal_max_entries,
             )
             opened.callback(files.close, sealed=False)
             # Names that are spares already may be used for the new file; others only when the
@@ -192,12 +236,14 @@ class Storage:
             opened.pop_all()
         writer = make_writer(config.wal_writer, sync_seconds, wake)
         wal = Wal(files, writer, on_event, clock, config.wal_flush_bytes_max)
-        storage = cls(disk, data_dir, lock, meta, wal, files, guard, make_worker(wake))
+        storage = cls(disk, data_dir, lock, meta, wal, files, guard, worker, config, cache, open_store)
         storage._sync_seconds = sync_seconds
         storage._notes = recovered.torn
-        for uid, memtable in recovered.memtables.items():
-            storage._logs[uid] = WalLog(uid, wal, memtable)
-        storage._recovered = set(recovered.memtables) | meta.uids()
+        for uid, log in found.logs.items():
+            storage._adopt(uid, log)
+        storage._recovered = set(found.logs)
+        for number, holds in recovered.holds.items():
+            storage.segment_writer.add(number, holds)
         if config.wal_prefill:
             storage._preparer = SparePreparer(disk, wal_dir, config.wal_max_size_bytes)
             storage._look_after_spares(-math.inf)
@@ -217,7 +263,14 @@ class Storage:
             if self.meta.read(uid) is None:
                 self.meta.register(uid)
                 self._births = True
-            log = self._logs[uid] = WalLog(uid, self.wal, Memtable())
+            segments = SegmentSet(self._disk, segments_directory(self._data_dir, uid), uid, self._cache)
+            snapshots = self._open_store(server_directory(self._data_dir, uid), uid)
+            log = self._adopt(uid, RecoveredLog(snapshots, segments, Memtable(older=segments)))
+        return log
+
+    def _adopt(self, uid: Uid, found: RecoveredLog) -> WalLog:
+        log = WalLog(uid, self.wal, found.memtable, found.segments, found.snapshots)
+        self._logs[uid] = log
         return log
 
     def recovered_uids(self) -> set[Uid]:
@@ -229,9 +282,12 @@ class Storage:
         self.meta.delete(uid)
         self.meta.sync()
         self.wal.forget(uid)
-        self._logs.pop(uid, None)
+        log = self._logs.pop(uid, None)
+        if log is not None:
+            log.snapshots.close()
+            log.segments.end_lease()
         self._recovered.discard(uid)
-        self._retirable = True
+        self.segment_writer.due = True
 
     def loop_yield(self) -> None:
         """Give the threads their share; for each turn of a loop that never sleeps."""
@@ -259,6 +315,8 @@ class Storage:
             except StorageError as error:
                 self.wal.fail(error)
                 return
+        if self.segment_writer.due:
+            self.segment_writer.step()
         self.wal.flush()
 
     def sync_meta(self) -> None:
@@ -272,6 +330,7 @@ class Storage:
             logger.log(*_news_of(self.guard))
         with contextlib.suppress(StorageError):  # tried again by the next `sync_meta` or tick
             self.meta.tick(now_monotonic)
+        self.segment_writer.tick()
         if self.wal.busy:
             return
         if not self.wal.accepting:
@@ -281,10 +340,6 @@ class Storage:
                 self.wal.try_reopen(self._resubmit)
             return
         self.wal.mark()
-        if self._retirable and not self.wal.busy:
-            with contextlib.suppress(OSError):  # tried again by the next tick
-                self._files.retire(self.meta.is_deleted)
-                self._retirable = False
         if not self.wal.busy:
             self._look_after_spares(now_monotonic)
 
@@ -317,6 +372,8 @@ class Storage:
             "recovery_notes": list(self._notes),
             "servers": len(self._logs),
             **self.guard.overview(),
+            "segment_writer": self.segment_writer.overview(),
+            "open_segments": len(self._cache),
             "meta": self.meta.overview(),
         }
 
@@ -327,10 +384,13 @@ class Storage:
         the directory is unlocked in any case.
         """
         try:
+            for log in self._logs.values():
+                log.snapshots.close()
             with contextlib.ExitStack() as rest:  # each of them, whatever becomes of the others
                 rest.callback(self._lock.close)
                 rest.callback(self.meta.close)
                 rest.callback(self.wal.close)
+                rest.callback(self._cache.close)
                 rest.callback(self.worker.close)
                 if self._preparer is not None:
                     self._preparer.close()
@@ -362,7 +422,7 @@ def _create(disk: Disk, data_dir: str, owner: Owner, complete: Callable[[], None
     A crash on the way leaves only empty files, which are made anew; anything that holds data
     without an identity has lost it, and is not taken for new.
     """
-    wal_dir, meta_path = join(data_dir, _WAL), join(data_dir, META)
+    wal_dir, meta_path = join(data_dir, WAL), join(data_dir, META)
     names = disk.listdir(wal_dir) if disk.exists(wal_dir) else []
     has_files = any(file_number(name) is not None for name in names)
     has_meta = disk.exists(meta_path) and len(disk.read_file(meta_path)) > meta_format.HEAD_SIZE
@@ -378,24 +438,26 @@ def _create(disk: Disk, data_dir: str, owner: Owner, complete: Callable[[], None
     write_identity(disk, data_dir, owner)
 
 
-def _check_against_meta(data_dir: str, meta: MetaStore, recovered: RecoveredWal) -> None:
+def _check_against_meta(data_dir: str, meta: MetaStore, recovered: RecoveredLogs) -> None:
     """Compare the two halves of what each server had on disk.
 
     A server with entries had a durable meta record before its first one; and it has applied nothing, as its
     record says, that was not in its log.
     """
-    lost = sorted(uid for uid in recovered.memtables if meta.read(uid) is None)
+    lost = sorted(
+        uid for uid, log in recovered.logs.items() if log.memtable.last().index and meta.read(uid) is None
+    )
     if lost:
         raise Damaged(
             f"{join(data_dir, META)}: holds no term and vote for servers that have entries: it is an older "
             f"file, or records are lost. Servers concerned: {', '.join(lost[:20])}. {ADVICE}"
         )
     for uid in sorted(meta.uids()):
-        record, memtable = meta.read(uid), recovered.memtables.get(uid)
-        last = memtable.last().index if memtable is not None else 0
+        record, log = meta.read(uid), recovered.logs.get(uid)
+        last = log.memtable.last().index if log is not None else 0
         if record is not None and record.last_applied > last:
             raise Damaged(
-                f"{join(data_dir, _WAL)}: the log ends with entry {last}, but {join(data_dir, META)} says "
+                f"{join(data_dir, WAL)}: the log ends with entry {last}, but {join(data_dir, META)} says "
                 f"that entry {record.last_applied} was applied: the log has lost its end, or one is an "
                 f"older copy. Servers concerned: {uid}. {ADVICE}"
             )

@@ -91,6 +91,8 @@ class Wal:
         self._reopening = False
         self._marked_to = 0
         self.failed_reason: str | None = None
+        self.on_closed: Callable[[int, dict[Uid, Index]], None] = lambda _number, _holds: None
+        """Hears of each file that has been closed: its number, and the last index of each server in it."""
         self.continue_flush: Callable[[], None] = self.flush
         """The threaded writer's completion calls this if more was queued meanwhile."""
         self.yield_if_pending = writer.yield_if_busy
@@ -128,6 +130,13 @@ class Wal:
                 stream.overwrite(last + 1)  # what is queued beyond it will be submitted again
             stream.last = last
             stream.gap_reported = False
+
+    def rebase(self, uid: Uid, last: int) -> None:
+        """Go on behind `last` in any case: what is queued or under way is of a log that was replaced."""
+        stream = self._streams[uid]
+        stream.overwrite(0)
+        stream.last = last
+        stream.gap_reported = False
 
     def forget(self, uid: Uid) -> None:
         """Stop writing and reporting for a deleted server."""
@@ -249,15 +258,19 @@ class Wal:
         offset = synced_to = current.end
         limit = files.max_size_bytes - len(TERMINATOR)
         for stream, previous, batches, size in items:
-            if offset + size > limit and offset > FILE_HEAD_SIZE:
+            full = files.max_entries is not None and current.entries >= files.max_entries
+            if (full or offset + size > limit) and offset > FILE_HEAD_SIZE:
                 self._write(buffers, offset)
                 files.start_next()
                 current = files.current
                 buffers = []
                 offset = synced_to = current.end
-            current.uids.add(stream.uid)
+            newest = batches[-1]
+            current.holds[stream.uid] = Index(newest.first_index + newest.count - 1)
             offset = encode_record(buffers, current.head, offset, synced_to, stream.name, previous, batches)
             self._batches += len(batches)
+            if files.max_entries is not None:
+                current.entries += sum(batch.count for batch in batches)
         if not items:
             offset = encode_record(buffers, current.head, offset, synced_to, b"", NOWHERE, ())
             self._marked_to = offset
@@ -274,6 +287,8 @@ class Wal:
         self._longest_sync_seconds = max(self._longest_sync_seconds, self._clock() - start)
 
     def _on_done(self, items: list[_Item], error: Exception | None) -> None:
+        if self._files.just_closed:
+            self._hand_over()
         if error is not None:
             self._fail(error)
             return
@@ -282,8 +297,30 @@ class Wal:
                 self._report_written(stream, batches)
         if self._reopening and not self._dirty:
             self._end_reopening()
-        elif self._dirty and self._writer.kind != "inline" and not self._writer.busy:
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._dirty and self._writer.kind != "inline" and not self._writer.busy:
             self.continue_flush()  # the inline writer's caller goes on by itself
+
+    def _hand_over(self) -> None:
+        """Tell which files have been closed, and what they hold."""
+        closed, self._files.just_closed = self._files.just_closed, []
+        for number, holds in closed:
+            self.on_closed(number, holds)
+
+    def retire(self, numbers: list[int], done: Callable[[Exception | None], None]) -> bool:
+        """Recycle closed files that no log needs any more; False if that cannot begin now."""
+        if self._writer.busy or self.failed_reason is not None:
+            return False
+
+        def retired(error: Exception | None) -> None:
+            done(error)
+            self._go_on()
+
+        self._writer.run(lambda: self._files.retire(numbers), retired)
+        return True
 
     def _report_written(self, stream: _Stream, batches: list[EntryBatch]) -> None:
         """One event for each run of one term, without entries that were overwritten meanwhile.
@@ -333,6 +370,7 @@ class Wal:
             return
 
         def opened(error: Exception | None) -> None:
+            self._hand_over()
             if error is not None:
                 self.failed_reason = f"{type(error).__name__}: {error}"
                 return

@@ -11,12 +11,12 @@ import contextlib
 import math
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from barque.log import wal_format
 from barque.log.disk import Disk, DiskFile, join, replace_file
 from barque.log.wal_format import FILE_HEAD_SIZE, TERMINATOR, FileEntry, FileHead
-from barque.types import Uid
+from barque.types import Index, Uid
 
 MANIFEST = "manifest"
 SPARE_SHARE = 4
@@ -51,17 +51,19 @@ class OpenFile:
     """The file that is being written.
 
     `end` is where the next record goes; everything below it is on disk. `growing` tells that
-    the file was not zero-filled, so that each sync also has to write metadata.
+    the file was not zero-filled, so that each sync also has to write metadata. `holds` has the last
+    index that was written of each server, and `entries` counts all.
     """
 
-    __slots__ = ("end", "file", "growing", "head", "uids")
+    __slots__ = ("end", "entries", "file", "growing", "head", "holds")
 
     def __init__(self, file: DiskFile, head: FileHead, growing: bool) -> None:
         self.file = file
         self.head = head
         self.growing = growing
         self.end = FILE_HEAD_SIZE
-        self.uids: set[Uid] = set()
+        self.entries = 0
+        self.holds: dict[Uid, Index] = {}
 
     def write(self, buffers: list[bytes], end: int) -> None:
         """Write records durably; `end` is the offset behind the last one."""
@@ -79,18 +81,20 @@ class WalFiles:
         directory: str,
         max_size_bytes: int,
         closed: dict[int, FileEntry],
-        uids: dict[int, set[Uid]],
         next_number: int,
+        max_entries: int | None = None,
     ) -> None:
         self._disk = disk
         self._directory = directory
         self.max_size_bytes = max_size_bytes
+        self.max_entries = max_entries
         self._closed = closed
-        self._uids = uids
         self._next_number = next_number
         self._current: OpenFile | None = None
         self._current_synced = True
         self.spares: list[str] = []
+        self.just_closed: list[tuple[int, dict[Uid, Index]]] = []
+        """Files closed since somebody last took this list, each with what it holds."""
 
     @property
     def current(self) -> OpenFile:
@@ -132,10 +136,10 @@ class WalFiles:
             self._undo(number, name)
             raise
         if self._current is not None:
+            self.just_closed.append((self._current.head.epoch, self._current.holds))
             self._leave(self._current, abandon)
         self._closed = closed
         self._current = OpenFile(file, head, growing)
-        self._uids[number] = self._current.uids
 
     def _undo(self, number: int, name: str) -> None:
         """Remove a file that could not be begun, so that retries do not pile up files.
@@ -182,24 +186,21 @@ class WalFiles:
             finally:
                 file.close()
 
-    def retire(self, is_deleted: Callable[[Uid], bool]) -> int:
-        """Recycle or remove closed files in which every server is deleted; returns how many.
+    def retire(self, numbers: Sequence[int]) -> None:
+        """Recycle or remove closed files that no log needs any more.
 
         The manifest forgets them first: a crash in between leaves files older than the newest
-        one and not in the manifest, and recovery takes those for what they are.
+        one and not in the manifest, and recovery takes those for what they are. Raises `OSError`: calling
+        again is right.
         """
-        done = [number for number in self._closed if all(map(is_deleted, self._uids.get(number, ())))]
-        if not done:
-            return 0
-        kept = {number: entry for number, entry in self._closed.items() if number not in done}
+        kept = {number: entry for number, entry in self._closed.items() if number not in numbers}
         current = [] if self._current is None else [FileEntry(self._current.head.epoch, 0)]
         self._write_manifest([*kept.values(), *current])
         self._closed = kept
-        for number in done:
-            self._uids.pop(number, None)
-            self.recycle(file_name(number))
+        for number in numbers:
+            if self._disk.exists(join(self._directory, file_name(number))):
+                self.recycle(file_name(number))
         self._disk.fsync_dir(self._directory)
-        return len(done)
 
     def recycle(self, name: str) -> None:
         """Keep an unneeded file as a spare if it is big enough and there is room, else remove it."""

@@ -28,7 +28,7 @@ from barque.log.wal_format import (
     Record,
     TornTail,
 )
-from barque.types import Uid
+from barque.types import Index, IndexTerm, Uid
 
 _CHUNK = 1 << 20
 _NAMES_MAX = 20
@@ -52,7 +52,8 @@ class Finding(enum.Enum):
     """What is in a file, or in its place."""
 
     RECORD = "a record whose checksum holds"
-    GAP = "a good record that does not follow what its server has"
+    GAP = "a good record that does not follow its server's records before"
+    OLD_GAP = "such a record of version 1, which does not tell what it follows"
     CLEAN = "zeros, the file's end or an older record, and no later record claims this was synced"
     BROKEN = "no record, and no later record claims that this was synced"
     CLAIMED = "no record, but a later record proves that this was synced"
@@ -82,7 +83,8 @@ K, E, D, R = Action.KEEP, Action.END, Action.DROP, Action.REFUSE
 _ROWS = {
     #                  CLOSED NEWEST RETIRED UNBORN
     Finding.RECORD: (K, K, D, R),  # an unborn file with records: the manifest is an old one
-    Finding.GAP: (R, R, D, R),
+    Finding.GAP: (K, K, D, R),  # what it follows is in segments, or `reconcile` misses it
+    Finding.OLD_GAP: (R, R, D, R),
     Finding.CLEAN: (R, E, D, D),
     Finding.BROKEN: (R, E, D, R),  # in the newest file: a torn tail
     Finding.CLAIMED: (R, R, D, R),
@@ -100,13 +102,14 @@ DECISIONS: dict[tuple[Finding, Place], Action] = {
 class RecoveredWal:
     """All that the files held.
 
-    `memtables` by uid; `closed` files as the next manifest must list them, with the `uids`
-    in each; `torn` tells people which tails were dropped; `blank` are names to recycle.
+    `views` by uid: the entries that follow one another up to the newest, behind their base; `closed` files as
+    the next manifest must list them, with the last index of each of their servers in `holds`; `torn` tells
+    people which tails were dropped; `blank` are names to recycle.
     """
 
-    memtables: dict[Uid, Memtable] = field(default_factory=dict)
+    views: dict[Uid, Memtable] = field(default_factory=dict)
     closed: dict[int, FileEntry] = field(default_factory=dict)
-    uids: dict[int, set[Uid]] = field(default_factory=dict)
+    holds: dict[int, dict[Uid, Index]] = field(default_factory=dict)
     torn: list[str] = field(default_factory=list)
     blank: list[str] = field(default_factory=list)
     next_number: int = 1
@@ -239,7 +242,7 @@ class _Recovery:
     def _read_listed(self, entry: FileEntry) -> None:
         place = Place.CLOSED if entry.end else Place.NEWEST
         path = join(self._directory, file_name(entry.number))
-        uids: set[Uid] = set()
+        holds: dict[Uid, Index] = {}
         if not self._disk.exists(path):
             assert DECISIONS[Finding.MISSING, place] is R
             raise Damaged(
@@ -251,7 +254,7 @@ class _Recovery:
             reader = self._open_reader(file, path, entry.number, place)
             if not entry.end:
                 self._total += reader.size  # zeros, too: its records end somewhere before
-            end, synced_to = self._read_records(reader, path, entry, place, uids)
+            end, synced_to = self._read_records(reader, path, entry, place, holds)
             if place is Place.NEWEST:
                 _make_durable(file, synced_to, end)
         finally:
@@ -261,7 +264,7 @@ class _Recovery:
             self.result.blank.append(file_name(entry.number))
         else:
             self.result.closed[entry.number] = FileEntry(entry.number, end)
-            self.result.uids[entry.number] = uids
+            self.result.holds[entry.number] = holds
 
     def _open_reader(self, file: DiskFile, path: str, number: int, place: Place) -> WalReader:
         problem: object
@@ -278,7 +281,7 @@ class _Recovery:
         )
 
     def _read_records(
-        self, reader: WalReader, path: str, entry: FileEntry, place: Place, uids: set[Uid]
+        self, reader: WalReader, path: str, entry: FileEntry, place: Place, holds: dict[Uid, Index]
     ) -> tuple[int, int]:
         """Take a file's records; returns where they end, and how much was known to be synced."""
         synced_to = told = FILE_HEAD_SIZE
@@ -286,8 +289,8 @@ class _Recovery:
             if isinstance(found, Record):
                 synced_to = max(synced_to, found.synced_to)
                 if found.batches:
-                    uids.add(found.uid)
-                    self._take(found, path, place)
+                    holds[found.uid] = found.batches[-1].last_index
+                    self._take(found, path, place, reader.head.version)
                 if found.end - told >= _CHUNK:
                     told = found.end
                     self._progress(self._done + told, self._total, self._entries)
@@ -296,34 +299,40 @@ class _Recovery:
                 return entry.end, entry.end
             if DECISIONS[_finding(found), place] is R:
                 reason = found.reason if isinstance(found, Damage) else "records are missing"
-                concerned = uids | {r.uid for r in reader.later_records(found.offset) if r.uid}
+                concerned = set(holds) | {r.uid for r in reader.later_records(found.offset) if r.uid}
                 raise Damaged(_damage_text(path, found.offset, reason, concerned))
             if isinstance(found, TornTail):
                 self.result.torn.append(f"{path}: torn tail at offset {found.offset} dropped: {found.reason}")
             return found.offset, synced_to
         raise AssertionError("records always end with an ending")
 
-    def _take(self, record: Record, path: str, place: Place) -> None:
-        """Add a record's batches, replacing the entries that they overwrite (REPL-20)."""
+    def _take(self, record: Record, path: str, place: Place, version: int) -> None:
+        """Add a record's batches, replacing the entries that they overwrite (REPL-20).
+
+        A record that does not follow the view's entries begins the view anew: what it follows is in segments.
+        """
         if record.uid in self._tombstones:
             return
-        memtable = self.result.memtables.get(record.uid)
-        if memtable is None:
-            memtable = self.result.memtables[record.uid] = Memtable()
-        if record.batches[0].first_index > memtable.next_index():
-            assert DECISIONS[Finding.GAP, place] is R
-            raise Damaged(
-                _damage_text(
-                    path,
-                    record.offset,
-                    f"entries {record.batches[0].first_index} and on follow {record.previous_index}, but "
-                    f"the files before end with {memtable.next_index() - 1}",
-                    {record.uid},
+        view = self.result.views.get(record.uid)
+        if view is None:
+            view = self.result.views[record.uid] = Memtable()
+        if not _follows(record, view):
+            if version == 1:
+                assert DECISIONS[Finding.OLD_GAP, place] is R
+                raise Damaged(
+                    _damage_text(
+                        path,
+                        record.offset,
+                        f"entries {record.batches[0].first_index} and on follow {record.previous_index}, but "
+                        f"the files before end with {view.next_index() - 1}",
+                        {record.uid},
+                    )
                 )
-            )
-        memtable.truncate(record.batches[0].first_index - 1)
+            assert record.previous_term is not None
+            view.reset(IndexTerm(record.previous_index, record.previous_term))
+        view.truncate(record.previous_index)
         for batch in record.batches:
-            memtable.append(batch)
+            view.append(batch)
             self._entries += batch.count
 
     def _look_at_unlisted(self, name: str, place: Place) -> None:
@@ -350,6 +359,14 @@ class _Recovery:
                     )
                 )
         self.result.blank.append(name)
+
+
+def _follows(record: Record, view: Memtable) -> bool:
+    """Whether the entry before a record is in the view, or is its base."""
+    previous = record.previous_index
+    if not view.base().index <= previous <= view.last().index:
+        return False
+    return record.previous_term in (None, view.fetch_term(previous))
 
 
 def _any_number(name: str) -> int:

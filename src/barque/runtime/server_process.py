@@ -24,6 +24,7 @@ from barque.core.messages import (
 )
 from barque.core.state import RaftState, Server
 from barque.core.step import has_unfinished_business, recover, say_nothing, step
+from barque.errors import StorageError
 from barque.runtime.counters import ServerCounters
 from barque.types import ServerId, Uid
 
@@ -97,12 +98,18 @@ class ServerProcess:
         return "stopped" if self.ended else "failed"
 
     def start(self, applied: Callable[[int], None] = say_nothing) -> None:
-        """Replay the log, then become a follower. `applied` hears of entries by the number, meanwhile."""
+        """Replay the log, then become a follower. `applied` hears of entries by the number, meanwhile.
+
+        Raises `StorageError` when the disk cannot be read: another start may succeed. Anything else, such as
+        a damaged file, stops this server only.
+        """
         try:
             effects = recover(self.server, applied)
             self._busy = True
             self._performer.perform(self, effects)
         except Exception as error:
+            if type(error) is StorageError:
+                raise
             self.fail(error)
         finally:
             self._busy = False

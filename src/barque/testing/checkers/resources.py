@@ -1,12 +1,17 @@
 """I27, bounded resources: a stopped node leaves nothing behind, and a node at rest has empty queues."""
 
+from barque.log.segment import OPEN_FILES_MAX
+from barque.log.segment_writer import FLUSHES_MAX
 from barque.runtime.node import Node
 from barque.testing.checkers.safety import Violation
 from barque.testing.sim.disk import SimDisk
 from barque.testing.sim.loop import VirtualProcess
 
-FILES_MAX = 3
-"""The lock and the newest files of the log and of the meta store; other files are open only briefly."""
+SNAPSHOT_FILES_MAX = 8
+"""The most files of snapshots that are written, sent and received at a time."""
+FILES_MAX = 3 + OPEN_FILES_MAX + 2 * FLUSHES_MAX + SNAPSHOT_FILES_MAX
+"""The lock and the newest files of the log and of the meta store; segments that are read; each flush has the
+file that it writes, and one that it copies."""
 
 
 def judge_stop(name: str, disk: SimDisk, process: VirtualProcess) -> Violation | None:

@@ -189,7 +189,7 @@ class Durability:
         self._disks = disks
         self._chance = chance
         self._data = data
-        self._views = {node: DurableLogView(disk, join(data, "wal")) for node, disk in disks.items()}
+        self._views = {node: DurableLogView(disk, data) for node, disk in disks.items()}
         self._rate = rate
         self._acked: dict[ServerId, tuple[IndexTerm, Term, Uid]] = {}  # and the promise's term, and whose
         self._replacing: dict[ServerId, dict[Term, Index]] = {}

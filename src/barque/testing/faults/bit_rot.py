@@ -12,6 +12,8 @@ from barque.log.disk import join
 from barque.log.identity import IDENTITY
 from barque.log.memtable import Memtable
 from barque.log.meta_format import HEAD_SIZE as META_HEAD_SIZE
+from barque.log.recovery import segments_directory
+from barque.log.segment_format import encode_head
 from barque.log.wal_files import MANIFEST
 from barque.runtime.tombstones import TOMBSTONES
 from barque.testing.checkers.durable_log_view import DurableLogView
@@ -99,4 +101,11 @@ def _places(disk: SimDisk, data: str, view: DurableLogView) -> list[tuple[str, i
         if disk.exists(path):
             size = len(disk.read_file(path))
             places.append((path, min(size, META_HEAD_SIZE) if path.endswith("meta") else size))
-    return places + view.proved()
+    return places + view.proved() + [place for name in names for place in _segments(disk, data, Uid(name))]
+
+
+def _segments(disk: SimDisk, data: str, uid: Uid) -> list[tuple[str, int]]:
+    """The heads of a server's segments: a start reads them. The rest is checked when it is read."""
+    directory = segments_directory(data, uid)
+    names = disk.listdir(directory) if disk.is_dir(directory) else []
+    return [(join(directory, name), len(encode_head(uid))) for name in names if name.endswith(".segment")]

@@ -275,12 +275,14 @@ class Host:
         bit_rot, self.bit_rot = self.bit_rot, None
         if bit_rot is not None:
             self.sim.observers.durability.hold(self.name, held=False)
+        fault, self.disk.fault = self.disk.fault, None  # the simulator reads here, not the node
         for server in [member.server for member in node.system.processes.values()]:
             violation = bit_rot.judge_start(server.cfg.uid, server.log) if bit_rot is not None else None
             if violation is not None:
                 self.sim.report(violation)
             self.sim.observers.of(server).restarted(server)
             self.on_role(server)
+        self.disk.fault = fault
 
     def _open_gateways(self, node: SimNode) -> None:
         """Serve Redis clients, as a node does that has started."""
@@ -345,7 +347,7 @@ class Host:
             return False
         durability = self.sim.observers.durability
         durability.hold(self.name, held=True)
-        view = DurableLogView(self.disk, f"{DATA}/wal")
+        view = DurableLogView(self.disk, DATA)
         fault, self.disk.fault = self.disk.fault, None  # the simulator reads here, not the node
         self.bit_rot = change_bytes(self.disk, DATA, list(self.uids.values()), view, self.sim.chance)
         self.disk.fault = fault
@@ -486,9 +488,16 @@ class Host:
                 self.sim.report(violation)
 
     def on_failure(self, process: ServerProcess) -> None:
-        """Judge a server that has stopped: only its own machine may have caused it."""
+        """Judge a server that has stopped: only its own machine, or its disk, may have caused it.
+
+        A node whose disk could not be read is started again, as an operator would do.
+        """
         server = process.server
         if server.cfg.cluster_name in self.failed:
+            return
+        if self.disk.fault is not None and str(process.failure).startswith("StorageError: "):
+            self.sim.transcript.counts["servers stopped by their disk"] += 1
+            self.sim.loop.later(self.sim.chance.uniform(0.0, 1.0), partial(self.crash, power=False))
             return
         name = "isolation (I31)" if self.failed else "no server fails"
         states = (str(process.failure), f"machines that raised on this node: {list(self.failed)}")

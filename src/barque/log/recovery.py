@@ -1,0 +1,125 @@
+"""The logs of all servers of a data directory, as they are after a restart.
+
+`recover_logs` reads the write-ahead log and looks at the segments, and joins them for each server by the
+rules of `reconcile`. It changes nothing but what a crash has left over; what it returns is on disk.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from barque.errors import Damaged
+from barque.log.disk import Disk, join
+from barque.log.memtable import Memtable
+from barque.log.meta import MetaStore
+from barque.log.reconcile import Missing, Stored, View, reconcile
+from barque.log.segment import SegmentCache
+from barque.log.segment_set import NO_SNAPSHOT, SEGMENTS, SegmentSet, SnapshotState
+from barque.log.snapshot_format import ranges_of
+from barque.log.snapshots import SnapshotStore
+from barque.log.wal_recovery import ADVICE, Progress, RecoveredWal, recover_wal, say_nothing
+from barque.types import Index, Uid
+
+WAL = "wal"
+SERVERS = "servers"
+OpenStore = Callable[[str, Uid], SnapshotStore]
+"""Opens the snapshots in a server's directory."""
+
+_UNBOUNDED = 1 << 62
+
+
+def server_directory(data_dir: str, uid: Uid) -> str:
+    """Where the files of a server are."""
+    return join(join(data_dir, SERVERS), uid)
+
+
+def segments_directory(data_dir: str, uid: Uid) -> str:
+    """Where the segments of a server are."""
+    return join(server_directory(data_dir, uid), SEGMENTS)
+
+
+@dataclass
+class RecoveredLog:
+    """One server's log: its snapshots, what is in segments, and what is in memory."""
+
+    snapshots: SnapshotStore
+    segments: SegmentSet
+    memtable: Memtable
+
+
+@dataclass
+class RecoveredLogs:
+    """All logs, and the files of the write-ahead log from which they come."""
+
+    wal: RecoveredWal
+    logs: dict[Uid, RecoveredLog] = field(default_factory=dict)
+
+
+def state_of(store: SnapshotStore) -> SnapshotState:
+    """What the newest snapshot stands for and needs, and which entries behind an older one are sent for."""
+    current = store.current()
+    if current is None:
+        return NO_SNAPSHOT
+    sent = store.lowest_sent()
+    floor = current.position.index if sent is None else min(sent, current.position.index)
+    return SnapshotState(current.position, Index(floor), ranges_of(store.live_indexes()))
+
+
+def recover_logs(
+    disk: Disk,
+    data_dir: str,
+    meta: MetaStore | None,
+    cache: SegmentCache,
+    open_store: OpenStore,
+    progress: Progress = say_nothing,
+) -> RecoveredLogs:
+    """Read everything. Raises `Damaged` where starting would lose data; `OSError` when the disk fails."""
+    wal = recover_wal(disk, join(data_dir, WAL), meta.tombstones if meta else (), progress)
+    found = RecoveredLogs(wal)
+    uids = {*wal.views, *(meta.uids() if meta else ()), *_with_segments(disk, data_dir)}
+    for uid in sorted(uids):
+        if meta is not None and meta.is_deleted(uid):
+            continue
+        snapshots = open_store(server_directory(data_dir, uid), uid)
+        segments = SegmentSet(disk, segments_directory(data_dir, uid), uid, cache)
+        segments.load(snapshots.live_file())
+        memtable = join_log(segments, wal.views.get(uid), state_of(snapshots))
+        found.logs[uid] = RecoveredLog(snapshots, segments, memtable)
+    return found
+
+
+def _with_segments(disk: Disk, data_dir: str) -> Iterator[Uid]:
+    """The servers that have a directory for segments."""
+    root = join(data_dir, SERVERS)
+    for name in disk.listdir(root) if disk.exists(root) else ():
+        if disk.is_dir(segments_directory(data_dir, Uid(name))):
+            yield Uid(name)
+
+
+def join_log(segments: SegmentSet, view: Memtable | None, snapshot: SnapshotState) -> Memtable:
+    """Join one server's segments, its view of the write-ahead log, and its snapshot: the rest is in memory.
+
+    Raises `Damaged`.
+    """
+    stored = Stored(
+        ranges=[(part.first, part.last) for part in segments.parts],
+        gappy=[part.segment.tail.has_gaps for part in segments.parts],
+        term_at=segments.stored_term,
+    )
+    seen = None if view is None else View(view.base(), view.last(), view.fetch_term)
+    if seen is not None and stored.ranges:
+        # A flush may have been cut before its names were durable. The write-ahead log still has its entries
+        # then, and must not let go of them for files that a loss of power takes away.
+        segments.make_names_durable()
+    joined = reconcile(stored, seen, snapshot.position, snapshot.needs)
+    if isinstance(joined, Missing):
+        raise Damaged(
+            f"{segments.directory}: entries are missing: {joined.reason}. "
+            f"Servers concerned: {segments.uid}. {ADVICE}"
+        )
+    segments.snapshot = snapshot
+    segments.join(joined.segments_end, joined.join, joined.untrusted)
+    memtable = Memtable(joined.join, segments)
+    if joined.view and view is not None:
+        for batch in view.read(joined.join.index + 1, view.last().index, _UNBOUNDED, _UNBOUNDED):
+            memtable.append(batch)
+    return memtable

@@ -1,0 +1,415 @@
+"""The segment files of one server, and which entries of which file count.
+
+The order of the numbers is the order of writing: a file replaces everything in older files from its own first
+index on (docs/formats/segment.md). A *part* is a file, and the last entry in it that still counts. Truncation
+only lowers that mark: the file goes when a newer one hides all of it. So after a crash the files answer as
+before, whichever deletions have happened.
+
+Everything here runs on the loop. Files are deleted beside it, in batches: each batch is made durable before
+the next begins, so that no file comes back from behind the one that hid it.
+"""
+
+import contextlib
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+
+from barque.core.entries import EntryBatch
+from barque.errors import StorageError
+from barque.log.background import Job
+from barque.log.disk import TEMPORARY, Disk, join
+from barque.log.lease import Lease
+from barque.log.segment import (
+    Segment,
+    SegmentCache,
+    inspect_segment,
+    read_single,
+    reading,
+    segment_name,
+    segment_number,
+)
+from barque.types import NOWHERE, Index, IndexTerm, Term, Uid
+
+SEGMENTS = "segments"
+"""The directory of a server's segments, in the server's own."""
+COMPACTING = ".compacting"
+"""What the name of a file ends with that takes the place of others when it is complete."""
+
+
+class SnapshotState(msgspec.Struct, frozen=True):
+    """What a log must know of its snapshot, read at once.
+
+    `floor`: entries up to here are not needed to continue a follower; at most `position.index`. `live`:
+    ranges of indexes, in order, up to the snapshot's, whose entries the snapshot still needs.
+    """
+
+    position: IndexTerm = NOWHERE
+    floor: Index = Index(0)
+    live: tuple[tuple[Index, Index], ...] = ()
+
+    def needs(self, first: int, last: int) -> bool:
+        """Whether one of these entries is live."""
+        return self.next_live(first) <= last
+
+    def next_live(self, first: int) -> int:
+        """The lowest live index from `first` on; beyond every log if there is none."""
+        place = bisect_right(self.live, first, key=lambda pair: pair[0])
+        if place and self.live[place - 1][1] >= first:
+            return first
+        return self.live[place][0] if place < len(self.live) else 1 << 62
+
+    def live_within(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """The live ranges between two indexes, cut to them."""
+        place = max(0, bisect_right(self.live, first, key=lambda pair: pair[0]) - 1)
+        for start, end in self.live[place:]:
+            if start > last:
+                return
+            if end >= first:
+                yield max(start, first), min(end, last)
+
+
+NO_SNAPSHOT = SnapshotState()
+
+
+class Part:
+    """A file, and the last index in it that counts; the file is hidden if that is below its first."""
+
+    __slots__ = ("last", "segment")
+
+    def __init__(self, segment: Segment, last: int) -> None:
+        self.segment = segment
+        self.last = last
+
+    @property
+    def first(self) -> int:
+        """The first index in the file."""
+        return self.segment.tail.first.index
+
+    @property
+    def counts(self) -> bool:
+        """Whether anything in the file counts."""
+        return self.last >= self.first
+
+
+class SegmentSet:
+    """Answers for the entries of one server that are no longer in memory (`memtable.Older`).
+
+    `end` is the memtable's base: everything above it is the memtable's to answer. `first` is the lowest index
+    from which on no entry is missing, up to `end`; one above `end` if there is none. `untrusted`: files that
+    begin at or below it only answer for live entries. `generation` counts the times when everything was
+    replaced, so that a late result of an earlier time is known.
+    """
+
+    def __init__(self, disk: Disk, directory: str, uid: Uid, cache: SegmentCache) -> None:
+        self.uid = uid
+        self.directory = directory
+        self.lease = Lease()
+        self.snapshot = NO_SNAPSHOT
+        self.generation = 0
+        self.end = NOWHERE
+        self.first = Index(1)
+        self.untrusted = Index(0)
+        self._disk = disk
+        self._cache = cache
+        self._parts: list[Part] = []  # in the order of their numbers, hidden ones too
+        self._counting: list[Part] = []  # those that count: in the order of their indexes, too
+        self._firsts: list[int] = []
+        self._garbage: deque[list[Segment]] = deque()
+        self._accepted: Segment | None = None
+        self._next_number = 1
+
+    # --- what is there -----------------------------------------------------------------
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The files that count, from the lowest index to the highest."""
+        return self._counting
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes all files have, hidden ones too."""
+        return sum(part.segment.size_bytes for part in self._parts)
+
+    def load(self, live_file: str | None = None) -> None:
+        """Look at the files of an earlier life. Raises `Damaged`; `OSError` when the disk fails.
+
+        `live_file` came with a snapshot that is installed: an earlier life ended before `accept_live`.
+        """
+        newest = 0
+        for name in self._disk.listdir(self.directory) if self._disk.exists(self.directory) else ():
+            path = join(self.directory, name)
+            number = segment_number(name)
+            if number is not None:
+                self._parts.append(Part(segment := inspect_segment(self._disk, path, number, self.uid), 0))
+                self._parts[-1].last = segment.tail.last.index
+                newest = number
+            elif name.endswith((TEMPORARY, COMPACTING)):
+                self._disk.unlink(path)
+        self._next_number = newest + 1
+        if live_file is not None:
+            self.accept_live(live_file)
+            assert self._accepted is not None
+            self._parts.append(Part(self._accepted, self._accepted.tail.last.index))
+            self._accepted = None
+        lowest = 1 << 62
+        for part in reversed(self._parts):
+            part.last = min(part.last, lowest - 1)
+            lowest = min(lowest, part.first)
+        self._changed()
+
+    def make_names_durable(self) -> None:
+        """Sync the directory. Raises `OSError`."""
+        self._disk.fsync_dir(self.directory)
+
+    def take_number(self) -> int:
+        """The number of a new file: it is never used again in this life."""
+        number = self._next_number
+        self._next_number += 1
+        return number
+
+    def part_of(self, index: int) -> Part | None:
+        """The file whose range holds `index`."""
+        place = bisect_right(self._firsts, index) - 1
+        if place < 0 or self._counting[place].last < index:
+            return None
+        return self._counting[place]
+
+    def stored_term(self, index: int) -> Term | None:
+        """The term of the entry at `index` if some file holds it, trusted or not."""
+        part = self.part_of(index)
+        if part is None:
+            return None
+        if index == part.segment.tail.last.index:
+            return part.segment.tail.last.term
+        if not part.segment.tail.has_gaps and (term := part.segment.term_before(index)) is not None:
+            return term
+        opened = self._cache.open(part.segment)
+        return opened.fetch_term(index)
+
+    # --- reading -----------------------------------------------------------------------
+
+    def fetch_term(self, index: int) -> Term | None:
+        """The term of the entry at `index`, of the snapshot's position, or of position 0."""
+        if index == self.snapshot.position.index:
+            return self.snapshot.position.term
+        if not self.first <= index <= self.end.index:
+            return Term(0) if index == 0 else None
+        return self.end.term if index == self.end.index else self.stored_term(index)
+
+    def read(self, first: int, last: int, max_entries: int, max_bytes: int) -> list[EntryBatch]:
+        """Consecutive batches, as `Log.read` promises them. Raises `Damaged` or `StorageError`."""
+        found: list[EntryBatch] = []
+        last = min(last, self.end.index)
+        if not self.first <= first <= last:
+            return found
+        entries = size = 0
+        for batch in self._batches(first, last):
+            if not found and batch.count > max_entries:
+                return [batch.cut(first, first + max(max_entries, 1) - 1)]
+            entries += batch.count
+            size += len(batch.body)
+            if found and (entries > max_entries or size > max_bytes):
+                break
+            found.append(batch)
+        return found
+
+    def _batches(self, first: int, last: int) -> Iterator[EntryBatch]:
+        """All batches of a range without gaps."""
+        place = bisect_right(self._firsts, first) - 1
+        for part in self._counting[place:]:
+            if part.first > last:
+                return
+            opened = self._cache.open(part.segment)
+            with reading(part.segment):
+                yield from opened.batches(first, min(last, part.last))
+
+    def read_entry(self, index: Index) -> EntryBatch | None:
+        """The entry at `index`, be it only kept for the snapshot; None if it is not there."""
+        part = self.part_of(index)
+        if part is None:
+            return None
+        opened = self._cache.open(part.segment)
+        with reading(part.segment):
+            return read_single(opened, index)
+
+    # --- changes -----------------------------------------------------------------------
+
+    def truncate(self, end: IndexTerm) -> None:
+        """Let nothing above `end` count. No file goes: a crash may bring the entries back."""
+        for part in self._parts:
+            part.last = min(part.last, end.index)
+        self.end = end
+        self._changed()
+
+    def adopt(self, segments: Iterable[Segment], end: IndexTerm) -> None:
+        """Take new files, in order, as far as they hold entries up to `end`; files that they hide go."""
+        gone: list[Segment] = []
+        for segment in segments:
+            first = segment.tail.first.index
+            kept: list[Part] = []
+            for part in self._parts:
+                hidden = part.first >= first
+                part.last = min(part.last, first - 1)
+                (gone.append(part.segment) if hidden else kept.append(part))
+            if first <= end.index:
+                kept.append(Part(segment, min(segment.tail.last.index, end.index)))
+            else:
+                gone.append(segment)
+            self._parts = kept
+        self.end = end
+        self._changed()
+        self._discard(gone)
+
+    def reject(self, segments: Iterable[Segment]) -> None:
+        """Let new files go that come too late: everything was replaced while they were written."""
+        self._discard(list(segments))
+
+    def replace(self, sources: Sequence[Segment], segment: Segment | None) -> None:
+        """Let a compacted file, which has the number of the first source, stand for all sources."""
+        places = [place for place, part in enumerate(self._parts) if part.segment in sources]
+        assert len(places) == len(sources), sources
+        last = self._parts[places[-1]].last
+        kept = [part for part in self._parts if part.segment not in sources]
+        gone = list(sources)
+        if segment is not None:
+            kept.insert(places[0], Part(segment, min(segment.tail.last.index, last)))
+            self._cache.retire(sources[0])  # its name is the new file's already
+            gone = gone[1:]
+        self._parts = kept
+        self._changed()
+        self._discard(gone)
+
+    def advance(self, end: IndexTerm) -> None:
+        """Raise `end`: nobody needs the entries up to there, and no file has them."""
+        self.end = end
+        self._changed()
+
+    def accept_live(self, source: str) -> None:
+        """Take over the file with the live entries of an accepted snapshot; `clear` must follow.
+
+        The snapshot must be in place: from now on this file hides the older ones from its first index on.
+        Raises `Damaged`; `OSError` when the disk fails: then this life of the server must end, and the next
+        one takes the file.
+        """
+        number = self.take_number()
+        inspect_segment(self._disk, source, number, self.uid)
+        self._disk.mkdir(self.directory)
+        path = segment_path(self.directory, number)
+        self._disk.rename(source, path)
+        self._disk.fsync_dir(self.directory)
+        self._disk.fsync_dir(source.rpartition("/")[0])
+        self._accepted = inspect_segment(self._disk, path, number, self.uid)
+
+    def clear(self, end: IndexTerm) -> None:
+        """Let every file go but that of `accept_live`: a snapshot at `end` stands for the log."""
+        self.generation += 1
+        gone = [part.segment for part in self._parts]
+        self._parts = []
+        if self._accepted is not None:
+            self._parts.append(Part(self._accepted, self._accepted.tail.last.index))
+            self._accepted = None
+        self.end = end
+        self._changed()
+        self._discard(gone)
+
+    def join(self, last: Index, end: IndexTerm, untrusted: Index) -> None:
+        """Begin a life: files count up to `last`, the memtable holds what is above `end`."""
+        for part in self._parts:
+            part.last = min(part.last, last)
+        self.end = end
+        self.untrusted = untrusted
+        self._changed()
+        self.drop_hidden()
+        self.compact()
+
+    def drop_hidden(self) -> None:
+        """Let the files go of which nothing counts since `load`: newer files hide them."""
+        lowest = 1 << 62
+        kept: list[Part] = []
+        gone: list[Part] = []
+        for part in reversed(self._parts):
+            (gone if part.first >= lowest else kept).append(part)
+            lowest = min(lowest, part.first)
+        self._parts = kept[::-1]
+        self._changed()
+        self._discard([part.segment for part in reversed(gone)])
+
+    def compact(self) -> None:
+        """Let the files go that end at or below the floor and hold nothing live (COMP-02).
+
+        A file that hides a part of an older one stays while that one does.
+        """
+        kept: list[Part] = []
+        gone: list[Segment] = []
+        reach = 0  # the highest index in any older file that stays
+        for part in self._parts:
+            needed = part.last > self.snapshot.floor or self.snapshot.needs(part.first, part.last)
+            if needed or reach >= part.first:
+                kept.append(part)
+                reach = max(reach, part.segment.tail.last.index)
+            else:
+                gone.append(part.segment)
+        if gone:
+            self._parts = kept
+            self._changed()
+            self._discard(gone)
+
+    def _changed(self) -> None:
+        """Work out again what is derived from the parts."""
+        self._counting = [part for part in self._parts if part.counts]
+        self._firsts = [part.first for part in self._counting]
+        first = self.end.index + 1
+        for part in reversed(self._counting):
+            if part.last != first - 1 or part.segment.tail.has_gaps or part.first <= self.untrusted:
+                break
+            first = part.first
+        self.first = Index(first)
+
+    # --- files that go -----------------------------------------------------------------
+
+    def _discard(self, segments: list[Segment]) -> None:
+        if segments:
+            self._garbage.append(segments)
+
+    @property
+    def has_garbage(self) -> bool:
+        """Whether `remove_garbage` has something to do."""
+        return bool(self._garbage)
+
+    def remove_garbage(self) -> tuple[Job, Callable[[], None]]:
+        """A job that deletes the files which no longer count, and what to call when it has failed."""
+        batches = list(self._garbage)
+        self._garbage.clear()
+        for batch in batches:
+            for segment in batch:
+                with contextlib.suppress(StorageError):  # its reader will hear of it
+                    self._cache.retire(segment)
+
+        def again() -> None:
+            self._garbage.extendleft(reversed(batches))
+
+        return _delete(self._disk, self.lease, self.directory, [[s.path for s in b] for b in batches]), again
+
+    def end_lease(self) -> None:
+        """The server is being deleted: nothing writes its files from now on."""
+        self.lease.end()
+        for part in self._parts:
+            with contextlib.suppress(StorageError):
+                self._cache.retire(part.segment)
+
+
+def _delete(disk: Disk, lease: Lease, directory: str, batches: list[list[str]]) -> Job:
+    for batch in batches:
+        with lease.step():
+            for path in batch:
+                with contextlib.suppress(FileNotFoundError):  # a failed attempt came so far
+                    disk.unlink(path)
+            disk.fsync_dir(directory)
+        yield
+
+
+def segment_path(directory: str, number: int) -> str:
+    """The path of file `number` of a server."""
+    return join(directory, segment_name(number))

@@ -1,0 +1,178 @@
+"""Moves the entries of closed write-ahead log files into segments, and says which files may go.
+
+Theory of operation. When the write-ahead log begins a new file, the one before is *closed*: it holds entries
+of any number of servers, up to some index of each. `step`, on the loop, begins a flush for each server whose
+entries in closed files are nowhere else, a few at a time; a flush takes all that the closed files hold of its
+server. When a flush ends, the server's log takes the new files, and its memtable lets go of the entries.
+
+A file is *done* when no log needs it any more: each log has flushed what the file holds of it, or no longer
+holds that, or its server was deleted. So an idle server pins no file. Done files are retired from the oldest
+on, so that what is left always tells how a log continues its segments.
+
+A failed flush changes nothing: the files stay, and the next tick tries again. Its server may be deleted
+meanwhile: then the lease of its files has ended, and nobody waits for the flush.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from barque.log.background import Worker
+from barque.log.disk import Disk
+from barque.log.flush import FlushPlan, SegmentLimits, run_flush
+from barque.log.lease import LeaseEndedError
+from barque.log.log import WalLog
+from barque.log.segment import Segment
+from barque.types import Index, Uid
+
+FLUSHES_MAX = 4
+"""Flushes under way at a time. Each has a file open."""
+
+Retire = Callable[[list[int], Callable[[Exception | None], None]], bool]
+"""Takes files out of the manifest and recycles them; False if that cannot begin now."""
+
+
+class SegmentWriter:
+    """Flushes logs as `logs` has them. Everything is called on the loop."""
+
+    def __init__(
+        self, disk: Disk, worker: Worker, logs: Mapping[Uid, WalLog], limits: SegmentLimits, retire: Retire
+    ) -> None:
+        self._disk = disk
+        self._worker = worker
+        self._logs = logs
+        self._limits = limits
+        self._retire = retire
+        self._closed: dict[int, dict[Uid, Index]] = {}  # oldest first; servers whose entries may be unflushed
+        self._flushing: set[Uid] = set()
+        self._cleaning: set[Uid] = set()
+        self._failed: set[Uid] = set()  # they wait for the next tick, and then merge nothing
+        self._cautious: set[Uid] = set()
+        self._retiring = False
+        self.due = False
+        """Whether `step` may have something to do."""
+        self.flushes = self.files = self.entries = self.bytes = self.failures = 0
+        self.last_failure = ""
+
+    def add(self, number: int, holds: Mapping[Uid, Index]) -> None:
+        """A file is closed. It holds entries of these servers, up to these indexes."""
+        self._closed[number] = dict(holds)
+        self.due = True
+
+    def tick(self) -> None:
+        """Try again what has failed, and look at everything once."""
+        self._cautious = self._failed
+        self._failed = set()
+        self.step()
+        self._clean()
+
+    def step(self) -> None:
+        """Begin the flushes that can begin, and retire the files that are done."""
+        self.due = False
+        for holds in self._closed.values():
+            for uid in [uid for uid in holds if self._is_done(uid, holds[uid])]:
+                del holds[uid]
+        done = []
+        for number, holds in self._closed.items():
+            if holds:
+                break
+            done.append(number)
+        if done and not self._retiring:
+            self._retiring = True
+            if not self._retire(done, lambda error: self._retired(done, error)):
+                self._retiring = False
+        for uid, limit in self._wanted().items():
+            if len(self._flushing) >= FLUSHES_MAX:
+                self.due = True
+                return
+            self._begin(uid, limit)
+
+    def _is_done(self, uid: Uid, limit: Index) -> bool:
+        log = self._logs.get(uid)
+        return log is None or not log.unflushed(limit)
+
+    def _wanted(self) -> dict[Uid, Index]:
+        """The servers to flush, each with the highest index that a closed file holds of it."""
+        wanted: dict[Uid, Index] = {}
+        for holds in self._closed.values():
+            for uid, last in holds.items():
+                if uid not in self._flushing and uid not in self._failed:
+                    wanted[uid] = max(last, wanted.get(uid, last))
+        return wanted
+
+    def _begin(self, uid: Uid, limit: Index) -> None:
+        log = self._logs[uid]
+        plan = log.begin_flush(limit, self._limits, merge=uid not in self._cautious)
+        if plan is None:
+            return  # what the file holds is not confirmed yet: a later step finds it
+        self._flushing.add(uid)
+        self._worker.submit(
+            run_flush(self._disk, log.segments, plan),
+            lambda result, error: self._finished(uid, log, plan, result, error),
+        )
+
+    def _finished(
+        self, uid: Uid, log: WalLog, plan: FlushPlan, result: list[Segment] | None, error: Exception | None
+    ) -> None:
+        self._flushing.discard(uid)
+        if isinstance(error, LeaseEndedError) or self._logs.get(uid) is not log:
+            self.due = True
+            return
+        if error is not None or result is None:
+            log.abandon_flush()
+            self._failed.add(uid)
+            self.failures += 1
+            self.last_failure = f"{type(error).__name__}: {error}"
+            return
+        log.end_flush(plan, result)
+        self.flushes += 1
+        self.files += len(result)
+        self.entries += sum(segment.tail.entries for segment in result)
+        self.bytes += sum(segment.size_bytes for segment in result)
+        self.clean(uid)
+        self.step()
+
+    def _retired(self, numbers: list[int], error: Exception | None) -> None:
+        self._retiring = False
+        if error is None:
+            for number in numbers:
+                self._closed.pop(number, None)
+
+    # --- files of the logs that go -------------------------------------------------------
+
+    def clean(self, uid: Uid) -> None:
+        """Delete a server's files that no longer count, beside the loop."""
+        log = self._logs.get(uid)
+        if log is None or uid in self._cleaning or not log.segments.has_garbage:
+            return
+        job, again = log.segments.remove_garbage()
+        self._cleaning.add(uid)
+
+        def finished(_result: Any, error: Exception | None) -> None:
+            self._cleaning.discard(uid)
+            if error is not None:
+                again()  # the next tick tries it
+
+        self._worker.submit(job, finished)
+
+    def _clean(self) -> None:
+        for uid, log in self._logs.items():
+            if log.segments.has_garbage:
+                self.clean(uid)
+
+    @property
+    def backlog(self) -> int:
+        """How many closed files wait."""
+        return len(self._closed)
+
+    def overview(self) -> dict[str, Any]:
+        """Facts for an operator. Sizes in bytes."""
+        return {
+            "closed_files": len(self._closed),
+            "flushing": len(self._flushing),
+            "flushes": self.flushes,
+            "files_written": self.files,
+            "entries_written": self.entries,
+            "bytes_written": self.bytes,
+            "failures": self.failures,
+            "last_failure": self.last_failure,
+        }
