@@ -1,7 +1,8 @@
 """One simulated machine. Its disk outlives the node, which starts, runs, is frozen and dies."""
 
+import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -348,9 +349,8 @@ class Host:
         durability = self.sim.observers.durability
         durability.hold(self.name, held=True)
         view = DurableLogView(self.disk, DATA)
-        fault, self.disk.fault = self.disk.fault, None  # the simulator reads here, not the node
-        self.bit_rot = change_bytes(self.disk, DATA, list(self.uids.values()), view, self.sim.chance)
-        self.disk.fault = fault
+        with self.reading():
+            self.bit_rot = change_bytes(self.disk, DATA, list(self.uids.values()), view, self.sim.chance)
         if self.bit_rot is None:
             durability.hold(self.name, held=False)
         return self.bit_rot is not None
@@ -459,6 +459,15 @@ class Host:
             departed = Departed(self.name, uid, server.cfg.cluster_id, whole_cluster)
             self.sim.observers.departures.left(departed)
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let the simulator read the disk: its faults are for the node."""
+        fault, self.disk.fault = self.disk.fault, None
+        try:
+            yield
+        finally:
+            self.disk.fault = fault
+
     def check_registry(self, *, finished: bool) -> None:
         """Check I24 while the node runs."""
         if self.node is not None:
@@ -494,6 +503,11 @@ class Host:
         """
         server = process.server
         if server.cfg.cluster_name in self.failed:
+            return
+        if self.disk.fault is not None and str(process.failure).startswith(("OSError", "StorageError")):
+            # A server that cannot read its own log ends, and its keeper starts the node again.
+            self.sim.transcript.note(str(server.id), f"stopped: {process.failure}")
+            self.sim.loop.later(0.0, lambda: self.crash(power=False))
             return
         if self.disk.fault is not None and str(process.failure).startswith("StorageError: "):
             self.sim.transcript.counts["servers stopped by their disk"] += 1
