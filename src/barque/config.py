@@ -46,12 +46,18 @@ class TimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The write-ahead log. `writer` is `auto`, `inline` or `thread` (docs/operations/disk.md).
 
-    `prefill`: whether a thread zero-fills the next file in advance; simulations have no threads.
+    `prefill`: whether a thread zero-fills the next file in advance; simulations have no threads. Closed files
+    go to segment files, of at most so many entries and bytes. `retained_bytes_max`: the most that is kept
+    below a snapshot for members that lag.
     """
 
     wal_max_size_bytes: FileSize = 64 * 1024 * 1024
     writer: Literal["auto", "inline", "thread"] = "auto"
     prefill: bool = True
+    wal_max_entries: Count | Literal["unlimited"] = "unlimited"
+    segment_max_entries: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 4_096
+    segment_max_size_bytes: FileSize = 64_000_000
+    retained_bytes_max: Bytes = 256 * 1024 * 1024
     disk_free_min_bytes: FreeSpace | Literal["auto"] = "auto"
     """Below it the node takes no new commands. `auto`: two log files, at least 256 MiB, at most a tenth."""
 

@@ -84,7 +84,7 @@ def make_rpc(
 ) -> SendRpc | SendSnapshot | StartSnapshotRetry:
     """The RPC that continues this peer's log, with at most `max_entries` entries.
 
-    If the log no longer holds the entry before them, send the snapshot instead (SEND-01).
+    If the log no longer holds them, or the entry before them, send the snapshot instead (SEND-01).
     """
     prev_index = Index(peer.next_index - 1)
     prev_term = server.log.fetch_term(prev_index)
@@ -94,6 +94,8 @@ def make_rpc(
     if max_entries and peer.next_index < server.log.next_index():
         last = server.log.last_index_term().index
         entries = server.log.read(peer.next_index, last, max_entries, server.cfg.max_append_entries_rpc_bytes)
+        if not entries:  # the position before the first entry of all is always known
+            return send_snapshot(server, member, peer)
     rpc = AppendEntriesRpc(
         server.current_term, server.id, server.commit_index, prev_index, prev_term, tuple(entries)
     )

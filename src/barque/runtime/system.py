@@ -23,6 +23,7 @@ from barque.core.state import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
+from barque.log.snapshots import SnapshotConfig
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.arguments import canonical_arguments
@@ -110,12 +111,7 @@ class System:
             disk,
             directory.data_dir,
             directory.owner,
-            StorageConfig(
-                wal_max_size_bytes=log.wal_max_size_bytes,
-                wal_writer=log.writer,
-                wal_prefill=log.prefill,
-                disk_free_min_bytes=log.disk_free_min_bytes,
-            ),
+            _storage_config(log, snapshots),
             self._on_log_event,
             run_on_loop,
             make_writer=make_writer,
@@ -398,6 +394,29 @@ class System:
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
         self.storage.close()
+
+
+def _storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig:
+    """The settings of a node as its storage takes them."""
+    recovery = snapshots.recovery_min_interval
+    return StorageConfig(
+        wal_max_size_bytes=log.wal_max_size_bytes,
+        wal_max_entries=None if log.wal_max_entries == "unlimited" else log.wal_max_entries,
+        wal_writer=log.writer,
+        wal_prefill=log.prefill,
+        disk_free_min_bytes=log.disk_free_min_bytes,
+        segment_max_entries=log.segment_max_entries,
+        segment_max_size_bytes=log.segment_max_size_bytes,
+        retained_bytes_max=log.retained_bytes_max,
+        snapshots=SnapshotConfig(
+            min_snapshot_interval=snapshots.min_interval,
+            snapshot_bytes=snapshots.interval_bytes,
+            min_checkpoint_interval=snapshots.checkpoint_min_interval,
+            max_checkpoints=snapshots.checkpoints_max,
+            min_recovery_checkpoint_interval=0 if recovery == "never" else recovery,
+            chunk_bytes=snapshots.chunk_size_bytes,
+        ),
+    )
 
 
 def _try_machine(machine: Machine[Any], name: str, arguments: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.testing.checkers.digests import Digests
 from barque.testing.checkers.durable_log_view import DurableLogView
+from barque.testing.checkers.logs import judge_log
 from barque.testing.checkers.members import Departed, check_registry
 from barque.testing.checkers.resources import judge_bounds, judge_refusal, judge_rest, judge_stop
 from barque.testing.checkers.safety import Violation
@@ -469,11 +470,12 @@ class Host:
                 self.sim.report(violation)
 
     def check_bounds(self) -> None:
-        """Check I27 at any time while the node runs."""
+        """Check I20 and I27 at any time while the node runs."""
         if self.node is not None:
-            violation = judge_bounds(self.node, self.disk)
-            if violation is not None:
-                self.sim.report(violation)
+            servers = [process.server for process in self.node.system.servers.by_name.values()]
+            for violation in (judge_bounds(self.node, self.disk), *map(judge_log, servers)):
+                if violation is not None:
+                    self.sim.report(violation)
 
     def check_rest(self) -> None:
         """Check I27 at the end, while the node runs."""
@@ -493,7 +495,7 @@ class Host:
         server = process.server
         if server.cfg.cluster_name in self.failed:
             return
-        if self.disk.fault is not None and str(process.failure).startswith("StorageError: "):
+        if self.disk.fault is not None and str(process.failure).startswith(("StorageError: ", "OSError: ")):
             self.sim.transcript.counts["servers stopped by their disk"] += 1
             self.sim.loop.later(self.sim.chance.uniform(0.0, 1.0), partial(self.crash, power=False))
             return
