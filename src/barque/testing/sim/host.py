@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from barque.client.local import NodeSubmitter
-from barque.config import ClusterConfig, NodeConfig
+from barque.config import ClusterConfig, NodeConfig, SnapshotsConfig
 from barque.core.state import RaftState, Server
 from barque.errors import BarqueError, ConfigurationError, StorageError
 from barque.gateways.resp.limits import RespLimits
@@ -238,7 +238,7 @@ class Host:
             applied,
             tells=scenario.tells,
             timer_model=timer_model if scenario.timers else None,
-            snapshots=plan if scenario.snapshot_every or scenario.checkpoint_every else None,
+            snapshots=plan if scenario.snapshots != SnapshotsConfig() else None,
         )
 
     def _transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> SimTransport:
