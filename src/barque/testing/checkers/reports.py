@@ -46,9 +46,10 @@ class Reports:
         running = [host for host in self._sim.hosts if host.up and not host.stopping]
         if running:
             host = self._rng.choice(running)
-            host.check_bounds()
-            for process in _processes(host):
-                self._judge(host, process)
+            with host.looked_at():
+                host.check_bounds()
+                for process in _processes(host):
+                    self._judge(host, process)
 
     def _judge(self, host: "Host", process: ServerProcess) -> dict[str, Any]:
         """Check what holds of every member at any time."""
