@@ -147,18 +147,20 @@ class SegmentWriter:
         log = self._logs.get(uid)
         if log is None or uid in self._cleaning or not log.segments.has_garbage:
             return
-        job, again = log.segments.remove_garbage()
+        job, ended = log.segments.remove_garbage()
         self._cleaning.add(uid)
 
         def finished(_result: Any, error: Exception | None) -> None:
             self._cleaning.discard(uid)
-            if error is not None:
-                again()  # the next tick tries it
+            ended(error)  # after an error, the next tick tries it again
+            self.due = True
 
         self._worker.submit(job, finished)
 
     def _clean(self) -> None:
         for uid, log in self._logs.items():
+            if log.segments.settling:
+                log.segments.settle()
             if log.segments.has_garbage:
                 self.clean(uid)
 

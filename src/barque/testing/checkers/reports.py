@@ -46,7 +46,7 @@ class Reports:
         running = [host for host in self._sim.hosts if host.up and not host.stopping]
         if running:
             host = self._rng.choice(running)
-            with host.reading():
+            with host.looked_at():
                 host.check_bounds()
                 for process in _processes(host):
                     self._judge(host, process)

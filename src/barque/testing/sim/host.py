@@ -276,14 +276,28 @@ class Host:
         bit_rot, self.bit_rot = self.bit_rot, None
         if bit_rot is not None:
             self.sim.observers.durability.hold(self.name, held=False)
-        fault, self.disk.fault = self.disk.fault, None  # the simulator reads here, not the node
-        for server in [member.server for member in node.system.processes.values()]:
-            violation = bit_rot.judge_start(server.cfg.uid, server.log) if bit_rot is not None else None
-            if violation is not None:
-                self.sim.report(violation)
-            self.sim.observers.of(server).restarted(server)
-            self.on_role(server)
-        self.disk.fault = fault
+        with self.looked_at():
+            for server in [member.server for member in node.system.processes.values()]:
+                violation = bit_rot.judge_start(server.cfg.uid, server.log) if bit_rot is not None else None
+                if violation is not None:
+                    self.sim.report(violation)
+                self.sim.observers.of(server).restarted(server)
+                self.on_role(server)
+
+    @contextlib.contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Let the simulator read the node's files through the node: no fault happens meanwhile."""
+        disk, beside = self.disk, self.process_disk
+        fault, disk.fault = disk.fault, None
+        crash_in = beside.crash_in if beside is not None else None
+        if beside is not None:
+            beside.crash_in = None
+        try:
+            yield
+        finally:
+            disk.fault = fault
+            if beside is not None:
+                beside.crash_in = crash_in
 
     def _open_gateways(self, node: SimNode) -> None:
         """Serve Redis clients, as a node does that has started."""
@@ -349,7 +363,7 @@ class Host:
         durability = self.sim.observers.durability
         durability.hold(self.name, held=True)
         view = DurableLogView(self.disk, DATA)
-        with self.reading():
+        with self.looked_at():
             self.bit_rot = change_bytes(self.disk, DATA, list(self.uids.values()), view, self.sim.chance)
         if self.bit_rot is None:
             durability.hold(self.name, held=False)
@@ -459,15 +473,6 @@ class Host:
             departed = Departed(self.name, uid, server.cfg.cluster_id, whole_cluster)
             self.sim.observers.departures.left(departed)
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Let the simulator read the disk: its faults are for the node."""
-        fault, self.disk.fault = self.disk.fault, None
-        try:
-            yield
-        finally:
-            self.disk.fault = fault
-
     def check_registry(self, *, finished: bool) -> None:
         """Check I24 while the node runs."""
         if self.node is not None:
@@ -504,12 +509,7 @@ class Host:
         server = process.server
         if server.cfg.cluster_name in self.failed:
             return
-        if self.disk.fault is not None and str(process.failure).startswith(("OSError", "StorageError")):
-            # A server that cannot read its own log ends, and its keeper starts the node again.
-            self.sim.transcript.note(str(server.id), f"stopped: {process.failure}")
-            self.sim.loop.later(0.0, lambda: self.crash(power=False))
-            return
-        if self.disk.fault is not None and str(process.failure).startswith("StorageError: "):
+        if self.disk.fault is not None and str(process.failure).startswith(("StorageError: ", "OSError: ")):
             self.sim.transcript.counts["servers stopped by their disk"] += 1
             self.sim.loop.later(self.sim.chance.uniform(0.0, 1.0), partial(self.crash, power=False))
             return
