@@ -379,7 +379,7 @@ class Storage:
             "servers": len(self._logs),
             **self.guard.overview(),
             "segment_writer": self.segment_writer.overview(),
-            "open_segments": len(self._cache),
+            "open_segments": self._cache.files,
             "meta": self.meta.overview(),
         }
 
