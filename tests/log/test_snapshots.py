@@ -69,7 +69,7 @@ def test_what_was_written_is_there_after_a_crash(kind: SnapshotKind) -> None:
     assert recovery_point(node) == 10
     assert node.current() == (10 if kind is SNAPSHOT else 0)
     assert node.store.load(meta_at(10), b"".join) == state_at(10)
-    assert node.store.live_indexes() == ([3, 4] if kind is SNAPSHOT else [])
+    assert node.store.live_ranges() == (((3, 4),) if kind is SNAPSHOT else ())
 
 
 def test_the_capture_is_read_in_the_worker_a_piece_at_a_time() -> None:

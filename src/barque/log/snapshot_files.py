@@ -19,6 +19,7 @@ from barque.log.snapshot_format import (
     Opened,
     encode_snapshot,
     parse_name,
+    ranges_of,
     read_description,
     read_state,
     snapshot_name,
@@ -139,9 +140,12 @@ def remove_leftovers(disk: Disk, server_dir: str) -> None:
 # --- jobs ------------------------------------------------------------------------------------
 
 
-def write_job(disk: Disk, folder: str, description: Description, state: Iterable[bytes]) -> Job:
+def write_job(
+    disk: Disk, folder: str, meta: SnapshotMeta, live: Iterable[Index], state: Iterable[bytes]
+) -> Job:
     """Write a snapshot into its place; returns it as `Kept`. What fails leaves nothing."""
-    target = join(folder, snapshot_name(description.meta.position))
+    description = Description(meta, ranges_of(live))
+    target = join(folder, snapshot_name(meta.position))
     writing = target + WRITING
     disk.mkdir(folder, parents=False)
     remove_if_there(disk, writing)

@@ -33,11 +33,9 @@ from barque.log.checkpoint_thinning import checkpoint_to_drop
 from barque.log.disk import Disk, join
 from barque.log.snapshot_files import FOLDERS, Kept
 from barque.log.snapshot_format import (
-    Description,
     LaterFormat,
     MalformedSnapshot,
-    indexes_of,
-    ranges_of,
+    Range,
     read_state,
     snapshot_name,
 )
@@ -188,9 +186,9 @@ class SnapshotStore:
         """See `Snapshots.current`."""
         return None if self._current is None else self._current.meta
 
-    def live_indexes(self) -> list[Index]:
-        """The entries that survive below the current snapshot, ascending."""
-        return [] if self._current is None else list(indexes_of(self._current.description.live))
+    def live_ranges(self) -> tuple[Range, ...]:
+        """The entries that survive below the current snapshot."""
+        return () if self._current is None else self._current.description.live
 
     def live_file(self) -> str | None:
         """The file of a received snapshot's surviving entries, until the log has moved it away."""
@@ -271,13 +269,16 @@ class SnapshotStore:
         return 0 < interval <= index - newest
 
     def _is_due(self, entries: int) -> bool:
-        grown = self._log.bytes_appended() - self._bytes_at_snapshot if self._log is not None else 0
+        grown = self._bytes_appended() - self._bytes_at_snapshot
         if entries <= 0 or (
             entries < self._config.min_snapshot_interval and grown < self._config.snapshot_bytes
         ):
             return False
         size = self._current.size if self._current is not None else 0
         return max(entries * _ENTRY_BYTES, grown) >= size
+
+    def _bytes_appended(self) -> int:
+        return self._log.bytes_appended() if self._log is not None else 0
 
     def begin(
         self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Iterable[bytes], live: Sequence[Index]
@@ -290,7 +291,7 @@ class SnapshotStore:
             return False  # what survived below the last one is not with the log yet
         if live and self._log is not None and live[-1] > self._log.last_written().index:
             return False  # a crash would leave a snapshot that needs an entry which is nowhere
-        job = files.write_job(self._disk, self._folder(kind), Description(meta, ranges_of(live)), pieces)
+        job = files.write_job(self._disk, self._folder(kind), meta, live, pieces)
         if kind is _RECOVERY:
             return self._write_now(job)
         self._start(kind, position, job)
@@ -314,8 +315,8 @@ class SnapshotStore:
 
     def _start(self, kind: SnapshotKind, position: IndexTerm, job: Job, promoted: Kept | None = None) -> None:
         writing = self._writing[kind] = _Writing(position, promoted)
-        if kind is _SNAPSHOT and self._log is not None:
-            self._bytes_at_snapshot = self._log.bytes_appended()
+        if kind is _SNAPSHOT:
+            self._bytes_at_snapshot = self._bytes_appended()
 
         def finished(kept: Kept | None, error: Exception | None) -> None:
             if self._writing.get(kind) is writing:
@@ -476,6 +477,7 @@ class SnapshotStore:
         self._incoming = None
         with contextlib.suppress(OSError):
             incoming.close()
+        self._bytes_at_snapshot = self._bytes_appended()
         self._become_current(msgspec.structs.replace(kept, path=target))
         return state
 
