@@ -166,7 +166,7 @@ def deleted_server_comes_back() -> Any:
     real = SimDisk.mkdir
     return together(
         patch.object(SimDisk, "mkdir", lambda self, path, *, parents=True: real(self, path)),
-        patch.object(snapshot_files, "stoppable", lambda job, _stopped: job),
+        patch.object(snapshot_files, "stoppable", lambda job, *_: job),
     )
 
 
@@ -180,10 +180,15 @@ def error_is_success() -> Any:
     real = snapshot_files.write_job
 
     def wrong(
-        disk: Disk, folder: str, meta: SnapshotMeta, live: Iterable[Index], state: Iterable[bytes]
+        disk: Disk,
+        folder: str,
+        meta: SnapshotMeta,
+        live: Iterable[Index],
+        state: Iterable[bytes],
+        made: list[str],
     ) -> Job:
         try:
-            return (yield from real(disk, folder, meta, live, state))
+            return (yield from real(disk, folder, meta, live, state, made))
         except OSError:
             return Kept(Description(meta), join(folder, snapshot_name(meta.position)), 0)
 
