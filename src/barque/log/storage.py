@@ -122,6 +122,7 @@ class Storage:
         self._sync_seconds = 0.0
         self._births = False
         self._cache = cache
+        self._retained_bytes_max = config.retained_bytes_max
         self._open_store = open_store
         limits = SegmentLimits(config.segment_max_entries, config.segment_max_size_bytes)
         self.segment_writer = SegmentWriter(disk, workers[0], self._logs, limits, wal.retire)
@@ -272,6 +273,7 @@ class Storage:
 
     def _adopt(self, uid: Uid, found: RecoveredLog) -> WalLog:
         log = WalLog(uid, self.wal, found.memtable, found.segments, found.snapshots)
+        log.retained_bytes_max = self._retained_bytes_max
         self._logs[uid] = log
         return log
 

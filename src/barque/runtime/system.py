@@ -20,7 +20,7 @@ from barque.core.messages import (
 )
 from barque.core.snapshots import make_recovery_checkpoint
 from barque.core.state import RaftState, Server, ServerConfig
-from barque.errors import ConfigurationError, StorageError
+from barque.errors import ConfigurationError, MachineFault, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
 from barque.log.snapshots import SnapshotConfig
@@ -101,6 +101,7 @@ class System:
         self._machines = machines
         self._times = times
         self._snapshots = snapshots
+        self._log_config = log
         self._upgrade_strategy = machine_upgrade_strategy
         self._clock = clock
         self._checked = checked
@@ -246,6 +247,8 @@ class System:
             catch_up_timeout_ms=self._times.tick_ms,
             wal_down_timeout_ms=self._times.wal_down_timeout_ms,
             receive_snapshot_timeout_ms=self._snapshots.receive_timeout_ms,
+            max_pipeline_count=self._log_config.max_pipeline_count,
+            max_pipeline_bytes=self._log_config.max_pipeline_bytes,
             snapshot_silent_ticks_max=self._snapshots.silence_ticks_max,
             snapshot_backoff_ms=self._snapshots.backoff_ms,
         )
@@ -389,11 +392,19 @@ class System:
         """Keep the machines' states for the next start, store how far each is, and close the files."""
         for process in self.processes.values():
             if process.failure is None:
-                make_recovery_checkpoint(process.server)
+                _keep_state(process.server)
             applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
         self.storage.close()
+
+
+def _keep_state(server: Server) -> None:
+    """Keep a machine's state for the next start. A state that cannot be captured costs only the replay."""
+    try:
+        make_recovery_checkpoint(server)
+    except MachineFault as error:
+        logger.warning("%s: the next start replays the log: %s", server.id, error)
 
 
 def _storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig:
