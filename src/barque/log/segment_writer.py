@@ -165,13 +165,13 @@ class SegmentWriter:
         return len(self._closed)
 
     def overview(self) -> dict[str, Any]:
-        """Facts for an operator. Sizes in bytes."""
+        """Facts for an operator, sizes in bytes; by Ra's names those that Ra counts (CNT-07)."""
         return {
             "closed_files": len(self._closed),
             "flushing": len(self._flushing),
-            "flushes": self.flushes,
-            "files_written": self.files,
-            "entries_written": self.entries,
+            "mem_tables": self.flushes,
+            "segments": self.files,
+            "entries": self.entries,
             "bytes_written": self.bytes,
             "failures": self.failures,
             "last_failure": self.last_failure,

@@ -372,6 +372,7 @@ class Storage:
             "recovery_notes": list(self._notes),
             "servers": len(self._logs),
             **self.guard.overview(),
+            "wal": self.wal.counters(),
             "segment_writer": self.segment_writer.overview(),
             "open_segments": len(self._cache),
             "meta": self.meta.overview(),

@@ -98,7 +98,7 @@ class Wal:
         self.yield_if_pending = writer.yield_if_busy
         """The loop calls this in each turn, so that it cannot starve a syncing thread."""
         self._flushes = 0
-        self._batches = 0
+        self._batches = self._records = 0
         self._bytes = 0
         self._longest_sync_seconds = 0.0
 
@@ -269,6 +269,7 @@ class Wal:
             current.holds[stream.uid] = Index(newest.first_index + newest.count - 1)
             offset = encode_record(buffers, current.head, offset, synced_to, stream.name, previous, batches)
             self._batches += len(batches)
+            self._records += 1
             if files.max_entries is not None:
                 current.entries += sum(batch.count for batch in batches)
         if not items:
@@ -393,6 +394,20 @@ class Wal:
         self._reopening = False
         self.failed_reason = None
         self._report(WalUp())
+
+    def counters(self) -> dict[str, int]:
+        """What the log has written, by Ra's names (CNT-06); sizes in bytes, the last two are gauges.
+
+        `batches` are writes with a sync, `writes` the records of single servers in them.
+        """
+        return {
+            "wal_files": self._files.begun,
+            "batches": self._flushes,
+            "writes": self._records,
+            "bytes_written": self._bytes,
+            "current_file_size": self._files.current_size_bytes,
+            "max_file_size": self._files.max_size_bytes,
+        }
 
     def overview(self) -> dict[str, Any]:
         """Facts for people. Sizes in bytes, times in seconds."""

@@ -93,6 +93,8 @@ class WalFiles:
         self._current: OpenFile | None = None
         self._current_synced = True
         self.spares: list[str] = []
+        self.begun = 0
+        """How many files were begun."""
         self.just_closed: list[tuple[int, dict[Uid, Index]]] = []
         """Files closed since somebody last took this list, each with what it holds."""
 
@@ -106,10 +108,14 @@ class WalFiles:
         """How many files hold entries, the current one included."""
         return len(self._closed) + (self._current is not None)
 
+    @property
+    def current_size_bytes(self) -> int:
+        """How many bytes of records the current file has."""
+        return self._current.end if self._current is not None else 0
+
     def size_bytes(self) -> int:
         """How many bytes of records there are in all files."""
-        current = self._current.end if self._current else 0
-        return sum(entry.end for entry in self._closed.values()) + current
+        return sum(entry.end for entry in self._closed.values()) + self.current_size_bytes
 
     def start_next(self, abandon: bool = False) -> None:
         """Close the current file, if any, and begin a new one.
@@ -140,6 +146,7 @@ class WalFiles:
             self._leave(self._current, abandon)
         self._closed = closed
         self._current = OpenFile(file, head, growing)
+        self.begun += 1
 
     def _undo(self, number: int, name: str) -> None:
         """Remove a file that could not be begun, so that retries do not pile up files.
