@@ -415,7 +415,7 @@ def test_who_needs_nothing_of_the_snapshot_gets_entries(next_index: int, status:
     """SEND-08: the snapshot stands for entries 1 to 4; who goes on behind it needs no snapshot."""
     cluster = sending()
     assert cluster["a"].log.snapshot_index_term().index == 4
-    reply = AppendEntriesReply(cluster["c"].id, ONE, False, Index(next_index), Index(0), Term(0))
+    reply = AppendEntriesReply(cluster["c"].id, ONE, False, Index(next_index), Index(1), ONE)
     effects = cluster["a"].handle(reply)
     assert peer_status(cluster) is PeerStatus[status]
     assert not any(isinstance(effect, SendSnapshot) for effect in effects)  # it is under way already

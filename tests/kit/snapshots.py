@@ -1,12 +1,14 @@
 """A snapshot store on a simulated disk, with a worker that the test drives and a log that it fills."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from barque.core.entries import EntryBatch
 from barque.core.log_contract import SnapshotKind, SnapshotMeta
 from barque.core.messages import LogEvent
-from barque.log.background import InlineWorker
+from barque.log.background import Finished, InlineWorker, Job
 from barque.log.disk import OsDisk
 from barque.log.segment_format import SegmentEncoder
 from barque.log.snapshot_format import Description, encode_snapshot, ranges_of
@@ -80,6 +82,35 @@ class LogBeside:
         return Term(1) if 0 < index <= self.end and index not in self.removed else None
 
 
+class LateWorker(InlineWorker):
+    """A worker whose reports reach the loop when the test says so, in order, as a thread's do."""
+
+    def __init__(self) -> None:
+        super().__init__(at_once=False)
+        self.ends: deque[Callable[[], None]] = deque()
+
+    def submit(self, job: Job, finished: Finished) -> None:
+        """Keep the job, and later its end."""
+        super().submit(job, lambda result, error: self.ends.append(partial(finished, result, error)))
+
+    def deliver(self) -> bool:
+        """Let the loop hear of one end; False if there is none."""
+        if not self.ends:
+            return False
+        self.ends.popleft()()
+        return True
+
+    def run_until_idle(self) -> None:
+        """Run all jobs, and deliver all ends."""
+        while self.run_step() or self.deliver():
+            pass
+
+    def close(self) -> None:
+        """No end is delivered any more."""
+        super().close()
+        self.ends.clear()
+
+
 class Node:
     """One process with a store. Its worker runs when the test says so."""
 
@@ -97,7 +128,7 @@ class Node:
     def open(self) -> SnapshotStore:
         """Start, or start again."""
         self.events.clear()
-        self.worker = InlineWorker(at_once=False)
+        self.worker = LateWorker()
         self.store = SnapshotStore.open(
             self.disk, self.path, UID, self.config, self.worker, self.events.append
         )

@@ -58,14 +58,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- making
 
-    @rule(entries=st.integers(1, 6))
-    def apply(self, entries: int) -> None:
-        """More entries are applied."""
+    @rule(
+        kind=st.sampled_from([SNAPSHOT, CHECKPOINT]),
+        entries=st.integers(0, 6),
+        fails=st.none() | st.integers(1, 12),
+    )
+    def ask(self, kind: SnapshotKind, entries: int, fails: int | None) -> None:
+        """The machine offers its state; perhaps the disk refuses an operation of the writing."""
         self.applied += entries
-
-    @rule(kind=st.sampled_from([SNAPSHOT, CHECKPOINT]))
-    def ask(self, kind: SnapshotKind) -> None:
-        """The machine offers its state."""
+        if fails is not None:
+            self.fail(fails, 1)
         index = self.applied
         if not self.node.store.wants(kind, Index(index)):
             return
@@ -76,7 +78,7 @@ class StoreMachine(RuleBasedStateMachine):
         if self.node.begin(kind, index, live, pieces):
             self.begun.append((kind, index))
 
-    @rule(back=st.integers(0, 12))
+    @rule(back=st.integers(0, 6))
     def promote(self, back: int) -> None:
         """The machine wants a checkpoint to be the snapshot."""
         before = {c for c in self.node.store.overview()["checkpoints"] if c <= self.applied - back}
@@ -85,11 +87,20 @@ class StoreMachine(RuleBasedStateMachine):
             assert SNAPSHOT not in [kind for kind, _ in self.begun]
             self.begun.append((SNAPSHOT, max(before)))
 
-    @rule(steps=st.integers(1, 12))
-    def work(self, steps: int) -> None:
-        """The worker goes on."""
+    @rule(steps=st.integers(1, 12), delivers=st.booleans())
+    def work(self, steps: int, delivers: bool) -> None:
+        """The worker goes on; perhaps the loop hears of all ends so far."""
         for _ in range(steps):
             self.node.worker.run_step()
+        while delivers and self.node.worker.deliver():
+            pass
+        self.take_events()
+
+    @rule(ends=st.integers(1, 3))
+    def deliver(self, ends: int) -> None:
+        """The loop hears of the ends of jobs."""
+        for _ in range(ends):
+            self.node.worker.deliver()
         self.take_events()
 
     def take_events(self) -> None:
@@ -127,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- the disk and the process
 
-    @rule(after=st.integers(1, 25), count=st.integers(1, 3))
+    @rule(after=st.integers(1, 12), count=st.integers(1, 3))
     def fail(self, after: int, count: int) -> None:
         """Some operations of the disk will fail."""
         first = self.disk.operations + after
@@ -135,11 +146,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.disk.fault = lambda operation, path: (
             OSError(5, "EIO", path) if first <= self.disk.operations < first + count else None
         )
-
-    @rule()
-    def mend(self) -> None:
-        """The disk works again."""
-        self.disk.fault = None
 
     @rule(how=st.sampled_from(["crash", "kill", "stop"]), keep=st.booleans())
     def restart(self, how: str, keep: bool) -> None:
@@ -204,6 +210,13 @@ class StoreMachine(RuleBasedStateMachine):
         except StorageError:
             assert self.failing
             self.give_up()
+        self.take_events()
+
+    @rule(ahead=st.integers(1, 8))
+    def obtain(self, ahead: int) -> None:
+        """A leader's snapshot arrives, and is ready to be installed."""
+        self.receive(ahead, whole=True)
+        self.node.worker.run_until_idle()
         self.take_events()
 
     @precondition(lambda self: self.receiving)
@@ -296,4 +309,4 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestStore.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)

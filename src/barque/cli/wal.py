@@ -92,8 +92,11 @@ def _as_line(found: Dumped) -> str:
     match found:
         case DumpedHead():
             return f"  head      file {found.number}, salt {found.salt:#010x}, {found.file_size:,} bytes"
-        case DumpedRecord(batches=0):
+        case DumpedRecord(uid=""):
             return f"  {found.offset:>9} mark: synced to {found.synced_to}"
+        case DumpedRecord(batches=0):
+            base = f"{found.previous_index} of term {found.previous_term}"
+            return f"  {found.offset:>9} {found.uid} begins anew behind {base}, synced to {found.synced_to}"
         case DumpedRecord():
             terms = ", ".join(map(str, found.terms))
             term = "" if found.previous_term is None else f" of term {found.previous_term}"

@@ -34,6 +34,9 @@ _Task: TypeAlias = tuple[Job, Finished]
 class Worker(Protocol):
     """Runs jobs, a step of each in turn, and reports their ends on the loop."""
 
+    busy: bool
+    """Whether the end of some job is still to be reported."""
+
     def submit(self, job: Job, finished: Finished) -> None:
         """Begin a job. After `close`, it is closed at once and never begins."""
 
@@ -58,6 +61,7 @@ class InlineWorker:
         self._at_once = at_once
         self._tasks: deque[_Task] = deque()
         self._closed = False
+        self.busy = False
 
     def submit(self, job: Job, finished: Finished) -> None:
         """Run the job now, or keep it."""
@@ -65,13 +69,9 @@ class InlineWorker:
             job.close()
             return
         self._tasks.append((job, finished))
+        self.busy = True
         if self._at_once:
             self.run_until_idle()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a job is unfinished."""
-        return bool(self._tasks)
 
     def run_step(self) -> bool:
         """Run one step of the job whose turn it is; False if there is none."""
@@ -79,10 +79,11 @@ class InlineWorker:
             return False
         job, finished = self._tasks.popleft()
         result, failure, ended = advance(job)
+        if not ended:
+            self._tasks.append((job, finished))
+        self.busy = bool(self._tasks)
         if ended:
             finished(result, failure)
-        else:
-            self._tasks.append((job, finished))
         return True
 
     def run_until_idle(self) -> None:
@@ -96,6 +97,7 @@ class InlineWorker:
     def close(self) -> None:
         """Close the jobs that are left."""
         self._closed = True
+        self.busy = False
         while self._tasks:
             self._tasks.popleft()[0].close()
 
@@ -110,6 +112,7 @@ class ThreadWorker:
         self._thread: threading.Thread | None = None
         self._unfinished = 0  # counted on the loop
         self._closed = False
+        self.busy = False
 
     def submit(self, job: Job, finished: Finished) -> None:
         """Hand the job to the thread."""
@@ -117,6 +120,7 @@ class ThreadWorker:
             job.close()
             return
         self._unfinished += 1
+        self.busy = True
         self._submitted.put((job, finished))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="barque-background", daemon=True)
@@ -144,21 +148,24 @@ class ThreadWorker:
 
     def _hand_back(self, finished: Finished, result: Any, failure: Exception | None) -> None:
         def finish() -> None:
+            if self._closed:
+                return
             self._unfinished -= 1
-            if not self._closed:
-                finished(result, failure)
+            self.busy = self._unfinished > 0
+            finished(result, failure)
 
         with contextlib.suppress(RuntimeError):  # the loop is closed: no receiver is left
             self._wake(finish)
 
     def yield_if_busy(self) -> None:
         """Sleep for a moment while there are jobs: only a real sleep lets go of the lock."""
-        if self._unfinished:
+        if self.busy:
             time.sleep(1e-6)
 
     def close(self) -> None:
         """Wait for the step under way, end the thread, and close the jobs that are left."""
         self._closed = True
+        self.busy = False
         if self._thread is not None:
             self._submitted.put(None)
             self._thread.join()

@@ -21,7 +21,7 @@ class DumpedHead(msgspec.Struct, frozen=True):
 
 
 class DumpedRecord(msgspec.Struct, frozen=True):
-    """One record; `terms` are those of its entries, in order. A mark has no entries.
+    """One record; `terms` are those of its entries, in order. A base has no entries, a mark no uid either.
 
     A file of version 1 does not tell the previous entry's term (None).
     """

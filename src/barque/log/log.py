@@ -20,6 +20,8 @@ event that confirms overwritten entries). A flush counts as far as nothing in it
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
+import msgspec
+
 from barque.core.entries import EntryBatch
 from barque.core.messages import LogEvent, ResendWrite, SnapshotWritten, WalFailed, WalUp, Written
 from barque.errors import InvariantViolation, WalDown
@@ -51,6 +53,7 @@ class WalLog:
         "last_index_term",
         "next_index",
         "read",
+        "retained_bytes_max",
         "segments",
         "snapshots",
     )
@@ -67,6 +70,7 @@ class WalLog:
         self.snapshots = snapshots
         """The snapshots beside this log."""
         self._bytes_appended = self._write_ops = self._write_resends = 0
+        self.retained_bytes_max = 1 << 62
         snapshots.attach(self)
         # The memtable answers these. Bound once: a server asks twenty times for each command.
         self.last_index_term = memtable.last
@@ -182,6 +186,9 @@ class WalLog:
         """Hand every pending entry to the write-ahead log again, from the memtable."""
         confirmed = self._last_written.index
         self._wal.register(self._uid, confirmed)
+        if self.segments.settling and not self.segments.may_settle:
+            self._wal.rebase(self._uid, self.segments.snapshot.position, self._on_base)
+            confirmed = self.segments.snapshot.position.index
         self._submit_from(confirmed + 1)
 
     def _on_resend(self, first: Index) -> None:
@@ -207,17 +214,22 @@ class WalLog:
     def unflushed(self, limit: Index) -> Index:
         """Up to which index, at most `limit`, entries are only in the write-ahead log; 0 for none.
 
-        What the log no longer holds needs no flush.
+        What the log no longer holds needs no flush. While files of a replaced log are there, the write-ahead
+        log must go on to say that it was replaced.
         """
+        if self.segments.settling:
+            return limit
         last = min(limit, self._memtable.last().index)
         return Index(last) if last > self._memtable.base().index else Index(0)
 
     def begin_flush(self, limit: Index, limits: SegmentLimits, *, merge: bool) -> FlushPlan | None:
-        """Plan to move confirmed entries up to `limit` to segments; None if there are none to move.
+        """Plan to move confirmed entries up to `limit` to segments; None if there are none to move now.
 
         One flush at a time: `end_flush` or `abandon_flush` must follow.
         """
         assert self._clip is None, "one flush of a log at a time"
+        if self.segments.settling:
+            return None
         base = self._memtable.base().index
         last = min(limit, self._last_written.index)
         batches = self._memtable.read(base + 1, last, _UNBOUNDED, _UNBOUNDED) if last > base else []
@@ -255,8 +267,15 @@ class WalLog:
         return self.segments.first
 
     def trim(self) -> None:
-        """Let go of entries that the snapshot stands for: up to its floor, without live ones (SNAP-05)."""
-        state = self.segments.snapshot = state_of(self.snapshots)
+        """Let go of entries that the snapshot stands for: up to its floor, without live ones (SNAP-05).
+
+        A follower that is behind may get a snapshot that was older. What it needs to go on is kept, within
+        `retained_bytes_max`.
+        """
+        state = state_of(self.snapshots)
+        if self.segments.size_between(state.floor + 1, state.position.index) > self.retained_bytes_max:
+            state = msgspec.structs.replace(state, floor=state.position.index)
+        self.segments.snapshot = state
         base, last = self._memtable.base().index, self._memtable.last().index
         end = min(state.floor, last, state.next_live(base + 1) - 1)
         if end > base:
@@ -271,20 +290,21 @@ class WalLog:
     def install(self, position: IndexTerm) -> None:
         """Empty the log behind a snapshot that is durable (S-6). All marks are at its position afterwards.
 
-        Raises `OSError` if the entries that survive below it cannot be taken: then this life of the server
-        must end, and the next one takes them.
+        The old files stay until the write-ahead log says that the log begins anew, since a crash in between
+        must find the old log whole, or not at all. There are no flushes until they are gone.
         """
         state = state_of(self.snapshots)
         assert state.position == position, (state.position, position)
-        live_file = self.snapshots.live_file()
-        if live_file is not None:
-            self.segments.accept_live(live_file)
-        self.segments.snapshot = state
-        self.segments.clear(position)
+        self.segments.replace_all(state, self.snapshots.live_file())
         self._memtable.reset(position)
         self._last_written = position
-        self._wal.rebase(self._uid, position.index)
+        self._wal.rebase(self._uid, position, self._on_base)
         self._check()
+
+    def _on_base(self) -> None:
+        """The write-ahead log knows that this log begins anew: nothing of the old one is needed any more."""
+        self.segments.may_settle = True
+        self.segments.settle()
 
     def bytes_appended(self) -> int:
         """How many bytes of entries this process has added to the log."""

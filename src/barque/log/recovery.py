@@ -81,8 +81,11 @@ def recover_logs(
             continue
         snapshots = open_store(server_directory(data_dir, uid), uid)
         segments = SegmentSet(disk, segments_directory(data_dir, uid), uid, cache)
-        segments.load(snapshots.live_file())
-        memtable = join_log(segments, wal.views.get(uid), state_of(snapshots))
+        segments.load()
+        view, state, live_file = wal.views.get(uid), state_of(snapshots), snapshots.live_file()
+        if live_file is not None:
+            _settle(disk, segments, view, state, live_file)
+        memtable = join_log(segments, view, state)
         found.logs[uid] = RecoveredLog(snapshots, segments, memtable)
     return found
 
@@ -93,6 +96,27 @@ def _with_segments(disk: Disk, data_dir: str) -> Iterator[Uid]:
     for name in disk.listdir(root) if disk.exists(root) else ():
         if disk.is_dir(segments_directory(data_dir, Uid(name))):
             yield Uid(name)
+
+
+def _settle(
+    disk: Disk, segments: SegmentSet, view: Memtable | None, snapshot: SnapshotState, live_file: str
+) -> None:
+    """Finish an install: its snapshot is there, and the file with the survivors below it has not moved yet.
+
+    Until it moves, the old log is whole (`SegmentSet.settle`). If that log has the snapshot's position, it
+    has the survivors, too, and goes on. Otherwise the snapshot has replaced it.
+    """
+    position = snapshot.position
+    in_view = (
+        view is not None
+        and view.base().index < position.index
+        and view.fetch_term(position.index) == position.term
+    )
+    if in_view or segments.stored_term(position.index) == position.term:
+        disk.unlink(live_file)
+    else:
+        segments.take_over(live_file)
+        segments.load()
 
 
 def join_log(segments: SegmentSet, view: Memtable | None, snapshot: SnapshotState) -> Memtable:

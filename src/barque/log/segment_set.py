@@ -117,7 +117,13 @@ class SegmentSet:
         self._counting: list[Part] = []  # those that count: in the order of their indexes, too
         self._firsts: list[int] = []
         self._garbage: deque[list[Segment]] = deque()
-        self._accepted: Segment | None = None
+        self._removing = False
+        self.settling = False
+        """Whether files of a log that an installed snapshot has replaced are still there."""
+        self.may_settle = False
+        """Whether the write-ahead log says that the log was replaced."""
+        self._live: Segment | None = None  # the survivors below that snapshot, in the snapshot's directory
+        self._replaced: list[Segment] = []
         self._next_number = 1
         # Counted for operators: entries read; files dropped, rewritten, and what replaced them.
         self.entries_read = self.minor_compactions = 0
@@ -131,15 +137,22 @@ class SegmentSet:
         return self._counting
 
     @property
+    def retains(self) -> bool:
+        """Whether entries below the snapshot are kept for a follower."""
+        return self.snapshot.floor < self.snapshot.position.index
+
+    def size_between(self, first: int, last: int) -> int:
+        """About how many bytes the files with these indexes have."""
+        return sum(p.segment.size_bytes for p in self._counting if p.first <= last and p.last >= first)
+
+    @property
     def size_bytes(self) -> int:
         """How many bytes all files have, hidden ones too."""
         return sum(part.segment.size_bytes for part in self._parts)
 
-    def load(self, live_file: str | None = None) -> None:
-        """Look at the files of an earlier life. Raises `Damaged`; `OSError` when the disk fails.
-
-        `live_file` came with a snapshot that is installed: an earlier life ended before `accept_live`.
-        """
+    def load(self) -> None:
+        """Look at the files of an earlier life. Raises `Damaged`; `OSError` when the disk fails."""
+        self._parts = []
         newest = 0
         for name in self._disk.listdir(self.directory) if self._disk.exists(self.directory) else ():
             path = join(self.directory, name)
@@ -151,11 +164,6 @@ class SegmentSet:
             elif name.endswith((TEMPORARY, COMPACTING)):
                 self._disk.unlink(path)
         self._next_number = newest + 1
-        if live_file is not None:
-            self.accept_live(live_file)
-            assert self._accepted is not None
-            self._parts.append(Part(self._accepted, self._accepted.tail.last.index))
-            self._accepted = None
         lowest = 1 << 62
         for part in reversed(self._parts):
             part.last = min(part.last, lowest - 1)
@@ -301,33 +309,54 @@ class SegmentSet:
         self.end = end
         self._changed()
 
-    def accept_live(self, source: str) -> None:
-        """Take over the file with the live entries of an accepted snapshot; `clear` must follow.
+    def replace_all(self, snapshot: SnapshotState, live_file: str | None) -> None:
+        """Let nothing count but the entries that survive below an installed snapshot, in `live_file`.
 
-        The snapshot must be in place: from now on this file hides the older ones from its first index on.
-        Raises `Damaged`; `OSError` when the disk fails: then this life of the server must end, and the next
-        one takes the file.
+        All files stay where they are, until `settle`.
         """
-        number = self.take_number()
-        inspect_segment(self._disk, source, number, self.uid)
-        self._disk.mkdir(self.directory)
-        path = segment_path(self.directory, number)
-        self._disk.rename(source, path)
-        self._disk.fsync_dir(self.directory)
-        self._disk.fsync_dir(source.rpartition("/")[0])
-        self._accepted = inspect_segment(self._disk, path, number, self.uid)
-
-    def clear(self, end: IndexTerm) -> None:
-        """Let every file go but that of `accept_live`: a snapshot at `end` stands for the log."""
+        live = [] if live_file is None else [inspect_segment(self._disk, live_file, 0, self.uid)]
         self.generation += 1
-        gone = [part.segment for part in self._parts]
-        self._parts = []
-        if self._accepted is not None:
-            self._parts.append(Part(self._accepted, self._accepted.tail.last.index))
-            self._accepted = None
-        self.end = end
+        self._replaced += [part.segment for part in self._parts if part.segment is not self._live]
+        self._live = live[0] if live else None
+        self.untrusted = Index(0)
+        self._parts = [Part(segment, segment.tail.last.index) for segment in live]
+        self.snapshot = snapshot
+        self.end = snapshot.position
+        self.settling = True
+        self.may_settle = False
         self._changed()
+
+    def settle(self) -> None:
+        """Give the survivors' file its place, and let the files of the replaced log go, if that may be.
+
+        A failure changes nothing; try again.
+        """
+        if not self.settling or not self.may_settle:
+            return
+        if self._live is not None:
+            try:
+                moved = self.take_over(self._live.path)
+            except OSError:
+                return
+            for part in self._parts:
+                if part.segment is self._live:
+                    part.segment = moved
+            self._cache.retire(self._live)
+            self._live = None
+            self._changed()
+        gone, self._replaced = self._replaced, []
         self._discard(gone)
+        self.settling = self.has_garbage or self._removing
+
+    def take_over(self, live_file: str) -> Segment:
+        """Move a file of survivors to the others, as the newest. Raises `Damaged`, `OSError`."""
+        path = segment_path(self.directory, self._next_number)
+        self._disk.mkdir(self.directory)
+        if self._disk.exists(live_file):  # else a failed attempt has moved it
+            self._disk.rename(live_file, path)
+        self._disk.fsync_dir(self.directory)
+        self._disk.fsync_dir(live_file.rpartition("/")[0])
+        return inspect_segment(self._disk, path, self.take_number(), self.uid)
 
     def join(self, last: Index, end: IndexTerm, untrusted: Index) -> None:
         """Begin a life: files count up to `last`, the memtable holds what is above `end`."""
@@ -394,19 +423,25 @@ class SegmentSet:
         """Whether `remove_garbage` has something to do."""
         return bool(self._garbage)
 
-    def remove_garbage(self) -> tuple[Job, Callable[[], None]]:
-        """A job that deletes the files which no longer count, and what to call when it has failed."""
+    def remove_garbage(self) -> tuple[Job, Callable[[Exception | None], None]]:
+        """A job that deletes the files which no longer count, and what to call when it has ended."""
         batches = list(self._garbage)
         self._garbage.clear()
+        self._removing = True
         for batch in batches:
             for segment in batch:
                 with contextlib.suppress(StorageError):  # its reader will hear of it
                     self._cache.retire(segment)
 
-        def again() -> None:
-            self._garbage.extendleft(reversed(batches))
+        def ended(error: Exception | None) -> None:
+            self._removing = False
+            if error is not None:
+                self._garbage.extendleft(reversed(batches))
+            elif self.settling:
+                self.settle()
 
-        return _delete(self._disk, self.lease, self.directory, [[s.path for s in b] for b in batches]), again
+        paths = [[segment.path for segment in batch] for batch in batches]
+        return _delete(self._disk, self.lease, self.directory, paths), ended
 
     def end_lease(self) -> None:
         """The server is being deleted: nothing writes its files from now on."""

@@ -32,7 +32,7 @@ Retire = Callable[[list[int], Callable[[Exception | None], None]], bool]
 
 
 class SegmentWriter:
-    """Flushes logs as `logs` has them. Everything is called on the loop."""
+    """Flushes the logs in `logs`. Everything is called on the loop. The counts have Ra's names (CNT-07)."""
 
     def __init__(
         self, disk: Disk, worker: Worker, logs: Mapping[Uid, WalLog], limits: SegmentLimits, retire: Retire
@@ -50,7 +50,7 @@ class SegmentWriter:
         self._retiring = False
         self.due = False
         """Whether `step` may have something to do."""
-        self.flushes = self.files = self.entries = self.bytes = self.failures = 0
+        self.mem_tables = self.segments = self.entries = self.bytes_written = self.failures = 0
         self.last_failure = ""
 
     def add(self, number: int, holds: Mapping[Uid, Index]) -> None:
@@ -62,6 +62,9 @@ class SegmentWriter:
         """Try again what has failed, and look at everything once."""
         self._cautious = self._failed
         self._failed = set()
+        for log in self._logs.values():
+            if log.segments.retains:
+                log.trim()  # perhaps nobody needs what was kept below the snapshot any more
         self.step()
         self._clean()
 
@@ -124,10 +127,10 @@ class SegmentWriter:
             self.last_failure = f"{type(error).__name__}: {error}"
             return
         log.end_flush(plan, result)
-        self.flushes += 1
-        self.files += len(result)
+        self.mem_tables += 1
+        self.segments += len(result)
         self.entries += sum(segment.tail.entries for segment in result)
-        self.bytes += sum(segment.size_bytes for segment in result)
+        self.bytes_written += sum(segment.size_bytes for segment in result)
         self.clean(uid)
         self.step()
 
@@ -144,18 +147,20 @@ class SegmentWriter:
         log = self._logs.get(uid)
         if log is None or uid in self._cleaning or not log.segments.has_garbage:
             return
-        job, again = log.segments.remove_garbage()
+        job, ended = log.segments.remove_garbage()
         self._cleaning.add(uid)
 
         def finished(_result: Any, error: Exception | None) -> None:
             self._cleaning.discard(uid)
-            if error is not None:
-                again()  # the next tick tries it
+            ended(error)  # after an error, the next tick tries it again
+            self.due = True
 
         self._worker.submit(job, finished)
 
     def _clean(self) -> None:
         for uid, log in self._logs.items():
+            if log.segments.settling:
+                log.segments.settle()
             if log.segments.has_garbage:
                 self.clean(uid)
 
@@ -169,10 +174,10 @@ class SegmentWriter:
         return {
             "closed_files": len(self._closed),
             "flushing": len(self._flushing),
-            "mem_tables": self.flushes,
-            "segments": self.files,
+            "mem_tables": self.mem_tables,
+            "segments": self.segments,
             "entries": self.entries,
-            "bytes_written": self.bytes,
+            "bytes_written": self.bytes_written,
             "failures": self.failures,
             "last_failure": self.last_failure,
         }

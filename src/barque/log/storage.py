@@ -99,7 +99,7 @@ class Storage:
         wal: Wal,
         files: WalFiles,
         guard: DiskGuard,
-        worker: Worker,
+        workers: tuple[Worker, Worker],
         config: StorageConfig,
         cache: SegmentCache,
         open_store: Callable[[str, Uid], SnapshotStore],
@@ -113,7 +113,8 @@ class Storage:
         self._data_dir = data_dir
         self._lock = lock
         self.wal = wal
-        self.worker = worker
+        # Two, because restoring a large state is one long step, which no flush of a segment must wait for.
+        self._workers = workers
         self._files = files
         self._logs: dict[Uid, WalLog] = {}
         self._recovered: set[Uid] = set()
@@ -121,9 +122,10 @@ class Storage:
         self._sync_seconds = 0.0
         self._births = False
         self._cache = cache
+        self._retained_bytes_max = config.retained_bytes_max
         self._open_store = open_store
         limits = SegmentLimits(config.segment_max_entries, config.segment_max_size_bytes)
-        self.segment_writer = SegmentWriter(disk, worker, self._logs, limits, wal.retire)
+        self.segment_writer = SegmentWriter(disk, workers[0], self._logs, limits, wal.retire)
         wal.on_closed = self.segment_writer.add
         self._preparer: SparePreparer | None = None
         wal.continue_flush = self.flush
@@ -197,10 +199,10 @@ class Storage:
         progress: Progress,
     ) -> "Storage":
         wal_dir = join(data_dir, WAL)
-        cache, worker = SegmentCache(disk), make_worker(wake)
+        cache, workers = SegmentCache(disk), (make_worker(wake), make_worker(wake))
 
         def open_store(directory: str, uid: Uid) -> SnapshotStore:
-            return SnapshotStore.open(disk, directory, uid, config.snapshots, worker, on_event)
+            return SnapshotStore.open(disk, directory, uid, config.snapshots, workers[1], on_event)
 
         for name in (IDENTITY, META):
             remove_temporary(disk, data_dir, name)
@@ -208,7 +210,8 @@ class Storage:
             meta = MetaStore.open(disk, data_dir)
             opened.callback(meta.let_go)
             opened.callback(cache.close)
-            opened.callback(worker.close)
+            for worker in workers:
+                opened.callback(worker.close)
             found = recover_logs(disk, data_dir, meta, cache, open_store, progress)
             _check_against_meta(data_dir, meta, found)
             recovered = found.wal
@@ -236,7 +239,7 @@ class Storage:
             opened.pop_all()
         writer = make_writer(config.wal_writer, sync_seconds, wake)
         wal = Wal(files, writer, on_event, clock, config.wal_flush_bytes_max)
-        storage = cls(disk, data_dir, lock, meta, wal, files, guard, worker, config, cache, open_store)
+        storage = cls(disk, data_dir, lock, meta, wal, files, guard, workers, config, cache, open_store)
         storage._sync_seconds = sync_seconds
         storage._notes = recovered.torn
         for uid, log in found.logs.items():
@@ -270,6 +273,7 @@ class Storage:
 
     def _adopt(self, uid: Uid, found: RecoveredLog) -> WalLog:
         log = WalLog(uid, self.wal, found.memtable, found.segments, found.snapshots)
+        log.retained_bytes_max = self._retained_bytes_max
         self._logs[uid] = log
         return log
 
@@ -292,7 +296,9 @@ class Storage:
     def loop_yield(self) -> None:
         """Give the threads their share; for each turn of a loop that never sleeps."""
         self.wal.yield_if_pending()
-        self.worker.yield_if_busy()
+        for worker in self._workers:
+            if worker.busy:  # asked in each turn: a call would cost more
+                worker.yield_if_busy()
 
     @property
     def pending(self) -> bool:
@@ -392,7 +398,8 @@ class Storage:
                 rest.callback(self.meta.close)
                 rest.callback(self.wal.close)
                 rest.callback(self._cache.close)
-                rest.callback(self.worker.close)
+                for worker in self._workers:
+                    rest.callback(worker.close)
                 if self._preparer is not None:
                     self._preparer.close()
         except OSError as error:

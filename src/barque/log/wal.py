@@ -34,10 +34,22 @@ class _Stream:
 
     `last` is the last index submitted. `queued` are the consecutive batches that wait for the
     next flush, behind the entry `previous`; None when there are none. `clip` is the lowest
-    index overwritten since the flush under way began: that flush may no longer confirm it.
+    index overwritten since the flush under way began: that flush may no longer confirm it. `base` is the
+    position behind which the log begins anew, until that is written; then `on_base` is called.
     """
 
-    __slots__ = ("clip", "gap_reported", "gone", "last", "name", "previous", "queued", "uid")
+    __slots__ = (
+        "base",
+        "clip",
+        "gap_reported",
+        "gone",
+        "last",
+        "name",
+        "on_base",
+        "previous",
+        "queued",
+        "uid",
+    )
 
     def __init__(self, uid: Uid, last: int) -> None:
         self.uid = uid
@@ -46,6 +58,8 @@ class _Stream:
         self.last = last
         self.previous = NOWHERE
         self.queued: list[EntryBatch] | None = None
+        self.base: IndexTerm | None = None
+        self.on_base: Callable[[], None] = lambda: None
         self.clip: int | None = None
         self.gap_reported = False
         self.gone = False
@@ -131,19 +145,28 @@ class Wal:
             stream.last = last
             stream.gap_reported = False
 
-    def rebase(self, uid: Uid, last: int) -> None:
-        """Go on behind `last` in any case: what is queued or under way is of a log that was replaced."""
+    def rebase(self, uid: Uid, base: IndexTerm, done: Callable[[], None]) -> None:
+        """Begin a server's log anew behind `base`; `done` is called when that is on disk.
+
+        What is queued or under way is of the log that was replaced. After a failure, call this again.
+        """
         stream = self._streams[uid]
         stream.overwrite(0)
-        stream.last = last
+        stream.last = base.index
         stream.gap_reported = False
+        if self.failed_reason is not None and not self._reopening:
+            return
+        stream.base, stream.on_base = base, done
+        if stream.queued is None:
+            stream.queued = []
+            self._dirty.append(stream)
 
     def forget(self, uid: Uid) -> None:
         """Stop writing and reporting for a deleted server."""
         stream = self._streams.pop(uid, None)
         if stream is not None:
             stream.gone = True
-            stream.queued = None
+            stream.queued = stream.base = None
 
     def submit(self, uid: Uid, previous: IndexTerm, batch: EntryBatch) -> None:
         """Queue a batch that follows the entry at `previous` of its server's log.
@@ -210,6 +233,16 @@ class Wal:
         taken = 0
         for stream in self._dirty:
             batches = stream.queued
+            if stream.base is not None:
+                size = record_size(stream.name, ())
+                if size > room and items:
+                    break
+                items.append((stream, stream.base, [], size))
+                stream.base = None
+                room -= size
+                taken += 1
+                self._dirty.append(stream)  # its batches come with the next write
+                continue
             if not batches:
                 stream.queued = None
                 taken += 1
@@ -265,8 +298,11 @@ class Wal:
                 current = files.current
                 buffers = []
                 offset = synced_to = current.end
-            newest = batches[-1]
-            current.holds[stream.uid] = Index(newest.first_index + newest.count - 1)
+            if batches:
+                newest = batches[-1]
+                current.holds[stream.uid] = Index(newest.first_index + newest.count - 1)
+            else:
+                current.holds[stream.uid] = previous.index
             offset = encode_record(buffers, current.head, offset, synced_to, stream.name, previous, batches)
             self._batches += len(batches)
             self._records += 1
@@ -294,8 +330,12 @@ class Wal:
             self._fail(error)
             return
         for stream, _, batches, _ in items:
-            if not stream.gone:
+            if stream.gone:
+                continue
+            if batches:
                 self._report_written(stream, batches)
+            else:
+                stream.on_base()
         if self._reopening and not self._dirty:
             self._end_reopening()
         else:
@@ -355,7 +395,7 @@ class Wal:
         self.failed_reason = f"{type(error).__name__}: {error}"
         self._reopening = False
         for stream in self._dirty:
-            stream.queued = None
+            stream.queued = stream.base = None
         self._dirty.clear()
         self._gaps.clear()
         if was_accepting:
@@ -405,7 +445,7 @@ class Wal:
             "batches": self._flushes,
             "writes": self._records,
             "bytes_written": self._bytes,
-            "current_file_size": self._files.current_size_bytes,
+            "current_file_size": self._files.current_size,
             "max_file_size": self._files.max_size_bytes,
         }
 

@@ -109,13 +109,13 @@ class WalFiles:
         return len(self._closed) + (self._current is not None)
 
     @property
-    def current_size_bytes(self) -> int:
-        """How many bytes of records the current file has."""
-        return self._current.end if self._current is not None else 0
+    def current_size(self) -> int:
+        """How many bytes of the current file are used."""
+        return self._current.end if self._current else 0
 
     def size_bytes(self) -> int:
         """How many bytes of records there are in all files."""
-        return sum(entry.end for entry in self._closed.values()) + self.current_size_bytes
+        return sum(entry.end for entry in self._closed.values()) + self.current_size
 
     def start_next(self, abandon: bool = False) -> None:
         """Close the current file, if any, and begin a new one.

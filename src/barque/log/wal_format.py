@@ -45,6 +45,8 @@ _PADDING = [bytes(n) for n in range(RECORD_ALIGNMENT)]
 ENTRIES = 0
 MARK = 1
 """A record without batches: it only says how far the file is known to be synced."""
+BASE = 2
+"""A record without batches, but of a server: its log begins anew behind the previous entry."""
 
 
 class FileHead(msgspec.Struct, frozen=True):
@@ -56,7 +58,7 @@ class FileHead(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One server's consecutive batches of one flush, or a mark (no batches).
+    """One server's consecutive batches of one flush, a server's new base (no batches), or a mark (no uid).
 
     Everything below `synced_to` was known to be on disk when this record was written.
     `end` is the offset behind it. `previous_term` is the term of the entry at `previous_index`; None in a
@@ -155,7 +157,8 @@ def encode_record(
 ) -> int:
     """Append one record's buffers to `buffers`; returns the offset behind it.
 
-    Hot path: one small object and one reference for each body. No batches make a mark.
+    Hot path: one small object and one reference for each body. No batches make a base, or, without a uid, a
+    mark.
     """
     size = RECORD_HEAD_SIZE + len(uid) + BATCH_HEAD_SIZE * len(batches)
     entries = 0
@@ -179,7 +182,7 @@ def encode_record(
             len(batches),
             entries,
             len(uid),
-            ENTRIES if batches else MARK,
+            ENTRIES if batches else BASE if uid else MARK,
         )
         + uid
         + columns

@@ -288,8 +288,8 @@ class _Recovery:
         for found in reader.records(entry.end or None):
             if isinstance(found, Record):
                 synced_to = max(synced_to, found.synced_to)
-                if found.batches:
-                    holds[found.uid] = found.batches[-1].last_index
+                if found.uid:
+                    holds[found.uid] = found.batches[-1].last_index if found.batches else found.previous_index
                     self._take(found, path, place, reader.head.version)
                 if found.end - told >= _CHUNK:
                     told = found.end
@@ -310,13 +310,17 @@ class _Recovery:
         """Add a record's batches, replacing the entries that they overwrite (REPL-20).
 
         A record that does not follow the view's entries begins the view anew: what it follows is in segments.
+        A base does so in any case.
         """
         if record.uid in self._tombstones:
             return
         view = self.result.views.get(record.uid)
         if view is None:
             view = self.result.views[record.uid] = Memtable()
-        if not _follows(record, view):
+        if not record.batches:
+            assert record.previous_term is not None
+            view.reset(IndexTerm(record.previous_index, record.previous_term))
+        elif not _follows(record, view):
             if version == 1:
                 assert DECISIONS[Finding.OLD_GAP, place] is R
                 raise Damaged(

@@ -20,7 +20,7 @@ from barque.core.messages import (
 )
 from barque.core.snapshots import make_recovery_checkpoint
 from barque.core.state import RaftState, Server, ServerConfig
-from barque.errors import ConfigurationError, StorageError
+from barque.errors import ConfigurationError, MachineFault, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
 from barque.log.snapshots import SnapshotConfig
@@ -392,25 +392,33 @@ class System:
         """Keep the machines' states for the next start, store how far each is, and close the files."""
         for process in self.processes.values():
             if process.failure is None:
-                make_recovery_checkpoint(process.server)
+                _keep_state(process.server)
             applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
         self.storage.close()
 
 
+def _keep_state(server: Server) -> None:
+    """Keep a machine's state for the next start. A state that cannot be captured costs only the replay."""
+    try:
+        make_recovery_checkpoint(server)
+    except MachineFault as error:
+        logger.warning("%s: the next start replays the log: %s", server.id, error)
+
+
 def _storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig:
-    """The settings of `[log]` and `[snapshots]`, as the storage wants them."""
+    """The settings of a node as its storage takes them."""
     recovery = snapshots.recovery_min_interval
     return StorageConfig(
         wal_max_size_bytes=log.wal_max_size_bytes,
         wal_max_entries=None if log.wal_max_entries == "unlimited" else log.wal_max_entries,
-        segment_max_entries=log.segment_max_entries,
-        segment_max_size_bytes=log.segment_max_size_bytes,
-        retained_bytes_max=log.retained_bytes_max,
         wal_writer=log.writer,
         wal_prefill=log.prefill,
         disk_free_min_bytes=log.disk_free_min_bytes,
+        segment_max_entries=log.segment_max_entries,
+        segment_max_size_bytes=log.segment_max_size_bytes,
+        retained_bytes_max=log.retained_bytes_max,
         snapshots=SnapshotConfig(
             min_snapshot_interval=snapshots.min_interval,
             snapshot_bytes=snapshots.interval_bytes,

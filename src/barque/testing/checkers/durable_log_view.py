@@ -148,8 +148,10 @@ class DurableLogView:
             offset += length
 
     def _take(self, record: Record) -> None:
-        if not record.batches:
+        if not record.uid:
             return
+        if not record.batches:
+            raise _OddError
         log = self._logs.setdefault(record.uid, Memtable())
         previous = record.previous_index
         if previous < log.base().index or log.fetch_term(previous) != record.previous_term:

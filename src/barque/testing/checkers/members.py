@@ -45,7 +45,7 @@ class Configurations:
         if first == position.index or first > leader.commit_index:
             text = "a change before an entry of the leader's own term was committed"
             self._violated(text, f"{position}; the first entry of its term is {first}", leader)
-        old = self._known[before] if before is not None else initial_records(leader)
+        old = self._known[before] if before is not None else _records_at_first(leader)
         one, other = voters(old, records), voters(records, old)
         if len(one) // 2 + 1 + len(other) // 2 + 1 <= len({*one, *other}):
             states = (f"before, at {before}: {old}", f"at {position}: {records}")
@@ -86,9 +86,16 @@ class Configurations:
         found = {record.uid for record in initial_records(leader) if record.uid is not None}
         for position, records in self._known.items():
             committed = position.index <= leader.commit_index
-            if committed and leader.log.fetch_term(position.index) == position.term:
+            covered = position.index < leader.log.first_index()
+            if committed and (covered or leader.log.fetch_term(position.index) == position.term):
                 found.update(record.uid for record in records if record.uid is not None)
         return found
+
+
+def _records_at_first(server: Server) -> Records:
+    """The configuration with which a server's log begins: its snapshot's, or the cluster's first one."""
+    snapshot = server.log.snapshots.current()
+    return initial_records(server) if snapshot is None else snapshot.cluster
 
 
 def initial_records(server: Server) -> Records:

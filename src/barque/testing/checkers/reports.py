@@ -46,9 +46,10 @@ class Reports:
         running = [host for host in self._sim.hosts if host.up and not host.stopping]
         if running:
             host = self._rng.choice(running)
-            host.check_bounds()
-            for process in _processes(host):
-                self._judge(host, process)
+            with host.looked_at():
+                host.check_bounds()
+                for process in _processes(host):
+                    self._judge(host, process)
 
     def _judge(self, host: "Host", process: ServerProcess) -> dict[str, Any]:
         """Check what holds of every member at any time."""
@@ -56,7 +57,7 @@ class Reports:
         observer = self._sim.observers.of(server)
         written = IndexTerm(said["last_written_index"], said["last_written_term"])
         kept = observer.durability.log(host.name, server.cfg.uid).fetch_term(written.index)
-        if kept != written.term:
+        if kept != written.term and written.index > observer.durability.covered(host.name, server.cfg.uid):
             self._lies(said, f"it says {written} is written; on its disk is term {kept}")
         if said["current_term"] < observer.elections.promised(incarnation(server)):
             self._lies(said, "it has spoken in a later term")
@@ -87,8 +88,11 @@ class Reports:
 
     def _judge_committed(self, leader: Server) -> None:
         """Check that every position that a server called committed has stayed."""
+        covered = leader.log.snapshot_index_term().index
         for server, index, term in self._committed:
-            if server.cfg.cluster_id == leader.cfg.cluster_id and leader.log.fetch_term(index) != term:
+            if server.cfg.cluster_id != leader.cfg.cluster_id or index <= covered:
+                continue
+            if leader.log.fetch_term(index) != term:
                 text = f"{server.id} said {index} of term {term} is committed; {leader.id} does not have it"
                 self._sim.report(Violation("honest reports (I32)", text))
 
@@ -96,7 +100,9 @@ class Reports:
         self, cluster: "SimCluster", said: dict[str, Any], server: Server, settled_s: float
     ) -> None:
         observer = self._sim.observers.of(server)
-        end = observer.durability.log(server.id.node, server.cfg.uid).next_index() - 1
+        node, uid = server.id.node, server.cfg.uid
+        log_end = observer.durability.log(node, uid).next_index() - 1
+        end = max(log_end, observer.durability.covered(node, uid))
         fields = ("commit_index", "last_applied", "last_index", "last_written_index")
         behind = [field for field in fields if said[field] != end]
         if behind or end < observer.committed.newest:

@@ -6,7 +6,7 @@ still knows what a server forgets in a restart.
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +20,7 @@ from barque.log.disk import join
 from barque.log.memtable import Memtable
 from barque.log.meta import MetaStore
 from barque.log.meta_format import MetaRecord
+from barque.log.snapshot_files import positions_in
 from barque.testing.checkers.durable_log_view import DurableLogView
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index, IndexTerm, ServerId, Term, Uid
@@ -163,8 +164,13 @@ class Committed:
 
     def leader(self, server: Server) -> None:
         """A server has won an election: it must hold what earlier terms have committed."""
+        covered = server.log.snapshot_index_term().index
         for index, (term, command, committed_in) in self.entries.items():
-            if committed_in < server.current_term and server.log.fetch_term(index) != term:
+            if (
+                index > covered
+                and committed_in < server.current_term
+                and server.log.fetch_term(index) != term
+            ):
                 found = server.log.fetch_term(index)
                 states = (
                     f"term {committed_in} committed {command} at {index}, of term {term}",
@@ -234,7 +240,7 @@ class Durability:
                 self._acked[server] = (last, promised_in, uid)
         if last.index and self._chance.random() < self._rate:
             found = self.log(server.node, uid).fetch_term(last.index)
-            if found != last.term:
+            if found != last.term and last.index > self.covered(server.node, uid):
                 states = (f"{server} says it has {last}", f"on its disk: term {found} at {last.index}")
                 text = "an acknowledgement left before the entry was synced"
                 self._report(Violation("acks are durable (I11)", text, states))
@@ -251,11 +257,21 @@ class Durability:
         if known is not None and rpc.term > known[1] and first <= known[0].index:
             del self._acked[server]
 
-    def committed(self, index: Index, term: Term, members: Iterable[tuple[str, Uid]], quorum: int) -> None:
+    def covered(self, node: str, uid: Uid) -> Index:
+        """Up to where a snapshot on this disk stands for a server's entries."""
+        disk, folder = self._disks[node].survivor(), join(self._data, f"servers/{uid}/snapshots")
+        found = positions_in(disk, folder) if disk.is_dir(folder) else []
+        return max((position.index for position in found), default=Index(0))
+
+    def committed(self, index: Index, term: Term, members: Sequence[tuple[str, Uid]], quorum: int) -> None:
         """A leader has committed an entry: a majority must have it on disk."""
         if self._chance.random() < self._rate:
             found = {node: self.log(node, uid).fetch_term(index) for node, uid in members}
-            if sum(there == term for there in found.values()) < quorum:
+            holders = [
+                there == term or index <= self.covered(node, uid)
+                for (node, uid), there in zip(members, found.values(), strict=True)
+            ]
+            if sum(holders) < quorum:
                 states = (f"committed: {index} of term {term}", f"terms on the disks: {found}")
                 text = "an entry was committed that a majority does not have on disk"
                 self._report(Violation("commits are durable (I8)", text, states))
@@ -266,6 +282,7 @@ class Durability:
         if (
             known is not None
             and known[2] == server.cfg.uid
+            and known[0].index > server.log.snapshot_index_term().index
             and server.log.fetch_term(known[0].index) != known[0].term
         ):
             found = f"after its restart its log ends at {server.log.last_index_term()}"

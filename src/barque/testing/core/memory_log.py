@@ -118,8 +118,8 @@ class MemoryLog:
 
     def fetch_term(self, index: Index) -> Term | None:
         """See `Log.fetch_term`."""
-        if index == self._start.index:
-            return self._start.term
+        if index in (0, self._start.index):
+            return self._start.term if index else Term(0)
         return self.entries[index - 1].term if self._start.index < index <= len(self.entries) else None
 
     def read(self, first: Index, last: Index, max_entries: int, max_bytes: int) -> list[EntryBatch]:

@@ -31,6 +31,8 @@ class SimWorker:
         self._disk = disk
         self._wake = wake
         self._tasks: deque[tuple[Job, Finished]] = deque()
+        self.busy = False
+        self._unreported = 0
         self._waiting = False  # for a call of `_step`
         self._closed = False
         self._drawn: random.Random | None = None
@@ -49,6 +51,8 @@ class SimWorker:
             job.close()
             return
         self._tasks.append((job, finished))
+        self._unreported += 1
+        self.busy = True
         self._schedule(0.0)
 
     def _schedule(self, after_s: float) -> None:
@@ -86,8 +90,11 @@ class SimWorker:
             return
 
         def finish() -> None:
-            if not self._closed:
-                finished(result, failure)
+            if self._closed:
+                return
+            self._unreported -= 1
+            self.busy = self._unreported > 0
+            finished(result, failure)
 
         process.call(self._wake, finish)
 
@@ -107,5 +114,6 @@ class SimWorker:
     def close(self) -> None:
         """Close the jobs that are left."""
         self._closed = True
+        self.busy = False
         while self._tasks:
             self._tasks.popleft()[0].close()

@@ -1,14 +1,15 @@
 """One simulated machine. Its disk outlives the node, which starts, runs, is frozen and dies."""
 
+import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from barque.client.local import NodeSubmitter
-from barque.config import ClusterConfig, NodeConfig
+from barque.config import ClusterConfig, NodeConfig, SnapshotsConfig
 from barque.core.state import RaftState, Server
 from barque.errors import BarqueError, ConfigurationError, StorageError
 from barque.gateways.resp.limits import RespLimits
@@ -238,7 +239,7 @@ class Host:
             applied,
             tells=scenario.tells,
             timer_model=timer_model if scenario.timers else None,
-            snapshots=plan if scenario.snapshot_every or scenario.checkpoint_every else None,
+            snapshots=plan if scenario.snapshots != SnapshotsConfig() else None,
         )
 
     def _transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> SimTransport:
@@ -275,14 +276,28 @@ class Host:
         bit_rot, self.bit_rot = self.bit_rot, None
         if bit_rot is not None:
             self.sim.observers.durability.hold(self.name, held=False)
-        fault, self.disk.fault = self.disk.fault, None  # the simulator reads here, not the node
-        for server in [member.server for member in node.system.processes.values()]:
-            violation = bit_rot.judge_start(server.cfg.uid, server.log) if bit_rot is not None else None
-            if violation is not None:
-                self.sim.report(violation)
-            self.sim.observers.of(server).restarted(server)
-            self.on_role(server)
-        self.disk.fault = fault
+        with self.looked_at():
+            for server in [member.server for member in node.system.processes.values()]:
+                violation = bit_rot.judge_start(server.cfg.uid, server.log) if bit_rot is not None else None
+                if violation is not None:
+                    self.sim.report(violation)
+                self.sim.observers.of(server).restarted(server)
+                self.on_role(server)
+
+    @contextlib.contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Let the simulator read the node's files through the node: no fault happens meanwhile."""
+        disk, beside = self.disk, self.process_disk
+        fault, disk.fault = disk.fault, None
+        crash_in = beside.crash_in if beside is not None else None
+        if beside is not None:
+            beside.crash_in = None
+        try:
+            yield
+        finally:
+            disk.fault = fault
+            if beside is not None:
+                beside.crash_in = crash_in
 
     def _open_gateways(self, node: SimNode) -> None:
         """Serve Redis clients, as a node does that has started."""
@@ -348,9 +363,8 @@ class Host:
         durability = self.sim.observers.durability
         durability.hold(self.name, held=True)
         view = DurableLogView(self.disk, DATA)
-        fault, self.disk.fault = self.disk.fault, None  # the simulator reads here, not the node
-        self.bit_rot = change_bytes(self.disk, DATA, list(self.uids.values()), view, self.sim.chance)
-        self.disk.fault = fault
+        with self.looked_at():
+            self.bit_rot = change_bytes(self.disk, DATA, list(self.uids.values()), view, self.sim.chance)
         if self.bit_rot is None:
             durability.hold(self.name, held=False)
         return self.bit_rot is not None
@@ -495,7 +509,7 @@ class Host:
         server = process.server
         if server.cfg.cluster_name in self.failed:
             return
-        if self.disk.fault is not None and str(process.failure).startswith("StorageError: "):
+        if self.disk.fault is not None and str(process.failure).startswith(("StorageError: ", "OSError: ")):
             self.sim.transcript.counts["servers stopped by their disk"] += 1
             self.sim.loop.later(self.sim.chance.uniform(0.0, 1.0), partial(self.crash, power=False))
             return

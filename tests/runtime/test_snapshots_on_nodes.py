@@ -1,0 +1,330 @@
+"""Snapshots, checkpoints and segments on whole nodes: made, sent, installed, and started from."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.nodes import Nodes, until
+
+import barque
+from barque.core.state import Server
+from barque.machine.effects import Checkpoint, ReleaseCursor
+from barque.machine.machine import Builtin
+from barque.types import Index, IndexTerm
+
+
+class Shelf(barque.Machine[dict[str, Any]]):
+    """Keeps what it is given, in place. Some commands ask for snapshots; `keep` lets its entry survive."""
+
+    def __init__(self) -> None:
+        self.applied: list[Any] = []
+        self.installed: list[tuple[int, int]] = []
+        self.captured = 0
+
+    def init(self, args: dict[str, Any]) -> dict[str, Any]:
+        """An empty shelf."""
+        return {"items": [], "kept": [], "times": []}
+
+    def apply(self, meta: barque.CommandMeta, command: Any, state: dict[str, Any]) -> Any:
+        """Put it on the shelf."""
+        if isinstance(command, Builtin):
+            return state, None
+        self.applied.append(command)
+        state["items"].append(command if len(str(command)) < 50 else len(str(command)))
+        state["times"].append(meta.system_time_ms)
+        match command:
+            case "snap":
+                return state, meta.index, [ReleaseCursor(meta.index, state)]
+            case "check":
+                return state, meta.index, [Checkpoint(meta.index, state)]
+            case "promote":
+                return state, meta.index, [ReleaseCursor(meta.index, promote=True)]
+            case "written":
+                return state, meta.index, [ReleaseCursor(meta.index, state, written=meta.index)]
+            case "keep":
+                state["kept"].append(meta.index)
+        return state, meta.index
+
+    def query(self, query: Any, state: dict[str, Any]) -> Any:
+        """Everything."""
+        return state
+
+    def capture(self, state: dict[str, Any]) -> Any:
+        """Count the captures: a snapshot that is not due costs none."""
+        self.captured += 1
+        return super().capture(state)
+
+    def live_indexes(self, state: dict[str, Any]) -> Sequence[Index]:
+        """The entries that it asked to keep."""
+        return list(state["kept"])
+
+    def snapshot_installed(
+        self,
+        position: IndexTerm,
+        state: dict[str, Any],
+        old_position: IndexTerm,
+        old_state: dict[str, Any],
+    ) -> Any:
+        """Note it."""
+        self.installed.append((position.index, len(old_state["items"])))
+        return ()
+
+
+OFTEN = barque.SnapshotsConfig(
+    min_interval=1, checkpoint_min_interval=1, chunk_size_bytes=200, backoff_ms=50, recovery_min_interval=1
+)
+SMALL = barque.LogConfig(wal_max_size_bytes=16_384, segment_max_entries=8, prefill=False)
+
+
+@contextlib.asynccontextmanager
+async def shelves(directory: Path, count: int = 3, **settings: Any) -> AsyncIterator["Shelves"]:
+    """Nodes whose machine is a `Shelf` of their own, with a cluster `shelf`."""
+    some = Shelves(directory, count, **{"snapshots": OFTEN, "log": SMALL, **settings})
+    for name in some.addresses:
+        await some.begin(name)
+    async with some.client() as client:
+        some.at = client
+        await client.start_cluster("shelf", "shelf")
+        try:
+            yield some
+        finally:
+            await some.stop()
+
+
+class Shelves(Nodes):
+    """Nodes with a shelf each."""
+
+    at: barque.Client
+
+    async def begin(self, name: str) -> None:
+        """Start one node with a new machine object."""
+        self.machines: dict[str, Shelf] = getattr(self, "machines", {})
+        self.machines[name] = Shelf()
+        await self.start(name, machines={"shelf": self.machines[name]})
+
+    def server(self, name: str) -> Server:
+        """The member on this node."""
+        return self.running[name].system.processes["shelf"].server
+
+    def snapshot(self, name: str) -> int:
+        """Where the member's snapshot ends; 0 for none."""
+        return self.server(name).log.snapshot_index_term().index
+
+    async def put(self, *commands: Any) -> list[int]:
+        """Commit these, one after the other; their indexes."""
+        return [int(await self.at.process_command("shelf", command)) for command in commands]
+
+    async def snapshot_at(self, index: int, *names: str) -> None:
+        """Wait until these members, or all, have a snapshot at this entry or a later one."""
+
+        async def there() -> bool:
+            return all(self.snapshot(name) >= index for name in names or self.running)
+
+        await until(there, f"a snapshot at {index}")
+
+    async def state(self, name: str) -> dict[str, Any]:
+        """The machine's state on this node."""
+        async with self.client(name) as client:
+            state: dict[str, Any] = await client.local_query("shelf", None)
+            return state
+
+    async def snap(self) -> int:
+        """Ask for snapshots until all members have one that covers everything so far; where this ends."""
+        at = (await self.put("snap"))[0]
+
+        async def there() -> bool:
+            if all(self.snapshot(name) >= at for name in self.members()):
+                return True
+            await self.put("snap")  # the one before came while another was being written
+            return False
+
+        await until(there, f"a snapshot at {at}")
+        return at
+
+    def members(self) -> list[str]:
+        """The nodes with a member."""
+        return [name for name, node in self.running.items() if "shelf" in node.system.processes]
+
+    async def forget(self, index: int) -> None:
+        """Let the logs drop this entry: newer ones, and snapshots of them."""
+
+        async def forgotten() -> bool:
+            await self.put(*("x" * 3_000 for _ in range(20)))
+            await self.snap()
+            return all(self.server(name).log.first_index() > index for name in self.members())
+
+        await until(forgotten, f"the logs to drop {index}")
+
+    async def equal(self) -> None:
+        """Wait until all members have applied everything, and compare their states."""
+        at = (await self.put("last"))[0]
+
+        async def there() -> bool:
+            return all(self.server(name).last_applied >= at for name in self.running)
+
+        await until(there, "everything everywhere")
+        states = [self.server(name).machine_state for name in self.running]
+        assert all(state == states[0] for state in states)
+
+
+async def test_every_member_makes_its_own_snapshot_and_starts_from_it(tmp_path: Path) -> None:
+    """SNAP-01 to SNAP-06, SNAP-09, EFF-14, CORE-12, LIFE-05: nothing that it covers is applied again."""
+    async with shelves(tmp_path) as some:
+        *_, at = await some.put("a", "b", "snap")
+        await some.snapshot_at(at)
+        await some.put("c")
+        await some.equal()
+        await some.stop("n2")
+        recovery = tmp_path / "n2" / "servers"
+        for folder in recovery.glob("*/recovery_checkpoint/*/*"):
+            folder.unlink()  # only the snapshot is left
+        await some.begin("n2")
+        await some.equal()
+        assert some.machines["n2"].applied == ["c", "last", "last"]
+        assert some.snapshot("n2") == at
+        assert list((tmp_path / "n2").glob("servers/*/snapshots/*"))
+
+
+async def test_an_orderly_stop_keeps_the_state(tmp_path: Path) -> None:
+    """CKPT-06 to CKPT-08: the next start applies nothing again; the log stays whole."""
+    async with shelves(tmp_path) as some:
+        await some.put("a", "b", "c")
+        await some.equal()
+        await some.stop("n3")
+        await some.begin("n3")
+        assert some.server("n3").last_applied > 3
+        await some.equal()
+        assert some.machines["n3"].applied == ["last"]
+        assert some.snapshot("n3") == 0
+        assert some.server("n3").log.first_index() == 1
+
+
+async def test_a_member_that_lags_gets_a_snapshot_and_then_entries(tmp_path: Path) -> None:
+    """SEND-01 to SEND-09, RECV-01 to RECV-08, MAC-11, CORE-08, REPL-08: chunk by chunk, once."""
+    async with shelves(tmp_path) as some:
+        (first,) = await some.put("a")
+        await some.equal()
+        await some.stop("n3")
+        await some.forget(first + 2)
+        await some.begin("n3")
+        await some.equal()
+        assert some.machines["n3"].installed
+        assert "a" not in some.machines["n3"].applied
+        sent = [
+            p.counters.snapshots_sent
+            for n in some.running.values()
+            for p in n.system.servers.by_name.values()
+        ]
+        assert sum(sent) == 1
+        await some.put("z")
+        await some.equal()
+
+
+async def test_a_new_member_gets_a_snapshot(tmp_path: Path) -> None:
+    """MEMB-11, MEMB-17, SNAP-03: the members are those of the snapshot, with uids; then it votes."""
+    async with shelves(tmp_path, 3) as some:
+        (first,) = await some.put("a")
+        await some.at.remove_member("shelf", "shelf@n3")
+
+        async def ended() -> bool:
+            return "n3" not in some.members()
+
+        await until(ended, "the removed member to end")
+        await some.forget(first)
+        await some.at.add_member("shelf", "n3")
+        await some.equal()
+        assert some.machines["n3"].installed
+        members = [sorted(map(str, some.server(name).cluster)) for name in some.running]
+        assert members[0] == members[1] == members[2] == ["shelf@n1", "shelf@n2", "shelf@n3"]
+
+
+async def test_checkpoints_are_kept_promoted_and_passed(tmp_path: Path) -> None:
+    """CKPT-01, CKPT-02, CKPT-05, EFF-16, EFF-17: a checkpoint truncates nothing until it is promoted."""
+    async with shelves(tmp_path, 1) as some:
+        *_, at = await some.put("a", "check")
+        folder = tmp_path / "n1" / "servers"
+
+        async def kept() -> bool:
+            return bool(list(folder.glob("*/checkpoints/*/snapshot")))
+
+        await until(kept, "a checkpoint")
+        assert some.snapshot("n1") == 0
+        await some.put("b", "promote")
+        await some.snapshot_at(at)
+        assert some.snapshot("n1") == at
+
+        async def gone() -> bool:
+            return not list(folder.glob("*/checkpoints/*/snapshot"))
+
+        await until(gone, "the checkpoint to be a snapshot")
+        await some.stop("n1")
+        await some.begin("n1")
+        await some.equal()
+
+
+async def test_entries_that_a_machine_keeps_survive_and_travel(tmp_path: Path) -> None:
+    """MAC-12, COMP-01, SEND-05, RECV-03: readable below the snapshot, after a restart and an install."""
+    async with shelves(tmp_path) as some:
+        (kept,) = await some.put("keep")
+        await some.stop("n3")
+        await some.forget(kept)
+        await some.begin("n3")
+        await some.equal()
+        assert some.machines["n3"].installed
+        for name in some.running:
+            [batch] = some.server(name).log.read_sparse([Index(kept)])
+            assert (batch.first_index, batch.count) == (kept, 1)
+        await some.stop("n1")
+        await some.begin("n1")
+        await some.equal()
+        assert some.server("n1").log.read_sparse([Index(kept)])
+
+
+async def test_a_snapshot_that_is_not_due_costs_no_capture(tmp_path: Path) -> None:
+    """SNAP-01: the interval decides before the state is captured; `written` waits for the disk (EFF-15)."""
+    rare = barque.SnapshotsConfig(min_interval=10)
+    async with shelves(tmp_path, 1, snapshots=rare) as some:
+        await some.put(*["snap"] * 5)
+        assert some.machines["n1"].captured == 0
+        await some.put(*["written"] * 10)
+        await some.snapshot_at(10)
+        assert 1 <= some.machines["n1"].captured <= 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+async def test_a_damaged_snapshot_is_never_loaded(tmp_path: Path, damage: str) -> None:
+    """SNAP-10, B34: the start falls back to the log if that goes back so far, and else refuses."""
+    async with shelves(tmp_path, 1, snapshots=barque.SnapshotsConfig(min_interval=1)) as some:
+        *_, at = await some.put("a", "b", "snap")
+        await some.snapshot_at(at)
+        await some.stop("n1")
+        [path] = (tmp_path / "n1").glob("servers/*/snapshots/*/snapshot")
+        data = bytearray(path.read_bytes())
+        if damage == "flip":
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+        elif damage == "cut":
+            path.write_bytes(data[:-5])
+        else:
+            path.unlink()
+        await some.begin("n1")  # the entries are in the log files still
+        await some.equal()
+
+
+async def test_memory_and_disk_level_off(tmp_path: Path) -> None:
+    """SEG-07, WAL-08, WAL-13, LOG-15, MT-05: closed log files go to segments, and these go with snapshots."""
+    async with shelves(tmp_path, 1) as some:
+        sizes = []
+        for _ in range(6):
+            await some.put(*("v" * 3_000 for _ in range(60)))
+            await some.snap()
+
+            async def quiet() -> bool:
+                overview = some.running["n1"].system.storage.overview()
+                return int(overview["files"]) <= 3
+
+            await until(quiet, "closed log files to be recycled")
+            sizes.append(sum(p.stat().st_size for p in (tmp_path / "n1").rglob("*") if p.is_file()))
+        assert max(sizes[3:]) <= 1.5 * max(sizes[:3]), sizes
