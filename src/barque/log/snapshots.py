@@ -117,6 +117,9 @@ class SnapshotStore:
         self._due_from = {kind: Index(0) for kind in SnapshotKind}  # later after a failure
         self._bytes_at_snapshot = 0
         self._outgoing: set[OutgoingSnapshot] = set()
+        self._written = dict.fromkeys(SnapshotKind, 0)
+        self._bytes_written = dict.fromkeys(SnapshotKind, 0)
+        self._promoted = self._installed = 0
         self._incoming: Incoming | None = None
         self._discarded = 0
         self._closed = False
@@ -252,6 +255,18 @@ class SnapshotStore:
             "notes": list(self.notes),
         }
 
+    def counters(self) -> dict[str, int]:
+        """What was written and installed, by Ra's names (CNT-01, CNT-02, CNT-05)."""
+        return {
+            "snapshots_written": self._written[_SNAPSHOT],
+            "snapshot_bytes_written": self._bytes_written[_SNAPSHOT],
+            "snapshot_installed": self._installed,
+            "checkpoints_written": self._written[_CHECKPOINT],
+            "checkpoint_bytes_written": self._bytes_written[_CHECKPOINT],
+            "checkpoints_promoted": self._promoted,
+            "checkpoint_index": self._checkpoints[-1].index if self._checkpoints else 0,
+        }
+
     # --- making --------------------------------------------------------------------------
 
     def wants(self, kind: SnapshotKind, index: Index) -> bool:
@@ -366,6 +381,11 @@ class SnapshotStore:
             self._due_from[kind] = Index(position.index + interval)
             self._on_event(SnapshotFailed(self._uid, kind, position, str(error) or repr(error)))
         else:
+            if writing.promoted is not None:
+                self._promoted += 1
+            else:
+                self._written[kind] += 1
+                self._bytes_written[kind] += kept.size
             if kind is _SNAPSHOT:
                 self._become_current(kept)
             else:
@@ -487,6 +507,7 @@ class SnapshotStore:
                     self._disk.rename(target, incoming.path)
                 raise
         self._incoming = None
+        self._installed += 1
         with contextlib.suppress(OSError):
             incoming.close()
         self._bytes_at_snapshot = self._bytes_appended()
