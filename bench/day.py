@@ -74,7 +74,7 @@ async def settled(client: barque.Client) -> None:
     """Wait until all nodes run: one may have been started just now."""
     async with asyncio.timeout(60):
         while any(node.state != "running" for node in (await client.status()).nodes):
-            await asyncio.sleep(0.1)  # noqa: ASYNC110  # other processes: nobody tells us
+            await asyncio.sleep(0.1)  # other processes: nobody tells us
 
 
 def examine(nodes: StorageNodes) -> bool:
