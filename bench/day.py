@@ -73,8 +73,10 @@ async def live(nodes: StorageNodes, options: argparse.Namespace, rng: random.Ran
 async def settled(client: barque.Client) -> None:
     """Wait until all nodes run: one may have been started just now."""
     async with asyncio.timeout(60):
-        while any(node.state != "running" for node in (await client.status()).nodes):
-            await asyncio.sleep(0.1)  # other processes: nobody tells us
+        while any(  # noqa: ASYNC110  # other processes: nobody tells us
+            node.state != "running" for node in (await client.status()).nodes
+        ):
+            await asyncio.sleep(0.1)
 
 
 def examine(nodes: StorageNodes) -> bool:

@@ -195,7 +195,8 @@ class SegmentCache:
         self._open: OrderedDict[Segment, OpenSegment] = OrderedDict()
         self._held: dict[Segment, OpenSegment] = {}  # retired, and still read
 
-    def __len__(self) -> int:
+    @property
+    def files(self) -> int:
         """How many files are open."""
         return len(self._open) + len(self._held)
 

@@ -380,7 +380,7 @@ class Storage:
             **self.guard.overview(),
             "wal": self.wal.counters(),
             "segment_writer": self.segment_writer.overview(),
-            "open_segments": len(self._cache),
+            "open_segments": self._cache.files,
             "meta": self.meta.overview(),
         }
 

@@ -143,7 +143,7 @@ def import_snapshot(
         file = reading.open(source)
         try:
             state = snapshot_format.read_state(file.pread, snapshot_format.read_description(file.pread))
-            for _ in write_job(disk, folder, Description(meta), state):
+            for _ in write_job(disk, folder, meta, (), state, []):
                 pass
         finally:
             file.close()

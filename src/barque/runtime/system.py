@@ -396,6 +396,7 @@ class System:
             applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
+            process.end("the node stops")  # what comes now finds closed files
         self.storage.close()
 
 
