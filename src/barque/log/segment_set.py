@@ -334,14 +334,17 @@ class SegmentSet:
         self.settling = self.has_garbage or self._removing
 
     def take_over(self, live_file: str) -> Segment:
-        """Move a file of survivors to the others, as the newest. Raises `Damaged`, `OSError`."""
-        path = segment_path(self.directory, self._next_number)
+        """Move a file of survivors to the others, as the newest. Raises `Damaged`, `OSError`: try again."""
+        number = self._next_number  # the same for each attempt
+        path = segment_path(self.directory, number)
         self._disk.mkdir(self.directory)
         if self._disk.exists(live_file):  # else a failed attempt has moved it
             self._disk.rename(live_file, path)
         self._disk.fsync_dir(self.directory)
         self._disk.fsync_dir(live_file.rpartition("/")[0])
-        return inspect_segment(self._disk, path, self.take_number(), self.uid)
+        moved = inspect_segment(self._disk, path, number, self.uid)
+        self.take_number()
+        return moved
 
     def join(self, last: Index, end: IndexTerm, untrusted: Index) -> None:
         """Begin a life: files count up to `last`, the memtable holds what is above `end`."""
@@ -374,10 +377,11 @@ class SegmentSet:
         gone: list[Segment] = []
         reach = 0  # the highest index in any older file that stays
         for part in self._parts:
-            needed = part.last > self.snapshot.floor or self.snapshot.needs(part.first, part.last)
+            end = part.segment.tail.last.index  # not `part.last`: a crash may bring back what was cut off
+            needed = end > self.snapshot.floor or self.snapshot.needs(part.first, part.last)
             if needed or reach >= part.first:
                 kept.append(part)
-                reach = max(reach, part.segment.tail.last.index)
+                reach = max(reach, end)
             else:
                 gone.append(part.segment)
         if gone:
