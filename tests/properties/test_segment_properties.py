@@ -248,10 +248,10 @@ class Checker:
         position, self.installing = self.installing, None
         if position.index <= self.model.snapshot.index:
             return
+        self.perhaps[position] = self.sent
         try:
             self.log.snapshots.install_accepted()
         except StorageError:  # it may be there at the next start, or not
-            self.perhaps[position] = self.sent
             return
         self.installed(position, self.sent)
         try:
@@ -287,13 +287,19 @@ class Checker:
 
     def restart(self, *, power: bool) -> None:
         """Everything confirmed is there again; whatever else is there was once handed over."""
-        model, log = self.model, self.log
-        confirmed = log.last_written().index
-        if log.snapshot_index_term() != model.snapshot:
-            confirmed = 0  # the log has not heard of its new snapshot
+        confirmed = self.confirmed()
         self.node.disk.fault = self.node.disk.space = None
         _ = self.node.crash() if power else self.node.kill()
-        log = self.log
+        self.judge(confirmed)
+
+    def confirmed(self) -> int:
+        """Up to where the log says that it is on disk; 0 if it has not heard of its new snapshot."""
+        heard = self.log.snapshot_index_term() == self.model.snapshot
+        return self.log.last_written().index if heard else 0
+
+    def judge(self, confirmed: int) -> None:
+        """Check what a start has found, and go on from there."""
+        model, log = self.model, self.log
         found = log.snapshot_index_term()
         if model.pending is not None and found == model.pending[0]:
             model.adopt_snapshot()

@@ -252,19 +252,22 @@ class SegmentSet:
         self._changed()
 
     def adopt(self, segments: Iterable[Segment], end: IndexTerm) -> None:
-        """Take new files, in order, as far as they hold entries up to `end`; files that they hide go."""
+        """Take new files, in order, as far as they hold entries up to `end`; files that they hide go.
+
+        A file of which nothing counts goes itself, and hides nothing: what was cut off may come back.
+        """
         gone: list[Segment] = []
         for segment in segments:
             first = segment.tail.first.index
+            if first > end.index:
+                gone.append(segment)
+                continue
             kept: list[Part] = []
             for part in self._parts:
                 hidden = part.first >= first
                 part.last = min(part.last, first - 1)
                 (gone.append(part.segment) if hidden else kept.append(part))
-            if first <= end.index:
-                kept.append(Part(segment, min(segment.tail.last.index, end.index)))
-            else:
-                gone.append(segment)
+            kept.append(Part(segment, min(segment.tail.last.index, end.index)))
             self._parts = kept
         self.end = end
         self._changed()
