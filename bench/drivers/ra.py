@@ -19,8 +19,8 @@ from drivers.common import (
     wait_for_port,
 )
 
-_NAMES = ("ra1@127.0.0.1", "ra2@127.0.0.1", "ra3@127.0.0.1")
-_DRIVER = "driver@127.0.0.1"
+NAMES = ("ra1@127.0.0.1", "ra2@127.0.0.1", "ra3@127.0.0.1")
+DRIVER = "driver@127.0.0.1"
 _APPLICATIONS = ("ra", "gen_batch_server", "aten", "seshat")
 
 
@@ -46,11 +46,11 @@ class Ra:
         """Three Erlang nodes and one for the driver."""
         self.check()
         with processes(settings, "ra") as running:
-            cluster = _Cluster(running)
-            for name in _NAMES:
+            cluster = RaCluster(running)
+            for name in NAMES:
                 cluster.start(name)
             arguments = [
-                ",".join(_NAMES),
+                ",".join(NAMES),
                 row,
                 f"{settings.seconds:.3f}",
                 str(settings.payload_bytes),
@@ -58,7 +58,7 @@ class Ra:
                 str(settings.kills),
             ]
             quoted = ",".join(f'"{argument}"' for argument in arguments)
-            driver = cluster.start(_DRIVER, f"barque_peer:main([{quoted}])", piped=True)
+            driver = cluster.start(DRIVER, f"barque_peer:main([{quoted}])", piped=True)
             sample = sample_of(row, drive(driver, cluster.restart, timeout_of(row, settings)))
         if self._inside:
             sample.client_cpu_us = None  # it is part of the leader's
@@ -78,10 +78,10 @@ def _code_path() -> list[str]:
     return path
 
 
-class _Cluster:
-    """Erlang nodes in one directory."""
+class RaCluster:
+    """Erlang nodes in one directory, and the driver of that name (bench/ra/), compiled."""
 
-    def __init__(self, running: Processes) -> None:
+    def __init__(self, running: Processes, driver: str = "barque_peer.erl") -> None:
         self._running = running
         erlang = ROOT / "usr/lib/erlang"
         binaries = next(erlang.glob("erts-*/bin"))
@@ -102,7 +102,7 @@ class _Cluster:
             "epmd", [str(binaries / "epmd"), "-address", "127.0.0.1", "-port", str(port)], env=self._env
         )
         wait_for_port(port)
-        self._compile(HERE / "ra/barque_peer.erl")
+        self._compile(HERE / "ra" / driver)
 
     def _compile(self, source: Path) -> None:
         code = f'{{ok, _}} = compile:file("{source}", [{{outdir, "{self._running.home}"}}]), halt().'

@@ -44,20 +44,25 @@ class TimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The write-ahead log. `writer` is `auto`, `inline` or `thread` (docs/operations/disk.md).
+    """The log, and its way to other members.
 
-    `prefill`: whether a thread zero-fills the next file in advance; simulations have no threads. Closed files
-    go to segment files, of at most so many entries and bytes. `retained_bytes_max`: the most that is kept
-    below a snapshot for members that lag.
+    `writer` is `auto`, `inline` or `thread` (docs/operations/disk.md).
+    `prefill`: whether a thread zero-fills the next file in advance; simulations have no threads.
     """
 
     wal_max_size_bytes: FileSize = 64 * 1024 * 1024
     writer: Literal["auto", "inline", "thread"] = "auto"
     prefill: bool = True
     wal_max_entries: Count | Literal["unlimited"] = "unlimited"
-    segment_max_entries: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 4_096
+    """When the next log file begins, besides the size."""
+    segment_max_entries: Count = 4_096
     segment_max_size_bytes: FileSize = 64_000_000
     retained_bytes_max: Bytes = 256 * 1024 * 1024
+    """How much is kept below a snapshot for members that are being sent an older one."""
+    max_pipeline_count: Commands = 16_384
+    """Entries that may be on their way to one member."""
+    max_pipeline_bytes: Bytes = 4 * 1024 * 1024
+    """Their bytes. One message may go beyond."""
     disk_free_min_bytes: FreeSpace | Literal["auto"] = "auto"
     """Below it the node takes no new commands. `auto`: two log files, at least 256 MiB, at most a tenth."""
 

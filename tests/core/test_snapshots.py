@@ -415,7 +415,7 @@ def test_who_needs_nothing_of_the_snapshot_gets_entries(next_index: int, status:
     """SEND-08: the snapshot stands for entries 1 to 4; who goes on behind it needs no snapshot."""
     cluster = sending()
     assert cluster["a"].log.snapshot_index_term().index == 4
-    reply = AppendEntriesReply(cluster["c"].id, ONE, False, Index(next_index), Index(0), Term(0))
+    reply = AppendEntriesReply(cluster["c"].id, ONE, False, Index(next_index), Index(1), ONE)
     effects = cluster["a"].handle(reply)
     assert peer_status(cluster) is PeerStatus[status]
     assert not any(isinstance(effect, SendSnapshot) for effect in effects)  # it is under way already
@@ -973,3 +973,18 @@ def test_a_peer_that_could_not_use_the_snapshot_is_asked_again_later() -> None:
     peer.machine_version = 3
     again = cluster["a"].handle(SnapshotRetryTimeout(cluster["c"].id))
     assert any(isinstance(effect, SendSnapshot) for effect in again)
+
+
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_entries_that_a_snapshot_covers_are_there(count: int) -> None:
+    """§3.5, F-1: an RPC from the very beginning, late, changes nothing at a member whose log begins later."""
+    cluster = led("a", "b", "c")
+    cluster.command("a", "x", "y", "snap", "z")
+    cluster.settle()
+    cluster["a"].handle(Tick(0))
+    cluster.settle()
+    batches = [entry.cut(entry.first_index, entry.first_index) for entry, _ in cluster.observer.committed]
+    rpc = AppendEntriesRpc(ONE, cluster["a"].id, Index(1), Index(0), Term(0), tuple(batches[:count]))
+    [(_, reply)] = sent(cluster["c"].handle(rpc), AppendEntriesReply)
+    assert reply.success
+    assert cluster.server("c").machine_state == ["x", "y", "snap", "z"]

@@ -6,6 +6,7 @@ from unittest.mock import patch
 import msgspec
 
 from barque.core import applying, captures, receive_snapshot
+from barque.core.effects import TendSnapshots
 from barque.core.log_contract import ChunkFlag
 from barque.core.messages import ChunkOutcome, InstallSnapshotResult, InstallSnapshotRpc
 from barque.core.roles import ReceivingRole
@@ -78,7 +79,7 @@ def needless_snapshot_unanswered() -> Any:
 @mutant("a chunk without an answer is never sent again, and the transfer never given up", layer="core")
 def chunks_not_repeated() -> Any:
     """See `MUTANTS`."""
-    return patch.object(Performer, "_tend_snapshots", lambda *_: None)
+    return patch.dict(Performer.HANDLERS, {TendSnapshots: lambda *_: None})
 
 
 @mutant("an installed snapshot leaves the old members in force (S-6)", layer="core")

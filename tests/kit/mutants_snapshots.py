@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from barque.core.entries import EntryBatch
+from barque.core.log_contract import SnapshotMeta
 from barque.core.messages import SnapshotWritten
 from barque.log import snapshot_files, snapshots
 from barque.log.background import Job
@@ -165,7 +166,7 @@ def deleted_server_comes_back() -> Any:
     real = SimDisk.mkdir
     return together(
         patch.object(SimDisk, "mkdir", lambda self, path, *, parents=True: real(self, path)),
-        patch.object(snapshot_files, "stoppable", lambda job, _stopped: job),
+        patch.object(snapshot_files, "stoppable", lambda job, *_: job),
     )
 
 
@@ -178,11 +179,18 @@ def error_is_success() -> Any:
     """An error of the disk ends the writing of a snapshot, which counts all the same (B28)."""
     real = snapshot_files.write_job
 
-    def wrong(disk: Disk, folder: str, description: Description, state: Iterable[bytes]) -> Job:
+    def wrong(
+        disk: Disk,
+        folder: str,
+        meta: SnapshotMeta,
+        live: Iterable[Index],
+        state: Iterable[bytes],
+        made: list[str],
+    ) -> Job:
         try:
-            return (yield from real(disk, folder, description, state))
+            return (yield from real(disk, folder, meta, live, state, made))
         except OSError:
-            return Kept(description, join(folder, snapshot_name(description.meta.position)), 0)
+            return Kept(Description(meta), join(folder, snapshot_name(meta.position)), 0)
 
     return patch.object(snapshot_files, "write_job", wrong)
 

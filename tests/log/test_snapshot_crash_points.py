@@ -22,6 +22,7 @@ from tests.kit.snapshots import (
 from tests.log.test_crash_points import EVERY, FATES, Fate, PowerLost
 
 from barque.core.log_contract import Log
+from barque.log.snapshot_format import indexes_of
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index
 
@@ -132,7 +133,7 @@ def problem(disk: SimDisk, point: Point, last: int) -> str:
         return "the state is another one"
     if node.store.notes or node.indexes(SNAPSHOT) != [current]:
         return f"{node.store.notes}, {node.directories(SNAPSHOT)}"
-    live = node.store.live_indexes()
+    live = list(indexes_of(node.store.live_ranges()))
     if live:
         path = node.store.live_file()
         received = path is not None and disk.read_file(path) == live_segment(LIVE)

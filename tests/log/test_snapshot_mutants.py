@@ -5,22 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
 from tests.kit.mutants_snapshots import SNAPSHOT_MUTANTS
 from tests.log import test_snapshot_crash_points, test_snapshot_transfer, test_snapshots
 from tests.machine import test_kv_snapshot
-from tests.properties.test_snapshot_properties import StoreMachine
-
-QUICK = settings(
-    max_examples=600,
-    stateful_step_count=50,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+from tests.properties.test_snapshot_properties import random_history
 
 
 def calls_of(module: Any) -> Iterator[Callable[[], object]]:
@@ -44,8 +32,9 @@ def calls_of(module: Any) -> Iterator[Callable[[], object]]:
 
 
 def model() -> None:
-    """The store against its model."""
-    run_state_machine_as_test(StoreMachine, settings=QUICK)
+    """The store against its model, in random histories."""
+    for seed in range(400):
+        random_history(seed)
 
 
 def searches() -> Iterator[tuple[str, Callable[[], object]]]:

@@ -3,7 +3,8 @@
 import os
 import random
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 from zlib import crc32
@@ -26,7 +27,7 @@ from barque.core.log_contract import Log, SnapshotKind
 from barque.core.messages import SnapshotFailed, SnapshotWritten
 from barque.errors import Damaged, StorageError
 from barque.log import snapshot_files
-from barque.log.background import InlineWorker
+from barque.log.background import InlineWorker, ThreadWorker
 from barque.log.disk import OsDisk
 from barque.log.snapshots import SnapshotConfig, SnapshotStore
 from barque.testing.sim.disk import SimDisk
@@ -69,7 +70,7 @@ def test_what_was_written_is_there_after_a_crash(kind: SnapshotKind) -> None:
     assert recovery_point(node) == 10
     assert node.current() == (10 if kind is SNAPSHOT else 0)
     assert node.store.load(meta_at(10), b"".join) == state_at(10)
-    assert node.store.live_indexes() == ([3, 4] if kind is SNAPSHOT else [])
+    assert node.store.live_ranges() == (((3, 4),) if kind is SNAPSHOT else ())
 
 
 def test_the_capture_is_read_in_the_worker_a_piece_at_a_time() -> None:
@@ -543,6 +544,28 @@ def test_b50_a_server_deleted_at_any_step_stays_deleted(what: str) -> None:
         assert not sim(node).handles
 
 
+def test_b50_no_thread_brings_a_deleted_server_back(tmp_path: Path) -> None:
+    """A real thread writes while the loop deletes: the deletion succeeds at once, and nothing comes back."""
+    calls: list[Callable[[], None]] = []
+    worker, disk = ThreadWorker(calls.append), OsDisk()
+    pause = random.Random(1)
+    for number in range(60):
+        home = str(tmp_path / f"server{number}")
+        disk.mkdir(home)
+        store = SnapshotStore.open(disk, home, UID, EAGER, worker, lambda event: None)
+        pieces = (bytes(200_000) for _ in range(5))
+        assert store.begin(KINDS[number % 2], meta_at(10), pieces, [])
+        time.sleep(pause.random() * 0.004)  # anywhere in the job
+        store.close()
+        snapshot_files.remove_if_there(disk, home)
+    while worker.busy:
+        while calls:
+            calls.pop(0)()
+        time.sleep(0.001)
+    worker.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_closing_ends_everything() -> None:
     """Nothing is due, nothing begins, and no end of a job is reported."""
     node = Node()
@@ -553,8 +576,9 @@ def test_closing_ends_everything() -> None:
     assert not node.store.wants(SNAPSHOT, Index(1000))
     assert not node.begin(SNAPSHOT, 1000)
     assert node.run() == []
-    assert node.indexes(SNAPSHOT) == [5]
     assert not sim(node).handles
+    node.open()
+    assert node.indexes(SNAPSHOT) == [5]
 
 
 def test_the_overview_tells_an_operator() -> None:

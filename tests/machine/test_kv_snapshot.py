@@ -10,13 +10,14 @@ from hypothesis import given, settings, strategies as st
 
 from barque.machine import kv_commands as kv, kv_snapshot, kv_state
 from barque.machine.effects import ReleaseCursor, Timer
-from barque.machine.kv import RELEASE_INTERVAL, KvMachine
+from barque.machine.kv import KvMachine
 from barque.machine.kv_snapshot import KvCapture
 from barque.machine.kv_state import KvState
 from barque.machine.machine import CommandMeta, Timeout
 from barque.types import NOBODY, Index, ReplyMode, Term
 
 MACHINE = KvMachine()
+INTERVAL = KvMachine.release_interval
 
 
 def meta(index: int, at_ms: int) -> CommandMeta:
@@ -155,13 +156,13 @@ def test_a_capture_copies_no_values_and_comes_in_pieces() -> None:
 
 def test_the_machine_offers_its_state_now_and_then() -> None:
     """Once in so many indexes, beside its other effects; the log decides."""
-    life = Life(index=RELEASE_INTERVAL - 2)
+    life = Life(index=INTERVAL - 2)
     assert life.do(kv.Set(b"a", b"1"), 0)[1] == []
     reply, effects = life.do(kv.SetWith(b"a", b"1", 0, 50), 0)
-    assert (reply, effects) == (True, [Timer("expire", at_ms=1050), (ReleaseCursor, RELEASE_INTERVAL)])
+    assert (reply, effects) == (True, [Timer("expire", at_ms=1050), (ReleaseCursor, INTERVAL)])
     assert life.do(kv.Set(b"a", b"1"), 0)[1] == []
-    state, _, effects = MACHINE.apply(meta(2 * RELEASE_INTERVAL, 1000), kv.Set(b"b", b"2"), life.state)
-    assert effects == (ReleaseCursor(Index(2 * RELEASE_INTERVAL), state),)
+    state, _, effects = MACHINE.apply(meta(2 * INTERVAL, 1000), kv.Set(b"b", b"2"), life.state)
+    assert effects == (ReleaseCursor(Index(2 * INTERVAL), state),)
 
 
 def test_the_state_of_a_scan_is_not_captured() -> None:

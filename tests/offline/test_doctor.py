@@ -82,8 +82,14 @@ def misnamed_snapshot(data_dir: Path) -> None:
     path.parent.rename(path.parent.parent / f"{1:016X}_{2:016X}")
 
 
-def empty_snapshot(data_dir: Path) -> None:
-    """The directory of a snapshot without its file."""
+def snapshot_without_file(data_dir: Path) -> None:
+    """The directory of a snapshot that holds something, and not its file."""
+    path = write_snapshot(at_servers(data_dir) / "checkpoints")
+    path.rename(path.parent / "moved")
+
+
+def snapshot_that_was_removed(data_dir: Path) -> None:
+    """A crash came between the removal of the file and that of its directory."""
     write_snapshot(at_servers(data_dir) / "checkpoints").unlink()
 
 
@@ -185,7 +191,8 @@ CASES: list[tuple[str, Callable[[Path], object], Severity, str, str]] = [
     ("foreign segment", segment_of_another, D, "segment", ".segment"),
     ("snapshot", damaged_snapshot, W, "snapshot", "snapshot"),
     ("misnamed snapshot", misnamed_snapshot, W, "snapshot", "snapshot"),
-    ("empty snapshot", empty_snapshot, W, "snapshot", "snapshot"),
+    ("snapshot without a file", snapshot_without_file, W, "snapshot", "snapshot"),
+    ("removed snapshot", snapshot_that_was_removed, N, "leftover", "checkpoints"),
     ("open to others", lambda d: (d / "meta").chmod(0o644), W, "permissions", "meta"),
     ("strangers", strangers, W, "unknown", "notes.txt"),
     ("leftovers", crash_leftovers, N, "leftover", "meta.tmp"),

@@ -1,9 +1,13 @@
 """`barque.runtime.counters`: plain integers by Ra's names."""
 
+import contextlib
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.nodes import Nodes, until
 
 import barque
 from barque.runtime.counters import ServerCounters
@@ -35,3 +39,98 @@ def test_every_counter_is_set_somewhere() -> None:
     source = "\n".join(path.read_text() for path in RUNTIME.glob("*.py"))
     set_somewhere = set(re.findall(r"counters\.(\w+) \+?= ", source))
     assert set_somewhere == set(ServerCounters.__slots__)
+
+
+class Keeper(barque.Machine[int]):
+    """Counts commands; asks for a checkpoint at each, and for a snapshot when it is told to."""
+
+    def init(self, args: dict[str, Any]) -> int:
+        """Nothing yet."""
+        return 0
+
+    def apply(self, meta: barque.CommandMeta, command: Any, state: int) -> Any:
+        """One more."""
+        state += 1
+        match command:
+            case "snapshot":
+                return state, state, [barque.ReleaseCursor(meta.index, state)]
+            case "promote":
+                return state, state, [barque.ReleaseCursor(meta.index, promote=True)]
+            case "checkpoint":
+                return state, state, [barque.Checkpoint(meta.index, state)]
+            case _:
+                return state, state
+
+
+@contextlib.asynccontextmanager
+async def stopped_at_the_end(made: Nodes) -> AsyncIterator[None]:
+    """Whatever happens, the nodes stop."""
+    try:
+        yield
+    finally:
+        await made.stop()
+
+
+async def test_the_counters_of_log_and_snapshots_are_fed(tmp_path: Path) -> None:
+    """CNT-01, CNT-02, CNT-06, CNT-07: under Ra's names, in `overview` and `status`; each one moves."""
+    settings = {
+        "log": barque.LogConfig(
+            wal_max_size_bytes=1 << 14, writer="inline", prefill=False, segment_max_entries=64
+        ),
+        "snapshots": barque.SnapshotsConfig(min_interval=1, checkpoint_min_interval=1),
+    }
+    made = Nodes(tmp_path, 3, **settings)
+    machines = {"keeper": Keeper()}
+    async with stopped_at_the_end(made):
+        await made.start(machines=machines)
+        async with made.client("n1") as client:
+            await count_everything(made, client, machines)
+
+
+async def count_everything(made: Nodes, client: barque.Client, machines: dict[str, Any]) -> None:
+    """Make each counter move, and wait until it has."""
+    await client.start_cluster("keep", "keeper")
+    await client.transfer_leadership("keep", "n1")
+
+    async def send(what: Any, times: int = 1) -> None:
+        for _ in range(times):
+            await client.process_command("keep", what)
+
+    async def fed(*names: str) -> bool:
+        counters = (await client.overview("keep")).counters
+        return all(counters[name] > 0 for name in names)
+
+    async def storage() -> dict[str, Any]:
+        return next(node.storage for node in (await client.status()).nodes if node.name == "n1")
+
+    await made.stop("n3")
+    await send("checkpoint")
+    await until(lambda: fed("checkpoints_written", "checkpoint_bytes_written"), "a checkpoint")
+    await send("promote")
+    await until(lambda: fed("checkpoints_promoted"), "its promotion")
+    await send("x" * 300, 300)
+
+    async def flushed() -> bool:
+        writer = (await storage())["segment_writer"]
+        return all(writer[name] > 0 for name in ("mem_tables", "segments", "entries", "bytes_written"))
+
+    await until(flushed, "segments")
+    await made.start("n3", machines=machines)
+    await until(lambda: fed("read_segment", "open_segments", "num_segments"), "reads of segments")
+    await made.stop("n3")
+    await send("snapshot")
+    await until(lambda: fed("snapshots_written", "snapshot_bytes_written", "minor_compactions"), "a snapshot")
+    assert await fed("write_ops", "read_ops", "read_mem_table", "fetch_term", "snapshot_index")
+    wal = (await storage())["wal"]
+    assert all(wal.values())
+    assert wal.keys() == {
+        *("wal_files", "batches", "writes", "bytes_written", "current_file_size", "max_file_size")
+    }
+    assert wal["wal_files"] > 3
+    await made.start("n3", machines=machines)
+    async with made.client("n3") as other:
+
+        async def installed() -> bool:
+            return (await other.overview("keep")).counters["snapshot_installed"] > 0
+
+        await until(installed, "the leader's snapshot on the member that was away")

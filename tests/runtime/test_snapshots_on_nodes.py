@@ -251,8 +251,13 @@ async def test_checkpoints_are_kept_promoted_and_passed(tmp_path: Path) -> None:
 
         await until(kept, "a checkpoint")
         assert some.snapshot("n1") == 0
-        await some.put("b", "promote")
-        await some.snapshot_at(at)
+        await some.put("b")
+
+        async def promoted() -> bool:
+            await some.put("promote")  # the checkpoint may be on the disk, and the member not know it yet
+            return some.snapshot("n1") > 0
+
+        await until(promoted, "a promotion")
         assert some.snapshot("n1") == at
 
         async def gone() -> bool:

@@ -15,6 +15,7 @@ _VERBS = {
     "member": ("barque.cli.member:member", "List a cluster's members, or change them."),
     "recover": ("barque.cli.recover:recover", "Recover from a lost quorum."),
     "doctor": ("barque.cli.doctor:doctor", "Check a stopped node's data directory."),
+    "backup": ("barque.cli.backup:backup", "Copy a stopped node's data, and restore it."),
     "wal": ("barque.cli.wal:wal", "Print or check write-ahead logs."),
     "segment": ("barque.cli.segment:segment", "Print or check segment files."),
     "snapshot": ("barque.cli.snapshot:snapshot", "List, check or copy snapshots."),

@@ -50,15 +50,17 @@ def drop_present(server: Server, rpc: AppendEntriesRpc) -> tuple[list[EntryBatch
     """The entries that we lack, and the last position where both logs are known to agree.
 
     Entries that agree in index and term are the same (Log Matching, §3.5), so a batch whose
-    last entry is ours is ours as a whole.
+    last entry is ours is ours as a whole. What our snapshot covers is committed, so it is the leader's, too.
     """
     matched = rpc.prev_log_index
+    # Only the position before all entries is known although the entries behind it are gone.
+    covered = server.log.snapshot_index_term().index if matched == 0 else 0
     for position, batch in enumerate(rpc.entries):
-        if server.log.fetch_term(batch.last_index) == batch.term:
+        if batch.last_index <= covered or server.log.fetch_term(batch.last_index) == batch.term:
             matched = batch.last_index
             continue
         first = batch.first_index
-        while server.log.fetch_term(first) == batch.term:
+        while first <= covered or server.log.fetch_term(first) == batch.term:
             matched, first = first, Index(first + 1)
         return [batch.cut(first, batch.last_index), *rpc.entries[position + 1 :]], matched
     return [], matched

@@ -20,7 +20,7 @@ from barque.core.events import PipelineRpcs
 from barque.core.messages import AppendEntriesRpc, HeartbeatReply, HeartbeatRpc
 from barque.core.roles import LeaderRole, RaftState
 from barque.core.state import Peer, PeerStatus, Server
-from barque.errors import InvariantViolation
+from barque.errors import Damaged, InvariantViolation, StorageError
 from barque.types import Index, ServerId
 
 
@@ -84,8 +84,21 @@ def make_rpc(
 ) -> SendRpc | SendSnapshot | StartSnapshotRetry:
     """The RPC that continues this peer's log, with at most `max_entries` entries.
 
-    If the log no longer holds them, or the entry before them, send the snapshot instead (SEND-01).
+    If the log no longer holds them, or the entry before them, send the snapshot instead (SEND-01). If the
+    disk refuses to tell, try this peer again after a pause: others may be served from memory.
     """
+    try:
+        return _make_rpc(server, member, peer, max_entries)
+    except Damaged:
+        raise  # our log has lost entries: we must not lead with it
+    except StorageError:
+        peer.status = PeerStatus.SNAPSHOT_BACKOFF
+        return StartSnapshotRetry(member, server.cfg.snapshot_backoff_ms)
+
+
+def _make_rpc(
+    server: Server, member: ServerId, peer: Peer, max_entries: int
+) -> SendRpc | SendSnapshot | StartSnapshotRetry:
     prev_index = Index(peer.next_index - 1)
     prev_term = server.log.fetch_term(prev_index)
     if prev_term is None:

@@ -102,7 +102,8 @@ class Peer:
         if index > self.match_index:
             self.match_index = index
         while self.sent and self.sent[0][0] <= index:
-            self.bytes_in_flight -= self.sent.pop(0)[1]
+            self.bytes_in_flight -= self.sent[0][1]
+            del self.sent[0]
 
     def give_up_sent(self) -> None:
         """Count nothing as on its way: it was lost, or will be sent again."""

@@ -48,6 +48,8 @@ class WalLog:
         "_uid",
         "_uncut",
         "_wal",
+        "_write_ops",
+        "_write_resends",
         "fetch_term",
         "last_index_term",
         "next_index",
@@ -69,7 +71,7 @@ class WalLog:
         self.segments = segments
         self.snapshots = snapshots
         """The snapshots beside this log."""
-        self._bytes_appended = 0
+        self._bytes_appended = self._write_ops = self._write_resends = 0
         self.retained_bytes_max = 1 << 62
         snapshots.attach(self)
         # The memtable answers these. Bound once: a server asks twenty times for each command.
@@ -96,6 +98,7 @@ class WalLog:
         if not self._wal.accepting:
             raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
         self._bytes_appended += len(batch.body)
+        self._write_ops += 1
         self._wal.submit(self._uid, self._memtable.append(batch), batch)
 
     def write(self, batches: Sequence[EntryBatch]) -> None:
@@ -104,6 +107,7 @@ class WalLog:
             raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
         if not batches:
             return
+        self._write_ops += 1
         first, end = batches[0].first_index, self._memtable.next_index()
         assert 1 <= first <= end, (first, end)
         if first < end:
@@ -206,6 +210,7 @@ class WalLog:
         self._submit_from(max(first, base + 1))
 
     def _submit_from(self, first: int) -> None:
+        self._write_resends += 1
         last = self._memtable.next_index() - 1
         previous = self._position(Index(first - 1))
         for batch in self._memtable.read(first, last, _UNBOUNDED, _UNBOUNDED):
@@ -368,4 +373,28 @@ class WalLog:
             "segments": len(self.segments.parts),
             "segment_bytes": self.segments.size_bytes,
             "can_write": self.can_write(),
+            "snapshots": self.snapshots.overview(),
+            "counters": self.counters(),
+        }
+
+    def counters(self) -> dict[str, int]:
+        """What this log has done, by Ra's names (CNT-01, CNT-02).
+
+        Gauges: `open_segments`, and where the log stands (CNT-05): `num_segments`, `checkpoint_index`.
+        """
+        memtable, segments, snapshots = self._memtable, self.segments, self.snapshots
+        return {
+            "write_ops": self._write_ops,
+            "write_resends": self._write_resends,
+            "read_ops": memtable.reads,
+            "read_mem_table": memtable.entries_read,
+            "read_segment": segments.entries_read,
+            "fetch_term": memtable.fetches,
+            "open_segments": segments.open_files,
+            "num_segments": len(segments.parts),
+            "minor_compactions": segments.minor_compactions,
+            "major_compactions": segments.major_compactions,
+            "major_compaction_segments_written": segments.segments_written,
+            "major_compaction_segments_compacted": segments.segments_compacted,
+            **snapshots.counters(),
         }

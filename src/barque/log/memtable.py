@@ -45,7 +45,7 @@ class Memtable:
     or the base, which a leader asks for ten times a command.
     """
 
-    __slots__ = ("_base", "_batches", "_firsts", "_last", "_older")
+    __slots__ = ("_base", "_batches", "_firsts", "_last", "_older", "entries_read", "fetches", "reads")
 
     def __init__(self, base: IndexTerm = NOWHERE, older: Older = NOTHING) -> None:
         self._base = base
@@ -53,6 +53,8 @@ class Memtable:
         self._batches = _NONE
         self._firsts = _NO_FIRSTS
         self._last = base
+        # Counted for operators, calls and entries:
+        self.reads = self.entries_read = self.fetches = 0
 
     def __len__(self) -> int:
         """The number of batches."""
@@ -123,6 +125,7 @@ class Memtable:
 
     def fetch_term(self, index: int) -> Term | None:
         """The term of the entry at `index`, or of the base; None where there is no entry."""
+        self.fetches += 1
         if index > self._last.index:
             return None
         if index <= self._base.index:
@@ -134,6 +137,7 @@ class Memtable:
 
     def read(self, first: int, last: int, max_entries: int, max_bytes: int) -> list[EntryBatch]:
         """Batches from `first` on, as `Log.read` promises them."""
+        self.reads += 1
         if last > self._last.index:
             last = self._last.index
         if first > last:
@@ -146,6 +150,7 @@ class Memtable:
         head = batch.cut(first, end)
         found = [head]
         entries = head.count
+        self.entries_read += entries
         size = len(head.body)
         if end < batch.last_index:
             return found
@@ -160,6 +165,7 @@ class Memtable:
             if entries > max_entries or size > max_bytes:
                 break
             found.append(batch)
+            self.entries_read += batch.count
         return found
 
     def _read_older(self, first: int, last: int, max_entries: int, max_bytes: int) -> list[EntryBatch]:

@@ -14,7 +14,6 @@ from barque.log.meta import MetaStore
 from barque.log.reconcile import Missing, Stored, View, reconcile
 from barque.log.segment import SegmentCache
 from barque.log.segment_set import NO_SNAPSHOT, SEGMENTS, SegmentSet, SnapshotState
-from barque.log.snapshot_format import ranges_of
 from barque.log.snapshots import SnapshotStore
 from barque.log.wal_recovery import ADVICE, Progress, RecoveredWal, recover_wal, say_nothing
 from barque.types import Index, Uid
@@ -61,7 +60,7 @@ def state_of(store: SnapshotStore) -> SnapshotState:
         return NO_SNAPSHOT
     sent = store.lowest_sent()
     floor = current.position.index if sent is None else min(sent, current.position.index)
-    return SnapshotState(current.position, Index(floor), ranges_of(store.live_indexes()))
+    return SnapshotState(current.position, Index(floor), store.live_ranges())
 
 
 def recover_logs(

@@ -200,6 +200,10 @@ class SegmentCache:
         """How many files are open."""
         return len(self._open) + len(self._held)
 
+    def __contains__(self, segment: Segment) -> bool:
+        """Whether this file is open."""
+        return segment in self._open or segment in self._held
+
     def open(self, segment: Segment) -> OpenSegment:
         """The segment, ready to read. Raises `Damaged` or `StorageError`."""
         found = self._open.get(segment)

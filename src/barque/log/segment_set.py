@@ -125,6 +125,9 @@ class SegmentSet:
         self._live: Segment | None = None  # the survivors below that snapshot, in the snapshot's directory
         self._replaced: list[Segment] = []
         self._next_number = 1
+        # Counted for operators: entries read; files dropped, rewritten, and what replaced them.
+        self.entries_read = self.minor_compactions = 0
+        self.major_compactions = self.segments_written = self.segments_compacted = 0
 
     # --- what is there -----------------------------------------------------------------
 
@@ -215,12 +218,14 @@ class SegmentSet:
         entries = size = 0
         for batch in self._batches(first, last):
             if not found and batch.count > max_entries:
-                return [batch.cut(first, first + max(max_entries, 1) - 1)]
+                found.append(batch.cut(first, first + max(max_entries, 1) - 1))
+                break
             entries += batch.count
             size += len(batch.body)
             if found and (entries > max_entries or size > max_bytes):
                 break
             found.append(batch)
+        self.entries_read += sum(batch.count for batch in found)
         return found
 
     def _batches(self, first: int, last: int) -> Iterator[EntryBatch]:
@@ -240,7 +245,14 @@ class SegmentSet:
             return None
         opened = self._cache.open(part.segment)
         with reading(part.segment):
-            return read_single(opened, index)
+            entry = read_single(opened, index)
+        self.entries_read += entry is not None
+        return entry
+
+    @property
+    def open_files(self) -> int:
+        """How many of these files are open."""
+        return sum(part.segment in self._cache for part in self._parts)
 
     # --- changes -----------------------------------------------------------------------
 
@@ -284,6 +296,9 @@ class SegmentSet:
         last = self._parts[places[-1]].last
         kept = [part for part in self._parts if part.segment not in sources]
         gone = list(sources)
+        self.major_compactions += 1
+        self.segments_compacted += len(sources)
+        self.segments_written += segment is not None
         if segment is not None:
             kept.insert(places[0], Part(segment, min(segment.tail.last.index, last)))
             self._cache.retire(sources[0])  # its name is the new file's already
@@ -388,6 +403,7 @@ class SegmentSet:
             else:
                 gone.append(part.segment)
         if gone:
+            self.minor_compactions += 1
             self._parts = kept
             self._changed()
             self._discard(gone)

@@ -170,7 +170,7 @@ class SegmentWriter:
         return len(self._closed)
 
     def overview(self) -> dict[str, Any]:
-        """Facts for an operator. Sizes in bytes."""
+        """Facts for an operator, sizes in bytes; by Ra's names those that Ra counts (CNT-07)."""
         return {
             "closed_files": len(self._closed),
             "flushing": len(self._flushing),

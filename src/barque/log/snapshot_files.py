@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from barque.core.log_contract import SnapshotKind, SnapshotMeta
-from barque.log.background import Job
+from barque.log.background import Job, advance
 from barque.log.disk import Disk, DiskFile, join, remove_tree
+from barque.log.lease import Lease, LeaseEndedError
 from barque.log.snapshot_format import (
     Description,
     MalformedSnapshot,
     Opened,
     encode_snapshot,
     parse_name,
+    ranges_of,
     read_description,
     read_state,
     snapshot_name,
@@ -65,18 +67,34 @@ class Stopped(Exception):
     """The job was told to stop: its result is no longer wanted."""
 
 
-def stoppable(job: Job, stopped: Callable[[], bool]) -> Job:
-    """The same job, which ends with `Stopped` at its next step once `stopped` says so."""
+def stoppable(job: Job, stopped: Callable[[], bool], lease: Lease | None = None) -> Job:
+    """The same job, which ends with `Stopped` at its next step once `stopped` says so.
+
+    A job that makes or removes names holds the server's lease in each step.
+    """
     try:
         while not stopped():
-            try:
-                next(job)
-            except StopIteration as end:
-                return end.value
+            with lease.step() if lease is not None else contextlib.nullcontext():
+                result, failure, ended = advance(job)
+            if failure is not None:
+                raise failure
+            if ended:
+                return result
             yield
     finally:
         job.close()
     raise Stopped
+
+
+def cleaned_up(job: Job, disk: Disk, made: list[str], lease: Lease) -> Job:
+    """The same job; what it has `made` is removed if it fails, or is stopped, while the server is there."""
+    try:
+        return (yield from job)
+    except BaseException:
+        with contextlib.suppress(OSError, LeaseEndedError), lease.step():
+            for path in made:
+                remove_if_there(disk, path)
+        raise
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -139,41 +157,44 @@ def remove_leftovers(disk: Disk, server_dir: str) -> None:
 # --- jobs ------------------------------------------------------------------------------------
 
 
-def write_job(disk: Disk, folder: str, description: Description, state: Iterable[bytes]) -> Job:
-    """Write a snapshot into its place; returns it as `Kept`. What fails leaves nothing."""
-    target = join(folder, snapshot_name(description.meta.position))
+def write_job(
+    disk: Disk,
+    folder: str,
+    meta: SnapshotMeta,
+    live: Iterable[Index],
+    state: Iterable[bytes],
+    made: list[str],
+) -> Job:
+    """Write a snapshot into its place; returns it as `Kept`. After a failure, remove what it has `made`."""
+    description = Description(meta, ranges_of(live))
+    target = join(folder, snapshot_name(meta.position))
     writing = target + WRITING
     disk.mkdir(folder, parents=False)
     remove_if_there(disk, writing)
+    made.append(writing)
     disk.mkdir(writing, parents=False)
-    place = writing
+    file = disk.create(join(writing, FILE))
     try:
-        file = disk.create(join(writing, FILE))
-        try:
-            size = unsynced = 0
-            for buffer in encode_snapshot(description, state):
-                file.pwritev([buffer], size, sync=False)
-                size += len(buffer)
-                unsynced += len(buffer)
+        size = unsynced = 0
+        for buffer in encode_snapshot(description, state):
+            file.pwritev([buffer], size, sync=False)
+            size += len(buffer)
+            unsynced += len(buffer)
+            yield
+            if unsynced >= _SYNC_BYTES:
+                file.datasync()
+                unsynced = 0
                 yield
-                if unsynced >= _SYNC_BYTES:
-                    file.datasync()
-                    unsynced = 0
-                    yield
-            file.datasync()
-        finally:
-            file.close()
-        yield
-        disk.fsync_dir(writing)
-        yield
-        remove_if_there(disk, target)  # a damaged one; a good one of this position would have been kept
-        disk.rename(writing, target)
-        place = target
-        disk.fsync_dir(folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            remove_if_there(disk, place)
-        raise
+        file.datasync()
+    finally:
+        file.close()
+    yield
+    disk.fsync_dir(writing)
+    yield
+    remove_if_there(disk, target)  # a damaged one; a good one of this position would have been kept
+    made.append(target)
+    disk.rename(writing, target)
+    disk.fsync_dir(folder)
     return Kept(description, target, size)
 
 

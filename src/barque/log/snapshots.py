@@ -31,13 +31,12 @@ from barque.log import snapshot_files as files
 from barque.log.background import Job, Worker
 from barque.log.checkpoint_thinning import checkpoint_to_drop
 from barque.log.disk import Disk, join
+from barque.log.lease import Lease
 from barque.log.snapshot_files import FOLDERS, Kept
 from barque.log.snapshot_format import (
-    Description,
     LaterFormat,
     MalformedSnapshot,
-    indexes_of,
-    ranges_of,
+    Range,
     read_state,
     snapshot_name,
 )
@@ -109,6 +108,7 @@ class SnapshotStore:
         self._config = config
         self._worker = worker
         self._on_event = on_event
+        self._lease = Lease()
         self._log: Survivors | None = None
         self._current: Kept | None = None
         self._checkpoints: list[Kept] = []  # ascending, all above `_current`
@@ -117,6 +117,9 @@ class SnapshotStore:
         self._due_from = {kind: Index(0) for kind in SnapshotKind}  # later after a failure
         self._bytes_at_snapshot = 0
         self._outgoing: set[OutgoingSnapshot] = set()
+        self._written = dict.fromkeys(SnapshotKind, 0)
+        self._bytes_written = dict.fromkeys(SnapshotKind, 0)
+        self._promoted = self._installed = 0
         self._incoming: Incoming | None = None
         self._discarded = 0
         self._closed = False
@@ -188,9 +191,9 @@ class SnapshotStore:
         """See `Snapshots.current`."""
         return None if self._current is None else self._current.meta
 
-    def live_indexes(self) -> list[Index]:
-        """The entries that survive below the current snapshot, ascending."""
-        return [] if self._current is None else list(indexes_of(self._current.description.live))
+    def live_ranges(self) -> tuple[Range, ...]:
+        """The entries that survive below the current snapshot."""
+        return () if self._current is None else self._current.description.live
 
     def live_file(self) -> str | None:
         """The file of a received snapshot's surviving entries, until the log has moved it away."""
@@ -252,6 +255,18 @@ class SnapshotStore:
             "notes": list(self.notes),
         }
 
+    def counters(self) -> dict[str, int]:
+        """What was written and installed, by Ra's names (CNT-01, CNT-02, CNT-05)."""
+        return {
+            "snapshots_written": self._written[_SNAPSHOT],
+            "snapshot_bytes_written": self._bytes_written[_SNAPSHOT],
+            "snapshot_installed": self._installed,
+            "checkpoints_written": self._written[_CHECKPOINT],
+            "checkpoint_bytes_written": self._bytes_written[_CHECKPOINT],
+            "checkpoints_promoted": self._promoted,
+            "checkpoint_index": self._checkpoints[-1].index if self._checkpoints else 0,
+        }
+
     # --- making --------------------------------------------------------------------------
 
     def wants(self, kind: SnapshotKind, index: Index) -> bool:
@@ -271,13 +286,16 @@ class SnapshotStore:
         return 0 < interval <= index - newest
 
     def _is_due(self, entries: int) -> bool:
-        grown = self._log.bytes_appended() - self._bytes_at_snapshot if self._log is not None else 0
+        grown = self._bytes_appended() - self._bytes_at_snapshot
         if entries <= 0 or (
             entries < self._config.min_snapshot_interval and grown < self._config.snapshot_bytes
         ):
             return False
         size = self._current.size if self._current is not None else 0
         return max(entries * _ENTRY_BYTES, grown) >= size
+
+    def _bytes_appended(self) -> int:
+        return self._log.bytes_appended() if self._log is not None else 0
 
     def begin(
         self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Iterable[bytes], live: Sequence[Index]
@@ -290,10 +308,11 @@ class SnapshotStore:
             return False  # what survived below the last one is not with the log yet
         if live and self._log is not None and live[-1] > self._log.last_written().index:
             return False  # a crash would leave a snapshot that needs an entry which is nowhere
-        job = files.write_job(self._disk, self._folder(kind), Description(meta, ranges_of(live)), pieces)
+        made: list[str] = []
+        job = files.write_job(self._disk, self._folder(kind), meta, live, pieces, made)
         if kind is _RECOVERY:
-            return self._write_now(job)
-        self._start(kind, position, job)
+            return self._write_now(files.cleaned_up(job, self._disk, made, self._lease))
+        self._start(kind, position, job, made)
         return True
 
     def _write_now(self, job: Job) -> bool:
@@ -312,10 +331,17 @@ class SnapshotStore:
                 files.remove_if_there(self._disk, old.path)
         return True
 
-    def _start(self, kind: SnapshotKind, position: IndexTerm, job: Job, promoted: Kept | None = None) -> None:
+    def _start(
+        self,
+        kind: SnapshotKind,
+        position: IndexTerm,
+        job: Job,
+        made: list[str],
+        promoted: Kept | None = None,
+    ) -> None:
         writing = self._writing[kind] = _Writing(position, promoted)
-        if kind is _SNAPSHOT and self._log is not None:
-            self._bytes_at_snapshot = self._log.bytes_appended()
+        if kind is _SNAPSHOT:
+            self._bytes_at_snapshot = self._bytes_appended()
 
         def finished(kept: Kept | None, error: Exception | None) -> None:
             if self._writing.get(kind) is writing:
@@ -323,7 +349,8 @@ class SnapshotStore:
             if not self._closed:
                 self._on_end(kind, writing, kept, error)
 
-        self._worker.submit(files.stoppable(job, lambda: writing.stopped), finished)
+        guarded = files.stoppable(job, lambda: writing.stopped, self._lease)
+        self._worker.submit(files.cleaned_up(guarded, self._disk, made, self._lease), finished)
 
     def promote_checkpoint(self, index: Index) -> bool:
         """See `Snapshots.promote_checkpoint`."""
@@ -333,7 +360,7 @@ class SnapshotStore:
         promoted = old[-1]
         self._checkpoints.remove(promoted)
         job = files.promote_job(self._disk, promoted, self._folder(_SNAPSHOT))
-        self._start(_SNAPSHOT, promoted.meta.position, job, promoted)
+        self._start(_SNAPSHOT, promoted.meta.position, job, [], promoted)
         return True
 
     def _on_end(
@@ -354,6 +381,11 @@ class SnapshotStore:
             self._due_from[kind] = Index(position.index + interval)
             self._on_event(SnapshotFailed(self._uid, kind, position, str(error) or repr(error)))
         else:
+            if writing.promoted is not None:
+                self._promoted += 1
+            else:
+                self._written[kind] += 1
+                self._bytes_written[kind] += kept.size
             if kind is _SNAPSHOT:
                 self._become_current(kept)
             else:
@@ -382,7 +414,8 @@ class SnapshotStore:
 
     def _submit(self, job: Job) -> None:
         """Run a job that may fail: the next one of its kind, or the next start, does the rest."""
-        self._worker.submit(files.stoppable(job, lambda: self._closed), lambda _result, _error: None)
+        job = files.stoppable(job, lambda: self._closed, self._lease)
+        self._worker.submit(job, lambda _result, _error: None)
 
     # --- sending -------------------------------------------------------------------------
 
@@ -474,8 +507,10 @@ class SnapshotStore:
                     self._disk.rename(target, incoming.path)
                 raise
         self._incoming = None
+        self._installed += 1
         with contextlib.suppress(OSError):
             incoming.close()
+        self._bytes_at_snapshot = self._bytes_appended()
         self._become_current(msgspec.structs.replace(kept, path=target))
         return state
 
@@ -496,6 +531,7 @@ class SnapshotStore:
     def close(self) -> None:
         """Stop all work: the process ends, or the server is deleted. No event comes from now on."""
         self._closed = True
+        self._lease.end()  # no step is under way now, and no file of the server is made any more
         for writing in self._writing.values():
             writing.stopped = True
         if self._incoming is not None:

@@ -378,6 +378,7 @@ class Storage:
             "recovery_notes": list(self._notes),
             "servers": len(self._logs),
             **self.guard.overview(),
+            "wal": self.wal.counters(),
             "segment_writer": self.segment_writer.overview(),
             "open_segments": self._cache.files,
             "meta": self.meta.overview(),

@@ -107,7 +107,7 @@ class Wal:
         self.yield_if_pending = writer.yield_if_busy
         """The loop calls this in each turn, so that it cannot starve a syncing thread."""
         self._flushes = 0
-        self._batches = 0
+        self._batches = self._records = 0
         self._bytes = 0
         self._longest_sync_seconds = 0.0
 
@@ -321,6 +321,7 @@ class Wal:
                 buffers, current.head, offset, synced_to, stream.name, previous, batches, kind
             )
             self._batches += len(batches)
+            self._records += 1
             if files.max_entries is not None:
                 current.entries += sum(batch.count for batch in batches)
         if not items:
@@ -450,6 +451,20 @@ class Wal:
         self.failed_reason = None
         self._report(WalUp())
 
+    def counters(self) -> dict[str, int]:
+        """What the log has written, by Ra's names (CNT-06); sizes in bytes, the last two are gauges.
+
+        `batches` are writes with a sync, `writes` the records of single servers in them.
+        """
+        return {
+            "wal_files": self._files.begun,
+            "batches": self._flushes,
+            "writes": self._records,
+            "bytes_written": self._bytes,
+            "current_file_size": self._files.current_size,
+            "max_file_size": self._files.max_size_bytes,
+        }
+
     def overview(self) -> dict[str, Any]:
         """Facts for people. Sizes in bytes, times in seconds."""
         return {
@@ -458,8 +473,6 @@ class Wal:
             "files": self._files.count(),
             "size_bytes": self._files.size_bytes(),
             "spare_files": len(self._files.spares),
-            "current_file_size": self._files.current_size,
-            "max_file_size": self._files.max_size_bytes,
             "batches": self._batches,
             "bytes_written": self._bytes,
             "syncs": self._flushes,

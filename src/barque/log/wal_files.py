@@ -93,6 +93,8 @@ class WalFiles:
         self._current: OpenFile | None = None
         self._current_synced = True
         self.spares: list[str] = []
+        self.begun = 0
+        """How many files were begun."""
         self.just_closed: list[tuple[int, dict[Uid, Index]]] = []
         """Files closed since somebody last took this list, each with what it holds."""
 
@@ -144,6 +146,7 @@ class WalFiles:
             self._leave(self._current, abandon)
         self._closed = closed
         self._current = OpenFile(file, head, growing)
+        self.begun += 1
 
     def _undo(self, number: int, name: str) -> None:
         """Remove a file that could not be begun, so that retries do not pile up files.

@@ -11,7 +11,7 @@ that would refuse the newer commands, they are refused everywhere, so that all m
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from barque.errors import InvalidCommand
 from barque.machine.effects import MachineEffect, ReleaseCursor, Timer
@@ -21,9 +21,6 @@ from barque.machine.kv_snapshot import KvCapture, fill
 from barque.machine.kv_state import KvState
 from barque.machine.kv_writes import COMMANDS, COMMANDS_V0, EXPIRE_TIMER, Handler
 from barque.machine.machine import CommandMeta, Machine, Result
-
-RELEASE_INTERVAL: Final = 1024
-"""The machine offers its state for a snapshot at each index that this divides; the log takes few of them."""
 
 
 class KvMachine(Machine[KvState]):
@@ -38,6 +35,8 @@ class KvMachine(Machine[KvState]):
     query_type = KvQuery
     version = 1
     handlers: ClassVar[dict[type, Handler]] = COMMANDS
+    release_interval: int = 1024
+    """The machine offers its state at each index that this divides; the log takes few of the offers."""
 
     def which_module(self, version: int) -> "KvMachine":
         """The same state and the same old commands for each version; version 0 refuses the new ones."""
@@ -59,7 +58,7 @@ class KvMachine(Machine[KvState]):
             handler = self.handlers[type(command)]
         except KeyError:
             raise InvalidCommand(f"KvMachine does not know the command {type(command).__name__}") from None
-        if meta.index % RELEASE_INTERVAL:
+        if meta.index % self.release_interval:
             return handler(command, state)
         state, reply, *effects = handler(command, state)
         return state, reply, (*(effects[0] if effects else ()), ReleaseCursor(meta.index, state))

@@ -16,6 +16,7 @@ from functools import partial
 
 import msgspec
 
+from barque.core.log_contract import SnapshotKind
 from barque.errors import BarqueError
 from barque.log import meta_format, segment_format, snapshot_format, wal_format
 from barque.log.background import InlineWorker
@@ -23,6 +24,7 @@ from barque.log.checked_text import MalformedText
 from barque.log.disk import TEMPORARY, Disk, join
 from barque.log.identity import IDENTITY, Owner, decode_identity
 from barque.log.meta import META
+from barque.log.snapshot_files import ACCEPTING, DISCARDED, FILE, FOLDERS, LIVE, WRITING
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_files import MANIFEST, file_name, file_number, is_spare
 from barque.log.wal_format import CleanEnd, Damage, FileEntry, MalformedHead, TornTail
@@ -38,13 +40,12 @@ from barque.types import Uid
 SERVERS, WAL = "servers", "wal"
 SEGMENTS = "segments"
 SNAPSHOTS = {
-    "snapshots": "snapshot",
-    "checkpoints": "checkpoint",
-    "recovery_checkpoint": "recovery checkpoint",
+    FOLDERS[SnapshotKind.SNAPSHOT]: "snapshot",
+    FOLDERS[SnapshotKind.CHECKPOINT]: "checkpoint",
+    FOLDERS[SnapshotKind.RECOVERY]: "recovery checkpoint",
 }
 """The directories of a server that hold snapshots, and what one in them is called."""
-ACCEPTING = "accepting"
-_LEFT = (TEMPORARY, ".writing", ".removing", ".compacting")
+_LEFT = (TEMPORARY, WRITING, ".compacting")
 """How the names of unfinished work end."""
 _STRANGE = "look at it: Barque made no file of this name, and leaves it alone"
 
@@ -96,6 +97,11 @@ def inspect_wal(disk: Disk, data_dir: str) -> tuple[Finding, ...]:
     inspection = _Inspection(disk, data_dir, ignore)
     inspection.look_at_wal(join(data_dir, WAL))
     return tuple(inspection.findings)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a name is of something unfinished, which the next start removes."""
+    return name.endswith(_LEFT) or name == ACCEPTING or name.startswith(DISCARDED)
 
 
 def is_data_directory(disk: Disk, path: str) -> bool:
@@ -301,8 +307,8 @@ class _Inspection:
             elif name == SEGMENTS:
                 self._look_at_segments(inner, uid)
             elif name in SNAPSHOTS:
-                self._look_at_snapshots(inner, SNAPSHOTS[name])
-            elif name == ACCEPTING or name.endswith(_LEFT):
+                self._look_at_snapshots(inner, SNAPSHOTS[name], uid)
+            elif is_leftover(name):
                 self._add([note("leftover", inner, "a crash has left it")])
             else:
                 self._add([warning("unknown", inner, "it is no part of a server", _STRANGE)])
@@ -322,7 +328,7 @@ class _Inspection:
     def _look_at_segments(self, path: str, uid: Uid) -> None:
         for name in self._names(path):
             inner = join(path, name)
-            if name.endswith(_LEFT):
+            if is_leftover(name):
                 self._add([note("leftover", inner, "a crash has left it")])
             elif is_segment(name):
                 self._check(partial(self._look_at_segment, uid), inner)
@@ -337,15 +343,26 @@ class _Inspection:
         finally:
             file.close()
 
-    def _look_at_snapshots(self, path: str, what: str) -> None:
+    def _look_at_snapshots(self, path: str, what: str, uid: Uid) -> None:
         for name in self._names(path):
             inner = join(path, name)
-            if name.endswith(_LEFT):
+            if is_leftover(name):
                 self._add([note("leftover", inner, "a crash has left it")])
             elif snapshot_format.parse_name(name) is None:
                 self._add([warning("unknown", inner, f"it is no {what}", _STRANGE)])
+            elif not (files := self._names(inner)):
+                self._add([note("leftover", inner, f"this {what} was being removed")])
             else:
-                self._check(partial(self._look_at_snapshot, what), join(inner, "snapshot"))
+                self._check(partial(self._look_at_snapshot, what), join(inner, FILE))
+                self._look_at_files_of_snapshot(inner, files, uid)
+
+    def _look_at_files_of_snapshot(self, path: str, names: list[str], uid: Uid) -> None:
+        for name in names:
+            inner = join(path, name)
+            if name == LIVE:
+                self._check(partial(self._look_at_segment, uid), inner)
+            elif name != FILE:
+                self._add([warning("unknown", inner, "it is no part of a snapshot", _STRANGE)])
 
     def _look_at_snapshot(self, what: str, path: str) -> Iterator[Finding]:
         yield from snapshot_findings(self._disk, path, what)

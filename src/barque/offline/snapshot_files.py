@@ -6,6 +6,7 @@ import msgspec
 
 from barque.log import snapshot_format
 from barque.log.disk import Disk, join
+from barque.log.snapshot_files import FILE
 from barque.offline.inspection import SERVERS, SNAPSHOTS
 
 
@@ -42,7 +43,7 @@ def _of_server(disk: Disk, path: str, uid: str) -> Iterator[FoundSnapshot]:
         for name in disk.listdir(inner) if disk.is_dir(inner) else []:
             position = snapshot_format.parse_name(name)
             if position is not None:
-                file = join(join(inner, name), "snapshot")
+                file = join(join(inner, name), FILE)
                 yield _describe(disk, FoundSnapshot(kind, uid, position.index, position.term, 0, 0, 0, file))
 
 

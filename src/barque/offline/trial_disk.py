@@ -128,7 +128,9 @@ class TrialDisk:
         self._inodes[path] = None
 
     def mkdir(self, path: str, *, parents: bool = True) -> None:
-        """Make a directory and its parents."""
+        """Make a directory, and its parents."""
+        if not parents and not self.exists(path.rpartition("/")[0]):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         while path and not self.exists(path):
             self._directories[path] = True
             path = path.rpartition("/")[0]

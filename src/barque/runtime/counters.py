@@ -1,7 +1,7 @@
 """Ra's counters of a server, by Ra's names (CNT-03 to CNT-05), as plain integers in slots.
 
-Code that counts does `counters.commands += n`; nothing else happens until somebody asks. Counters of features
-that Barque does not have yet (segments, reads of the log) are absent rather than always zero.
+Code that counts does `counters.commands += n`; nothing else happens until somebody asks. What a log and its
+snapshots count themselves (CNT-01, CNT-02) is in `log.overview()["counters"]`.
 """
 
 from typing import ClassVar

@@ -131,7 +131,8 @@ class Reporter:
 def cluster_overview(process: ServerProcess) -> dict[str, Any]:
     """One member in all detail (OVW-01)."""
     server = process.server
-    machine = server.cfg.machine
+    machine, log = server.cfg.machine, server.log.overview()
+    counters = {**process.count_overview(), **log.pop("counters", {})}
     return {
         **member_status(process),
         "cluster": server.cfg.cluster_name,
@@ -145,7 +146,7 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
             "effective_version": server.effective_machine_version,
             **server.machine.overview(server.machine_state),
         },
-        "log": server.log.overview(),
+        "log": log,
         "commit_latency_ms": server.commit_latency_ms,
         "query_index": server.query_index,
         "peers": {
@@ -161,7 +162,7 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
         }
         if server.raft_state is RaftState.LEADER
         else {},
-        "counters": process.count_overview(),
+        "counters": counters,
     }
 
 

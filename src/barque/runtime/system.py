@@ -101,6 +101,7 @@ class System:
         self._machines = machines
         self._times = times
         self._snapshots = snapshots
+        self._log_config = log
         self._upgrade_strategy = machine_upgrade_strategy
         self._clock = clock
         self._checked = checked
@@ -246,6 +247,8 @@ class System:
             catch_up_timeout_ms=self._times.tick_ms,
             wal_down_timeout_ms=self._times.wal_down_timeout_ms,
             receive_snapshot_timeout_ms=self._snapshots.receive_timeout_ms,
+            max_pipeline_count=self._log_config.max_pipeline_count,
+            max_pipeline_bytes=self._log_config.max_pipeline_bytes,
             snapshot_silent_ticks_max=self._snapshots.silence_ticks_max,
             snapshot_backoff_ms=self._snapshots.backoff_ms,
         )
@@ -393,6 +396,7 @@ class System:
             applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
+            process.end("the node stops")  # what comes now finds closed files
         self.storage.close()
 
 

@@ -19,6 +19,8 @@ class SnapshotWishes(msgspec.Struct, frozen=True, kw_only=True):
     promote_every: int = 0
     back: int = 0
     """A checkpoint is promoted only if it is so many entries old."""
+    late: bool = False
+    """Snapshots are asked for one interval late, as machines do that keep a queue."""
     live_every: int = 0
     """Each entry that this divides survives below snapshots."""
     chunk_bytes: int = 100
@@ -32,6 +34,7 @@ class Lists(Machine[dict[str, Any]]):
 
     def __init__(self, wishes: SnapshotWishes) -> None:
         self.wishes = wishes
+        self._kept: dict[Index, dict[str, Any]] = {}
         self.digests = Digests(lambda state: state["at"])
 
     def init(self, args: dict[str, Any]) -> dict[str, Any]:
@@ -51,13 +54,21 @@ class Lists(Machine[dict[str, Any]]):
         wishes, found = self.wishes, list[MachineEffect]()
         if wishes.every and index % wishes.every == 0:
             self.digests.applied(state)
-            found.append(ReleaseCursor(index, state))
+            found += self._release(index, state)
         if wishes.checkpoint_every and index % wishes.checkpoint_every == 0:
             self.digests.applied(state)
             found.append(Checkpoint(index, state))
         if wishes.promote_every and index % wishes.promote_every == 0:
             found.append(ReleaseCursor(Index(max(1, index - wishes.back)), promote=True))
         return found
+
+    def _release(self, index: Index, state: dict[str, Any]) -> list[MachineEffect]:
+        """Ask for a snapshot at this entry; or at the one before it at which the machine could have asked."""
+        if not self.wishes.late:
+            return [ReleaseCursor(index, state)]
+        self._kept[index] = msgspec.msgpack.decode(msgspec.msgpack.encode(state))
+        before = Index(index - self.wishes.every)
+        return [ReleaseCursor(before, self._kept[before])] if before in self._kept else []
 
     def capture(self, state: dict[str, Any]) -> Iterable[bytes]:
         """Encode it now."""

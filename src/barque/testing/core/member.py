@@ -210,6 +210,7 @@ class Member:
     def flush(self) -> None:
         """Make all submitted writes durable; the server does not learn of it yet."""
         self.unheard += self.log.take_written()
+        self.cluster.observer.check_snapshot(self)
 
     def hear(self) -> None:
         """Hand the reports of the disk to the server."""

@@ -27,7 +27,7 @@ from barque.core.effects import (
     SendRpc,
     SendVoteRequests,
 )
-from barque.core.entries import EntryBatch
+from barque.core.entries import EntryBatch, EntryKind, decode_cluster, kind_of
 from barque.core.messages import (
     AppendEntriesReply,
     RemoteMessage,
@@ -36,7 +36,7 @@ from barque.core.messages import (
 )
 from barque.core.state import RaftState, Server
 from barque.errors import InvariantViolation
-from barque.types import Index, Membership, ServerId, Term, Uid
+from barque.types import Index, IndexTerm, Membership, ServerId, Term, Uid
 
 if TYPE_CHECKING:
     from barque.testing.core.cluster import CoreCluster
@@ -58,6 +58,7 @@ class InvariantObserver:
         self.leaders: dict[Term, ServerId] = {}
         self.votes: dict[tuple[ServerId, Uid, Term], ServerId] = {}
         self.lost: list[tuple[ServerId, Uid, list[EntryBatch]]] = []  # the disks that members have lost
+        self._checked: dict[tuple[ServerId, Uid], IndexTerm] = {}  # the snapshots that were looked at
         self.committed: list[tuple[EntryBatch, Term]] = []  # each with the term in which it was committed
 
     def look(self, member: "Member", before: invariants.Facts, now: invariants.Facts) -> None:
@@ -118,6 +119,24 @@ class InvariantObserver:
             holders += there and _votes(server, lost, uid)
         if holders < server.quorum():
             _violated(f"{server.id} commits {index}, which is on {holders} disks")
+
+    def check_snapshot(self, member: "Member") -> None:
+        """A snapshot says what was so at its entry: the members, and the machine's time (I19)."""
+        meta = member.log.snapshots.current()
+        if meta is None or self._checked.get((member.id, member.log.uid)) == meta.position:
+            return
+        self._checked[member.id, member.log.uid] = meta.position
+        entries = [entry for entry, _ in self.committed[: meta.position.index]]
+        if len(entries) < meta.position.index:
+            _violated(f"{member.id} has a snapshot at {meta.position}, which is not committed")
+        time_ms = max(entry.timestamp_ms for entry in entries)
+        if meta.machine_time_ms != time_ms:
+            _violated(
+                f"{member.id}'s snapshot at {meta.position} has time {meta.machine_time_ms}, not {time_ms}"
+            )
+        changes = [entry for entry in entries if kind_of(entry.body) is EntryKind.CLUSTER_CHANGE]
+        if changes and set(decode_cluster(changes[-1].body)) != set(meta.cluster):
+            _violated(f"{member.id}'s snapshot at {meta.position} has members {meta.cluster}")
 
     def hear(self, sender: "Member", to: ServerId, message: RemoteMessage) -> None:
         """Check a message before it leaves."""

@@ -66,6 +66,7 @@ def _draw_snapshots(rng: random.Random, world: WorldConfig) -> WorldConfig:
         checkpoint_every=rng.choice((0, 0, 2, 7)),
         promote_every=rng.choice((0, 5, 20)),
         back=rng.choice((0, 1, 6)),
+        late=rng.random() < 0.3,
         live_every=rng.choice((0, 0, 4, 9)),
         chunk_bytes=rng.choice((50, 200, 1 << 20)),
     )

@@ -225,7 +225,7 @@ class Host:
     def _make_machine(self, cluster: str, kind: str) -> Machine[Any]:
         scenario, applied = self.sim.scenario, partial(self._applied, cluster)
         if kind == REDIS:
-            return SimKvMachine(applied)
+            return SimKvMachine(applied, scenario.snapshot_every)
         timer_model = TimerModel(partial(self._asks, cluster), partial(self._fired, cluster))
         plan = SnapshotPlan(
             self.sim.digests.setdefault(cluster, Digests(index_of)),

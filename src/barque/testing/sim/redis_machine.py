@@ -12,6 +12,9 @@ REDIS: str = "redis"
 """The kind of a cluster's objects: lists, kept as text in the values of a `KvMachine`."""
 
 
+_NEVER = 1 << 62
+
+
 class SimKvState(KvState):
     """A state that can be compared with another member's."""
 
@@ -35,10 +38,15 @@ class SimKvState(KvState):
 
 
 class SimKvMachine(KvMachine):
-    """The machine that the product ships; the checkers see each command and its version."""
+    """The machine that the product ships; the checkers see each command and its version.
 
-    def __init__(self, applied: Applied) -> None:
+    It offers its state every `snapshot_every` entries; 0: never.
+    """
+
+    def __init__(self, applied: Applied, snapshot_every: int = 0) -> None:
         self._applied = applied
+        self._snapshot_every = snapshot_every
+        self.release_interval = snapshot_every or _NEVER
 
     def init(self, args: dict[str, Any]) -> KvState:
         """See `KvMachine`."""
@@ -52,7 +60,7 @@ class SimKvMachine(KvMachine):
 
     def which_module(self, version: int) -> KvMachine:
         """See `KvMachine`."""
-        return self if version >= self.version else SimKvMachineV0(self._applied)
+        return self if version >= self.version else SimKvMachineV0(self._applied, self._snapshot_every)
 
 
 class SimKvMachineV0(SimKvMachine):
