@@ -90,7 +90,7 @@ def test_files_of_version_1_can_still_be_read() -> None:
 def test_a_mark_is_as_it_always_was() -> None:
     """A record without batches."""
     buffers: list[bytes] = []
-    wal_format.encode_record(buffers, HEAD, 256, 256, b"", NOWHERE, ())
+    wal_format.encode_record(buffers, HEAD, 256, 256, b"", NOWHERE, (), wal_format.MARK)
     assert b"".join(buffers) == MARK_BYTES
     found = wal_format.decode_record(MARK_BYTES, HEAD, 256)
     assert isinstance(found, Record)
@@ -102,6 +102,17 @@ def test_the_manifest_is_as_it_always_was() -> None:
     """Golden bytes, both ways."""
     assert wal_format.encode_manifest(FILES) == MANIFEST_BYTES
     assert wal_format.decode_manifest(MANIFEST_BYTES) == FILES
+
+
+@pytest.mark.parametrize("kind", [wal_format.BASE, wal_format.CUT])
+def test_a_note_about_a_server_has_no_batches(kind: int) -> None:
+    """A base and a cut are a position of a server's log."""
+    buffers: list[bytes] = []
+    wal_format.encode_record(buffers, HEAD, 64, 64, b"alpha", IndexTerm(Index(4), Term(3)), (), kind)
+    data = b"".join(buffers)
+    assert data[80:85] == b"alpha"
+    found = wal_format.decode_record(data, HEAD, 64)
+    assert found == Record(64, 64 + len(data), 64, "alpha", Index(4), Term(3), (), kind)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("offset", range(len(HEAD_BYTES)))

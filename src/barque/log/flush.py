@@ -17,7 +17,7 @@ import msgspec
 from barque.core.entries import EntryBatch
 from barque.errors import Damaged
 from barque.log.background import Job
-from barque.log.disk import TEMPORARY, Disk
+from barque.log.disk import TEMPORARY, Disk, join
 from barque.log.lease import Lease, LeaseEndedError
 from barque.log.segment import OpenSegment, Segment, write_segment
 from barque.log.segment_set import Part, SegmentSet, SnapshotState, segment_path
@@ -141,6 +141,9 @@ def run_flush(disk: Disk, segments: SegmentSet, plan: FlushPlan) -> Job:
         if plan.groups:
             with lease.step():
                 disk.mkdir(directory)
+                for name in disk.listdir(directory):
+                    if name.endswith(TEMPORARY):  # what a failed flush could not remove
+                        disk.unlink(join(directory, name))
             yield
         for group in plan.groups:
             batches = _contents(disk, group)

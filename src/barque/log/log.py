@@ -46,6 +46,7 @@ class WalLog:
         "_last_written",
         "_memtable",
         "_uid",
+        "_uncut",
         "_wal",
         "_write_ops",
         "_write_resends",
@@ -65,6 +66,7 @@ class WalLog:
         self._wal = wal
         self._memtable = memtable
         self._last_written = memtable.last()
+        self._uncut = False  # whether the disk has more than `set_last_index` has left
         self._clip: int | None = None  # the lowest index kept since the flush under way began
         self.segments = segments
         self.snapshots = snapshots
@@ -117,16 +119,23 @@ class WalLog:
     def set_last_index(self, index: Index) -> None:
         """Forget every entry above `index` (LOG-07).
 
-        Nothing is written: until the next append, a restart brings the forgotten entries
-        back. That is safe. The server then is in a state in which it was before, except that
-        its term and vote are newer; the entries were made by the leaders of their terms, so
+        The write-ahead log notes it with the next write. Until then, a restart brings the
+        forgotten entries back. That is safe. The server then is in a state in which it was before, except
+        that its term and vote are newer; the entries were made by the leaders of their terms, so
         log matching holds; no leader counts them, as only what is reported after the restart
         is counted, and they conflict with a newer leader's log only until that leader
-        overwrites them, as it would have done had its message come after the crash. An append
-        that follows, in this process, is recorded behind `index` and truncates at recovery.
+        overwrites them, as it would have done had its message come after the crash. But they must come back
+        whole: until the note is on disk, no file of the write-ahead log that holds some of them may go.
         """
-        assert 0 <= index < self._memtable.next_index(), (index, self._memtable.next_index())
-        self._truncate(index)
+        end = self._memtable.last().index
+        assert 0 <= index <= end, (index, end)
+        if index < end:
+            self._truncate(index)
+            self._uncut = True
+            self._wal.cut(self._uid, self._memtable.last(), self._on_cut)
+
+    def _on_cut(self) -> None:
+        self._uncut = False
 
     def _truncate(self, last: Index) -> None:
         position = self._position(last)
@@ -189,6 +198,9 @@ class WalLog:
         if self.segments.settling and not self.segments.may_settle:
             self._wal.rebase(self._uid, self.segments.snapshot.position, self._on_base)
             confirmed = self.segments.snapshot.position.index
+            self._uncut = False
+        elif self._uncut:
+            self._wal.cut(self._uid, self._last_written, self._on_cut)
         self._submit_from(confirmed + 1)
 
     def _on_resend(self, first: Index) -> None:
@@ -214,10 +226,10 @@ class WalLog:
     def unflushed(self, limit: Index) -> Index:
         """Up to which index, at most `limit`, entries are only in the write-ahead log; 0 for none.
 
-        What the log no longer holds needs no flush. While files of a replaced log are there, the write-ahead
-        log must go on to say that it was replaced.
+        What the log no longer holds needs no flush, once the write-ahead log says so. While files of a
+        replaced log are there, it must go on to say that the log was replaced.
         """
-        if self.segments.settling:
+        if self.segments.settling or self._uncut:
             return limit
         last = min(limit, self._memtable.last().index)
         return Index(last) if last > self._memtable.base().index else Index(0)
@@ -298,6 +310,7 @@ class WalLog:
         self.segments.replace_all(state, self.snapshots.live_file())
         self._memtable.reset(position)
         self._last_written = position
+        self._uncut = False
         self._wal.rebase(self._uid, position, self._on_base)
         self._check()
 

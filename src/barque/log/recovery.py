@@ -103,7 +103,8 @@ def _settle(
     """Finish an install: its snapshot is there, and the file with the survivors below it has not moved yet.
 
     Until it moves, the old log is whole (`SegmentSet.settle`). If that log has the snapshot's position, it
-    has the survivors, too, and goes on. Otherwise the snapshot has replaced it.
+    has the survivors, too, and goes on. Otherwise the snapshot has replaced it. If segments follow the
+    snapshot, the install was finished: a loss of power has brought the file back.
     """
     position = snapshot.position
     in_view = (
@@ -111,8 +112,14 @@ def _settle(
         and view.base().index < position.index
         and view.fetch_term(position.index) == position.term
     )
-    if in_view or segments.stored_term(position.index) == position.term:
+    in_segments = segments.stored_term(position.index) == position.term
+    follows = any(
+        part.first == position.index + 1 and part.segment.tail.first.term >= position.term
+        for part in segments.parts
+    )
+    if in_view or in_segments or follows:
         disk.unlink(live_file)
+        disk.fsync_dir(live_file.rpartition("/")[0])
     else:
         segments.take_over(live_file)
         segments.load()

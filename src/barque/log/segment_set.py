@@ -264,19 +264,22 @@ class SegmentSet:
         self._changed()
 
     def adopt(self, segments: Iterable[Segment], end: IndexTerm) -> None:
-        """Take new files, in order, as far as they hold entries up to `end`; files that they hide go."""
+        """Take new files, in order, as far as they hold entries up to `end`; files that they hide go.
+
+        A file of which nothing counts goes itself, and hides nothing: what was cut off may come back.
+        """
         gone: list[Segment] = []
         for segment in segments:
             first = segment.tail.first.index
+            if first > end.index:
+                gone.append(segment)
+                continue
             kept: list[Part] = []
             for part in self._parts:
                 hidden = part.first >= first
                 part.last = min(part.last, first - 1)
                 (gone.append(part.segment) if hidden else kept.append(part))
-            if first <= end.index:
-                kept.append(Part(segment, min(segment.tail.last.index, end.index)))
-            else:
-                gone.append(segment)
+            kept.append(Part(segment, min(segment.tail.last.index, end.index)))
             self._parts = kept
         self.end = end
         self._changed()
@@ -349,14 +352,17 @@ class SegmentSet:
         self.settling = self.has_garbage or self._removing
 
     def take_over(self, live_file: str) -> Segment:
-        """Move a file of survivors to the others, as the newest. Raises `Damaged`, `OSError`."""
-        path = segment_path(self.directory, self._next_number)
+        """Move a file of survivors to the others, as the newest. Raises `Damaged`, `OSError`: try again."""
+        number = self._next_number  # the same for each attempt
+        path = segment_path(self.directory, number)
         self._disk.mkdir(self.directory)
         if self._disk.exists(live_file):  # else a failed attempt has moved it
             self._disk.rename(live_file, path)
         self._disk.fsync_dir(self.directory)
         self._disk.fsync_dir(live_file.rpartition("/")[0])
-        return inspect_segment(self._disk, path, self.take_number(), self.uid)
+        moved = inspect_segment(self._disk, path, number, self.uid)
+        self.take_number()
+        return moved
 
     def join(self, last: Index, end: IndexTerm, untrusted: Index) -> None:
         """Begin a life: files count up to `last`, the memtable holds what is above `end`."""
@@ -389,10 +395,11 @@ class SegmentSet:
         gone: list[Segment] = []
         reach = 0  # the highest index in any older file that stays
         for part in self._parts:
-            needed = part.last > self.snapshot.floor or self.snapshot.needs(part.first, part.last)
+            end = part.segment.tail.last.index  # not `part.last`: a crash may bring back what was cut off
+            needed = end > self.snapshot.floor or self.snapshot.needs(part.first, part.last)
             if needed or reach >= part.first:
                 kept.append(part)
-                reach = max(reach, part.segment.tail.last.index)
+                reach = max(reach, end)
             else:
                 gone.append(part.segment)
         if gone:

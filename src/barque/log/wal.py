@@ -16,7 +16,11 @@ from barque.core.entries import EntryBatch
 from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
 from barque.log.wal_files import WalFiles
 from barque.log.wal_format import (
+    BASE,
+    CUT,
+    ENTRIES,
     FILE_HEAD_SIZE,
+    MARK,
     TERMINATOR,
     UID_BYTES_MAX,
     encode_record,
@@ -34,22 +38,11 @@ class _Stream:
 
     `last` is the last index submitted. `queued` are the consecutive batches that wait for the
     next flush, behind the entry `previous`; None when there are none. `clip` is the lowest
-    index overwritten since the flush under way began: that flush may no longer confirm it. `base` is the
-    position behind which the log begins anew, until that is written; then `on_base` is called.
+    index overwritten since the flush under way began: that flush may no longer confirm it. `note` is what
+    the next write says before them.
     """
 
-    __slots__ = (
-        "base",
-        "clip",
-        "gap_reported",
-        "gone",
-        "last",
-        "name",
-        "on_base",
-        "previous",
-        "queued",
-        "uid",
-    )
+    __slots__ = ("clip", "gap_reported", "gone", "last", "name", "note", "previous", "queued", "uid")
 
     def __init__(self, uid: Uid, last: int) -> None:
         self.uid = uid
@@ -58,8 +51,7 @@ class _Stream:
         self.last = last
         self.previous = NOWHERE
         self.queued: list[EntryBatch] | None = None
-        self.base: IndexTerm | None = None
-        self.on_base: Callable[[], None] = lambda: None
+        self.note: _Note | None = None
         self.clip: int | None = None
         self.gap_reported = False
         self.gone = False
@@ -75,8 +67,11 @@ class _Stream:
             queued[-1] = queued[-1].cut(queued[-1].first_index, first - 1)
 
 
-_Item = tuple[_Stream, IndexTerm, list[EntryBatch], int]
-"""One record to write: its stream, previous position, batches and size in bytes."""
+_Note = tuple[int, IndexTerm, Callable[[], None]]
+"""A record without entries: its kind, its position, and what to call when it is on disk."""
+
+_Item = tuple[_Stream, IndexTerm, list[EntryBatch], int, _Note | None]
+"""One record to write: its stream, previous position, batches and size in bytes; or a note."""
 
 
 class Wal:
@@ -152,11 +147,29 @@ class Wal:
         """
         stream = self._streams[uid]
         stream.overwrite(0)
-        stream.last = base.index
+        self._note(stream, (BASE, base, done), base.index)
+
+    def cut(self, uid: Uid, last: IndexTerm, done: Callable[[], None]) -> None:
+        """End a server's log with `last`; `done` is called when that is on disk. Else as `rebase`."""
+        stream = self._streams[uid]
+        stream.overwrite(last.index + 1)
+        note = (CUT, stream.previous if stream.queued else last, done)  # the note comes before what is queued
+        if stream.note is not None and stream.note[0] == BASE:  # a log that begins anew has nothing to cut
+            _, base, begun = stream.note
+
+            def both() -> None:
+                begun()
+                done()
+
+            note = (BASE, base, both)
+        self._note(stream, note, last.index)
+
+    def _note(self, stream: _Stream, note: _Note, last: int) -> None:
+        stream.last = last
         stream.gap_reported = False
         if self.failed_reason is not None and not self._reopening:
             return
-        stream.base, stream.on_base = base, done
+        stream.note = note
         if stream.queued is None:
             stream.queued = []
             self._dirty.append(stream)
@@ -166,7 +179,7 @@ class Wal:
         stream = self._streams.pop(uid, None)
         if stream is not None:
             stream.gone = True
-            stream.queued = stream.base = None
+            stream.queued = stream.note = None
 
     def submit(self, uid: Uid, previous: IndexTerm, batch: EntryBatch) -> None:
         """Queue a batch that follows the entry at `previous` of its server's log.
@@ -233,12 +246,12 @@ class Wal:
         taken = 0
         for stream in self._dirty:
             batches = stream.queued
-            if stream.base is not None:
+            if stream.note is not None:
                 size = record_size(stream.name, ())
                 if size > room and items:
                     break
-                items.append((stream, stream.base, [], size))
-                stream.base = None
+                items.append((stream, stream.note[1], [], size, stream.note))
+                stream.note = None
                 room -= size
                 taken += 1
                 self._dirty.append(stream)  # its batches come with the next write
@@ -253,7 +266,7 @@ class Wal:
                     break
                 batches = self._first_part(batches, room)
                 size = record_size(stream.name, batches)
-            items.append((stream, stream.previous, batches, size))
+            items.append((stream, stream.previous, batches, size, None))
             stream.clip = None
             room -= size
             assert stream.queued is not None
@@ -290,7 +303,7 @@ class Wal:
         buffers: list[bytes] = []
         offset = synced_to = current.end
         limit = files.max_size_bytes - len(TERMINATOR)
-        for stream, previous, batches, size in items:
+        for stream, previous, batches, size, note in items:
             full = files.max_entries is not None and current.entries >= files.max_entries
             if (full or offset + size > limit) and offset > FILE_HEAD_SIZE:
                 self._write(buffers, offset)
@@ -298,18 +311,21 @@ class Wal:
                 current = files.current
                 buffers = []
                 offset = synced_to = current.end
-            if batches:
-                newest = batches[-1]
+            if note is None:
+                kind, newest = ENTRIES, batches[-1]
                 current.holds[stream.uid] = Index(newest.first_index + newest.count - 1)
             else:
+                kind = note[0]
                 current.holds[stream.uid] = previous.index
-            offset = encode_record(buffers, current.head, offset, synced_to, stream.name, previous, batches)
+            offset = encode_record(
+                buffers, current.head, offset, synced_to, stream.name, previous, batches, kind
+            )
             self._batches += len(batches)
             self._records += 1
             if files.max_entries is not None:
                 current.entries += sum(batch.count for batch in batches)
         if not items:
-            offset = encode_record(buffers, current.head, offset, synced_to, b"", NOWHERE, ())
+            offset = encode_record(buffers, current.head, offset, synced_to, b"", NOWHERE, (), MARK)
             self._marked_to = offset
         self._write(buffers, offset)
 
@@ -329,13 +345,13 @@ class Wal:
         if error is not None:
             self._fail(error)
             return
-        for stream, _, batches, _ in items:
+        for stream, _, batches, _, note in items:
             if stream.gone:
                 continue
-            if batches:
+            if note is None:
                 self._report_written(stream, batches)
             else:
-                stream.on_base()
+                note[2]()
         if self._reopening and not self._dirty:
             self._end_reopening()
         else:
@@ -395,7 +411,7 @@ class Wal:
         self.failed_reason = f"{type(error).__name__}: {error}"
         self._reopening = False
         for stream in self._dirty:
-            stream.queued = stream.base = None
+            stream.queued = stream.note = None
         self._dirty.clear()
         self._gaps.clear()
         if was_accepting:

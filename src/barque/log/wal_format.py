@@ -47,6 +47,8 @@ MARK = 1
 """A record without batches: it only says how far the file is known to be synced."""
 BASE = 2
 """A record without batches, but of a server: its log begins anew behind the previous entry."""
+CUT = 3
+"""A record without batches, but of a server: its log ends with the previous entry."""
 
 
 class FileHead(msgspec.Struct, frozen=True):
@@ -58,7 +60,7 @@ class FileHead(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One server's consecutive batches of one flush, a server's new base (no batches), or a mark (no uid).
+    """One server's consecutive batches of one flush, its new base, its cut (no batches), or a mark (no uid).
 
     Everything below `synced_to` was known to be on disk when this record was written.
     `end` is the offset behind it. `previous_term` is the term of the entry at `previous_index`; None in a
@@ -72,6 +74,7 @@ class Record(msgspec.Struct, frozen=True):
     previous_index: Index
     previous_term: Term | None
     batches: tuple[EntryBatch, ...]
+    kind: int = ENTRIES
 
 
 class CleanEnd(msgspec.Struct, frozen=True):
@@ -154,11 +157,11 @@ def encode_record(
     uid: bytes,
     previous: IndexTerm,
     batches: Sequence[EntryBatch],
+    kind: int = ENTRIES,
 ) -> int:
     """Append one record's buffers to `buffers`; returns the offset behind it.
 
-    Hot path: one small object and one reference for each body. No batches make a base, or, without a uid, a
-    mark.
+    Hot path: one small object and one reference for each body.
     """
     size = RECORD_HEAD_SIZE + len(uid) + BATCH_HEAD_SIZE * len(batches)
     entries = 0
@@ -182,7 +185,7 @@ def encode_record(
             len(batches),
             entries,
             len(uid),
-            ENTRIES if batches else BASE if uid else MARK,
+            kind,
         )
         + uid
         + columns
@@ -230,7 +233,7 @@ def decode_record(data: bytes, head: FileHead, offset: int) -> Record | NoRecord
     if crc32(memoryview(data)[_FRONT.size :], head.salt) != crc:
         return NoRecord(offset, "the checksum is wrong")
     fields = _REST.unpack_from(data, _FRONT.size)
-    _, _, length, synced_to, _, previous_term, previous_index, batch_count, _, uid_size, _ = fields
+    _, _, length, synced_to, _, previous_term, previous_index, batch_count, _, uid_size, kind = fields
     position = RECORD_HEAD_SIZE + uid_size
     body_start = position + BATCH_HEAD_SIZE * batch_count
     batches = []
@@ -252,6 +255,7 @@ def decode_record(data: bytes, head: FileHead, offset: int) -> Record | NoRecord
         previous_index=Index(previous_index),
         previous_term=None if head.version == 1 else Term(previous_term),
         batches=tuple(batches),
+        kind=kind,
     )
 
 

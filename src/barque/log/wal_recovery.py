@@ -317,7 +317,7 @@ class _Recovery:
         view = self.result.views.get(record.uid)
         if view is None:
             view = self.result.views[record.uid] = Memtable()
-        if not record.batches:
+        if record.kind == wal_format.BASE:
             assert record.previous_term is not None
             view.reset(IndexTerm(record.previous_index, record.previous_term))
         elif not _follows(record, view):

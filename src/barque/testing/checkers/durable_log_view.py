@@ -150,7 +150,7 @@ class DurableLogView:
     def _take(self, record: Record) -> None:
         if not record.uid:
             return
-        if not record.batches:
+        if record.kind == wal_format.BASE:
             raise _OddError
         log = self._logs.setdefault(record.uid, Memtable())
         previous = record.previous_index
