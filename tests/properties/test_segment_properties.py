@@ -358,6 +358,7 @@ def calm(checker: Checker) -> None:
     """Let everything that is under way come to its end."""
     checker.node.disk.fault = checker.node.disk.space = None
     for _ in range(12):
+        checker.step("append")  # so that the disk learns of a cut
         for operation in ("flush", "deliver", "tick", "work_on", "deliver"):
             checker.step(operation)
 
