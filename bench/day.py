@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack
 
 from storage_nodes import MIB, NAMES, StorageNodes, Writers, storage_nodes
 
+import barque
 from barque.bench.cluster import check_directory
 from barque.bench.facts import machine_facts, run
 
@@ -62,10 +63,20 @@ async def live(nodes: StorageNodes, options: argparse.Namespace, rng: random.Ran
                     flush=True,
                 )
         await writers.stop()
+        await settled(clients[0])
     print(f"{writers.acknowledged:,} commands, {writers.failed:,} failed or unknown, {kills} kills")
     if writers.acknowledged == 0 or kills == 0:
         raise RuntimeError("nothing was written, or nothing was killed: this run proves nothing")
     return peaks
+
+
+async def settled(client: barque.Client) -> None:
+    """Wait until all nodes run: one may have been started just now."""
+    async with asyncio.timeout(60):
+        while any(  # noqa: ASYNC110  # other processes: nobody tells us
+            node.state != "running" for node in (await client.status()).nodes
+        ):
+            await asyncio.sleep(0.1)
 
 
 def examine(nodes: StorageNodes) -> bool:

@@ -51,7 +51,8 @@ async def test_c9_a_node_logs_how_far_its_recovery_is(
     recovery takes less than a second logs nothing of the kind.
     """
     machines = {"bytes": Bytes()}
-    async with nodes(tmp_path, count=1) as one, one.client() as client:
+    big = barque.LogConfig(prefill=False)  # nothing goes to segments
+    async with nodes(tmp_path, count=1, log=big) as one, one.client() as client:
         await one.stop()
         await one.start(machines=machines)
         await client.start_cluster("bytes", "bytes")

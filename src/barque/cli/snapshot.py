@@ -1,4 +1,4 @@
-"""`barque snapshot`: list, inspect and check the snapshots of a data directory. Reads only."""
+"""`barque snapshot`: list, inspect, check and copy snapshots; begin a new data directory with one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +14,15 @@ from barque.cli.places import dev_options, place_of
 from barque.errors import Damaged
 from barque.log import snapshot_format
 from barque.log.disk import ReadingDisk
+from barque.log.identity import Owner
 from barque.offline.findings import Finding
 from barque.offline.inspection import snapshot_findings
-from barque.offline.snapshot_files import FoundSnapshot, find_snapshots
+from barque.offline.snapshot_files import FoundSnapshot, export_snapshot, find_snapshots, import_snapshot
 
 
 @click.group()
 def snapshot() -> None:
-    """List, inspect and check snapshots. A node may run meanwhile: a snapshot never changes."""
+    """List, inspect, check and copy snapshots. A node may run meanwhile: a snapshot never changes."""
 
 
 @snapshot.command(name="list")
@@ -86,6 +87,46 @@ def verify(path: str | None, directory: str | None, node_name: str | None, outpu
     else:
         files = [found.path for found in find_snapshots(ReadingDisk(), str(place))]
     return show_findings(_findings(files), output)
+
+
+@snapshot.command()
+@click.argument("source")
+@click.argument("file")
+def export(source: str, file: str) -> None:
+    """Copy SOURCE, a snapshot that `list` shows, to FILE, a path where nothing is; every byte is checked."""
+    described = export_snapshot(str(_file_of(Path(source))), str(Path(file).absolute()))
+    position = described.meta.position
+    click.echo(f"{file}: the state after entry {position.index} of term {position.term}")
+
+
+@snapshot.command(name="import")
+@click.argument("file")
+@click.option(
+    "--data-dir", metavar="DIR", required=True, help="The new data directory: nothing may be there."
+)
+@click.option("--node", "node_name", metavar="NAME", required=True, help="The node that gets it.")
+@click.option("--installation", metavar="NAME", default="barque", show_default=True)
+@click.option(
+    "--cluster", metavar="NAME", default="kv", show_default=True, help="The name of the new cluster."
+)
+@click.option("--machine", metavar="NAME", default="kv", show_default=True, help="Its machine.")
+@click.option("--arguments", metavar="JSON", default="{}", help="The machine's arguments, a JSON object.")
+def import_file(
+    file: str, data_dir: str, node_name: str, installation: str, cluster: str, machine: str, arguments: str
+) -> None:
+    """Make a data directory whose one member begins with the state in FILE, alone in a new cluster.
+
+    The machine must be the one that made the snapshot. Start the node with this directory; then add members.
+    """
+    try:
+        given = msgspec.json.decode(arguments, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise click.UsageError(f"--arguments: {error}") from error
+    owner = Owner(installation, node_name)
+    target = str(Path(data_dir).absolute())
+    record = import_snapshot(str(_file_of(Path(file))), target, owner, cluster, machine, given)
+    click.echo(f"{data_dir}: {record.name}@{node_name}, alone in cluster {cluster!r} ({record.cluster_id})")
+    click.echo(f"next: start {owner} with it, then: barque member add {cluster} NODE")
 
 
 def _findings(files: list[str]) -> Iterator[Finding]:

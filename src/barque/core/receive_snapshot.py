@@ -3,7 +3,6 @@
 from barque.core import messages as m
 from barque.core.append_entries import advance_commit, rewind_to_applied
 from barque.core.applying import take_callback_effects
-from barque.core.configuration import revert_overwritten
 from barque.core.dispatch import LOG_EVENTS, each, ignore, on, total
 from barque.core.effects import Effect, SendRpc, StartReceiveTimeout
 from barque.core.elections import (
@@ -23,7 +22,7 @@ from barque.core.state import Server
 from barque.core.transitions import become_follower, become_receiver, forget_leader
 from barque.core.versions import refuse_info
 from barque.errors import StorageError
-from barque.types import Index, IndexTerm
+from barque.types import IndexTerm
 
 # --- the follower --------------------------------------------------------------------------
 
@@ -45,9 +44,8 @@ def on_install_snapshot(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]
         server.log.snapshots.begin_accept(rpc.meta)
     except StorageError:
         return effects  # no room for it; the leader will try again
-    if rpc.chunk.flag is ChunkFlag.INIT:
-        revert_overwritten(server, Index(server.last_applied + 1))
-        server.log.set_last_index(server.last_applied)  # RECV-02
+    # Ra cuts its log here (RECV-02), because survivors are written into it. We keep them apart, and the log
+    # stays whole until the snapshot is installed: a majority may need entries that we have acknowledged.
     effects += become_receiver(server, rpc.meta)
     return [*effects, *on_chunk(server, rpc)]
 

@@ -168,8 +168,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The version that a new cluster starts with, if the machine supports it (VER-06)."""
     max_pipeline_count: int = 16_384
     """Entries in flight to one peer."""
-    max_pipeline_bytes: int = 4 * 1024 * 1024
-    """Bytes of entries in flight to one peer, half of what its link holds. One RPC may go beyond."""
+    max_pipeline_bytes: int = 4 * 1024 * 1024  # half of what a link holds; one RPC may go beyond
     max_append_entries_rpc_batch_size: int = 4_096
     """Entries in one RPC. Ra's 128 counts single entries; ours travel as whole batches."""
     max_append_entries_rpc_bytes: int = 1_048_576

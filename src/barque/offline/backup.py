@@ -75,7 +75,7 @@ def create_backup(
                 f"{data_dir}: not copied, since a node would not start with it: {'; '.join(causes)}. What to "
                 "do: look at `barque doctor`; to keep the damaged files, copy them with `cp -a`"
             )
-        with _new_directory(writing, target) as temporary:
+        with new_directory(writing, target) as temporary:
             files = _copy_all(disk, data_dir, writing, join(temporary, DATA), heard)
             manifest = BackupManifest(owner=report.owner, at_ms=at_ms, release=release, files=tuple(files))
             replace_file(writing, temporary, MANIFEST, encode_manifest(manifest))
@@ -125,7 +125,7 @@ def copy_file(source_disk: Disk, source: str, disk: Disk, target: str) -> tuple[
 
 
 @contextmanager
-def _new_directory(disk: Disk, target: str) -> Iterator[str]:
+def new_directory(disk: Disk, target: str) -> Iterator[str]:
     """Make a directory that gets the name `target` when it is complete, and goes if that fails.
 
     Raises `ConfigurationError` if something is there.
@@ -225,7 +225,7 @@ def restore_backup(
     owner = Owner(installation or old.installation, node or old.node)
     check_name("node", owner.node)
     check_name("installation", owner.installation)
-    with _new_directory(disk, target) as temporary:
+    with new_directory(disk, target) as temporary:
         done = 0
         for file in manifest.files:
             source = join(join(backup, DATA), file.path)

@@ -1,13 +1,26 @@
-"""The snapshots and checkpoints of a data directory, as files."""
+"""The snapshots and checkpoints of a data directory, as files: list them, copy one, begin with one."""
 
+import random
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
+from barque.core.log_contract import SnapshotKind
+from barque.errors import ConfigurationError, Damaged
 from barque.log import snapshot_format
-from barque.log.disk import Disk, join
-from barque.log.snapshot_files import FILE
+from barque.log.background import InlineWorker
+from barque.log.disk import Disk, OsDisk, ReadingDisk, join
+from barque.log.identity import Owner
+from barque.log.snapshot_files import FILE, FOLDERS, write_job
+from barque.log.snapshot_format import Description
+from barque.log.storage import Storage, StorageConfig
+from barque.machine.arguments import canonical_arguments
+from barque.offline.backup import copy_file, new_directory
 from barque.offline.inspection import SERVERS, SNAPSHOTS
+from barque.runtime.directory import Directory, new_cluster_id, new_uid
+from barque.runtime.server_record import ServerRecord, check_name, check_record
+from barque.types import MemberRecord, ServerId, Term
 
 
 class FoundSnapshot(msgspec.Struct, frozen=True):
@@ -64,3 +77,96 @@ def _describe(disk: Disk, found: FoundSnapshot) -> FoundSnapshot:
         return msgspec.structs.replace(found, bytes=file.size(), damage=str(error))
     finally:
         file.close()
+
+
+def export_snapshot(source: str, target: str) -> Description:
+    """Copy the file of a snapshot to `target`, where nothing may be, and check every byte of it.
+
+    Raises `Damaged` for a damaged file, `ConfigurationError` if something is at `target`, or if the snapshot
+    still needs entries of its log, and `OSError`.
+    """
+    reading, disk = ReadingDisk(), OsDisk()
+    described = read_whole(reading, source)
+    if disk.exists(target):
+        raise ConfigurationError(f"{target}: there is something already; name a path where nothing is")
+    copy_file(reading, source, disk, target)
+    disk.fsync_dir(target.rpartition("/")[0] or "/")
+    return described
+
+
+def read_whole(disk: Disk, path: str) -> Description:
+    """The description of a snapshot that is whole and needs no entries. Raises as `export_snapshot` does."""
+    file = disk.open(path)
+    try:
+        described = snapshot_format.verify(file.pread)
+    except snapshot_format.MalformedSnapshot as error:
+        raise Damaged(f"{path}: damaged {error}; look for another: barque snapshot list") from error
+    finally:
+        file.close()
+    if described.live:
+        raise ConfigurationError(
+            f"{path}: this machine still needs entries of its log, which are not in the file; copy the whole "
+            "directory instead: barque backup create"
+        )
+    return described
+
+
+def import_snapshot(
+    source: str, target: str, owner: Owner, cluster: str, machine: str, arguments: dict[str, Any]
+) -> ServerRecord:
+    """Make a data directory of one member, alone in its cluster, whose state is that of a snapshot.
+
+    The cluster is a new one: it has an id of its own. Raises `ConfigurationError` for names that are none and
+    a target where something is, `Damaged` for a damaged file, `StorageError` and `OSError`.
+    """
+    reading, disk, rng = ReadingDisk(), OsDisk(), random.SystemRandom()
+    described = read_whole(reading, source)
+    check_name("node", owner.node)
+    check_name("installation", owner.installation)
+    member, uid = ServerId(cluster, owner.node), new_uid(cluster, rng)
+    record = ServerRecord(
+        name=cluster,
+        uid=uid,
+        cluster=cluster,
+        machine=machine,
+        arguments=canonical_arguments(arguments),
+        initial_members=(member,),
+        cluster_id=new_cluster_id(rng),
+        initial_uids={str(member): uid},
+    )
+    check_record(record, owner.node)
+    meta = msgspec.structs.replace(described.meta, cluster=(MemberRecord(member, uid),))
+    with new_directory(disk, target) as temporary:
+        _make_server(disk, temporary, owner, record, meta.position.term)
+        folder = join(join(join(temporary, SERVERS), uid), FOLDERS[SnapshotKind.SNAPSHOT])
+        disk.mkdir(folder, parents=False)
+        file = reading.open(source)
+        try:
+            state = snapshot_format.read_state(file.pread, snapshot_format.read_description(file.pread))
+            for _ in write_job(disk, folder, meta, (), state, []):
+                pass
+        finally:
+            file.close()
+    return record
+
+
+def _make_server(disk: Disk, data_dir: str, owner: Owner, record: ServerRecord, term: Term) -> None:
+    """A data directory with one server that has a term and nothing else."""
+    directory = Directory(disk, data_dir, owner)
+    storage = Storage.open(
+        disk,
+        data_dir,
+        owner,
+        StorageConfig(wal_writer="inline", wal_prefill=False),
+        lambda _event: None,
+        lambda _function: None,
+        make_worker=lambda _wake: InlineWorker(),
+        complete=directory.create,
+    )
+    try:
+        directory.load()
+        directory.add(record)
+        storage.meta.store(record.uid, term, None)
+        storage.sync_meta()
+    finally:
+        storage.close()
