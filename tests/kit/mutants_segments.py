@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from barque.core.entries import EntryBatch
-from barque.log import flush, reconcile, recovery
+from barque.log import flush, reconcile
 from barque.log.flush import SegmentLimits
 from barque.log.log import WalLog
 from barque.log.reconcile import Stored, View
@@ -274,7 +274,7 @@ def merged_across_the_floor() -> Any:
 
 def missing_is_empty() -> Any:
     """A start takes a missing file for the end of the log (B36)."""
-    real = recovery.reconcile
+    real = reconcile.reconcile
 
     def wrong(stored: Stored, view: View | None, snapshot: IndexTerm, live: Any) -> Any:
         found = real(stored, view, snapshot, live)
@@ -282,7 +282,7 @@ def missing_is_empty() -> Any:
             return real(stored, None, snapshot, live) if view is not None else found
         return found
 
-    return patch.object(recovery, "reconcile", wrong)
+    return patch("barque.log.recovery.reconcile", wrong)
 
 
 SEGMENT_MUTANTS: tuple[Callable[[], Any], ...] = (
