@@ -93,6 +93,7 @@ class Checker:
         self.log.append(batch(1))
         self.model.put(1, 1)
         self.node.sync()
+        self.installs = 0
         self.installing: IndexTerm | None = None
         self.sent: tuple[list[int], dict[int, int]] = ([], {})
         self.perhaps: dict[IndexTerm, tuple[list[int], dict[int, int]]] = {}
@@ -261,6 +262,7 @@ class Checker:
 
     def installed(self, position: IndexTerm, sent: tuple[list[int], dict[int, int]]) -> None:
         """A snapshot has taken the place of the log."""
+        self.installs += 1
         self.model.snapshot, self.model.live, self.model.pending = position, sent[0], None
         self.model.terms = dict(sent[1])
         self.model.history |= set(sent[1].items())
@@ -358,31 +360,51 @@ def calm(checker: Checker) -> None:
     """Let everything that is under way come to its end."""
     checker.node.disk.fault = checker.node.disk.space = None
     for _ in range(12):
+        checker.step("append")  # so that the disk learns of a cut
         for operation in ("flush", "deliver", "tick", "work_on", "deliver"):
             checker.step(operation)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.integers(0, 2**32), st.lists(st.sampled_from(OPERATIONS), max_size=70))
-def test_the_whole_log_is_a_list_that_survives(seed: int, operations: list[str]) -> None:
-    """After anything: confirmed entries and survivors are there, nothing is invented, nothing comes back.
+def run(seed: int, operations: Sequence[str]) -> Checker:
+    """Run these operations, let everything come to rest, and look at what is left.
 
-    At rest, everything is confirmed, few files of the write-ahead log are left, and each segment file on the
-    disk is one that counts.
+    At rest, everything is confirmed, no file of the write-ahead log waits for a flush, and each segment file
+    on the disk is one that counts.
     """
     checker = Checker(seed)
     for operation in operations:
         checker.step(operation)
     calm(checker)
-    log, storage = checker.log, checker.node.storage
+    log, storage, disk = checker.log, checker.node.storage, checker.node.disk
     assert log.last_written() == log.last_index_term()
     assert storage.overview()["segment_writer"]["closed_files"] == 0
     directory = log.segments.directory
-    names = checker.node.disk.listdir(directory) if checker.node.disk.is_dir(directory) else []
-    assert [name for name in names if not name.endswith(".tmp")] == [
-        segment_name(part.segment.number) for part in log.segments._parts
-    ]
+    names = disk.listdir(directory) if disk.is_dir(directory) else []
+    counted = [segment_name(part.segment.number) for part in log.segments._parts]
+    assert [name for name in names if not name.endswith(".tmp")] == counted
     checker.step("crash")
-    assert not checker.node.disk.is_dir(directory) or all(
-        name.endswith(".segment") for name in checker.node.disk.listdir(directory)
+    assert all(
+        name.endswith(".segment") for name in (disk.listdir(directory) if disk.is_dir(directory) else [])
     )
+    return checker
+
+
+def random_history(seed: int) -> Checker:
+    """Run a history that this seed draws."""
+    chance = random.Random(f"history {seed}")
+    return run(seed, chance.choices(OPERATIONS, k=chance.randint(20, 120)))
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 2**32), st.lists(st.sampled_from(OPERATIONS), max_size=70))
+def test_the_whole_log_is_a_list_that_survives(seed: int, operations: list[str]) -> None:
+    """After anything: confirmed entries and survivors are there, nothing is invented, nothing comes back."""
+    run(seed, operations)
+
+
+def test_histories_do_everything() -> None:
+    """Flushes, snapshots, installs and restarts happen, so that the histories can show something."""
+    checkers = [random_history(seed) for seed in range(60)]
+    assert sum(checker.log.snapshot_index_term().index > 0 for checker in checkers) > 10
+    assert sum(checker.installs for checker in checkers) > 5
+    assert sum(len(checker.log.segments.parts) for checker in checkers) > 50
