@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from barque.core.entries import EntryBatch
-from barque.log import flush, reconcile
+from barque.log import compaction, flush, reconcile, segment_set
 from barque.log.flush import SegmentLimits
 from barque.log.log import WalLog
 from barque.log.reconcile import Stored, View
@@ -285,6 +285,37 @@ def missing_is_empty() -> Any:
     return patch("barque.log.recovery.reconcile", wrong)
 
 
+def deletions_in_any_order() -> Any:
+    """Files go without a sync between those that hide one another (B35, B42)."""
+    real = segment_set._delete
+
+    def wrong(disk: Any, lease: Any, directory: str, batches: list[list[str]]) -> Any:
+        return real(disk, lease, directory, [[path for batch in batches for path in batch]])
+
+    return patch.object(segment_set, "_delete", wrong)
+
+
+def two_compactions() -> Any:
+    """A flush and a compaction of one server run at the same time (B43)."""
+    real = SegmentWriter.compact
+
+    def wrong(self: SegmentWriter, uid: Uid) -> bool:
+        self._compacting.clear()
+        return real(self, uid)
+
+    return patch.object(SegmentWriter, "compact", wrong)
+
+
+def compaction_keeps_first_only() -> Any:
+    """A compacted file holds what is live in its first source only (B42)."""
+    real = compaction._live_batches
+
+    def wrong(disk: Any, plan: compaction.Compaction) -> Iterator[EntryBatch]:
+        return real(disk, compaction.Compaction(plan.generation, plan.sources[:1]))
+
+    return patch.object(compaction, "_live_batches", wrong)
+
+
 SEGMENT_MUTANTS: tuple[Callable[[], Any], ...] = (
     stale_last_written,
     segment_tail_counts_as_written,
@@ -310,4 +341,7 @@ SEGMENT_MUTANTS: tuple[Callable[[], Any], ...] = (
     oversized_first,
     merged_across_the_floor,
     missing_is_empty,
+    deletions_in_any_order,
+    two_compactions,
+    compaction_keeps_first_only,
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tests.kit.mutants_segments import SEGMENT_MUTANTS
-from tests.log import test_crash_points, test_segment_crash_points, test_segment_writer
+from tests.log import test_compaction, test_crash_points, test_segment_crash_points, test_segment_writer
 from tests.log.test_snapshot_mutants import calls_of
 from tests.properties.test_segment_properties import random_history
 
@@ -16,6 +16,7 @@ HISTORIES = 500
 def searches() -> Iterator[Callable[[], object]]:
     """What looks for a bug, the quick ones first."""
     yield from calls_of(test_segment_writer)
+    yield from calls_of(test_compaction)
     for seed in range(HISTORIES):
         yield lambda seed=seed: random_history(seed)
     film = test_segment_crash_points.film()
@@ -39,7 +40,8 @@ def test_a_planted_bug_is_found(plant: Callable[[], Any]) -> None:
 
 def test_without_a_bug_nothing_is_found() -> None:
     """Otherwise everything would count as found."""
-    for call in calls_of(test_segment_writer):
-        call()
+    for module in (test_segment_writer, test_compaction):
+        for call in calls_of(module):
+            call()
     for seed in range(60):
         random_history(seed)

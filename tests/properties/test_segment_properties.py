@@ -198,7 +198,7 @@ class Checker:
         index = self.random.randint(lowest, top)
         position = IndexTerm(Index(index), Term(self.model.terms[index]))
         known = self.readable(index)
-        live = sorted(self.random.sample(known, min(len(known), self.random.choice((0, 0, 1, 3)))))
+        live = sorted(self.random.sample(known, min(len(known), self.random.choice((0, 1, 3)))))
         store = self.log.snapshots
         if store.wants(SNAPSHOT, Index(index)) and store.begin(
             SNAPSHOT, SnapshotMeta(position, MEMBERS, 1), [state_at(index)], [Index(i) for i in live]
@@ -267,6 +267,10 @@ class Checker:
         self.model.terms = dict(sent[1])
         self.model.history |= set(sent[1].items())
         self.model.last = position.index
+
+    def compact(self) -> None:
+        """Begin a major compaction, if it is worth it."""
+        self.node.storage.segment_writer.compact(UID)
 
     def fail(self) -> None:
         """One of the next operations of the disk fails."""
@@ -352,7 +356,21 @@ class Checker:
 
 OPERATIONS = [
     *("append", "append", "append", "overwrite", "truncate", "flush", "flush", "flush", "deliver", "deliver"),
-    *("work", "work", "work_on", "tick", "tick", "snapshot", "receive", "fail", "full", "crash", "kill"),
+    *(
+        "work",
+        "work",
+        "work_on",
+        "tick",
+        "tick",
+        "snapshot",
+        "receive",
+        "compact",
+        "compact",
+        "fail",
+        "full",
+        "crash",
+        "kill",
+    ),
 ]
 
 
