@@ -104,9 +104,9 @@ def test_the_manifest_is_as_it_always_was() -> None:
     assert wal_format.decode_manifest(MANIFEST_BYTES) == FILES
 
 
-@pytest.mark.parametrize("kind", [wal_format.BASE, wal_format.CUT])
-def test_a_note_about_a_server_has_no_batches(kind: int) -> None:
-    """A base and a cut are a position of a server's log."""
+def test_a_base_has_no_batches() -> None:
+    """It is a position of a server's log, and nothing else."""
+    kind = wal_format.BASE
     buffers: list[bytes] = []
     wal_format.encode_record(buffers, HEAD, 64, 64, b"alpha", IndexTerm(Index(4), Term(3)), (), kind)
     data = b"".join(buffers)

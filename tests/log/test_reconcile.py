@@ -85,7 +85,7 @@ TABLE = {
     ),
     "the snapshot covers the beginning of the segments": (
         *(segments(run(1, 60, 3)), None, S50, ()),
-        joined(60, at(60, 3), view=False),
+        joined(60, at(60, 3), view=False, untrusted=50),
     ),
     "segments begin behind the snapshot": (
         *(segments(run(51, 60, 3)), None, S50, ()),
@@ -152,7 +152,7 @@ TABLE = {
     ),
     "live entries are only in the view": (
         *(segments(run(1, 20, 3)), view(NOWHERE, run(1, 60, 3)), S50, (7, 39)),
-        joined(20, at(20, 3), view=True),
+        joined(20, at(20, 3), view=True, untrusted=20),
     ),
     "live entries are only in the view, and the segments are of another log": (
         *(segments(run(1, 45, 1)), view(NOWHERE, run(1, 60, 3)), S50, (7,)),

@@ -50,7 +50,7 @@ class Filmed(Checker):
         disk.fault = None
         state = Checker.__new__(Checker)
         state.random = random.Random(1)
-        for name in ("model", "installing", "sent", "perhaps"):
+        for name in ("model", "installs", "installing", "sent", "perhaps"):
             setattr(state, name, copy.deepcopy(getattr(self, name)))
         self.points.append(Point(f"{operation} {path}", copy.deepcopy(disk), state, self.confirmed()))
         disk.fault = self._photograph
@@ -61,8 +61,7 @@ class Filmed(Checker):
         self.node.disk.fault = self._photograph
 
 
-@pytest.fixture(scope="module")
-def points() -> list[Point]:
+def film() -> list[Point]:
     """The disk and the promises at each operation of two lives."""
     found = []
     for seed in SEEDS:
@@ -72,6 +71,12 @@ def points() -> list[Point]:
         assert life.log.snapshot_index_term().index
         found += life.points
     return found
+
+
+@pytest.fixture(scope="module")
+def points() -> list[Point]:
+    """See `film`."""
+    return film()
 
 
 def crashed(disk: SimDisk, fate: str) -> SimDisk:

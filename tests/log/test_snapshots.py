@@ -373,7 +373,7 @@ def test_a_recovery_checkpoint_is_complete_at_once_and_replaces_the_last() -> No
     sim(node).space = 10
     assert not node.begin(RECOVERY, 30)
     assert recovery_point(node) == 20
-    assert "no recovery checkpoint" in node.store.overview()["notes"][0]
+    assert "no recovery checkpoint was written" in node.store.overview()["notes"][0]
 
 
 def test_a_start_begins_at_a_checkpoint_only_if_its_entry_is_in_the_log() -> None:
@@ -397,7 +397,9 @@ def test_a_start_begins_at_a_checkpoint_only_if_its_entry_is_in_the_log() -> Non
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "missing", "other"])
 @pytest.mark.parametrize("kind", [SNAPSHOT, CHECKPOINT, RECOVERY])
-def test_a_damaged_one_is_skipped_and_reported(kind: SnapshotKind, harm: str) -> None:
+def test_a_damaged_one_is_skipped_and_reported(
+    kind: SnapshotKind, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """SNAP-10: the next older one counts. A damaged snapshot stays until a newer one is there."""
     node = Node()
     node.write(SNAPSHOT, 5)
@@ -419,6 +421,7 @@ def test_a_damaged_one_is_skipped_and_reported(kind: SnapshotKind, harm: str) ->
     assert (node.current(), recovery_point(node)) == (5, 5)
     [note] = node.store.notes
     assert path.removesuffix("/snapshot") in note
+    assert note in caplog.text
     node.write(SNAPSHOT, 30)
     assert node.indexes(SNAPSHOT) == [30]
     node.open()

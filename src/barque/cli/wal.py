@@ -15,7 +15,6 @@ from barque.cli.places import dev_options, place_of, stopped_directory
 from barque.cli.progress import Progress
 from barque.log.disk import ReadingDisk
 from barque.log.dump import Dumped, DumpedEnd, DumpedHead, DumpedRecord, dump_wal
-from barque.log.wal_format import BASE
 from barque.offline.inspection import inspect_wal
 
 _ENDINGS = {
@@ -96,9 +95,8 @@ def _as_line(found: Dumped) -> str:
         case DumpedRecord(uid=""):
             return f"  {found.offset:>9} mark: synced to {found.synced_to}"
         case DumpedRecord(batches=0):
-            position = f"{found.previous_index} of term {found.previous_term}"
-            what = "begins anew behind" if found.kind == BASE else "ends with"
-            return f"  {found.offset:>9} {found.uid} {what} {position}, synced to {found.synced_to}"
+            base = f"{found.previous_index} of term {found.previous_term}"
+            return f"  {found.offset:>9} {found.uid} begins anew behind {base}, synced to {found.synced_to}"
         case DumpedRecord():
             terms = ", ".join(map(str, found.terms))
             term = "" if found.previous_term is None else f" of term {found.previous_term}"

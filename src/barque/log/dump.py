@@ -37,7 +37,6 @@ class DumpedRecord(msgspec.Struct, frozen=True):
     terms: tuple[int, ...]
     batches: int
     entries: int
-    kind: int
 
 
 class DumpedEnd(msgspec.Struct, frozen=True):
@@ -85,7 +84,6 @@ def _dumped(found: Record | CleanEnd | TornTail | Damage) -> Dumped:
                 terms=tuple(term for term, _ in groupby(batch.term for batch in batches)),
                 batches=len(batches),
                 entries=sum(batch.count for batch in batches),
-                kind=found.kind,
             )
         case CleanEnd():
             return DumpedEnd(found.offset, "stale" if found.stale else "clean", "")

@@ -20,6 +20,7 @@ from barque.log.background import Job
 from barque.log.disk import TEMPORARY, Disk, join
 from barque.log.lease import Lease, LeaseEndedError
 from barque.log.segment import OpenSegment, Segment, write_segment
+from barque.log.segment_format import PLACE_SIZE, RECORD_HEAD_SIZE, TAIL_SIZE
 from barque.log.segment_set import Part, SegmentSet, SnapshotState, segment_path
 from barque.types import Index
 
@@ -115,7 +116,7 @@ def merged_sources(
     """The files directly before `batches` that are small enough to be copied, oldest first."""
     sources: list[Source] = []
     entries = sum(batch.count for batch in batches)
-    size = sum(len(batch.body) for batch in batches)
+    size = TAIL_SIZE + sum(RECORD_HEAD_SIZE + len(batch.body) + PLACE_SIZE for batch in batches)
     first = batches[0].first_index
     for part in reversed(parts):
         segment = part.segment

@@ -66,7 +66,7 @@ class WalLog:
         self._wal = wal
         self._memtable = memtable
         self._last_written = memtable.last()
-        self._uncut = False  # whether the disk has more than `set_last_index` has left
+        self._uncut: int | None = None  # where `set_last_index` has cut, if the disk may have more
         self._clip: int | None = None  # the lowest index kept since the flush under way began
         self.segments = segments
         self.snapshots = snapshots
@@ -118,23 +118,20 @@ class WalLog:
     def set_last_index(self, index: Index) -> None:
         """Forget every entry above `index` (LOG-07).
 
-        The write-ahead log notes it with the next write. Until then, a restart brings the
-        forgotten entries back. That is safe. The server then is in a state in which it was before, except
+        Nothing is written: until the next append, a restart brings the forgotten entries
+        back. That is safe. The server then is in a state in which it was before, except
         that its term and vote are newer; the entries were made by the leaders of their terms, so
         log matching holds; no leader counts them, as only what is reported after the restart
         is counted, and they conflict with a newer leader's log only until that leader
         overwrites them, as it would have done had its message come after the crash. But they must come back
-        whole: until the note is on disk, no file of the write-ahead log that holds some of them may go.
+        whole. So until an entry behind `index` is on disk, which tells a restart that they were forgotten,
+        no file of the write-ahead log that may hold some of them goes.
         """
         end = self._memtable.last().index
         assert 0 <= index <= end, (index, end)
         if index < end:
             self._truncate(index)
-            self._uncut = True
-            self._wal.cut(self._uid, self._memtable.last(), self._on_cut)
-
-    def _on_cut(self) -> None:
-        self._uncut = False
+            self._uncut = index
 
     def _truncate(self, last: Index) -> None:
         position = self._position(last)
@@ -145,6 +142,8 @@ class WalLog:
             self._memtable.truncate(last)
         if self._clip is not None and last < self._clip:
             self._clip = last
+        if self._uncut is not None and last < self._uncut:
+            self._uncut = last
         if last < self._last_written.index:  # at once: removed entries must not be counted
             self._last_written = position
         self._check()
@@ -188,6 +187,8 @@ class WalLog:
             return
         while self._memtable.fetch_term(last) != event.term:
             last -= 1  # rare: the tail was overwritten while it was being synced
+        if self._uncut is not None and last > self._uncut:
+            self._uncut = None
         self._last_written = IndexTerm(Index(last), event.term)
 
     def resubmit(self) -> None:
@@ -197,9 +198,6 @@ class WalLog:
         if self.segments.settling and not self.segments.may_settle:
             self._wal.rebase(self._uid, self.segments.snapshot.position, self._on_base)
             confirmed = self.segments.snapshot.position.index
-            self._uncut = False
-        elif self._uncut:
-            self._wal.cut(self._uid, self._last_written, self._on_cut)
         self._submit_from(confirmed + 1)
 
     def _on_resend(self, first: Index) -> None:
@@ -225,10 +223,10 @@ class WalLog:
     def unflushed(self, limit: Index) -> Index:
         """Up to which index, at most `limit`, entries are only in the write-ahead log; 0 for none.
 
-        What the log no longer holds needs no flush, once the write-ahead log says so. While files of a
+        What the log no longer holds needs no flush, once the disk says so, too. While files of a
         replaced log are there, it must go on to say that the log was replaced.
         """
-        if self.segments.settling or self._uncut:
+        if self.segments.settling or self._uncut is not None:
             return limit
         last = min(limit, self._memtable.last().index)
         return Index(last) if last > self._memtable.base().index else Index(0)
@@ -309,7 +307,7 @@ class WalLog:
         self.segments.replace_all(state, self.snapshots.live_file())
         self._memtable.reset(position)
         self._last_written = position
-        self._uncut = False
+        self._uncut = None
         self._wal.rebase(self._uid, position, self._on_base)
         self._check()
 

@@ -69,7 +69,7 @@ def reconcile(
     if view is not None and view.last.index >= snapshot.index:
         found = _meet(stored, view, snapshot, end)
         if found is not None:
-            return _joined(stored, snapshot, _lowered(stored, view, snapshot, live) or found, view=True)
+            return _joined(_lowered(stored, view, snapshot, live) or found, snapshot, view=True)
         lowest = max(view.base.index, snapshot.index)
         if not _is_replaced(_term_in(view, lowest), snapshot):
             return Missing(
@@ -78,7 +78,7 @@ def reconcile(
             )
     if beyond is not None and not _is_replaced(beyond.term, snapshot):
         return Missing(f"segments hold entry {beyond.index}, which does not follow entry {end.index}")
-    return _joined(stored, snapshot, end, view=False)
+    return _joined(end, snapshot, view=False)
 
 
 def _chain(stored: Stored, snapshot: IndexTerm) -> tuple[IndexTerm, IndexTerm | None]:
@@ -135,8 +135,6 @@ def _is_replaced(term: Term | None, snapshot: IndexTerm) -> bool:
     return term is not None and term < snapshot.term
 
 
-def _joined(stored: Stored, snapshot: IndexTerm, join: IndexTerm, *, view: bool) -> Joined:
-    lowest = min(join, snapshot, key=lambda position: position.index)
-    inside = any(first <= lowest.index <= last for first, last in stored.ranges)
-    trusted = not lowest.index or (inside and stored.term_at(lowest.index) == lowest.term)
-    return Joined(join.index, join, view, Index(0 if trusted else lowest.index))
+def _joined(join: IndexTerm, snapshot: IndexTerm, *, view: bool) -> Joined:
+    """Trust no segment below the snapshot: nothing tells there whether an older log shows through."""
+    return Joined(join.index, join, view, min(join.index, snapshot.index))

@@ -2,8 +2,8 @@
 
 `write_segment` makes a file, beside the loop. A `Segment` says what a file holds, from its head and its tail,
 and costs no descriptor. `SegmentCache` opens the files that are read, for all servers of a data directory:
-the most recently used stay open. A reader that must not lose a file pins it: a pinned file that is retired is
-held open until its last reader lets go.
+the most recently used stay open. A reader that must not lose a file pins it: it stays open until the last
+reader lets go.
 """
 
 import contextlib
@@ -187,13 +187,13 @@ class OpenSegment:
 
 
 class SegmentCache:
-    """The open segment files of a data directory: the most recently used, and those that readers hold."""
+    """The open segment files of a data directory: the most recently used, and the pinned ones."""
 
     def __init__(self, disk: Disk, files_max: int = OPEN_FILES_MAX) -> None:
         self._disk = disk
         self._files_max = files_max
         self._open: OrderedDict[Segment, OpenSegment] = OrderedDict()
-        self._held: dict[Segment, OpenSegment] = {}  # retired, and still read
+        self._held: dict[Segment, OpenSegment] = {}  # pinned
 
     @property
     def files(self) -> int:
@@ -220,7 +220,10 @@ class SegmentCache:
         return found
 
     def pin(self, segment: Segment) -> None:
-        """Keep the segment readable until `unpin`, whatever becomes of its name."""
+        """Keep the segment open until `unpin`, whatever becomes of its name. Raises as `open` does."""
+        if not segment.pins:
+            self._held[segment] = self.open(segment)
+            self._open.pop(segment, None)
         segment.pins += 1
 
     def unpin(self, segment: Segment) -> None:
@@ -231,11 +234,8 @@ class SegmentCache:
             self._held.pop(segment).close()
 
     def retire(self, segment: Segment) -> None:
-        """The file is about to lose its name. Raises `StorageError` if it is pinned and cannot be opened."""
-        if segment.pins:
-            self._held[segment] = self.open(segment)
-            self._open.pop(segment, None)
-        elif segment in self._open:
+        """The file is about to lose its name."""
+        if segment in self._open:
             self._open.pop(segment).close()
 
     def close(self) -> None:
@@ -256,9 +256,15 @@ def reading(segment: Segment) -> Iterator[None]:
 
 
 def write_segment(
-    disk: Disk, lease: Lease, directory: str, number: int, uid: Uid, batches: Iterable[EntryBatch]
+    disk: Disk,
+    lease: Lease,
+    directory: str,
+    number: int,
+    uid: Uid,
+    batches: Iterable[EntryBatch],
+    suffix: str = TEMPORARY,
 ) -> Generator[None, None, Segment]:
-    """Write one file under its temporary name, and sync it; the caller renames it.
+    """Write one file under its name and `suffix`, and sync it; the caller renames it.
 
     A job's part: it yields about every MiB. Raises `OSError`, or `LeaseEndedError`.
     """
@@ -267,7 +273,7 @@ def write_segment(
     buffers, offset = [encoder.head], 0
     terms: Terms = []
     with lease.step():
-        file = disk.create(path + TEMPORARY)
+        file = disk.create(path + suffix)
     try:
         for batch in batches:
             if not terms or terms[-1][1] != batch.term:

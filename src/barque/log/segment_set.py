@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from barque.core.entries import EntryBatch
-from barque.errors import StorageError
 from barque.log.background import Job
 from barque.log.disk import TEMPORARY, Disk, join
 from barque.log.lease import Lease
@@ -97,8 +96,8 @@ class SegmentSet:
     """Answers for the entries of one server that are no longer in memory (`memtable.Older`).
 
     `end` is the memtable's base: everything above it is the memtable's to answer. `first` is the lowest index
-    from which on no entry is missing, up to `end`; one above `end` if there is none. `untrusted`: files that
-    begin at or below it only answer for live entries. `generation` counts the times when everything was
+    from which on no entry is missing, up to `end`; one above `end` if there is none. `untrusted`: up to
+    here, files only answer for live entries. `generation` counts the times when everything was
     replaced, so that a late result of an earlier time is known.
     """
 
@@ -120,6 +119,8 @@ class SegmentSet:
         self._removing = False
         self.settling = False
         """Whether files of a log that an installed snapshot has replaced are still there."""
+        self.looks = 0
+        """How often files could be dropped since the last major compaction (COMP-04)."""
         self.may_settle = False
         """Whether the write-ahead log says that the log was replaced."""
         self._live: Segment | None = None  # the survivors below that snapshot, in the snapshot's directory
@@ -135,6 +136,27 @@ class SegmentSet:
     def parts(self) -> Sequence[Part]:
         """The files that count, from the lowest index to the highest."""
         return self._counting
+
+    @property
+    def all_parts(self) -> Sequence[Part]:
+        """All files, in the order of their numbers, hidden ones too."""
+        return self._parts
+
+    def pin(self, segments: Iterable[Segment]) -> None:
+        """Keep these files open. Raises `Damaged` or `StorageError`, and then pins none."""
+        pinned: list[Segment] = []
+        try:
+            for segment in segments:
+                self._cache.pin(segment)
+                pinned.append(segment)
+        except BaseException:
+            self.unpin(pinned)
+            raise
+
+    def unpin(self, segments: Iterable[Segment]) -> None:
+        """Let go of pinned files."""
+        for segment in segments:
+            self._cache.unpin(segment)
 
     @property
     def retains(self) -> bool:
@@ -289,23 +311,36 @@ class SegmentSet:
         """Let new files go that come too late: everything was replaced while they were written."""
         self._discard(list(segments))
 
-    def replace(self, sources: Sequence[Segment], segment: Segment | None) -> None:
-        """Let a compacted file, which has the number of the first source, stand for all sources."""
-        places = [place for place, part in enumerate(self._parts) if part.segment in sources]
-        assert len(places) == len(sources), sources
-        last = self._parts[places[-1]].last
-        kept = [part for part in self._parts if part.segment not in sources]
-        gone = list(sources)
+    def replace(self, sources: Sequence[Segment], made: Segment) -> None:
+        """Let a compacted file, which has the name of the first source, stand for all sources.
+
+        Sources may have been dropped meanwhile: nobody needs what they held.
+        """
+        self._cache.retire(sources[0])  # its name is the new file's already
+        if all(part.segment is not sources[0] for part in self._parts):
+            self._discard([made])
+            return
         self.major_compactions += 1
         self.segments_compacted += len(sources)
-        self.segments_written += segment is not None
-        if segment is not None:
-            kept.insert(places[0], Part(segment, min(segment.tail.last.index, last)))
-            self._cache.retire(sources[0])  # its name is the new file's already
-            gone = gone[1:]
+        self.segments_written += 1
+        last = 0
+        kept: list[Part] = []
+        gone: list[Segment] = []
+        for part in self._parts:
+            if part.segment not in sources:
+                kept.append(part)
+                continue
+            last = max(last, part.last)
+            if part.segment is sources[0]:
+                kept.append(merged := Part(made, 0))
+            else:
+                gone.append(part.segment)
+        merged.last = min(made.tail.last.index, last)
         self._parts = kept
         self._changed()
-        self._discard(gone)
+        self._garbage.append([])  # the name must be durable before the others go: this only syncs
+        for segment in gone:  # one after the other: each hides the new file from its first index on
+            self._discard([segment])
 
     def advance(self, end: IndexTerm) -> None:
         """Raise `end`: nobody needs the entries up to there, and no file has them."""
@@ -402,6 +437,7 @@ class SegmentSet:
                 reach = max(reach, end)
             else:
                 gone.append(part.segment)
+        self.looks += 1
         if gone:
             self.minor_compactions += 1
             self._parts = kept
@@ -414,9 +450,11 @@ class SegmentSet:
         self._firsts = [part.first for part in self._counting]
         first = self.end.index + 1
         for part in reversed(self._counting):
-            if part.last != first - 1 or part.segment.tail.has_gaps or part.first <= self.untrusted:
+            if part.last != first - 1 or part.segment.tail.has_gaps:
                 break
-            first = part.first
+            first = max(part.first, self.untrusted + 1)
+            if part.first <= self.untrusted:
+                break
         self.first = Index(first)
 
     # --- files that go -----------------------------------------------------------------
@@ -437,8 +475,7 @@ class SegmentSet:
         self._removing = True
         for batch in batches:
             for segment in batch:
-                with contextlib.suppress(StorageError):  # its reader will hear of it
-                    self._cache.retire(segment)
+                self._cache.retire(segment)
 
         def ended(error: Exception | None) -> None:
             self._removing = False
@@ -454,8 +491,7 @@ class SegmentSet:
         """The server is being deleted: nothing writes its files from now on."""
         self.lease.end()
         for part in self._parts:
-            with contextlib.suppress(StorageError):
-                self._cache.retire(part.segment)
+            self._cache.retire(part.segment)
 
 
 def _delete(disk: Disk, lease: Lease, directory: str, batches: list[list[str]]) -> Job:

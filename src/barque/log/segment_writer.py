@@ -16,7 +16,9 @@ meanwhile: then the lease of its files has ended, and nobody waits for the flush
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from barque.errors import StorageError
 from barque.log.background import Worker
+from barque.log.compaction import Compaction, plan_compaction, run_compaction
 from barque.log.disk import Disk
 from barque.log.flush import FlushPlan, SegmentLimits, run_flush
 from barque.log.lease import LeaseEndedError
@@ -24,6 +26,8 @@ from barque.log.log import WalLog
 from barque.log.segment import Segment
 from barque.types import Index, Uid
 
+MINORS = 8
+"""After so many minor compactions of a log, a major one is considered (COMP-04)."""
 FLUSHES_MAX = 4
 """Flushes under way at a time. Each has a file open."""
 
@@ -45,12 +49,14 @@ class SegmentWriter:
         self._closed: dict[int, dict[Uid, Index]] = {}  # oldest first; servers whose entries may be unflushed
         self._flushing: set[Uid] = set()
         self._cleaning: set[Uid] = set()
+        self._compacting: set[Uid] = set()  # at most one: it is the least urgent work
         self._failed: set[Uid] = set()  # they wait for the next tick, and then merge nothing
         self._cautious: set[Uid] = set()
         self._retiring = False
         self.due = False
         """Whether `step` may have something to do."""
         self.mem_tables = self.segments = self.entries = self.bytes_written = self.failures = 0
+        self.major_compactions = 0
         self.last_failure = ""
 
     def add(self, number: int, holds: Mapping[Uid, Index]) -> None:
@@ -98,7 +104,7 @@ class SegmentWriter:
         wanted: dict[Uid, Index] = {}
         for holds in self._closed.values():
             for uid, last in holds.items():
-                if uid not in self._flushing and uid not in self._failed:
+                if uid not in self._flushing | self._failed | self._compacting:
                     wanted[uid] = max(last, wanted.get(uid, last))
         return wanted
 
@@ -157,12 +163,58 @@ class SegmentWriter:
 
         self._worker.submit(job, finished)
 
+    # --- compaction ----------------------------------------------------------------------
+
+    def compact(self, uid: Uid) -> bool:
+        """Begin a major compaction of this server's files, if one is worth it and none is under way."""
+        log = self._logs.get(uid)
+        if log is None or self._compacting or uid in self._flushing or log.segments.settling:
+            return False
+        segments = log.segments
+        plan = plan_compaction(segments, self._limits)
+        segments.looks = 0
+        if plan is None:
+            return False
+        sources = [source.segment for source in plan.sources]
+        try:
+            segments.pin(sources)
+        except StorageError:
+            return False
+        self._compacting.add(uid)
+
+        def finished(made: Segment | None, error: Exception | None) -> None:
+            self._compacting.discard(uid)
+            self.due = True
+            if self._logs.get(uid) is log:
+                self._compacted(log, plan, made, error)
+            segments.unpin(sources)
+
+        self._worker.submit(run_compaction(self._disk, segments, plan), finished)
+        return True
+
+    def _compacted(
+        self, log: WalLog, plan: Compaction, made: Segment | None, error: Exception | None
+    ) -> None:
+        segments = log.segments
+        if made is None:
+            self.failures += 1
+            self.last_failure = f"{type(error).__name__}: {error}"
+        elif plan.generation != segments.generation:
+            segments.reject([made])
+        else:
+            segments.replace([source.segment for source in plan.sources], made)
+            self.major_compactions += 1
+            segments.compact()
+        self.clean(log.uid)
+
     def _clean(self) -> None:
         for uid, log in self._logs.items():
             if log.segments.settling:
                 log.segments.settle()
             if log.segments.has_garbage:
                 self.clean(uid)
+            elif log.segments.looks >= MINORS:
+                self.compact(uid)
 
     @property
     def backlog(self) -> int:
@@ -178,6 +230,7 @@ class SegmentWriter:
             "segments": self.segments,
             "entries": self.entries,
             "bytes_written": self.bytes_written,
+            "major_compactions": self.major_compactions,
             "failures": self.failures,
             "last_failure": self.last_failure,
         }

@@ -18,6 +18,7 @@ orderly stop may write one more, the *recovery checkpoint*.
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -42,6 +43,8 @@ from barque.log.snapshot_format import (
 )
 from barque.log.snapshot_transfer import Incoming, OutgoingSnapshot
 from barque.types import Index, IndexTerm, Uid
+
+logger = logging.getLogger("barque.storage")
 
 _ENTRY_BYTES = 1024
 """The work that an entry saves is counted as that of so many bytes of a snapshot."""
@@ -176,8 +179,12 @@ class SnapshotStore:
                 f"Servers concerned: {self._uid}"
             ) from error
         except MalformedSnapshot as error:
-            self.notes.append(f"{path}: damaged, and skipped: {error}")
+            self._note(f"{path}: damaged, and skipped: {error}")
             return None
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        logger.warning("%s", text)
 
     def _folder(self, kind: SnapshotKind) -> str:
         return join(self._dir, FOLDERS[kind])
@@ -212,7 +219,7 @@ class SnapshotStore:
             try:
                 good = self._examine(kept.path, whole=True)
             except OSError as error:
-                self.notes.append(f"{kept.path}: cannot be read, and skipped: {error}")
+                self._note(f"{kept.path}: cannot be read, and skipped: {error}")
                 continue
             if good is not None:
                 return kept.meta
@@ -324,7 +331,7 @@ class SnapshotStore:
         except StopIteration as end:
             self._recovery = end.value
         except Exception as error:
-            self.notes.append(f"no recovery checkpoint: {error!r}")
+            self._note(f"{self._folder(_RECOVERY)}: no recovery checkpoint was written: {error!r}")
             return False
         if old is not None:
             with contextlib.suppress(OSError):  # the next start takes the newest one

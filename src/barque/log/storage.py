@@ -401,7 +401,10 @@ class Storage:
             "data_dir": self._data_dir,
             "sync_seconds_measured": self._sync_seconds,
             **self.wal.overview(),
-            "recovery_notes": list(self._notes),
+            "recovery_notes": [
+                *self._notes,
+                *(n for log in self._logs.values() for n in log.snapshots.notes),
+            ],
             "servers": len(self._logs),
             **self.guard.overview(),
             "wal": self.wal.counters(),

@@ -17,7 +17,6 @@ from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Writte
 from barque.log.wal_files import WalFiles
 from barque.log.wal_format import (
     BASE,
-    CUT,
     ENTRIES,
     FILE_HEAD_SIZE,
     MARK,
@@ -38,11 +37,11 @@ class _Stream:
 
     `last` is the last index submitted. `queued` are the consecutive batches that wait for the
     next flush, behind the entry `previous`; None when there are none. `clip` is the lowest
-    index overwritten since the flush under way began: that flush may no longer confirm it. `note` is what
-    the next write says before them.
+    index overwritten since the flush under way began: that flush may no longer confirm it. `base` is the
+    position behind which the log begins anew, which the next write says before anything else.
     """
 
-    __slots__ = ("clip", "gap_reported", "gone", "last", "name", "note", "previous", "queued", "uid")
+    __slots__ = ("base", "clip", "gap_reported", "gone", "last", "name", "previous", "queued", "uid")
 
     def __init__(self, uid: Uid, last: int) -> None:
         self.uid = uid
@@ -51,7 +50,7 @@ class _Stream:
         self.last = last
         self.previous = NOWHERE
         self.queued: list[EntryBatch] | None = None
-        self.note: _Note | None = None
+        self.base: _Base | None = None
         self.clip: int | None = None
         self.gap_reported = False
         self.gone = False
@@ -67,11 +66,11 @@ class _Stream:
             queued[-1] = queued[-1].cut(queued[-1].first_index, first - 1)
 
 
-_Note = tuple[int, IndexTerm, Callable[[], None]]
-"""A record without entries: its kind, its position, and what to call when it is on disk."""
+_Base = tuple[IndexTerm, Callable[[], None]]
+"""A new base, and what to call when it is on disk."""
 
-_Item = tuple[_Stream, IndexTerm, list[EntryBatch], int, _Note | None]
-"""One record to write: its stream, previous position, batches and size in bytes; or a note."""
+_Item = tuple[_Stream, IndexTerm, list[EntryBatch], int, _Base | None]
+"""One record to write: its stream, previous position, batches and size in bytes; a base has no batches."""
 
 
 class Wal:
@@ -147,29 +146,11 @@ class Wal:
         """
         stream = self._streams[uid]
         stream.overwrite(0)
-        self._note(stream, (BASE, base, done), base.index)
-
-    def cut(self, uid: Uid, last: IndexTerm, done: Callable[[], None]) -> None:
-        """End a server's log with `last`; `done` is called when that is on disk. Else as `rebase`."""
-        stream = self._streams[uid]
-        stream.overwrite(last.index + 1)
-        note = (CUT, stream.previous if stream.queued else last, done)  # the note comes before what is queued
-        if stream.note is not None and stream.note[0] == BASE:  # a log that begins anew has nothing to cut
-            _, base, begun = stream.note
-
-            def both() -> None:
-                begun()
-                done()
-
-            note = (BASE, base, both)
-        self._note(stream, note, last.index)
-
-    def _note(self, stream: _Stream, note: _Note, last: int) -> None:
-        stream.last = last
+        stream.last = base.index
         stream.gap_reported = False
         if self.failed_reason is not None and not self._reopening:
             return
-        stream.note = note
+        stream.base = (base, done)
         if stream.queued is None:
             stream.queued = []
             self._dirty.append(stream)
@@ -179,7 +160,7 @@ class Wal:
         stream = self._streams.pop(uid, None)
         if stream is not None:
             stream.gone = True
-            stream.queued = stream.note = None
+            stream.queued = stream.base = None
 
     def submit(self, uid: Uid, previous: IndexTerm, batch: EntryBatch) -> None:
         """Queue a batch that follows the entry at `previous` of its server's log.
@@ -246,12 +227,12 @@ class Wal:
         taken = 0
         for stream in self._dirty:
             batches = stream.queued
-            if stream.note is not None:
+            if stream.base is not None:
                 size = record_size(stream.name, ())
                 if size > room and items:
                     break
-                items.append((stream, stream.note[1], [], size, stream.note))
-                stream.note = None
+                items.append((stream, stream.base[0], [], size, stream.base))
+                stream.base = None
                 room -= size
                 taken += 1
                 self._dirty.append(stream)  # its batches come with the next write
@@ -303,7 +284,7 @@ class Wal:
         buffers: list[bytes] = []
         offset = synced_to = current.end
         limit = files.max_size_bytes - len(TERMINATOR)
-        for stream, previous, batches, size, note in items:
+        for stream, previous, batches, size, base in items:
             full = files.max_entries is not None and current.entries >= files.max_entries
             if (full or offset + size > limit) and offset > FILE_HEAD_SIZE:
                 self._write(buffers, offset)
@@ -311,11 +292,11 @@ class Wal:
                 current = files.current
                 buffers = []
                 offset = synced_to = current.end
-            if note is None:
+            if base is None:
                 kind, newest = ENTRIES, batches[-1]
                 current.holds[stream.uid] = Index(newest.first_index + newest.count - 1)
             else:
-                kind = note[0]
+                kind = BASE
                 current.holds[stream.uid] = previous.index
             offset = encode_record(
                 buffers, current.head, offset, synced_to, stream.name, previous, batches, kind
@@ -345,13 +326,13 @@ class Wal:
         if error is not None:
             self._fail(error)
             return
-        for stream, _, batches, _, note in items:
+        for stream, _, batches, _, base in items:
             if stream.gone:
                 continue
-            if note is None:
+            if base is None:
                 self._report_written(stream, batches)
             else:
-                note[2]()
+                base[1]()
         if self._reopening and not self._dirty:
             self._end_reopening()
         else:
@@ -423,7 +404,7 @@ class Wal:
         self.failed_reason = f"{type(error).__name__}: {error}"
         self._reopening = False
         for stream in self._dirty:
-            stream.queued = stream.note = None
+            stream.queued = stream.base = None
         self._dirty.clear()
         self._gaps.clear()
         if was_accepting:

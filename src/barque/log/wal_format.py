@@ -47,8 +47,6 @@ MARK = 1
 """A record without batches: it only says how far the file is known to be synced."""
 BASE = 2
 """A record without batches, but of a server: its log begins anew behind the previous entry."""
-CUT = 3
-"""A record without batches, but of a server: its log ends with the previous entry."""
 
 
 class FileHead(msgspec.Struct, frozen=True):
@@ -60,7 +58,7 @@ class FileHead(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One server's consecutive batches of one flush, its new base, its cut (no batches), or a mark (no uid).
+    """One server's consecutive batches of one flush, its new base (no batches), or a mark (no uid).
 
     Everything below `synced_to` was known to be on disk when this record was written.
     `end` is the offset behind it. `previous_term` is the term of the entry at `previous_index`; None in a

@@ -24,7 +24,7 @@ class Gateway(Protocol):
 
 
 def member_status(process: ServerProcess) -> dict[str, Any]:
-    """Where one member stands. `snapshot_index` is 0 until snapshots exist."""
+    """Where one member stands. `snapshot_index` is 0 before the first snapshot."""
     server = process.server
     last, written = server.log.last_index_term(), server.log.last_written()
     status: dict[str, Any] = {

@@ -511,7 +511,7 @@ class Host:
             return
         if self.disk.fault is not None and str(process.failure).startswith(("StorageError: ", "OSError: ")):
             self.sim.transcript.counts["servers stopped by their disk"] += 1
-            self.sim.loop.later(self.sim.chance.uniform(0.0, 1.0), partial(self.crash, power=False))
+            self.sim.loop.later(0.0, partial(self.crash, power=False))
             return
         name = "isolation (I31)" if self.failed else "no server fails"
         states = (str(process.failure), f"machines that raised on this node: {list(self.failed)}")
