@@ -232,3 +232,52 @@ def test_a_list_cannot_lead_out_of_the_backup(path: str) -> None:
     )
     with pytest.raises(MalformedText):
         decode_manifest(encode_manifest(manifest))
+
+
+async def test_a_running_node_is_copied_as_of_one_moment(tmp_path: Path) -> None:
+    """Under load, with log files that roll over and segments that come and go: the copy is a whole directory.
+
+    Everything acknowledged before the copy is in it, and the node goes on; nothing of the copy is left there.
+    """
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    async with nodes(tmp_path, 1, log=SMALL) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        stopped = False
+
+        async def load() -> int:
+            total = 0
+            while not stopped:
+                total = await client.process_command("sum", 1)
+                await client.process_command("sum", "x" * 2_000)
+            return total
+
+        for number in range(3):
+            task = asyncio.create_task(load())
+            await asyncio.sleep(0.3)
+            before = await client.consistent_query("sum", "value")
+            target = tmp_path / f"backup{number}"
+            done = await asyncio.to_thread(
+                run_barque,
+                *("backup", "live", str(target), "--node", single.addresses["n1"]),
+                *("--secret-file", str(secret)),
+            )
+            assert done.returncode == 0, done.stderr
+            stopped = True
+            await task
+            stopped = False
+            assert not (tmp_path / "n1" / "linked-copy").exists()
+            verified = await asyncio.to_thread(run_barque, "backup", "verify", str(target))
+            assert (verified.returncode, verified.stdout) == (0, "nothing is wrong\n")
+            home = tmp_path / f"restored{number}"
+            home.mkdir()
+            done = await asyncio.to_thread(
+                run_barque, "backup", "restore", str(target), "--to", str(home / "n1")
+            )
+            assert done.returncode == 0, done.stderr
+            async with nodes(home, 1, log=SMALL) as again, again.client() as other:
+                assert await other.consistent_query("sum", "value") >= before
+        final = await client.consistent_query("sum", "value")
+    async with nodes(tmp_path, 1, log=SMALL) as single, single.client() as client:
+        assert await client.consistent_query("sum", "value") == final

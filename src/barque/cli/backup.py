@@ -1,4 +1,4 @@
-"""`barque backup`: copy a stopped node's data directory, check the copy, restore it."""
+"""`barque backup`: copy the data directory of a stopped or a running node, check the copy, restore it."""
 
 import time
 from pathlib import Path
@@ -7,15 +7,17 @@ import click
 
 import barque
 from barque.cli.doctor import show_findings
+from barque.cli.failures import USAGE, CliError
 from barque.cli.output import output_option
 from barque.cli.places import dev_options, place_of, stopped_directory
 from barque.cli.progress import Progress
+from barque.cli.reach import Reach, reach_options, run_with_client
 from barque.offline.backup import create_backup, restore_backup, verify_backup
 
 
 @click.group()
 def backup() -> None:
-    """Copy the data directory of a stopped node, check the copy, restore it."""
+    """Copy the data directory of a node, check the copy, restore it."""
 
 
 @backup.command()
@@ -25,14 +27,41 @@ def backup() -> None:
 def create(target: str, data_dir: str | None, directory: str | None, node_name: str | None) -> None:
     """Copy a stopped node's data directory to BACKUP, a path where nothing is.
 
-    The directory is checked first, and every file is written with its checksum. A running node is refused:
-    stop it first, its cluster goes on if a majority is up.
+    The directory is checked first, and every file is listed with its checksum. The files of a running node
+    change: use `barque backup live` for it.
     """
-    path = stopped_directory(place_of(data_dir, directory, node_name, "--data-dir"))
+    _copy(stopped_directory(place_of(data_dir, directory, node_name, "--data-dir")), target)
+
+
+@backup.command()
+@click.argument("target", metavar="BACKUP")
+@reach_options
+def live(reach: Reach, target: str) -> None:
+    """Copy the data of a running node to BACKUP, a path where nothing is, as of one moment.
+
+    Give the node as the only --node, and run this on its machine, as its user: the node makes second names
+    for its files, which costs no space, and this command copies those. The node serves meanwhile.
+    """
+    if len(reach.addresses) != 1:
+        raise CliError("a backup is of one node: name it, as in --node 127.0.0.1:7401", USAGE)
+    made = run_with_client(reach, lambda client: client.call("make_linked_copy"))
+    try:
+        if not Path(made["path"]).is_dir():
+            raise CliError(
+                f"node {made['node']} has its copy at {made['path']}, which is not on this machine, or not "
+                "for this user; run this where the node runs",
+                USAGE,
+            )
+        _copy(made["path"], target)
+    finally:
+        run_with_client(reach, lambda client: client.call("remove_linked_copy"))
+
+
+def _copy(data_dir: str, target: str) -> None:
     progress = _Progress("copying")
     with progress.shown:
         made = create_backup(
-            path,
+            data_dir,
             str(Path(target).absolute()),
             at_ms=time.time_ns() // 1_000_000,
             release=barque.__version__,

@@ -1,5 +1,6 @@
 """Which data directory an offline verb works on, and that no node runs in it."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from barque.log.disk import ReadingDisk, join
 from barque.offline.inspection import is_data_directory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+logging.getLogger("barque").addHandler(logging.NullHandler())  # what a trial start logs is in the findings
 
 
 def dev_options(function: Function) -> Function:

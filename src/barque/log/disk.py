@@ -80,6 +80,9 @@ class Disk(Protocol):
         Durable after `fsync_dir` of the directory of the new name.
         """
 
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name, which must be new; durable after `fsync_dir`."""
+
     def unlink(self, path: str) -> None:
         """Remove a name; durable after `fsync_dir`."""
 
@@ -287,6 +290,10 @@ class OsDisk:
         """Rename a file, replacing a file of the new name, or a directory with all that it holds."""
         os.rename(source, target)
 
+    def link(self, source: str, target: str) -> None:
+        """Make a hard link."""
+        os.link(source, target, follow_symlinks=False)
+
     def unlink(self, path: str) -> None:
         """Remove a name."""
         os.unlink(path)
@@ -393,6 +400,10 @@ class ReadingDisk(OsDisk):
     def rename(self, source: str, target: str) -> None:
         """Refuse."""
         raise _read_only(source)
+
+    def link(self, source: str, target: str) -> None:
+        """Refuse."""
+        raise _read_only(target)
 
     def unlink(self, path: str) -> None:
         """Refuse."""

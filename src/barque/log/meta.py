@@ -203,16 +203,11 @@ class MetaStore:
     def _rewrite(self) -> None:
         """Replace the file by one that holds the newest record of each server only."""
         salt = self._disk.salt()
-        lines = []
-        offset = HEAD_SIZE
-        for uid, record in [*self._records.items(), *((uid, None) for uid in sorted(self._tombstones))]:
-            line = meta_format.encode_line(salt, offset, HEAD_SIZE, uid, record)
-            offset += len(line)
-            lines.append(line)
-        head = meta_format.encode_head(MetaHead(salt, offset))
+        content = self.content(salt)
+        offset = len(content)
         # From here on the old file may already be replaced, so it must not be appended to.
         self._broken = True
-        replace_file(self._disk, self._directory, META, head + b"".join(lines))
+        replace_file(self._disk, self._directory, META, content)
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -222,6 +217,16 @@ class MetaStore:
         self._broken = False
         self._rewrites += 1
         self._clean()
+
+    def content(self, salt: int) -> bytes:
+        """A whole file that holds the newest record of each server only."""
+        lines = []
+        offset = HEAD_SIZE
+        for uid, record in [*self._records.items(), *((uid, None) for uid in sorted(self._tombstones))]:
+            line = meta_format.encode_line(salt, offset, HEAD_SIZE, uid, record)
+            offset += len(line)
+            lines.append(line)
+        return meta_format.encode_head(MetaHead(salt, offset)) + b"".join(lines)
 
     def tick(self, now: float) -> None:
         """Write the records that may wait, and prove the last ones synced. `now` is in seconds, monotonic.

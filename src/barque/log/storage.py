@@ -36,6 +36,7 @@ from barque.log.disk import Disk, DiskFile, join, remove_temporary, replace_file
 from barque.log.disk_guard import DiskGuard, default_limit
 from barque.log.flush import SegmentLimits
 from barque.log.identity import IDENTITY, Claim, Owner, read_claim, write_identity
+from barque.log.linked_copy import make_linked_copy, remove_linked_copy
 from barque.log.log import WalLog
 from barque.log.memtable import Memtable
 from barque.log.meta import META, MetaStore
@@ -206,6 +207,7 @@ class Storage:
 
         for name in (IDENTITY, META):
             remove_temporary(disk, data_dir, name)
+        remove_linked_copy(disk, data_dir)
         with contextlib.ExitStack() as opened:  # closed again if anything after it fails
             meta = MetaStore.open(disk, data_dir)
             opened.callback(meta.let_go)
@@ -324,6 +326,30 @@ class Storage:
         if self.segment_writer.due:
             self.segment_writer.step()
         self.wal.flush()
+
+    def make_linked_copy(self) -> str | None:
+        """Make a copy of this directory by links, as of now; its path, or None if that cannot be done now.
+
+        For a backup of a running node (`linked_copy`). Raises `StorageError`.
+        """
+        try:
+            if self.meta.pending or self._births:
+                self.sync_meta()
+            if not self.wal.roll_over():
+                return None
+            closed = self._files.closed()
+            self._files.linked = {entry.number for entry in closed}
+            return make_linked_copy(self._disk, self._data_dir, closed, self.meta.content(self._disk.salt()))
+        except OSError as error:
+            raise StorageError(f"{self._data_dir}: cannot be copied: {error}") from error
+
+    def remove_linked_copy(self) -> None:
+        """Remove the copy. Raises `StorageError`."""
+        try:
+            remove_linked_copy(self._disk, self._data_dir)
+            self._files.linked.clear()
+        except OSError as error:
+            raise StorageError(f"{self._data_dir}: the copy cannot be removed: {error}") from error
 
     def sync_meta(self) -> None:
         """Make terms and votes durable. After a `StorageError` no message may speak of them."""

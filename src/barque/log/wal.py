@@ -348,6 +348,18 @@ class Wal:
         for number, holds in closed:
             self.on_closed(number, holds)
 
+    def roll_over(self) -> bool:
+        """Begin a new file if the current one holds anything; False if that cannot be done now.
+
+        Raises `OSError`; then nothing has changed.
+        """
+        if self._writer.busy or self._dirty or self._gaps or self.failed_reason is not None:
+            return False
+        if self._files.current.end > FILE_HEAD_SIZE:
+            self._files.start_next()
+            self._hand_over()
+        return True
+
     def retire(self, numbers: list[int], done: Callable[[Exception | None], None]) -> bool:
         """Recycle closed files that no log needs any more; False if that cannot begin now."""
         if self._writer.busy or self.failed_reason is not None:

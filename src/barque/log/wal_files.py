@@ -93,6 +93,8 @@ class WalFiles:
         self._current: OpenFile | None = None
         self._current_synced = True
         self.spares: list[str] = []
+        self.linked: set[int] = set()
+        """Closed files with a second name: they are not written into again."""
         self.begun = 0
         """How many files were begun."""
         self.just_closed: list[tuple[int, dict[Uid, Index]]] = []
@@ -107,6 +109,10 @@ class WalFiles:
     def count(self) -> int:
         """How many files hold entries, the current one included."""
         return len(self._closed) + (self._current is not None)
+
+    def closed(self) -> list[FileEntry]:
+        """The closed files, oldest first."""
+        return [self._closed[number] for number in sorted(self._closed)]
 
     @property
     def current_size(self) -> int:
@@ -215,7 +221,8 @@ class WalFiles:
         file = self._disk.open(path)
         size = file.size()
         file.close()
-        if 2 * size >= self.max_size_bytes and len(self.spares) < SPARES_MAX:
+        linked = file_number(name) in self.linked
+        if not linked and 2 * size >= self.max_size_bytes and len(self.spares) < SPARES_MAX:
             spare = name if is_spare(name) else f"spare-{name}"
             if spare != name:
                 self._disk.rename(path, join(self._directory, spare))

@@ -23,6 +23,7 @@ from barque.errors import ConfigurationError, Damaged, StorageError
 from barque.log.checked_text import MalformedText
 from barque.log.disk import Disk, OsDisk, ReadingDisk, join, remove_tree, replace_file
 from barque.log.identity import IDENTITY, Owner, encode_identity
+from barque.log.linked_copy import LINKED, is_unfinished
 from barque.log.wal_files import is_spare
 from barque.offline.backup_format import (
     DATA,
@@ -33,7 +34,7 @@ from barque.offline.backup_format import (
     encode_manifest,
 )
 from barque.offline.findings import Finding, Severity, damage
-from barque.offline.inspection import SERVERS, WAL, Heard, ignore, inspect, is_leftover
+from barque.offline.inspection import SERVERS, WAL, Heard, ignore, inspect
 from barque.runtime.server_record import (
     ServerRecord,
     check_name,
@@ -98,7 +99,7 @@ def files_of(disk: Disk, root: str, below: str = "") -> Iterator[str]:
     """The files that a backup holds, by their paths below the data directory."""
     for name in disk.listdir(join(root, below) if below else root):
         path = f"{below}/{name}" if below else name
-        if path == "lock" or is_leftover(name) or (below == WAL and is_spare(name)):
+        if path in ("lock", LINKED) or is_unfinished(name) or (below == WAL and is_spare(name)):
             continue
         if disk.is_dir(join(root, path)) or (not below and path == WAL):
             yield from files_of(disk, root, path)

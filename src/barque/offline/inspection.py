@@ -23,8 +23,9 @@ from barque.log.background import InlineWorker
 from barque.log.checked_text import MalformedText
 from barque.log.disk import TEMPORARY, Disk, join
 from barque.log.identity import IDENTITY, Owner, decode_identity
+from barque.log.linked_copy import LINKED, is_unfinished
 from barque.log.meta import META
-from barque.log.snapshot_files import ACCEPTING, DISCARDED, FILE, FOLDERS, LIVE, WRITING
+from barque.log.snapshot_files import FILE, FOLDERS, LIVE
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_files import MANIFEST, file_name, file_number, is_spare
 from barque.log.wal_format import CleanEnd, Damage, FileEntry, MalformedHead, TornTail
@@ -45,8 +46,6 @@ SNAPSHOTS = {
     FOLDERS[SnapshotKind.RECOVERY]: "recovery checkpoint",
 }
 """The directories of a server that hold snapshots, and what one in them is called."""
-_LEFT = (TEMPORARY, WRITING, ".compacting")
-"""How the names of unfinished work end."""
 _STRANGE = "look at it: Barque made no file of this name, and leaves it alone"
 
 Heard = Callable[[int], None]
@@ -97,11 +96,6 @@ def inspect_wal(disk: Disk, data_dir: str) -> tuple[Finding, ...]:
     inspection = _Inspection(disk, data_dir, ignore)
     inspection.look_at_wal(join(data_dir, WAL))
     return tuple(inspection.findings)
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a name is of something unfinished, which the next start removes."""
-    return name.endswith(_LEFT) or name == ACCEPTING or name.startswith(DISCARDED)
 
 
 def is_data_directory(disk: Disk, path: str) -> bool:
@@ -175,7 +169,7 @@ class _Inspection:
             self.look_at_wal(path)
         elif name == SERVERS:
             self._look_at_servers(path)
-        elif name.endswith(TEMPORARY):
+        elif name.endswith(TEMPORARY) or name == LINKED:
             self._add([note("leftover", path, "a crash has left it")])
         elif name != "lock":
             self._add([warning("unknown", path, "it is no part of a data directory", _STRANGE)])
@@ -308,7 +302,7 @@ class _Inspection:
                 self._look_at_segments(inner, uid)
             elif name in SNAPSHOTS:
                 self._look_at_snapshots(inner, SNAPSHOTS[name], uid)
-            elif is_leftover(name):
+            elif is_unfinished(name):
                 self._add([note("leftover", inner, "a crash has left it")])
             else:
                 self._add([warning("unknown", inner, "it is no part of a server", _STRANGE)])
@@ -328,7 +322,7 @@ class _Inspection:
     def _look_at_segments(self, path: str, uid: Uid) -> None:
         for name in self._names(path):
             inner = join(path, name)
-            if is_leftover(name):
+            if is_unfinished(name):
                 self._add([note("leftover", inner, "a crash has left it")])
             elif is_segment(name):
                 self._check(partial(self._look_at_segment, uid), inner)
@@ -346,7 +340,7 @@ class _Inspection:
     def _look_at_snapshots(self, path: str, what: str, uid: Uid) -> None:
         for name in self._names(path):
             inner = join(path, name)
-            if is_leftover(name):
+            if is_unfinished(name):
                 self._add([note("leftover", inner, "a crash has left it")])
             elif snapshot_format.parse_name(name) is None:
                 self._add([warning("unknown", inner, f"it is no {what}", _STRANGE)])

@@ -122,6 +122,10 @@ class TrialDisk:
             self._inodes[target] = self._get(source)
             self._inodes[source] = None
 
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name."""
+        self._inodes[target] = self._get(source)
+
     def unlink(self, path: str) -> None:
         """Remove a name."""
         self._get(path)

@@ -26,6 +26,7 @@ from barque.errors import (
     NotLeader,
     Refused,
     UnknownCluster,
+    WalDown,
 )
 from barque.machine.arguments import canonical_arguments
 from barque.runtime.admin_members import MemberAdmin
@@ -107,6 +108,8 @@ class Admin:
             "start_server": self.start_server,
             "discard_server": self.discard_server,
             "trigger_election": self.trigger_election,
+            "make_linked_copy": self.make_linked_copy,
+            "remove_linked_copy": self.remove_linked_copy,
         }
         self._verbs.update(self._members.verbs)
 
@@ -120,6 +123,20 @@ class Admin:
         if "cluster" in arguments:
             check_name("cluster", str(arguments["cluster"]))
         return await function(arguments)
+
+    async def make_linked_copy(self, arguments: dict[str, Any]) -> Any:
+        """Copy this node's directory by links, for `barque backup live`; returns the copy's path."""
+        deadline = self._clock.monotonic() + int(arguments.get("timeout_ms", 5_000)) / 1000 * 0.8
+        while (path := self._system.storage.make_linked_copy()) is None:
+            if self._clock.monotonic() >= deadline:
+                raise WalDown("the log is busy, or cannot be written: no copy was made; see `barque status`")
+            await asyncio.sleep(0.002)
+        return {"node": self._name, "path": path}
+
+    async def remove_linked_copy(self, arguments: dict[str, Any]) -> Any:
+        """Remove that copy."""
+        self._system.storage.remove_linked_copy()
+        return {"node": self._name}
 
     async def ping(self, arguments: dict[str, Any]) -> Any:
         """Name and uptime; for a cluster, the state of its member here (API-22)."""

@@ -274,6 +274,13 @@ class SimDisk:
             raise _error(errno.EISDIR, target)
         self._change(target, node, source)
 
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name."""
+        self.check("link", target)
+        if self._find(target) is not None:
+            raise _error(errno.EEXIST, target)
+        self._change(target, self._inode(source), None)
+
     def unlink(self, path: str) -> None:
         """Remove a name."""
         self.check("unlink", path)

@@ -99,6 +99,10 @@ class ProcessDisk:
         """See `Disk`."""
         self._do(self.disk.rename, source, target)
 
+    def link(self, source: str, target: str) -> None:
+        """See `Disk`."""
+        self._do(self.disk.link, source, target)
+
     def unlink(self, path: str) -> None:
         """See `Disk`."""
         self._do(self.disk.unlink, path)
