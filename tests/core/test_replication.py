@@ -124,7 +124,8 @@ def test_lost_rpcs_make_room_when_the_peer_asks_again() -> None:
     peer = cluster.server("a").peers[0][1]
     [(_, probe)] = sent(cluster["a"].handle(Tick(0)), AppendEntriesRpc)
     assert (probe.prev_log_index, probe.entries) == (3, ()), "a full pipeline gets a question, not an entry"
-    cluster["a"].handle(reply(cluster, "b", False, (1, 1), 2))
+    again = sent(cluster["a"].handle(reply(cluster, "b", False, (1, 1), 2)), AppendEntriesRpc)
+    assert [batch.first_index for _, rpc in again for batch in rpc.entries][:1] == [2]
     sent_bytes(cluster)
     assert [last for last, _ in peer.sent] == [2, 3]
     cluster["a"].handle(reply(cluster, "b", True, (4, 1), 5))

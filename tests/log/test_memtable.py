@@ -1,8 +1,10 @@
 """The memtable: consecutive batches, cut anywhere, read within bounds."""
 
+from hypothesis import given, strategies as st
 from tests.kit.storage import batch
 
 from barque.log.memtable import Memtable
+from barque.types import Index
 
 
 def table(*counts: int) -> Memtable:
@@ -60,3 +62,24 @@ def test_reads_respect_their_bounds() -> None:
     assert ranges(memtable, 9, 12) == []
     assert ranges(memtable, 5, 4) == []
     assert ranges(memtable, 8, 99) == [(8, 8)]
+
+
+@given(st.lists(st.tuples(st.sampled_from(("append", "truncate", "forget", "reset")), st.integers(0, 40))))
+def test_bytes_are_counted_as_batches_come_and_go(steps: list[tuple[str, int]]) -> None:
+    """The count is the sum of what is there, after any appends, cuts at both ends, and resets."""
+    memtable = Memtable()
+    for what, number in steps:
+        match what:
+            case "append":
+                memtable.append(batch(memtable.next_index(), 1, number % 5 + 1))
+            case "truncate":
+                memtable.truncate(max(memtable.base().index, memtable.last().index - number))
+            case "forget":
+                index = min(memtable.last().index, memtable.base().index + number)
+                position = memtable.position(Index(index))
+                assert position is not None
+                memtable.forget(position)
+            case "reset":
+                memtable.reset(memtable.base() if number % 2 else memtable.last())
+        held = memtable.read(memtable.base().index + 1, 1 << 60, 1 << 60, 1 << 60)
+        assert memtable.size_bytes() == sum(len(part.body) for part in held)

@@ -174,3 +174,27 @@ def test_the_same_seed_gives_the_same_run(make: Make) -> None:
         return [(name, at) for name, at, *_ in machine.ends]
 
     assert run() == run()
+
+
+def test_a_process_that_dies_in_a_step_begins_no_other(make: Make) -> None:
+    """A thread does one step at a time: no second job may be where the first one holds a lock."""
+    for seed in range(20):
+        machine = make(seed)
+        inside: list[str] = []
+        both: list[str] = []
+
+        def job(
+            name: str, machine: _Machine = machine, inside: list[str] = inside, both: list[str] = both
+        ) -> Job:
+            both += inside
+            inside.append(name)
+            machine.disk.create(f"/{name}").close()
+            inside.remove(name)
+            yield
+
+        for name in "abc":
+            machine.worker.submit(job(name), lambda *_: None)
+        machine.disk.crash_in = 1 + seed % 5
+        machine.until(1.0)
+        assert not machine.process.alive
+        assert both == []

@@ -19,7 +19,7 @@ class Lease:
     __slots__ = ("_lock", "ended")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # in a simulation, the worker is the loop's own thread
         self.ended = False
 
     def end(self) -> None:

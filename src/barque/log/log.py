@@ -41,7 +41,7 @@ class WalLog:
     """The production log."""
 
     __slots__ = (
-        "_bytes_appended",
+        "_bytes_recovered",
         "_clip",
         "_last_written",
         "_memtable",
@@ -71,7 +71,8 @@ class WalLog:
         self.segments = segments
         self.snapshots = snapshots
         """The snapshots beside this log."""
-        self._bytes_appended = self._write_ops = self._write_resends = 0
+        self._bytes_recovered = memtable.bytes_added
+        self._write_ops = self._write_resends = 0
         self.retained_bytes_max = 1 << 62
         snapshots.attach(self)
         # The memtable answers these. Bound once: a server asks twenty times for each command.
@@ -97,7 +98,6 @@ class WalLog:
         """Leader: add a batch that starts at `next_index()`. Raises `WalDown`."""
         if not self._wal.accepting:
             raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
-        self._bytes_appended += len(batch.body)
         self._write_ops += 1
         self._wal.submit(self._uid, self._memtable.append(batch), batch)
 
@@ -113,7 +113,6 @@ class WalLog:
         if first < end:
             self._truncate(Index(first - 1))
         for batch in batches:
-            self._bytes_appended += len(batch.body)
             self._wal.submit(self._uid, self._memtable.append(batch), batch)
 
     def set_last_index(self, index: Index) -> None:
@@ -319,7 +318,12 @@ class WalLog:
 
     def bytes_appended(self) -> int:
         """How many bytes of entries this process has added to the log."""
-        return self._bytes_appended
+        return self._memtable.bytes_added - self._bytes_recovered
+
+    @property
+    def memory_bytes(self) -> int:
+        """How many bytes of entries are in memory."""
+        return self._memtable.size_bytes()
 
     def read_sparse(self, indexes: Iterable[Index]) -> list[EntryBatch]:
         """The entries at these indexes, each as a batch, in this order; without those that are not there.
@@ -367,7 +371,7 @@ class WalLog:
             "snapshot_index": snapshot.index,
             "snapshot_term": snapshot.term,
             "batches": len(self._memtable),
-            "size_bytes": self._memtable.size_bytes(),
+            "size_bytes": self.memory_bytes,
             "segments": len(self.segments.parts),
             "segment_bytes": self.segments.size_bytes,
             "can_write": self.can_write(),

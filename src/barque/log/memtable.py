@@ -45,7 +45,10 @@ class Memtable:
     or the base, which a leader asks for ten times a command.
     """
 
-    __slots__ = ("_base", "_batches", "_firsts", "_last", "_older", "entries_read", "fetches", "reads")
+    __slots__ = (
+        *("_base", "_batches", "_firsts", "_last", "_older"),
+        *("bytes_added", "bytes_removed", "entries_read", "fetches", "reads"),
+    )
 
     def __init__(self, base: IndexTerm = NOWHERE, older: Older = NOTHING) -> None:
         self._base = base
@@ -53,7 +56,8 @@ class Memtable:
         self._batches = _NONE
         self._firsts = _NO_FIRSTS
         self._last = base
-        # Counted for operators, calls and entries:
+        # Counted: bytes of bodies, and for operators calls and entries.
+        self.bytes_added = self.bytes_removed = 0
         self.reads = self.entries_read = self.fetches = 0
 
     def __len__(self) -> int:
@@ -82,6 +86,7 @@ class Memtable:
         self._batches.append(batch)
         self._firsts.append(batch.first_index)
         self._last = IndexTerm(batch.last_index, batch.term)
+        self.bytes_added += len(batch.body)
         return previous
 
     def truncate(self, last: int) -> None:
@@ -94,10 +99,11 @@ class Memtable:
             return
         place = bisect_right(self._firsts, last) - 1
         batch = self._batches[place]
+        self.bytes_removed += sum(len(gone.body) for gone in self._batches[place + 1 :])
         del self._batches[place + 1 :]
         del self._firsts[place + 1 :]
         if batch.last_index > last:
-            batch = self._batches[place] = batch.cut(batch.first_index, last)
+            batch = self._replace(place, batch.cut(batch.first_index, last))
         self._last = IndexTerm(batch.last_index, batch.term)
 
     def reset(self, base: IndexTerm) -> None:
@@ -105,6 +111,13 @@ class Memtable:
         self._batches = _NONE
         self._firsts = _NO_FIRSTS
         self._base = self._last = base
+        self.bytes_removed = self.bytes_added
+
+    def _replace(self, place: int, part: EntryBatch) -> EntryBatch:
+        """Keep a part of a batch only."""
+        self.bytes_removed += len(self._batches[place].body) - len(part.body)
+        self._batches[place] = part
+        return part
 
     def forget(self, base: IndexTerm) -> None:
         """Let go of the entries up to `base`, one of them: `older` has them, or nobody needs them."""
@@ -116,10 +129,11 @@ class Memtable:
             return
         place = bisect_right(self._firsts, base.index + 1) - 1
         first = self._batches[place]
+        self.bytes_removed += sum(len(gone.body) for gone in self._batches[:place])
         del self._batches[:place]
         del self._firsts[:place]
         if first.first_index <= base.index:
-            self._batches[0] = first.cut(base.index + 1, first.last_index)
+            self._replace(0, first.cut(base.index + 1, first.last_index))
             self._firsts[0] = base.index + 1
         self._base = base
 
@@ -190,4 +204,4 @@ class Memtable:
 
     def size_bytes(self) -> int:
         """How many bytes the bodies hold together."""
-        return sum(len(batch.body) for batch in self._batches)
+        return self.bytes_added - self.bytes_removed

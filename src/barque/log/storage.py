@@ -381,6 +381,8 @@ class Storage:
             "wal": self.wal.counters(),
             "segment_writer": self.segment_writer.overview(),
             "open_segments": self._cache.files,
+            "memory_bytes": sum(log.memory_bytes for log in self._logs.values()),
+            "segment_bytes": sum(log.segments.size_bytes for log in self._logs.values()),
             "meta": self.meta.overview(),
         }
 

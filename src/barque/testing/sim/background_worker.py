@@ -34,6 +34,7 @@ class SimWorker:
         self.busy = False
         self._unreported = 0
         self._waiting = False  # for a call of `_step`
+        self._stepping = False
         self._closed = False
         self._drawn: random.Random | None = None
         process.at_death.append(self._die)
@@ -71,11 +72,13 @@ class SimWorker:
         if not process.alive or not self._tasks:
             return
         job, finished = self._tasks.popleft()
+        self._stepping = True
         with self._disk.beside() as spent:
             try:
                 result, failure, ended = advance(job)
             except Crashed:
                 return  # the process has died between two operations
+        self._stepping = False
         if ended:
             finish = process.loop.now + spent.seconds
             process.loop.at(finish, self._hand_back, finished, result, failure)
@@ -99,8 +102,11 @@ class SimWorker:
         process.call(self._wake, finish)
 
     def _die(self) -> None:
-        """The process is about to die: do the part of the next step that the thread has done by now."""
-        if self._tasks:
+        """The process is about to die: do the part of the next step that the thread has done by now.
+
+        If it dies in a step, that is the step; a thread does one at a time.
+        """
+        if self._tasks and not self._stepping:
             self._process.on_crash = lambda: None
             self._disk.crash_in = self._rng.randrange(1, _OPERATIONS_MAX)
             with self._disk.beside(), contextlib.suppress(Exception, Crashed):
