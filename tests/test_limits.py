@@ -25,7 +25,7 @@ from barque.transport.connection import encode_frames
 from barque.transport.contract import Limits, TransportCounters
 from barque.transport.framing import FRAME_BYTES_MAX, FrameKind
 from barque.transport.wire import CALL_BYTES_MAX, ClientCommands, Envelope
-from barque.types import ClientRef, Index, ReplyMode, ServerId, Term
+from barque.types import NOWHERE, ClientRef, Index, ReplyMode, ServerId, Term
 
 _NAME = "n" * 64
 _LARGEST = 1 << 62
@@ -62,7 +62,7 @@ def test_the_largest_entry_fits_into_body_record_and_frame() -> None:
     assert check_body(batch.body, 1).kind is EntryKind.USER
     buffers: list[bytes] = []
     head = wal_format.FileHead(1, 1)
-    end = wal_format.encode_record(buffers, head, 64, 64, b"u" * wal_format.UID_BYTES_MAX, 0, [batch])
+    end = wal_format.encode_record(buffers, head, 64, 64, b"u" * wal_format.UID_BYTES_MAX, NOWHERE, [batch])
     record = wal_format.decode_record(b"".join(buffers), head, 64)
     assert isinstance(record, wal_format.Record)
     assert record.batches == (batch,)
