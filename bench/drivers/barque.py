@@ -17,7 +17,7 @@ class Barque:
     name = "barque"
     syncs = "O_DSYNC writes, one for each batch of the log"
     clients = "one process of its own, over TCP"
-    not_promised = "snapshots, in this release (so it writes no segments either)"
+    not_promised = "–"
     rows = ROWS
 
     def check(self) -> None:

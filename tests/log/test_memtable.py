@@ -1,6 +1,6 @@
 """The memtable: consecutive batches, cut anywhere, read within bounds."""
 
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from tests.kit.storage import batch
 
 from barque.log.memtable import Memtable
@@ -65,6 +65,7 @@ def test_reads_respect_their_bounds() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(("append", "truncate", "forget", "reset")), st.integers(0, 40))))
+@example([("append", 4), ("truncate", 2), ("append", 4), ("forget", 4)])
 def test_bytes_are_counted_as_batches_come_and_go(steps: list[tuple[str, int]]) -> None:
     """The count is the sum of what is there, after any appends, cuts at both ends, and resets."""
     memtable = Memtable()

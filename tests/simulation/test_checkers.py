@@ -18,7 +18,7 @@ from barque.testing.checkers.safety import (
     Violation,
 )
 from barque.testing.sim.disk import SimDisk
-from barque.types import Index, IndexTerm, ServerId, Term, Uid
+from barque.types import NOWHERE, Index, IndexTerm, ServerId, Term, Uid
 
 A, B = ServerId("c", "n1"), ServerId("c", "n2")
 AS_A, AS_B = Incarnation(A, Uid("u")), Incarnation(B, Uid("v"))
@@ -79,7 +79,11 @@ def test_two_entries_at_one_position() -> None:
 
 
 def _leader(terms: dict[int, int], term: int) -> Any:
-    return SimpleNamespace(id=A, current_term=term, log=SimpleNamespace(fetch_term=terms.get))
+    return SimpleNamespace(
+        id=A,
+        current_term=term,
+        log=SimpleNamespace(fetch_term=terms.get, snapshot_index_term=lambda: NOWHERE),
+    )
 
 
 def test_two_commands_at_one_index_and_a_leader_without_a_committed_entry() -> None:
@@ -117,7 +121,9 @@ def test_a_restart_that_forgets_an_ack() -> None:
     durability = _durability(found, SimDisk(random.Random(1)))
     durability._rate = 0.0
     durability.ack(A, Uid("u"), IndexTerm(Index(1), Term(1)), promised_in=Term(1))
-    log = SimpleNamespace(fetch_term=lambda _index: None, last_index_term=lambda: None)
+    log = SimpleNamespace(
+        fetch_term=lambda _index: None, last_index_term=lambda: None, snapshot_index_term=lambda: NOWHERE
+    )
     server: Any = SimpleNamespace(id=A, log=log, cfg=SimpleNamespace(uid=Uid("u")))
     durability.restarted(server)
     assert len(found) == 1

@@ -92,7 +92,7 @@ def test_rot_is_found_or_means_nothing() -> None:
 def test_nodes_that_are_stopped_leave_nothing_behind() -> None:
     """A node that stops at any moment leaves no open file, task or timer, also with failing disks (I27)."""
     stops = 0
-    for seed in range(6000, 6010):
+    for seed in range(6000, 6012):
         faults = ("stop",) if seed % 2 else ("stop", "disk_full", "sync_error")
         simulation = Simulation(seed, Scenario(duration_s=4.0, faults=faults, pace_s=0.1, fault_s=0.1))
         report = simulation.run()

@@ -440,8 +440,9 @@ def _void(report: Report) -> str:
     return f"void: never happened: {', '.join(idle)}" if idle else ""
 
 
-def _terms(clusters: list[SimCluster]) -> dict[str, list[int]]:
-    return {cluster.name: cluster.terms() for cluster in clusters}
+def _terms(clusters: list[SimCluster]) -> dict[str, int]:
+    """The newest term of each cluster: an election raises it. Members may still come meanwhile."""
+    return {cluster.name: max(cluster.terms(), default=0) for cluster in clusters}
 
 
 def _where(error: Any) -> str:
