@@ -162,6 +162,7 @@ class SnapshotStore:
         self._recovery = next(iter(self._find(_RECOVERY)), None)
         if self._current is not None:
             self._tidy()
+        self._thin()  # a crash may have come before the last thinning
 
     def _find(self, kind: SnapshotKind) -> list[Kept]:
         """The checkpoints above the snapshot that can be described, newest first."""
@@ -411,9 +412,14 @@ class SnapshotStore:
 
     def _add_checkpoint(self, kept: Kept) -> None:
         self._checkpoints = sorted([*self._checkpoints, kept], key=lambda checkpoint: checkpoint.index)
-        drop = checkpoint_to_drop([c.index for c in self._checkpoints], self._config.max_checkpoints)
-        for checkpoint in [c for c in self._checkpoints if c.index == drop]:
-            self._forget(checkpoint)
+        self._thin()
+
+    def _thin(self) -> None:
+        """Let checkpoints go until there are no more than the settings allow (CKPT-03)."""
+        limit = self._config.max_checkpoints
+        while (drop := checkpoint_to_drop([c.index for c in self._checkpoints], limit)) is not None:
+            for checkpoint in [c for c in self._checkpoints if c.index == drop]:
+                self._forget(checkpoint)
 
     def _tidy(self) -> None:
         assert self._current is not None
