@@ -20,6 +20,7 @@ from tests.parity.page import HEAD, api_table, counts, feature_tables, rule_tabl
 from tests.parity.rules import ON_NODES, RULES, UNTESTED, decisions_on
 
 TESTS = Path(__file__).parent
+pytestmark = pytest.mark.xdist_group("parity")  # all of them read the same files
 FEATURES = 441
 """The rows of the catalogue."""
 PAGE = TESTS.parent / "docs" / "reference" / "ra-parity.md"

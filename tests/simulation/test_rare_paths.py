@@ -52,6 +52,7 @@ RULES_MET = (
     *("S-2", "S-7", "S-9", "S-13", "W-1", "W-5"),
 )
 """The rules that the parity page names as met. The others take rarer luck, and have tests of their own."""
+pytestmark = pytest.mark.xdist_group("rare paths")  # one process counts for all of these tests
 FIRST_SEED = 500
 SEEDS_MAX = 60
 
