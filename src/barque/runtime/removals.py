@@ -18,8 +18,9 @@ witness: its member will never serve ours again. So a cluster may shrink to one 
 
 An answer counts only if its configuration is not older than the member's own, and newer than the
 position at which the member joined. A node that knows nothing says nothing. Questions are repeated each
-second while the suspicion lasts; it ends after a minute, or with an answer that lists the member, and
-begins anew with the next notice. Until then the member runs on: it wins no election without the others,
+second while the suspicion lasts. It ends after a minute, and begins anew with the next notice. It also ends
+with an answer that lists the member in a newer configuration than any that leaves it out. But not in the
+first seconds: the node may only be late to commit the removal, and the notice is not repeated. Until then the member runs on: it wins no election without the others,
 and loses nothing.
 """
 
@@ -40,15 +41,18 @@ logger = logging.getLogger("barque.dispatcher")
 
 _ASK_INTERVAL_S = 1.0
 _PATIENCE_S = 60.0
+_ROUNDS_MIN = 3
+"""A suspicion outlasts so many questions, even if a node lists the member."""
 
 
 class Suspicion:
     """Since when it lasts, and which nodes have confirmed it."""
 
-    __slots__ = ("asked_at", "confirmed", "since")
+    __slots__ = ("asked_at", "confirmed", "rounds", "since")
 
     def __init__(self, since: float) -> None:
         self.since = self.asked_at = since
+        self.rounds = 0  # how often all nodes were asked
         self.confirmed: dict[str, RemovalAnswer] = {}
 
 
@@ -97,6 +101,7 @@ class Removals:
 
     def _ask(self, process: ServerProcess, suspicion: Suspicion, now: float) -> None:
         suspicion.asked_at = now
+        suspicion.rounds += 1
         server = process.server
         joined_at = server.cfg.min_vote_position.index
         since = max(server.cluster_index_term.index, joined_at + 1 if joined_at else 0)
@@ -112,6 +117,9 @@ class Removals:
         if process is None or suspicion is None or process.cluster_id != answer.cluster_id:
             return
         if not answer.removed:
+            known = max((other.index for other in suspicion.confirmed.values()), default=Index(0))
+            if suspicion.rounds < _ROUNDS_MIN or answer.index <= known:
+                return
             logger.info("%s: node %s lists it as a member; it stays", process.server.id, node)
             del self._suspicions[process]
             return
