@@ -20,8 +20,8 @@ An answer counts only if its configuration is not older than the member's own, a
 position at which the member joined. A node that knows nothing says nothing. Questions are repeated each
 second while the suspicion lasts. It ends after a minute, and begins anew with the next notice. It also ends
 with an answer that lists the member in a newer configuration than any that leaves it out. But not in the
-first seconds: the node may only be late to commit the removal, and the notice is not repeated. Until then the member runs on: it wins no election without the others,
-and loses nothing.
+first seconds: the node may only be late to commit the removal, and the notice is not repeated. Until then
+the member runs on: it wins no election without the others, and loses nothing.
 """
 
 import logging
