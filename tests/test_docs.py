@@ -27,6 +27,11 @@ from tests.ports import free_ports
 LIFE = ROOT / "docs/explanation/life-of-a-command.md"
 RUN_AS_WRITTEN = (
     "docs/tutorial/first-machine.md",
+    "docs/tutorial/1-a-counter.md",
+    "docs/tutorial/2-a-machine.md",
+    "docs/tutorial/3-tests.md",
+    "docs/tutorial/4-timers.md",
+    "docs/tutorial/5-snapshots-and-versions.md",
     "docs/how-to/pipeline-commands.md",
     "docs/how-to/recover-from-a-machine-fault.md",
     "docs/how-to/upgrade-a-machine.md",
