@@ -420,6 +420,7 @@ def _storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig
         segment_max_entries=log.segment_max_entries,
         segment_max_size_bytes=log.segment_max_size_bytes,
         retained_bytes_max=log.retained_bytes_max,
+        readers_bytes_max=log.readers_bytes_max,
         snapshots=SnapshotConfig(
             min_snapshot_interval=snapshots.min_interval,
             snapshot_bytes=snapshots.interval_bytes,

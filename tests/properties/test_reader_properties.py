@@ -1,0 +1,139 @@
+"""Plans to read a log, while everything happens to its files: what a plan yields never changes.
+
+The histories are those of the whole log (`test_segment_properties`). Plans are made, executed and closed at any
+moment between its operations.
+"""
+
+import random
+from collections.abc import Sequence
+
+from hypothesis import HealthCheck, given, settings, strategies as st
+from tests.kit.storage import Node
+from tests.properties.test_segment_properties import OPERATIONS, Checker, calm
+
+from barque.errors import Stopped
+from barque.log.read_plan import ReadPlan
+
+Found = list[tuple[int, int, bytes]]
+
+
+class Reading(Checker):
+    """A log, its model, and the open plans with what each has yielded first."""
+
+    def __init__(self, seed: int) -> None:
+        self.plans: list[tuple[ReadPlan, Found]] = []
+        self.executed_after_moves = 0
+        self.dropped = 0
+        super().__init__(seed)
+
+    def plan(self) -> None:
+        """Plan to read some of the log; what is there is what the model says."""
+        top = self.model.last + 2
+        if self.random.random() < 0.5:
+            first = self.random.randint(0, top)
+            asked: Sequence[int] = range(first, self.random.randint(first, top) + 1)
+        else:
+            asked = [self.random.randint(0, top) for _ in range(self.random.randint(0, 8))]
+        made = self.log.plan_read(asked, bytes)
+        try:
+            found = self.yielded(made)
+        except Stopped:
+            made.close()
+            raise
+        self.plans.append((made, found))
+        self.judge_plan(asked, found)
+
+    def judge_plan(self, asked: Sequence[int], found: Found) -> None:
+        """Everything above the snapshot, and each survivor; below it nothing else than was there."""
+        model, log = self.model, self.log
+        low = max(model.snapshot.index, log.snapshot_index_term().index)
+        live = set(model.live) if log.snapshot_index_term() == model.snapshot else set()
+        needed = [i for i in asked if low < i <= model.last or i in live]
+        indexes = [index for index, _, _ in found]
+        assert [i for i in indexes if i > low or i in live] == needed
+        assert [i for i in asked if i in indexes] == indexes
+        for index, term, payload in found:
+            assert model.terms.get(index, term) == term
+            assert payload.endswith(f":{index}:{term}".encode())
+
+    def yielded(self, made: ReadPlan) -> Found:
+        """What a plan yields now. The disk fails for nodes only, not for this reading."""
+        disk = self.node.disk
+        fault, done, disk.fault = disk.fault, disk.operations, None
+        try:
+            return [(entry.index, entry.term, entry.command) for entry in made.execute()]
+        finally:
+            disk.fault, disk.operations = fault, done
+
+    def execute(self) -> None:
+        """Execute all open plans: each yields what it has yielded first, or was dropped by the disk."""
+        for made, first in list(self.plans):
+            try:
+                found = self.yielded(made)
+            except Stopped as error:
+                assert "could not be kept" in str(error), error
+                self.dropped += 1
+                self.plans.remove((made, first))
+            else:
+                assert found == first
+                self.executed_after_moves += bool(self.log.segments.holds.kept)
+
+    def close_plan(self) -> None:
+        """Close one of them."""
+        if self.plans:
+            made, _ = self.plans.pop(self.random.randrange(len(self.plans)))
+            made.close()
+
+    def restart(self, *, power: bool) -> None:
+        """Plans end with their process."""
+        for made, _ in self.plans:
+            made.close()
+        self.plans.clear()
+        super().restart(power=power)
+
+
+READING = [*OPERATIONS, *(["plan", "plan", "execute", "execute", "close_plan"] * 2)]
+
+
+def run(seed: int, operations: Sequence[str]) -> Reading:
+    """Run these operations; at the end nothing is kept for closed plans, and no file stays open for them."""
+    checker = Reading(seed)
+    for operation in operations:
+        checker.step(operation)
+    checker.execute()
+    calm(checker)
+    checker.execute()
+    for made, _ in checker.plans:
+        made.close()
+    checker.plans.clear()
+    checker.step("tick")
+    holds = checker.log.segments.holds
+    assert (len(holds), holds.kept_bytes) == (0, 0)
+    assert all(part.segment.pins == 0 for part in checker.log.segments.parts)
+    assert_no_other_file_is_pinned(checker.node)
+    return checker
+
+
+def assert_no_other_file_is_pinned(node: Node) -> None:
+    """Nothing holds a file open but those that are pinned for something under way."""
+    assert all(segment.pins for segment in node.storage._cache._held)
+    assert not node.storage._cache._held
+
+
+def random_reading(seed: int) -> Reading:
+    """Run a history that this seed draws."""
+    chance = random.Random(f"reading {seed}")
+    return run(seed, chance.choices(READING, k=chance.randint(30, 140)))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 2**32), st.lists(st.sampled_from(READING), max_size=80))
+def test_a_plan_yields_the_same_whatever_happens(seed: int, operations: list[str]) -> None:
+    """EXT-03: flushes, compactions, truncations, installs and faults never change what a plan yields."""
+    run(seed, operations)
+
+
+def test_histories_read_files_that_have_moved() -> None:
+    """The histories execute plans whose files have lost their names."""
+    checkers = [random_reading(seed) for seed in range(60)]
+    assert sum(checker.executed_after_moves for checker in checkers) > 50
