@@ -20,7 +20,9 @@ def searches() -> Iterator[Callable[[], object]]:
         yield lambda seed=seed: random_reading(seed)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a test that fails leaves plans
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # a test that fails leaves plans
 @pytest.mark.parametrize("plant", READER_MUTANTS, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found(plant: Callable[[], Any]) -> None:
     """Some test fails with the bug."""

@@ -27,8 +27,8 @@ KEPT_FILES_MAX = 64
 class Hold:
     """One reader's right to read `segments`. `kept` are those that are open for it, as their names go.
 
-    `ended` says why nothing may be read any more. `told` is called on the loop when the server's files change,
-    or the entries of them that count, and when the hold is dropped: look then what has changed, but later.
+    `ended` says why nothing may be read any more. `told` is called on the loop when other files of the server
+    count, or other entries of them, and when the hold is dropped. It must not look at once, but later.
     """
 
     __slots__ = ("_disk", "ended", "kept", "segments", "told")

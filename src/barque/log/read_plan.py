@@ -5,8 +5,8 @@ the segment files and the ranges in them. A hold (`holds`) keeps these files rea
 their names. So a plan yields the entries as they were when it was made, however the log goes on: flushed,
 compacted, truncated, replaced by a snapshot.
 
-A plan is a context manager. If nobody closes it, it ends when it is collected, with a `ResourceWarning`. If it
-is kept and forgotten, it ends when the files that are kept for it exceed the bounds of `Holds`.
+A plan is a context manager. If nobody closes it, it ends when it is collected, with a `ResourceWarning`. If
+the program keeps it and forgets it, it ends when the files that are kept for it exceed the bounds of `Holds`.
 """
 
 import warnings

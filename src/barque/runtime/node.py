@@ -392,6 +392,13 @@ class Node:
         """
         return self._readers().register(cluster)
 
+    async def trigger_compaction(self, cluster: str) -> bool:
+        """Let the member here compact its segments now (API-27); see `Client.trigger_compaction`."""
+        if self._stopped:
+            raise Stopped(f"node {self.name} does not run")
+        answer = await self.admin.handle("trigger_compaction", {"cluster": cluster})
+        return bool(answer["begun"])
+
     def _readers(self) -> LogReaders:
         if self._stopped:
             raise Stopped(f"node {self.name} does not run")
