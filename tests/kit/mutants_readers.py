@@ -8,13 +8,15 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from barque.log.batch_cache import BatchCache
 from barque.log.holds import Hold, Holds
+from barque.log.log_views import LogViews
 from barque.log.read_plan import ReadPlan
 from barque.log.segment import OpenSegment, Segment
 
 
 def replaced_files_not_kept() -> Any:
-    """A file that is merged, dropped or replaced goes, whoever may still read it."""
+    """A file that is merged, dropped or replaced goes, though a plan may still read it."""
     return patch.object(Holds, "keep", lambda _self, _segments: None)
 
 
@@ -92,6 +94,57 @@ def read_after_the_end() -> Any:
     return patch.object(Hold, "reading", wrong)
 
 
+def views_not_queued() -> Any:
+    """What a snapshot has dropped before a slow reader came to it has escaped it."""
+    real = LogViews._note
+
+    def wrong(self: LogViews) -> None:
+        real(self)
+        while len(self._noted) > 1:
+            self._forget(self._noted.popleft(), self._taken)
+
+    return patch.object(LogViews, "_note", wrong)
+
+
+def changes_not_told() -> Any:
+    """Readers do not hear that other files count."""
+    return patch.object(Holds, "tell", lambda _self: None)
+
+
+def acknowledged_view_let_go() -> Any:
+    """A reader that acknowledges a view loses it, and not those before it only."""
+    real = LogViews.acknowledge
+    return patch.object(LogViews, "acknowledge", lambda self, number: real(self, number + 1))
+
+
+def nothing_acknowledged() -> Any:
+    """What a reader acknowledges is kept for it all the same."""
+    return patch.object(LogViews, "acknowledge", lambda _self, _number: None)
+
+
+def forgotten_views_keep_files() -> Any:
+    """The files of a view that gave way before it was taken are kept."""
+    return patch.object(LogViews, "_forget", lambda _self, _view, _before: None)
+
+
+def forgotten_views_share_nothing() -> Any:
+    """The files of a view that gave way go, though the view before it has them."""
+    real = LogViews._forget
+    return patch.object(LogViews, "_forget", lambda self, view, _before: real(self, view, None))
+
+
+def batches_of_any_file() -> Any:
+    """The cache takes a batch of one file for that of another."""
+    real = BatchCache.read
+    return patch.object(BatchCache, "read", lambda self, _file, number, load: real(self, "", number, load))
+
+
+def cache_without_a_bound() -> Any:
+    """The cache of batches grows for as long as a node runs."""
+    real = BatchCache.__init__
+    return patch.object(BatchCache, "__init__", lambda self, _bytes_max=0: real(self, 1 << 40))
+
+
 READER_MUTANTS: tuple[Callable[[], AbstractContextManager[Any]], ...] = (
     replaced_files_not_kept,
     compacted_files_not_kept,
@@ -103,4 +156,12 @@ READER_MUTANTS: tuple[Callable[[], AbstractContextManager[Any]], ...] = (
     no_bound,
     deletion_not_told,
     read_after_the_end,
+    views_not_queued,
+    changes_not_told,
+    acknowledged_view_let_go,
+    nothing_acknowledged,
+    forgotten_views_keep_files,
+    forgotten_views_share_nothing,
+    batches_of_any_file,
+    cache_without_a_bound,
 )

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
-from tests.kit.snapshots import MEMBERS, SNAPSHOT, state_at
+from tests.kit.snapshots import MEMBERS, SNAPSHOT, file_at, meta_at, state_at
 from tests.kit.storage import SMALL, UID, Node, batch
 
 from barque.core.entries import EntryBatch, EntryKind, encode_body
@@ -158,6 +158,29 @@ def test_a_plan_that_is_made_during_a_compaction_is_valid() -> None:
         node.tick()
         node.worker.run_until_idle()
         assert log.segments.major_compactions == 1
+        assert read(made) == [(2, 1, payload(2)), (9, 1, payload(9))]
+
+
+def test_a_plan_of_survivors_stays_valid_when_their_file_moves() -> None:
+    """EXT-03: survivors of an installed snapshot lie in its directory until the old files may go."""
+    node = filled()
+    log, store = node.storage.log(UID), node.storage.log(UID).snapshots
+    position = IndexTerm(Index(80), Term(2))
+    store.begin_accept(meta_at(80, 2))
+    store.accept_live([batch(2), batch(9)])
+    assert store.accept_chunk(1, file_at(80, (2, 9), 2))
+    store.complete_accept(b"".join)
+    store.install_accepted()
+    log.install(position)
+    survivors = log.segments.parts[0].segment
+    assert "/segments/" not in survivors.path
+    with plan(log, range(1, 80)) as made:
+        assert read(made) == [(2, 1, payload(2)), (9, 1, payload(9))]
+        log.append(batch(81, 2))
+        node.sync()
+        node.tick()
+        assert not node.disk.exists(survivors.path)
+        assert "/segments/" in log.segments.parts[0].segment.path
         assert read(made) == [(2, 1, payload(2)), (9, 1, payload(9))]
 
 

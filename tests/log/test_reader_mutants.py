@@ -1,21 +1,22 @@
-"""Every planted bug of readers of the log is found by the tests of plans."""
+"""Every planted bug of readers of the log is found by the tests of plans, views and caches."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from tests.kit.mutants_readers import READER_MUTANTS
-from tests.log import test_read_plan
+from tests.log import test_batch_cache, test_log_views, test_read_plan
 from tests.log.test_snapshot_mutants import calls_of
 from tests.properties.test_reader_properties import random_reading
 
-HISTORIES = 200
+HISTORIES = 40
 """A clean run has as many, so what they find is no accident."""
 
 
 def searches() -> Iterator[Callable[[], object]]:
     """What looks for a bug, the quick ones first."""
-    yield from calls_of(test_read_plan)
+    for module in (test_batch_cache, test_log_views, test_read_plan):
+        yield from calls_of(module)
     for seed in range(HISTORIES):
         yield lambda seed=seed: random_reading(seed)
 

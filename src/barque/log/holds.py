@@ -28,7 +28,7 @@ class Hold:
     """One reader's right to read `segments`. `kept` are those that are open for it, as their names go.
 
     `ended` says why nothing may be read any more. `told` is called on the loop when other files of the server
-    count, or other entries of them, and when the hold is dropped. It must not look at once, but later.
+    count, or other entries of them, and when the hold is dropped. It may look, and hold other files.
     """
 
     __slots__ = ("_disk", "ended", "kept", "segments", "told")
@@ -173,8 +173,9 @@ class Holds:
 
     def tell(self) -> None:
         """Tell the owners of all holds that the files have changed."""
-        for hold in self._holds:
-            hold.told()
+        for hold in list(self._holds):  # to tell one may drop another
+            if hold.ended is None:
+                hold.told()
 
     def sweep(self) -> None:
         """Let go of what ended holds have kept."""

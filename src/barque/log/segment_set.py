@@ -13,6 +13,7 @@ import contextlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 
@@ -259,8 +260,9 @@ class SegmentSet:
             if part.first > last:
                 return
             opened = self._cache.open(part.segment)
+            read = partial(self._cache.batches.read, part.segment, load=opened.batch)
             with reading(part.segment):
-                yield from opened.batches(first, min(last, part.last))
+                yield from opened.batches_by(read, first, min(last, part.last))
 
     def read_entry(self, index: Index) -> EntryBatch | None:
         """The entry at `index`, be it only kept for the snapshot; None if it is not there."""

@@ -414,6 +414,8 @@ class Storage:
             "wal": self.wal.counters(),
             "segment_writer": self.segment_writer.overview(),
             "open_segments": self._cache.files,
+            "read_cache_bytes": self._cache.batches.size_bytes,
+            "read_cache_hits": self._cache.batches.hits,
             "memory_bytes": sum(log.memory_bytes for log in self._logs.values()),
             "segment_bytes": sum(log.segments.size_bytes for log in self._logs.values()),
             "meta": self.meta.overview(),

@@ -17,8 +17,8 @@ import msgspec
 from barque.core.state import Server
 from barque.errors import UnknownCluster
 from barque.log.log import WalLog
-from barque.log.read_plan import Decode, LogEntry, Part, ReadPlan
-from barque.log.segment import Segment
+from barque.log.log_views import LogViews, View
+from barque.log.read_plan import Decode, LogEntry, ReadPlan
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.system import System
 from barque.types import Index, Uid
@@ -38,7 +38,7 @@ class SegmentRange(msgspec.Struct, frozen=True):
 
 
 class LogUpdate(msgspec.Struct, frozen=True):
-    """What a member has in segments (EXT-01): all files that count, from the lowest entry to the highest.
+    """What a member had in segments at a moment (EXT-01): all files, from the lowest entry to the highest.
 
     From `first_index` on, no entry is missing up to `last_index`; `first_index` is one above it if there is
     none. Entries up to `committed_index` never change; others may be replaced by entries of a later leader,
@@ -124,14 +124,11 @@ class ExternalLogReader:
     def __init__(self, process: ServerProcess, log: WalLog) -> None:
         self._server = process.server
         self._log = log
-        self._parts: list[Part] = []
-        self._first = Index(0)
-        self._number = 0
-        self._told: dict[Segment, int] = {}  # by the last update that had the file
+        self._closed = True
         self._news = asyncio.Event()
-        self._closed = False
         self._task = asyncio.current_task()
-        self._hold = log.segments.holds.take((), self._news.set)
+        self._views = LogViews(log, self._news.set)
+        self._closed = False
         if self._task is not None:
             self._task.add_done_callback(self._task_ended)
 
@@ -151,29 +148,21 @@ class ExternalLogReader:
     async def __anext__(self) -> LogUpdate:
         """Wait until other entries are in segments than the last update has told; the first comes at once.
 
-        Updates that nobody has waited for become one. Raises `Stopped` with the reason if the reader was
-        dropped; the iterator just ends if the reader was closed.
+        Updates that were not waited for become one, unless a snapshot has dropped entries in between. Raises
+        `Stopped` with the reason if the reader was dropped; the iterator just ends if the reader was closed.
         """
-        while True:
-            if self._closed:
-                raise StopAsyncIteration
-            self._hold.check()
+        while not self._closed:
             self._news.clear()
-            parts, first = self._log.parts(), self._log.first_index()
-            if not self._number or parts != self._parts or first != self._first:
-                return self._tell(parts, first)
+            view = self._views.take()
+            if view is not None:
+                return self._update(view)
             await self._news.wait()
+        raise StopAsyncIteration
 
-    def _tell(self, parts: list[Part], first: Index) -> LogUpdate:
-        segments = self._log.segments
-        self._number += 1
-        self._parts, self._first = parts, first
-        self._told.update(dict.fromkeys((part.segment for part in parts), self._number))
-        segments.holds.add(self._hold, (part.segment for part in parts))
-        self._hold.check()
-        ranges = (SegmentRange(part.segment.path, Index(part.first), Index(part.last)) for part in parts)
-        last = segments.end.index
-        return LogUpdate(self._number, first, last, min(last, self._server.commit_index), tuple(ranges))
+    def _update(self, view: View) -> LogUpdate:
+        ranges = (SegmentRange(part.segment.path, Index(part.first), Index(part.last)) for part in view.parts)
+        committed = min(view.last, self._server.commit_index)
+        return LogUpdate(view.number, view.first, view.last, committed, tuple(ranges))
 
     def read_entries(self, indexes: Iterable[int]) -> ReadPlan:
         """Plan to read user commands at these indexes, of those that the newest update has told.
@@ -181,23 +170,18 @@ class ExternalLogReader:
         Raises `Stopped` if the reader was dropped or closed. The plan is good for as long as it is open, also
         after `acknowledge`.
         """
-        self._hold.check()
-        return self._log.plan_parts(self._parts, self._first, indexes, decoder_of(self._server))
+        return self._views.plan_read(indexes, decoder_of(self._server))
 
     def acknowledge(self, update: LogUpdate) -> None:
         """Let go of the files that only updates before this one have told. No error if it was dropped."""
-        gone = [segment for segment, number in self._told.items() if number < update.number]
-        self._log.segments.holds.let_go(self._hold, gone)
-        for segment in gone:
-            del self._told[segment]
+        self._views.acknowledge(update.number)
 
     def close(self) -> None:
         """Drop the reader, and let go of all files (Ra's `handle_down`). A second time is harmless."""
         if self._closed:
             return
         self._closed = True
-        self._hold.end("this reader is closed")
-        self._log.segments.holds.sweep()
+        self._views.close()
         if self._task is not None:
             self._task.remove_done_callback(self._task_ended)
         self._news.set()
@@ -206,9 +190,9 @@ class ExternalLogReader:
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+        if not self._closed:
             warnings.warn("a reader of the log was never closed", ResourceWarning, 2, source=self)
-            self._hold.end("this reader was collected")
+            self._views.hold.end("this reader was collected")
 
     async def __aenter__(self) -> "ExternalLogReader":
         return self
