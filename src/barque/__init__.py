@@ -116,6 +116,8 @@ from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, Ser
 
 if TYPE_CHECKING:
     from barque.client.local import local_client
+    from barque.log.read_plan import LogEntry, PlanInfo, ReadPlan
+    from barque.runtime.log_readers import ExternalLogReader, LogUpdate, SegmentRange
     from barque.runtime.node import Node
 else:
 
@@ -129,6 +131,14 @@ else:
             from barque.client.local import local_client
 
             return local_client
+        if name in ("LogEntry", "PlanInfo", "ReadPlan"):
+            from barque.log import read_plan
+
+            return getattr(read_plan, name)
+        if name in ("ExternalLogReader", "LogUpdate", "SegmentRange"):
+            from barque.runtime import log_readers
+
+            return getattr(log_readers, name)
         raise AttributeError(f"module 'barque' has no attribute {name!r}")
 
 
@@ -158,6 +168,7 @@ __all__ = [
     "DemonitorNode",
     "DiskFull",
     "Down",
+    "ExternalLogReader",
     "Forbidden",
     "Index",
     "IndexTerm",
@@ -166,6 +177,8 @@ __all__ = [
     "KvMachine",
     "LeaderTimeout",
     "LogConfig",
+    "LogEntry",
+    "LogUpdate",
     "Machine",
     "MachineEffect",
     "MachineFault",
@@ -192,11 +205,13 @@ __all__ = [
     "Notification",
     "OutcomeUnknown",
     "Overloaded",
+    "PlanInfo",
     "Pong",
     "PromotedMember",
     "ProtocolError",
     "QueryTimeout",
     "ReadLog",
+    "ReadPlan",
     "Refused",
     "ReleaseCursor",
     "RemovedMember",
@@ -204,6 +219,7 @@ __all__ = [
     "ReplyMode",
     "RespConfig",
     "Result",
+    "SegmentRange",
     "SendMsg",
     "ServerId",
     "ShrunkCluster",

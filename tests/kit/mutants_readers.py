@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from barque.log.batch_cache import BatchCache
 from barque.log.holds import Hold, Holds
-from barque.log.log_views import LogViews
+from barque.log.log_views import LogViews, View
 from barque.log.read_plan import ReadPlan
 from barque.log.segment import OpenSegment, Segment
 
@@ -106,6 +106,17 @@ def views_not_queued() -> Any:
     return patch.object(LogViews, "_note", wrong)
 
 
+def replaced_entries_called_committed() -> Any:
+    """A view of an earlier time is said to be committed as far as the log is now."""
+    real = LogViews.take
+
+    def wrong(self: LogViews) -> View | None:
+        view = real(self)
+        return view if view is None else self._committed_now(view)
+
+    return patch.object(LogViews, "take", wrong)
+
+
 def changes_not_told() -> Any:
     """Readers do not hear that other files count."""
     return patch.object(Holds, "tell", lambda _self: None)
@@ -157,6 +168,7 @@ READER_MUTANTS: tuple[Callable[[], AbstractContextManager[Any]], ...] = (
     deletion_not_told,
     read_after_the_end,
     views_not_queued,
+    replaced_entries_called_committed,
     changes_not_told,
     acknowledged_view_let_go,
     nothing_acknowledged,

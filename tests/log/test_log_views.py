@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.kit.storage import UID, Node, batch
-from tests.log.test_read_plan import filled, payload, read, snapshot
+from tests.log.test_read_plan import filled, install, payload, read, snapshot
 
 from barque.errors import Stopped
 from barque.log.log import WalLog
@@ -15,7 +15,7 @@ from barque.types import Index
 def views_of(node: Node, told: Callable[[], None] = lambda: None) -> tuple[LogViews, WalLog]:
     """A reader's views of a log, and the log."""
     log = node.storage.log(UID)
-    return LogViews(log, told), log
+    return LogViews(log, lambda: log.last_index_term().index, told), log
 
 
 def go_on(node: Node, count: int = 40) -> None:
@@ -107,6 +107,27 @@ def test_what_a_snapshot_drops_is_seen_before() -> None:
     assert seen >= set(range(1, min(ends) + 1))
     node.tick()
     assert not log.segments.holds.kept
+    views.close()
+
+
+def test_what_a_leaders_snapshot_replaces_was_not_committed() -> None:
+    """EXT-01: replaced entries are never said to be committed, however late a reader takes their view."""
+    node = filled()
+    log = node.storage.log(UID)
+    commit_index = [Index(20)]
+    views = LogViews(log, lambda: commit_index[0])
+    go_on(node)
+    first = taken(views)
+    assert (first.committed, first.last > 50) == (20, True)
+    go_on(node)
+    commit_index[0] = Index(25)
+    install(log, 200, 2, [])
+    commit_index[0] = Index(200)
+    divergent = taken(views)
+    assert (divergent.committed, divergent.last > first.last) == (25, True)
+    assert 30 in indexes_of(views), "it may still be read"
+    newest = taken(views)
+    assert (newest.first, newest.last, newest.committed) == (201, 200, 200)
     views.close()
 
 

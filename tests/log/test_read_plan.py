@@ -59,6 +59,17 @@ def snapshot(node: Node, index: int, live: "list[int]") -> None:
     node.events.clear()
 
 
+def install(log: WalLog, index: int, term: int, live: "list[int]") -> None:
+    """Let a leader's snapshot take the place of the log."""
+    store = log.snapshots
+    store.begin_accept(meta_at(index, term))
+    store.accept_live([batch(i) for i in live])
+    assert store.accept_chunk(1, file_at(index, live, term))
+    store.complete_accept(b"".join)
+    store.install_accepted()
+    log.install(IndexTerm(Index(index), Term(term)))
+
+
 def test_a_plan_reads_from_memory_and_from_segments() -> None:
     """EXT-03, EXT-04: entries in the order that was asked for; `info` says where they come from."""
     node = filled()
@@ -164,14 +175,8 @@ def test_a_plan_that_is_made_during_a_compaction_is_valid() -> None:
 def test_a_plan_of_survivors_stays_valid_when_their_file_moves() -> None:
     """EXT-03: survivors of an installed snapshot lie in its directory until the old files may go."""
     node = filled()
-    log, store = node.storage.log(UID), node.storage.log(UID).snapshots
-    position = IndexTerm(Index(80), Term(2))
-    store.begin_accept(meta_at(80, 2))
-    store.accept_live([batch(2), batch(9)])
-    assert store.accept_chunk(1, file_at(80, (2, 9), 2))
-    store.complete_accept(b"".join)
-    store.install_accepted()
-    log.install(position)
+    log = node.storage.log(UID)
+    install(log, 80, 2, [2, 9])
     survivors = log.segments.parts[0].segment
     assert "/segments/" not in survivors.path
     with plan(log, range(1, 80)) as made:

@@ -35,7 +35,7 @@ class Reading(Checker):
 
     def follow_anew(self) -> None:
         """A reader registers."""
-        self.views = LogViews(self.log, lambda: None)
+        self.views = LogViews(self.log, lambda: self.model.snapshot.index)
         self.seen: tuple[int, Found] = (0, [])
         self.due.clear()
         self.got.clear()

@@ -37,6 +37,8 @@ class Book(barque.Machine[int]):
 
     def apply(self, meta: barque.CommandMeta, command: Any, state: int) -> Any:
         """The sum."""
+        if command == Add(number=-1):
+            raise ValueError("no such number")
         return (state + command.number, None) if isinstance(command, Add) else (state, None)
 
 
@@ -224,6 +226,25 @@ async def test_what_reads_ends_with_the_node(tmp_path: Path) -> None:
             node.read_entries("shelf", [2])
         with pytest.raises(barque.Stopped, match="node n1 does not run"):
             await node.log_fold("shelf", lambda _entry, found: found, None)
+
+
+async def test_a_reader_of_a_failed_member_says_so(tmp_path: Path) -> None:
+    """EXT-02: when a machine's bug has stopped the member, the reader that waits gets the reason."""
+    made = Nodes(tmp_path, 1)
+    await made.start(machines={"book": Book()})
+    try:
+        async with made.client() as client:
+            await client.start_cluster("book", "book")
+            async with made.running["n1"].register_external_log_reader("book") as reader:
+                await anext(reader)
+                waiting = asyncio.ensure_future(anext(reader))
+                with pytest.raises(barque.BarqueError):
+                    await client.process_command("book", Add(number=-1), timeout_s=0.2)
+                async with asyncio.timeout(20):
+                    with pytest.raises(barque.Stopped, match=r"server book@n1 has stopped: .*no such number"):
+                        await waiting
+    finally:
+        await made.stop()
 
 
 async def test_a_reader_follows_the_log(tmp_path: Path) -> None:

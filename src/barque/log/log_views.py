@@ -5,6 +5,9 @@ without a gap. A new one is noted whenever other files count. All files of a vie
 until the reader has acknowledged a later one. So a slow reader still gets each entry that was ever in a
 segment.
 
+Entries of a view up to `committed` never change. For the newest view that is the commit index. A view that
+has been superseded keeps what it was then: a leader's snapshot may have replaced what was not committed.
+
 A noted view that the reader has not taken gives way to the next one, if that goes on where the view before
 ended. Only a snapshot that drops entries in between makes a queue, and `Holds` bounds what that keeps.
 """
@@ -25,14 +28,21 @@ class View(NamedTuple):
     number: int
     first: Index
     last: Index
+    committed: Index
     parts: tuple[Part, ...]
 
 
 class LogViews:
-    """The views of one log for one reader. `told` is called when there may be a new one, or the end."""
+    """The views of one log for one reader. `told` is called when there may be a new one, or the end.
 
-    def __init__(self, log: WalLog, told: Callable[[], None]) -> None:
+    `commit_index` says up to where the log's entries are committed now.
+    """
+
+    def __init__(
+        self, log: WalLog, commit_index: Callable[[], Index], told: Callable[[], None] = lambda: None
+    ) -> None:
         self._log = log
+        self._commit_index = commit_index
         self._told = told
         self._taken: View | None = None
         self._noted: deque[View] = deque()
@@ -51,7 +61,9 @@ class LogViews:
         parts, first, last = tuple(self._log.parts()), segments.first, segments.end.index
         if newest is not None and (parts, first, last) == (newest.parts, newest.first, newest.last):
             return
-        view = View(1 if newest is None else newest.number + 1, first, last, parts)
+        if self._noted:
+            self._noted[-1] = self._committed_now(self._noted[-1])
+        view = View(1 if newest is None else newest.number + 1, first, last, Index(0), parts)
         self._held.update(dict.fromkeys((part.segment for part in parts), view.number))
         segments.holds.add(self.hold, (part.segment for part in parts))
         if self._noted:
@@ -59,6 +71,9 @@ class LogViews:
             if first <= (before.last + 1 if before is not None else self._noted[-1].first):
                 self._forget(self._noted.pop(), before)
         self._noted.append(view)
+
+    def _committed_now(self, view: View) -> View:
+        return view._replace(committed=min(view.last, self._commit_index()))
 
     def _forget(self, view: View, before: View | None) -> None:
         """Nobody takes this view: its files are held only for other views that have them."""
@@ -74,7 +89,8 @@ class LogViews:
         self.hold.check()
         if not self._noted:
             return None
-        self._taken = self._noted.popleft()
+        view = self._noted.popleft()
+        self._taken = view if self._noted else self._committed_now(view)
         return self._taken
 
     def acknowledge(self, number: int) -> None:

@@ -122,12 +122,12 @@ class ExternalLogReader:
     """
 
     def __init__(self, process: ServerProcess, log: WalLog) -> None:
-        self._server = process.server
+        self._server = server = process.server
         self._log = log
         self._closed = True
         self._news = asyncio.Event()
         self._task = asyncio.current_task()
-        self._views = LogViews(log, self._news.set)
+        self._views = LogViews(log, lambda: server.commit_index, self._news.set)
         self._closed = False
         if self._task is not None:
             self._task.add_done_callback(self._task_ended)
@@ -161,8 +161,7 @@ class ExternalLogReader:
 
     def _update(self, view: View) -> LogUpdate:
         ranges = (SegmentRange(part.segment.path, Index(part.first), Index(part.last)) for part in view.parts)
-        committed = min(view.last, self._server.commit_index)
-        return LogUpdate(view.number, view.first, view.last, committed, tuple(ranges))
+        return LogUpdate(view.number, view.first, view.last, view.committed, tuple(ranges))
 
     def read_entries(self, indexes: Iterable[int]) -> ReadPlan:
         """Plan to read user commands at these indexes, of those that the newest update has told.
