@@ -7,17 +7,21 @@ A member that was out of reach does not hear of its own removal, or of the delet
 nobody sends it entries any longer. Leaders and tombstones tell its node (`MemberRemoved`, `LeaderIs`).
 That is one node's word, and deletion is for good. So the node *suspects* the member first, and asks all
 nodes (`RemovalAsked`). Each answers by what its own server of that cluster has committed, or by its
-tombstone of the whole cluster (`RemovalAnswer`). The member is deleted once
+tombstone (`RemovalAnswer`). The member is deleted once
 
 - two nodes have confirmed it, or one if its configuration names fewer than three nodes, and
 - those nodes hold a majority of the voters in the newest configuration that they tell of. (A deleted
   cluster has no configuration; there the first condition is enough.)
 
+A node whose own member was removed for good has no configuration to tell of (index 0), but it is a second
+witness: its member will never serve ours again. So a cluster may shrink to one member, and leave no ghosts.
+
 An answer counts only if its configuration is not older than the member's own, and newer than the
 position at which the member joined. A node that knows nothing says nothing. Questions are repeated each
-second while the suspicion lasts; it ends after a minute, or with an answer that lists the member, and
-begins anew with the next notice. Until then the member runs on: it wins no election without the others,
-and loses nothing.
+second while the suspicion lasts. It ends after a minute, and begins anew with the next notice. It also ends
+with an answer that lists the member in a newer configuration than any that leaves it out. But not in the
+first seconds: the node may only be late to commit the removal, and the notice is not repeated. Until then
+the member runs on: it wins no election without the others, and loses nothing.
 """
 
 import logging
@@ -37,15 +41,18 @@ logger = logging.getLogger("barque.dispatcher")
 
 _ASK_INTERVAL_S = 1.0
 _PATIENCE_S = 60.0
+_ROUNDS_MIN = 3
+"""A suspicion outlasts so many questions, even if a node lists the member."""
 
 
 class Suspicion:
     """Since when it lasts, and which nodes have confirmed it."""
 
-    __slots__ = ("asked_at", "confirmed", "since")
+    __slots__ = ("asked_at", "confirmed", "rounds", "since")
 
     def __init__(self, since: float) -> None:
         self.since = self.asked_at = since
+        self.rounds = 0  # how often all nodes were asked
         self.confirmed: dict[str, RemovalAnswer] = {}
 
 
@@ -94,6 +101,7 @@ class Removals:
 
     def _ask(self, process: ServerProcess, suspicion: Suspicion, now: float) -> None:
         suspicion.asked_at = now
+        suspicion.rounds += 1
         server = process.server
         joined_at = server.cfg.min_vote_position.index
         since = max(server.cluster_index_term.index, joined_at + 1 if joined_at else 0)
@@ -109,6 +117,9 @@ class Removals:
         if process is None or suspicion is None or process.cluster_id != answer.cluster_id:
             return
         if not answer.removed:
+            known = max((other.index for other in suspicion.confirmed.values()), default=Index(0))
+            if suspicion.rounds < _ROUNDS_MIN or answer.index <= known:
+                return
             logger.info("%s: node %s lists it as a member; it stays", process.server.id, node)
             del self._suspicions[process]
             return
@@ -150,7 +161,12 @@ class Removals:
             if all(record.uid is not None for record in records):
                 voters = sorted(r.id.node for r in records if r.membership is Membership.VOTER)
                 return RemovalAnswer(cluster_id, uid, True, position.index, tuple(voters))
-        return None
+        if any(process.cluster_id == cluster_id for process in self._servers.all()):
+            return None
+        former = self._directory.last_tombstone(cluster_id)
+        if former is None or former.uid == uid:
+            return None
+        return RemovalAnswer(cluster_id, uid, True, Index(0), (self._name,))
 
 
 def is_confirmed(server: Server, confirmed: dict[str, RemovalAnswer]) -> bool:
@@ -161,5 +177,7 @@ def is_confirmed(server: Server, confirmed: dict[str, RemovalAnswer]) -> bool:
     newest = max(confirmed.values(), key=lambda answer: answer.index)
     if not newest.voters:
         return True  # tombstones of the whole cluster
+    if newest.index == 0:
+        return False  # former members only: nobody has told of a configuration
     held = sum(voter in confirmed for voter in newest.voters)
     return held >= majority(len(newest.voters))
