@@ -36,6 +36,7 @@ RUN_AS_WRITTEN = (
     "docs/how-to/recover-from-a-machine-fault.md",
     "docs/how-to/upgrade-a-machine.md",
     "docs/how-to/use-an-aux-machine.md",
+    "docs/how-to/read-the-log.md",
     "docs/how-to/test-my-machine.md",
     "docs/how-to/write-a-machine-as-a-class.md",
     "docs/operations/metrics.md",

@@ -119,6 +119,8 @@ from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, Ser
 
 if TYPE_CHECKING:
     from barque.client.local import local_client
+    from barque.log.read_plan import LogEntry, PlanInfo, ReadPlan
+    from barque.runtime.log_readers import ExternalLogReader, LogUpdate, SegmentRange
     from barque.runtime.node import Node
 else:
 
@@ -132,6 +134,14 @@ else:
             from barque.client.local import local_client
 
             return local_client
+        if name in ("LogEntry", "PlanInfo", "ReadPlan"):
+            from barque.log import read_plan
+
+            return getattr(read_plan, name)
+        if name in ("ExternalLogReader", "LogUpdate", "SegmentRange"):
+            from barque.runtime import log_readers
+
+            return getattr(log_readers, name)
         raise AttributeError(f"module 'barque' has no attribute {name!r}")
 
 
@@ -164,6 +174,7 @@ __all__ = [
     "DiskFull",
     "Down",
     "Effects",
+    "ExternalLogReader",
     "Forbidden",
     "Index",
     "IndexTerm",
@@ -172,6 +183,8 @@ __all__ = [
     "KvMachine",
     "LeaderTimeout",
     "LogConfig",
+    "LogEntry",
+    "LogUpdate",
     "Machine",
     "MachineEffect",
     "MachineFault",
@@ -199,12 +212,14 @@ __all__ = [
     "ObjectClient",
     "OutcomeUnknown",
     "Overloaded",
+    "PlanInfo",
     "Pong",
     "PromotedMember",
     "ProtocolError",
     "Query",
     "QueryTimeout",
     "ReadLog",
+    "ReadPlan",
     "Refused",
     "ReleaseCursor",
     "RemovedMember",
@@ -213,6 +228,7 @@ __all__ = [
     "ReplyMode",
     "RespConfig",
     "Result",
+    "SegmentRange",
     "SendMsg",
     "ServerId",
     "ShrunkCluster",

@@ -59,6 +59,8 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segment_max_size_bytes: FileSize = 64_000_000
     retained_bytes_max: Bytes = 256 * 1024 * 1024
     """How much is kept below a snapshot for members that are being sent an older one."""
+    readers_bytes_max: Bytes = 256 * 1024 * 1024
+    """How much is kept of files that a member's log has replaced, for programs that still read them."""
     max_pipeline_count: Commands = 16_384
     """Entries that may be on their way to one member."""
     max_pipeline_bytes: Bytes = 4 * 1024 * 1024

@@ -106,6 +106,14 @@ def test_clusters_are_formed_and_listed(running: Dev) -> None:
     assert "nonsense" in refused.stderr
 
 
+def test_a_member_is_told_to_compact(running: Dev) -> None:
+    """API-27: `cluster compact` says whether there was anything to compact; an unknown node is refused."""
+    assert running.ok("cluster", "compact", "kv", "n2") == "kv@n2 has nothing to compact now\n"
+    refused = running.run("cluster", "compact", "kv", "n9")
+    assert refused.returncode != 0
+    assert "n9" in refused.stderr
+
+
 def test_the_log_is_dumped_record_by_record(running: Dev) -> None:
     """`wal dump` shows heads, records and ends, as text and as JSON lines."""
     running.ok("kv", "set", "dumped", "x")

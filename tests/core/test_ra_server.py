@@ -8,7 +8,6 @@ from barque.core.events import ClientDown, Component, NodeEvent
 from barque.core.messages import AppendEntriesRpc, Tick
 from barque.core.overview import members_info
 from barque.core.state import PeerStatus, RaftState, ServerConfig
-from barque.errors import NotAvailableYet
 from barque.machine.machine import AuxKind, Machine
 from barque.testing.core.cluster import CLIENT, CoreCluster, sent
 from barque.testing.core.member import FixedEnvironment
@@ -111,12 +110,6 @@ def test_an_aux_machine_is_asked() -> None:
     """AUX-02, AUX-04, `handle_aux/4`: one that is not there says nothing."""
     assert ra_server.handle_aux(led().server("a"), AuxKind.CALL, "x") == (None, [])
     assert Machine.handle_aux is not None
-
-
-def test_there_are_no_external_readers() -> None:
-    """§9 [v2.2] `register_external_log_reader/2`: said aloud."""
-    with pytest.raises(NotAvailableYet, match="ReadLog"):
-        ra_server.register_external_log_reader(led().server("a"))
 
 
 def test_the_handlers_have_their_names() -> None:

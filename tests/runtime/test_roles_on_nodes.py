@@ -92,6 +92,7 @@ async def test_sec8_a_client_can_neither_change_members_nor_delete(tmp_path: Pat
             client.replace_member("sum", "n2"),
             client.force_shrink("sum"),
             client.transfer_leadership("sum", "n2"),
+            client.trigger_compaction("sum"),
         ):
             with pytest.raises(Forbidden):
                 await attempt

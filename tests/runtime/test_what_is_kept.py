@@ -131,7 +131,7 @@ async def test_sec3_bad_names_are_refused_at_every_way_in(tmp_path: Path) -> Non
             "member_promote",
             "member_replace",
         ),
-        *("cluster_delete", "force_shrink", "force_delete_server", "aux_command"),
+        *("cluster_delete", "force_shrink", "force_delete_server", "aux_command", "trigger_compaction"),
     ]
     nameless = {"nodes", "status", "local_report", "make_linked_copy", "remove_linked_copy"}
     async with nodes(tmp_path, 1) as single, single.client() as client:

@@ -174,6 +174,21 @@ def test_sends_without_a_link_are_dropped_and_counted(run: Run) -> None:
     run(main)
 
 
+def test_a_failed_attempt_leaves_no_connection_to_wait_for(run: Run) -> None:
+    """A node that stops waits for its sockets to close; an attempt that got none is over, on any loop."""
+
+    async def main() -> None:
+        n1 = make("n1", Recorder(), peers={"n2": "127.0.0.1:1"})
+        await n1.start()
+        try:
+            await until(lambda: "cannot connect" in n1.status()["n2"].last_error)
+            assert n1._links["n2"].connections == []
+        finally:
+            await n1.stop()
+
+    run(main)
+
+
 def test_a_restarted_peer_is_found_again(run: Run) -> None:
     """When a peer comes back, the link does too, and shows the new incarnation."""
 

@@ -1,4 +1,4 @@
-"""`barque cluster`: list clusters, form one, or delete one."""
+"""`barque cluster`: list clusters, form one, compact a member's segments, or delete a cluster."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ from barque.cli.status import fetch_status
 
 @click.group()
 def cluster() -> None:
-    """List clusters, form one, or delete one."""
+    """List clusters, form one, compact a member's segments, or delete a cluster."""
 
 
 @cluster.command(name="list")
@@ -58,6 +58,17 @@ def create(reach: Reach, name: str, machine: str, members: str | None) -> int:
     for node, why in answer.not_started.items():
         click.echo(f"not started on {node}: {why}", err=True)
     return FAILED if answer.not_started else OK
+
+
+@cluster.command()
+@click.argument("name")
+@click.argument("node")
+@reach_options
+def compact(reach: Reach, name: str, node: str) -> None:
+    """Compact the segments of the member of NAME on NODE now; a node does so by itself in time."""
+    begun = run_with_client(reach, lambda client: client.trigger_compaction(name, node))
+    member = f"{name}@{node}"
+    click.echo(f"{member} compacts its segments" if begun else f"{member} has nothing to compact now")
 
 
 @cluster.command()

@@ -11,7 +11,7 @@ _VERBS = {
     "status": ("barque.cli.status:status", "Show all nodes and clusters."),
     "kv": ("barque.cli.kv:kv", "Read and write keys."),
     "leader": ("barque.cli.leader:leader", "Show who leads a cluster, or hand leadership over."),
-    "cluster": ("barque.cli.cluster:cluster", "List clusters, form one, or delete one."),
+    "cluster": ("barque.cli.cluster:cluster", "List clusters, form or delete one, or compact its segments."),
     "member": ("barque.cli.member:member", "List a cluster's members, or change them."),
     "recover": ("barque.cli.recover:recover", "Recover from a lost quorum."),
     "doctor": ("barque.cli.doctor:doctor", "Check a stopped node's data directory."),

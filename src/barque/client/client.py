@@ -31,7 +31,15 @@ import msgspec
 from barque.client.cluster import ClusterClient
 from barque.client.connection import Connection, Link
 from barque.client.outcomes import Notification, Notifications
-from barque.client.requests import Batch, Call, CommandBatch, EncodedBatch, ReadBatch
+from barque.client.requests import (
+    Batch,
+    Call,
+    CommandBatch,
+    EncodedBatch,
+    ReadBatch,
+    check_name,
+    encode,
+)
 from barque.client.results import (
     AddedMember,
     DeletedCluster,
@@ -49,25 +57,14 @@ from barque.client.results import (
     typed_result,
 )
 from barque.client.routing import Connect, Router
-from barque.core.entries import COMMAND_BYTES_MAX
 from barque.errors import ConfigurationError, InvalidCommand, Stopped
 from barque.machine.arguments import canonical_arguments
 from barque.transport.client_link import ClientLink
 from barque.transport.tls import client_tls
 from barque.transport.wire import TIMEOUT_MS_MAX
-from barque.types import (
-    NAME_RULE,
-    Index,
-    IndexTerm,
-    Membership,
-    ReplyMode,
-    ServerId,
-    Term,
-    is_valid_name,
-)
+from barque.types import Index, IndexTerm, Membership, ReplyMode, ServerId, Term
 
 TIMEOUT_S_MAX = TIMEOUT_MS_MAX // 1000
-_encode = msgspec.msgpack.encode
 
 
 class Requests(Protocol):
@@ -418,6 +415,19 @@ class Client:
         """
         return await self._call("cluster_delete", {"cluster": cluster}, timeout_s, DeletedCluster)
 
+    async def trigger_compaction(
+        self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> bool:
+        """Let the member on `node` (default: the connected one) compact its segments now (API-27).
+
+        True if a compaction has begun; false if none is worth it, or one is under way. Raises
+        `UnknownCluster`, `ConfigurationError` for an unknown node, or `OutcomeUnknown`.
+        """
+        answer = await self.call(
+            "trigger_compaction", {"cluster": cluster, "node": node}, timeout_s=timeout_s
+        )
+        return bool(answer["begun"])
+
     # --- members (§4) ------------------------------------------------------------------
 
     async def members_info(self, cluster: str, *, timeout_s: float | None = None) -> MembersInfo:
@@ -577,23 +587,3 @@ def check_timeout(timeout_s: float) -> float:
     if not isinstance(timeout_s, int | float) or not 0 <= timeout_s <= TIMEOUT_S_MAX:
         raise InvalidCommand(f"timeout_s is {timeout_s!r}; give seconds, from 0 to {TIMEOUT_S_MAX}")
     return timeout_s
-
-
-def check_name(cluster: str) -> str:
-    """Return the name of a cluster. Raises `InvalidCommand` for anything but a valid name."""
-    if not isinstance(cluster, str):
-        raise InvalidCommand(f"a cluster's name is text, not {cluster!r}")
-    if not is_valid_name(cluster):
-        raise InvalidCommand(f"{cluster[:80]!r} is no name of a cluster: a name has {NAME_RULE}")
-    return cluster
-
-
-def encode(value: Any) -> bytes:
-    """Encode a command or query. Raises `InvalidCommand` if it cannot be encoded, or is too large."""
-    try:
-        encoded = _encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidCommand(f"cannot be encoded: {error}") from error
-    if len(encoded) > COMMAND_BYTES_MAX:
-        raise InvalidCommand(f"{len(encoded)} bytes are above the limit of {COMMAND_BYTES_MAX}")
-    return encoded

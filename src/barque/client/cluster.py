@@ -160,6 +160,10 @@ class ClusterClient:
         """See `Client.force_shrink`."""
         return await self.client.force_shrink(self.name, timeout_s=timeout_s)
 
+    async def trigger_compaction(self, node: str | None = None, *, timeout_s: float | None = None) -> bool:
+        """See `Client.trigger_compaction`."""
+        return await self.client.trigger_compaction(self.name, node, timeout_s=timeout_s)
+
     async def aux_command(
         self, command: Any, *, consistent: bool = False, timeout_s: float | None = None
     ) -> Any:

@@ -8,17 +8,28 @@ import struct
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
+
 from barque.client.outcomes import CALLERS, Listener
-from barque.core.entries import BATCH_ENTRIES_MAX
-from barque.errors import BarqueError, CommandTimeout, LeaderTimeout, NoLeader, OutcomeUnknown, QueryTimeout
+from barque.core.entries import BATCH_ENTRIES_MAX, COMMAND_BYTES_MAX
+from barque.errors import (
+    BarqueError,
+    CommandTimeout,
+    InvalidCommand,
+    LeaderTimeout,
+    NoLeader,
+    OutcomeUnknown,
+    QueryTimeout,
+)
 from barque.transport.answers import UnansweredRanges, unanswered
 from barque.transport.wire import ClientCall, ClientCommands, ClientQueries, ClientRequest
-from barque.types import ReplyMode
+from barque.types import NAME_RULE, ReplyMode, is_valid_name
 
 PART_REQUESTS_MAX = BATCH_ENTRIES_MAX
 PART_BYTES_MAX = 16 * 1024 * 1024
 """A message to a node holds at most this much, unless one request alone is larger."""
 
+_encode = msgspec.msgpack.encode
 _EARLY_S = 0.01
 """The node's clock and ours measure the same time span; they may differ by this much at its end."""
 _CALL_SHARE = 0.2
@@ -273,3 +284,23 @@ class Call(Batch):
     def lost(self, text: str) -> BarqueError:
         """See `Batch`. Only some verbs change anything."""
         return unanswered(self.verb, text)
+
+
+def check_name(cluster: str) -> str:
+    """Return the name of a cluster. Raises `InvalidCommand` for anything but a valid name."""
+    if not isinstance(cluster, str):
+        raise InvalidCommand(f"a cluster's name is text, not {cluster!r}")
+    if not is_valid_name(cluster):
+        raise InvalidCommand(f"{cluster[:80]!r} is no name of a cluster: a name has {NAME_RULE}")
+    return cluster
+
+
+def encode(value: Any) -> bytes:
+    """Encode a command or query. Raises `InvalidCommand` if it cannot be encoded, or is too large."""
+    try:
+        encoded = _encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidCommand(f"cannot be encoded: {error}") from error
+    if len(encoded) > COMMAND_BYTES_MAX:
+        raise InvalidCommand(f"{len(encoded)} bytes are above the limit of {COMMAND_BYTES_MAX}")
+    return encoded

@@ -338,6 +338,12 @@ class Client:
         """See `barque.Client.force_shrink`."""
         return self._run(self._client.force_shrink(cluster, timeout_s=timeout_s))
 
+    def trigger_compaction(
+        self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> bool:
+        """See `barque.Client.trigger_compaction`."""
+        return self._run(self._client.trigger_compaction(cluster, node, timeout_s=timeout_s))
+
     def aux_command(
         self, cluster: str, command: Any, *, consistent: bool = False, timeout_s: float | None = None
     ) -> Any:
@@ -469,6 +475,10 @@ class ClusterClient:
     def force_shrink(self, *, timeout_s: float | None = None) -> ShrunkCluster:
         """See `barque.Client.force_shrink`."""
         return self.client.force_shrink(self.name, timeout_s=timeout_s)
+
+    def trigger_compaction(self, node: str | None = None, *, timeout_s: float | None = None) -> bool:
+        """See `barque.Client.trigger_compaction`."""
+        return self.client.trigger_compaction(self.name, node, timeout_s=timeout_s)
 
     def aux_command(self, command: Any, *, consistent: bool = False, timeout_s: float | None = None) -> Any:
         """See `barque.Client.aux_command`."""

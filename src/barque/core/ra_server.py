@@ -1,7 +1,8 @@
 """Ra's `ra_server` module, name for name (reference page of v2.2), for readers who know Ra.
 
 Each function is thin: the rules live in the modules of this package. Where something is done in
-another way or elsewhere, the docstring says so. docs/reference/ra-parity.md has the whole list.
+another way or elsewhere, the docstring says so. docs/reference/ra-parity.md has the whole list, also of what
+the node does: readers of the log.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,6 @@ from barque.core.log_contract import Log
 from barque.core.messages import Message
 from barque.core.roles import RaftState, WaitingQueries
 from barque.core.state import Environment, Server, ServerConfig
-from barque.errors import NotAvailableYet
 from barque.machine.effects import ReleaseCursor
 from barque.machine.machine import AuxKind
 from barque.types import NOWHERE, Index, IndexTerm, ServerId, Term, Uid
@@ -205,11 +205,6 @@ def update_peer(server: Server, peer_id: ServerId, **update: Any) -> None:
     for key, value in update.items():
         assert key in ("next_index", "query_index", "commit_index_sent", "status"), key
         setattr(peer, key, value)
-
-
-def register_external_log_reader(server: Server) -> None:
-    """§9. Gone from Ra since; ours never had one: use the effect `ReadLog`, or an aux machine."""
-    raise NotAvailableYet(f"{server.id}: no external readers; use ReadLog or an aux machine's read_commands")
 
 
 def handle_down(server: Server, event: ClientDown | SnapshotSenderDown) -> Transition:

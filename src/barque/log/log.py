@@ -27,6 +27,7 @@ from barque.core.messages import LogEvent, ResendWrite, SnapshotWritten, WalFail
 from barque.errors import InvariantViolation, WalDown
 from barque.log.flush import FlushPlan, SegmentLimits, plan_flush
 from barque.log.memtable import Memtable
+from barque.log.read_plan import Decode, Part as ReadablePart, Piece, ReadPlan, pieces_in, runs_of
 from barque.log.recovery import state_of
 from barque.log.segment import Segment
 from barque.log.segment_set import SegmentSet
@@ -340,6 +341,40 @@ class WalLog:
                 found += [] if entry is None else [entry]
         return found
 
+    def plan_read(self, indexes: Iterable[int], decode: Decode) -> ReadPlan:
+        """Plan to read user commands at these indexes, in this order (EXT-04). Touches no file.
+
+        Below the run without a gap, only what the snapshot still needs is there. Raises `Stopped` if
+        files that are being replaced cannot be kept.
+        """
+        base, last = self._memtable.base().index, self._memtable.last().index
+        parts, first = self.parts(), self.first_index()
+        pieces: list[Piece] = []
+        for start, end in runs_of(indexes):
+            for begin, stop in self.segments.snapshot.live_within(start, min(end, first - 1)):
+                pieces += pieces_in(parts, begin, stop)
+            pieces += pieces_in(parts, max(start, first), min(end, base))
+            low, high = max(start, base + 1), min(end, last)
+            if low <= high:
+                pieces.append(Piece(None, self._memtable.batches(low, high), low, high))
+        return self._plan(pieces, decode)
+
+    def plan_parts(
+        self, parts: Sequence[ReadablePart], first: Index, indexes: Iterable[int], decode: Decode
+    ) -> ReadPlan:
+        """Plan to read from these files only, from `first` on. Raises as `plan_read` does."""
+        runs = runs_of(indexes)
+        pieces = [piece for low, high in runs for piece in pieces_in(parts, max(low, first), high)]
+        return self._plan(pieces, decode)
+
+    def _plan(self, pieces: Sequence[Piece], decode: Decode) -> ReadPlan:
+        hold = self.segments.holds.take(piece.segment for piece in pieces if piece.segment is not None)
+        return ReadPlan(hold, pieces, decode)
+
+    def parts(self) -> list[ReadablePart]:
+        """The segment files that count, and the ranges of them that do."""
+        return [ReadablePart(part.segment, part.first, part.last) for part in self.segments.parts]
+
     # --- for people, and against bugs ----------------------------------------------------
 
     def _check(self) -> None:
@@ -361,7 +396,8 @@ class WalLog:
 
     def overview(self) -> dict[str, Any]:
         """Facts for an operator: positions, and sizes in bytes."""
-        last, snapshot = self.last_index_term(), self.segments.snapshot.position
+        last, segments = self.last_index_term(), self.segments
+        snapshot = segments.snapshot.position
         return {
             "last_index": last.index,
             "last_term": last.term,
@@ -372,9 +408,15 @@ class WalLog:
             "snapshot_term": snapshot.term,
             "batches": len(self._memtable),
             "size_bytes": self.memory_bytes,
-            "segments": len(self.segments.parts),
-            "segment_bytes": self.segments.size_bytes,
+            "segments": len(segments.parts),
+            "segment_bytes": segments.size_bytes,
             "can_write": self.can_write(),
+            "readers": {
+                "open": len(segments.holds),
+                "kept_files": len(segments.holds.kept),
+                "kept_bytes": segments.holds.kept_bytes,
+                "dropped": segments.holds.dropped,
+            },
             "snapshots": self.snapshots.overview(),
             "counters": self.counters(),
         }

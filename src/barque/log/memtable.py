@@ -197,6 +197,12 @@ class Memtable:
             found.append(batch)
         return found
 
+    def batches(self, first: int, last: int) -> list[EntryBatch]:
+        """The batches in memory that have entries from `first` to `last`, uncut."""
+        if first > last or first > self._last.index:
+            return []
+        return self._batches[max(0, bisect_right(self._firsts, first) - 1) : bisect_right(self._firsts, last)]
+
     def position(self, index: Index) -> IndexTerm | None:
         """The position of the entry at `index`, if it is there."""
         term = self.fetch_term(index)

@@ -10,11 +10,12 @@ import contextlib
 import re
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from barque.core.entries import EntryBatch
 from barque.errors import Damaged, StorageError
 from barque.log import segment_format
+from barque.log.batch_cache import BatchCache
 from barque.log.disk import TEMPORARY, Disk, DiskFile, join
 from barque.log.lease import Lease
 from barque.log.segment_format import (
@@ -165,8 +166,12 @@ class OpenSegment:
 
     def batches(self, first: int, last: int) -> Iterator[EntryBatch]:
         """The batches that hold entries from `first` to `last`, cut to this range, one read for each."""
+        return self.batches_by(self.batch, first, last)
+
+    def batches_by(self, read: Callable[[int], EntryBatch], first: int, last: int) -> Iterator[EntryBatch]:
+        """The same, with `read` to read a batch by its number."""
         for number in range(self.find(first), self.segment.tail.batches):
-            batch = self.batch(number)
+            batch = read(number)
             if batch.first_index > last:
                 return
             yield batch.cut(max(first, batch.first_index), min(last, batch.last_index))
@@ -194,6 +199,8 @@ class SegmentCache:
         self._files_max = files_max
         self._open: OrderedDict[Segment, OpenSegment] = OrderedDict()
         self._held: dict[Segment, OpenSegment] = {}  # pinned
+        self.batches = BatchCache()
+        """What was read last, whichever server it is of."""
 
     @property
     def files(self) -> int:

@@ -13,12 +13,14 @@ import contextlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 
 from barque.core.entries import EntryBatch
 from barque.log.background import Job
 from barque.log.disk import TEMPORARY, Disk, join
+from barque.log.holds import Holds
 from barque.log.lease import Lease
 from barque.log.segment import (
     Segment,
@@ -105,6 +107,7 @@ class SegmentSet:
         self.uid = uid
         self.directory = directory
         self.lease = Lease()
+        self.holds = Holds(disk, cache)
         self.snapshot = NO_SNAPSHOT
         self.generation = 0
         self.end = NOWHERE
@@ -257,8 +260,9 @@ class SegmentSet:
             if part.first > last:
                 return
             opened = self._cache.open(part.segment)
+            read = partial(self._cache.batches.read, part.segment, load=opened.batch)
             with reading(part.segment):
-                yield from opened.batches(first, min(last, part.last))
+                yield from opened.batches_by(read, first, min(last, part.last))
 
     def read_entry(self, index: Index) -> EntryBatch | None:
         """The entry at `index`, be it only kept for the snapshot; None if it is not there."""
@@ -354,6 +358,8 @@ class SegmentSet:
         """
         live = [] if live_file is None else [inspect_segment(self._disk, live_file, 0, self.uid)]
         self.generation += 1
+        if self._live is not None:
+            self.holds.keep([self._live])  # it goes with the snapshot that it belongs to
         self._replaced += [part.segment for part in self._parts if part.segment is not self._live]
         self._live = live[0] if live else None
         self.untrusted = Index(0)
@@ -372,6 +378,7 @@ class SegmentSet:
         if not self.settling or not self.may_settle:
             return
         if self._live is not None:
+            self.holds.keep([self._live])
             try:
                 moved = self.take_over(self._live.path)
             except OSError:
@@ -456,11 +463,13 @@ class SegmentSet:
             if part.first <= self.untrusted:
                 break
         self.first = Index(first)
+        self.holds.tell()
 
     # --- files that go -----------------------------------------------------------------
 
     def _discard(self, segments: list[Segment]) -> None:
         if segments:
+            self.holds.keep(segments)
             self._garbage.append(segments)
 
     @property
@@ -490,6 +499,7 @@ class SegmentSet:
     def end_lease(self) -> None:
         """The server is being deleted: nothing writes its files from now on."""
         self.lease.end()
+        self.holds.end_all(f"server {self.uid} was deleted")
         for part in self._parts:
             self._cache.retire(part.segment)
 

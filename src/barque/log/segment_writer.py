@@ -69,6 +69,8 @@ class SegmentWriter:
         self._cautious = self._failed
         self._failed = set()
         for log in self._logs.values():
+            if log.segments.holds:
+                log.segments.holds.sweep()
             if log.segments.retains:
                 log.trim()  # perhaps nobody needs what was kept below the snapshot any more
         self.step()
@@ -180,6 +182,7 @@ class SegmentWriter:
             segments.pin(sources)
         except StorageError:
             return False
+        segments.holds.keep(sources)
         self._compacting.add(uid)
 
         def finished(made: Segment | None, error: Exception | None) -> None:

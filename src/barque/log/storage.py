@@ -73,6 +73,7 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     the simulator says no. `wal_max_entries`: the next file also begins after so many entries.
     `segment_max_entries` and `segment_max_size_bytes`: when a segment file is full (SEG-02).
     `retained_bytes_max`: the most that is kept below a snapshot for followers that continue an older one.
+    `readers_bytes_max`: the most that readers of one server's log keep of files that the log has replaced.
     `snapshots`: when snapshots are due.
     """
 
@@ -81,6 +82,7 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     segment_max_entries: int = 4096
     segment_max_size_bytes: int = 64_000_000
     retained_bytes_max: int = 256 * 1024 * 1024
+    readers_bytes_max: int = 256 * 1024 * 1024
     snapshots: SnapshotConfig = SnapshotConfig()
     wal_writer: WriterKind = "auto"
     wal_flush_bytes_max: int = FLUSH_BYTES_MAX
@@ -124,6 +126,7 @@ class Storage:
         self._births = False
         self._cache = cache
         self._retained_bytes_max = config.retained_bytes_max
+        self._readers_bytes_max = config.readers_bytes_max
         self._open_store = open_store
         limits = SegmentLimits(config.segment_max_entries, config.segment_max_size_bytes)
         self.segment_writer = SegmentWriter(disk, workers[0], self._logs, limits, wal.retire)
@@ -276,6 +279,7 @@ class Storage:
     def _adopt(self, uid: Uid, found: RecoveredLog) -> WalLog:
         log = WalLog(uid, self.wal, found.memtable, found.segments, found.snapshots)
         log.retained_bytes_max = self._retained_bytes_max
+        log.segments.holds.bytes_max = self._readers_bytes_max
         self._logs[uid] = log
         return log
 
@@ -410,6 +414,8 @@ class Storage:
             "wal": self.wal.counters(),
             "segment_writer": self.segment_writer.overview(),
             "open_segments": self._cache.files,
+            "read_cache_bytes": self._cache.batches.size_bytes,
+            "read_cache_hits": self._cache.batches.hits,
             "memory_bytes": sum(log.memory_bytes for log in self._logs.values()),
             "segment_bytes": sum(log.segments.size_bytes for log in self._logs.values()),
             "meta": self.meta.overview(),
@@ -424,6 +430,7 @@ class Storage:
         try:
             for log in self._logs.values():
                 log.snapshots.close()
+                log.segments.holds.end_all("the node has stopped")
             with contextlib.ExitStack() as rest:  # each of them, whatever becomes of the others
                 rest.callback(self._lock.close)
                 rest.callback(self.meta.close)

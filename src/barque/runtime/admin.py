@@ -108,6 +108,7 @@ class Admin:
             "start_server": self.start_server,
             "discard_server": self.discard_server,
             "trigger_election": self.trigger_election,
+            "trigger_compaction": self.trigger_compaction,
             "make_linked_copy": self.make_linked_copy,
             "remove_linked_copy": self.remove_linked_copy,
         }
@@ -137,6 +138,20 @@ class Admin:
         """Remove that copy."""
         self._system.storage.remove_linked_copy()
         return {"node": self._name}
+
+    async def trigger_compaction(self, arguments: dict[str, Any]) -> Any:
+        """Let the member on `node`, or here, compact its segments now (API-27); whether that has begun.
+
+        Raises `UnknownCluster`, and `ConfigurationError` for an unknown node.
+        """
+        node = str(arguments.get("node") or self._name)
+        if node not in self._config.nodes:
+            raise ConfigurationError(f"node {node!r} is not among the nodes of this installation")
+        if node != self._name:
+            return await self._ask_at(node, "trigger_compaction", arguments)
+        process = self._member_here(str(arguments["cluster"]))
+        begun = self._system.storage.segment_writer.compact(process.uid)
+        return {"server": str(process.server.id), "begun": begun}
 
     async def ping(self, arguments: dict[str, Any]) -> Any:
         """Name and uptime; for a cluster, the state of its member here (API-22)."""

@@ -37,15 +37,16 @@ import math
 import random
 import secrets
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from barque.config import NodeConfig
 from barque.errors import Stopped
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk, OsDisk
 from barque.log.identity import Owner
+from barque.log.read_plan import LogEntry, ReadPlan
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
 from barque.machine.replicated import Replicated
@@ -59,6 +60,7 @@ from barque.runtime.directory import Directory
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.liveness import Liveness
+from barque.runtime.log_readers import ExternalLogReader, LogReaders
 from barque.runtime.machine_codes import MachineCodes
 from barque.runtime.machines import load_machines
 from barque.runtime.node_rpc import NodeRpc
@@ -84,6 +86,8 @@ from barque.transport.wire import (
 from barque.types import ClientRef
 
 logger = logging.getLogger("barque.node")
+
+Accumulator = TypeVar("Accumulator")
 
 _ROUNDS_MAX = 8
 _STOP_TRANSFER_S = 1.0
@@ -204,6 +208,7 @@ class Node:
             wake,
         )
         self.system = self._open_system(undo)
+        self._log_readers = LogReaders(self.name, self.system)
         self.liveness = Liveness(
             self.name,
             peers,
@@ -349,6 +354,56 @@ class Node:
         if self._stopped:
             raise Stopped(f"node {self.name} does not run")
         return self.sessions.open_in_process(on_event, on_stopped)
+
+    # --- logs, read in this process ------------------------------------------------------
+
+    def read_entries(self, cluster: str, indexes: Iterable[int]) -> ReadPlan:
+        """Plan to read the user commands at these indexes from the log of the member here (EXT-03, EXT-04).
+
+        Touches no file. Execute the plan in another thread, and close it. Entries above the commit index may
+        yet be replaced in the log; the plan has them as they are now. Raises `UnknownCluster` if no
+        member is here, and `Stopped`.
+        """
+        return self._readers().read_entries(cluster, indexes)
+
+    async def log_read(self, cluster: str, indexes: Iterable[int]) -> list[LogEntry]:
+        """Read the user commands at these indexes, in this order, from the log of the member here (EXT-05).
+
+        Entries that are not there, and entries of Barque's own, are left out. Raises `UnknownCluster`,
+        `Stopped` if the server or the node ends meanwhile, and `StorageError` if a file cannot be read.
+        """
+        return await self._readers().log_read(cluster, indexes)
+
+    async def log_fold(
+        self, cluster: str, function: Callable[[LogEntry, Accumulator], Accumulator], initial: Accumulator
+    ) -> Accumulator:
+        """Fold over the user commands in the log of the member here, from its snapshot to its end (EXT-05).
+
+        `function` gets an entry and the accumulator, and returns the next one. It is called in another
+        thread, for one entry after the other; an exception ends the fold and is raised. The log is folded as
+        it is now; entries above the commit index are among them. Raises as `log_read` does.
+        """
+        return await self._readers().log_fold(cluster, function, initial)
+
+    def register_external_log_reader(self, cluster: str) -> ExternalLogReader:
+        """Follow the segments of the member here: an async iterator of `LogUpdate` (EXT-01, API-29).
+
+        Call it on the loop. Close the reader, or use it with `async with`; it also ends with the task that
+        has registered it. Raises `UnknownCluster` and `Stopped`.
+        """
+        return self._readers().register(cluster)
+
+    async def trigger_compaction(self, cluster: str) -> bool:
+        """Let the member here compact its segments now (API-27); see `Client.trigger_compaction`."""
+        if self._stopped:
+            raise Stopped(f"node {self.name} does not run")
+        answer = await self.admin.handle("trigger_compaction", {"cluster": cluster})
+        return bool(answer["begun"])
+
+    def _readers(self) -> LogReaders:
+        if self._stopped:
+            raise Stopped(f"node {self.name} does not run")
+        return self._log_readers
 
     # --- the turn ----------------------------------------------------------------------
 

@@ -352,12 +352,19 @@ class System:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
             if not process.tick(now_ms) and (process.applied_is_remembered or process.failure):
                 del self._active[process]
+                if process.failure is not None:
+                    self._end_readers(process)
         if self._deleting or self.directory.unfinished:
             self._delete_on_disk()
         try:
             self.storage.tick(self._clock.monotonic())
         except StorageError as error:
             self._note_failure(str(error))
+
+    def _end_readers(self, process: ServerProcess) -> None:
+        """Nothing is added to this log any more: its readers must hear why."""
+        holds = self.storage.log(process.uid).segments.holds
+        holds.end_all(f"server {process.server.id} has stopped: {process.failure}")
 
     def _note_failure(self, text: str) -> None:
         if text != self.failure:
@@ -420,6 +427,7 @@ def _storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig
         segment_max_entries=log.segment_max_entries,
         segment_max_size_bytes=log.segment_max_size_bytes,
         retained_bytes_max=log.retained_bytes_max,
+        readers_bytes_max=log.readers_bytes_max,
         snapshots=SnapshotConfig(
             min_snapshot_interval=snapshots.min_interval,
             snapshot_bytes=snapshots.interval_bytes,

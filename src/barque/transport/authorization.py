@@ -53,6 +53,7 @@ VERBS: dict[str, Role] = {
     "force_shrink": Role.ADMIN,
     "force_delete_server": Role.ADMIN,
     "snapshot": Role.ADMIN,
+    "trigger_compaction": Role.ADMIN,
     "make_linked_copy": Role.ADMIN,
     "remove_linked_copy": Role.ADMIN,
     "start_server": Role.NODE,

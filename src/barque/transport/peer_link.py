@@ -233,7 +233,11 @@ class _OutboundConnection(FramedConnection):
     ) -> None:
         super().__init__(handshake, limits, counters, tls)
         self._link = link
-        link.opened(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is open. uvloop makes protocols before that, and drops those of failed attempts."""
+        self._link.opened(self)
+        super().connection_made(transport)
 
     def established(self, other: Established) -> None:
         """The peer has proved its name."""
