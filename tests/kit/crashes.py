@@ -85,6 +85,21 @@ def looks_like(disk: SimDisk, other: SimDisk, path: str = "") -> bool:
     return True
 
 
+class PowerLost(BaseException):
+    """No clean-up reaches the disk any more."""
+
+
+def die_at(disk: SimDisk, operations: int) -> None:
+    """Let the power fail at one of the next operations of this disk, counted from 1."""
+    end = disk.operations + operations
+
+    def fail(_operation: str, _path: str) -> None:
+        if disk.operations >= end:
+            raise PowerLost
+
+    disk.fault = fail
+
+
 class Point(NamedTuple, Generic[Promise]):
     """A moment: the next operation, the disk before it, and what must be found."""
 
