@@ -52,7 +52,7 @@ async def test_sec8_one_node_cannot_make_another_delete_its_member(
         assert await client.consistent_query("sum") == 6
 
 
-async def test_d1_an_answer_that_lists_the_member_ends_the_suspicion(tmp_path: Path) -> None:
+async def test_d1_an_answer_that_lists_the_member_outweighs_older_ones(tmp_path: Path) -> None:
     """D1: a node knows a newer configuration that names it, so the notice was out of date."""
     async with nodes(tmp_path) as three, three.client() as client:
         await client.start_cluster("sum", "adder")
@@ -61,8 +61,25 @@ async def test_d1_an_answer_that_lists_the_member_ends_the_suspicion(tmp_path: P
         removals = three.running["n1"].dispatcher.removals
         says(three, "n2", "n1", MemberRemoved(cluster_id, uid))
         assert removals.is_suspected(process)
-        says(three, "n3", "n1", RemovalAnswer(cluster_id, uid, False, HOSTILE_INDEX, ()))
-        assert not removals.is_suspected(process)
+        says(three, "n3", "n1", RemovalAnswer(cluster_id, uid, False, Index(100), ()))
+        for node in ("n2", "n3"):
+            says(three, node, "n1", RemovalAnswer(cluster_id, uid, True, Index(99), ("n2", "n3")))
+        assert member(three, "n1") is process
+        assert await client.process_command("sum", 1) == 1
+
+
+async def test_a_node_that_is_late_does_not_keep_a_removed_member_alive(tmp_path: Path) -> None:
+    """It lists the member by an older configuration: the questions go on until two nodes have confirmed."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        process = member(three, "n1")
+        cluster_id, uid = process.cluster_id, process.uid
+        says(three, "n2", "n1", MemberRemoved(cluster_id, uid))
+        says(three, "n3", "n1", RemovalAnswer(cluster_id, uid, False, Index(100), ()))
+        says(three, "n2", "n1", RemovalAnswer(cluster_id, uid, True, Index(101), ("n2", "n3")))
+        assert not process.ended
+        says(three, "n3", "n1", RemovalAnswer(cluster_id, uid, True, Index(101), ("n2", "n3")))
+        assert process.ended
 
 
 async def test_a_member_waits_for_a_second_node_before_it_goes(tmp_path: Path) -> None:

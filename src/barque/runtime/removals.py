@@ -14,10 +14,10 @@ tombstone of the whole cluster (`RemovalAnswer`). The member is deleted once
   cluster has no configuration; there the first condition is enough.)
 
 An answer counts only if its configuration is not older than the member's own, and newer than the
-position at which the member joined. A node that knows nothing says nothing. Questions are repeated each
-second while the suspicion lasts; it ends after a minute, or with an answer that lists the member, and
-begins anew with the next notice. Until then the member runs on: it wins no election without the others,
-and loses nothing.
+position at which the member joined. A node that knows nothing says nothing. An answer that lists the member
+outweighs all that are not newer; but its node may only be late, and the notice is not repeated. So the
+questions are, each second for a minute, and the suspicion begins anew with the next notice. Until then the
+member runs on: it wins no election without the others, and loses nothing.
 """
 
 import logging
@@ -40,13 +40,24 @@ _PATIENCE_S = 60.0
 
 
 class Suspicion:
-    """Since when it lasts, and which nodes have confirmed it."""
+    """Since when it lasts, which nodes have confirmed it, and up to which index a node lists the member."""
 
-    __slots__ = ("asked_at", "confirmed", "since")
+    __slots__ = ("asked_at", "confirmed", "listed_at", "since")
 
     def __init__(self, since: float) -> None:
         self.since = self.asked_at = since
         self.confirmed: dict[str, RemovalAnswer] = {}
+        self.listed_at = Index(0)
+
+    def take(self, node: str, answer: RemovalAnswer) -> None:
+        """Count an answer, unless a newer one says otherwise; a deletion of the cluster is final."""
+        if not answer.removed:
+            self.listed_at = max(self.listed_at, answer.index)
+        else:
+            self.confirmed[node] = answer
+        for other, found in list(self.confirmed.items()):
+            if found.voters and found.index <= self.listed_at:
+                del self.confirmed[other]
 
 
 class Removals:
@@ -108,11 +119,9 @@ class Removals:
         suspicion = self._suspicions.get(process) if process is not None else None
         if process is None or suspicion is None or process.cluster_id != answer.cluster_id:
             return
-        if not answer.removed:
-            logger.info("%s: node %s lists it as a member; it stays", process.server.id, node)
-            del self._suspicions[process]
-            return
-        suspicion.confirmed[node] = answer
+        if not answer.removed and answer.index > suspicion.listed_at:
+            logger.info("%s: node %s lists it as a member", process.server.id, node)
+        suspicion.take(node, answer)
         if is_confirmed(process.server, suspicion.confirmed):
             del self._suspicions[process]
             deleted = any(not a.voters for a in suspicion.confirmed.values())
