@@ -7,17 +7,21 @@ A member that was out of reach does not hear of its own removal, or of the delet
 nobody sends it entries any longer. Leaders and tombstones tell its node (`MemberRemoved`, `LeaderIs`).
 That is one node's word, and deletion is for good. So the node *suspects* the member first, and asks all
 nodes (`RemovalAsked`). Each answers by what its own server of that cluster has committed, or by its
-tombstone of the whole cluster (`RemovalAnswer`). The member is deleted once
+tombstone (`RemovalAnswer`). The member is deleted once
 
 - two nodes have confirmed it, or one if its configuration names fewer than three nodes, and
 - those nodes hold a majority of the voters in the newest configuration that they tell of. (A deleted
   cluster has no configuration; there the first condition is enough.)
 
+A node whose own member was removed for good has no configuration to tell of (index 0), but it is a second
+witness: its member will never serve ours again. So a cluster may shrink to one member, and leave no ghosts.
+
 An answer counts only if its configuration is not older than the member's own, and newer than the
-position at which the member joined. A node that knows nothing says nothing. An answer that lists the member
-outweighs all that are not newer; but its node may only be late, and the notice is not repeated. So the
-questions are, each second for a minute, and the suspicion begins anew with the next notice. Until then the
-member runs on: it wins no election without the others, and loses nothing.
+position at which the member joined. A node that knows nothing says nothing. Questions are repeated each
+second while the suspicion lasts. It ends after a minute, and begins anew with the next notice. It also ends
+with an answer that lists the member in a newer configuration than any that leaves it out. But not in the
+first seconds: the node may only be late to commit the removal, and the notice is not repeated. Until then
+the member runs on: it wins no election without the others, and loses nothing.
 """
 
 import logging
@@ -37,27 +41,19 @@ logger = logging.getLogger("barque.dispatcher")
 
 _ASK_INTERVAL_S = 1.0
 _PATIENCE_S = 60.0
+_ROUNDS_MIN = 3
+"""A suspicion outlasts so many questions, even if a node lists the member."""
 
 
 class Suspicion:
-    """Since when it lasts, which nodes have confirmed it, and up to which index a node lists the member."""
+    """Since when it lasts, and which nodes have confirmed it."""
 
-    __slots__ = ("asked_at", "confirmed", "listed_at", "since")
+    __slots__ = ("asked_at", "confirmed", "rounds", "since")
 
     def __init__(self, since: float) -> None:
         self.since = self.asked_at = since
+        self.rounds = 0  # how often all nodes were asked
         self.confirmed: dict[str, RemovalAnswer] = {}
-        self.listed_at = Index(0)
-
-    def take(self, node: str, answer: RemovalAnswer) -> None:
-        """Count an answer, unless a newer one says otherwise; a deletion of the cluster is final."""
-        if not answer.removed:
-            self.listed_at = max(self.listed_at, answer.index)
-        else:
-            self.confirmed[node] = answer
-        for other, found in list(self.confirmed.items()):
-            if found.voters and found.index <= self.listed_at:
-                del self.confirmed[other]
 
 
 class Removals:
@@ -105,6 +101,7 @@ class Removals:
 
     def _ask(self, process: ServerProcess, suspicion: Suspicion, now: float) -> None:
         suspicion.asked_at = now
+        suspicion.rounds += 1
         server = process.server
         joined_at = server.cfg.min_vote_position.index
         since = max(server.cluster_index_term.index, joined_at + 1 if joined_at else 0)
@@ -119,9 +116,14 @@ class Removals:
         suspicion = self._suspicions.get(process) if process is not None else None
         if process is None or suspicion is None or process.cluster_id != answer.cluster_id:
             return
-        if not answer.removed and answer.index > suspicion.listed_at:
-            logger.info("%s: node %s lists it as a member", process.server.id, node)
-        suspicion.take(node, answer)
+        if not answer.removed:
+            known = max((other.index for other in suspicion.confirmed.values()), default=Index(0))
+            if suspicion.rounds < _ROUNDS_MIN or answer.index <= known:
+                return
+            logger.info("%s: node %s lists it as a member; it stays", process.server.id, node)
+            del self._suspicions[process]
+            return
+        suspicion.confirmed[node] = answer
         if is_confirmed(process.server, suspicion.confirmed):
             del self._suspicions[process]
             deleted = any(not a.voters for a in suspicion.confirmed.values())
@@ -159,7 +161,12 @@ class Removals:
             if all(record.uid is not None for record in records):
                 voters = sorted(r.id.node for r in records if r.membership is Membership.VOTER)
                 return RemovalAnswer(cluster_id, uid, True, position.index, tuple(voters))
-        return None
+        if any(process.cluster_id == cluster_id for process in self._servers.all()):
+            return None
+        former = self._directory.last_tombstone(cluster_id)
+        if former is None or former.uid == uid:
+            return None
+        return RemovalAnswer(cluster_id, uid, True, Index(0), (self._name,))
 
 
 def is_confirmed(server: Server, confirmed: dict[str, RemovalAnswer]) -> bool:
@@ -170,5 +177,7 @@ def is_confirmed(server: Server, confirmed: dict[str, RemovalAnswer]) -> bool:
     newest = max(confirmed.values(), key=lambda answer: answer.index)
     if not newest.voters:
         return True  # tombstones of the whole cluster
+    if newest.index == 0:
+        return False  # former members only: nobody has told of a configuration
     held = sum(voter in confirmed for voter in newest.voters)
     return held >= majority(len(newest.voters))

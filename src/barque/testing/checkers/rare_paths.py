@@ -8,11 +8,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from barque.core.configuration import may_change, recognises
-from barque.core.effects import Rejected, SendRpc, StartElectionTimeout
+from barque.core.effects import Rejected, SendRpc, StartElectionTimeout, StartSnapshotRetry
+from barque.core.events import SenderOutcome
 from barque.core.log_contract import Found
-from barque.core.messages import AppendEntriesReply, HeartbeatReply, RequestVoteResult, TimeoutNow
+from barque.core.messages import (
+    AppendEntriesReply,
+    ChunkOutcome,
+    HeartbeatReply,
+    RequestVoteResult,
+    TimeoutNow,
+)
 from barque.core.quorum import agreed
-from barque.core.state import RaftState, Server
+from barque.core.state import Peer, PeerStatus, RaftState, Server
 from barque.types import Membership
 
 
@@ -306,6 +313,98 @@ MEMBERS = (
     ),
     RarePath("a cluster is deleted", "core.terminating:begin_termination"),
 )
+SNAPSHOTS = (
+    RarePath(
+        "a leadership ends, and the next begins without what it knew of its peers",
+        "core.state:Peer.begin_term",
+        before=lambda self, _next: self.status is not PeerStatus.NORMAL,
+    ),
+    RarePath(
+        "a receiving member answers a trial election",
+        "core.elections:on_pre_vote",
+        before=lambda s, _m: s.raft_state is RaftState.RECEIVE_SNAPSHOT,
+    ),
+    RarePath(
+        "a waiting member answers a trial election",
+        "core.elections:on_pre_vote",
+        before=lambda s, _m: s.raft_state is RaftState.AWAIT_CONDITION,
+    ),
+    RarePath(
+        "a leader hears a trial election, and asserts itself",
+        "core.elections:on_pre_vote_as_leader",
+        after=_some,
+    ),
+    RarePath(
+        "a failed transfer waits before the next attempt",
+        "core.snapshots:on_sender_down",
+        after=_asks(StartSnapshotRetry),
+    ),
+    RarePath("a snapshot is tried again after a pause", "core.snapshots:on_snapshot_retry", after=_some),
+    RarePath(
+        "a leader that asserts itself tries a snapshot again",
+        "core.replication:_reach_again",
+        after=_some,
+    ),
+    RarePath(
+        "a member to whom a snapshot is sent is further than thought",
+        "core.snapshots:on_install_snapshot_result",
+        before=lambda s, m: (
+            m.outcome is ChunkOutcome.AHEAD
+            and m.sender in s.cluster
+            and s.cluster[m.sender].status is PeerStatus.SENDING_SNAPSHOT
+        ),
+    ),
+    RarePath(
+        "a piece of a snapshot comes twice",
+        "core.receive_snapshot:_take_piece",
+        before=lambda _s, role, m: m.chunk.number - (role.live_chunks or 0) <= role.pieces,
+        after=_some,
+    ),
+    RarePath(
+        "a member gets its vote after a snapshot",
+        "core.snapshots:on_install_snapshot_result",
+        before=lambda s, m: (
+            m.outcome is ChunkOutcome.INSTALLED
+            and m.sender in s.cluster
+            and s.cluster[m.sender].membership is Membership.PROMOTABLE
+        ),
+        after=_some,
+    ),
+    RarePath(
+        "a snapshot is captured below the entry that raised the machine's version",
+        "core.captures:version_at",
+        before=lambda s, index: index < s.machine_versions[-1][0],
+    ),
+    RarePath(
+        "a sender ends with its node, and the peer waits for it",
+        "core.snapshots:on_sender_down",
+        before=lambda _s, m: m.outcome is SenderOutcome.DISCONNECTED,
+    ),
+)
+PIPELINE = (
+    RarePath(
+        "the first entry of a term goes through a full pipeline",
+        "core.replication:pipelined_rpcs",
+        before=lambda s, force=False: force and any(_is_full(s, peer) for _, peer in s.peers),
+        after=lambda result: bool(result[0]),
+    ),
+    RarePath(
+        "a queue of low priority ends with its leadership",
+        "core.transitions:_refuse_what_waits",
+        before=lambda leader, _reason, _now: bool(leader.low_priority),
+    ),
+    RarePath(
+        "a tick asks a stale peer with one entry",
+        "core.replication:make_rpc",
+        before=lambda _s, _m, _p, most: most == 1,
+    ),
+)
+
+
+def _is_full(server: Server, peer: Peer) -> bool:
+    return peer.next_index - peer.match_index - 1 >= server.cfg.max_pipeline_count
+
+
 LOG = (
     RarePath("a file is full, and the next one begins", "log.wal_files:WalFiles.start_next"),
     RarePath(
@@ -385,5 +484,14 @@ NODES = (
         ),
     ),
 )
-RARE_PATHS: tuple[RarePath, ...] = (*ELECTIONS, *REPLICATION, *LEADERSHIP, *MEMBERS, *LOG, *NODES)
+RARE_PATHS: tuple[RarePath, ...] = (
+    *ELECTIONS,
+    *REPLICATION,
+    *LEADERSHIP,
+    *MEMBERS,
+    *SNAPSHOTS,
+    *PIPELINE,
+    *LOG,
+    *NODES,
+)
 """All rare paths."""
