@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test check fix bench sim campaign worlds search nemesis mutants docs clean
+.PHONY: run test check fix bench sim campaign worlds fuzz search nemesis mutants docs clean
 
 run: $(STAMP)           ## three nodes on this machine, a live table; Ctrl-C stops them
 	$(BIN)/barque dev
@@ -39,8 +39,14 @@ nemesis: $(STAMP)       ## real nodes killed, frozen and cut off, each preset fo
 
 worlds: $(STAMP)        ## every graph of links on three and five nodes, every crash point, fifteen minutes of random core worlds
 	BARQUE_ALL_WORLDS=1 $(BIN)/python -m pytest tests/simulation/test_core_worlds.py --timeout 3600
-	BARQUE_ALL_CRASH_POINTS=1 $(BIN)/python -m pytest tests/log/test_crash_points.py
+	BARQUE_ALL_CRASH_POINTS=1 $(BIN)/python -m pytest tests/log/test_crash_points.py tests/log/test_segment_crash_points.py tests/log/test_snapshot_crash_points.py --timeout 3600
 	$(BIN)/barque simulate --core --seeds 1000000 --seconds 900 --start $$(date +%s)
+
+fuzz: $(STAMP)          ## every codec under a coverage-guided fuzzer, two minutes each; what reached new code stays in build/fuzz
+	$(BIN)/pip install -q -e '.[fuzz]'
+	for codec in wal manifest segment snapshot kv-state meta backup frames resp; do \
+		$(BIN)/python -m tests.fuzz $$codec --seconds 120 || exit 1; \
+	done
 
 search: $(STAMP)        ## all interleavings within bounds, 150,000 states for each of them; takes an hour
 	BARQUE_SEARCH_STATES=150000 $(BIN)/python -m pytest tests/simulation/test_search.py --timeout 7200

@@ -1,9 +1,11 @@
 """Golden bytes and endings of the meta file (docs/formats/meta.md)."""
 
+from zlib import crc32
+
 import pytest
 
 from barque.log import meta_format
-from barque.log.meta_format import MetaHead, MetaLine, MetaRecord
+from barque.log.meta_format import RECORD_SIZE_MIN, MetaHead, MetaLine, MetaRecord
 from barque.log.wal_format import CleanEnd, Damage, MalformedHead, TornTail
 from barque.types import Index, ServerId, Term, Uid
 
@@ -71,3 +73,23 @@ def test_zeros_behind_the_records_are_a_clean_end() -> None:
     """A file may have grown without its content having arrived."""
     found = list(meta_format.read_lines(HEAD_BYTES + bytes(100), HEAD))
     assert found == [CleanEnd(32)]
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (RECORD_SIZE_MIN - 6, 7),
+        (RECORD_SIZE_MIN - 12, 200),
+        (RECORD_SIZE_MIN, 0xFF),
+        (RECORD_SIZE_MIN + 5, 0xFF),
+    ],
+    ids=["kind", "lengths", "uid", "vote"],
+)
+def test_an_impossible_content_under_a_right_checksum_is_damage(at: int, value: int) -> None:
+    """It was written as it is, and perhaps is a vote: as a torn tail it would be forgotten without a word."""
+    data = bytearray(STATE_BYTES)
+    data[at] = value
+    sealed = data[:4] + crc32(memoryview(data)[8:], HEAD.salt).to_bytes(4, "little") + data[8:]
+    [found] = meta_format.read_lines(HEAD_BYTES + bytes(sealed), HEAD)
+    assert isinstance(found, Damage)
+    assert "the content is impossible" in found.reason

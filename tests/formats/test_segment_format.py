@@ -1,5 +1,7 @@
 """Golden bytes and endings of segments (docs/formats/segment.md)."""
 
+from zlib import crc32
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -164,3 +166,12 @@ def test_no_bytes_are_a_surprise(data: bytes) -> None:
         decode(HEAD_BYTES + data)
     with pytest.raises(MalformedSegment):
         decode(data + INDEX_BYTES + TAIL_BYTES)
+
+
+def test_a_uid_that_is_no_text_is_malformed() -> None:
+    """Also under a right checksum."""
+    name = b"alph\xff"
+    front = HEAD_BYTES[:12]
+    crc = crc32(name, crc32(front + bytes(4)))
+    with pytest.raises(MalformedSegment, match="the server's uid is no text"):
+        segment_format.decode_head(front + crc.to_bytes(4, "little") + name)

@@ -1,5 +1,8 @@
 """Golden bytes and endings of the write-ahead log (docs/formats/wal.md)."""
 
+import random
+from zlib import crc32
+
 import pytest
 
 from barque.core.entries import EntryBatch
@@ -7,12 +10,15 @@ from barque.log import wal_format
 from barque.log.wal_format import (
     FILE_HEAD_SIZE,
     CleanEnd,
+    Damage,
     FileEntry,
     FileHead,
     MalformedHead,
     NoRecord,
     Record,
 )
+from barque.log.wal_recovery import WalReader
+from barque.testing.sim.disk import SimDisk
 from barque.types import NOWHERE, Index, IndexTerm, Term
 
 OLD_HEAD = FileHead(epoch=7, salt=0x01020304, version=1)
@@ -158,3 +164,30 @@ def test_endings() -> None:
     assert isinstance(wal_format.record_length(head[:79], HEAD, 64), NoRecord)
     assert isinstance(wal_format.record_length(b"x" * 80, HEAD, 64), NoRecord)
     assert isinstance(wal_format.decode_record(RECORD_BYTES, FileHead(7, 9), 64), NoRecord)
+
+
+def resealed(data: bytearray, head: FileHead = HEAD) -> bytes:
+    """The same record with the checksum of what it says now."""
+    return bytes(data[:4]) + crc32(memoryview(data)[8:], head.salt).to_bytes(4, "little") + bytes(data[8:])
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "reason"),
+    [
+        (64, 9, "no room for 9 batches"),
+        (80, 0xFF, "can't decode byte 0xff"),
+        (101, 0, "a batch of 0 entries"),
+        (137, 99, "and 99 bytes cannot be here"),
+    ],
+    ids=["batches", "uid", "entries", "length"],
+)
+def test_an_impossible_content_under_a_right_checksum_is_damage(at: int, value: int, reason: str) -> None:
+    """It was written as it is, and perhaps acknowledged: as a torn tail it would be lost without a word."""
+    data = bytearray(RECORD_BYTES)
+    data[at] = value
+    found = wal_format.decode_record(resealed(data), HEAD, 64)
+    assert isinstance(found, Damage)
+    assert reason in found.reason
+    disk = SimDisk(random.Random(1))
+    disk.set_content("/1.wal", HEAD_BYTES + resealed(data))
+    assert list(WalReader(disk.open("/1.wal")).records()) == [found]

@@ -1,17 +1,13 @@
 """Major compaction: files of which little is live become one; live entries can be read at any moment."""
 
-import copy
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given, settings, strategies as st
+from tests.kit.crashes import FATES, Film, crashed
 from tests.kit.storage import UID, Node, batch
-from tests.log.test_crash_points import FATES, Fate
 from tests.log.test_segment_writer import SEGMENTS, TINY, grow, parts, rest, take_snapshot, writer
 
 from barque.log.compaction import GROUP_FILES_MAX, plan_compaction
 from barque.log.flush import SegmentLimits
-from barque.testing.sim.disk import SimDisk
 from barque.types import Index
 
 LIVE = (2, 9, 10, 23, 38, 41)
@@ -126,30 +122,19 @@ def test_a_server_that_is_deleted_during_its_compaction() -> None:
 def test_power_may_fail_at_any_operation(fate: str) -> None:
     """B42: of the compaction, of the deletion of its sources, and of a start that finds it half done."""
     node = sparse()
-    points: list[SimDisk] = []
-
-    def film(disk: SimDisk) -> Callable[[str, str], None]:
-        def photograph(_operation: str, _path: str) -> None:
-            disk.fault = None
-            points.append(copy.deepcopy(disk))
-            disk.fault = photograph
-
-        return photograph
-
     assert node.storage.segment_writer.compact(UID)
-    node.disk.fault = film(node.disk)
+    film = Film(node.disk, lambda: None)
     rest(node)
     node.disk.fault = None
     assert writer(node)["major_compactions"] == 1
-    assert len(points) > 15
-    for point in points:
-        point.random = Fate(fate)
-        point.crash()
-        again = Node(point, TINY, at_once=False)
+    assert film.operations > 15
+    for point in film.points:
+        disk = crashed(point.disk, fate)
+        again = Node(disk, TINY, at_once=False)
         check(again)
         rest(again)
         check(again)
-        assert len(point.listdir(SEGMENTS)) == len(again.storage.log(UID).segments.all_parts)
+        assert len(disk.listdir(SEGMENTS)) == len(again.storage.log(UID).segments.all_parts)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,55 +1,24 @@
 """The power fails at every disk operation of a life: starts, appends, votes, overwriting, deletion, stops.
 
-Each point is tried with four outcomes for what was not synced, and for some of them recovery itself is cut at
+Each point is tried with every fate of what was not synced, and for some of them recovery itself is cut at
 each of its own operations. What was reported as written, and every synced vote, must be there afterwards.
 """
 
-import copy
-import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import takewhile
 from typing import NamedTuple
 
 import pytest
+from tests.kit.crashes import EVERY, FATES, Film, Point, outcomes, outcomes_of_cut_starts
 from tests.kit.storage import OTHER, SMALL, UID, Node, batch, content
 
 from barque.core.entries import decode_head, payloads_of
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index, ServerId, Term, Uid
 
-EVERY = 1 if os.environ.get("BARQUE_ALL_CRASH_POINTS") else 9
-"""One in so many points also has its recovery cut, at each of its operations; all of them take minutes."""
 ME = ServerId("m", "n")
 Entries = list[tuple[int, int, bytes]]
-
-
-class PowerLost(BaseException):
-    """No clean-up reaches the disk any more."""
-
-
-class Fate(random.Random):
-    """Decides what a crash keeps of what was not synced."""
-
-    def __new__(cls, *_: object) -> "Fate":
-        return super().__new__(cls)
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-        self.turn = 0
-
-    def random(self) -> float:
-        """Below 0.5: this sector, or this name, is kept."""
-        self.turn += 1
-        fixed = {"all lost": 1.0, "all kept": 0.0, "every other": float(self.turn % 2)}
-        return fixed.get(self.name, super().random())
-
-    def __deepcopy__(self, _memo: object) -> "Fate":
-        return Fate(self.name)
-
-
-FATES = ("all lost", "all kept", "every other", "any subset")
 
 
 class Promise(NamedTuple):
@@ -82,14 +51,8 @@ class Life:
     def __init__(self) -> None:
         self.disk = SimDisk(random.Random(1))
         self.promises = {uid: Promise([], []) for uid in (UID, OTHER)}
-        self.points: list[tuple[str, SimDisk, dict[Uid, Promise]]] = []
-        self.disk.fault = self._photograph
+        self.film = Film(self.disk, lambda: dict(self.promises))
         self.node = Node(self.disk, SMALL)
-
-    def _photograph(self, operation: str, path: str) -> None:
-        self.disk.fault = None
-        self.points.append((f"{operation} {path}", copy.deepcopy(self.disk), dict(self.promises)))
-        self.disk.fault = self._photograph
 
     def write(self, uid: Uid, first: int, count: int, term: int = 1) -> None:
         """Add entries, or put them in the place of others."""
@@ -156,18 +119,15 @@ def _live() -> Life:
     return life
 
 
+Points = list[Point[dict[Uid, Promise]]]
+
+
 @pytest.fixture(scope="module")
-def points() -> list[tuple[str, SimDisk, dict[Uid, Promise]]]:
+def points() -> Points:
     """The disk and the promises at each operation of a life."""
-    return _live().points
-
-
-def _crashed(disk: SimDisk, fate: str) -> SimDisk:
-    """A copy of this disk after the power failed."""
-    other = copy.deepcopy(disk)
-    other.random = Fate(fate)
-    other.crash()
-    return other
+    film = _live().film
+    assert film.operations > 150
+    return film.points
 
 
 def _broken(disk: SimDisk, promises: dict[Uid, Promise]) -> Iterator[str]:
@@ -186,39 +146,18 @@ def _broken(disk: SimDisk, promises: dict[Uid, Promise]) -> Iterator[str]:
         storage.flush()
 
 
-def _die_at(disk: SimDisk, operations: int) -> Callable[[str, str], BaseException | None]:
-    end = disk.operations + operations
-    return lambda _operation, _path: PowerLost() if disk.operations >= end else None
-
-
 @pytest.mark.parametrize("fate", FATES)
-def test_power_may_fail_at_any_operation(
-    points: list[tuple[str, SimDisk, dict[Uid, Promise]]], fate: str
-) -> None:
+def test_power_may_fail_at_any_operation(points: Points, fate: str) -> None:
     """Whatever the disk keeps of what was not synced."""
-    assert len(points) > 150
-    for number, (operation, disk, promises) in enumerate(points):
-        problems = list(_broken(_crashed(disk, fate), promises))
-        assert not problems, f"power lost at operation {number} ({operation}), {fate}: {problems}"
+    for place, disk, promises in outcomes(points, fate):
+        problems = list(_broken(disk, promises))
+        assert not problems, f"{place}: {problems}"
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_power_may_fail_again_at_any_operation_of_recovery(
-    points: list[tuple[str, SimDisk, dict[Uid, Promise]]], fate: str
-) -> None:
+def test_power_may_fail_again_at_any_operation_of_recovery(points: Points, fate: str) -> None:
     """Recovery can be cut anywhere, and nothing that it had saved is lost."""
-    for number, (operation, disk, promises) in enumerate(points[FATES.index(fate) :: EVERY]):
-        once, cut = _crashed(disk, fate), 0
-        while True:
-            cut += 1
-            again = copy.deepcopy(once)
-            again.fault = _die_at(again, cut)  # type: ignore[assignment]
-            try:
-                Node(again, SMALL)
-            except PowerLost:
-                again.fault = None
-                problems = list(_broken(_crashed(again, fate), promises))
-                text = f"at operation {number} ({operation}) and at {cut} of the recovery"
-                assert not problems, f"power lost {text}, {fate}: {problems}"
-            else:
-                break
+    some = points[FATES.index(fate) :: EVERY]
+    for place, disk, promises in outcomes_of_cut_starts(some, fate, lambda disk: Node(disk, SMALL)):
+        problems = list(_broken(disk, promises))
+        assert not problems, f"{place}: {problems}"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.kit.crashes import crashed
 from tests.kit.storage import OWNER, UID, batch, content
 
 from barque.errors import StorageError
@@ -18,7 +19,7 @@ from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_files import OpenFile
 from barque.log.wal_format import FILE_HEAD_SIZE, FileHead, Record, encode_file_head, encode_record
 from barque.log.wal_recovery import WalReader
-from barque.testing.sim.disk import SimDisk
+from barque.testing.sim.disk import SECTOR, SimDisk
 from barque.types import Index, IndexTerm, Term
 
 
@@ -174,6 +175,69 @@ def test_the_simulated_disk_loses_unsynced_sectors_and_names() -> None:
         lost_sectors += kept not in (b"a" * 2048, b"b" * 2048)
     assert lost_names > 10
     assert lost_sectors > 10
+
+
+def written_disk(operations: int) -> SimDisk:
+    """A disk with two files, and that many unsynced writes of one sector each, in turn."""
+    disk = SimDisk(random.Random(1))
+    disk.mkdir("/d")
+    files = [disk.create(f"/d/{name}") for name in "ab"]
+    for number in range(operations):
+        files[number % 2].pwritev([bytes([number + 1]) * SECTOR], number // 2 * SECTOR, sync=False)
+        disk.fsync_dir("/d")
+    return disk
+
+
+def sectors_kept(disk: SimDisk, operations: int) -> list[bool]:
+    """Which of these writes are there."""
+    found = [disk.read_file(f"/d/{name}") for name in "ab"]
+    return [bytes([number + 1]) * SECTOR in found[number % 2] for number in range(operations)]
+
+
+def test_a_loss_of_power_may_keep_a_prefix_of_each_file() -> None:
+    """What is kept of a file is the beginning of its writes; the files differ in how far they came."""
+    ends = set()
+    for operations in range(1, 60):
+        kept = sectors_kept(crashed(written_disk(operations), "prefix of each file"), operations)
+        for of_file in (kept[::2], kept[1::2]):
+            assert of_file == sorted(of_file, reverse=True)
+        ends.add((sum(kept[::2]), sum(kept[1::2])))
+    assert len(ends) > 15
+    assert any(abs(first - second) > 2 for first, second in ends)
+
+
+def test_a_loss_of_power_may_keep_a_prefix_of_all_operations() -> None:
+    """No write is there whose predecessor, in whatever file, is missing."""
+    ends = set()
+    for operations in range(1, 60):
+        kept = sectors_kept(crashed(written_disk(operations), "prefix of all"), operations)
+        assert kept == sorted(kept, reverse=True)
+        ends.add(sum(kept))
+    assert len(ends) > 15
+
+
+def test_a_forked_disk_goes_its_own_way() -> None:
+    """A copy has what is synced and what is not, two names of one file too, and shares no byte with it."""
+    disk = written_disk(4)
+    disk.link("/d/a", "/d/c")
+    other = disk.fork()
+    other.open("/d/a").pwritev([b"other"], 0, sync=True)
+    assert other.read_file("/d/c")[:5] == b"other"
+    assert sectors_kept(disk, 4) == [True] * 4
+    other.crash()
+    assert disk.exists("/d/c")
+    assert disk.has_unsynced
+    disk.crash(_Nothing())
+    assert not disk.exists("/d/c")
+    assert sectors_kept(disk, 4) == [False] * 4
+
+
+class _Nothing:
+    """Nothing survives."""
+
+    def keeps(self, _file: str, _order: int) -> bool:
+        """See `Fate`."""
+        return False
 
 
 def test_errors_of_an_open_file_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

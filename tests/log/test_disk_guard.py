@@ -45,7 +45,36 @@ def test_it_is_set_below_the_limit_and_cleared_well_above() -> None:
         (True, True),
     ]
     assert "500 bytes are free" in guard.reason()
-    assert guard.overview() == {"disk_free_bytes": 500, "disk_free_min_bytes": 1_000, "disk_full": True}
+    assert guard.overview() == {
+        "disk_free_bytes": 500,
+        "disk_free_min_bytes": 1_000,
+        "disk_full": True,
+        "disk_critical": False,
+    }
+
+
+def test_below_half_of_the_limit_followers_stop_as_well() -> None:
+    """The second bound has the same distance between set and cleared, and every change is told."""
+    disk = SimDisk(random.Random(1))
+    guard = DiskGuard(disk, "/data", 1_000)
+    changes = []
+    for space in (999, 500, 499, 624, 625, 1_249, 0, 1_250):
+        disk.space = space
+        changes.append((guard.look(), guard.full, guard.critical))
+    assert changes == [
+        (True, True, False),
+        (False, True, False),
+        (True, True, True),
+        (False, True, True),
+        (True, True, False),
+        (False, True, False),
+        (True, True, True),
+        (True, False, False),
+    ]
+    disk.space = 10
+    guard.look()
+    assert "10 bytes are free" in guard.reason()
+    assert "followers take no commands and no snapshots until 625 are free" in guard.reason()
 
 
 def test_a_disk_that_does_not_answer_changes_nothing() -> None:
@@ -58,6 +87,7 @@ def test_a_disk_that_does_not_answer_changes_nothing() -> None:
     guard = DiskGuard(Silent(random.Random(1)), "/data", 1_000)
     assert not guard.look()
     assert not guard.full
+    assert not guard.critical
     assert not guard.has_room_for(1)
 
 

@@ -1,11 +1,9 @@
 """A data directory of the earlier format: one write-ahead log of version 1, and no segments."""
 
-import copy
-
 import pytest
 from tests.formats.test_wal_format import BATCHES, OLD_HEAD, OLD_RECORD_BYTES
+from tests.kit.crashes import FATES, Film, crashed
 from tests.kit.storage import OTHER, SMALL, UID, WAL, Node, batch, content
-from tests.log.test_crash_points import FATES, Fate
 
 from barque.log import wal_format
 from barque.log.wal_files import file_number
@@ -107,19 +105,10 @@ def test_an_old_directory_opens_and_is_used_on() -> None:
 def test_power_may_fail_at_any_operation_of_the_first_start(fate: str) -> None:
     """Until the last old file has gone, and whatever the disk keeps of what was not synced."""
     disk, wanted = old_directory()
-    points: list[SimDisk] = []
-
-    def photograph(_operation: str, _path: str) -> None:
-        disk.fault = None
-        points.append(copy.deepcopy(disk))
-        disk.fault = photograph
-
-    disk.fault = photograph
+    film = Film(disk, lambda: None)
     rest(Node(disk, SMALL, at_once=False))
     disk.fault = None
-    assert len(points) > 100
-    for number, point in enumerate(points[::2]):
-        point.random = Fate(fate)
-        point.crash()
-        node = Node(point, SMALL, at_once=False)
+    assert film.operations > 100
+    for number, point in enumerate(film.points[::2]):
+        node = Node(crashed(point.disk, fate), SMALL, at_once=False)
         assert found(node) == wanted, f"power lost at {number}, {fate}"

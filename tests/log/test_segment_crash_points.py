@@ -1,20 +1,19 @@
 """The power fails at every disk operation of flushes, snapshots, installs, compaction and cuts of a log.
 
-Each point is tried with four outcomes for what was not synced; for some of them recovery itself is cut at
-each of its own operations. What was confirmed, and what a snapshot still needs, must be there afterwards.
+Each point is tried with every fate of what was not synced; for some of them recovery itself is cut at each of
+its own operations. What was confirmed, and what a snapshot still needs, must be there afterwards.
 """
 
-import copy
 import random
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
+from tests.kit.crashes import EVERY, FATES, Film, Point, outcomes, outcomes_of_cut_starts
 from tests.kit.storage import Node
-from tests.log.test_crash_points import EVERY, FATES, Fate, PowerLost
-from tests.properties.test_segment_properties import CONFIG, Checker, calm
+from tests.properties.test_segment_properties import CONFIG, Checker, Model, calm
 
 from barque.testing.sim.disk import SimDisk
+from barque.types import IndexTerm
 
 SCRIPT = """
 append flush deliver append flush deliver append flush deliver tick work work_on deliver overwrite flush
@@ -28,77 +27,87 @@ append flush deliver overwrite flush deliver tick work_on snapshot work_on deliv
 SEEDS = (3, 8)
 
 
-class Point(NamedTuple):
-    """A moment: the next operation, the disk before it, and what must be found."""
+class Expected(NamedTuple):
+    """What must be found: the model, what was under way, and up to where the log was confirmed."""
 
-    operation: str
-    disk: SimDisk
-    checker: Checker
+    model: Model
+    installs: int
+    installing: IndexTerm | None
+    sent: tuple[list[int], dict[int, int]]
+    perhaps: dict[IndexTerm, tuple[list[int], dict[int, int]]]
     confirmed: int
+
+    def checker(self, disk: SimDisk) -> Checker:
+        """A checker that goes on from here, on this disk."""
+        state = Checker.__new__(Checker)
+        state.random = random.Random(1)
+        state.model = self.model.fork()
+        state.installs, state.installing = self.installs, self.installing
+        state.sent, state.perhaps = self.sent, dict(self.perhaps)
+        state.node = start(disk)
+        return state
+
+
+Points = list[Point[Expected]]
 
 
 class Filmed(Checker):
     """Runs the script, and photographs the disk before each of its operations."""
 
     def __init__(self, seed: int) -> None:
-        self.points: list[Point] = []
+        self.film: Film[Expected] | None = None
         super().__init__(seed)
-        self.node.disk.fault = self._photograph
+        self.film = Film(self.node.disk, self._expected)
 
-    def _photograph(self, operation: str, path: str) -> None:
-        disk = self.node.disk
-        disk.fault = None
-        state = Checker.__new__(Checker)
-        state.random = random.Random(1)
-        for name in ("model", "installs", "installing", "sent", "perhaps"):
-            setattr(state, name, copy.deepcopy(getattr(self, name)))
-        self.points.append(Point(f"{operation} {path}", copy.deepcopy(disk), state, self.confirmed()))
-        disk.fault = self._photograph
+    def _expected(self) -> Expected:
+        under_way = self.installs, self.installing, self.sent, dict(self.perhaps)
+        return Expected(self.model.fork(), *under_way, self.confirmed())
 
     def restart(self, *, power: bool) -> None:
         """As `Checker`; the film goes on."""
         super().restart(power=power)
-        self.node.disk.fault = self._photograph
+        if self.film is not None:
+            self.film.roll()
 
 
-def film() -> list[Point]:
+def film() -> Points:
     """The disk and the promises at each operation of two lives."""
     found = []
+    operations = 0
     for seed in SEEDS:
         life = Filmed(seed)
         for operation in SCRIPT:
             life.step(operation)
         assert life.log.snapshot_index_term().index
-        found += life.points
+        assert life.film is not None
+        found += life.film.points
+        operations += life.film.operations
+    assert operations > 500
     return found
 
 
 @pytest.fixture(scope="module")
-def points() -> list[Point]:
+def points() -> Points:
     """See `film`."""
     return film()
 
 
-def crashed(disk: SimDisk, fate: str) -> SimDisk:
-    """A copy of this disk after the power failed."""
-    other = copy.deepcopy(disk)
-    other.random = Fate(fate)
-    other.crash()
-    return other
+def start(disk: SimDisk) -> Node:
+    """A process on this disk."""
+    return Node(disk, CONFIG, at_once=False)
 
 
-def judge(point: Point, disk: SimDisk) -> None:
+def judge(expected: Expected, disk: SimDisk) -> None:
     """Start, compare with what must be there, and go on to a state of rest."""
-    checker = copy.deepcopy(point.checker)
-    checker.node = Node(disk, CONFIG, at_once=False)
-    checker.judge(point.confirmed)
+    checker = expected.checker(disk)
+    checker.judge(expected.confirmed)
     checker.compare()
     checker.step("append")
     for operation in ("flush", "deliver", "tick", "work_on"):
         checker.step(operation)
 
 
-def test_the_script_does_everything(points: list[Point]) -> None:
+def test_the_script_does_everything(points: Points) -> None:
     """Every kind of file is written, synced, renamed and removed on the way."""
     seen = {(point.operation.partition(" ")[0], point.operation.rpartition("/")[2]) for point in points}
     for operation, name in (
@@ -109,46 +118,27 @@ def test_the_script_does_everything(points: list[Point]) -> None:
         ("rename", "manifest.tmp"),
     ):
         assert (operation, name) in seen
-    assert len(points) > 500
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_power_may_fail_at_any_operation(points: list[Point], fate: str) -> None:
+def test_power_may_fail_at_any_operation(points: Points, fate: str) -> None:
     """Whatever the disk keeps of what was not synced."""
-    for number, point in enumerate(points):
+    for place, disk, expected in outcomes(points, fate):
         try:
-            judge(point, crashed(point.disk, fate))
+            judge(expected, disk)
         except Exception as error:
-            raise AssertionError(f"power lost at {number} ({point.operation}), {fate}") from error
-
-
-def cuts(disk: SimDisk) -> Iterator[SimDisk]:
-    """This disk as a start leaves it that dies at its first operation, at its second, and so on."""
-    for operations in range(1, 10_000):
-        again = copy.deepcopy(disk)
-        end = again.operations + operations
-        again.fault = lambda _op, _path, again=again, end=end: (  # type: ignore[assignment,misc]
-            PowerLost() if again.operations >= end else None
-        )
-        try:
-            Node(again, CONFIG, at_once=False)
-        except PowerLost:
-            again.fault = None
-            yield again
-        else:
-            return
+            raise AssertionError(place) from error
 
 
 @pytest.mark.parametrize("fate", FATES)
-def test_power_may_fail_again_at_any_operation_of_recovery(points: list[Point], fate: str) -> None:
+def test_power_may_fail_again_at_any_operation_of_recovery(points: Points, fate: str) -> None:
     """Recovery can be cut anywhere, and nothing that it had saved is lost."""
-    for number, point in enumerate(points[FATES.index(fate) :: 4 * EVERY]):
-        for cut, disk in enumerate(cuts(crashed(point.disk, fate))):
-            try:
-                judge(point, crashed(disk, fate))
-            except Exception as error:
-                text = f"power lost at {number} ({point.operation}), and at {cut} of the recovery, {fate}"
-                raise AssertionError(text) from error
+    some = points[FATES.index(fate) :: 4 * EVERY]
+    for place, disk, expected in outcomes_of_cut_starts(some, fate, start):
+        try:
+            judge(expected, disk)
+        except Exception as error:
+            raise AssertionError(place) from error
 
 
 def test_the_end_of_the_script_is_a_state_of_rest() -> None:

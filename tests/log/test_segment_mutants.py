@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.kit.crashes import FATES
 from tests.kit.mutants_segments import SEGMENT_MUTANTS
-from tests.log import test_compaction, test_crash_points, test_segment_crash_points, test_segment_writer
+from tests.log import test_compaction, test_segment_crash_points, test_segment_writer
 from tests.log.test_snapshot_mutants import calls_of
 from tests.properties.test_segment_properties import random_history
 
@@ -20,7 +21,7 @@ def searches() -> Iterator[Callable[[], object]]:
     for seed in range(HISTORIES):
         yield lambda seed=seed: random_history(seed)
     film = test_segment_crash_points.film()
-    for fate in test_crash_points.FATES:
+    for fate in FATES:
         yield lambda fate=fate: test_segment_crash_points.test_power_may_fail_at_any_operation(film, fate)
 
 

@@ -616,3 +616,20 @@ def test_on_the_real_disk(tmp_path: Path) -> None:
     assert chunk is not None
     assert file_at(40, [7, 9]).startswith(chunk[0])
     outgoing.close()
+
+
+def test_ckpt_03_a_start_thins_checkpoints_that_a_crash_has_left_beyond_the_limit() -> None:
+    """The crash came after a checkpoint had its name, and before an older one was removed."""
+    node = Node()
+    for index in (10, 12, 14):
+        node.write(CHECKPOINT, index)
+    assert EAGER.max_checkpoints == 3
+    assert node.begin(CHECKPOINT, 16)
+    while 16 not in [int(name[17:33], 16) for name in node.directories(CHECKPOINT) if len(name) == 33]:
+        assert node.worker.run_step()
+    sim(node).kill()
+    assert node.indexes(CHECKPOINT) == [10, 12, 14, 16]
+    node.open()
+    node.run()
+    assert node.indexes(CHECKPOINT) == [10, 14, 16]
+    assert node.store.overview()["checkpoints"] == [10, 14, 16]

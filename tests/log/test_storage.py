@@ -1,16 +1,19 @@
 """The data directory as a whole: made, opened, refused, deleted from and closed."""
 
 import random
+import re
 import threading
 
 import pytest
+from tests.kit.snapshots import meta_at
 from tests.kit.storage import DATA, INLINE, OTHER, UID, WAL, Node, batch, content
 
+from barque.core.log_contract import SnapshotKind
 from barque.core.messages import WalFailed, WalUp, Written
 from barque.errors import Damaged, StorageError
 from barque.log.storage import StorageConfig
 from barque.testing.sim.disk import SimDisk, SimFile
-from barque.types import Index, ServerId, Term
+from barque.types import Index, IndexTerm, ServerId, Term
 
 SIZE = 1 << 20
 
@@ -328,3 +331,28 @@ def test_spare_files_leave_the_space_that_the_guard_wants(has_spare: bool) -> No
     storage.log(UID).append(batch(1))
     assert [type(event) for event in node.sync()] == [Written], "what the node must write is written"
     storage.close()
+
+
+def test_a_damaged_snapshot_is_named_when_the_log_needs_it() -> None:
+    """Whether the log goes on behind it or ends with it: the node does not start, and names the file."""
+    for behind in (0, 3):
+        node = Node(at_once=True)
+        node.disk.mkdir(f"{DATA}/servers/{UID}")
+        log = node.storage.log(UID)
+        log.append(batch(1, count=5))
+        node.sync()
+        log.snapshots.begin(SnapshotKind.SNAPSHOT, meta_at(5), [b"state"], [])
+        for event in list(node.events):
+            log.handle_event(event)
+        log.install(IndexTerm(Index(5), Term(1)))
+        if behind:
+            log.append(batch(6, count=behind))
+        node.sync()
+        path = f"{DATA}/servers/{UID}/snapshots/{1:016X}_{5:016X}/snapshot"
+        node.storage.close()
+        node.disk.flip(path, 40)
+        with pytest.raises(Damaged, match=re.escape(path)) as refused:
+            node.open()
+        assert str(UID) in str(refused.value)
+        node.disk.flip(path, 40)
+        assert node.open().log(UID).last_index_term().index == 5 + behind

@@ -1,7 +1,5 @@
 """Whatever a crash leaves behind, an inspection of it finds notes at most: a node will start there."""
 
-import copy
-
 import pytest
 
 from barque.config import LogConfig, SnapshotsConfig
@@ -37,8 +35,8 @@ def test_no_damage_is_found_where_there_is_none(seed: int) -> None:
     segments = 0
     for host in simulation.hosts:
         for power in (True, False):
-            disk = copy.deepcopy(host.disk)
-            disk.fault, disk.space = None, None
+            disk = host.disk.fork()
+            disk.space = None
             (disk.crash if power else disk.kill)()
             found = inspect(disk, DATA)
             assert found.worst in (None, Severity.NOTE), found.findings

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import Group
+from click.testing import CliRunner
 from tests.cli.support import run_barque
 from tests.nodes import Adder, Nodes, until
 from tests.offline.support import flip, uid_of
 
 import barque
+from barque.cli.segment import segment
+from barque.cli.snapshot import snapshot
+from barque.cli.wal import wal
 from barque.core.log_contract import SnapshotMeta
 from barque.log.snapshot_format import Description, encode_snapshot
 from barque.machine.kv import KvMachine
@@ -85,6 +90,28 @@ def test_segments_are_dumped_and_verified(data_dir: Path) -> None:
     assert f"server {folder.name}" in text.stdout
     done = run_barque("segment", "verify", str(data_dir))
     assert (done.returncode, done.stdout) == (0, "nothing is wrong\n")
+
+
+@pytest.mark.parametrize(
+    ("group", "verb"),
+    [
+        (wal, "dump"),
+        (wal, "verify"),
+        (segment, "dump"),
+        (segment, "verify"),
+        (snapshot, "list"),
+        (snapshot, "verify"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else part.name,
+)
+def test_a_verb_on_a_directory_takes_it_as_an_option_as_well(data_dir: Path, group: Group, verb: str) -> None:
+    """`--data-dir DIR` is PATH; both at once, or neither, are a mistake."""
+    run = CliRunner().invoke
+    by_path = run(group, [verb, str(data_dir)])
+    assert by_path.output
+    assert run(group, [verb, "--data-dir", str(data_dir)]).output == by_path.output
+    assert run(group, [verb, str(data_dir), "--data-dir", str(data_dir)]).exit_code == 2
+    assert run(group, [verb]).exit_code == 2
 
 
 def test_a_damaged_segment_is_found(data_dir: Path, tmp_path: Path) -> None:

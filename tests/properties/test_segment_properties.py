@@ -57,6 +57,17 @@ class Model:
         self.pending: tuple[IndexTerm, list[int]] | None = None
         self.history: set[tuple[int, int]] = set()
 
+    def fork(self) -> "Model":
+        """A copy that goes its own way."""
+        other = Model()
+        other.terms, other.last, other.term = dict(self.terms), self.last, self.term
+        other.snapshot, other.live, other.pending = self.snapshot, self.live, self.pending
+        other.history = set(self.history)
+        return other
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Model) and vars(self) == vars(other)
+
     def put(self, first: int, count: int) -> None:
         """Replace what is there from `first` on by entries of the present term."""
         for index in range(first, self.last + 1):

@@ -29,7 +29,7 @@ async def test_commands_are_refused_and_did_not_happen(tmp_path: Path, free: dic
         await client.start_cluster("sum", "adder")
         assert await client.process_command("sum", 1) == 1
         leader = await three.leader(client, "sum")
-        free[leader] = 1_000
+        free[leader] = three.running[leader].system.storage.guard.min_bytes - 1
 
         async def refuses() -> bool:
             return three.running[leader].dispatcher.disk_full
@@ -41,7 +41,7 @@ async def test_commands_are_refused_and_did_not_happen(tmp_path: Path, free: dic
         assert await client.consistent_query("sum", "value") == 1
         [node] = [node for node in (await client.status()).nodes if node.name == leader]
         assert node.state == "degraded"
-        assert "1000 bytes are free, fewer than disk_free_min_bytes" in (node.failure or "")
+        assert f"{free[leader]} bytes are free, fewer than disk_free_min_bytes" in (node.failure or "")
 
         other = next(name for name in three.addresses if name != leader)
         await client.transfer_leadership("sum", other)
@@ -61,6 +61,60 @@ async def test_commands_are_refused_and_did_not_happen(tmp_path: Path, free: dic
 
         await until(takes, "the leader to take commands again")
         assert all(node.state == "running" for node in (await client.status()).nodes)
+
+
+async def test_a_follower_stops_before_its_disk_is_full(tmp_path: Path, free: dict[str, int]) -> None:
+    """Below half of the limit it takes no commands: the others go on, and it catches up when it has space."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        leader = await three.leader(client, "sum")
+        low = next(name for name in three.addresses if name != leader)
+        server = three.running[low].system.processes["sum"].server
+        assert await client.process_command("sum", 1) == 1
+        term = server.current_term
+
+        async def follows() -> bool:
+            return bool(server.machine_state == await client.consistent_query("sum", "value"))
+
+        await until(follows, "the follower to have everything")
+        free[low] = 1_000
+
+        async def stops() -> bool:
+            return three.running[low].dispatcher.disk_critical
+
+        await until(stops, "the follower's node to notice")
+        end = server.log.last_index_term()
+        for number in range(2, 6):
+            assert await client.process_command("sum", 1) == number
+        assert server.log.last_index_term() == end
+        [node] = [node for node in (await client.status()).nodes if node.name == low]
+        assert node.state == "degraded"
+        assert "this node's followers take no commands" in (node.failure or "")
+
+        del free[low]
+        await until(follows, "the follower to catch up")
+        assert (server.machine_state, server.current_term) == (5, term), "nobody had to elect"
+
+
+async def test_operators_make_room_where_every_disk_is_short(tmp_path: Path, free: dict[str, int]) -> None:
+    """No node takes commands; but another member can lead, one can leave, and a cluster can be deleted."""
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 7)
+        free.update(dict.fromkeys(three.addresses, 0))
+
+        async def short() -> bool:
+            return all(node.dispatcher.disk_critical for node in three.running.values())
+
+        await until(short, "all nodes to notice")
+        with pytest.raises(barque.DiskFull):
+            await client.process_command("sum", 1)
+        leader = await three.leader(client, "sum")
+        first, second = (name for name in three.addresses if name != leader)
+        await client.transfer_leadership("sum", first)
+        assert await client.consistent_query("sum", "value") == 7
+        await client.remove_member("sum", second)
+        await client.delete_cluster("sum")
 
 
 async def test_a_cluster_can_be_deleted_to_make_room(tmp_path: Path, free: dict[str, int]) -> None:

@@ -7,11 +7,20 @@ import pytest
 from tests.runtime.test_deletion import new_disk
 
 from barque.core.effects import Applied, Rejected
-from barque.core.entries import EntryKind, encode_body
-from barque.core.messages import AppendEntriesReply, Commands, Queries, RemoteMessage, TimeoutNow
+from barque.core.entries import EntryBatch, EntryKind, encode_body
+from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
+from barque.core.messages import (
+    AppendEntriesReply,
+    AppendEntriesRpc,
+    Commands,
+    InstallSnapshotRpc,
+    Queries,
+    RemoteMessage,
+    TimeoutNow,
+)
 from barque.log.identity import Owner
 from barque.runtime.directory import Directory
-from barque.runtime.dispatcher import Dispatcher
+from barque.runtime.dispatcher import Dispatcher, _needs_space
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_table import ServerTable
 from barque.testing.core.cluster import CoreCluster
@@ -25,7 +34,7 @@ from barque.transport.wire import (
     PeerMessage,
     RemovalAsked,
 )
-from barque.types import ClientRef, Index, ReplyMode, ServerId, Term, Uid
+from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term, Uid
 
 HERE, ELSEWHERE = ClientRef("node_a", 7), ClientRef("node_b", 8)
 A = ServerId("a", "node_a")
@@ -195,3 +204,35 @@ def test_removal_notices_are_rare_and_repeated_after_a_reconnect(world: World) -
     world.dispatcher.notify_removed("node_b", removed)
     world.dispatcher.node_connected("node_c")
     assert [node for node, *_ in world.sent] == ["node_b", "node_c", "node_b", "node_c"]
+
+
+@pytest.mark.parametrize(
+    ("previous", "batches", "needs"),
+    [
+        (2, [], False),
+        (2, [(3, EntryKind.USER)], True),
+        (2, [(3, EntryKind.NOOP), (4, EntryKind.USER)], True),
+        (2, [(3, EntryKind.NOOP), (4, EntryKind.CLUSTER_CHANGE), (5, EntryKind.CLUSTER_DELETE)], False),
+        (1, [(2, EntryKind.USER)], False),
+        (3, [], True),
+    ],
+    ids=["nothing new", "a command", "a command behind a noop", "no command", "known", "it would ask"],
+)
+def test_what_a_follower_without_space_does_not_get(
+    previous: int, batches: list[tuple[int, EntryKind]], needs: bool
+) -> None:
+    """New commands, and what would make it ask for commands; never what elections or deletions need."""
+    log = CoreCluster("a", "b")["a"].server.log
+    log.write([EntryBatch(Index(i), Term(1), 1, 0, encode_body([b""])) for i in (1, 2)])
+    entries = tuple(EntryBatch(Index(i), Term(1), 1, 0, encode_body([b""], kind)) for i, kind in batches)
+    rpc = AppendEntriesRpc(Term(1), A, Index(0), Index(previous), Term(1), entries)
+    assert _needs_space(log, rpc) is needs
+
+
+def test_a_follower_without_space_gets_no_snapshot() -> None:
+    """A piece of it is dropped, and the leader tries again later."""
+    meta = SnapshotMeta(IndexTerm(Index(9), Term(1)), (), 0)
+    piece = InstallSnapshotRpc(Term(1), A, meta, ChunkState(1, ChunkFlag.LAST), b"state", ())
+    log = CoreCluster("a", "b")["a"].server.log
+    assert _needs_space(log, piece)
+    assert not _needs_space(log, TimeoutNow(A))

@@ -2,6 +2,7 @@
 
 import random
 import typing
+from collections import deque
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -9,7 +10,8 @@ import pytest
 
 from barque.config import TimeConfig
 from barque.core import effects
-from barque.core.effects import Effect, TimerSpan
+from barque.core.effects import Effect, SendSnapshot, TimerSpan
+from barque.core.log_contract import SnapshotMeta
 from barque.core.messages import AppendEntriesRpc, ElectionTimeout, NodeStatus, ServerDown
 from barque.core.roles import WalWritable
 from barque.core.state import RaftState
@@ -20,6 +22,7 @@ from barque.core.transitions import (
     become_waiting,
     resume_leadership,
 )
+from barque.errors import Damaged, StorageError
 from barque.machine.effects import MonitorNode, Timer
 from barque.runtime.clock import SystemClock
 from barque.runtime.monitors import Monitors
@@ -28,9 +31,10 @@ from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_timers import ServerTimers, timer_spans
 from barque.runtime.timers import Timers
 from barque.testing.core.cluster import CoreCluster
-from barque.types import ClientRef
+from barque.types import ClientRef, Index, IndexTerm, ServerId, Term
 
 ME = ClientRef("n1", 7)
+META = SnapshotMeta(IndexTerm(Index(1), Term(1)), (), 0)
 
 
 def timers_of(timers: Timers) -> ServerTimers:
@@ -160,3 +164,22 @@ def test_election_timers_follow_the_nodes_times() -> None:
         TimerSpan.MEDIUM: (1_000, 100),
         TimerSpan.LONG: (1_000, 1_000),
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(StorageError("no"), "leader"), (Damaged("rotten"), "failed")],
+    ids=["unreadable", "damaged"],
+)
+def test_a_snapshot_that_cannot_be_read_leaves_nothing_open(error: StorageError, state: str) -> None:
+    """The leader tries again later. After damage its server stops: another leader can send its own."""
+    leader = Leader()
+    outgoing = Mock()
+    outgoing.live.side_effect = error
+    snapshots = Mock(open_outgoing=Mock(return_value=outgoing))
+    server = leader.process.server
+    with patch.object(type(server.log), "snapshots", snapshots, create=True):
+        leader.process.held = deque([SendSnapshot(ServerId("b", "b"), META, server.current_term)])
+        leader.process.release()
+    assert leader.process.state == state
+    outgoing.close.assert_called_once_with()

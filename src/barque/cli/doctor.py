@@ -87,4 +87,5 @@ def _show(report: Report) -> None:
 def line_of(finding: Finding) -> str:
     """One finding for people."""
     at = f" at offset {finding.offset}" if finding.offset is not None else ""
-    return f"{finding.severity.upper()} {finding.path}{at}: {finding.cause}. What to do: {finding.remedy}"
+    advice = f". What to do: {finding.remedy}" if finding.remedy else ""
+    return f"{finding.severity.upper()} {finding.path}{at}: {finding.cause}{advice}"

@@ -1,9 +1,10 @@
 """Which data directory an offline verb works on, and that no node runs in it."""
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -21,6 +22,21 @@ def dev_options(function: Function) -> Function:
     """Add `--dir` and `--node-name`: a node of `barque dev` instead of a path."""
     function = click.option("--node-name", metavar="NAME", help="One of its nodes, as in n1.")(function)
     return click.option("--dir", "directory", metavar="DIR", help="A directory of `barque dev`.")(function)
+
+
+def place_options(function: Function) -> Function:
+    """Add PATH, `--data-dir`, and `--dir` with `--node-name`; the verb gets what they name, as `place`."""
+
+    @functools.wraps(function)
+    def verb(path: str | None, data_dir: str | None, **options: Any) -> Any:
+        if path is not None and data_dir is not None:
+            raise click.UsageError("give PATH or --data-dir, not both")
+        directory, node_name = options.pop("directory"), options.pop("node_name")
+        place = place_of(path or data_dir, directory, node_name, "PATH or --data-dir")
+        return function(place=place, **options)
+
+    verb = click.option("--data-dir", metavar="DIR", help="The data directory of a node.")(dev_options(verb))
+    return cast("Function", click.argument("path", required=False)(verb))
 
 
 def place_of(path: str | None, directory: str | None, node_name: str | None, what: str = "PATH") -> Path:

@@ -9,7 +9,7 @@ import msgspec
 from barque.cli.doctor import show_findings
 from barque.cli.failures import USAGE, CliError
 from barque.cli.output import output_option
-from barque.cli.places import dev_options, place_of
+from barque.cli.places import place_options
 from barque.errors import Damaged
 from barque.log import segment_format
 from barque.log.disk import ReadingDisk
@@ -23,25 +23,23 @@ def segment() -> None:
 
 
 @segment.command()
-@click.argument("path", required=False)
-@dev_options
+@place_options
 @output_option
-def dump(path: str | None, directory: str | None, node_name: str | None, output: str) -> None:
+def dump(place: Path, output: str) -> None:
     """Print the batches of PATH: a segment file, or all of a node's data directory or of one server.
 
     `-o json` prints one object per line. Exits with 74 if an index is damaged.
     """
-    for file in _files(place_of(path, directory, node_name)):
+    for file in _files(place):
         _dump(str(file), output)
 
 
 @segment.command()
-@click.argument("path", required=False)
-@dev_options
+@place_options
 @output_option
-def verify(path: str | None, directory: str | None, node_name: str | None, output: str) -> int:
+def verify(place: Path, output: str) -> int:
     """Check every byte of PATH: a segment file, or all of a node's data directory or of one server."""
-    return show_findings(_findings(_files(place_of(path, directory, node_name))), output)
+    return show_findings(_findings(_files(place)), output)
 
 
 def _findings(files: list[Path]) -> Iterator[Finding]:

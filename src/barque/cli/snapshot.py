@@ -10,7 +10,7 @@ import msgspec
 from barque.cli.doctor import show_findings
 from barque.cli.failures import USAGE, CliError
 from barque.cli.output import output_option, print_json
-from barque.cli.places import dev_options, place_of
+from barque.cli.places import place_options
 from barque.errors import Damaged
 from barque.log import snapshot_format
 from barque.log.disk import ReadingDisk
@@ -26,12 +26,11 @@ def snapshot() -> None:
 
 
 @snapshot.command(name="list")
-@click.argument("path", required=False)
-@dev_options
+@place_options
 @output_option
-def list_snapshots(path: str | None, directory: str | None, node_name: str | None, output: str) -> None:
+def list_snapshots(place: Path, output: str) -> None:
     """List the snapshots and checkpoints in PATH, a node's data directory or a server's."""
-    found = list(find_snapshots(ReadingDisk(), str(place_of(path, directory, node_name))))
+    found = list(find_snapshots(ReadingDisk(), str(place)))
     if output == "json":
         print_json([_facts(each) for each in found])
         return
@@ -76,12 +75,10 @@ def inspect(file: str, output: str) -> None:
 
 
 @snapshot.command()
-@click.argument("path", required=False)
-@dev_options
+@place_options
 @output_option
-def verify(path: str | None, directory: str | None, node_name: str | None, output: str) -> int:
+def verify(place: Path, output: str) -> int:
     """Check every byte of PATH: a snapshot file, or all snapshots of a node's data directory or a server."""
-    place = place_of(path, directory, node_name)
     if place.is_file() or (place / "snapshot").is_file():
         files = [str(_file_of(place))]
     else:

@@ -11,7 +11,7 @@ import msgspec
 from barque.cli.doctor import show_findings
 from barque.cli.failures import IO_ERROR, OK, USAGE, CliError
 from barque.cli.output import output_option
-from barque.cli.places import dev_options, place_of, stopped_directory
+from barque.cli.places import place_options, stopped_directory
 from barque.cli.progress import Progress
 from barque.log.disk import ReadingDisk
 from barque.log.dump import Dumped, DumpedEnd, DumpedHead, DumpedRecord, dump_wal
@@ -31,17 +31,16 @@ def wal() -> None:
 
 
 @wal.command()
-@click.argument("path", required=False)
-@dev_options
+@place_options
 @output_option
-def dump(path: str | None, directory: str | None, node_name: str | None, output: str) -> int:
+def dump(place: Path, output: str) -> int:
     """Print the records of PATH: a .wal file, or all .wal files of a node's data directory.
 
     `-o json` prints one object per line. Exits with 74 if a file is damaged. A file that a
     running node writes to may look torn.
     """
     damaged = False
-    files = list(_files(place_of(path, directory, node_name)))
+    files = list(_files(place))
     progress = Progress("reading the log", "MiB", sum(file.stat().st_size for file in files) >> 20)
     before = 0
     with nullcontext() if sys.stdout.isatty() else progress:  # on a terminal, the records show how far it is
@@ -58,15 +57,14 @@ def dump(path: str | None, directory: str | None, node_name: str | None, output:
 
 
 @wal.command()
-@click.argument("path", required=False)
-@dev_options
+@place_options
 @output_option
-def verify(path: str | None, directory: str | None, node_name: str | None, output: str) -> int:
+def verify(place: Path, output: str) -> int:
     """Check every record in the log of a stopped node. PATH is its data directory.
 
     Unlike `dump` it knows from the manifest how far each file counts. `barque doctor` checks the rest, too.
     """
-    data_dir = stopped_directory(place_of(path, directory, node_name))
+    data_dir = stopped_directory(place)
     return show_findings(inspect_wal(ReadingDisk(), data_dir), output)
 
 

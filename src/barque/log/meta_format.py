@@ -104,8 +104,11 @@ def encode_line(salt: int, offset: int, synced_to: int, uid: Uid, record: MetaRe
     return _FRONT.pack(_RECORD_MAGIC, crc32(rest, salt)) + rest
 
 
-def decode_line(data: bytes, salt: int, offset: int) -> MetaLine | str:
-    """Read the record at `offset` of a whole file; a text says why there is none."""
+def decode_line(data: bytes, salt: int, offset: int) -> MetaLine | Damage | str:
+    """Read the record at `offset` of a whole file; a text says why there is none.
+
+    `Damage` if the checksum is right and the content is not: it was written, and perhaps is a vote.
+    """
     if len(data) - offset < RECORD_SIZE_MIN:
         return "the file ends inside a record"
     magic, crc = _FRONT.unpack_from(data, offset)
@@ -119,13 +122,17 @@ def decode_line(data: bytes, salt: int, offset: int) -> MetaLine | str:
         return "the checksum is wrong"
     name_at = offset + RECORD_SIZE_MIN + uid_size
     node_at = name_at + name_size
-    uid = Uid(data[offset + RECORD_SIZE_MIN : name_at].decode())
+    end = node_at + node_size
+    if end > offset + length or kind not in (_STATE, _TOMBSTONE):
+        return Damage(offset, "the checksum is right, but the content is impossible")
+    try:
+        uid = Uid(data[offset + RECORD_SIZE_MIN : name_at].decode())
+        name, node = data[name_at:node_at].decode(), data[node_at:end].decode()
+    except UnicodeDecodeError as error:
+        return Damage(offset, f"the checksum is right, but the content is impossible: {error}")
     record = None
     if kind == _STATE:
-        vote = None
-        if voted:
-            vote = ServerId(data[name_at:node_at].decode(), data[node_at : node_at + node_size].decode())
-        record = MetaRecord(Term(term), vote, Index(applied))
+        record = MetaRecord(Term(term), ServerId(name, node) if voted else None, Index(applied))
     return MetaLine(offset, offset + length, synced_to, uid, record)
 
 
@@ -137,9 +144,11 @@ def read_lines(data: bytes, head: MetaHead) -> Iterator[Found]:
     """
     offset = HEAD_SIZE
     while offset < len(data):
-        found = decode_line(data, head.salt, offset)
+        found: Found | str = decode_line(data, head.salt, offset)
         if isinstance(found, str):
-            yield _ending(data, head, offset, found)
+            found = _ending(data, head, offset, found)
+        if not isinstance(found, MetaLine):
+            yield found
             return
         yield found
         offset = found.end

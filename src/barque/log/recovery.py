@@ -84,9 +84,25 @@ def recover_logs(
         view, state, live_file = wal.views.get(uid), state_of(snapshots), snapshots.live_file()
         if live_file is not None:
             _settle(disk, segments, view, state, live_file)
-        memtable = join_log(segments, view, state)
+        try:
+            memtable = join_log(segments, view, state)
+            _check_end(uid, memtable, snapshots)
+        except Damaged as error:
+            if not snapshots.notes:
+                raise
+            raise Damaged(f"{'; '.join(snapshots.notes)}. Without it: {error}") from error
         found.logs[uid] = RecoveredLog(snapshots, segments, memtable)
     return found
+
+
+def _check_end(uid: Uid, log: Memtable, snapshots: SnapshotStore) -> None:
+    """Refuse a log that ends before a snapshot that was skipped: it stood for entries that are gone now."""
+    last = log.last().index
+    if last < snapshots.skipped:
+        raise Damaged(
+            f"the log ends with entry {last}, and the snapshot stood for entry {snapshots.skipped}. "
+            f"Servers concerned: {uid}. {ADVICE}"
+        )
 
 
 def _with_segments(disk: Disk, data_dir: str) -> Iterator[Uid]:

@@ -113,7 +113,10 @@ def decode_head(data: bytes) -> tuple[Uid, int]:
         raise MalformedSegment("the checksum of the head is wrong")
     if version != VERSION or algorithm != CRC32:
         raise MalformedSegment(f"format version {version} with checksum {algorithm} is not known here")
-    return Uid(name.decode()), _HEAD.size + uid_size
+    try:
+        return Uid(name.decode()), _HEAD.size + uid_size
+    except UnicodeDecodeError as error:
+        raise MalformedSegment(f"the server's uid is no text: {error}") from error
 
 
 class SegmentEncoder:

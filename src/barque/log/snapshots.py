@@ -105,6 +105,8 @@ class SnapshotStore:
     ) -> None:
         self.notes: list[str] = []
         """What was skipped, and why, for an operator."""
+        self.skipped = Index(0)
+        """The highest entry of the damaged snapshots: a log that does not reach it has lost its end."""
         self._disk = disk
         self._dir = server_dir
         self._uid = uid
@@ -157,6 +159,7 @@ class SnapshotStore:
             self._current = self._examine(join(snapshots, snapshot_name(position)), whole=True)
             if self._current is not None:
                 break
+            self.skipped = max(self.skipped, position.index)
         # Checkpoints are checked when one is used: only the newest of them usually is (CKPT-04).
         self._checkpoints = self._find(_CHECKPOINT)[::-1]
         self._recovery = next(iter(self._find(_RECOVERY)), None)
@@ -180,7 +183,7 @@ class SnapshotStore:
                 f"Servers concerned: {self._uid}"
             ) from error
         except MalformedSnapshot as error:
-            self._note(f"{path}: damaged, and skipped: {error}")
+            self._note(f"{join(path, files.FILE)}: damaged, and skipped: {error}")
             return None
 
     def _note(self, text: str) -> None:

@@ -225,36 +225,49 @@ def record_length(data: bytes, head: FileHead, offset: int) -> int | CleanEnd | 
     return int(length)
 
 
-def decode_record(data: bytes, head: FileHead, offset: int) -> Record | NoRecord:
-    """Read a record of which `data` holds exactly the bytes that it claims to have."""
+def decode_record(data: bytes, head: FileHead, offset: int) -> Record | NoRecord | Damage:
+    """Read a record of which `data` holds exactly the bytes that it claims to have.
+
+    `Damage` if the checksum is right and the content is not: it was written, and perhaps acknowledged.
+    """
     _, crc = _FRONT.unpack_from(data)
     if crc32(memoryview(data)[_FRONT.size :], head.salt) != crc:
         return NoRecord(offset, "the checksum is wrong")
     fields = _REST.unpack_from(data, _FRONT.size)
     _, _, length, synced_to, _, previous_term, previous_index, batch_count, _, uid_size, kind = fields
-    position = RECORD_HEAD_SIZE + uid_size
+    assert length == len(data)
+    try:
+        uid = Uid(data[RECORD_HEAD_SIZE : RECORD_HEAD_SIZE + uid_size].decode())
+        batches = _decode_batches(data, RECORD_HEAD_SIZE + uid_size, batch_count)
+    except ValueError as error:
+        return Damage(offset, f"the checksum is right, but the content is impossible: {error}")
+    return Record(
+        offset=offset,
+        end=offset + length,
+        synced_to=synced_to,
+        uid=uid,
+        previous_index=Index(previous_index),
+        previous_term=None if head.version == 1 else Term(previous_term),
+        batches=batches,
+        kind=kind,
+    )
+
+
+def _decode_batches(data: bytes, position: int, batch_count: int) -> tuple[EntryBatch, ...]:
+    """The batches of a record, whose heads begin at `position`. Raises `ValueError`."""
     body_start = position + BATCH_HEAD_SIZE * batch_count
+    if body_start > len(data):
+        raise ValueError(f"there is no room for {batch_count} batches")
     batches = []
     for _ in range(batch_count):
         first_index, batch_term, count, size, timestamp = _BATCH.unpack_from(data, position)
         position += BATCH_HEAD_SIZE
         body = data[body_start : body_start + size]
         body_start += size
+        if len(body) < size or not 1 <= count <= BATCH_ENTRIES_MAX:
+            raise ValueError(f"a batch of {count} entries and {size} bytes cannot be here")
         batches.append(EntryBatch(Index(first_index), Term(batch_term), count, timestamp, body))
-    # The checksum holds, so these can only fail by a defect of the writer.
-    assert length == len(data)
-    assert body_start <= length
-    assert all(1 <= batch.count <= BATCH_ENTRIES_MAX for batch in batches)
-    return Record(
-        offset=offset,
-        end=offset + length,
-        synced_to=synced_to,
-        uid=Uid(data[RECORD_HEAD_SIZE : RECORD_HEAD_SIZE + uid_size].decode()),
-        previous_index=Index(previous_index),
-        previous_term=None if head.version == 1 else Term(previous_term),
-        batches=tuple(batches),
-        kind=kind,
-    )
+    return tuple(batches)
 
 
 def encode_manifest(files: Sequence[FileEntry]) -> bytes:

@@ -133,7 +133,7 @@ class WalReader:
             start = 0
         return self._chunk[start : start + length]
 
-    def at(self, offset: int) -> Record | CleanEnd | NoRecord:
+    def at(self, offset: int) -> Record | CleanEnd | NoRecord | Damage:
         """What is at `offset`, as far as these bytes alone can tell."""
         found = wal_format.record_length(self._bytes(offset, RECORD_HEAD_SIZE), self.head, offset)
         if not isinstance(found, int):
@@ -171,8 +171,10 @@ class WalReader:
             offset = found.end
         yield CleanEnd(offset)
 
-    def _ending(self, found: CleanEnd | NoRecord, end: int | None) -> Ending:
+    def _ending(self, found: CleanEnd | NoRecord | Damage, end: int | None) -> Ending:
         """Tell a torn tail from damage: by the manifest, or by what later records claim."""
+        if isinstance(found, Damage):
+            return found
         offset = found.offset
         reason = found.reason if isinstance(found, NoRecord) else "the records stop here"
         if end is not None:

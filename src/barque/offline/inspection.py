@@ -17,7 +17,7 @@ from functools import partial
 import msgspec
 
 from barque.core.log_contract import SnapshotKind
-from barque.errors import BarqueError
+from barque.errors import BarqueError, ConfigurationError, Damaged
 from barque.log import meta_format, segment_format, snapshot_format, wal_format
 from barque.log.background import InlineWorker
 from barque.log.checked_text import MalformedText
@@ -416,7 +416,11 @@ def _facts(storage: Storage, record: ServerRecord) -> ServerFacts:
 
 
 def _refused(data_dir: str, error: Exception) -> Finding:
-    return damage("start-refused", data_dir, f"a node would not start here: {error}")
+    """A start that fails. What is damaged says itself what to do, behind these words or in its own."""
+    cause, _, remedy = str(error).partition(". What to do: ")
+    if not remedy and not isinstance(error, (Damaged, ConfigurationError)):
+        remedy = RESTORE
+    return damage("start-refused", data_dir, f"a node would not start here: {cause}", remedy=remedy)
 
 
 def _unreadable(path: str, error: OSError) -> Finding:

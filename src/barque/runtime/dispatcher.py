@@ -13,7 +13,8 @@ Three kinds of messages pass through here:
 - *A router asks a server* (commands, reads, changes of members). It proves nothing; the answer goes to the
   node that the message names as its origin, and never anywhere else. If the server is not here, or has
   failed, the dispatcher refuses in its place, so that nobody waits for a deadline. It also refuses new
-  commands in a leader's place while the disk is nearly full (`log.disk_guard`).
+  commands in a leader's place while the disk is nearly full (`log.disk_guard`). When there is still less
+  space, a follower does not get the commands that its leader replicates, as if they had been lost.
 - *A node speaks to a node* (answers, announcements, administration). The part of the node that handles a
   kind of message registers for it (`on`), so the dispatcher knows no part above it.
 
@@ -33,11 +34,15 @@ from typing import Any, Protocol
 import msgspec
 
 from barque.core.effects import Applied, Rejected, Rejection, refuse_commands
+from barque.core.entries import EntryKind
+from barque.core.log_contract import Log
 from barque.core.messages import (
     SENDER_OF,
+    AppendEntriesRpc,
     AuxCommand,
     Commands,
     DeleteCluster,
+    InstallSnapshotRpc,
     JoinMember,
     LeaveMember,
     Queries,
@@ -75,6 +80,27 @@ NodeHandler = Callable[[str, Any], None]
 _REMOVAL_INTERVAL_S = 1.0
 _REMEMBERED_MAX = 1_024
 _NOBODY = Uid("")
+
+
+_USER = bytes([EntryKind.USER])
+
+
+def _needs_space(log: Log, message: RemoteMessage) -> bool:
+    """Whether the message brings a follower a snapshot or new commands, or would make it ask for them.
+
+    A leader hears nothing from a follower that does not get these. So its window fills, and it sends one
+    small message a second. Noops, changes of members and deletions need little, and without them nobody could
+    lead or make room.
+    """
+    match message:
+        case InstallSnapshotRpc():
+            return True
+        case AppendEntriesRpc():
+            end = log.last_index_term().index
+            new = [batch for batch in message.entries if batch.last_index > end]
+            return message.prev_log_index > end or any(batch.body.startswith(_USER) for batch in new)
+        case _:
+            return False
 
 
 def _leads(process: ServerProcess) -> bool:
@@ -118,6 +144,8 @@ class Dispatcher:
         self._wake = wake
         self.disk_full = False
         """Whether this node's leaders refuse new commands, for want of space."""
+        self.disk_critical = False
+        """Whether this node's followers take no commands, either."""
         self.removals = Removals(self._name, servers, directory, transport, clock)
         self._router: AnswerSink
         self._handlers: dict[type, NodeHandler] = {
@@ -222,7 +250,8 @@ class Dispatcher:
             assert process is not None
             if process.unknown_incarnations:
                 process.unknown_incarnations.pop(sender, None)  # the member itself is back, or was replaced
-            process.handle(message)
+            if not (self.disk_critical and _needs_space(process.server.log, message)):
+                process.handle(message)
         else:
             self._act_on(verdict, node, process, message, sender, cluster_id, uid)
 

@@ -466,7 +466,8 @@ class Node:
 
     def _tick(self) -> None:
         self.system.tick()
-        self.dispatcher.disk_full = self.system.storage.guard.full
+        guard = self.system.storage.guard
+        self.dispatcher.disk_full, self.dispatcher.disk_critical = guard.full, guard.critical
         self.dispatcher.removals.tick()
         self.turn.wake()
         self.timers.arm("tick", self.clock.monotonic() + self.config.time.tick_ms / 1000, self._tick)

@@ -54,7 +54,7 @@ from barque.core.messages import (
 )
 from barque.core.snapshots import SnapshotSender, make_checkpoint, update_release_cursor
 from barque.core.state import RaftState, Server
-from barque.errors import StorageError
+from barque.errors import Damaged, StorageError
 from barque.machine.effects import (
     Append,
     Aux,
@@ -310,13 +310,22 @@ class Performer(Generic[ServerT]):
         server = process.server
         self._end_sending(process, effect.to)
         try:
-            sender = SnapshotSender(server.id, effect.term, server.log.snapshots.open_outgoing())
+            sender = self._open_sender(server, effect.term)
         except StorageError as error:
-            self._give_up_sending(process, effect.to, f"it cannot be read: {error}")
+            self._cannot_send(process, effect.to, error)
             return
         self.snapshot_senders.setdefault(process, {})[effect.to] = sender
         process.counters.snapshots_sent += 1
         self._environment.send(effect.to, sender.rpc, process)
+
+    def _open_sender(self, server: Server, term: Term) -> SnapshotSender:
+        """Begin with the first chunk. Raises `StorageError`, and then leaves no file open."""
+        outgoing = server.log.snapshots.open_outgoing()
+        try:
+            return SnapshotSender(server.id, term, outgoing)
+        except StorageError:
+            outgoing.close()
+            raise
 
     def _snapshot_acked(self, process: ServerT, effect: SnapshotAcked) -> None:
         """Send the next chunk after the answer to the one in flight; drop any other answer (K3)."""
@@ -327,7 +336,7 @@ class Performer(Generic[ServerT]):
             if not sender.take(effect):
                 return
         except StorageError as error:
-            self._give_up_sending(process, effect.member, f"it cannot be read: {error}")
+            self._cannot_send(process, effect.member, error)
             return
         match effect.outcome:
             case ChunkOutcome.TAKEN:
@@ -347,6 +356,12 @@ class Performer(Generic[ServerT]):
                 self._give_up_sending(process, member, "no answer came")
             elif sender.silent_ticks > 1:
                 self._environment.send(member, sender.rpc, process)
+
+    def _cannot_send(self, process: ServerT, member: ServerId, error: StorageError) -> None:
+        """Try again after a pause; but damage does not go away, and a leader whose log is whole can send."""
+        if isinstance(error, Damaged):
+            raise error
+        self._give_up_sending(process, member, f"it cannot be read: {error}")
 
     def _give_up_sending(self, process: ServerT, member: ServerId, why: str) -> None:
         """End a transfer in vain; the leader tries again after a pause (SEND-07)."""

@@ -1,19 +1,25 @@
 """Bit rot and misdirected writes on the disk of a node that is down, and what the node must do about them.
 
 A node whose files were changed while it was down must either refuse to start, with `Damaged` and the file's
-name, or have lost nothing (the changed bytes meant nothing). Only bytes change that later bytes prove to have
-been synced: damage to the very last record looks like a torn tail (docs/formats/wal.md).
+name, or have lost nothing (the changed bytes meant nothing). The bodies of segments and checkpoints are read
+later, if at all: then the server that reads one stops, and names the file, or the checkpoint is skipped. Only
+bytes change that later bytes prove to have been synced: damage to the very last record looks like a torn tail
+(docs/formats/wal.md).
 """
 
 import random
+from typing import NamedTuple
 
+from barque.core.log_contract import SnapshotKind
 from barque.errors import Damaged
 from barque.log.disk import join
 from barque.log.identity import IDENTITY
 from barque.log.memtable import Memtable
 from barque.log.meta_format import HEAD_SIZE as META_HEAD_SIZE
 from barque.log.recovery import segments_directory
-from barque.log.segment_format import encode_head
+from barque.log.segment_format import TAIL_SIZE, decode_tail
+from barque.log.snapshot_files import FILE, FOLDERS
+from barque.log.snapshot_format import parse_name
 from barque.log.wal_files import MANIFEST
 from barque.runtime.tombstones import TOMBSTONES
 from barque.testing.checkers.durable_log_view import DurableLogView
@@ -30,16 +36,25 @@ Terms = dict[int, Term]
 class BitRot:
     """One change to one file of one node, made while the node is down."""
 
-    def __init__(self, disk: SimDisk, data: str, path: str, before: bytes, last: dict[Uid, Terms]) -> None:
+    def __init__(
+        self, disk: SimDisk, path: str, before: bytes, after: bytes, last: dict[Uid, Terms], *, latent: bool
+    ) -> None:
         self.path = path
+        self.latent = latent
+        """Whether a node may start, and find it later."""
         self._disk = disk
-        self._data = data
         self._before = before
+        self._after = after
         self._last = last
 
     def mend(self) -> None:
-        """Restore the file, as an operator with a good copy would."""
-        self._disk.set_content(self.path, self._before)
+        """Restore the file, as an operator with a good copy would; unless nobody needs it any longer."""
+        if self._disk.exists(self.path) and self._disk.read_file(self.path) == self._after:
+            self._disk.set_content(self.path, self._before)
+
+    def explains(self, failure: str) -> bool:
+        """Whether a server may have stopped for this reason."""
+        return self.latent and failure.startswith("Damaged: ") and self.path in failure
 
     def judge_refusal(self, error: Exception) -> Violation | None:
         """The node refuses to start: the error must be `Damaged` and name the file."""
@@ -64,10 +79,10 @@ def change_bytes(
 ) -> BitRot | None:
     """Change some durable bytes; return None if there are none that may be changed."""
     logs = {uid: view.from_scratch(uid) for uid in uids}
-    places = [(path, end) for path, end in _places(disk, data, view) if end > 0]
-    if not places:
+    kinds = [places for places in _places(disk, data, view) if places]
+    if not kinds:
         return None
-    path, end = chance.choice(places)
+    path, end, latent = chance.choice(chance.choice(kinds))
     before = disk.read_file(path)
     kind = chance.choice(KINDS)
     changed = bytearray(before)
@@ -82,7 +97,7 @@ def change_bytes(
         return None
     terms = {uid: _terms(log) for uid, log in logs.items()}
     disk.set_content(path, bytes(changed))
-    return BitRot(disk, data, path, before, terms)
+    return BitRot(disk, path, before, bytes(changed), terms, latent=latent)
 
 
 def _terms(log: Memtable) -> Terms:
@@ -90,22 +105,54 @@ def _terms(log: Memtable) -> Terms:
     return {index: term for index, term in found.items() if term is not None}
 
 
-def _places(disk: SimDisk, data: str, view: DurableLogView) -> list[tuple[str, int]]:
-    """Files, each with the number of bytes that are proved to have been synced."""
-    places = []
+class _Place(NamedTuple):
+    """A file, how many of its first bytes are proved to have been synced, and whether a start reads them."""
+
+    path: str
+    end: int
+    latent: bool = False
+
+
+def _places(disk: SimDisk, data: str, view: DurableLogView) -> list[list[_Place]]:
+    """Places of each kind: the log, segments, snapshots, and everything else. The log counts twice."""
     servers = join(data, "servers")
     names = disk.listdir(servers) if disk.exists(servers) else []
-    configs = [join(servers, f"{name}/config") for name in names]
-    fixed = [join(data, name) for name in ("meta", f"wal/{MANIFEST}", IDENTITY, f"servers/{TOMBSTONES}")]
-    for path in (*fixed, *configs):
+    log = [_Place(path, end) for path, end in view.proved() if end > 0]
+    segments = [place for name in names for place in _segments(disk, data, Uid(name))]
+    snapshots = [place for name in names for place in _snapshots(disk, join(servers, name))]
+    return [log, log, segments, snapshots, _small_files(disk, data, names)]
+
+
+def _small_files(disk: SimDisk, data: str, names: list[str]) -> list[_Place]:
+    configs = [f"servers/{name}/config" for name in names]
+    fixed = ("meta", f"wal/{MANIFEST}", IDENTITY, f"servers/{TOMBSTONES}")
+    places = []
+    for path in (join(data, name) for name in (*fixed, *configs)):
         if disk.exists(path):
             size = len(disk.read_file(path))
-            places.append((path, min(size, META_HEAD_SIZE) if path.endswith("meta") else size))
-    return places + view.proved() + [place for name in names for place in _segments(disk, data, Uid(name))]
+            places.append(_Place(path, min(size, META_HEAD_SIZE) if path.endswith("meta") else size))
+    return places
 
 
-def _segments(disk: SimDisk, data: str, uid: Uid) -> list[tuple[str, int]]:
-    """The heads of a server's segments: a start reads them. The rest is checked when it is read."""
+def _segments(disk: SimDisk, data: str, uid: Uid) -> list[_Place]:
+    """The heads and bodies of a server's segments. Their indexes tell the checkers what must be there."""
     directory = segments_directory(data, uid)
     names = disk.listdir(directory) if disk.is_dir(directory) else []
-    return [(join(directory, name), len(encode_head(uid))) for name in names if name.endswith(".segment")]
+    places = []
+    for path in (join(directory, name) for name in names if name.endswith(".segment")):
+        content = disk.read_file(path)
+        tail = decode_tail(content[-TAIL_SIZE:], len(content))
+        places.append(_Place(path, tail.index_offset, latent=True))
+    return places
+
+
+def _snapshots(disk: SimDisk, server: str) -> list[_Place]:
+    """The files of a server's snapshots, which a start reads to their ends, and of its checkpoints."""
+    places = []
+    for folder in (join(server, name) for name in FOLDERS.values()):
+        for name in disk.listdir(folder) if disk.is_dir(folder) else []:
+            path = join(folder, f"{name}/{FILE}")
+            if parse_name(name) is not None and disk.exists(path):
+                latent = not folder.endswith(FOLDERS[SnapshotKind.SNAPSHOT])
+                places.append(_Place(path, len(disk.read_file(path)), latent))
+    return places

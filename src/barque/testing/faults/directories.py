@@ -73,8 +73,8 @@ def copied_disk(nemesis: "Nemesis") -> None:
 
 def _is_fit(host: Host) -> bool:
     """Whether it runs and has a directory of its own, and nothing else is wrong with its disk."""
-    ready = host.up and host.lent is None and host.bit_rot is None and bool(host.uids)
-    return ready and host.disk.fault is None and host.disk.space is None
+    sound = host.lent is None and host.bit_rot is None and host.latent_rot is None
+    return sound and host.up and bool(host.uids) and host.disk.fault is None and host.disk.space is None
 
 
 def _give_back(*hosts: Host) -> None:

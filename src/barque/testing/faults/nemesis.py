@@ -149,6 +149,7 @@ class Nemesis:
         host.kept_down = False
         host.disk.fault = None
         host.disk.space = None
+        host.mend_rot()
         if host.process_disk is not None:
             host.process_disk.crash_in = None
             host.process_disk.hang_s = 0.0

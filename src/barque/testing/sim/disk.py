@@ -1,16 +1,17 @@
 """A disk in memory that loses what a real one may lose (`barque.log.disk.Disk`).
 
 A write goes to a cache; a sync moves it to the disk. A crash keeps or loses each 512-byte sector of each
-unsynced write by itself, and each unsynced change of a directory by itself. A failed sync drops the writes
-that it should have synced, and the cache goes on showing them. The same `random.Random` gives the same
-faults.
+unsynced write by itself, and each unsynced change of a directory by itself; by chance, or as a `Fate` says. A
+failed sync drops the writes that it should have synced, and the cache goes on showing them. The same
+`random.Random` gives the same faults.
 """
 
+import copy
 import errno
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from barque.errors import StorageError
 
@@ -19,9 +20,36 @@ SECTOR = 512
 Fault = Callable[[str, str], OSError | None]
 """Called before each operation with its name and path; an error makes the operation fail."""
 
-
 _SIZE = 1 << 40
 """Of a disk without faults, in bytes."""
+
+
+class Fate(Protocol):
+    """Decides what a loss of power keeps of what was not synced."""
+
+    def keeps(self, file: str, order: int) -> bool:
+        """Whether a sector of a write to this file, or a change of a name (file ""), has reached the disk.
+
+        `order` is the number of the operation. Within a file, and among names, earlier ones are asked first.
+        """
+
+
+class Write(NamedTuple):
+    """An unsynced write at `offset`; without data, a truncation to that size. `order`: see `Fate`."""
+
+    offset: int
+    data: bytes | None
+    order: int
+
+
+class _Chance:
+    """Each sector and name by itself."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._random = chance
+
+    def keeps(self, _file: str, _order: int) -> bool:
+        return self._random.random() < 0.5
 
 
 class _Inode:
@@ -30,35 +58,41 @@ class _Inode:
     def __init__(self) -> None:
         self.cache = bytearray()
         self.disk = bytearray()
-        self.unsynced: list[tuple[int, bytes | None]] = []  # (offset, data), or (size, None): truncated
+        self.unsynced: list[Write] = []
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes, order: int) -> None:
         _apply(self.cache, offset, data)
-        self.unsynced.append((offset, data))
+        self.unsynced.append(Write(offset, data, order))
 
-    def truncate(self, size: int) -> None:
+    def truncate(self, size: int, order: int) -> None:
         _apply(self.cache, size, None)
-        self.unsynced.append((size, None))
+        self.unsynced.append(Write(size, None, order))
 
     def sync(self) -> None:
-        for offset, data in self.unsynced:
+        for offset, data, _order in self.unsynced:
             _apply(self.disk, offset, data)
         self.unsynced.clear()
 
-    def crash(self, chance: random.Random) -> None:
-        for offset, data in self.unsynced:
+    def crash(self, path: str, fate: Fate) -> None:
+        for offset, data, order in self.unsynced:
             if data is None:
-                if chance.random() < 0.5:
+                if fate.keeps(path, order):
                     _apply(self.disk, offset, None)
                 continue
             start = 0
             while start < len(data):
                 end = min(len(data), start + SECTOR - (offset + start) % SECTOR)
-                if chance.random() < 0.5:
+                if fate.keeps(path, order):
                     _apply(self.disk, offset + start, data[start:end])
                 start = end
         self.unsynced.clear()
         self.cache = bytearray(self.disk)
+
+    def fork(self) -> "_Inode":
+        other = _Inode()
+        other.cache, other.disk = bytearray(self.cache), bytearray(self.disk)
+        other.unsynced = list(self.unsynced)
+        return other
 
 
 def _apply(target: bytearray, offset: int, data: bytes | None) -> None:
@@ -89,6 +123,7 @@ class _Change(NamedTuple):
     name: str
     node: _Node | None
     source: tuple[_Directory, str] | None
+    order: int
 
     def reach_cache(self) -> None:
         """Let processes see it."""
@@ -156,9 +191,9 @@ class SimFile:
             if self._boots == self._disk.boots:
                 part = self._disk.random.randrange(len(data) + 1)
                 room = len(self._inode.cache) - offset
-                self._inode.write(offset, data[: min(part, max(room, 0))])
+                self._inode.write(offset, data[: min(part, max(room, 0))], self._disk.operations)
             raise
-        self._inode.write(offset, data)
+        self._inode.write(offset, data, self._disk.operations)
         if sync:
             self.datasync()
 
@@ -174,7 +209,7 @@ class SimFile:
     def truncate(self, size: int) -> None:
         """Make the file exactly `size` bytes long."""
         self._check("truncate")
-        self._inode.truncate(size)
+        self._inode.truncate(size, self._disk.operations)
 
     def close(self) -> None:
         """Close the file; a lock on it ends."""
@@ -236,7 +271,7 @@ class SimDisk:
             node = _Inode()
             self._change(path, node, None)
         else:
-            node.truncate(0)
+            node.truncate(0, self.operations)
         return node
 
     def lock(self, path: str) -> SimFile:
@@ -355,22 +390,47 @@ class SimDisk:
         """Draw 32 bits from the given generator."""
         return self.random.getrandbits(32)
 
-    def crash(self) -> None:
-        """Lose power: each unsynced sector and name is kept or lost by chance."""
+    def crash(self, fate: Fate | None = None) -> None:
+        """Lose power: each unsynced sector and name is kept or lost by chance, or as `fate` says."""
+        fate = _Chance(self.random) if fate is None else fate
         self.kill()
         for change in self._changes:
-            if self.random.random() < 0.5:
+            if fate.keeps("", change.order):
                 change.reach_disk()
         self._changes.clear()
         _reread(self._root)
-        for _, inode in sorted(_files(self._root, ""), key=lambda found: found[0]):
-            inode.crash(self.random)
+        for path, inode in sorted(_files(self._root, ""), key=lambda found: found[0]):
+            inode.crash(path, fate)
 
     def kill(self) -> None:
         """End the process but not the machine: the cache stays, locks and open files do not."""
         self.boots += 1
         self.handles.clear()
         self._locks.clear()
+
+    def fork(self, chance: random.Random | None = None) -> "SimDisk":
+        """Copy the disk with all that is not synced, for a process of its own: no file of it is open."""
+        other = SimDisk(copy.deepcopy(self.random) if chance is None else chance)
+        other.space, other.boots, other.operations = self.space, self.boots, self.operations
+        known: dict[_Node, _Node] = {}
+        other._root = _fork(self._root, known)
+        for change in self._changes:
+            directory, source = _fork(change.directory, known), change.source
+            other._changes.append(
+                change._replace(
+                    directory=directory,
+                    node=None if change.node is None else _fork(change.node, known),
+                    source=None if source is None else (_fork(source[0], known), source[1]),
+                )
+            )
+        return other
+
+    @property
+    def unsynced_orders(self) -> list[int]:
+        """The operations of which a loss of power now could lose something, in order."""
+        files = (*_files(self._root, ""), *_files(self._root, "", durable=True))
+        writes = {write.order for _, inode in files for write in inode.unsynced}
+        return sorted(writes | {change.order for change in self._changes})
 
     def survivor(self, below: str = "/") -> "SimDisk":
         """Copy what a crash now would leave of this disk at worst: nothing unsynced.
@@ -458,13 +518,28 @@ class SimDisk:
         origin = (
             None if source is None else (self._directory(os.path.dirname(source)), os.path.basename(source))
         )
-        change = _Change(self._directory(os.path.dirname(path)), os.path.basename(path), node, origin)
+        directory = self._directory(os.path.dirname(path))
+        change = _Change(directory, os.path.basename(path), node, origin, self.operations)
         change.reach_cache()
         self._changes.append(change)
 
 
 def _names_of(path: str) -> list[str]:
     return [name for name in path.split("/") if name]
+
+
+def _fork(node: Any, known: dict[_Node, _Node]) -> Any:
+    """Copy a file, or a directory with all that is in it, once: what has two names keeps two names."""
+    copied = known.get(node)
+    if copied is not None:
+        return copied
+    if isinstance(node, _Inode):
+        known[node] = copied = node.fork()
+        return copied
+    known[node] = directory = _Directory()
+    directory.names = {name: _fork(each, known) for name, each in node.names.items()}
+    directory.durable = {name: _fork(each, known) for name, each in node.durable.items()}
+    return directory
 
 
 def _reread(directory: _Directory) -> None:
@@ -478,5 +553,5 @@ def _reread(directory: _Directory) -> None:
 def _copy_directories(source: _Directory, target: _Directory) -> None:
     for name, node in source.durable.items():
         if isinstance(node, _Directory):
-            copy = target.names[name] = target.durable[name] = _Directory()
-            _copy_directories(node, copy)
+            copied = target.names[name] = target.durable[name] = _Directory()
+            _copy_directories(node, copied)

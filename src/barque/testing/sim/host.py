@@ -151,6 +151,7 @@ class Host:
         self.gateways: dict[str, RespServer] = {}  # by cluster, while the node runs
         self._redis_links: list[RedisLink] = []
         self.bit_rot: BitRot | None = None  # what was changed on its disk while it was down
+        self.latent_rot: BitRot | None = None  # the same, and a start has not found it
         self.lent: LentDisk | None = None  # another node's disk, in the place of its own
         self._newest: SimNode | None = None  # the node, also while it starts
         self._graveyard: list[Any] = []  # kept: their clean-up would run at a random moment
@@ -276,8 +277,10 @@ class Host:
         bit_rot, self.bit_rot = self.bit_rot, None
         if bit_rot is not None:
             self.sim.observers.durability.hold(self.name, held=False)
+            self.latent_rot = bit_rot if bit_rot.latent else None
         with self.looked_at():
-            for server in [member.server for member in node.system.processes.values()]:
+            members = list(node.system.processes.values())
+            for server in [member.server for member in members if member.failure is None]:
                 violation = bit_rot.judge_start(server.cfg.uid, server.log) if bit_rot is not None else None
                 if violation is not None:
                     self.sim.report(violation)
@@ -340,7 +343,7 @@ class Host:
         if self.lent is not None:
             self._judge_lent(self.lent, error)
             return
-        bit_rot, self.bit_rot = self.bit_rot, None
+        bit_rot, self.bit_rot, self.latent_rot = self.bit_rot or self.latent_rot, None, None
         violation: Violation | None = None
         if bit_rot is not None and type(error) is not StorageError:
             violation = bit_rot.judge_refusal(error)
@@ -360,6 +363,7 @@ class Host:
         """Change bytes on the disk while the node is down. Returns whether anything was changed."""
         if self.up or not self.uids or self.bit_rot or self.lent or self.disk.has_unsynced:
             return False
+        self.mend_rot()
         durability = self.sim.observers.durability
         durability.hold(self.name, held=True)
         view = DurableLogView(self.disk, DATA)
@@ -368,6 +372,22 @@ class Host:
         if self.bit_rot is None:
             durability.hold(self.name, held=False)
         return self.bit_rot is not None
+
+    def mend_rot(self) -> None:
+        """Restore what no start has found, as an operator does."""
+        rot, self.latent_rot = self.latent_rot, None
+        if rot is not None:
+            with self.looked_at():
+                rot.mend()
+
+    def _repair(self, rot: BitRot) -> None:
+        """A server has stopped, and has named the rotten file: restore it, and start the node again."""
+        self.crash(power=False)
+        if self.bit_rot is rot:
+            self.bit_rot = None
+            self.sim.observers.durability.hold(self.name, held=False)
+        self.latent_rot = rot
+        self.mend_rot()
 
     def _shrink(self, server: Server) -> None:
         """Make batches as small as the scenario wants; a node has no setting for this."""
@@ -487,6 +507,8 @@ class Host:
         """Check I20 and I27 at any time while the node runs."""
         if self.node is not None:
             servers = [process.server for process in self.node.system.servers.by_name.values()]
+            if self.latent_rot is not None:
+                servers = []  # their logs cannot be read through
             for violation in (judge_bounds(self.node, self.disk), *map(judge_log, servers)):
                 if violation is not None:
                     self.sim.report(violation)
@@ -512,6 +534,11 @@ class Host:
         if self.disk.fault is not None and str(process.failure).startswith(("StorageError: ", "OSError: ")):
             self.sim.transcript.counts["servers stopped by their disk"] += 1
             self.sim.loop.later(0.0, partial(self.crash, power=False))
+            return
+        rot = self.bit_rot or self.latent_rot
+        if rot is not None and rot.explains(str(process.failure)):
+            self.sim.transcript.counts["servers stopped by bit rot"] += 1
+            self.sim.loop.later(0.0, partial(self._repair, rot))
             return
         name = "isolation (I31)" if self.failed else "no server fails"
         states = (str(process.failure), f"machines that raised on this node: {list(self.failed)}")
