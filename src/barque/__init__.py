@@ -112,6 +112,7 @@ from barque.machine.machine import (
     Timeout,
 )
 from barque.machine.simple import SimpleMachine
+from barque.machine.snapshot_module import SnapshotModule
 from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, ServerId, Term, Uid
 
 if TYPE_CHECKING:
@@ -208,6 +209,7 @@ __all__ = [
     "ServerId",
     "ShrunkCluster",
     "SimpleMachine",
+    "SnapshotModule",
     "SnapshotsConfig",
     "StaleIncarnation",
     "StartedCluster",

@@ -68,7 +68,7 @@ from barque.machine.effects import (
     SendMsg,
     Timer,
 )
-from barque.machine.machine import AuxKind
+from barque.machine.machine import AuxKind, bound_module
 from barque.runtime.counters import ServerCounters
 from barque.types import ClientRef, ServerId, Term, Uid
 
@@ -307,16 +307,36 @@ class Performer(Generic[ServerT]):
 
     def _send_snapshot(self, process: ServerT, effect: SendSnapshot) -> None:
         """Begin to send a snapshot, from the store behind the server's log (SEND-01)."""
-        server = process.server
+        server, cfg = process.server, process.server.cfg
         self._end_sending(process, effect.to)
         try:
-            sender = SnapshotSender(server.id, effect.term, server.log.snapshots.open_outgoing())
+            module = bound_module(cfg.machine.which_module(effect.meta.machine_version), cfg.machine_args)
+            outgoing = server.log.snapshots.open_outgoing(
+                module, lambda: self._piece_ready(process, effect.to)
+            )
+            sender = SnapshotSender(server.id, effect.term, outgoing, cfg.snapshot_packing)
         except StorageError as error:
             self._give_up_sending(process, effect.to, f"it cannot be read: {error}")
             return
         self.snapshot_senders.setdefault(process, {})[effect.to] = sender
         process.counters.snapshots_sent += 1
-        self._environment.send(effect.to, sender.rpc, process)
+        self._send_piece(process, effect.to, sender)
+
+    def _send_piece(self, process: ServerT, member: ServerId, sender: SnapshotSender) -> None:
+        if sender.rpc is not None:
+            self._environment.send(member, sender.rpc, process)
+
+    def _piece_ready(self, process: ServerT, member: ServerId) -> None:
+        """A snapshot module has read the next piece, or has failed."""
+        sender = self.snapshot_senders.get(process, {}).get(member)
+        if sender is None:
+            return
+        try:
+            if sender.resume():
+                self._send_piece(process, member, sender)
+        except StorageError as error:
+            self._give_up_sending(process, member, f"it cannot be read: {error}")
+        self._environment.wake()
 
     def _snapshot_acked(self, process: ServerT, effect: SnapshotAcked) -> None:
         """Send the next chunk after the answer to the one in flight; drop any other answer (K3)."""
@@ -331,7 +351,7 @@ class Performer(Generic[ServerT]):
             return
         match effect.outcome:
             case ChunkOutcome.TAKEN:
-                self._environment.send(effect.member, sender.rpc, process)
+                self._send_piece(process, effect.member, sender)
             case ChunkOutcome.WORKING:
                 pass  # all of it is there; `INSTALLED` or a refusal comes
             case ChunkOutcome.INSTALLED | ChunkOutcome.AHEAD:
@@ -344,9 +364,10 @@ class Performer(Generic[ServerT]):
         for member, sender in list(self.snapshot_senders.get(process, {}).items()):
             sender.silent_ticks += 1
             if sender.silent_ticks > process.server.cfg.snapshot_silent_ticks_max:
-                self._give_up_sending(process, member, "no answer came")
+                why = "no answer came" if sender.rpc is not None else "its next piece was not read in time"
+                self._give_up_sending(process, member, why)
             elif sender.silent_ticks > 1:
-                self._environment.send(member, sender.rpc, process)
+                self._send_piece(process, member, sender)
 
     def _give_up_sending(self, process: ServerT, member: ServerId, why: str) -> None:
         """End a transfer in vain; the leader tries again after a pause (SEND-07)."""
