@@ -229,3 +229,34 @@ BAD: list[Callable[[], FileModule]] = [
     *(ReadsAllAtOnce, ForgetsOne, Nameless),
 ]
 """A module for each fault that the conformance suite must find."""
+
+
+class NoteMachine(barque.Machine[Notes]):
+    """Keeps notes, in place, with a module of this test's choice, and asks for a snapshot after each."""
+
+    command_type = tuple[str, str]
+
+    def __init__(self, module: barque.SnapshotModule[Notes] | None = None) -> None:
+        self.module = FileModule() if module is None else module
+        self.applied = 0
+
+    def init(self, args: dict[str, Any]) -> Notes:
+        """No notes."""
+        return {}
+
+    def apply(self, meta: barque.CommandMeta, command: Any, state: Notes) -> barque.Result[Notes]:
+        """Take a note; the reply is its index."""
+        if not isinstance(command, tuple):
+            return state, None  # one of Barque's own commands
+        self.applied += 1
+        key, value = command
+        state[key] = value
+        return state, meta.index, [barque.ReleaseCursor(meta.index, state)]
+
+    def query(self, query: Any, state: Notes) -> Notes:
+        """All notes."""
+        return state
+
+    def snapshot_module(self) -> barque.SnapshotModule[Notes] | None:
+        """That of the test."""
+        return self.module

@@ -132,7 +132,7 @@ def test_a_machine_that_gets_a_module_reads_its_older_snapshots(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("other", "text"),
     [
-        (None, "has no snapshot module any more"),
+        (None, "no longer has a snapshot module"),
         (type("Renamed", (FileModule,), {"name": "other"}), "module 'other' version 2 cannot read it"),
         (type("Older", (FileModule,), {"version": 1}), "module 'files' version 1 cannot read it"),
     ],
@@ -286,7 +286,7 @@ def test_a_module_that_reads_out_wrongly_ends_the_transfer(
         (lambda: modules.Raises("recover"), "no recover today"),
         (modules.AcceptsNothing, "accept_chunks: it returned before the last chunk"),
         (modules.FactsOfThePlace, "read_meta: the state that has arrived is not as the sender described it"),
-        (None, "the machine has no snapshot module any more"),
+        (None, "the machine no longer has a snapshot module"),
     ],
 )
 def test_a_module_that_takes_it_wrongly_installs_nothing(

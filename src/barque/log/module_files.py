@@ -40,7 +40,7 @@ def compatible(bound: BoundModule | None, record: ModuleRecord, path: str) -> Bo
     """The module that reads this snapshot. Raises `StorageError` if ours is not it."""
     if bound is None:
         raise StorageError(
-            f"{path}: {record} wrote this snapshot, and the machine has no snapshot module any more; install "
+            f"{path}: {record} wrote this snapshot, and the machine no longer has a snapshot module; install "
             "code that has it, with the machine version of the snapshot"
         )
     if bound.name != record.name or bound.version < record.version:
@@ -64,8 +64,10 @@ def seal_job(disk: Disk, path: str, bound: BoundModule) -> Job:
         raise StorageError(f"{bound}: it has written {len(names)} files, more than {FILES_MAX}")
     files: list[FileRecord] = []
     for name in names:
-        file = _plain_file(disk, join(directory, name), bound)
+        file_path = join(directory, name)
+        file = _plain_file(disk, file_path, bound)
         try:
+            disk.make_private(file_path)
             file.datasync()
             yield
             size = crc = 0
