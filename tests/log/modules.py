@@ -232,12 +232,13 @@ BAD: list[Callable[[], FileModule]] = [
 
 
 class NoteMachine(barque.Machine[Notes]):
-    """Keeps notes, in place, with a module of this test's choice, and asks for a snapshot after each."""
+    """Keeps notes, in place, with a module of the test's choice, and asks for a snapshot after each."""
 
     command_type = tuple[str, str]
 
-    def __init__(self, module: barque.SnapshotModule[Notes] | None = None) -> None:
-        self.module = FileModule() if module is None else module
+    def __init__(self, module: barque.SnapshotModule[Notes] | None, *, asks: bool = True) -> None:
+        self.module = module
+        self.asks = asks
         self.applied = 0
 
     def init(self, args: dict[str, Any]) -> Notes:
@@ -251,7 +252,7 @@ class NoteMachine(barque.Machine[Notes]):
         self.applied += 1
         key, value = command
         state[key] = value
-        return state, meta.index, [barque.ReleaseCursor(meta.index, state)]
+        return state, meta.index, [barque.ReleaseCursor(meta.index, state)] if self.asks else []
 
     def query(self, query: Any, state: Notes) -> Notes:
         """All notes."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.support import run_barque
-from tests.log.modules import NoteMachine
+from tests.log.modules import FileModule, NoteMachine
 from tests.nodes import Nodes, until
 from tests.offline.support import copy
 
@@ -19,7 +19,7 @@ from barque.offline.snapshot_files import export_snapshot, find_snapshots
 async def write(directory: Path) -> Path:
     """A node with a snapshot that a module has written; its data directory."""
     made = Nodes(directory, 1, snapshots=barque.SnapshotsConfig(min_interval=1))
-    await made.start(machines={"notes": NoteMachine()})
+    await made.start(machines={"notes": NoteMachine(FileModule())})
     try:
         async with made.client() as client:
             await client.start_cluster("notes", "notes")

@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from barque.errors import ConfigurationError
+
 UNPACKED_BYTES_MAX = 16 * 1024 * 1024
 """The largest chunk (`[snapshots] chunk_size_bytes`)."""
 
@@ -81,6 +83,17 @@ _CODECS = _codecs()
 def available() -> tuple[int, ...]:
     """What this process can unpack, as the numbers that it tells a sender."""
     return tuple(sorted(_CODECS))
+
+
+def packing_named(name: str) -> Packing:
+    """The packing that the settings name. Raises `ConfigurationError` if it needs what is not installed."""
+    packing = Packing[name.upper()]
+    if packing is not Packing.NONE and packing not in _CODECS:
+        raise ConfigurationError(
+            f"[snapshots] compression = {name!r} needs a package that is not installed; run: "
+            f"pip install 'barque[{name}]'"
+        )
+    return packing
 
 
 def pack(data: bytes, packing: Packing) -> tuple[bytes, Packing]:
