@@ -31,6 +31,7 @@ RUN_AS_WRITTEN = (
     "docs/how-to/recover-from-a-machine-fault.md",
     "docs/how-to/upgrade-a-machine.md",
     "docs/how-to/use-an-aux-machine.md",
+    "docs/how-to/bring-your-own-snapshot-store.md",
     "docs/how-to/test-my-machine.md",
     "docs/operations/metrics.md",
 )
