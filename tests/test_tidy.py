@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("tidy")  # all of them read the same files
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "barque"
 KIT = ROOT / "tests" / "kit"

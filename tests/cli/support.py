@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,52 @@ def run_barque(
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+FORKS = """
+import asyncio, json, logging, os, ssl, sys, tempfile
+import msgspec
+from barque.cli.main import main
+
+def outcome(arguments):
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if not child:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.argv = ["barque", *arguments]
+            try:
+                main()
+            except SystemExit as end:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(end.code)
+            os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0), err.seek(0)
+        return [code, *(file.read().decode(errors="replace") for file in (out, err))]
+
+with open(sys.argv[2], "w") as results:
+    json.dump([outcome(arguments) for arguments in json.loads(sys.argv[1])], results)
+"""
+
+
+def run_forked(
+    commands: Sequence[Sequence[str]], **variables: str
+) -> Iterator[subprocess.CompletedProcess[str]]:
+    """Run `barque …` many times, in forks of one interpreter that has imported what all of them share."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("BARQUE_")}
+    with tempfile.NamedTemporaryFile() as results:
+        subprocess.run(
+            [sys.executable, "-c", FORKS, json.dumps(commands), results.name],
+            timeout=2 * DEADLINE_S,
+            env={**environment, **variables},
+            stdin=subprocess.DEVNULL,
+            check=True,
+        )
+        found = json.load(results)
+    for arguments, (code, out, err) in zip(commands, found, strict=True):
+        yield subprocess.CompletedProcess(list(arguments), code, out, err)
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.support import run_barque, wait_for
+from tests.cli.support import run_forked, wait_for
 from tests.ports import free_ports
 
 from barque.cli.streams import Outlet
@@ -225,8 +225,7 @@ def test_s6_a_package_of_an_extra_is_missing(tmp_path: Path, package: str) -> No
     )
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     failed = 0
-    for verb in _VERBS:
-        done = run_barque(verb, "--help", PYTHONPATH=path)
+    for done in run_forked([(verb, "--help") for verb in _VERBS], PYTHONPATH=path):
         assert "Traceback" not in done.stderr
         if done.returncode:
             assert done.returncode == 78

@@ -7,6 +7,8 @@ production for it, or decision 1 names it.
 from collections.abc import Callable, Iterable
 
 from tests.parity.catalogue import decided_places
+from tests.runtime.test_rules_by_message import CASES, FORCED
+from tests.simulation.test_rare_paths import RULES_MET
 
 COUNTS = {"L": 37, "C": 18, "P": 12, "F": 21, "S": 13, "W": 6}
 SECTIONS = {
@@ -26,13 +28,14 @@ UNTESTED = {
 }
 """Rules that have nothing to be tested, and why. Rules that are kept in another way have tests."""
 
-SNAPSHOTS = {
-    *("S-2", *(f"S-{n}" for n in range(7, 14))),
-    *("F-12", "F-14", "F-15", "C-12", "C-13", "P-5", "L-14", "L-17", "L-18"),
-}
-"""Rules about snapshots that only core tests reach."""
+_MET = "simulation/test_rare_paths.py::test_whole_nodes_keep_this_rule"
+_TOLD = "runtime/test_rules_by_message.py::test_members_keep_the_rules"
+_STRANGER = "runtime/test_rules_by_message.py::test_a_stranger_is_not_counted"
 
 ON_NODES: dict[str, str] = {
+    **{rule: _TOLD for cases in (CASES, *FORCED) for rule, _role, _said in cases},
+    **dict.fromkeys(RULES_MET, _MET),
+    **dict.fromkeys(("L-1", "L-3", "L-5"), _STRANGER),
     "L-2": "row:REPL-11",
     "L-6": "row:REPL-12",
     "L-7": "row:CMD-04",
@@ -96,8 +99,6 @@ def decisions_on(ids_in: Callable[[str], Iterable[str]]) -> dict[str, list[str]]
 
 def verdict_on(rule: str, decided: dict[str, list[str]]) -> str:
     """Judge a rule: `works`, `deviation` or `core only`."""
-    if rule in SNAPSHOTS:
-        return "core only"
     if rule in ON_NODES:
         return "works"
     return "deviation" if rule in decided or rule in UNTESTED else "core only"

@@ -1,11 +1,13 @@
-"""Whole nodes take these rare paths in simulations, on production's performer and log."""
+"""Whole nodes take these rare paths and keep Ra's rules in simulations, on production's performer and log."""
 
 import functools
+from collections import Counter
 from collections.abc import Mapping
 
 import pytest
 
 from barque.testing.checkers.probes import PROBES, watched
+from barque.testing.checkers.rules import RULES, watched_rules
 from barque.testing.sim.simulator import simulate
 
 PATHS = (
@@ -43,21 +45,29 @@ PATHS = (
     "pending entries are written again",
 )
 """The paths that the parity page names as evidence."""
+RULES_MET = (
+    *("L-4", "L-12", "L-17", "L-21", "L-25", "L-29", "L-32"),
+    *("C-5", "C-9", "C-10", "C-11", "C-18"),
+    *("P-3", "P-4", "P-11", "F-4", "F-11", "F-14", "F-16"),
+    *("S-2", "S-7", "S-9", "S-13", "W-1", "W-5"),
+)
+"""The rules that the parity page names as met. The others take rarer luck, and have tests of their own."""
+pytestmark = pytest.mark.xdist_group("rare paths")  # one process counts for all of these tests
 FIRST_SEED = 500
 SEEDS_MAX = 60
 
 
 @functools.cache
 def taken() -> Mapping[str, int]:
-    """How often seeds took each path; only as many seeds as it takes to see all of `PATHS`."""
-    counts: dict[str, int] = {}
+    """How often seeds took each path, and met each rule; as many seeds as it takes to see all of them."""
+    counts: Counter[str] = Counter()
     for seed in range(FIRST_SEED, FIRST_SEED + SEEDS_MAX):
-        with watched() as reached:
+        with watched() as reached, watched_rules() as rules:
             report = simulate(seed)
         assert report.violation is None, str(report)
-        for path, count in reached.items():
-            counts[path] = counts.get(path, 0) + count
-        if all(counts.get(path) for path in PATHS):
+        assert not rules.broken, f"seed {seed}: {rules.broken[0]}"
+        counts += reached + rules.applied
+        if all(counts[name] for name in (*PATHS, *RULES_MET)):
             break
     return counts
 
@@ -67,3 +77,10 @@ def test_whole_nodes_take_this_path(path: str) -> None:
     """The path is taken within sixty seeds, and no checker objects."""
     assert path in PROBES
     assert taken().get(path), f"no seed from {FIRST_SEED} to {FIRST_SEED + SEEDS_MAX - 1} took it"
+
+
+@pytest.mark.parametrize("rule", RULES_MET)
+def test_whole_nodes_keep_this_rule(rule: str) -> None:
+    """They meet it within sixty seeds, and no step breaks this or another rule."""
+    assert rule in {each.id for each in RULES}
+    assert taken().get(rule), f"no seed from {FIRST_SEED} to {FIRST_SEED + SEEDS_MAX - 1} met it"

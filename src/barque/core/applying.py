@@ -41,11 +41,11 @@ def apply_to(server: Server, target: Index) -> list[Effect]:
     """
     effects: list[Effect] = []
     last = min(target, server.log.last_index_term().index)
-    if last <= server.last_applied:
-        return effects
+    if last <= server.last_applied or server.frozen or server.deleted:
+        return effects  # what follows a deletion, or a version that we lack, is not applied here, nor read
     for batch in read_batches(server.log, Index(server.last_applied + 1), Index(last)):
-        if server.frozen or server.deleted or not _apply_batch(server, batch, effects):
-            break  # what follows a deletion, or a version that we lack, is not applied here
+        if not _apply_batch(server, batch, effects) or server.deleted:
+            break
     return effects
 
 
