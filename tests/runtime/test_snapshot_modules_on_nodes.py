@@ -244,3 +244,15 @@ async def test_a_module_that_cannot_write_stops_nobody(tmp_path: Path) -> None:
         await some.stop("n1")
         await some.begin("n1")
         await some.equal()
+
+
+async def test_a_node_that_cannot_compress_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package for zstd a node that is told to use it refuses to start, and names the package."""
+    monkeypatch.setattr(packing, "_CODECS", {})
+    some = NoteNodes(tmp_path, 1, snapshots=barque.SnapshotsConfig(compression="zstd"))
+    with pytest.raises(barque.ConfigurationError, match=r"barque\[zstd\]"):
+        await some.begin("n1")
+    assert not some.running
+    some.settings = {}
+    await some.begin("n1")  # nothing of the first attempt holds the directory
+    await some.stop()
