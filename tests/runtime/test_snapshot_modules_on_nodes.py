@@ -1,5 +1,6 @@
 """A machine's own store of snapshots on whole nodes, and what a leader checks before it sends one."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.log.modules import FileModule, NoteMachine, Raises
+from tests.log.modules import Blocks, FileModule, NoteMachine, Raises
 from tests.nodes import Nodes, until
 
 import barque
@@ -256,3 +257,38 @@ async def test_a_node_that_cannot_compress_says_so(tmp_path: Path, monkeypatch: 
     some.settings = {}
     await some.begin("n1")  # nothing of the first attempt holds the directory
     await some.stop()
+
+
+async def test_a_module_that_blocks_holds_up_nobody_else(tmp_path: Path) -> None:
+    """Its own machine's commands go on, and so do the snapshots of machines without a module. Its cluster can
+    be deleted meanwhile: what it writes later has no place to come back to.
+    """
+    module = Blocks()
+    some = NoteNodes(tmp_path, 1, snapshots=OFTEN)
+    await some.start("n1", machines={"notes": NoteMachine(module), "plain": NoteMachine(None)})
+    async with some.client() as some.at:
+        try:
+            await some.at.start_cluster("plain", "plain")
+            await some.at.start_cluster("notes", "notes")
+            await some.note("first")
+            await asyncio.to_thread(module.entered.wait, 10)
+            await some.note("second")
+            await some.at.process_command("plain", ["a", "b"])
+
+            async def kept() -> bool:
+                return (await some.at.overview("plain")).log["snapshot_index"] > 0
+
+            await until(kept, "a snapshot of the other machine")
+            assert some.server("n1").log.snapshot_index_term().index == 0
+            [own] = (tmp_path / "n1" / "servers").glob("NOTES*")
+            await some.at.delete_cluster("notes")
+
+            async def gone() -> bool:
+                return not own.exists()
+
+            await until(gone, "the deleted member's files to go")
+            module.go_on.set()
+        finally:
+            module.go_on.set()
+            await some.stop()
+    assert not list((tmp_path / "n1" / "servers").glob("NOTES*"))
