@@ -136,7 +136,8 @@ def _keywords(block: Block, call: ast.Call) -> Iterator[str]:
     if not (isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)):
         return
     target = getattr(_OBJECTS.get(function.value.id), function.attr, None)
-    if not callable(target):
+    is_error = isinstance(target, type) and issubclass(target, Exception)
+    if not callable(target) or is_error:
         return
     parameters = inspect.signature(target).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

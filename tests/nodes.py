@@ -91,7 +91,7 @@ class Nodes:
     async def start(
         self,
         *names: str,
-        machines: Mapping[str, barque.Machine[Any]] | None = None,
+        machines: Mapping[str, barque.Machine[Any] | type[barque.Replicated]] | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Start these nodes, or all."""

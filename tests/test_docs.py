@@ -33,6 +33,7 @@ RUN_AS_WRITTEN = (
     "docs/how-to/use-an-aux-machine.md",
     "docs/how-to/bring-your-own-snapshot-store.md",
     "docs/how-to/test-my-machine.md",
+    "docs/how-to/write-a-machine-as-a-class.md",
     "docs/operations/metrics.md",
 )
 """Pages whose every block a reader can carry out, from the first line to the last."""

@@ -108,7 +108,7 @@ def named_classes(annotation: Any) -> Iterator[type]:
 
 def annotations_of(kind: type) -> Iterator[tuple[str, Any]]:
     """Each annotation of the public methods and the fields of a class, and where it stands."""
-    known = {"Client": barque.Client}
+    known = {"Client": barque.Client, "ClusterClient": barque.ClusterClient}
     for name, value in vars(kind).items():
         function = getattr(value, "__func__", getattr(value, "fget", value))
         if inspect.isfunction(function) and not name.startswith("_"):
@@ -122,7 +122,7 @@ def annotations_of(kind: type) -> Iterator[tuple[str, Any]]:
 def test_what_public_methods_take_and_return_is_public() -> None:
     """Every class of Barque in a signature or a field of a public class is in `barque.__all__`, too."""
     kinds = [found for name in public_names() if isinstance(found := getattr(barque, name), type)]
-    public = {*kinds, barque.sync.Client, barque.sync.ClusterClient}
+    public = {*kinds, barque.sync.Client, barque.sync.ClusterClient, barque.sync.ObjectClient}
     hidden = {
         f"{place}: {found.__name__}"
         for kind in public

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from barque import sync
 from barque.client.client import Client
 from barque.client.cluster import ClusterClient
+from barque.client.objects import ObjectClient
 from barque.client.outcomes import Notification
 from barque.client.results import (
     AddedMember,
@@ -55,6 +56,7 @@ from barque.errors import (
     AlreadyMember,
     BarqueError,
     ChangeNotPermitted,
+    CommandFailed,
     CommandTimeout,
     ConfigurationError,
     Damaged,
@@ -111,6 +113,7 @@ from barque.machine.machine import (
     Result,
     Timeout,
 )
+from barque.machine.replicated import Command, Effects, Query, Replicated, command, machine_of, query
 from barque.machine.simple import SimpleMachine
 from barque.machine.snapshot_module import SnapshotModule
 from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, ServerId, Term, Uid
@@ -150,6 +153,8 @@ __all__ = [
     "ClusterClient",
     "ClusterConfig",
     "ClusterStatus",
+    "Command",
+    "CommandFailed",
     "CommandMeta",
     "CommandTimeout",
     "ConfigurationError",
@@ -159,6 +164,7 @@ __all__ = [
     "DemonitorNode",
     "DiskFull",
     "Down",
+    "Effects",
     "Forbidden",
     "Index",
     "IndexTerm",
@@ -191,17 +197,20 @@ __all__ = [
     "NotLeader",
     "NotUpToDate",
     "Notification",
+    "ObjectClient",
     "OutcomeUnknown",
     "Overloaded",
     "Pong",
     "PromotedMember",
     "ProtocolError",
+    "Query",
     "QueryTimeout",
     "ReadLog",
     "Refused",
     "ReleaseCursor",
     "RemovedMember",
     "ReplacedMember",
+    "Replicated",
     "ReplyMode",
     "RespConfig",
     "Result",
@@ -227,8 +236,11 @@ __all__ = [
     "UnknownCluster",
     "UnknownMember",
     "WalDown",
+    "command",
     "connect",
     "load_config",
     "local_client",
+    "machine_of",
+    "query",
     "sync",
 ]

@@ -24,6 +24,7 @@
     │   └── Stopped             … the server, node or client is stopped
     ├── OutcomeUnknown          perhaps: it was sent, and no answer came
     │   └── CommandTimeout      … and the caller's time ran out (also a `TimeoutError`)
+    ├── CommandFailed           yes: it was applied, and the machine answered that it failed
     ├── QueryTimeout            a read ran out of time (also a `TimeoutError`); reads change nothing
     ├── ConfigurationError      no: a setting is wrong; the text names it and the cure
     ├── ProtocolError           a peer sent what no correct peer sends
@@ -144,6 +145,16 @@ class OutcomeUnknown(BarqueError):
 
 class CommandTimeout(OutcomeUnknown, TimeoutError):
     """The command was sent, and no answer came before the deadline. It may have happened, or may yet."""
+
+
+# --- yes -----------------------------------------------------------------------------------
+
+
+class CommandFailed(BarqueError):
+    """The command was committed and applied, and the machine says that it failed; the text says why.
+
+    Methods of a `barque.Replicated` class raise it. What the method changed before stays changed.
+    """
 
 
 # --- reads, settings, and faults of one machine ----------------------------------------------

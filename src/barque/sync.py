@@ -1,5 +1,5 @@
 """The client for threads: `from barque.sync import Client`. See `barque.Client` for arguments and errors."""
 
-from barque.client.sync import Client, ClusterClient, connect
+from barque.client.sync import Client, ClusterClient, ObjectClient, connect
 
-__all__ = ["Client", "ClusterClient", "connect"]
+__all__ = ["Client", "ClusterClient", "ObjectClient", "connect"]

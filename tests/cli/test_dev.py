@@ -1,6 +1,7 @@
 """`barque dev`: start, kill, restart, carry on, and leave nothing behind."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from tests.cli.support import Dev, run_barque, wait_for
 from tests.ports import free_ports
 
+import barque
 from barque.cli.dev_directory import ProcessMark
 from barque.cli.dev_processes import is_alive, mark_of, send_signal
 
@@ -59,6 +61,39 @@ def test_it_carries_on_with_its_data_and_fresh_removes_it(dev: Dev) -> None:
     dev.ok("dev", "stop")
     dev.start("--fresh", "--nodes", "1")
     assert dev.run("kv", "get", "k").returncode == 1
+
+
+STOCK = """
+import barque
+
+class Stock(barque.Replicated):
+    pieces: dict[str, int] = {}
+
+    @barque.command
+    def add(self, product: str, count: int = 1) -> int:
+        self.pieces[product] = self.pieces.get(product, 0) + count
+        return self.pieces[product]
+"""
+
+
+def test_it_runs_a_machine_of_the_users(dev: Dev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--machine MODULE:CLASS` forms a cluster of it, and later starts know it, from any directory."""
+    (tmp_path / "stock.py").write_text(STOCK)
+    monkeypatch.chdir(tmp_path)
+    assert dev.run("dev", "--detach", "--machine", "stock").returncode == 2
+    broken = dev.run("dev", "--detach", "--nodes", "1", *dev.ports, "--machine", "stock:Missing")
+    assert broken.returncode == 1
+    assert "machines.missing" in broken.stderr
+    said = dev.start("--fresh", "--nodes", "1", "--machine", "shelf=stock:Stock")
+    [url] = re.findall(r"barque://127.0.0.1:\d+/shelf", said)
+    secret_file = str(dev.directory.secret_path("client"))
+    with barque.sync.connect(url, secret_file=secret_file) as client:
+        assert client.cluster().process_command(["add", "bolts", 5]) == {"value": 5}
+    dev.ok("dev", "stop")
+    monkeypatch.chdir("/")
+    dev.start()
+    with barque.sync.connect(url, secret_file=secret_file) as client:
+        assert client.cluster().process_command(["add", "bolts", 5]) == {"value": 10}
 
 
 def test_foreign_files_are_never_removed(dev: Dev, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ async def test_a_member_waits_for_a_second_node_before_it_goes(tmp_path: Path) -
 
 
 async def test_an_operator_deletes_a_ghost_that_too_few_nodes_can_confirm(tmp_path: Path) -> None:
-    """The cluster has shrunk to one member, whose node alone cannot confirm a removal. The operator can."""
+    """Of the cluster one node is left, which alone cannot confirm a removal. The operator can."""
     async with nodes(tmp_path) as three, three.client("n1") as client:
         await client.start_cluster("sum", "adder")
         assert await client.process_command("sum", 5) == 5
@@ -100,6 +100,7 @@ async def test_an_operator_deletes_a_ghost_that_too_few_nodes_can_confirm(tmp_pa
         await three.stop("n3")
         await client.remove_member("sum", "n3")
         await client.remove_member("sum", "n2")
+        await three.stop("n2")
         await three.start("n3")
         ghost = member(three, "n3")
         says(three, "n1", "n3", MemberRemoved(ghost.cluster_id, ghost.uid))
@@ -180,3 +181,43 @@ def test_how_many_nodes_have_to_confirm(
     answers = {node: RemovalAnswer("c", "u", True, Index(9), voters) for node, voters in confirmed.items()}
     server: Server = Named(*own)  # type: ignore[assignment]
     assert is_confirmed(server, answers) is enough
+
+
+@pytest.mark.parametrize(
+    ("told", "enough"),
+    [
+        ({"n2": (9, ("n2",))}, False),
+        ({"n1": (0, ("n1",)), "n2": (9, ("n2",))}, True),
+        ({"n1": (0, ("n1",)), "n2": (9, ("n2", "n4", "n5"))}, False),
+        ({"n1": (0, ("n1",)), "n2": (0, ("n2",))}, False),
+    ],
+)
+def test_a_former_member_is_a_witness_beside_a_configuration(
+    told: dict[str, tuple[int, tuple[str, ...]]], enough: bool
+) -> None:
+    """A cluster that has shrunk to one member can be believed, former members alone cannot."""
+    answers = {n: RemovalAnswer("c", "u", True, Index(index), voters) for n, (index, voters) in told.items()}
+    server: Server = Named("n1", "n2", "n3")  # type: ignore[assignment]
+    assert is_confirmed(server, answers) is enough
+
+
+async def test_a_cluster_that_shrank_to_one_member_leaves_no_ghosts(tmp_path: Path) -> None:
+    """A member that missed its removal goes when it comes back, although one node alone is left."""
+    async with nodes(tmp_path, 3) as made, made.client("n1") as client:
+        await client.start_cluster("sum", "adder")
+        await client.transfer_leadership("sum", "n1")
+
+        async def led_by_n1() -> bool:
+            return await made.leader(client, "sum") == "n1"
+
+        await until(led_by_n1, "n1 leads")
+        await made.stop("n3")
+        await client.remove_member("sum", "n3")
+        await client.remove_member("sum", "n2", force=True)
+        assert await client.process_command("sum", 1) == 1
+        await made.start("n3")
+
+        async def gone() -> bool:
+            return "sum" not in made.running["n3"].system.processes
+
+        await until(gone, "n3's member is gone")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from barque.cli.dev_directory import DEFAULT_DIRECTORY, DevDirectory, DevNode, DevState
+from barque.cli.dev_directory import CLUSTER, DEFAULT_DIRECTORY, DevDirectory, DevNode, DevState
 from barque.cli.dev_processes import (
     STOP_S,
     DevCluster,
@@ -28,6 +28,7 @@ from barque.cli.failures import FAILED, OK, USAGE, CliError
 from barque.cli.node import LOG_LEVELS
 from barque.cli.output import output_option
 from barque.cli.status import show_report
+from barque.types import NAME_RULE, is_valid_name
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -60,6 +61,13 @@ def _timeout_option(default: float) -> Callable[[Function], Function]:
     "--port", type=_PORT_RANGE, help=f"The port of the first node; the others follow. Default: {_PORT}."
 )
 @click.option("--resp-port", type=_PORT_RANGE, help=f"The same for Redis clients. Default: {_RESP_PORT}.")
+@click.option(
+    "--machine",
+    "machines",
+    multiple=True,
+    metavar="[NAME=]MODULE:CLASS",
+    help="Also run a cluster of this machine of yours. Its NAME defaults to the class's. May be repeated.",
+)
 @click.option("--fresh", is_flag=True, help="Remove the data that an earlier `barque dev` left in DIR.")
 @click.option("--detach", is_flag=True, help="Return when the nodes serve; they keep running.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
@@ -70,6 +78,7 @@ def dev(
     directory: str,
     port: int | None,
     resp_port: int | None,
+    machines: tuple[str, ...],
     fresh: bool,
     detach: bool,
     log_level: str,
@@ -90,10 +99,12 @@ def dev(
         try:
             chosen = _choose_nodes(cluster.directory, nodes, port, resp_port)
             check_ports(chosen)
+            state = _with_machines(cluster.directory, chosen, machines)
         except CliError:
             cluster.directory.forget()
             raise
-        cluster.directory.write(DevState(chosen, None if detach else mark_of(os.getpid())))
+        supervisor = None if detach else mark_of(os.getpid())
+        cluster.directory.write(msgspec.structs.replace(state, supervisor=supervisor))
         if detach:
             _tell_started(cluster, asyncio.run(_start(cluster, log_level)))
             return OK
@@ -134,6 +145,24 @@ def _choose_nodes(
     )
 
 
+def _with_machines(directory: DevDirectory, nodes: tuple[DevNode, ...], given: tuple[str, ...]) -> DevState:
+    """The state to start with: the machines of `dev.json`, and those that are given now."""
+    known = directory.load() if directory.exists else DevState(())
+    machines, place = dict(known.machines), known.imported_from
+    for text in given:
+        name, _, path = text.rpartition("=")
+        module, colon, attribute = path.partition(":")
+        name = name or attribute.lower()
+        if not (module and colon and attribute) or not is_valid_name(name) or name == CLUSTER:
+            raise CliError(
+                f"--machine {text!r}: give MODULE:CLASS or NAME=MODULE:CLASS, as in shop.stock:Stock; the "
+                f"cluster's name has {NAME_RULE}, and is not {CLUSTER!r}",
+                USAGE,
+            )
+        machines[name], place = path, os.getcwd()
+    return DevState(nodes, machines=machines, imported_from=place)
+
+
 def _dir_flag(directory: DevDirectory) -> str:
     return "" if str(directory.shown) == DEFAULT_DIRECTORY else f" --dir {directory.shown}"
 
@@ -149,6 +178,13 @@ def _hints(cluster: DevCluster) -> str:
         (f"barque dev kill {nodes[0].name}{flag}", "watch another node take over; `restart` brings it back"),
         (f"barque dev stop{flag}", f"the data stays in {cluster.directory.shown}"),
     ]
+    if cluster.state.machines:
+        name = next(iter(cluster.state.machines))
+        secret = os.path.relpath(cluster.directory.secret_path("client"))
+        url = f"barque://{nodes[0].address}/{name}"
+        rows.append(
+            (f'barque.connect("{url}", secret_file="{secret}")', "in Python: a client of your machine")
+        )
     width = max(len(command) for command, _ in rows)
     return "\n".join(f"  {command:<{width}}   {what}" for command, what in rows)
 
@@ -273,7 +309,11 @@ def status(ctx: click.Context, directory: str | None, timeout: float, output: st
     elif down:
         note = f"Start {', '.join(down)} again with `barque dev restart NODE{flag}`."
     else:
-        note = "All nodes run, and the cluster serves." if serves(report) else f"Not yet: {lacking(report)}."
+        note = (
+            "All nodes run, and the cluster serves."
+            if serves(report, cluster.state.machines)
+            else f"Not yet: {lacking(report)}."
+        )
     show_report(report, output, note)
 
 

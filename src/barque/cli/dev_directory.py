@@ -52,11 +52,16 @@ class DevNode(msgspec.Struct, frozen=True):
 
 
 class DevState(msgspec.Struct, frozen=True):
-    """The contents of `dev.json`. `supervisor` is the `barque dev` in a foreground, if there was one."""
+    """The contents of `dev.json`. `supervisor` is the `barque dev` in a foreground, if there was one.
+
+    `machines` are the user's, by the name of their cluster, and `imported_from` is where Python finds them.
+    """
 
     nodes: tuple[DevNode, ...]
     supervisor: ProcessMark | None = None
     format: int = _FORMAT
+    machines: dict[str, str] = {}
+    imported_from: str = ""
 
     def node(self, name: str) -> DevNode:
         """The node of that name. Raises `CliError`."""
@@ -233,6 +238,7 @@ class DevDirectory:
                 f"name = {_quoted(CLUSTER)}",
                 'machine = "kv"',
                 "",
+                *_machines_toml(state.machines),
             )
         )
 
@@ -244,6 +250,16 @@ class DevDirectory:
                 return file.read().decode(errors="replace").splitlines()[-lines:]
         except OSError:
             return []
+
+
+def _machines_toml(machines: dict[str, str]) -> list[str]:
+    """A cluster for each machine of the user's."""
+    if not machines:
+        return []
+    lines = ["[machines]", *(f"{name} = {_quoted(path)}" for name, path in machines.items()), ""]
+    for name in machines:
+        lines += ["[[clusters]]", f"name = {_quoted(name)}", f"machine = {_quoted(name)}", ""]
+    return lines
 
 
 def _quoted(text: str) -> str:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,9 @@ class DevCluster:
 
     def start(self, name: str, log_level: str = "info") -> None:
         """Start one node in a session of its own, and note its process."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("BARQUE_")}
+        if place := self.state.imported_from:
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (place, environment.get("PYTHONPATH"))))
         with self.directory.log_path(name).open("ab") as log:
             child = subprocess.Popen(  # noqa: S603  # our own program with our own arguments
                 [
@@ -125,7 +129,7 @@ class DevCluster:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C in this terminal is for us; we stop the nodes in order
-                env={k: v for k, v in os.environ.items() if not k.startswith("BARQUE_")},
+                env=environment,
             )
         self.children[name] = child
         self.directory.save(self.state.with_process(name, mark_of(child.pid) or ProcessMark(child.pid, 0)))
@@ -226,7 +230,7 @@ class DevCluster:
         while True:
             self.reap()
             report = await self.report(1.0)
-            if serves(report):
+            if serves(report, self.state.machines):
                 return report
             for node in self.state.nodes:
                 if not self.is_alive(node.name):
@@ -245,20 +249,21 @@ class DevCluster:
         return f"node {name} has died, {self.how_it_ended(name)}{said} (log: {self.directory.log_path(name)})"
 
 
-def serves(report: dict[str, Any]) -> bool:
-    """Whether all nodes run and follow the one leader of the development cluster."""
+def serves(report: dict[str, Any], machines: Iterable[str] = ()) -> bool:
+    """Whether all nodes run, and all follow one leader in the cluster `kv` and in those of these machines."""
     if any(node["state"] != "running" for node in report["nodes"]):
         return False
-    for cluster in report["clusters"]:
-        if cluster["name"] == CLUSTER and cluster["leader"] is not None:
-            members = cluster["members"]
-            return len(members) == len(report["nodes"]) and all(
-                m["leader"] == cluster["leader"] and m["last_applied"] > 0 for m in members
-            )
-    return False
+    clusters = {cluster["name"]: cluster for cluster in report["clusters"]}
+    return all(
+        (cluster := clusters.get(name)) is not None
+        and cluster["leader"] is not None
+        and len(cluster["members"]) == len(report["nodes"])
+        and all(m["leader"] == cluster["leader"] and m["last_applied"] > 0 for m in cluster["members"])
+        for name in (CLUSTER, *machines)
+    )
 
 
 def lacking(report: dict[str, Any]) -> str:
-    """What keeps the cluster of this report from serving."""
+    """What keeps the clusters of this report from serving."""
     bad = [f"{node['name']} is {node['state']}" for node in report["nodes"] if node["state"] != "running"]
-    return ", ".join(bad) or f"the members of {CLUSTER!r} agree on no leader"
+    return ", ".join(bad) or "the members of a cluster agree on no leader"

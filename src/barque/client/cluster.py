@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from barque.client.objects import ObjectClient
 from barque.client.results import (
     AddedMember,
     DeletedCluster,
@@ -16,6 +17,7 @@ from barque.client.results import (
     StartedCluster,
     Transfer,
 )
+from barque.machine.replicated import Replicated
 from barque.types import IndexTerm, Membership, ServerId
 
 if TYPE_CHECKING:
@@ -35,6 +37,12 @@ class ClusterClient:
 
     def __repr__(self) -> str:
         return f"<cluster {self.name!r} of {self.client!r}>"
+
+    def object(
+        self, kind: type[Replicated], *, reads: str = "consistent", timeout_s: float | None = None
+    ) -> ObjectClient:
+        """The methods of a `Replicated` class, on this cluster. This asks no node; see `ObjectClient`."""
+        return ObjectClient(self, kind, reads, timeout_s)
 
     async def process_command(
         self, command: Any, *, timeout_s: float | None = None, reply_type: Any = Any

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from barque.client.client import Client as AsyncClient
+from barque.client.objects import P, R
 from barque.client.outcomes import Notification
 from barque.client.results import (
     AddedMember,
@@ -27,6 +28,7 @@ from barque.client.results import (
 )
 from barque.client.url import read_url
 from barque.errors import Stopped
+from barque.machine.replicated import Command, Query, Replicated
 from barque.types import IndexTerm, Membership, ServerId
 
 Result = TypeVar("Result")
@@ -358,6 +360,12 @@ class ClusterClient:
         self.client = client
         self.name = name
 
+    def object(
+        self, kind: type[Replicated], *, reads: str = "consistent", timeout_s: float | None = None
+    ) -> "ObjectClient":
+        """See `barque.ClusterClient.object`."""
+        return ObjectClient(self, kind, reads, timeout_s)
+
     def process_command(self, command: Any, *, timeout_s: float | None = None, reply_type: Any = Any) -> Any:
         """See `barque.Client.process_command`."""
         return self.client.process_command(self.name, command, timeout_s=timeout_s, reply_type=reply_type)
@@ -501,3 +509,22 @@ async def _end(client: AsyncClient) -> None:
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+
+
+class ObjectClient:
+    """One replicated object, through a `barque.sync.Client`; see `barque.ObjectClient`."""
+
+    def __init__(
+        self, cluster: ClusterClient, kind: type[Replicated], reads: str, timeout_s: float | None
+    ) -> None:
+        self.cluster = cluster
+        self.kind = kind
+        self._reads = reads
+        self._timeout_s = timeout_s
+
+    def call(self, method: Command[P, R] | Query[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """See `barque.ObjectClient.call`."""
+        client = self.cluster.client
+        verbs = client._client.cluster(self.cluster.name)
+        target = verbs.object(self.kind, reads=self._reads, timeout_s=self._timeout_s)
+        return client._run(target.call(method, *args, **kwargs))

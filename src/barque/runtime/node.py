@@ -48,6 +48,7 @@ from barque.log.disk import Disk, OsDisk
 from barque.log.identity import Owner
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.machine import Machine
+from barque.machine.replicated import Replicated
 from barque.runtime.admin import Admin
 from barque.runtime.client_session import ClientSessions, InProcessSession
 from barque.runtime.clock import Clock, SystemClock
@@ -94,15 +95,15 @@ MakeTransport = Callable[[TransportHandler, int, random.Random], Transport]
 class Node:
     """One node. `async with Node(config)` starts and stops it.
 
-    `machines` adds machines to those that the configuration names. `transport`, `disk`, `make_writer`,
-    `make_worker`, `clock` and `rng` are the seams that a simulator replaces. `checked` runs the core's
-    invariants after every step.
+    `machines` adds machines, or `Replicated` classes, to those that the configuration names. `transport`,
+    `disk`, `make_writer`, `make_worker`, `clock` and `rng` are the seams that a simulator replaces. `checked`
+    runs the core's invariants after every step.
     """
 
     def __init__(
         self,
         config: NodeConfig,
-        machines: Mapping[str, Machine[Any]] | None = None,
+        machines: Mapping[str, Machine[Any] | type[Replicated]] | None = None,
         *,
         disk: Disk | None = None,
         clock: Clock | None = None,
@@ -119,7 +120,7 @@ class Node:
         self.rng = rng or random.Random(secrets.randbits(64))  # noqa: S311  # spreads timers, keeps no secret
         self.incarnation = self.rng.getrandbits(60) + 1
         self.me = ClientRef(self.name, self.incarnation)
-        self.machines: dict[str, Machine[Any]] = {**load_machines(config.machines), **(machines or {})}
+        self.machines: dict[str, Machine[Any]] = load_machines(config.machines, machines or {})
         self._disk = disk or OsDisk()
         self._make_writer = make_writer
         self._make_worker = make_worker

@@ -7,11 +7,14 @@ A member that was out of reach does not hear of its own removal, or of the delet
 nobody sends it entries any longer. Leaders and tombstones tell its node (`MemberRemoved`, `LeaderIs`).
 That is one node's word, and deletion is for good. So the node *suspects* the member first, and asks all
 nodes (`RemovalAsked`). Each answers by what its own server of that cluster has committed, or by its
-tombstone of the whole cluster (`RemovalAnswer`). The member is deleted once
+tombstone (`RemovalAnswer`). The member is deleted once
 
 - two nodes have confirmed it, or one if its configuration names fewer than three nodes, and
 - those nodes hold a majority of the voters in the newest configuration that they tell of. (A deleted
   cluster has no configuration; there the first condition is enough.)
+
+A node whose own member was removed for good has no configuration to tell of (index 0), but it is a second
+witness: its member will never serve ours again. So a cluster may shrink to one member, and leave no ghosts.
 
 An answer counts only if its configuration is not older than the member's own, and newer than the
 position at which the member joined. A node that knows nothing says nothing. Questions are repeated each
@@ -150,7 +153,12 @@ class Removals:
             if all(record.uid is not None for record in records):
                 voters = sorted(r.id.node for r in records if r.membership is Membership.VOTER)
                 return RemovalAnswer(cluster_id, uid, True, position.index, tuple(voters))
-        return None
+        if any(process.cluster_id == cluster_id for process in self._servers.all()):
+            return None
+        former = self._directory.last_tombstone(cluster_id)
+        if former is None or former.uid == uid:
+            return None
+        return RemovalAnswer(cluster_id, uid, True, Index(0), (self._name,))
 
 
 def is_confirmed(server: Server, confirmed: dict[str, RemovalAnswer]) -> bool:
@@ -161,5 +169,7 @@ def is_confirmed(server: Server, confirmed: dict[str, RemovalAnswer]) -> bool:
     newest = max(confirmed.values(), key=lambda answer: answer.index)
     if not newest.voters:
         return True  # tombstones of the whole cluster
+    if newest.index == 0:
+        return False  # former members only: nobody has told of a configuration
     held = sum(voter in confirmed for voter in newest.voters)
     return held >= majority(len(newest.voters))
