@@ -37,6 +37,7 @@ RUN_AS_WRITTEN = (
     "docs/how-to/upgrade-a-machine.md",
     "docs/how-to/use-an-aux-machine.md",
     "docs/how-to/read-the-log.md",
+    "docs/how-to/bring-your-own-snapshot-store.md",
     "docs/how-to/test-my-machine.md",
     "docs/how-to/write-a-machine-as-a-class.md",
     "docs/operations/metrics.md",

@@ -115,6 +115,7 @@ from barque.machine.machine import (
 )
 from barque.machine.replicated import Command, Effects, Query, Replicated, command, machine_of, query
 from barque.machine.simple import SimpleMachine
+from barque.machine.snapshot_module import SnapshotModule
 from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, ServerId, Term, Uid
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ __all__ = [
     "ServerId",
     "ShrunkCluster",
     "SimpleMachine",
+    "SnapshotModule",
     "SnapshotsConfig",
     "StaleIncarnation",
     "StartedCluster",

@@ -87,6 +87,8 @@ class SnapshotsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """After so many ticks without an answer the sending of a snapshot is given up, and tried again later."""
     backoff_ms: Milliseconds = 5_000
     receive_timeout_ms: Milliseconds = 30_000
+    compression: Literal["none", "zlib", "zstd"] = "none"
+    """How pieces of snapshots are compressed for members that can unpack them."""
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,8 +15,10 @@ from barque.log.snapshot_format import (
     PIECE_BYTES,
     TRAILER_SIZE,
     Description,
+    FileRecord,
     LaterFormat,
     MalformedSnapshot,
+    ModuleRecord,
     Read,
     encode_snapshot,
     read_description,
@@ -36,6 +38,13 @@ FILE = bytes.fromhex(
     "42415251534e4150010100004300000099b2910b9295924603929492a26b76a26e31a5616c706861a5766f746572009492a26b"
     "76a26e32c0aa70726f6d6f7461626c650902cf0000018bcfe56800c40092920406920909b9648d2e130000003d1d9bba746865"
     "2073746174652c20696e20706172747300000000010000001300000000000000769da1f2"
+)
+MODULE = ModuleRecord("files", 3, b"\x81\xa1n\x02", (FileRecord("a", 5, 0x11223344), FileRecord("b", 0, 0)))
+WITH_MODULE = Description(META, (), MODULE)
+MODULE_FILE = bytes.fromhex(
+    "42415251534e4150020100005a0000006fad0fa89395924603929492a26b76a26e31a5616c706861a5766f746572009492a2"
+    "6b76a26e32c0aa70726f6d6f7461626c650902cf0000018bcfe56800c4009094a566696c657303c40481a16e029293a16105"
+    "ce1122334493a16200008578964700000000000000000000000000000000576237de"
 )
 SIZES = (0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES)
 
@@ -61,6 +70,36 @@ def test_a_file_is_as_it_always_was() -> None:
     assert b"".join(encode_snapshot(DESCRIPTION, STATE)) == FILE
     assert verify(reader(FILE)) == DESCRIPTION
     assert state_of(FILE) == b"".join(STATE)
+
+
+def test_a_file_with_a_module_is_as_it_always_was() -> None:
+    """Golden bytes of version 2, both ways; a file without a module is still of version 1."""
+    assert b"".join(encode_snapshot(WITH_MODULE, [])) == MODULE_FILE
+    assert verify(reader(MODULE_FILE)) == WITH_MODULE
+    assert (FILE[8], MODULE_FILE[8]) == (1, 2)
+    for offset in range(len(MODULE_FILE)):
+        data = bytearray(MODULE_FILE)
+        data[offset] ^= 1
+        with pytest.raises(MalformedSnapshot):
+            verify(reader(bytes(data)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ModuleRecord("", 1),
+        ModuleRecord("../x", 1),
+        ModuleRecord("m", -1),
+        ModuleRecord("m", 1, bytes(65_537)),
+        ModuleRecord("m", 1, files=(FileRecord("../x", 1, 1),)),
+        ModuleRecord("m", 1, files=(FileRecord("b", 1, 1), FileRecord("a", 1, 1))),
+        ModuleRecord("m", 1, files=(FileRecord("a", 1, 1), FileRecord("a", 1, 1))),
+    ],
+)
+def test_no_file_names_a_module_that_cannot_be(wrong: ModuleRecord) -> None:
+    """Neither written nor read."""
+    with pytest.raises(ValueError, match=r"snapshot|list"):
+        list(encode_snapshot(Description(META, (), wrong), []))
 
 
 def test_every_flipped_bit_is_damage() -> None:
@@ -149,7 +188,7 @@ def test_right_checksums_do_not_make_a_wrong_file_right(
     assert state_of(rebuilt([b"abc"], 1, 3)) == b"abc"  # the table's files differ only where they should
 
 
-@pytest.mark.parametrize(("version", "algorithm"), [(2, 1), (1, 2), (255, 255)])
+@pytest.mark.parametrize(("version", "algorithm"), [(3, 1), (1, 2), (255, 255)])
 def test_a_file_of_a_later_release_is_told_from_damage(version: int, algorithm: int) -> None:
     """Its head has the same form and checksum."""
     head = FILE[:8] + bytes([version, algorithm]) + FILE[10:16]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from barque.core.entries import EntryBatch
-from barque.core.log_contract import SnapshotKind, SnapshotMeta
+from barque.core.log_contract import Capture, SnapshotKind, SnapshotMeta
 from barque.core.messages import LogEvent
 from barque.log.background import Finished, InlineWorker, Job
 from barque.log.disk import OsDisk
@@ -105,9 +105,9 @@ class LateWorker(InlineWorker):
         while self.run_step() or self.deliver():
             pass
 
-    def close(self) -> None:
+    def close(self, patience_s: float | None = None) -> None:
         """No end is delivered any more."""
-        super().close()
+        super().close(patience_s)
         self.ends.clear()
 
 
@@ -136,7 +136,7 @@ class Node:
         return self.store
 
     def begin(
-        self, kind: SnapshotKind, index: int, live: Sequence[int] = (), state: Iterable[bytes] | None = None
+        self, kind: SnapshotKind, index: int, live: Sequence[int] = (), state: Capture | None = None
     ) -> bool:
         """Begin to write a state at this entry."""
         pieces = [state_at(index)] if state is None else state

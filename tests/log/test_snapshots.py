@@ -446,7 +446,7 @@ def test_a_file_of_a_later_release_stops_the_start(kind: SnapshotKind) -> None:
     node = Node()
     node.write(SNAPSHOT, 5)
     data = file_at(20)
-    head = data[:8] + b"\x02" + data[9:16]
+    head = data[:8] + b"\x03" + data[9:16]
     later = head + struct.pack("<I", crc32(head)) + data[20:]
     sim(node).set_content(path_of(kind, 20), later)
     with pytest.raises(Damaged, match="later release"):

@@ -9,7 +9,7 @@ import pytest
 from tests.nodes import Nodes, until
 
 import barque
-from barque.core.state import Server
+from barque.core.state import PeerStatus, Server
 from barque.machine.effects import Checkpoint, ReleaseCursor
 from barque.machine.machine import Builtin
 from barque.types import Index, IndexTerm
@@ -333,3 +333,61 @@ async def test_memory_and_disk_level_off(tmp_path: Path) -> None:
             await until(quiet, "closed log files to be recycled")
             sizes.append(sum(p.stat().st_size for p in (tmp_path / "n1").rglob("*") if p.is_file()))
         assert max(sizes[3:]) <= 1.5 * max(sizes[:3]), sizes
+
+
+async def test_a_member_that_is_further_than_thought_gets_entries(tmp_path: Path) -> None:
+    """SEND-08: the leader believes that a member lacks everything; the first piece is answered with where it
+    stands, no other is sent, nothing is installed, and it goes on by entries.
+    """
+    async with shelves(tmp_path) as some:
+        (first,) = await some.put("a")
+        await some.equal()
+        await some.forget(first + 1)
+        await some.equal()
+        leader = some.server(await some.leader(some.at, "shelf"))
+        member, peer = next((member, peer) for member, peer in leader.peers)
+        assert leader.log.first_index() > first + 1
+        peer.next_index, peer.match_index = Index(1), Index(0)
+        await some.equal()
+        processes = some.running[leader.id.node].system.processes
+        assert processes["shelf"].counters.snapshots_sent == 1
+        assert not some.machines[member.node].installed
+        assert peer.status is PeerStatus.NORMAL
+        assert peer.match_index >= leader.log.snapshot_index_term().index
+
+
+async def test_a_member_with_older_code_installs_no_newer_snapshot(tmp_path: Path) -> None:
+    """SEND-02, SEND-07, F-15: a snapshot of a machine version that its code lacks never becomes its state;
+    the leader gives up, tries later, and succeeds when the code is newer.
+    """
+
+    class NewShelf(Shelf):
+        version = 1
+
+        def which_module(self, version: int) -> barque.Machine[Any]:
+            return self
+
+    quick = barque.SnapshotsConfig(min_interval=1, chunk_size_bytes=200, backoff_ms=20, silence_ticks_max=2)
+    async with shelves(tmp_path, snapshots=quick, machine_upgrade_strategy="quorum") as some:
+        (first,) = await some.put("a")
+        await some.equal()
+        for name in ("n1", "n2", "n3"):
+            await some.stop(name)
+        for name in ("n1", "n2"):
+            some.machines[name] = NewShelf()
+            await some.start(name, machines={"shelf": some.machines[name]})
+        await some.forget(first + 5)
+        await some.begin("n3")
+        sender = some.running[await some.leader(some.at, "shelf")].system.processes["shelf"]
+
+        async def tried_twice() -> bool:
+            return sender.counters.snapshots_sent >= 2
+
+        await until(tried_twice, "another attempt")
+        assert not some.machines["n3"].installed
+        assert some.server("n3").last_applied <= first + 5
+        await some.stop("n3")
+        some.machines["n3"] = NewShelf()
+        await some.start("n3", machines={"shelf": some.machines["n3"]})
+        await some.equal()
+        assert some.machines["n3"].installed

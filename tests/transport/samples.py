@@ -5,7 +5,7 @@ import struct
 import msgspec
 
 from barque.core.entries import EntryBatch, EntryKind, encode_body
-from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
+from barque.core.log_contract import Accepts, ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import (
     AppendEntriesReply,
     AppendEntriesRpc,
@@ -61,7 +61,7 @@ PEER_MESSAGES = [
     PreVoteResult(N1, Term(3), 77, False),
     HeartbeatRpc(8, Term(3), N1),
     HeartbeatReply(N1, 8, Term(3)),
-    InstallSnapshotRpc(Term(3), N1, META, ChunkState(0, ChunkFlag.PRE), b"", ENTRIES),
+    InstallSnapshotRpc(Term(3), N1, META, ChunkState(0, ChunkFlag.PRE), b"", ENTRIES, 2),
     InstallSnapshotResult(
         N1,
         Term(3),
@@ -69,6 +69,7 @@ PEER_MESSAGES = [
         IndexTerm(Index(6), Term(2)),
         ChunkState(3, ChunkFlag.LAST),
         ChunkOutcome.INSTALLED,
+        Accepts((1, 2), "files", 3),
     ),
     Commands(2, BODY),
     Queries(ClientRef("n1", 5), 9, (b"q",), True),

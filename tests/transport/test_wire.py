@@ -30,14 +30,15 @@ GOLDEN = {
     2: "91 94 a1 74 98 02 92 a1 73 a2 6e 31 03 c3 07 06 03 05 a2 63 31 a3 4b 56 31",
     3: "91 94 a1 74 96 03 03 92 a1 73 a2 6e 31 06 02 c3 a2 63 31 a3 4b 56 31",
     5: "91 94 a1 74 99 05 01 00 03 4d 92 a1 73 a2 6e 31 06 02 c2 a2 63 31 a3 4b 56 31",
-    9: "91 94 a1 74 97 09 03 92 a1 73 a2 6e 31 95 92 06 02 91 94 92 a1 73 a2 6e 31 a2 53 31",
-    10: "91 94 a1 74 97 0a 92 a1 73 a2 6e 31 03 03 92 06 02 92 03 03 02",
+    9: "91 94 a1 74 98 09 03 92 a1 73 a2 6e 31 95 92 06 02 91 94 92 a1 73 a2 6e 31 a2 53 31",
+    10: "91 94 a1 74 98 0a 92 a1 73 a2 6e 31 03 03 92 06 02 92 03 03 02",
     16: "9194a174991092a26e3105090292a173a26e31a25331aa70726f",
     20: "91 94 a1 74 95 14 92 a1 73 a2 6e 31 03 92 af 6d 61 63",
     32: "91 94 a1 74 91 20 a2 63 31 a3 4b 56 31",
     35: "91 94 a1 74 96 23 a2 6b 76 92 a1 73 a2 6e 31 03 a2 63 31 91 a3 4b 56 31",
     39: "91 94 a1 74 93 27 a2 63 31 a3 4b 56 31",
 }
+GOLDEN_ENDS = {9: "02", 10: "94 92 01 02 a5 66 69 6c 65 73 03 c4 01 80"}
 
 
 def plain(value: Any) -> Any:
@@ -74,6 +75,14 @@ def test_golden_bytes() -> None:
     for tag, text in GOLDEN.items():
         expected = bytes.fromhex(text)
         assert wire.encode_envelopes([Envelope("t", found[tag], "c1", "KV1")])[: len(expected)] == expected
+
+
+def test_golden_ends_of_the_messages_of_a_snapshot() -> None:
+    """The fields that wire 7 has added stand at the end."""
+    found = {message.__struct_config__.tag: message for message in samples.PEER_MESSAGES}
+    for tag, text in GOLDEN_ENDS.items():
+        expected = bytes.fromhex(text) + bytes.fromhex("a0 a0")
+        assert wire.encode_envelopes([Envelope("t", found[tag])])[-len(expected) :] == expected
 
 
 def test_tags_are_as_documented() -> None:

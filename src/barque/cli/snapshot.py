@@ -66,6 +66,7 @@ def inspect(file: str, output: str) -> None:
         ],
         "live_entries": [list(each) for each in found.live],
         "bytes": size,
+        **_module_facts(found.module),
     }
     if output == "json":
         print_json(facts)
@@ -132,6 +133,22 @@ def _findings(files: list[str]) -> Iterator[Finding]:
         yield from snapshot_findings(disk, path, "snapshot")
 
 
+def _module_facts(module: snapshot_format.ModuleRecord | None) -> dict[str, Any]:
+    """What a snapshot module has said of its state, and its files. No code of the module is needed."""
+    if module is None:
+        return {}
+    try:
+        facts = msgspec.msgpack.decode(module.facts)
+    except msgspec.MsgspecError:
+        facts = "not readable"
+    return {
+        "module": module.name,
+        "module_version": module.version,
+        "facts": facts,
+        "files": [msgspec.structs.asdict(file) for file in module.files],
+    }
+
+
 def _file_of(place: Path) -> Path:
     file = place / "snapshot" if place.is_dir() else place
     if not file.is_file():
@@ -147,7 +164,8 @@ def _line(found: FoundSnapshot) -> str:
     if found.damage:
         return f"{found.kind} {found.path}: DAMAGED: {found.damage}"
     live = f", {found.live_entries} live entries" if found.live_entries else ""
+    module = f", {found.module}" if found.module else ""
     return (
         f"{found.kind} of {found.uid} at entry {found.index} of term {found.term}: {found.bytes:,} bytes, "
-        f"machine version {found.machine_version}{live}, {found.path}"
+        f"machine version {found.machine_version}{live}{module}, {found.path}"
     )

@@ -6,16 +6,16 @@ capture later, in another thread.
 """
 
 import enum
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
 from barque.core.configuration import configuration_at
-from barque.core.log_contract import SnapshotKind, SnapshotMeta
+from barque.core.log_contract import Capture, SnapshotKind, SnapshotMeta
 from barque.core.state import Server
 from barque.errors import MachineFault
 from barque.machine.effects import Checkpoint, ReleaseCursor
+from barque.machine.machine import bound_module
 from barque.types import Index, IndexTerm
 
 Wish = TypeVar("Wish", bound=ReleaseCursor | Checkpoint)
@@ -31,7 +31,7 @@ class Captured(msgspec.Struct, frozen=True, gc=False):
     """A state as it was at `meta.position`. `live` are the entries that it needs of the log (MAC-12)."""
 
     meta: SnapshotMeta
-    pieces: Iterable[bytes]
+    pieces: Capture
     live: tuple[Index, ...]
 
 
@@ -51,10 +51,14 @@ def capture(server: Server, kind: SnapshotKind, index: Index, state: Any, applie
     meta = meta_at(server, index, applied)
     if meta is None:
         return None
-    machine = server.machine
+    machine, module = server.machine, None
     try:
-        return Captured(meta, machine.capture(state), tuple(machine.live_indexes(state)))
+        module = bound_module(machine, server.cfg.machine_args)
+        pieces: Capture = machine.capture(state) if module is None else module.prepare(meta.position, state)
+        return Captured(meta, pieces, tuple(machine.live_indexes(state)))
     except Exception as error:
+        if module is not None:
+            raise MachineFault(f"{module}: prepare at index {index}: {error!r}") from error
         raise MachineFault(
             f"{type(machine).__name__} cannot capture its state at index {index}: {error!r}. A state that "
             "msgspec cannot encode needs its own `capture` and `restore`"

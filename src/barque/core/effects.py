@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from barque.core.entries import decode_head
-from barque.core.log_contract import ChunkState, SnapshotMeta
+from barque.core.log_contract import Accepts, ChunkState, SnapshotMeta
 from barque.core.messages import (
     ChunkOutcome,
     Commands,
@@ -155,6 +155,7 @@ class SnapshotAcked(msgspec.Struct, frozen=True, gc=False):
     position: IndexTerm
     chunk: ChunkState
     outcome: ChunkOutcome
+    accepts: Accepts | None = None
 
 
 class TendSnapshots(msgspec.Struct, frozen=True, gc=False):

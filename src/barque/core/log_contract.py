@@ -14,13 +14,17 @@ import msgspec
 from barque.core.entries import BATCH_ENTRIES_MAX, BODY_BYTES_MAX, EntryBatch
 from barque.core.events import LogEvent, SnapshotKind
 from barque.errors import WalDown
+from barque.machine.snapshot_module import BoundModule, ModuleCapture
 from barque.types import Index, IndexTerm, MemberRecord, Term, Uid
 
 __all__ = [
+    "Accepts",
+    "Capture",
     "ChunkFlag",
     "ChunkState",
     "Found",
     "Log",
+    "NotReadyError",
     "Outgoing",
     "Restore",
     "SnapshotKind",
@@ -51,7 +55,7 @@ class ChunkFlag(enum.IntEnum):
     """Where in a transfer a chunk stands (SEND-03, SEND-05)."""
 
     INIT = 0
-    """Only if live entries follow: drop everything that is not applied."""
+    """An announcement: live entries follow, or the sender must know what the receiver accepts."""
     PRE = 1
     """Live entries, which survive the truncation."""
     NEXT = 2
@@ -74,16 +78,40 @@ class ChunkState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 Restore: TypeAlias = Callable[[Iterator[bytes]], Any]
 """Makes a machine's state of its encoded pieces, in order. The store may call it in another thread."""
 
+Capture: TypeAlias = Iterable[bytes] | ModuleCapture
+"""A state as it was at one entry: encoded pieces, or what a machine's snapshot module will write."""
+
+
+class Accepts(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a receiver can take: the answer to the announcement of a snapshot (SEND-02).
+
+    `module` is the name of its machine's snapshot module, or empty; `context` is the module's, a msgpack map.
+    """
+
+    packings: tuple[int, ...] = ()
+    module: str = ""
+    module_version: int = 0
+    context: bytes = b"\x80"
+
+
+class NotReadyError(Exception):
+    """The next piece is still being read; the sender hears of it when it is there."""
+
 
 class Outgoing(Protocol):
     """A snapshot that is being sent. Its files stay until `close`, whatever replaces it (SEND-06)."""
 
     meta: SnapshotMeta
+    module: bool
+    """Whether a snapshot module wrote it. It is announced first: what the receiver accepts must be known."""
+
+    def agree(self, accepts: Accepts) -> None:
+        """Take what the receiver said. Raises `StorageError` if it cannot use this snapshot."""
 
     def chunk(self, number: int) -> tuple[bytes, bool] | None:
         """Piece `number` (from 1) of the snapshot's bytes, and whether it is the last; None beyond the end.
 
-        Asked for the same piece again, it returns the same bytes. Raises `StorageError`.
+        Asked for the same piece again, it returns the same bytes. Raises `StorageError`, and `NotReadyError`.
         """
 
     def live(self, after: Index, count: int) -> list[EntryBatch]:
@@ -114,21 +142,23 @@ class Snapshots(Protocol):
         A checkpoint replaces no entries, so one beyond the log's end, or of another term, does not count.
         """
 
-    def load(self, meta: SnapshotMeta, restore: Restore) -> Any:
-        """The machine state of a recovery point. Raises what `restore` raises."""
+    def load(self, meta: SnapshotMeta, restore: Restore, module: BoundModule | None = None) -> Any:
+        """The machine state of a recovery point. Raises what `restore` raises.
+
+        If a snapshot module wrote it, `module` reads it, and nothing else can (`StorageError`).
+        """
 
     # --- making --------------------------------------------------------------------------
 
     def wants(self, kind: SnapshotKind, index: Index) -> bool:
         """Whether one at this index is due (SNAP-01, CKPT-01, CKPT-06). Cheap: asked before a capture."""
 
-    def begin(
-        self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Iterable[bytes], live: Sequence[Index]
-    ) -> bool:
+    def begin(self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Capture, live: Sequence[Index]) -> bool:
         """Write it, outside the loop; `SnapshotWritten` or `SnapshotFailed` says how that ended.
 
-        `pieces` is iterated once, in another thread. Entries at `live` (ascending) survive the truncation
-        (MAC-12). A recovery checkpoint is complete when this returns. False if it was not begun.
+        `pieces` is iterated once, or written by its module, in another thread. Entries at `live` (ascending)
+        survive the truncation (MAC-12). A recovery checkpoint is complete when this returns. False if it was
+        not begun.
         """
 
     def promote_checkpoint(self, index: Index) -> bool:
@@ -136,8 +166,13 @@ class Snapshots(Protocol):
 
     # --- sending -------------------------------------------------------------------------
 
-    def open_outgoing(self) -> Outgoing:
-        """Begin to send the current snapshot, which must exist."""
+    def open_outgoing(
+        self, module: BoundModule | None = None, ready: Callable[[], None] = lambda: None
+    ) -> Outgoing:
+        """Begin to send the current snapshot, which must exist.
+
+        `module` is the machine's. `ready` is called on the loop when a piece is there that was not.
+        """
 
     # --- receiving -----------------------------------------------------------------------
 
@@ -150,7 +185,7 @@ class Snapshots(Protocol):
     def accept_chunk(self, number: int, data: bytes) -> bool:
         """Take piece `number`, or ignore it if it was taken before. False if it leaves a gap (S-4)."""
 
-    def complete_accept(self, restore: Restore) -> None:
+    def complete_accept(self, restore: Restore, module: BoundModule | None = None) -> None:
         """All pieces are there: check them and restore the state, outside the loop (S-5).
 
         `SnapshotAccepted` or `AcceptFailed` says how that ended; after `abort_accept`, neither comes.

@@ -43,7 +43,7 @@ from barque.core.events import (
     WalUp as WalUp,
     Written as Written,
 )
-from barque.core.log_contract import ChunkState, SnapshotMeta
+from barque.core.log_contract import Accepts, ChunkState, SnapshotMeta
 from barque.types import (
     ClientRef,
     Index,
@@ -143,7 +143,10 @@ class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 class InstallSnapshotRpc(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
-    """Figure 3.13, InstallSnapshot: one chunk. `entries` belong to `PRE`, `data` to the pieces."""
+    """Figure 3.13, InstallSnapshot: one chunk. `entries` belong to `PRE`, `data` to the pieces.
+
+    `packing` says how `data` is compressed (`core.packing`).
+    """
 
     term: Term
     leader_id: ServerId
@@ -151,6 +154,7 @@ class InstallSnapshotRpc(msgspec.Struct, frozen=True, array_like=True, gc=False,
     chunk: ChunkState
     data: bytes = b""
     entries: tuple[EntryBatch, ...] = ()
+    packing: int = 0
 
 
 class ChunkOutcome(enum.IntEnum):
@@ -171,7 +175,8 @@ class ChunkOutcome(enum.IntEnum):
 class InstallSnapshotResult(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     """The answer to one chunk (SEND-04). It says what it answers, so that no late one passes for another.
 
-    `request_term` is the term of the leader that sent the chunk; `position` is its snapshot's.
+    `request_term` is the term of the leader that sent the chunk; `position` is its snapshot's. `accepts`
+    answers an announcement.
     """
 
     sender: ServerId
@@ -180,6 +185,7 @@ class InstallSnapshotResult(msgspec.Struct, frozen=True, array_like=True, gc=Fal
     position: IndexTerm
     chunk: ChunkState
     outcome: ChunkOutcome
+    accepts: Accepts | None = None
 
 
 class Commands(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):

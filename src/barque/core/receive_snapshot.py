@@ -1,6 +1,6 @@
 """Receiving a snapshot: the role and its rules (§5; semantics §7; RECV rows; F-12 to F-15, S-1 to S-13)."""
 
-from barque.core import messages as m
+from barque.core import messages as m, packing
 from barque.core.append_entries import advance_commit, rewind_to_applied
 from barque.core.applying import take_callback_effects
 from barque.core.dispatch import LOG_EVENTS, each, ignore, on, total
@@ -13,7 +13,7 @@ from barque.core.elections import (
     refuse_vote,
 )
 from barque.core.events import LogEvent
-from barque.core.log_contract import ChunkFlag, Found, find_entry
+from barque.core.log_contract import Accepts, ChunkFlag, Found, SnapshotMeta, find_entry
 from barque.core.membership import on_force_member_change
 from barque.core.messages import ChunkOutcome, InstallSnapshotResult, InstallSnapshotRpc
 from barque.core.not_leader import NOT_LEADER
@@ -22,6 +22,7 @@ from barque.core.state import Server
 from barque.core.transitions import become_follower, become_receiver, forget_leader
 from barque.core.versions import refuse_info
 from barque.errors import StorageError
+from barque.machine.machine import bound_module
 from barque.types import IndexTerm
 
 # --- the follower --------------------------------------------------------------------------
@@ -69,11 +70,21 @@ def refuse_snapshot(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]:
     return [_result(server, rpc, ChunkOutcome.REFUSED)]
 
 
-def _result(server: Server, rpc: InstallSnapshotRpc, outcome: ChunkOutcome) -> Effect:
+def _result(
+    server: Server, rpc: InstallSnapshotRpc, outcome: ChunkOutcome, accepts: Accepts | None = None
+) -> Effect:
     result = InstallSnapshotResult(
-        server.id, server.current_term, rpc.term, rpc.meta.position, rpc.chunk, outcome
+        server.id, server.current_term, rpc.term, rpc.meta.position, rpc.chunk, outcome, accepts
     )
     return SendRpc(rpc.leader_id, result)
+
+
+def accepts_of(server: Server, meta: SnapshotMeta) -> Accepts:
+    """SEND-02: what we can unpack, and which module would read the snapshot here. Raises `StorageError`."""
+    module = bound_module(server.cfg.machine.which_module(meta.machine_version), server.cfg.machine_args)
+    if module is None:
+        return Accepts(packing.available())
+    return Accepts(packing.available(), module.name, module.version, module.context())
 
 
 # --- receive_snapshot ----------------------------------------------------------------------
@@ -88,20 +99,22 @@ def on_chunk(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]:
     effects: list[Effect] = [StartReceiveTimeout(server.cfg.receive_snapshot_timeout_ms)]
     if role.last is not None:
         return [*effects, _result(server, rpc, ChunkOutcome.WORKING)]
+    accepts = None
     try:
         match rpc.chunk.flag:
-            case ChunkFlag.INIT:  # S-1: live entries will follow
+            case ChunkFlag.INIT:  # S-1: live entries may follow
                 role.live_chunks, taken = 0, True
+                accepts = accepts_of(server, rpc.meta)
             case ChunkFlag.PRE:
                 taken = _take_live(server, role, rpc)
             case _:
                 taken = _take_piece(server, role, rpc)
-    except StorageError:
-        return effects + abort_receive(server)  # the disk refused; the leader will try again
+    except (StorageError, packing.UnpackError):
+        return effects + abort_receive(server)  # the disk or the data refused; the leader will try again
     if not taken:
         return effects + abort_receive(server)  # a gap: the leader has to send the whole again
     outcome = ChunkOutcome.TAKEN if role.last is None else ChunkOutcome.WORKING
-    return [*effects, _result(server, rpc, outcome)]
+    return [*effects, _result(server, rpc, outcome, accepts)]
 
 
 def _take_live(server: Server, role: ReceivingRole, rpc: InstallSnapshotRpc) -> bool:
@@ -118,13 +131,14 @@ def _take_piece(server: Server, role: ReceivingRole, rpc: InstallSnapshotRpc) ->
     """S-4, S-5: take a piece. After the last one the store checks them and restores the state."""
     snapshots = server.log.snapshots
     number = rpc.chunk.number - (role.live_chunks or 0)
-    if not snapshots.accept_chunk(number, rpc.data):
+    if not snapshots.accept_chunk(number, packing.unpack(rpc.data, rpc.packing)):
         return False
     role.pieces = max(role.pieces, number)
     if rpc.chunk.flag is ChunkFlag.LAST:
         restoring = server.cfg.machine.which_module(rpc.meta.machine_version)
         arguments = dict(server.cfg.machine_args)
-        snapshots.complete_accept(lambda pieces: restoring.restore(pieces, arguments))
+        module = bound_module(restoring, arguments)
+        snapshots.complete_accept(lambda pieces: restoring.restore(pieces, arguments), module)
         role.last = rpc
     return True
 

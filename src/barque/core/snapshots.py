@@ -9,6 +9,7 @@ keeps a `SnapshotSender` for each transfer and tells the leader if it fails. Eac
 term, the snapshot and the chunk that it answers, so a late one changes nothing (K3).
 """
 
+import contextlib
 from collections.abc import Sequence
 
 from barque.core.captures import Captured, capture, capture_effect
@@ -16,9 +17,10 @@ from barque.core.check_quorum import note_acked
 from barque.core.effects import Effect, SnapshotAcked, StartSnapshotRetry
 from barque.core.entries import EntryBatch
 from barque.core.events import SenderOutcome, SnapshotRetryTimeout, SnapshotSenderDown
-from barque.core.log_contract import ChunkFlag, ChunkState, Outgoing, SnapshotKind
+from barque.core.log_contract import Accepts, ChunkFlag, ChunkState, NotReadyError, Outgoing, SnapshotKind
 from barque.core.membership import promotions_due
 from barque.core.messages import ChunkOutcome, InstallSnapshotResult, InstallSnapshotRpc
+from barque.core.packing import Packing, pack
 from barque.core.replication import make_rpc, pipelined_rpcs
 from barque.core.state import PeerStatus, Server
 from barque.machine.effects import Checkpoint, ReleaseCursor
@@ -96,7 +98,7 @@ def on_install_snapshot_result(server: Server, result: InstallSnapshotResult) ->
     note_acked(server, result.sender)
     if result.request_term != server.current_term:
         return []  # it answers an earlier leadership: what was sent then proves nothing now
-    acked = SnapshotAcked(result.sender, result.position, result.chunk, result.outcome)
+    acked = SnapshotAcked(result.sender, result.position, result.chunk, result.outcome, result.accepts)
     if result.outcome is ChunkOutcome.AHEAD and peer.status is PeerStatus.SENDING_SNAPSHOT:
         peer.status, peer.attempts = PeerStatus.NORMAL, 0  # its AppendEntries reply says where to go on
     if result.outcome is not ChunkOutcome.INSTALLED:
@@ -147,35 +149,71 @@ class SnapshotSender:
 
     The performer of `SendSnapshot` keeps one for each transfer. It sends `rpc`, again after a tick without an
     answer, and the next one after the answer. One chunk is in flight at a time: that is the flow control, and
-    a lost message costs the repetition of one chunk.
+    a lost message costs the repetition of one chunk. `rpc` is None while the next piece is being read.
+
+    A transfer begins with an announcement if live entries follow, or if the sender must know first what the
+    receiver accepts: for a snapshot module, or for compressed chunks (SEND-02).
     """
 
-    __slots__ = ("_after", "_leader", "_live", "_live_chunks", "_outgoing", "_term", "rpc", "silent_ticks")
+    __slots__ = (
+        *("_after", "_leader", "_live", "_live_chunks", "_next", "_outgoing", "_packing", "_term"),
+        *("rpc", "silent_ticks"),
+    )
 
-    def __init__(self, leader: ServerId, term: Term, outgoing: Outgoing) -> None:
+    def __init__(
+        self, leader: ServerId, term: Term, outgoing: Outgoing, wanted: Packing = Packing.NONE
+    ) -> None:
         self._leader, self._term, self._outgoing = leader, term, outgoing
         self._after = Index(0)  # the last live entry that was read
         self._live_chunks = 0
         self._live = self._next_live()
+        self._packing = wanted
+        self._next = 1  # the number of the piece that `resume` makes
         self.silent_ticks = 0
-        self.rpc = self._make(ChunkState(0, ChunkFlag.INIT)) if self._live else self._piece(1)
+        self.rpc: InstallSnapshotRpc | None = None
+        if self._live or outgoing.module or wanted is not Packing.NONE:
+            self.rpc = self._make(ChunkState(0, ChunkFlag.INIT))
+        else:
+            self.resume()
 
     def take(self, answer: SnapshotAcked) -> bool:
-        """Take an answer; whether it answers the chunk that is in flight. `rpc` is the next one then."""
+        """Take an answer; whether it answers the chunk that is in flight. `rpc` is the next one then.
+
+        Raises `StorageError` if the receiver cannot use this snapshot, or if it cannot be read.
+        """
+        if self.rpc is None or answer.position != self._outgoing.meta.position:
+            return False
         sent = self.rpc.chunk
-        if answer.position != self._outgoing.meta.position or answer.chunk != sent:
+        if answer.chunk != sent:
             return False
         self.silent_ticks = 0
         if answer.outcome is ChunkOutcome.TAKEN and sent.flag is not ChunkFlag.LAST:
-            self.rpc = self._following(sent)
+            if sent.flag is ChunkFlag.INIT:
+                self._agree(answer.accepts or Accepts())
+            self._follow(sent)
         return True
 
-    def _following(self, sent: ChunkState) -> InstallSnapshotRpc:
+    def _agree(self, accepts: Accepts) -> None:
+        if self._packing not in accepts.packings:
+            self._packing = Packing.NONE
+        self._outgoing.agree(accepts)
+
+    def _follow(self, sent: ChunkState) -> None:
         if sent.flag is ChunkFlag.NEXT or not self._live:
-            return self._piece(sent.number + 1)
+            self._next, self.rpc = sent.number + 1, None
+            self.resume()
+            return
         entries, self._live = self._live, self._next_live()
         self._live_chunks += 1
-        return self._make(ChunkState(sent.number + 1, ChunkFlag.PRE), entries=entries)
+        self.rpc = self._make(ChunkState(sent.number + 1, ChunkFlag.PRE), entries=entries)
+
+    def resume(self) -> bool:
+        """Make the piece that was not ready, if it is there now. Raises `StorageError`."""
+        if self.rpc is not None:
+            return False
+        with contextlib.suppress(NotReadyError):
+            self.rpc = self._piece(self._next)
+        return self.rpc is not None
 
     def close(self) -> None:
         """The transfer is over."""
@@ -191,9 +229,16 @@ class SnapshotSender:
         found = self._outgoing.chunk(number - self._live_chunks)
         assert found is not None, "a piece beyond the last was asked for"
         data, last = found
-        return self._make(ChunkState(number, ChunkFlag.LAST if last else ChunkFlag.NEXT), data=data)
+        packed, packing = pack(data, self._packing)
+        chunk = ChunkState(number, ChunkFlag.LAST if last else ChunkFlag.NEXT)
+        return self._make(chunk, data=packed, packing=packing)
 
     def _make(
-        self, chunk: ChunkState, data: bytes = b"", entries: Sequence[EntryBatch] = ()
+        self,
+        chunk: ChunkState,
+        data: bytes = b"",
+        entries: Sequence[EntryBatch] = (),
+        packing: Packing = Packing.NONE,
     ) -> InstallSnapshotRpc:
-        return InstallSnapshotRpc(self._term, self._leader, self._outgoing.meta, chunk, data, tuple(entries))
+        meta = self._outgoing.meta
+        return InstallSnapshotRpc(self._term, self._leader, meta, chunk, data, tuple(entries), packing)

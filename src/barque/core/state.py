@@ -15,16 +15,18 @@ anything now. Followers keep peers too, for their membership.
 """
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
 from barque.core.log_contract import Log, SnapshotMeta
+from barque.core.packing import Packing
 from barque.core.quorum import majority
 from barque.core.roles import RECOVERING, LeaderRole, RaftState as RaftState, Role, WaitingRole
 from barque.errors import ConfigurationError
-from barque.machine.machine import Machine
+from barque.machine.machine import Machine, bound_module
 from barque.types import NOWHERE, Index, IndexTerm, MemberRecord, Membership, ServerId, Term, Uid
 
 
@@ -185,6 +187,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """After so many ticks without an answer the sending of a snapshot is given up. Each repeats the chunk."""
     snapshot_backoff_ms: int = 5_000
     """The pause before a snapshot is sent again. It doubles each time, up to a minute (SEND-07)."""
+    snapshot_packing: Packing = Packing.NONE
+    """How the chunks of snapshots are compressed for members that can unpack them."""
 
     def initial_cluster(self) -> list[MemberRecord]:
         """The members that the configuration names, and this server."""
@@ -388,13 +392,7 @@ class Server:
 
     def start_machine(self) -> None:
         """Set the machine's first state, or the snapshot's. Raises what the machine raises."""
-        args, meta = dict(self.cfg.machine_args), self.start_meta
-        if meta is None:
-            self.machine_state = self.machine.init(args)
-        else:
-            self.machine_state = self.log.snapshots.load(meta, self.restore)
+        args, meta, load = dict(self.cfg.machine_args), self.start_meta, self.log.snapshots.load
+        module, restore = bound_module(self.machine, args), partial(self.machine.restore, args=args)
+        self.machine_state = self.machine.init(args) if meta is None else load(meta, restore, module)
         self.aux_state = self.machine.init_aux(self.id.name)
-
-    def restore(self, pieces: Iterator[bytes]) -> Any:
-        """The machine's state of a snapshot's pieces, under the machine version in force."""
-        return self.machine.restore(pieces, dict(self.cfg.machine_args))

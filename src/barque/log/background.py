@@ -13,6 +13,7 @@ gigabyte does not hold up the flush of a segment. One worker serves all servers 
 """
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -21,6 +22,8 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeAlias
 
 from barque.log.wal_writer import Wake
+
+logger = logging.getLogger("barque.storage")
 
 Job: TypeAlias = Generator[None, None, Any]
 """Work in steps. Its result is what it returns."""
@@ -43,8 +46,8 @@ class Worker(Protocol):
     def yield_if_busy(self) -> None:
         """Give a thread that waits for the interpreter's lock a chance to take it."""
 
-    def close(self) -> None:
-        """Wait for the step under way, and stop. No `finished` is called from now on."""
+    def close(self, patience_s: float | None = None) -> None:
+        """Wait for the step under way, at most so long, and stop. No `finished` is called from now on."""
 
 
 MakeWorker: TypeAlias = Callable[[Wake], Worker]
@@ -94,7 +97,7 @@ class InlineWorker:
     def yield_if_busy(self) -> None:
         """Nobody waits for the lock."""
 
-    def close(self) -> None:
+    def close(self, patience_s: float | None = None) -> None:
         """Close the jobs that are left."""
         self._closed = True
         self.busy = False
@@ -162,13 +165,19 @@ class ThreadWorker:
         if self.busy:
             time.sleep(1e-6)
 
-    def close(self) -> None:
-        """Wait for the step under way, end the thread, and close the jobs that are left."""
+    def close(self, patience_s: float | None = None) -> None:
+        """Wait for the step under way, end the thread, and close the jobs that are left.
+
+        A step that outlasts our patience is left alone: the thread ends after it, or with the process.
+        """
         self._closed = True
         self.busy = False
         if self._thread is not None:
             self._submitted.put(None)
-            self._thread.join()
+            self._thread.join(patience_s)
+            if self._thread.is_alive():
+                logger.error("work beside the loop does not end; it is left behind")
+                return
             self._thread = None
         while not self._submitted.empty():
             task = self._submitted.get()

@@ -92,6 +92,9 @@ class Disk(Protocol):
     def protect(self, path: str) -> None:
         """Keep other users from changing the names in a directory. Raises `PermissionError` if they can."""
 
+    def make_private(self, path: str) -> None:
+        """Let only the owner use a file that other code has made."""
+
     def free_bytes(self, path: str) -> int:
         """How much this process may still write below `path`."""
 
@@ -328,6 +331,10 @@ class OsDisk:
                     path,
                 ) from error
 
+    def make_private(self, path: str) -> None:
+        """As `create` makes files, whatever the umask is."""
+        os.chmod(path, 0o600)
+
     def free_bytes(self, path: str) -> int:
         """What the file system has left for users without privileges."""
         found = os.statvfs(path)
@@ -418,6 +425,10 @@ class ReadingDisk(OsDisk):
         raise _read_only(path)
 
     def protect(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+    def make_private(self, path: str) -> None:
         """Refuse."""
         raise _read_only(path)
 

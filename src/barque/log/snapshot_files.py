@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from barque.core.log_contract import SnapshotKind, SnapshotMeta
+from barque.errors import StorageError
 from barque.log.background import Job, advance
 from barque.log.disk import Disk, DiskFile, join, remove_tree
 from barque.log.lease import Lease, LeaseEndedError
+from barque.log.module_files import STATE, check_files, describe_with, seal_job, state_path
 from barque.log.snapshot_format import (
     Description,
     MalformedSnapshot,
@@ -25,6 +27,7 @@ from barque.log.snapshot_format import (
     read_state,
     snapshot_name,
 )
+from barque.machine.snapshot_module import ModuleCapture
 from barque.types import Index, IndexTerm
 
 FILE = "snapshot"
@@ -46,7 +49,7 @@ _SYNC_BYTES = 32 * 1024 * 1024
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A complete snapshot or checkpoint: what it says, its directory, and the size of its file in bytes."""
+    """A complete snapshot or checkpoint: what it says, its directory, and the size of its files in bytes."""
 
     description: Description
     path: str
@@ -124,10 +127,14 @@ def examine(disk: Disk, path: str, *, whole: bool) -> Kept:
     Raises `MalformedSnapshot` or `OSError`.
     """
     with opened(disk, path) as (file, found):
+        module = found.description.module
         if whole:
-            for _ in read_state(file.pread, found):
-                pass
-        return Kept(found.description, path, file.size())
+            pieces = sum(1 for _ in read_state(file.pread, found))
+            if module is not None and pieces:
+                raise MalformedSnapshot(0, f"a state and the files of the {module} in one snapshot")
+            if module is not None:
+                check_files(disk, path, module)
+        return Kept(found.description, path, file.size() + (module.size if module is not None else 0))
 
 
 def positions_in(disk: Disk, folder: str) -> list[IndexTerm]:
@@ -167,12 +174,55 @@ def write_job(
 ) -> Job:
     """Write a snapshot into its place; returns it as `Kept`. After a failure, remove what it has `made`."""
     description = Description(meta, ranges_of(live))
-    target = join(folder, snapshot_name(meta.position))
-    writing = target + WRITING
+    writing = _begin_writing(disk, folder, meta, made)
+    return (yield from _write_into_place(disk, folder, writing, description, state, made))
+
+
+def module_write_job(
+    disk: Disk,
+    folder: str,
+    meta: SnapshotMeta,
+    live: Iterable[Index],
+    captured: ModuleCapture,
+    made: list[str],
+    lease: Lease,
+) -> Job:
+    """As `write_job`, with the files of a snapshot module.
+
+    It holds the server's lease in each step of its own, not while the module works: that may take long, and a
+    deletion would wait. What the module writes into a deleted directory has no place to come back to.
+    """
+    description = Description(meta, ranges_of(live))
+    with lease.step():
+        writing = _begin_writing(disk, folder, meta, made)
+        disk.mkdir(join(writing, STATE), parents=False)
+    yield
+    captured.write(state_path(writing))
+    yield
+
+    def rest() -> Job:
+        record = yield from seal_job(disk, writing, captured.bound)
+        known = describe_with(description, record)
+        kept: Kept = yield from _write_into_place(disk, folder, writing, known, (), made)
+        return Kept(known, kept.path, kept.size + record.size)
+
+    return (yield from stoppable(rest(), lambda: False, lease))
+
+
+def _begin_writing(disk: Disk, folder: str, meta: SnapshotMeta, made: list[str]) -> str:
+    """Make the directory that a snapshot has until it is complete."""
+    writing = join(folder, snapshot_name(meta.position)) + WRITING
     disk.mkdir(folder, parents=False)
     remove_if_there(disk, writing)
     made.append(writing)
     disk.mkdir(writing, parents=False)
+    return writing
+
+
+def _write_into_place(
+    disk: Disk, folder: str, writing: str, description: Description, state: Iterable[bytes], made: list[str]
+) -> Job:
+    target = join(folder, snapshot_name(description.meta.position))
     file = disk.create(join(writing, FILE))
     try:
         size = unsynced = 0
@@ -221,14 +271,17 @@ def remove_job(disk: Disk, path: str) -> Job:
     remove_if_there(disk, path)
 
 
-def tidy_job(disk: Disk, server_dir: str, current: IndexTerm) -> Job:
-    """Remove what this snapshot replaces: older ones, and checkpoints that it covers (CKPT-05, CKPT-08)."""
+def tidy_job(disk: Disk, server_dir: str, current: IndexTerm, in_use: frozenset[str] = frozenset()) -> Job:
+    """Remove what this snapshot replaces: older ones, and checkpoints that it covers (CKPT-05, CKPT-08).
+
+    The directories `in_use` stay: a module reads their files while they are sent.
+    """
     for kind, name in FOLDERS.items():
         folder = join(server_dir, name)
         for position in positions_in(disk, folder):
             path = join(folder, snapshot_name(position))
             is_current = kind is SnapshotKind.SNAPSHOT and position == current
-            if position.index <= current.index and not is_current:
+            if position.index <= current.index and not is_current and path not in in_use:
                 yield
                 remove_if_there(disk, path)
 
@@ -237,3 +290,12 @@ def remove_if_there(disk: Disk, path: str) -> None:
     """Remove a directory and what it holds, if there is one."""
     if disk.exists(path):
         remove_tree(disk, path)
+
+
+@contextlib.contextmanager
+def storage_errors(path: str) -> Iterator[None]:
+    """Turn what the disk, or a leader's order, refuses into a `StorageError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: the snapshot cannot be received: {error}") from error

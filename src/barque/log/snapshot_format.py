@@ -15,10 +15,15 @@ import msgspec
 
 from barque.core.log_contract import SnapshotMeta
 from barque.log.wal_format import CRC32
-from barque.types import TERM_MAX, Index, IndexTerm, Term
+from barque.types import TERM_MAX, Index, IndexTerm, Term, is_valid_name
 
 MAGIC = b"BARQSNAP"
 VERSION = 1
+MODULE_VERSION = 2
+"""The version of a file that names a snapshot module."""
+
+FILES_MAX = 4096
+FACTS_BYTES_MAX = 65_536
 PIECE_BYTES = 1024 * 1024
 """Every piece but the last has this size."""
 
@@ -50,14 +55,44 @@ class LaterFormat(MalformedSnapshot):
     """The file is whole, as far as this release can tell, and of a later one. It must not be skipped."""
 
 
+class FileRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One file of a snapshot module: its name, its size in bytes, and the crc of its bytes."""
+
+    name: str
+    size: int
+    crc: int
+
+
+class ModuleRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The snapshot module that wrote a state, and what it wrote. On the way to a member, `files` is empty.
+
+    `facts` is a msgpack map: what the module says of the state (`SnapshotModule.read_meta`).
+    """
+
+    name: str
+    version: int
+    facts: bytes = b"\x80"
+    files: tuple[FileRecord, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def __str__(self) -> str:
+        return f"snapshot module {self.name!r} version {self.version}"
+
+
 class Description(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a file says about its state, ahead of the state.
 
-    `live`: the entries up to the position that the state still needs, as ascending ranges.
+    `live`: the entries up to the position that the state still needs, as ascending ranges. `module`: who
+    wrote the state, if that was not Barque.
     """
 
     meta: SnapshotMeta
     live: tuple[Range, ...] = ()
+    module: ModuleRecord | None = None
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -112,8 +147,10 @@ def encode_snapshot(description: Description, state: Iterable[bytes]) -> Iterato
     reason = _impossible(description)
     if reason is not None:
         raise ValueError(reason)
-    described = msgspec.msgpack.encode(description)
-    head = _HEAD.pack(MAGIC, VERSION, CRC32, 0, len(described))
+    version = VERSION if description.module is None else MODULE_VERSION
+    known = (description.meta, description.live, description.module)[: version + 1]
+    described = msgspec.msgpack.encode(known)
+    head = _HEAD.pack(MAGIC, version, CRC32, 0, len(described))
     head_crc = crc32(head)
     crc = crc32(described, head_crc)
     yield b"".join((head, _CRC.pack(head_crc), described, _CRC.pack(crc)))
@@ -157,7 +194,7 @@ def read_description(read: Read) -> Opened:
         raise MalformedSnapshot(0, "the magic number is wrong")
     if crc32(head[: _HEAD.size]) != head_crc:
         raise MalformedSnapshot(0, "the checksum of the head is wrong")
-    if version != VERSION or algorithm != CRC32:
+    if version not in (VERSION, MODULE_VERSION) or algorithm != CRC32:
         raise LaterFormat(0, f"format version {version} with checksum {algorithm} is not known here")
     data = read(length + _CRC.size, HEAD_SIZE)
     if len(data) < length + _CRC.size:
@@ -171,6 +208,8 @@ def read_description(read: Read) -> Opened:
     except msgspec.MsgspecError as error:
         raise MalformedSnapshot(HEAD_SIZE, f"the description cannot be decoded: {error}") from error
     reason = _impossible(description)
+    if reason is None and (description.module is None) != (version == VERSION):
+        reason = f"format version {version} and its description disagree about a snapshot module"
     if reason is not None:
         raise MalformedSnapshot(HEAD_SIZE, reason)
     return Opened(description, HEAD_SIZE + len(data), crc)
@@ -186,6 +225,17 @@ def _impossible(description: Description) -> str | None:
         if not after < first <= last <= position.index:
             return f"the live entries {first} to {last} are out of order, or beyond the snapshot"
         after = last + 1
+    return None if description.module is None else _impossible_module(description.module)
+
+
+def _impossible_module(module: ModuleRecord) -> str | None:
+    if not (is_valid_name(module.name) and module.version >= 0):
+        return f"no snapshot module is called {module.name!r}, version {module.version}"
+    names = [file.name for file in module.files]
+    if len(names) > FILES_MAX or len(module.facts) > FACTS_BYTES_MAX:
+        return f"a snapshot has at most {FILES_MAX} files, and {FACTS_BYTES_MAX} bytes of facts"
+    if names != sorted(set(names)) or not all(map(is_valid_name, names)):
+        return "the list of files has names that no file has, or is out of order"
     return None
 
 

@@ -8,17 +8,18 @@ The sender holds the file open: it can be read to its end whatever becomes of it
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from barque.core.entries import EntryBatch
-from barque.core.log_contract import Restore, SnapshotMeta
+from barque.core.log_contract import Accepts, Restore, SnapshotMeta
 from barque.errors import StorageError
 from barque.log.background import Job
 from barque.log.disk import Disk, DiskFile, join, remove_tree
+from barque.log.module_files import accept_job, compatible, state_path
 from barque.log.segment_format import SegmentEncoder
-from barque.log.snapshot_files import FILE, LIVE, Kept
+from barque.log.snapshot_files import FILE, LIVE, Kept, Stopped
 from barque.log.snapshot_format import (
     MalformedSnapshot,
     Range,
@@ -26,13 +27,29 @@ from barque.log.snapshot_format import (
     read_description,
     read_state,
 )
+from barque.machine.snapshot_module import BoundModule
 from barque.types import Index, Term, Uid
 
 ReadSparse = Callable[[Sequence[Index]], list[EntryBatch]]
 
 
+def read_live(kept: Kept, after: Index, count: int, read_sparse: ReadSparse) -> list[EntryBatch]:
+    """See `Outgoing.live`."""
+    later = [(Index(max(first, after + 1)), last) for first, last in kept.description.live if last > after]
+    wanted = list(islice(indexes_of(later), count))
+    entries = read_sparse(wanted) if wanted else []
+    if [entry.first_index for entry in entries] != wanted or any(entry.count != 1 for entry in entries):
+        raise StorageError(
+            f"{kept.path}: entries that this snapshot needs are no longer there; the next snapshot needs "
+            "others"
+        )
+    return entries
+
+
 class OutgoingSnapshot:
     """See `core.log_contract.Outgoing`."""
+
+    module = False
 
     def __init__(
         self,
@@ -43,6 +60,7 @@ class OutgoingSnapshot:
         closed: Callable[["OutgoingSnapshot"], None],
     ) -> None:
         self.meta = kept.meta
+        self.path = kept.path
         self._kept = kept
         self._chunk_bytes = chunk_bytes
         self._read_sparse = read_sparse
@@ -51,6 +69,9 @@ class OutgoingSnapshot:
             self._file = disk.open(join(kept.path, FILE))
         except OSError as error:
             raise StorageError(f"{kept.path}: cannot be sent: {error}") from error
+
+    def agree(self, accepts: Accepts) -> None:
+        """See `Outgoing.agree`. Every machine restores what a capture has written."""
 
     def chunk(self, number: int) -> tuple[bytes, bool] | None:
         """See `Outgoing.chunk`."""
@@ -68,19 +89,7 @@ class OutgoingSnapshot:
 
     def live(self, after: Index, count: int) -> list[EntryBatch]:
         """See `Outgoing.live`."""
-        later = [
-            (Index(max(first, after + 1)), last)
-            for first, last in self._kept.description.live
-            if last > after
-        ]
-        wanted = list(islice(indexes_of(later), count))
-        entries = self._read_sparse(wanted) if wanted else []
-        if [entry.first_index for entry in entries] != wanted or any(entry.count != 1 for entry in entries):
-            raise StorageError(
-                f"{self._kept.path}: entries that this snapshot needs are no longer there; the next snapshot "
-                "needs others"
-            )
-        return entries
+        return read_live(self._kept, after, count, self._read_sparse)
 
     def close(self) -> None:
         """See `Outgoing.close`."""
@@ -153,12 +162,12 @@ class Incoming:
         self._chunks = number
         return True
 
-    def complete_job(self, restore: Restore) -> Job:
+    def complete_job(self, restore: Restore, module: BoundModule | None = None) -> Job:
         """Sync and check the files, and restore the state; returns what the snapshot is, and the state."""
         self._working = True
-        return self._complete(restore)
+        return self._complete(restore, module)
 
-    def _complete(self, restore: Restore) -> Job:
+    def _complete(self, restore: Restore, module: BoundModule | None) -> Job:
         try:
             if self._live is not None and self._live_file is not None:
                 offset = self._live.size
@@ -174,6 +183,13 @@ class Incoming:
                 raise MalformedSnapshot(0, "the entries that survive below it are not those that it names")
             yield
             pieces = read_state(self._file.pread, found)
+            if found.description.module is not None:
+                reader = compatible(module, found.description.module, self.path)
+                pieces = self._until_stopped(pieces)
+                described = yield from accept_job(self._disk, self.path, reader, found.description, pieces)
+                yield
+                state = reader.recover(state_path(self.path))
+                return Kept(described, self.path, described.module.size), state
             state = restore(pieces)
             for _ in pieces:  # the state is whole only when the file is
                 pass
@@ -181,6 +197,13 @@ class Incoming:
         except GeneratorExit:  # the worker is closed: nobody else will do it
             self._close_files()
             raise
+
+    def _until_stopped(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The same pieces; they end with `Stopped` when the transfer is aborted."""
+        for piece in pieces:
+            if self.stopped:
+                raise Stopped
+            yield piece
 
     def job_ended(self) -> None:
         """Take the files back from the job."""

@@ -19,13 +19,13 @@ orderly stop may write one more, the *recovery checkpoint*.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from barque.core.entries import EntryBatch
-from barque.core.log_contract import Log, Restore, SnapshotKind, SnapshotMeta
+from barque.core.log_contract import Capture, Log, Restore, SnapshotKind, SnapshotMeta
 from barque.core.messages import AcceptFailed, LogEvent, SnapshotAccepted, SnapshotFailed, SnapshotWritten
 from barque.errors import Damaged, StorageError
 from barque.log import snapshot_files as files
@@ -33,6 +33,8 @@ from barque.log.background import Job, Worker
 from barque.log.checkpoint_thinning import checkpoint_to_drop
 from barque.log.disk import Disk, join
 from barque.log.lease import Lease
+from barque.log.module_files import compatible, state_path
+from barque.log.module_transfer import OutgoingModule
 from barque.log.snapshot_files import FOLDERS, Kept
 from barque.log.snapshot_format import (
     LaterFormat,
@@ -42,6 +44,7 @@ from barque.log.snapshot_format import (
     snapshot_name,
 )
 from barque.log.snapshot_transfer import Incoming, OutgoingSnapshot
+from barque.machine.snapshot_module import BoundModule, ModuleCapture
 from barque.types import Index, IndexTerm, Uid
 
 logger = logging.getLogger("barque.storage")
@@ -102,16 +105,19 @@ class SnapshotStore:
         config: SnapshotConfig,
         worker: Worker,
         on_event: Callable[[LogEvent], None],
+        module_worker: Worker | None = None,
     ) -> None:
         self.notes: list[str] = []
         """What was skipped, and why, for an operator."""
         self.skipped = Index(0)
         """The highest entry of the damaged snapshots: a log that does not reach it has lost its end."""
+        self.last_failure = ""
         self._disk = disk
         self._dir = server_dir
         self._uid = uid
         self._config = config
         self._worker = worker
+        self._module_worker = module_worker if module_worker is not None else worker
         self._on_event = on_event
         self._lease = Lease()
         self._log: Survivors | None = None
@@ -121,7 +127,7 @@ class SnapshotStore:
         self._writing: dict[SnapshotKind, _Writing] = {}
         self._due_from = {kind: Index(0) for kind in SnapshotKind}  # later after a failure
         self._bytes_at_snapshot = 0
-        self._outgoing: set[OutgoingSnapshot] = set()
+        self._outgoing: set[OutgoingSnapshot | OutgoingModule] = set()
         self._written = dict.fromkeys(SnapshotKind, 0)
         self._bytes_written = dict.fromkeys(SnapshotKind, 0)
         self._promoted = self._installed = 0
@@ -138,12 +144,13 @@ class SnapshotStore:
         config: SnapshotConfig,
         worker: Worker,
         on_event: Callable[[LogEvent], None],
+        module_worker: Worker | None = None,
     ) -> "SnapshotStore":
         """Find what is there, without a log yet. Raises `Damaged` for a later format, and `OSError`.
 
-        The directory of a new server may be missing.
+        The directory of a new server may be missing. Snapshot modules work in `module_worker`.
         """
-        store = cls(disk, server_dir, uid, config, worker, on_event)
+        store = cls(disk, server_dir, uid, config, worker, on_event, module_worker)
         if disk.is_dir(server_dir):
             store._recover()
         return store
@@ -237,10 +244,14 @@ class SnapshotStore:
             self._recovery = None
         self._submit(files.remove_job(self._disk, kept.path))
 
-    def load(self, meta: SnapshotMeta, restore: Restore) -> Any:
+    def load(self, meta: SnapshotMeta, restore: Restore, module: BoundModule | None = None) -> Any:
         """See `Snapshots.load`. Raises `Damaged` for a file that has changed since it was checked."""
         known = [kept for kept in (self._current, self._recovery, *self._checkpoints) if kept is not None]
-        path = next(kept.path for kept in known if kept.meta == meta)
+        path, described = next((kept.path, kept.description) for kept in known if kept.meta == meta)
+        if described.module is not None:
+            reader = compatible(module, described.module, path)
+            reader.validate(state_path(path))
+            return reader.recover(state_path(path))
         try:
             with files.opened(self._disk, path) as (file, found):
                 pieces = read_state(file.pread, found)
@@ -264,6 +275,7 @@ class SnapshotStore:
             "sending": len(self._outgoing),
             "accepting": self._incoming.meta.position.index if self._incoming is not None else 0,
             "notes": list(self.notes),
+            "last_failure": self.last_failure,
         }
 
     def counters(self) -> dict[str, int]:
@@ -308,9 +320,7 @@ class SnapshotStore:
     def _bytes_appended(self) -> int:
         return self._log.bytes_appended() if self._log is not None else 0
 
-    def begin(
-        self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Iterable[bytes], live: Sequence[Index]
-    ) -> bool:
+    def begin(self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Capture, live: Sequence[Index]) -> bool:
         """See `Snapshots.begin`. False also while an entry that must survive is not on disk yet."""
         position = meta.position
         if self._closed or position.index <= self._index() or (self._writing and kind is not _RECOVERY):
@@ -320,10 +330,14 @@ class SnapshotStore:
         if live and self._log is not None and live[-1] > self._log.last_written().index:
             return False  # a crash would leave a snapshot that needs an entry which is nowhere
         made: list[str] = []
-        job = files.write_job(self._disk, self._folder(kind), meta, live, pieces, made)
+        folder, by_module = self._folder(kind), isinstance(pieces, ModuleCapture)
+        if isinstance(pieces, ModuleCapture):
+            job = files.module_write_job(self._disk, folder, meta, live, pieces, made, self._lease)
+        else:
+            job = files.write_job(self._disk, folder, meta, live, pieces, made)
         if kind is _RECOVERY:
             return self._write_now(files.cleaned_up(job, self._disk, made, self._lease))
-        self._start(kind, position, job, made)
+        self._start(kind, position, job, made, by_module=by_module)
         return True
 
     def _write_now(self, job: Job) -> bool:
@@ -349,6 +363,8 @@ class SnapshotStore:
         job: Job,
         made: list[str],
         promoted: Kept | None = None,
+        *,
+        by_module: bool = False,
     ) -> None:
         writing = self._writing[kind] = _Writing(position, promoted)
         if kind is _SNAPSHOT:
@@ -360,8 +376,10 @@ class SnapshotStore:
             if not self._closed:
                 self._on_end(kind, writing, kept, error)
 
-        guarded = files.stoppable(job, lambda: writing.stopped, self._lease)
-        self._worker.submit(files.cleaned_up(guarded, self._disk, made, self._lease), finished)
+        lease = None if by_module else self._lease  # the job of a module takes it when it needs it
+        guarded = files.stoppable(job, lambda: writing.stopped, lease)
+        worker = self._module_worker if by_module else self._worker
+        worker.submit(files.cleaned_up(guarded, self._disk, made, self._lease), finished)
 
     def promote_checkpoint(self, index: Index) -> bool:
         """See `Snapshots.promote_checkpoint`."""
@@ -381,8 +399,7 @@ class SnapshotStore:
         position = writing.position
         if position.index <= self._index():
             self._tidy()
-            reason = f"a snapshot at entry {self._index()} is there already"
-            self._on_event(SnapshotFailed(self._uid, kind, position, reason))
+            self._failed(kind, position, f"a snapshot at entry {self._index()} is there already")
         elif kept is None:
             if writing.promoted is not None and self._disk.exists(writing.promoted.path):
                 self._add_checkpoint(writing.promoted)
@@ -390,7 +407,7 @@ class SnapshotStore:
             if kind is _CHECKPOINT:
                 interval = self._config.min_checkpoint_interval
             self._due_from[kind] = Index(position.index + interval)
-            self._on_event(SnapshotFailed(self._uid, kind, position, str(error) or repr(error)))
+            self._failed(kind, position, str(error) or repr(error))
         else:
             if writing.promoted is not None:
                 self._promoted += 1
@@ -402,6 +419,15 @@ class SnapshotStore:
             else:
                 self._add_checkpoint(kept)
             self._on_event(SnapshotWritten(self._uid, kind, position))
+
+    def _failed(self, kind: SnapshotKind, position: IndexTerm, reason: str) -> None:
+        self._report(f"{kind.value} at entry {position.index}: {reason}")
+        self._on_event(SnapshotFailed(self._uid, kind, position, reason))
+
+    def _report(self, failure: str) -> None:
+        """Tell an operator why a snapshot was not made or not installed."""
+        self.last_failure = failure
+        logger.warning("%s: %s", self._uid, failure)
 
     def _become_current(self, kept: Kept) -> None:
         self._current = kept
@@ -425,8 +451,9 @@ class SnapshotStore:
                 self._forget(checkpoint)
 
     def _tidy(self) -> None:
-        assert self._current is not None
-        self._submit(files.tidy_job(self._disk, self._dir, self._current.meta.position))
+        if self._current is not None:
+            used = frozenset(one.path for one in self._outgoing if one.module)
+            self._submit(files.tidy_job(self._disk, self._dir, self._current.meta.position, used))
 
     def _submit(self, job: Job) -> None:
         """Run a job that may fail: the next one of its kind, or the next start, does the rest."""
@@ -435,19 +462,27 @@ class SnapshotStore:
 
     # --- sending -------------------------------------------------------------------------
 
-    def open_outgoing(self) -> OutgoingSnapshot:
+    def open_outgoing(
+        self, module: BoundModule | None = None, ready: Callable[[], None] = lambda: None
+    ) -> OutgoingSnapshot | OutgoingModule:
         """See `Snapshots.open_outgoing`. Raises `StorageError`."""
         assert self._current is not None
         assert self._log is not None
-        outgoing = OutgoingSnapshot(
-            self._disk,
-            self._current,
-            self._config.chunk_bytes,
-            self._log.read_sparse,
-            self._outgoing.discard,
-        )
+        kept, size, read = self._current, self._config.chunk_bytes, self._log.read_sparse
+        outgoing: OutgoingSnapshot | OutgoingModule
+        if kept.description.module is None:
+            outgoing = OutgoingSnapshot(self._disk, kept, size, read, self._outgoing.discard)
+        else:
+            reader = compatible(module, kept.description.module, kept.path)
+            outgoing = OutgoingModule(
+                kept, size, read, self._forget_outgoing, reader, self._module_worker, ready
+            )
         self._outgoing.add(outgoing)
         return outgoing
+
+    def _forget_outgoing(self, outgoing: OutgoingModule) -> None:
+        self._outgoing.discard(outgoing)
+        self._tidy()  # its directory was in use
 
     def lowest_sent(self) -> Index | None:
         """The lowest position of the snapshots that are being sent: their receivers need what follows it."""
@@ -458,7 +493,7 @@ class SnapshotStore:
     def begin_accept(self, meta: SnapshotMeta) -> None:
         """See `Snapshots.begin_accept`."""
         self.abort_accept()
-        with _storage_errors(self._accepting_path()):
+        with files.storage_errors(self._accepting_path()):
             self._incoming = Incoming(self._disk, self._accepting_path(), self._uid, meta)
 
     def _accepting_path(self) -> str:
@@ -467,16 +502,16 @@ class SnapshotStore:
     def accept_live(self, entries: Sequence[EntryBatch]) -> None:
         """See `Snapshots.accept_live`."""
         assert self._incoming is not None
-        with _storage_errors(self._incoming.path):
+        with files.storage_errors(self._incoming.path):
             self._incoming.take_live(entries)
 
     def accept_chunk(self, number: int, data: bytes) -> bool:
         """See `Snapshots.accept_chunk`."""
         assert self._incoming is not None
-        with _storage_errors(self._incoming.path):
+        with files.storage_errors(self._incoming.path):
             return self._incoming.take_chunk(number, data)
 
-    def complete_accept(self, restore: Restore) -> None:
+    def complete_accept(self, restore: Restore, module: BoundModule | None = None) -> None:
         """See `Snapshots.complete_accept`."""
         incoming = self._incoming
         assert incoming is not None
@@ -489,14 +524,16 @@ class SnapshotStore:
                 return  # it was aborted, and perhaps another one is arriving
             if result is None:
                 self.abort_accept()
-                self._on_event(AcceptFailed(self._uid, position, str(error) or repr(error)))
+                reason = str(error) or repr(error)
+                self._report(f"received snapshot at entry {position.index}: {reason}")
+                self._on_event(AcceptFailed(self._uid, position, reason))
             else:
                 incoming.result = result
                 self._on_event(SnapshotAccepted(self._uid, position))
 
-        self._worker.submit(
-            files.stoppable(incoming.complete_job(restore), lambda: incoming.stopped), finished
-        )
+        worker = self._worker if module is None else self._module_worker
+        job = incoming.complete_job(restore, module)
+        worker.submit(files.stoppable(job, lambda: incoming.stopped), finished)
 
     def install_accepted(self) -> Any:
         """See `Snapshots.install_accepted`.
@@ -512,7 +549,7 @@ class SnapshotStore:
             raise StorageError(f"a snapshot at entry {self._index()} is there already")
         folder = self._folder(_SNAPSHOT)
         target = join(folder, snapshot_name(kept.meta.position))
-        with _storage_errors(target):
+        with files.storage_errors(target):
             self._disk.mkdir(folder, parents=False)
             files.remove_if_there(self._disk, target)
             self._disk.rename(incoming.path, target)
@@ -555,12 +592,3 @@ class SnapshotStore:
                 self._incoming.close()
         for outgoing in list(self._outgoing):
             outgoing.close()
-
-
-@contextlib.contextmanager
-def _storage_errors(path: str) -> Iterator[None]:
-    """Turn what the disk, or a leader's order, refuses into a `StorageError`."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path}: the snapshot cannot be received: {error}") from error

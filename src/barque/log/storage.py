@@ -63,6 +63,10 @@ logger = logging.getLogger("barque.storage")
 _LOCK = "lock"
 
 
+_MODULE_PATIENCE_S = 10.0
+"""How long a stop waits for a snapshot module at work; no other code of users runs beside the loop."""
+
+
 class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How one system keeps its log.
 
@@ -102,7 +106,7 @@ class Storage:
         wal: Wal,
         files: WalFiles,
         guard: DiskGuard,
-        workers: tuple[Worker, Worker],
+        workers: tuple[Worker, Worker, Worker],
         config: StorageConfig,
         cache: SegmentCache,
         open_store: Callable[[str, Uid], SnapshotStore],
@@ -203,10 +207,13 @@ class Storage:
         progress: Progress,
     ) -> "Storage":
         wal_dir = join(data_dir, WAL)
-        cache, workers = SegmentCache(disk), (make_worker(wake), make_worker(wake))
+        cache = SegmentCache(disk)
+        workers = (make_worker(wake), make_worker(wake), make_worker(wake))  # flushes, snapshots, modules
 
         def open_store(directory: str, uid: Uid) -> SnapshotStore:
-            return SnapshotStore.open(disk, directory, uid, config.snapshots, workers[1], on_event)
+            return SnapshotStore.open(
+                disk, directory, uid, config.snapshots, workers[1], on_event, workers[2]
+            )
 
         for name in (IDENTITY, META):
             remove_temporary(disk, data_dir, name)
@@ -436,7 +443,9 @@ class Storage:
                 rest.callback(self.meta.close)
                 rest.callback(self.wal.close)
                 rest.callback(self._cache.close)
-                for worker in self._workers:
+                *own, of_modules = self._workers
+                rest.callback(of_modules.close, _MODULE_PATIENCE_S)
+                for worker in own:
                     rest.callback(worker.close)
                 if self._preparer is not None:
                     self._preparer.close()

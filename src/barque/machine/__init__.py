@@ -9,7 +9,8 @@ Read in this order:
 - `simple`: a machine from one function
 - `kv_commands`, `kv`: the key-value store that the node ships with; its state (`kv_state`), what commands
   do (`kv_writes`) and queries answer (`kv_reads`); patterns (`kv_glob`) and the order of scans (`kv_scan`)
+- `snapshot_module`: how a machine keeps its snapshots in files of its own
 
-Never does: read a clock, draw a random number, iterate over a set, or touch a file or a socket. What a
-machine computes depends on its commands alone, or members would disagree.
+Never does: read a clock, draw a random number, iterate over a set, or touch a socket, or a file but those of
+a snapshot. What a machine computes depends on its commands alone, or members would disagree.
 """

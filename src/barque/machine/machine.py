@@ -24,8 +24,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from barque.errors import InvalidCommand
+from barque.errors import InvalidCommand, StorageError
 from barque.machine.effects import MachineEffect
+from barque.machine.snapshot_module import BoundModule, SnapshotModule
 from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term
 
 State = TypeVar("State")
@@ -232,6 +233,14 @@ class Machine(Generic[State]):
         state: State = msgspec.msgpack.decode(b"".join(pieces))
         return state
 
+    def snapshot_module(self) -> SnapshotModule[State] | None:
+        """How snapshots of this machine are written and read (MAC-09); None: by `capture` and `restore`.
+
+        Return one and the same object each time. A snapshot from before the machine had a module is read by
+        `restore`.
+        """
+        return None
+
     def live_indexes(self, state: State) -> Sequence[Index]:
         """The entries that a snapshot of this state still needs (MAC-12), ascending."""
         return ()
@@ -241,3 +250,13 @@ class Machine(Generic[State]):
     ) -> Sequence[MachineEffect]:
         """A snapshot from the leader has replaced the state of this member (MAC-11)."""
         return ()
+
+
+def bound_module(machine: Machine[Any], args: dict[str, Any]) -> BoundModule | None:
+    """The snapshot module of a machine, if it has one. Raises `StorageError` for one that is none."""
+    name = type(machine).__name__
+    try:
+        module = machine.snapshot_module()
+        return None if module is None else BoundModule(name, module, args)
+    except Exception as error:
+        raise StorageError(f"machine {name}: snapshot_module: {error!r}") from error

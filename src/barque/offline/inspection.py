@@ -25,6 +25,7 @@ from barque.log.disk import TEMPORARY, Disk, join
 from barque.log.identity import IDENTITY, Owner, decode_identity
 from barque.log.linked_copy import LINKED, is_unfinished
 from barque.log.meta import META
+from barque.log.module_files import STATE, check_files
 from barque.log.snapshot_files import FILE, FOLDERS, LIVE
 from barque.log.storage import Storage, StorageConfig
 from barque.log.wal_files import MANIFEST, file_name, file_number, is_spare
@@ -355,6 +356,8 @@ class _Inspection:
             inner = join(path, name)
             if name == LIVE:
                 self._check(partial(self._look_at_segment, uid), inner)
+            elif name == STATE and self._disk.is_dir(inner):
+                pass  # a snapshot module's files: those that the snapshot does not list are its damage
             elif name != FILE:
                 self._add([warning("unknown", inner, "it is no part of a snapshot", _STRANGE)])
 
@@ -472,6 +475,8 @@ def snapshot_findings(disk: Disk, path: str, what: str) -> Iterator[Finding]:
     file = disk.open(path)
     try:
         found = snapshot_format.verify(file.pread)
+        if found.module is not None:
+            check_files(disk, path.rpartition("/")[0], found.module)
     except snapshot_format.LaterFormat as error:
         yield damage(
             "later-format", path, str(error), offset=error.offset, remedy="use the release that wrote it"

@@ -35,6 +35,8 @@ class FoundSnapshot(msgspec.Struct, frozen=True):
     bytes: int
     path: str
     damage: str = ""
+    module: str = ""
+    """The snapshot module that wrote the state, and its version; empty for Barque's own format."""
 
 
 def find_snapshots(disk: Disk, place: str) -> Iterator[FoundSnapshot]:
@@ -71,7 +73,8 @@ def _describe(disk: Disk, found: FoundSnapshot) -> FoundSnapshot:
             found,
             machine_version=described.meta.machine_version,
             live_entries=sum(last - first + 1 for first, last in described.live),
-            bytes=file.size(),
+            bytes=file.size() + (described.module.size if described.module is not None else 0),
+            module=str(described.module or ""),
         )
     except snapshot_format.MalformedSnapshot as error:
         return msgspec.structs.replace(found, bytes=file.size(), damage=str(error))
@@ -83,7 +86,7 @@ def export_snapshot(source: str, target: str) -> Description:
     """Copy the file of a snapshot to `target`, where nothing may be, and check every byte of it.
 
     Raises `Damaged` for a damaged file, `ConfigurationError` if something is at `target`, or if the snapshot
-    still needs entries of its log, and `OSError`.
+    still needs entries of its log or the files of a snapshot module, and `OSError`.
     """
     reading, disk = ReadingDisk(), OsDisk()
     described = read_whole(reading, source)
@@ -103,6 +106,11 @@ def read_whole(disk: Disk, path: str) -> Description:
         raise Damaged(f"{path}: damaged {error}; look for another: barque snapshot list") from error
     finally:
         file.close()
+    if described.module is not None:
+        raise ConfigurationError(
+            f"{path}: {described.module} keeps this state in files beside this one; copy the whole directory "
+            "instead: barque backup create"
+        )
     if described.live:
         raise ConfigurationError(
             f"{path}: this machine still needs entries of its log, which are not in the file; copy the whole "

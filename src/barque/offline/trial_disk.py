@@ -168,6 +168,9 @@ class TrialDisk:
     def protect(self, path: str) -> None:
         """Nobody else can see this disk."""
 
+    def make_private(self, path: str) -> None:
+        """Nobody else can see this disk."""
+
     def free_bytes(self, path: str) -> int:
         """Plenty: the memory is the limit."""
         return _PLENTY

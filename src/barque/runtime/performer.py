@@ -68,7 +68,7 @@ from barque.machine.effects import (
     SendMsg,
     Timer,
 )
-from barque.machine.machine import AuxKind
+from barque.machine.machine import AuxKind, bound_module
 from barque.runtime.counters import ServerCounters
 from barque.types import ClientRef, ServerId, Term, Uid
 
@@ -307,22 +307,39 @@ class Performer(Generic[ServerT]):
 
     def _send_snapshot(self, process: ServerT, effect: SendSnapshot) -> None:
         """Begin to send a snapshot, from the store behind the server's log (SEND-01)."""
-        server = process.server
         self._end_sending(process, effect.to)
         try:
-            sender = self._open_sender(server, effect.term)
+            sender = self._open_sender(process, effect)
         except StorageError as error:
             self._cannot_send(process, effect.to, error)
             return
         self.snapshot_senders.setdefault(process, {})[effect.to] = sender
         process.counters.snapshots_sent += 1
-        self._environment.send(effect.to, sender.rpc, process)
+        self._send_piece(process, effect.to, sender)
 
-    def _open_sender(self, server: Server, term: Term) -> SnapshotSender:
-        """Begin with the first chunk. Raises `StorageError`, and then leaves no file open."""
-        outgoing = server.log.snapshots.open_outgoing()
+    def _send_piece(self, process: ServerT, member: ServerId, sender: SnapshotSender) -> None:
+        if sender.rpc is not None:
+            self._environment.send(member, sender.rpc, process)
+
+    def _piece_ready(self, process: ServerT, member: ServerId) -> None:
+        """A snapshot module has read the next piece, or has failed."""
+        sender = self.snapshot_senders.get(process, {}).get(member)
+        if sender is None:
+            return
         try:
-            return SnapshotSender(server.id, term, outgoing)
+            if sender.resume():
+                self._send_piece(process, member, sender)
+        except StorageError as error:
+            self._give_up_sending(process, member, f"it cannot be read: {error}")
+        self._environment.wake()
+
+    def _open_sender(self, process: ServerT, effect: SendSnapshot) -> SnapshotSender:
+        """Begin with the first chunk. Raises `StorageError`, and then leaves no file open."""
+        server, cfg = process.server, process.server.cfg
+        module = bound_module(cfg.machine.which_module(effect.meta.machine_version), cfg.machine_args)
+        outgoing = server.log.snapshots.open_outgoing(module, lambda: self._piece_ready(process, effect.to))
+        try:
+            return SnapshotSender(server.id, effect.term, outgoing, cfg.snapshot_packing)
         except StorageError:
             outgoing.close()
             raise
@@ -340,7 +357,7 @@ class Performer(Generic[ServerT]):
             return
         match effect.outcome:
             case ChunkOutcome.TAKEN:
-                self._environment.send(effect.member, sender.rpc, process)
+                self._send_piece(process, effect.member, sender)
             case ChunkOutcome.WORKING:
                 pass  # all of it is there; `INSTALLED` or a refusal comes
             case ChunkOutcome.INSTALLED | ChunkOutcome.AHEAD:
@@ -353,9 +370,10 @@ class Performer(Generic[ServerT]):
         for member, sender in list(self.snapshot_senders.get(process, {}).items()):
             sender.silent_ticks += 1
             if sender.silent_ticks > process.server.cfg.snapshot_silent_ticks_max:
-                self._give_up_sending(process, member, "no answer came")
+                why = "no answer came" if sender.rpc is not None else "its next piece was not read in time"
+                self._give_up_sending(process, member, why)
             elif sender.silent_ticks > 1:
-                self._environment.send(member, sender.rpc, process)
+                self._send_piece(process, member, sender)
 
     def _cannot_send(self, process: ServerT, member: ServerId, error: StorageError) -> None:
         """Try again after a pause; but damage does not go away, and a leader whose log is whole can send."""

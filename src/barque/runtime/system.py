@@ -18,6 +18,7 @@ from barque.core.messages import (
     WalUp,
     Written,
 )
+from barque.core.packing import packing_named
 from barque.core.snapshots import make_recovery_checkpoint
 from barque.core.state import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, MachineFault, StorageError
@@ -101,6 +102,7 @@ class System:
         self._machines = machines
         self._times = times
         self._snapshots = snapshots
+        self._packing = packing_named(snapshots.compression)
         self._log_config = log
         self._upgrade_strategy = machine_upgrade_strategy
         self._clock = clock
@@ -251,6 +253,7 @@ class System:
             max_pipeline_bytes=self._log_config.max_pipeline_bytes,
             snapshot_silent_ticks_max=self._snapshots.silence_ticks_max,
             snapshot_backoff_ms=self._snapshots.backoff_ms,
+            snapshot_packing=self._packing,
         )
         meta = self.storage.meta.read(record.uid)
         log = self.storage.log(record.uid)

@@ -1,17 +1,26 @@
-"""Test suites for a log or a transport of your own. Subclass one in a test module; pytest runs it.
+"""Test suites for parts of your own. Subclass one in a test module; pytest runs it.
 
-`LogSuite` tests what the core relies on in a `Log`, `TransportSuite` what a node relies on in a `Transport`.
-docs/how-to/test-my-machine.md shows both.
+`LogSuite` tests what the core relies on in a `Log`, `TransportSuite` what a node relies on in a `Transport`,
+`SnapshotModuleSuite` what snapshots rely on in a `SnapshotModule`. docs/how-to/test-my-machine.md shows the
+first two, docs/how-to/bring-your-own-snapshot-store.md the third.
 """
 
 import asyncio
+import contextlib
+import tempfile
+import tracemalloc
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.log_contract import Log
 from barque.core.messages import LogEvent, Written
+from barque.log.disk import OsDisk
+from barque.log.module_files import STATE, check_files, seal_job, state_path
+from barque.log.snapshot_format import ModuleRecord
+from barque.machine.snapshot_module import CHUNK_BYTES_MAX, BoundModule, SnapshotModule
 from barque.transport.contract import ClientConnectionHandle, ClientSink, Transport, TransportHandler
 from barque.transport.wire import Envelope, LeaderIs
 from barque.types import NOWHERE, Index, IndexTerm, ServerId, Term, Uid
@@ -221,3 +230,170 @@ class TransportSuite(ABC):
             await again.stop()
 
         self._run(work)
+
+
+class SnapshotModuleSuite(ABC):
+    """Tests of a snapshot module. Subclass it as `class TestMyModule(SnapshotModuleSuite)`.
+
+    The suite uses real directories. It checks what Barque relies on; what Barque does by itself (checksums,
+    syncs, names, repetition of chunks) is not the module's business.
+    """
+
+    @abstractmethod
+    def module(self) -> SnapshotModule[Any]:
+        """Return the module, as `Machine.snapshot_module` does."""
+
+    @abstractmethod
+    def state(self, size: int) -> Any:
+        """Return a new state of about so many bytes; 0 is the first state of all."""
+
+    @abstractmethod
+    def change(self, state: Any) -> None:
+        """Change a state as a command would: in place, if commands do."""
+
+    @abstractmethod
+    def picture(self, state: Any) -> Any:
+        """Return a value that is equal for equal states, and does not change with its state."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the machine's arguments, as `recover` gets them."""
+        return {}
+
+    _SIZES = (0, 1, 5_000, 2 << 20)
+    _LARGE = 16 << 20
+    _MEMORY_BYTES_MAX = 8 << 20
+    """How much the transfer of a large state may take."""
+
+    def _bound(self) -> BoundModule:
+        return BoundModule("the suite's", self.module(), self.arguments())
+
+    def _write(self, bound: BoundModule, place: Path, state: Any) -> Path:
+        """A sealed directory, as a snapshot has it."""
+        directory = state_path(str(place))
+        directory.mkdir(parents=True)
+        bound.prepare(IndexTerm(Index(7), Term(2)), state).write(directory)
+        self._seal(bound, place)
+        return directory
+
+    @staticmethod
+    def _seal(bound: BoundModule, place: Path) -> ModuleRecord:
+        job = seal_job(OsDisk(), str(place), bound)
+        while True:
+            try:
+                next(job)
+            except StopIteration as end:
+                record: ModuleRecord = end.value
+                return record
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _place() -> Iterator[Path]:
+        with tempfile.TemporaryDirectory() as place:
+            yield Path(place)
+
+    @staticmethod
+    def _open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    def test_a_state_comes_back(self) -> None:
+        """`recover` makes an equal state of what `prepare` and `write` have kept, also of the first state."""
+        for size in self._SIZES:
+            with self._place() as place:
+                bound, state = self._bound(), self.state(size)
+                directory = self._write(bound, place / "one", state)
+                bound.validate(directory)
+                assert self.picture(bound.recover(directory)) == self.picture(state), (
+                    f"a state of {size} bytes"
+                )
+
+    def test_a_capture_is_of_its_moment(self) -> None:
+        """What happens to a state between `prepare` and `write` is not in the snapshot."""
+        with self._place() as place:
+            bound, state = self._bound(), self.state(5_000)
+            before = self.picture(state)
+            capture = bound.prepare(IndexTerm(Index(7), Term(2)), state)
+            self.change(state)
+            assert self.picture(state) != before, "change() must change the picture"
+            capture.write(place)
+            assert self.picture(bound.recover(place)) == before
+
+    def test_nothing_changes_a_directory(self) -> None:
+        """Reading, checking and recovering leave all files as they are; so do changes of the new state."""
+        with self._place() as place:
+            bound = self._bound()
+            directory = self._write(bound, place, self.state(5_000))
+            record = self._seal(bound, place)
+            assert record == self._seal(bound, place), (
+                "the files, or the facts, differ when nothing has changed"
+            )
+            bound.validate(directory)
+            for _ in bound.read_chunks(directory, bound.context()):
+                pass
+            recovered = bound.recover(directory)
+            self.change(recovered)
+            check_files(OsDisk(), str(place), record)
+
+    def test_a_state_travels(self) -> None:
+        """`accept_chunks` makes an equal state, with equal facts, wherever the borders of the chunks are."""
+        for size in self._SIZES:
+            with self._place() as place:
+                bound, state = self._bound(), self.state(size)
+                directory = self._write(bound, place / "one", state)
+                stream = b"".join(bound.read_chunks(directory, bound.context()))
+                for border in (CHUNK_BYTES_MAX, 1_000) if size < 1 << 20 else (CHUNK_BYTES_MAX,):
+                    other = state_path(str(place / str(border)))
+                    other.mkdir(parents=True)
+                    chunks = (stream[at : at + border] for at in range(0, len(stream), border))
+                    bound.accept_chunks(other, chunks)
+                    sealed = self._seal(bound, other.parent)
+                    assert sealed.facts == self._seal(bound, directory.parent).facts
+                    bound.validate(other)
+                    assert self.picture(bound.recover(other)) == self.picture(state)
+
+    def test_an_aborted_transfer_fails_and_leaves_nothing(self) -> None:
+        """After any number of chunks the abort comes through, no file stays open, and the next one works."""
+        with self._place() as place:
+            bound, state = self._bound(), self.state(5_000)
+            directory = self._write(bound, place / "one", state)
+            data = b"".join(bound.read_chunks(directory, bound.context()))
+            chunks = [data[at : at + 997] for at in range(0, len(data), 997)]
+            opened = self._open_files()
+            for count in range(len(chunks) + 1):
+                other = state_path(str(place / f"aborted-{count}"))
+                other.mkdir(parents=True)
+                with contextlib.suppress(_Aborted):
+                    self.module().accept_chunks(other, _abort_after(chunks[:count]))
+                    raise AssertionError("accept_chunks has returned from an aborted transfer")
+                reading = bound.read_chunks(directory, bound.context())
+                next(reading)
+                reading.close()  # type: ignore[attr-defined]  # a generator of Barque's
+                assert self._open_files() <= opened, "a file is open after an aborted transfer"
+                assert [path.name for path in other.parent.iterdir()] == [STATE]
+            other = state_path(str(place / "at last"))
+            other.mkdir(parents=True)
+            bound.accept_chunks(other, iter(chunks))
+            assert self.picture(bound.recover(other)) == self.picture(state)
+
+    def test_a_transfer_takes_little_memory(self) -> None:
+        """Each chunk has 1 byte to 1 MiB, and neither end holds half of a state of 16 MiB."""
+        with self._place() as place:
+            bound = self._bound()
+            directory = self._write(bound, place / "one", self.state(self._LARGE))
+            other = state_path(str(place / "other"))
+            other.mkdir(parents=True)
+            tracemalloc.start()
+            try:
+                bound.accept_chunks(other, bound.read_chunks(directory, bound.context()))
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert peak <= self._MEMORY_BYTES_MAX, f"{peak:,} bytes of memory"
+
+
+class _Aborted(Exception):
+    """The transfer is over before its end."""
+
+
+def _abort_after(chunks: Sequence[bytes]) -> Iterator[bytes]:
+    yield from chunks
+    raise _Aborted

@@ -37,6 +37,7 @@ from barque.core.messages import (
     claimed_node,
 )
 from barque.errors import ProtocolError
+from barque.machine.snapshot_module import FACTS_BYTES_MAX
 from barque.transport.items import check_items
 from barque.types import TERM_MAX, Index, ReplyMode, ServerId, Term, Uid, is_valid_name
 
@@ -446,12 +447,21 @@ def _check_append_entries_reply(reply: AppendEntriesReply) -> None:
         _bounds(reply, reply.term, reply.next_index, reply.last_index, reply.last_term, reply.commit_index)
 
 
+def _check_install_snapshot_result(result: InstallSnapshotResult) -> None:
+    position, accepts = result.position, result.accepts
+    _bounds(result, result.term, result.request_term, position.index, position.term, result.chunk.number)
+    if accepts is not None:
+        _bounds(result, accepts.module_version, *accepts.packings)
+        if len(accepts.context) > FACTS_BYTES_MAX:
+            raise ProtocolError("InstallSnapshotResult: a module's context that is too large")
+
+
 def _check_install_snapshot(rpc: InstallSnapshotRpc) -> None:
     """Live entries may leave gaps, but never run backwards."""
     position = rpc.meta.position
     meta = rpc.meta
     _bounds(rpc, rpc.term, position.index, position.term, meta.machine_version, meta.machine_time_ms)
-    _bounds(rpc, rpc.chunk.number)
+    _bounds(rpc, rpc.chunk.number, rpc.packing)
     index = 0
     for batch in rpc.entries:
         if not (index < batch.first_index <= TERM_MAX and 0 <= batch.term <= rpc.term):
@@ -560,9 +570,7 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     HeartbeatRpc: lambda m: _bounds(m, m.term, m.query_index),
     HeartbeatReply: lambda m: _bounds(m, m.term, m.query_index),
     InstallSnapshotRpc: _check_install_snapshot,
-    InstallSnapshotResult: lambda m: _bounds(
-        m, m.term, m.request_term, m.position.index, m.position.term, m.chunk.number
-    ),
+    InstallSnapshotResult: _check_install_snapshot_result,
     InfoRpc: lambda m: _bounds(m, m.term),
     InfoReply: lambda m: _bounds(m, m.term),
     JoinMember: _check_join,

@@ -1,12 +1,14 @@
 """The snapshots of one server in memory: the naive model of `core.log_contract.Snapshots`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from barque.core.entries import EntryBatch
-from barque.core.log_contract import Restore, SnapshotKind, SnapshotMeta
+from barque.core.log_contract import Accepts, Capture, Restore, SnapshotKind, SnapshotMeta
 from barque.core.messages import AcceptFailed, LogEvent, SnapshotAccepted, SnapshotFailed, SnapshotWritten
 from barque.errors import StorageError
+from barque.machine.snapshot_module import BoundModule, ModuleCapture
+from barque.testing.core.module_bytes import read_out, take_in
 from barque.types import Index
 
 if TYPE_CHECKING:
@@ -18,16 +20,22 @@ class Snapshot(NamedTuple):
 
     meta: SnapshotMeta
     state: bytes
+    """As the machine encodes it, or as its snapshot module reads it out."""
     live: tuple[EntryBatch, ...] = ()
 
 
 class MemoryOutgoing:
     """A snapshot that is being sent; it does not change any more."""
 
+    module = False
+
     def __init__(self, snapshot: Snapshot, chunk_bytes: int) -> None:
         self.meta = snapshot.meta
         self._snapshot = snapshot
         self._chunk_bytes = chunk_bytes
+
+    def agree(self, accepts: Accepts) -> None:
+        """See `Outgoing.agree`."""
 
     def chunk(self, number: int) -> tuple[bytes, bool] | None:
         """See `Outgoing.chunk`."""
@@ -58,11 +66,11 @@ class MemorySnapshots:
         self.interval = 1
         self._current: Snapshot | None = None
         self._writing: dict[SnapshotKind, Snapshot] = {}
-        self._captures: dict[SnapshotKind, Iterable[bytes]] = {}
+        self._captures: dict[SnapshotKind, Capture] = {}
         self._accepting: SnapshotMeta | None = None
         self._pieces: list[bytes] = []
         self._live: list[EntryBatch] = []
-        self._completing: Restore | None = None
+        self._completing: tuple[Restore, BoundModule | None] | None = None
         self._accepted: list[Any] = []
         self.checkpoints: list[Snapshot] = []
         self.full = False
@@ -79,10 +87,10 @@ class MemorySnapshots:
     def _currents(self) -> list[SnapshotMeta]:
         return [] if self._current is None else [self._current.meta]
 
-    def load(self, meta: SnapshotMeta, restore: Restore) -> Any:
+    def load(self, meta: SnapshotMeta, restore: Restore, module: BoundModule | None = None) -> Any:
         """See `Snapshots.load`."""
         [found] = [s for s in (self._current, *self.checkpoints) if s is not None and s.meta == meta][:1]
-        return restore(iter([found.state]))
+        return restore(iter([found.state])) if module is None else take_in(module, [found.state])
 
     # --- making --------------------------------------------------------------------------
 
@@ -91,9 +99,7 @@ class MemorySnapshots:
         current = 0 if self._current is None else self._current.meta.position.index
         return not self.full and kind not in self._writing and index >= current + self.interval
 
-    def begin(
-        self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Iterable[bytes], live: Sequence[Index]
-    ) -> bool:
+    def begin(self, kind: SnapshotKind, meta: SnapshotMeta, pieces: Capture, live: Sequence[Index]) -> bool:
         """See `Snapshots.begin`. The capture is read when it is written, not now."""
         if not self.wants(kind, meta.position.index):
             return False
@@ -117,7 +123,9 @@ class MemorySnapshots:
 
     # --- sending -------------------------------------------------------------------------
 
-    def open_outgoing(self) -> MemoryOutgoing:
+    def open_outgoing(
+        self, module: BoundModule | None = None, ready: Callable[[], None] = lambda: None
+    ) -> MemoryOutgoing:
         """See `Snapshots.open_outgoing`."""
         assert self._current is not None
         return MemoryOutgoing(self._current, self.chunk_bytes)
@@ -149,10 +157,10 @@ class MemorySnapshots:
         self._pieces.append(data)
         return True
 
-    def complete_accept(self, restore: Restore) -> None:
+    def complete_accept(self, restore: Restore, module: BoundModule | None = None) -> None:
         """See `Snapshots.complete_accept`."""
         self._check_space()
-        self._completing = restore
+        self._completing = restore, module
 
     def install_accepted(self) -> Any:
         """See `Snapshots.install_accepted`. Durable at once: a real store syncs before it returns."""
@@ -199,7 +207,9 @@ class MemorySnapshots:
         for kind, begun in self._writing.items():
             snapshot = begun
             if kind in self._captures:
-                snapshot = begun._replace(state=b"".join(self._captures.pop(kind)))
+                captured = self._captures.pop(kind)
+                written = read_out(captured) if isinstance(captured, ModuleCapture) else captured
+                snapshot = begun._replace(state=b"".join(written))
             if kind is SnapshotKind.SNAPSHOT:
                 if not self._is_newer(snapshot.meta):
                     events.append(SnapshotFailed(uid, kind, snapshot.meta.position, "a newer one is here"))
@@ -211,13 +221,14 @@ class MemorySnapshots:
             events.append(SnapshotWritten(uid, kind, snapshot.meta.position))
         self._writing.clear()
         if self._completing is not None and self._accepting is not None:
-            events.append(self._check(self._completing, self._accepting))
+            events.append(self._check(*self._completing, self._accepting))
             self._completing = None
         return events
 
-    def _check(self, restore: Restore, meta: SnapshotMeta) -> LogEvent:
+    def _check(self, restore: Restore, module: BoundModule | None, meta: SnapshotMeta) -> LogEvent:
         try:
-            self._accepted = [restore(iter(self._pieces))]
+            pieces = self._pieces
+            self._accepted = [restore(iter(pieces)) if module is None else take_in(module, pieces)]
         except Exception as error:
             return AcceptFailed(self._log.uid, meta.position, repr(error))
         return SnapshotAccepted(self._log.uid, meta.position)

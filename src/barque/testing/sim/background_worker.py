@@ -117,7 +117,7 @@ class SimWorker:
     def yield_if_busy(self) -> None:
         """Do nothing: there is no lock to release."""
 
-    def close(self) -> None:
+    def close(self, patience_s: float | None = None) -> None:
         """Close the jobs that are left."""
         self._closed = True
         self.busy = False

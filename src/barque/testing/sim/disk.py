@@ -344,6 +344,10 @@ class SimDisk:
         """There are no other users."""
         self.check("protect", path)
 
+    def make_private(self, path: str) -> None:
+        """There are no other users."""
+        self.check("make_private", path)
+
     def free_bytes(self, path: str) -> int:
         """What files may still grow by."""
         return _SIZE if self.space is None else self.space

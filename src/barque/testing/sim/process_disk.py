@@ -116,6 +116,10 @@ class ProcessDisk:
         """See `Disk`."""
         self._do(self.disk.protect, path)
 
+    def make_private(self, path: str) -> None:
+        """See `Disk`."""
+        self._do(self.disk.make_private, path)
+
     def free_bytes(self, path: str) -> int:
         """See `Disk`."""
         return self.disk.free_bytes(path)
