@@ -13,10 +13,14 @@ from barque.log.snapshot_format import Description, encode_snapshot, snapshot_na
 from barque.types import Index, IndexTerm, MemberRecord, ServerId, Term, Uid
 
 SMALL = barque.LogConfig(wal_max_size_bytes=1 << 16, prefill=False, writer="inline")
+_LAST_FILE_BYTES = range(10_000, 40_000)
 
 
 async def fill(directory: Path, *, commands: int = 60, size: int = 4_000) -> Path:
-    """Run a node, let it fill several log files, stop it; returns its data directory."""
+    """Run a node, let it fill several log files, stop it; returns its data directory.
+
+    Segments may have everything but the newest file. So that file is neither nearly empty nor nearly full.
+    """
     async with nodes(directory, 1, log=SMALL) as single, single.client() as client:
         for cluster in ("sum", "other", "gone"):
             await client.start_cluster(cluster, "adder")
@@ -24,6 +28,8 @@ async def fill(directory: Path, *, commands: int = 60, size: int = 4_000) -> Pat
             await client.process_command("sum", number)
             await client.process_command("other", ["pad", "x" * size])
         await client.delete_cluster("gone")
+        while log_files(directory / "n1")[-1].stat().st_size not in _LAST_FILE_BYTES:
+            await client.process_command("other", ["pad", "x" * size])
     return directory / "n1"
 
 
