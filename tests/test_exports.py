@@ -109,7 +109,7 @@ def named_classes(annotation: Any) -> Iterator[type]:
 def annotations_of(kind: type) -> Iterator[tuple[str, Any]]:
     """Each annotation of the public methods and the fields of a class, and where it stands."""
     known = {"Client": barque.Client, "ClusterClient": barque.ClusterClient}
-    for name, value in vars(kind).items():
+    for name, value in [item for owner in kind.__mro__[:-1] for item in vars(owner).items()]:
         function = getattr(value, "__func__", getattr(value, "fget", value))
         if inspect.isfunction(function) and not name.startswith("_"):
             for hint in typing.get_type_hints(function, localns=known).values():

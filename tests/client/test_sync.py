@@ -34,7 +34,8 @@ PAIRS = [
 def methods(kind: type) -> dict[str, Callable[..., Any]]:
     """The public methods, and how it is made."""
     found = {"__init__": kind.__init__}  # type: ignore[misc]
-    found |= {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+    for owner in reversed(kind.__mro__[:-1]):
+        found |= {name: value for name, value in vars(owner).items() if not name.startswith("_")}
     return {name: getattr(value, "__func__", value) for name, value in found.items()}
 
 

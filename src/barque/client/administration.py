@@ -1,0 +1,232 @@
+"""What a client asks of nodes besides commands and reads: clusters, members, and facts about them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from barque.client.results import (
+    AddedMember,
+    DeletedCluster,
+    MemberOverview,
+    MembersInfo,
+    Pong,
+    PromotedMember,
+    RemovedMember,
+    ReplacedMember,
+    Result,
+    ShrunkCluster,
+    StartedCluster,
+    Status,
+    Transfer,
+    typed_result,
+)
+from barque.errors import InvalidCommand
+from barque.machine.arguments import canonical_arguments
+from barque.types import Membership, ServerId
+
+
+class Administration:
+    """The administrative verbs of a `Client`. Its connected node serves them, or asks others."""
+
+    # --- clusters ----------------------------------------------------------------------
+
+    async def members(self, cluster: str, *, timeout_s: float | None = None) -> list[ServerId]:
+        """The members of a cluster, as the connected node knows them (API-18).
+
+        Raises `UnknownCluster` if the node knows no such cluster, `QueryTimeout`.
+        """
+        answer = await self.call("members", {"cluster": cluster}, timeout_s=timeout_s)
+        return msgspec.convert(answer["members"], list[ServerId])
+
+    async def leader(self, cluster: str, *, timeout_s: float | None = None) -> ServerId | None:
+        """The member that leads, as far as the connected node knows. Raises as `members`."""
+        answer = await self.call("members", {"cluster": cluster}, timeout_s=timeout_s)
+        return msgspec.convert(answer["leader"], ServerId | None)
+
+    async def ping(self, cluster: str | None = None, *, timeout_s: float | None = None) -> Pong:
+        """The connected node's name and uptime, or the state of its member of a cluster (API-22).
+
+        Raises `UnknownCluster` if it has no member of that cluster, `QueryTimeout`.
+        """
+        return await self._call("ping", {"cluster": cluster}, timeout_s, Pong)
+
+    async def overview(self, cluster: str, *, timeout_s: float | None = None) -> MemberOverview:
+        """Everything about the member on the connected node (API-24). Raises as `ping`."""
+        return await self._call("overview", {"cluster": cluster}, timeout_s, MemberOverview)
+
+    async def status(
+        self, clusters: Sequence[str] | None = None, *, timeout_s: float | None = None
+    ) -> Status:
+        """All nodes, and the members of all (or these) clusters on them. Raises `QueryTimeout`.
+
+        Works without a leader. A node that does not answer is shown with the reason.
+        """
+        return await self._call("status", {"clusters": clusters}, timeout_s, Status)
+
+    async def transfer_leadership(
+        self, cluster: str, target: ServerId | str, *, timeout_s: float | None = None
+    ) -> Transfer:
+        """Ask the leader to hand over to `target`, a server or a node (§3.10; API-21).
+
+        Raises `UnknownMember`, `NonVoter`, `NotUpToDate` or `NoLeader` (nothing happened), or
+        `OutcomeUnknown`.
+        """
+        arguments = {"cluster": cluster, "target": str(target)}
+        return await self._call("transfer_leadership", arguments, timeout_s, Transfer)
+
+    async def start_cluster(
+        self,
+        cluster: str,
+        machine: str,
+        *,
+        nodes: Sequence[str] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> StartedCluster:
+        """Form a cluster on these nodes (default: all), and wait for its leader (API-02).
+
+        `machine` is a name from the nodes' configuration; `arguments` go to its `init`. Raises
+        `ConfigurationError` if the nodes refuse, `NoLeader` if too few members could be started or no leader
+        was elected in time, or `OutcomeUnknown`.
+        """
+        kept = canonical_arguments(arguments or {})
+        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
+        return await self._call("start_cluster", request, timeout_s, StartedCluster)
+
+    async def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> DeletedCluster:
+        """Delete a cluster and its data on all members, by consensus (LIFE-06).
+
+        Members on nodes that are out of reach delete themselves when they return. Raises `NoLeader`, or
+        `OutcomeUnknown`.
+        """
+        return await self._call("cluster_delete", {"cluster": cluster}, timeout_s, DeletedCluster)
+
+    async def trigger_compaction(
+        self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> bool:
+        """Let the member on `node` (default: the connected one) compact its segments now (API-27).
+
+        True if a compaction has begun; false if none is worth it, or one is under way. Raises
+        `UnknownCluster`, `ConfigurationError` for an unknown node, or `OutcomeUnknown`.
+        """
+        answer = await self.call(
+            "trigger_compaction", {"cluster": cluster, "node": node}, timeout_s=timeout_s
+        )
+        return bool(answer["begun"])
+
+    # --- members (§4) ------------------------------------------------------------------
+
+    async def members_info(self, cluster: str, *, timeout_s: float | None = None) -> MembersInfo:
+        """The members of a cluster, as their leader sees them.
+
+        Raises `NoLeader` if no member leads (see `status` for what each node knows then), `QueryTimeout`.
+        """
+        return await self._call("member_list", {"cluster": cluster}, timeout_s, MembersInfo)
+
+    async def add_member(
+        self,
+        cluster: str,
+        node: str,
+        *,
+        membership: Membership = Membership.VOTER,
+        timeout_s: float | None = None,
+    ) -> AddedMember:
+        """Start a new server on `node` and add it to the cluster (MEMB-05, MEMB-07, MEMB-14).
+
+        It receives the log first and votes when it has caught up; this waits for that until the time runs
+        out, which is no failure. A `Membership.NON_VOTER` never votes. Raises `AlreadyMember`,
+        `ConfigurationError` for an unknown node, `ChangeNotPermitted` while another change is under way,
+        `NoLeader` (nothing changed), or `OutcomeUnknown`.
+        """
+        arguments = {"cluster": cluster, "node": node, "membership": str(membership)}
+        return await self._call("member_add", arguments, timeout_s, AddedMember)
+
+    async def remove_member(
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+    ) -> RemovedMember:
+        """Remove a member, named by server or node, and its data (MEMB-12, MEMB-13).
+
+        Raises `UnknownMember`, `ChangeNotPermitted` (also for the last voter, and if fewer voters than a
+        majority would be up; `force` makes that change), `NoLeader` (nothing changed), or `OutcomeUnknown`.
+        """
+        arguments = {"cluster": cluster, "member": str(member), "force": force}
+        return await self._call("member_remove", arguments, timeout_s, RemovedMember)
+
+    async def promote_member(
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+    ) -> PromotedMember:
+        """Let a non-voter, or a member that still catches up, vote now. Raises as `remove_member`."""
+        arguments = {"cluster": cluster, "member": str(member), "force": force}
+        return await self._call("member_promote", arguments, timeout_s, PromotedMember)
+
+    async def replace_member(
+        self,
+        cluster: str,
+        member: ServerId | str,
+        *,
+        node: str | None = None,
+        force: bool = False,
+        timeout_s: float | None = None,
+    ) -> ReplacedMember:
+        """Remove a member that is lost, and add a new one on `node` (default: the same node).
+
+        These are two changes, one after the other. If the second fails the first stands: go on with
+        `add_member`. Raises as `remove_member` and `add_member`.
+        """
+        arguments = {"cluster": cluster, "member": str(member), "node": node, "force": force}
+        return await self._call("member_replace", arguments, timeout_s, ReplacedMember)
+
+    async def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> ShrunkCluster:
+        """Make the member on the connected node the whole cluster (MEMB-15): the quorum is lost for good.
+
+        Entries that only the lost members have are lost, and these members must never run again with their
+        old data. Give the client that node's address alone: the request goes to the node that `connect` has
+        reached, and to no other. Raises `UnknownCluster`, `WalDown`, `NoLeader` (it is alone now, and does
+        not lead yet), or `OutcomeUnknown`.
+        """
+        arguments = {"cluster": cluster}
+        answer = await self._ask_node("force_shrink", arguments, timeout_s, self._first_node())
+        return typed_result("force_shrink", answer, ShrunkCluster)
+
+    async def aux_command(
+        self, cluster: str, command: Any, *, consistent: bool = False, timeout_s: float | None = None
+    ) -> Any:
+        """Send a command to the aux machine of the member on the connected node (AUX-02); return its reply.
+
+        With `consistent` the leader's aux machine gets it, after the leader has proved that it leads
+        (QRY-05). Raises `InvalidCommand` if the machine has no aux machine, or with the text of its error,
+        `UnknownCluster` if the node has no member, `NoLeader`, or `OutcomeUnknown`.
+        """
+        arguments = {"cluster": cluster, "command": command, "consistent": consistent}
+        return await self.call("aux_command", arguments, timeout_s=timeout_s)
+
+    # --- anything else -----------------------------------------------------------------
+
+    async def call(
+        self, verb: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """Ask the connected node for an administrative verb by name; return its plain answer.
+
+        Raises `InvalidCommand` for an unknown verb or for arguments that cannot be encoded, else as the verb.
+        """
+        if not all(isinstance(name, str) for name in (verb, *(arguments or {}))):
+            raise InvalidCommand(f"a verb and its arguments have names of text: {verb!r}, {arguments!r}")
+        return await self._ask_node(verb, dict(arguments or {}), timeout_s)
+
+    # --- inside ----------------------------------------------------------------------------
+
+    async def _call(
+        self, verb: str, arguments: dict[str, Any], timeout_s: float | None, kind: type[Result]
+    ) -> Result:
+        return typed_result(verb, await self._ask_node(verb, arguments, timeout_s), kind)
+
+    async def _ask_node(
+        self, verb: str, arguments: dict[str, Any], timeout_s: float | None, node: str = ""
+    ) -> Any:
+        """Send a request to the connected node, or to `node` alone; return its plain answer."""
+        raise NotImplementedError
+
+    def _first_node(self) -> str:
+        """The node that `connect` has reached."""
+        raise NotImplementedError
