@@ -85,6 +85,7 @@ from barque.errors import (
     WalDown,
 )
 from barque.machine.effects import (
+    LATER,
     Append,
     Aux,
     Checkpoint,
@@ -95,6 +96,7 @@ from barque.machine.effects import (
     MonitorNode,
     ReadLog,
     ReleaseCursor,
+    Reply,
     SendMsg,
     Timer,
 )
@@ -116,7 +118,7 @@ from barque.machine.machine import (
 from barque.machine.replicated import Command, Effects, Query, Replicated, command, machine_of, query
 from barque.machine.simple import SimpleMachine
 from barque.machine.snapshot_module import SnapshotModule
-from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, ServerId, Term, Uid
+from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, ReplyTo, ServerId, Term, Uid
 
 if TYPE_CHECKING:
     from barque.client.local import local_client
@@ -148,6 +150,7 @@ else:
 
 __version__ = "0.1.0"
 __all__ = [
+    "LATER",
     "AddedMember",
     "AlreadyMember",
     "Append",
@@ -226,7 +229,9 @@ __all__ = [
     "RemovedMember",
     "ReplacedMember",
     "Replicated",
+    "Reply",
     "ReplyMode",
+    "ReplyTo",
     "RespConfig",
     "Result",
     "SegmentRange",

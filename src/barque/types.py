@@ -98,6 +98,13 @@ class ClientRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     incarnation: int
 
 
+class ReplyTo(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Names a caller that waits for a reply: `CommandMeta.reply_from`. A machine may keep it in its state."""
+
+    origin: ClientRef
+    correlation: int
+
+
 NOWHERE = IndexTerm(Index(0), Term(0))
 """The position before the first entry."""
 

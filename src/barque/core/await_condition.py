@@ -37,9 +37,12 @@ def _waiting(server: Server) -> WaitingRole:
 
 
 def _keep(server: Server, news: m.Message) -> list[Effect]:
-    """Nobody tells this news again: a leader that waits handles it when it leads again."""
+    """Nobody tells this news again: a leader that waits handles it when it leads again.
+
+    News that was told twice counts once; a machine that appends the same command twice wants two.
+    """
     role = _waiting(server)
-    if role.resume is not None and news not in role.later:
+    if role.resume is not None and (type(news) is m.MachineAppend or news not in role.later):
         role.later.append(news)
     return []
 

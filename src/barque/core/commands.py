@@ -15,6 +15,7 @@ from barque.core.entries import (
     cut_body,
     decode_head,
     encode_body,
+    kind_of,
 )
 from barque.core.events import AppendNoop, ClientDown, FlushCommands, MachineAppend, MachineTimeout, NodeEvent
 from barque.core.log_contract import WalDown
@@ -175,25 +176,35 @@ def on_machine_append(server: Server, message: MachineAppend) -> list[Effect]:
         raise MachineFault(
             f"{type(server.machine).__name__} appends a command of {size} bytes, above {COMMAND_BYTES_MAX}"
         )
-    body = encode_body([message.payload])
+    to = message.reply_to
+    if to is None:
+        body = encode_body([message.payload])
+    else:
+        mode = ReplyMode.AWAIT_CONSENSUS
+        body = encode_body([message.payload], EntryKind.USER, mode, to.origin, to.correlation)
     _, errors = check_commands(server, server.leader_role(), body, 1, decode_head(body))
     if errors:
         machine = type(server.machine).__name__
         raise MachineFault(f"{machine} appends what is no command of {machine}: {errors[0]}")
-    return _append_own(server, EntryKind.USER, message.payload, message)
+    return _append_body(server, body, message)
 
 
 def _append_own(server: Server, kind: EntryKind, payload: bytes, news: Message | None = None) -> list[Effect]:
-    """Append an entry of our own. If the log is down, `news` waits with us; a noop stays due by itself."""
+    """Append an entry of our own kind; see `_append_body`."""
+    return _append_body(server, encode_body([payload], kind), news)
+
+
+def _append_body(server: Server, body: bytes, news: Message | None) -> list[Effect]:
+    """Append one entry. If the log is down, `news` waits with us; a noop stays due by itself."""
     try:
-        append_entry(server, encode_body([payload], kind))
+        append_entry(server, body)
     except WalDown:
         effects = await_wal(server)
         if news is not None:
             assert isinstance(server.role, WaitingRole)
             server.role.later.append(news)
         return effects
-    rpcs, _ = pipelined_rpcs(server, force=kind is EntryKind.NOOP)
+    rpcs, _ = pipelined_rpcs(server, force=kind_of(body) is EntryKind.NOOP)
     return rpcs
 
 

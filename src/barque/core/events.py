@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from barque.types import ClientRef, Index, IndexTerm, ServerId, Term, Uid
+from barque.types import ClientRef, Index, IndexTerm, ReplyTo, ServerId, Term, Uid
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
@@ -76,9 +76,13 @@ class MachineTimeout(msgspec.Struct, frozen=True, gc=False):
 
 
 class MachineAppend(msgspec.Struct, frozen=True, gc=False):
-    """The machine asked, by an effect, for a command to be appended (EFF-04)."""
+    """The machine asked, by an effect, for a command to be appended (EFF-04).
+
+    Its reply goes to `reply_to`, if that is given.
+    """
 
     payload: bytes
+    reply_to: ReplyTo | None = None
 
 
 class NodeStatus(msgspec.Struct, frozen=True, gc=False):

@@ -5,12 +5,25 @@ to live with both. A machine that returns anything else than the classes below s
 with a `MachineFault`.
 """
 
+import enum
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from barque.types import ClientRef, Index
+from barque.types import ClientRef, Index, ReplyTo, ServerId
+
+
+class _Later(enum.Enum):
+    LATER = "later"
+
+
+LATER: Final[Any] = _Later.LATER
+"""Return it from `apply` in the place of a reply: the caller is answered later, by a `Reply` or an `Append`.
+
+Keep `CommandMeta.reply_from` in the state until then. A caller whose time runs out, or whose leader is
+replaced before the answer, hears that the outcome is unknown (`OutcomeUnknown`, `CommandTimeout`).
+"""
 
 
 class Timer(msgspec.Struct, frozen=True, gc=False):
@@ -37,9 +50,26 @@ class SendMsg(msgspec.Struct, frozen=True, gc=False):
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
-    """Commit another user command. No client gets its reply (EFF-04)."""
+    """Commit another user command (EFF-04).
+
+    Nobody gets its reply, or, with `reply_to`, the caller that is still waiting for one (`LATER`).
+    """
 
     command: Any
+    reply_to: ReplyTo | None = None
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """Answer a caller whose command was answered with `LATER` (EFF-21, EFF-22).
+
+    A caller gets one reply: the first. `by` says which member sends it: the leader; with `"local"` the voter
+    on the caller's node, or the leader if there is none; or the member with that id, or the leader if it is
+    not in the cluster. A member that answers has applied the entry, so a local read there sees it.
+    """
+
+    to: ReplyTo
+    body: Any = None
+    by: Literal["leader", "local"] | ServerId = "leader"
 
 
 class Aux(msgspec.Struct, frozen=True, gc=False):
@@ -123,6 +153,7 @@ MachineEffect: TypeAlias = (
     Timer
     | SendMsg
     | Append
+    | Reply
     | Aux
     | MonitorClient
     | DemonitorClient

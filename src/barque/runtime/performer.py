@@ -65,6 +65,7 @@ from barque.machine.effects import (
     MonitorNode,
     ReadLog,
     ReleaseCursor,
+    Reply,
     SendMsg,
     Timer,
 )
@@ -450,7 +451,7 @@ class Performer(Generic[ServerT]):
         self.monitors.unwatch(process, effect)
 
     def _read_log(self, process: ServerT, effect: ReadLog) -> None:
-        if _reads_here(process, effect):
+        if _acts_for(process.server, effect.node):
             wanted = effect.then(log_read(process.server, effect.indexes))
             self.perform(process, take_callback_effects(process.server, wanted))
 
@@ -467,7 +468,12 @@ class Performer(Generic[ServerT]):
                 process.counters.msgs_sent += 1
                 self._environment.send_event(process, effect.to, effect.message)
             case Append():
-                process.enqueue(MachineAppend(msgspec.msgpack.encode(effect.command)))
+                process.enqueue(MachineAppend(msgspec.msgpack.encode(effect.command), effect.reply_to))
+
+    def _reply(self, process: ServerT, effect: Reply) -> None:
+        if _replies_here(process.server, effect):
+            to = effect.to
+            self._environment.answer(Applied(to.origin, to.correlation, [effect.body]))
 
     # --- changes -----------------------------------------------------------------------
 
@@ -543,6 +549,7 @@ Performer.HANDLERS = {
     Timer: Performer._perform_as_leader,
     SendMsg: Performer._perform_as_leader,
     Append: Performer._perform_as_leader,
+    Reply: Performer._reply,
 }
 
 
@@ -556,9 +563,21 @@ def _ends_leadership(old: RaftState, server: Server) -> bool:
     return server.leadership() is None or server.raft_state is RaftState.TERMINATING_LEADER
 
 
-def _reads_here(process: PerformedServer, effect: ReadLog) -> bool:
-    """Whether this server performs the read: the leader, or the voter on the named node (EFF-30)."""
-    server, target = process.server, effect.node
+def _replies_here(server: Server, effect: Reply) -> bool:
+    """Whether this server sends the reply (EFF-22)."""
+    match effect.by:
+        case "leader":
+            return server.raft_state is RaftState.LEADER
+        case "local":
+            return _acts_for(server, effect.to.origin.node)
+        case member:
+            return member == server.id or (
+                server.raft_state is RaftState.LEADER and member not in server.cluster
+            )
+
+
+def _acts_for(server: Server, target: str | None) -> bool:
+    """Whether this server acts for the named node: the voter there, or else the leader (EFF-30)."""
     here = server.id.node
     if server.raft_state is not RaftState.LEADER:
         return target == here and server.is_voter(server.id)
