@@ -98,6 +98,8 @@ class System:
         self.processes = servers.by_name
         self.directory = directory
         self.failure: str | None = None
+        self.snapshot_made: Callable[[ServerProcess, SnapshotWritten], None] = lambda _process, _event: None
+        """Hears of each snapshot and checkpoint; the node sets it."""
         self._active: dict[ServerProcess, None] = {}
         self._machines = machines
         self._times = times
@@ -387,6 +389,8 @@ class System:
                 process = self.servers.by_uid.get(event.uid)
                 if process is not None:
                     process.handle(event)
+                    if isinstance(event, SnapshotWritten):
+                        self.snapshot_made(process, event)
             case WalFailed():
                 self._note_failure(f"the write-ahead log cannot be written: {event.reason}")
                 for process in list(self.processes.values()):
