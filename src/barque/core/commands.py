@@ -17,7 +17,14 @@ from barque.core.entries import (
     encode_body,
     kind_of,
 )
-from barque.core.events import AppendNoop, ClientDown, FlushCommands, MachineAppend, MachineTimeout, NodeEvent
+from barque.core.events import (
+    AppendNoop,
+    FlushCommands,
+    MachineAppend,
+    MachineTimeout,
+    NodeEvent,
+    ProcessDown,
+)
 from barque.core.log_contract import WalDown
 from barque.core.messages import Commands, Message
 from barque.core.replication import pipelined_rpcs
@@ -157,9 +164,9 @@ def on_machine_timeout(server: Server, message: MachineTimeout) -> list[Effect]:
     return _append_own(server, EntryKind.BUILTIN, encode_builtin(Timeout(message.name)), message)
 
 
-def on_client_down(server: Server, message: ClientDown) -> list[Effect]:
-    """MON-02, `handle_down` of the machine: a low-priority command, behind what that client had sent."""
-    body = encode_body([encode_builtin(Down(message.client, message.reason))], EntryKind.BUILTIN)
+def on_process_down(server: Server, message: ProcessDown) -> list[Effect]:
+    """MON-02, `handle_down` of the machine: a low-priority command, behind what that process had sent."""
+    body = encode_body([encode_builtin(Down(message.pid, message.reason))], EntryKind.BUILTIN)
     return _queue(server, Commands(1, body, True))
 
 

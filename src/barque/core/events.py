@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from barque.types import ClientRef, Index, IndexTerm, ReplyTo, ServerId, Term, Uid
+from barque.types import ClientRef, Index, IndexTerm, Pid, ReplyTo, ServerId, Term, Uid
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
@@ -182,11 +182,11 @@ class Component(enum.Enum):
     AUX = "aux"
 
 
-class ClientDown(msgspec.Struct, frozen=True, gc=False):
-    """A watched client is gone: its node's process has ended or is out of reach (MON-02)."""
+class ProcessDown(msgspec.Struct, frozen=True, gc=False):
+    """A watched process has ended, or its node is out of reach (MON-02)."""
 
     component: Component
-    client: ClientRef
+    pid: Pid
     reason: str
 
 

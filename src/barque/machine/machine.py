@@ -27,7 +27,7 @@ import msgspec
 from barque.errors import InvalidCommand, StorageError
 from barque.machine.effects import MachineEffect
 from barque.machine.snapshot_module import BoundModule, SnapshotModule
-from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ReplyTo, ServerId, Term
+from barque.types import ClientRef, Index, IndexTerm, Pid, ReplyMode, ReplyTo, ServerId, Term
 
 State = TypeVar("State")
 
@@ -68,9 +68,9 @@ class MachineVersion(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 class Down(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="down"):
-    """Built-in command: a client that the machine monitors is gone (MAC-04, MON-02)."""
+    """Built-in command: a process that the machine monitors is gone (MAC-04, MON-02)."""
 
-    client: ClientRef
+    pid: Pid
     reason: str
 
 
