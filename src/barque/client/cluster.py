@@ -169,3 +169,7 @@ class ClusterClient:
     ) -> Any:
         """See `Client.aux_command`."""
         return await self.client.aux_command(self.name, command, consistent=consistent, timeout_s=timeout_s)
+
+    async def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `Client.cast_aux_command`."""
+        await self.client.cast_aux_command(self.name, command, timeout_s=timeout_s)

@@ -356,6 +356,10 @@ class Client:
             self._client.aux_command(cluster, command, consistent=consistent, timeout_s=timeout_s)
         )
 
+    def cast_aux_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self._run(self._client.cast_aux_command(cluster, command, timeout_s=timeout_s))
+
     def call(
         self, verb: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> Any:
@@ -487,6 +491,10 @@ class ClusterClient:
     def aux_command(self, command: Any, *, consistent: bool = False, timeout_s: float | None = None) -> Any:
         """See `barque.Client.aux_command`."""
         return self.client.aux_command(self.name, command, consistent=consistent, timeout_s=timeout_s)
+
+    def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self.client.cast_aux_command(self.name, command, timeout_s=timeout_s)
 
 
 def connect(

@@ -137,6 +137,15 @@ class Member(Protocol):
     def read_commands(self, indexes: Sequence[int]) -> list[Any]:
         """The user commands at these indexes, in this order; missing entries are left out."""
 
+    def log_stats(self) -> dict[str, Any]:
+        """Facts about the log: positions, sizes in bytes, counters."""
+
+    def wal_fill_ratio(self) -> float:
+        """How full the present file of the node's write-ahead log is, from 0 to 1."""
+
+    def snapshot_size(self) -> int:
+        """The size of the present snapshot, in bytes; 0 for none."""
+
     def members_info(self) -> dict[ServerId, dict[str, Any]]:
         """Facts about each member; all of them on the leader only."""
 
