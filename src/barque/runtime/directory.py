@@ -7,6 +7,7 @@ Formats: docs/formats/server-config.md, docs/formats/tombstones.md.
 
 import random
 import string
+from collections.abc import Container
 
 from barque.errors import ConfigurationError, Damaged, StorageError, UnknownCluster
 from barque.log.checked_text import MalformedText
@@ -76,13 +77,13 @@ class Directory:
             )
         self._complete()
 
-    def load(self, *, all_there: bool = True) -> None:
+    def load(self, *, all_there: bool = True, durable: Container[Uid] = ()) -> None:
         """Read all records and tombstones. Raises `Damaged` for a file that is missing or broken.
 
         Older releases made `servers/tombstones` with the first deletion: with their directories, `all_there`
-        is false.
-        What a killed process has renamed is seen, and may yet be lost with the power: it is made durable
-        before anything is built on it. Raises `StorageError` if the disk refuses that.
+        is false. What a killed process has renamed is seen, and may yet be lost with the power: it is made
+        durable before anything is built on it. For the servers in `durable` it was: the meta store hears of a
+        server only then. Raises `StorageError` if the disk refuses.
         """
         if not self._disk.exists(self._root):
             if not all_there:
@@ -98,11 +99,12 @@ class Directory:
             if uid in buried:
                 self.unfinished.add(uid)
             elif self._disk.is_dir(f"{self._root}/{uid}"):
+                if uid not in durable:
+                    self._make_durable(f"{self._root}/{uid}")
                 self._load_server(uid)
 
     def _load_server(self, uid: Uid) -> None:
         folder = f"{self._root}/{uid}"
-        self._make_durable(folder)
         names = self._disk.listdir(folder)
         if _CONFIG in names:
             remove_temporary(self._disk, folder, _CONFIG)
