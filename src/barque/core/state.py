@@ -16,7 +16,7 @@ anything now. Followers keep peers too, for their membership.
 
 import enum
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import msgspec
@@ -111,6 +111,19 @@ class Peer:
         """Count nothing as on its way: it was lost, or will be sent again."""
         self.sent.clear()
         self.bytes_in_flight = 0
+
+
+def decoder_of(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    """A decoder for this type; servers with the same machine share one, and the memory that it takes."""
+    try:
+        return _shared_decoder(kind)
+    except TypeError:  # some types have no hash
+        return msgspec.msgpack.Decoder(kind)
+
+
+@lru_cache(maxsize=256)
+def _shared_decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
 
 
 Cluster = dict[ServerId, Peer]
@@ -387,8 +400,8 @@ class Server:
         self.frozen = version > self.cfg.machine.version
         machine = self.cfg.machine.which_module(min(version, self.cfg.machine.version))
         self.machine: Machine[Any] = machine
-        self.decode_commands = msgspec.msgpack.Decoder(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
-        self.decode_query = msgspec.msgpack.Decoder(machine.query_type).decode
+        self.decode_commands = decoder_of(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
+        self.decode_query = decoder_of(machine.query_type).decode
 
     def start_machine(self) -> None:
         """Set the machine's first state, or the snapshot's. Raises what the machine raises."""

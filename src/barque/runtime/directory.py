@@ -56,6 +56,7 @@ class Directory:
         self._disk = disk
         self._root = f"{data_dir}/servers"
         self._tombstones: list[Tombstone] = []
+        self._buried: set[Uid] = set()
         self._deleted_clusters: dict[str, Tombstone] = {}
         self._old: list[ServerRecord] = []  # their files are of a format without a checksum
         self.records: dict[str, ServerRecord] = {}
@@ -93,10 +94,9 @@ class Directory:
         remove_temporary(self._disk, self._root, TOMBSTONES)
         if all_there or self._disk.exists(join(self._root, TOMBSTONES)):
             self._load_tombstones()
-        buried = {tombstone.uid for tombstone in self._tombstones}
         for name in self._disk.listdir(self._root):
             uid = Uid(name)
-            if uid in buried:
+            if uid in self._buried:
                 self.unfinished.add(uid)
             elif self._disk.is_dir(f"{self._root}/{uid}"):
                 if uid not in durable:
@@ -168,11 +168,11 @@ class Directory:
 
     def uids(self) -> set[Uid]:
         """All uids that have a record, or had one."""
-        return {r.uid for r in self.records.values()} | {t.uid for t in self._tombstones}
+        return {record.uid for record in self.records.values()} | self._buried
 
     def buried(self) -> set[Uid]:
         """All uids that have a tombstone."""
-        return {tombstone.uid for tombstone in self._tombstones}
+        return self._buried
 
     def deleted_cluster(self, cluster_id: str) -> Tombstone | None:
         """The tombstone of a cluster, if all of it was deleted."""
@@ -198,14 +198,13 @@ class Directory:
         if record.cluster_id in self._deleted_clusters:
             raise ConfigurationError(f"cluster {record.cluster!r} ({record.cluster_id}) was deleted")
         folder = f"{self._root}/{record.uid}"
-        if record.uid in self.uids() or self._disk.exists(join(folder, _CONFIG)):
+        if record.uid in self._buried or self._disk.exists(join(folder, _CONFIG)):  # all records have a file
             raise ConfigurationError(f"uid {record.uid!r} was used before, and is never used again")
-        for uid in sorted(self.unfinished - self.buried()):
-            self.erase(uid)
+        if self.unfinished:
+            for uid in sorted(self.unfinished - self.buried()):
+                self.erase(uid)
         self.unfinished.add(record.uid)
-        if not self._disk.exists(folder):
-            self._disk.mkdir(folder)
-            self._disk.fsync_dir(self._root)
+        self._disk.mkdir(folder)
         self._write(record)
         self.unfinished.discard(record.uid)
         self.records[record.name] = record
@@ -241,6 +240,7 @@ class Directory:
 
     def _set_tombstones(self, tombstones: list[Tombstone]) -> None:
         self._tombstones = tombstones
+        self._buried = {tombstone.uid for tombstone in tombstones}
         self._deleted_clusters = {t.cluster_id: t for t in tombstones if t.whole_cluster}
 
     def erase(self, uid: Uid) -> None:
