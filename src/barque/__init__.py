@@ -44,6 +44,7 @@ from barque.client.results import (
 from barque.client.url import connect
 from barque.config import (
     ClusterConfig,
+    HttpConfig,
     LogConfig,
     NodeConfig,
     RespConfig,
@@ -177,6 +178,7 @@ __all__ = [
     "Effects",
     "ExternalLogReader",
     "Forbidden",
+    "HttpConfig",
     "Index",
     "IndexTerm",
     "InvalidCommand",

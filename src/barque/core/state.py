@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from barque.core.decoders import decoder_of
 from barque.core.log_contract import Log, SnapshotMeta
 from barque.core.packing import Packing
 from barque.core.quorum import majority
@@ -387,8 +388,8 @@ class Server:
         self.frozen = version > self.cfg.machine.version
         machine = self.cfg.machine.which_module(min(version, self.cfg.machine.version))
         self.machine: Machine[Any] = machine
-        self.decode_commands = msgspec.msgpack.Decoder(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
-        self.decode_query = msgspec.msgpack.Decoder(machine.query_type).decode
+        self.decode_commands = decoder_of(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
+        self.decode_query = decoder_of(machine.query_type).decode
 
     def start_machine(self) -> None:
         """Set the machine's first state, or the snapshot's. Raises what the machine raises."""

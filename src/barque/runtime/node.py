@@ -175,7 +175,7 @@ class Node:
         undo.push_async_callback(self.transport.stop)
         self.liveness.start()
         self._tick()
-        form_configured_clusters(self.config, self.system, self.timers, self.clock, self.rng)
+        form_configured_clusters(self.config, self.system, self.rng)
 
     def _assemble(self, undo: AsyncExitStack) -> None:
         """Put the parts together, from the bottom up: each gets the parts that it uses."""

@@ -128,8 +128,8 @@ class System:
         self._environment = environment
         self._deleting: dict[str, Ending] = {}  # ended, and still without a durable tombstone
         self.monitors = Monitors(me)
-        server_timers = ServerTimers(timers, clock, rng, times, environment.wake)
-        self.performer = Performer(environment, self.storage.meta, server_timers, self.monitors)
+        self.server_timers = ServerTimers(timers, clock, rng, times, environment.wake)
+        self.performer = Performer(environment, self.storage.meta, self.server_timers, self.monitors)
         self.awaiting_sync = self.performer.awaiting_sync
 
     def recover(self) -> None:
@@ -140,7 +140,7 @@ class System:
         """
         unclaimed = self.storage.unclaimed
         try:
-            self.directory.load(all_there=not unclaimed)
+            self.directory.load(all_there=not unclaimed, durable=self.storage.meta.uids())
         except OSError as error:
             raise StorageError(f"the servers of this directory cannot be read: {error}") from error
         check_orphans(self.storage, self.directory)
