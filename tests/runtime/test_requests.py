@@ -65,6 +65,9 @@ class World:
             self.sent.append((to, message))
         return self.reachable
 
+    def why_not_here(self, cluster: str) -> str:
+        return ""
+
     def local_query(self, cluster: str, payload: bytes) -> Any:
         """A member on this node, for one cluster only."""
         if cluster != "kv":
@@ -335,8 +338,8 @@ def test_local_reads_are_answered_here() -> None:
     good, bad = world.heard
     assert isinstance(good, ClientReplies)
     assert msgspec.msgpack.decode(good.replies) == ["local"]
-    assert isinstance(bad, ClientReplies)
-    assert bad.errors == {0: "not here"}
+    assert isinstance(bad, ClientFailed)
+    assert (bad.error, bad.text) == ("UnknownCluster", "not here")
 
 
 def test_a_closed_session_hears_nothing() -> None:

@@ -64,6 +64,9 @@ class _World:
         self.sent.append(message)
         return True
 
+    def why_not_here(self, cluster: str) -> str:
+        return ""
+
     def local_query(self, cluster: str, payload: bytes) -> Any:
         raise AssertionError
 

@@ -186,6 +186,10 @@ class Dispatcher:
         """See `ServerTable.query`."""
         return self._servers.query(cluster, payload)
 
+    def why_not_here(self, cluster: str) -> str:
+        """See `ServerTable.why_not_here`."""
+        return self._servers.why_not_here(cluster)
+
     def send_to_node(self, node: str, message: NodeMessage) -> bool:
         """Send a message to another node itself; False if it was dropped."""
         sent = self._transport.send(node, "", message)

@@ -267,6 +267,7 @@ class Node:
             snapshots=config.snapshots,
             times=config.time,
             machine_upgrade_strategy=config.machine_upgrade_strategy,
+            recovery_strategy=config.server_recovery_strategy,
             machines=self.machines,
             servers=self.servers,
             directory=self.directory,

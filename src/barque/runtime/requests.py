@@ -36,14 +36,14 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from barque.core.effects import Rejection
 from barque.core.entries import COMMAND_BYTES_MAX, EntryKind, encode_head
-from barque.core.messages import Commands, Queries, RemoteMessage
-from barque.errors import ProtocolError
+from barque.core.messages import Commands, Queries
+from barque.errors import ProtocolError, UnknownCluster
 from barque.runtime.clock import Clock
 from barque.runtime.error_mapping import describe_refusal
 from barque.runtime.pending_requests import (
@@ -54,7 +54,9 @@ from barque.runtime.pending_requests import (
     PendingRequest,
     PendingRequests,
     Receiver,
+    RequestTransport,
     Session,
+    TurnControl,
     admitted,
     body_of,
     in_batches,
@@ -68,26 +70,6 @@ _FINISHED_MAX = 256
 _ROUTABLE = (Rejection.NOT_LEADER, Rejection.WAL_DOWN)
 _decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.msgpack.encode
-
-
-class RequestTransport(Protocol):
-    """How the router reaches servers."""
-
-    def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
-        """Send to a server, here or elsewhere; False if the message could not even be queued."""
-
-    def local_query(self, cluster: str, payload: bytes) -> Any:
-        """Ask the member on this node. Raises `UnknownCluster` if there is none."""
-
-
-class TurnControl(Protocol):
-    """How the router asks for a turn of the loop."""
-
-    def wake(self) -> None:
-        """Call `flush` and `deliver` before this turn ends."""
-
-    def wake_later(self, after_s: float) -> None:
-        """Call them after so many seconds."""
 
 
 class RequestRouter:
@@ -207,6 +189,9 @@ class RequestRouter:
         for offset, payload in enumerate(request.payloads):
             try:
                 replies.append(self._transport.local_query(cluster, payload))
+            except UnknownCluster as error:
+                self._turn_away(request, "UnknownCluster", str(error))
+                return
             except Exception as error:  # the query's own; it harms nothing else (QRY-17)
                 replies.append(None)
                 errors[offset] = str(error) or type(error).__name__
@@ -534,7 +519,8 @@ class RequestRouter:
                 self._give_up(request, f"no answer from the leader of {route.cluster!r} in time")
             else:
                 route.queued.remove(request)
-                why = f" ({route.refusal})" if route.refusal else ""
+                refusal = self._transport.why_not_here(route.cluster) or route.refusal
+                why = f" ({refusal})" if refusal else ""
                 text = f"no leader of {route.cluster!r} could be reached in time{why}"
                 self._fail(request, "NoLeader", text)
 

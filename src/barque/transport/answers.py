@@ -11,7 +11,12 @@ from barque import errors
 from barque.errors import BarqueError, NotLeader, OutcomeUnknown, QueryTimeout
 from barque.types import ServerId
 
-READING_VERBS = frozenset(("ping", "nodes", "local_report", "status", "members", "overview", "member_list"))
+READING_VERBS = frozenset(
+    (
+        *("ping", "nodes", "local_report", "status", "members", "overview", "member_list"),
+        *("initial_members", "key_metrics", "new_uid", "describe_server"),
+    )
+)
 """The administrative verbs that change nothing. Any other may have happened although no answer came."""
 
 
