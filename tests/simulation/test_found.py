@@ -64,6 +64,9 @@ class _World:
         self.sent.append(message)
         return True
 
+    def note_invalid_mode(self, cluster: str, count: int) -> None:
+        pass
+
     def why_not_here(self, cluster: str) -> str:
         return ""
 

@@ -14,6 +14,7 @@ from barque.client.results import (
     MembersInfo,
     Pong,
     PromotedMember,
+    QueryResult,
     RemovedMember,
     ReplacedMember,
     Result,
@@ -27,7 +28,7 @@ from barque.client.results import (
 )
 from barque.errors import InvalidCommand
 from barque.machine.arguments import canonical_arguments
-from barque.types import Index, Membership, ServerId, Uid
+from barque.types import Index, IndexTerm, Membership, ServerId, Uid
 
 
 class Administration:
@@ -137,6 +138,47 @@ class Administration:
             "trigger_compaction", {"cluster": cluster, "node": node}, timeout_s=timeout_s
         )
         return bool(answer["begun"])
+
+    # --- reads with a position, and facts ------------------------------------------------
+
+    async def query_with_position(
+        self,
+        cluster: str,
+        query: Any = None,
+        *,
+        level: str = "local",
+        node: str | None = None,
+        applied: IndexTerm | None = None,
+        timeout_s: float | None = None,
+        reply_type: Any = Any,
+    ) -> QueryResult:
+        """Ask one member's machine, and learn which state has answered (QRY-01, QRY-02, QRY-16).
+
+        `level` is `local` (the member on `node`, or the connected one) or `leader`. With `applied` the member
+        answers when it has applied the entry at that position, such as one of `append_command`: so a
+        reader sees its own writes on any member. Each such read is a request of its own.
+
+        Raises as `local_query`; `QueryTimeout` if the member is not so far in time; `Refused` if the log has
+        another entry at that position, or only a snapshot stands for it; `ConfigurationError` for an unknown
+        node.
+        """
+        arguments = {"cluster": cluster, "query": query, "level": level, "node": node, "applied": applied}
+        result = await self._call("query", arguments, timeout_s, QueryResult)
+        if reply_type is Any:
+            return result
+        return msgspec.structs.replace(result, value=msgspec.convert(result.value, reply_type))
+
+    async def state_query(
+        self, cluster: str, kind: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """One fact about the member on `node` (default: the connected one), as plain values (QRY-18).
+
+        `kind` is `all`, `overview`, `machine` (the state, as far as it can be encoded), `voters`, `leader`,
+        `members`, `members_info`, `initial_members` or `last_applied`; servers are written as `name@node`.
+        Raises `InvalidCommand` for another kind, `UnknownCluster`, or `QueryTimeout`.
+        """
+        request = {"cluster": cluster, "kind": kind, "node": node}
+        return (await self.call("state_query", request, timeout_s=timeout_s))["value"]
 
     # --- servers -----------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from barque.client.results import (
     MembersInfo,
     Pong,
     PromotedMember,
+    QueryResult,
     RemovedMember,
     ReplacedMember,
     ServerState,
@@ -265,3 +266,28 @@ class ClusterClient:
     ) -> Any:
         """See `Client.aux_command`."""
         return await self.client.aux_command(self.name, command, consistent=consistent, timeout_s=timeout_s)
+
+    async def query_with_position(
+        self,
+        query: Any = None,
+        *,
+        level: str = "local",
+        node: str | None = None,
+        applied: IndexTerm | None = None,
+        timeout_s: float | None = None,
+        reply_type: Any = Any,
+    ) -> QueryResult:
+        """See `Client.query_with_position`."""
+        return await self.client.query_with_position(
+            self.name,
+            query,
+            level=level,
+            node=node,
+            applied=applied,
+            timeout_s=timeout_s,
+            reply_type=reply_type,
+        )
+
+    async def state_query(self, kind: str, node: str | None = None, *, timeout_s: float | None = None) -> Any:
+        """See `Client.state_query`."""
+        return await self.client.state_query(self.name, kind, node, timeout_s=timeout_s)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from barque.errors import ProtocolError
-from barque.types import Index, Membership, ServerId, Term, Uid
+from barque.types import Index, IndexTerm, Membership, ServerId, Term, Uid
 
 
 class Pong(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +163,18 @@ class StartedCluster(msgspec.Struct, frozen=True, kw_only=True):
 
     started: tuple[str, ...]
     not_started: Mapping[str, str] = {}
+
+
+class QueryResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a read, and the state that it was read from: as of `position`, by the member `server`.
+
+    The term of `position` is the member's. `leader` is who leads, as far as that member knows.
+    """
+
+    value: Any
+    position: IndexTerm
+    server: ServerId
+    leader: ServerId | None
 
 
 class StartedServer(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from barque.client.results import (
     MembersInfo,
     Pong,
     PromotedMember,
+    QueryResult,
     RemovedMember,
     ReplacedMember,
     ServerState,
@@ -22,7 +23,7 @@ from barque.client.results import (
     Status,
     Transfer,
 )
-from barque.types import Index, Membership, ServerId, Uid
+from barque.types import Index, IndexTerm, Membership, ServerId, Uid
 
 Result = TypeVar("Result")
 
@@ -256,6 +257,36 @@ class Administration:
         """See `barque.Client.call`."""
         return self._run(self._client.call(verb, arguments, timeout_s=timeout_s))
 
+    def query_with_position(
+        self,
+        cluster: str,
+        query: Any = None,
+        *,
+        level: str = "local",
+        node: str | None = None,
+        applied: IndexTerm | None = None,
+        timeout_s: float | None = None,
+        reply_type: Any = Any,
+    ) -> QueryResult:
+        """See `barque.Client.query_with_position`."""
+        return self._run(
+            self._client.query_with_position(
+                cluster,
+                query,
+                level=level,
+                node=node,
+                applied=applied,
+                timeout_s=timeout_s,
+                reply_type=reply_type,
+            )
+        )
+
+    def state_query(
+        self, cluster: str, kind: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """See `barque.Client.state_query`."""
+        return self._run(self._client.state_query(cluster, kind, node, timeout_s=timeout_s))
+
 
 class ClusterAdministration:
     """Those of `barque.sync.ClusterClient`."""
@@ -442,3 +473,28 @@ class ClusterAdministration:
         return self._administration.aux_command(
             self.name, command, consistent=consistent, timeout_s=timeout_s
         )
+
+    def query_with_position(
+        self,
+        query: Any = None,
+        *,
+        level: str = "local",
+        node: str | None = None,
+        applied: IndexTerm | None = None,
+        timeout_s: float | None = None,
+        reply_type: Any = Any,
+    ) -> QueryResult:
+        """See `barque.Client.query_with_position`."""
+        return self._administration.query_with_position(
+            self.name,
+            query,
+            level=level,
+            node=node,
+            applied=applied,
+            timeout_s=timeout_s,
+            reply_type=reply_type,
+        )
+
+    def state_query(self, kind: str, node: str | None = None, *, timeout_s: float | None = None) -> Any:
+        """See `barque.Client.state_query`."""
+        return self._administration.state_query(self.name, kind, node, timeout_s=timeout_s)

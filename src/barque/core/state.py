@@ -248,6 +248,7 @@ class Server:
         "pending_release_cursor",
         "persisted_last_applied",
         "query_index",
+        "query_sees_meta",
         "raft_state",
         "role",
         "start_meta",
@@ -388,6 +389,7 @@ class Server:
         machine = self.cfg.machine.which_module(min(version, self.cfg.machine.version))
         self.machine: Machine[Any] = machine
         self.decode_commands = msgspec.msgpack.Decoder(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
+        self.query_sees_meta = type(machine).query_with_meta is not Machine.query_with_meta
         self.decode_query = msgspec.msgpack.Decoder(machine.query_type).decode
 
     def start_machine(self) -> None:

@@ -30,6 +30,7 @@ from barque.errors import (
 )
 from barque.machine.arguments import canonical_arguments
 from barque.runtime.admin_members import MemberAdmin
+from barque.runtime.admin_queries import QueryAdmin
 from barque.runtime.admin_servers import ServerAdmin
 from barque.runtime.client_session import InProcessSession
 from barque.runtime.clock import Clock
@@ -120,6 +121,10 @@ class Admin:
         )
         self._verbs.update(self._members.verbs)
         self._verbs.update(servers.verbs)
+        leader_of = self._members.leader_of
+        queries = QueryAdmin(self._name, nodes, self._ask_at, leader_of, system, router, clock)
+        self.waits = queries.waits
+        self._verbs.update(queries.verbs)
 
     async def handle(self, verb: str, arguments: dict[str, Any]) -> Any:
         """Serve one request. Raises `BarqueError`s, with texts for people."""

@@ -126,7 +126,7 @@ class MemberAdmin:
     def _by_leader(self, verb: str, work: Callable[[ServerProcess, dict[str, Any]], Awaitable[Any]]) -> Verb:
         async def serve(arguments: dict[str, Any]) -> Any:
             cluster = str(arguments["cluster"])
-            leader = await self._leader_of(cluster, arguments)
+            leader = await self.leader_of(cluster, arguments)
             if leader.node != self._name:
                 if arguments.get("forwarded"):
                     raise NotLeader(f"{leader} leads {cluster!r} now", leader)
@@ -138,7 +138,7 @@ class MemberAdmin:
 
         return serve
 
-    async def _leader_of(self, cluster: str, arguments: dict[str, Any]) -> ServerId:
+    async def leader_of(self, cluster: str, arguments: dict[str, Any]) -> ServerId:
         """Find the leader; wait for one until the deadline, as an election may be under way."""
         deadline = self._deadline(arguments)
         while (leader := self._router.leader_of(cluster)) is None:
@@ -453,7 +453,7 @@ class MemberAdmin:
         timeout_s = int(arguments.get("timeout_ms", _DEFAULT_MS)) / 1000 * 0.8
         here = self._servers.member_of(cluster)
         if consistent:
-            server = await self._leader_of(cluster, arguments)
+            server = await self.leader_of(cluster, arguments)
         elif here is not None:
             server = here.server.id
         else:

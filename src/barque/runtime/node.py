@@ -240,6 +240,7 @@ class Node:
             rng,
             wake,
         )
+        self._waits = self.admin.waits
         self._connect_parts()
 
     def _connect_parts(self) -> None:
@@ -449,6 +450,8 @@ class Node:
             turn.wake()
         if self.servers.finished:
             system.reap_finished()
+        if self._waits.waiting:
+            self._waits.look()
         system.storage.loop_yield()
         if requests.deadlines and requests.deadlines[0][0] < self._armed_deadline:
             self._await_deadline()

@@ -78,6 +78,9 @@ class RequestTransport(Protocol):
     def local_query(self, cluster: str, payload: bytes) -> Any:
         """Ask the member on this node. Raises `UnknownCluster` if there is none, or it does not run."""
 
+    def note_invalid_mode(self, cluster: str, count: int) -> None:
+        """Count so many commands that named a way of being answered that nobody knows."""
+
     def why_not_here(self, cluster: str) -> str:
         """Why the member on this node does not run; empty if it runs, or there is none."""
 

@@ -106,7 +106,7 @@ class RequestRouter:
     def take(self, request: PendingRequest, cluster: str, timeout_ms: int) -> bool:
         """Queue a request until this turn's flush; False if it was refused: too large, or too many wait.
 
-        Local reads are answered at once. Raises `ProtocolError` for an unknown level and an empty request.
+        Local reads are answered at once. Raises `ProtocolError` for a request without reads.
         """
         level = request.kind[0]
         if level:
@@ -114,7 +114,8 @@ class RequestRouter:
                 self._answer_local(request, cluster)
                 return True
             if level not in ("leader", "consistent"):
-                raise ProtocolError(f"unknown read level {level!r}; use local, leader or consistent")
+                text = f"unknown read level {level[:64]!r}; use local, leader or consistent"
+                return self._turn_away(request, "InvalidCommand", text)
             if not request.count:
                 raise ProtocolError("a request for no reads")
         pending = self._pending
@@ -137,6 +138,10 @@ class RequestRouter:
         self.dirty[cluster] = route
         self._turn.wake()
         return True
+
+    def note_invalid_mode(self, cluster: str, count: int) -> None:
+        """So many commands named a way of being answered that nobody knows (CMD-08)."""
+        self._transport.note_invalid_mode(cluster, count)
 
     def _turn_away(self, request: PendingRequest, error: str, text: str) -> bool:
         self._say_failed(request, 0, request.count, error, text, None)

@@ -14,7 +14,7 @@ from barque.types import ServerId
 READING_VERBS = frozenset(
     (
         *("ping", "nodes", "local_report", "status", "members", "overview", "member_list"),
-        *("initial_members", "key_metrics", "new_uid", "describe_server"),
+        *("initial_members", "key_metrics", "new_uid", "describe_server", "query", "state_query"),
     )
 )
 """The administrative verbs that change nothing. Any other may have happened although no answer came."""

@@ -44,6 +44,8 @@ VERBS: dict[str, Role] = {
     "aux_command": Role.CLIENT,
     "initial_members": Role.CLIENT,
     "key_metrics": Role.CLIENT,
+    "query": Role.CLIENT,
+    "state_query": Role.CLIENT,
     "new_uid": Role.CLIENT,
     "transfer_leadership": Role.ADMIN,
     "trigger_election": Role.ADMIN,
