@@ -100,11 +100,15 @@ class SnapshotKind(enum.Enum):
 
 
 class SnapshotWritten(msgspec.Struct, frozen=True, gc=False):
-    """The snapshot or checkpoint at this position is durable (SNAP-05)."""
+    """The snapshot or checkpoint at this position is durable (SNAP-05).
+
+    `digest` is equal on all members whose states are; None if the snapshot has none.
+    """
 
     uid: Uid
     kind: SnapshotKind
     position: IndexTerm
+    digest: int | None = None
 
 
 class SnapshotFailed(msgspec.Struct, frozen=True, gc=False):

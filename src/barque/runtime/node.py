@@ -67,6 +67,7 @@ from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.reporting import Reporter
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_table import ServerTable
+from barque.runtime.state_digests import StateDigests
 from barque.runtime.system import System
 from barque.runtime.timers import TimerDriver
 from barque.runtime.turn import Turn
@@ -82,6 +83,7 @@ from barque.transport.wire import (
     MachinesAre,
     NodeCall,
     NodeCallReply,
+    StateDigest,
 )
 from barque.types import ClientRef
 
@@ -241,6 +243,7 @@ class Node:
             wake,
         )
         self._waits = self.admin.waits
+        self.digests = StateDigests(self.servers.member_of, self.dispatcher.send_to_node)
         self._connect_parts()
 
     def _connect_parts(self) -> None:
@@ -248,6 +251,7 @@ class Node:
         self.dispatcher.on(Alive, lambda node, _message: self.liveness.heard_from(node))
         self.dispatcher.on(ClockIs, lambda node, message: self.clock.heard(node, message.wall_ms))
         self.dispatcher.on(MachinesAre, self.liveness.codes.heard)
+        self.dispatcher.on(StateDigest, self.digests.heard)
         self.dispatcher.on(NodeCall, self.rpc.on_call)
         self.dispatcher.on(NodeCallReply, self.rpc.on_reply)
         self.dispatcher.on(FrontEvent, self._on_event)
@@ -258,6 +262,7 @@ class Node:
         self._deliver_replies = self.requests.deliver
         self._send = self.transport.flush
         self._write_log = self.system.flush
+        self.system.snapshot_made = self.digests.made
 
     def _open_system(self, undo: AsyncExitStack) -> System:
         config = self.config

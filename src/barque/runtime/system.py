@@ -104,6 +104,8 @@ class System:
         self.processes = servers.by_name
         self.directory = directory
         self.failure: str | None = None
+        self.snapshot_made: Callable[[ServerProcess, SnapshotWritten], None] = lambda _process, _event: None
+        """Hears of each snapshot and checkpoint; the node sets it."""
         self._active: dict[ServerProcess, None] = {}
         self._machines = machines
         self._times = times
@@ -484,6 +486,8 @@ class System:
                 process = self.servers.by_uid.get(event.uid)
                 if process is not None and process.failure is None:
                     process.handle(event)
+                    if isinstance(event, SnapshotWritten):
+                        self.snapshot_made(process, event)
                 elif process is not None and process.failure_type not in _BUGS:
                     _tell_log(process, event)
             case WalFailed():
