@@ -23,6 +23,7 @@ Commands = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 Bytes = Annotated[int, msgspec.Meta(ge=1_000, le=1024**4)]
 Password = Annotated[str, msgspec.Meta(min_length=8, max_length=512)]
 PathText = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096)]
+ClusterName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 """Every number and text has a range: a setting beyond it is a mistake, and is refused by its name."""
 
 
@@ -118,6 +119,14 @@ class RespConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether clients must speak TLS; the files are those of `[tls]`."""
 
 
+class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """HTTP for programs that watch the node (docs/operations/monitoring.md). They can change nothing."""
+
+    bind: str = "127.0.0.1:9100"
+    tls: bool = False
+    """Whether clients must speak TLS; the files are those of `[tls]`."""
+
+
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A cluster that this node forms, or joins in forming, when it starts for the first time."""
 
@@ -151,6 +160,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     client_secret_file: str = ""
     tls: TlsConfig | None = None
     resp: RespConfig | None = None
+    http: HttpConfig | None = None
     clusters: tuple[ClusterConfig, ...] = ()
     machines: dict[str, str] = {}
     """Machines that may be started here, by name: `package.module:Class`."""
@@ -159,6 +169,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     snapshots: SnapshotsConfig = SnapshotsConfig()
     machine_upgrade_strategy: Literal["all", "quorum"] = "all"
     """When clusters move to a new machine version: when `all` members have it, or at once (`quorum`)."""
+    server_recovery_strategy: Literal["all", "none"] | tuple[ClusterName, ...] = "all"
+    """The servers that start with this node: `all`, `none`, or those of these clusters (SYS-23).
+
+    A server that an operator has stopped starts in no case; `restart_server` starts any."""
     pending_commands_max: Commands = 1_000_000
     pending_bytes_max: Bytes = 512 * 1024 * 1024
 
@@ -205,7 +219,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             other = by_address.setdefault(address, node)
             if other != node and not address.endswith(":0"):
                 raise ConfigurationError(f"nodes: {other!r} and {node!r} have the same address {address}")
-        for setting, bind in (("bind", self.bind), ("resp.bind", self.resp.bind if self.resp else "")):
+        binds = {"bind": self.bind, "resp.bind": self.resp.bind if self.resp else ""}
+        binds["http.bind"] = self.http.bind if self.http else ""
+        for setting, bind in binds.items():
             _check_brackets(setting, bind)
 
     def _check_credentials(self) -> None:
@@ -229,8 +245,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ConfigurationError(
                 "secret: administrators or clients have a secret, and nodes have none; set secret_file"
             )
-        if self.resp is not None and self.resp.tls and self.tls is None:
-            raise ConfigurationError("resp.tls: there is no [tls]; give it cert_file, key_file and ca_file")
+        for setting, gateway in (("resp.tls", self.resp), ("http.tls", self.http)):
+            if gateway is not None and gateway.tls and self.tls is None:
+                raise ConfigurationError(
+                    f"{setting}: there is no [tls]; give it cert_file, key_file, ca_file"
+                )
 
     def _check_clusters(self) -> None:
         names = [cluster.name for cluster in self.clusters]
@@ -245,6 +264,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 raise ConfigurationError(f"clusters.{cluster.name}: a member is given twice; name each once")
         if self.resp is not None:
             check_name("resp.cluster", self.resp.cluster)
+        if isinstance(self.server_recovery_strategy, tuple):
+            for name in self.server_recovery_strategy:
+                check_name("server_recovery_strategy", name)
 
 
 def check_name(setting: str, name: str) -> None:

@@ -4,31 +4,26 @@ import logging
 import random
 
 from barque.config import ClusterConfig, NodeConfig
-from barque.core.messages import ElectionTimeout
-from barque.runtime.clock import Clock
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import configured_cluster_id
 from barque.runtime.system import System
-from barque.runtime.timers import Timers
 from barque.types import ServerId
 
 logger = logging.getLogger("barque.node")
 
 
-def form_configured_clusters(
-    config: NodeConfig, system: System, timers: Timers, clock: Clock, rng: random.Random
-) -> None:
+def form_configured_clusters(config: NodeConfig, system: System, rng: random.Random) -> None:
     """Start the servers that the configuration asks for and that are not here yet."""
     for cluster in config.clusters:
         members = tuple(ServerId(cluster.name, n) for n in cluster.members or sorted(config.nodes))
         if ServerId(cluster.name, config.name) not in members:
             continue
         process = system.processes.get(cluster.name) or _create(config, system, cluster, members)
-        if process is not None and process.server.log.next_index() == 1:
+        if process is not None and process.failure is None and process.server.log.next_index() == 1:
             # A new server waits to be asked (ELEC-20); here the configuration asks it. The random delay keeps
             # nodes that start together from campaigning together.
             after_s = rng.uniform(0.0, config.time.broadcast_time_ms * 3 / 1000)
-            _campaign_at(clock.monotonic() + after_s, process, timers)
+            system.server_timers.campaign_after(process, after_s)
 
 
 def _create(
@@ -39,10 +34,6 @@ def _create(
         return None
     name, machine, arguments = cluster.name, cluster.machine, cluster.arguments
     return system.create(system.plan(name, name, machine, arguments, members, cluster_id=cluster_id))
-
-
-def _campaign_at(deadline: float, process: ServerProcess, timers: Timers) -> None:
-    timers.arm((process, "election"), deadline, lambda: process.handle(ElectionTimeout()))
 
 
 def _was_deleted(node: str, system: System, cluster: str, cluster_id: str) -> bool:

@@ -31,6 +31,7 @@ class ServerCounters:
         "elections",
         "forced_gcs",
         "foreign_messages",
+        "invalid_reply_mode_commands",
         "last_applied",
         "last_index",
         "last_written_index",
@@ -67,6 +68,7 @@ class ServerCounters:
     elections: int
     forced_gcs: int
     foreign_messages: int
+    invalid_reply_mode_commands: int
     last_applied: int
     last_index: int
     last_written_index: int

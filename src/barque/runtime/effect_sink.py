@@ -15,7 +15,7 @@ from barque.runtime.client_session import ClientSessions
 from barque.runtime.deferred_rounds import DeferredRounds
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.function_calls import FunctionCalls
-from barque.runtime.log_readers import decoder_of
+from barque.runtime.log_readers import command_decoder_of
 from barque.runtime.processes import Processes
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
@@ -106,7 +106,7 @@ class EffectSink:
         """Plan to read user commands from a server's log."""
         log = process.server.log
         assert isinstance(log, WalLog), "a node's log"
-        return log.plan_read(indexes, decoder_of(process.server))
+        return log.plan_read(indexes, command_decoder_of(process.server))
 
     # --- who leads ---------------------------------------------------------------------
 

@@ -183,12 +183,11 @@ class Node:
         undo.push_async_callback(self.transport.stop)
         self.liveness.start()
         self._tick()
-        form_configured_clusters(self.config, self.system, self.timers, self.clock, self.rng)
+        form_configured_clusters(self.config, self.system, self.rng)
 
     def _assemble(self, undo: AsyncExitStack) -> None:
         """Put the parts together, from the bottom up: each gets the parts that it uses."""
-        config, turn, clock, rng = self.config, self.turn, self.clock, self.rng
-        wake = turn.wake
+        config, turn, wake, clock, rng = self.config, self.turn, self.turn.wake, self.clock, self.rng
         peers = tuple(node for node in config.nodes if node != self.name)
         self.servers = ServerTable(wake)
         self.directory = Directory(self._disk, config.data_path, Owner(config.installation, self.name))
@@ -253,6 +252,7 @@ class Node:
             rng,
             wake,
         )
+        self._waits = self.admin.waits
         self.digests = StateDigests(self.servers.member_of, self.dispatcher.send_to_node)
         self._connect_parts()
 
@@ -294,6 +294,7 @@ class Node:
             snapshots=config.snapshots,
             times=config.time,
             machine_upgrade_strategy=config.machine_upgrade_strategy,
+            recovery_strategy=config.server_recovery_strategy,
             machines=self.machines,
             servers=self.servers,
             directory=self.directory,
@@ -512,6 +513,8 @@ class Node:
             turn.wake()
         if self.servers.finished:
             system.reap_finished()
+        if self._waits.waiting:
+            self._waits.look()
         system.storage.loop_yield()
         if requests.deadlines and requests.deadlines[0][0] < self._armed_deadline:
             self._await_deadline()

@@ -75,6 +75,7 @@ class ServerProcess:
         "digests",
         "ended",
         "failure",
+        "failure_type",
         "held",
         "server",
         "uid",
@@ -94,6 +95,7 @@ class ServerProcess:
         self.counters = ServerCounters()
         self.digests = Digests()
         self.failure: str | None = None  # why it handles nothing any more
+        self.failure_type: type[Exception] | None = None  # of the exception that has ended it, if one has
         self.ended = False  # it ended on purpose, which is no failure
         self.unknown_incarnations: dict[
             ServerId, Uid
@@ -215,7 +217,11 @@ class ServerProcess:
         """Tick the server if it has unfinished business; False if it has none left (idle costs nothing)."""
         if self.failure is None and has_unfinished_business(self.server):
             self.handle(Tick(now_ms))
-        return self.failure is None and has_unfinished_business(self.server)
+        if self.failure is None and has_unfinished_business(self.server):
+            return True
+        if not self._queue:
+            self._queue = None  # an idle server needs none
+        return False
 
     @property
     def applied_is_remembered(self) -> bool:
@@ -236,7 +242,7 @@ class ServerProcess:
 
     def fail(self, error: Exception) -> None:
         """Stop for good: keep the files, spare the neighbours, say why."""
-        self.failure = f"{type(error).__name__}: {error}"
+        self.failure, self.failure_type = f"{type(error).__name__}: {error}", type(error)
         self.held = None
         self._queue = None
         logger.error(

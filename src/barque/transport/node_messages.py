@@ -118,7 +118,8 @@ class RemovalAsked(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4
 class RemovalAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=43):
     """What the sender's server has committed at `index`, or its tombstone says (then without `voters`).
 
-    `removed` is false if that configuration lists the member. `voters` are the nodes of its voters.
+    `removed` is false if that configuration lists the member. `voters` are the nodes of its voters; one empty
+    name says that the sender had a member of this cluster, which was removed.
     """
 
     cluster_id: str

@@ -358,7 +358,8 @@ class Host:
         elif type(error) is not StorageError:
             violation = Violation("no damage without bit rot", f"{self.name} refuses", (str(error),))
         if bit_rot is not None:
-            bit_rot.mend()
+            with self.looked_at():
+                bit_rot.mend()
             self.sim.observers.durability.hold(self.name, held=False)
         violation = violation or judge_refusal(self.name, self.disk)
         if violation is not None:
