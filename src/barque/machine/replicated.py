@@ -39,7 +39,7 @@ from barque.machine.effects import LATER, MachineEffect, ReleaseCursor, Reply
 from barque.machine.machine import Builtin, CommandMeta, Machine, MachineVersion, Result
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 Method = TypeVar("Method", bound="_Method[Any, Any]")
 
 FAILURES = (CommandFailed, ArithmeticError, LookupError, TypeError, ValueError)
