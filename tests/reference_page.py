@@ -13,9 +13,9 @@ from barque import sync
 
 HEAD = """# The Python API, in full
 
-The docstrings of all public names, in alphabetical order; [the overview](api.md) groups them. This page is made
-from the source: `BARQUE_REWRITE=1 pytest tests/test_reference.py` writes it again. Ids such as EFF-09 are rows of
-[the parity page](ra-parity.md).
+The docstrings of all public names, in alphabetical order; [the overview](api.md) groups them. This page is
+made from the source; `BARQUE_REWRITE=1 pytest tests/test_reference.py` writes it again. Ids such as EFF-09
+are rows of [the parity page](ra-parity.md).
 """
 
 
