@@ -86,16 +86,18 @@ from barque.errors import (
     WalDown,
 )
 from barque.machine.effects import (
+    LATER,
     Append,
     Aux,
     Checkpoint,
-    DemonitorClient,
     DemonitorNode,
+    DemonitorProcess,
     MachineEffect,
-    MonitorClient,
     MonitorNode,
+    MonitorProcess,
     ReadLog,
     ReleaseCursor,
+    Reply,
     SendMsg,
     Timer,
 )
@@ -117,13 +119,26 @@ from barque.machine.machine import (
 from barque.machine.replicated import Command, Effects, Query, Replicated, command, machine_of, query
 from barque.machine.simple import SimpleMachine
 from barque.machine.snapshot_module import SnapshotModule
-from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, ServerId, Term, Uid
+from barque.types import (
+    ClientRef,
+    Index,
+    IndexTerm,
+    Membership,
+    Named,
+    Pid,
+    ReplyMode,
+    ReplyTo,
+    ServerId,
+    Term,
+    Uid,
+)
 
 if TYPE_CHECKING:
     from barque.client.local import local_client
     from barque.log.read_plan import LogEntry, PlanInfo, ReadPlan
     from barque.runtime.log_readers import ExternalLogReader, LogUpdate, SegmentRange
     from barque.runtime.node import Node
+    from barque.runtime.processes import Process
 else:
 
     def __getattr__(name: str) -> Any:
@@ -136,6 +151,10 @@ else:
             from barque.client.local import local_client
 
             return local_client
+        if name == "Process":
+            from barque.runtime.processes import Process
+
+            return Process
         if name in ("LogEntry", "PlanInfo", "ReadPlan"):
             from barque.log import read_plan
 
@@ -149,6 +168,7 @@ else:
 
 __version__ = "0.1.0"
 __all__ = [
+    "LATER",
     "AddedMember",
     "AlreadyMember",
     "Append",
@@ -171,8 +191,8 @@ __all__ = [
     "ConfigurationError",
     "Damaged",
     "DeletedCluster",
-    "DemonitorClient",
     "DemonitorNode",
+    "DemonitorProcess",
     "DiskFull",
     "Down",
     "Effects",
@@ -198,8 +218,9 @@ __all__ = [
     "MemberStatus",
     "MembersInfo",
     "Membership",
-    "MonitorClient",
     "MonitorNode",
+    "MonitorProcess",
+    "Named",
     "NoLeader",
     "NoQuorum",
     "Node",
@@ -215,8 +236,10 @@ __all__ = [
     "ObjectClient",
     "OutcomeUnknown",
     "Overloaded",
+    "Pid",
     "PlanInfo",
     "Pong",
+    "Process",
     "PromotedMember",
     "ProtocolError",
     "Query",
@@ -228,7 +251,9 @@ __all__ = [
     "RemovedMember",
     "ReplacedMember",
     "Replicated",
+    "Reply",
     "ReplyMode",
+    "ReplyTo",
     "RespConfig",
     "Result",
     "SegmentRange",

@@ -6,9 +6,10 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from zlib import crc32
 
+import msgspec
 import pytest
 from tests.kit.snapshots import (
     CHECKPOINT,
@@ -37,6 +38,11 @@ KINDS = [SNAPSHOT, CHECKPOINT]
 FOLDER = {SNAPSHOT: "snapshots", CHECKPOINT: "checkpoints", RECOVERY: "recovery_checkpoint"}
 
 
+def reports(events: list[Any]) -> list[Any]:
+    """The events without digests, which depend on the state's bytes."""
+    return [msgspec.structs.replace(e, digest=None) if isinstance(e, SnapshotWritten) else e for e in events]
+
+
 def path_of(kind: SnapshotKind, index: int) -> str:
     """The file of a snapshot of term 1."""
     return f"{DIR}/{FOLDER[kind]}/{1:016X}_{index:016X}/snapshot"
@@ -63,7 +69,7 @@ def test_what_was_written_is_there_after_a_crash(kind: SnapshotKind) -> None:
     node = Node()
     assert node.begin(kind, 10, live=[3, 4] if kind is SNAPSHOT else [])
     assert node.take_events() == []
-    assert node.run() == [SnapshotWritten(UID, kind, meta_at(10).position)]
+    assert reports(node.run()) == [SnapshotWritten(UID, kind, meta_at(10).position)]
     assert not sim(node).has_unsynced
     assert sim(node).content(DIR) == {path_of(kind, 10): file_at(10, [3, 4] if kind is SNAPSHOT else [])}
     node.crash()
@@ -290,7 +296,7 @@ def test_the_newest_checkpoint_in_reach_is_promoted() -> None:
         node.write(CHECKPOINT, index)
     assert not node.store.promote_checkpoint(Index(9))
     assert node.store.promote_checkpoint(Index(29))
-    assert node.run() == [SnapshotWritten(UID, SNAPSHOT, meta_at(20).position)]
+    assert reports(node.run()) == [SnapshotWritten(UID, SNAPSHOT, meta_at(20).position)]
     assert (node.indexes(SNAPSHOT), node.indexes(CHECKPOINT)) == ([20], [30])
     node.crash()
     assert node.current() == 20
@@ -345,7 +351,7 @@ def test_a_promotion_that_fails_leaves_the_checkpoint() -> None:
             assert node.indexes(CHECKPOINT) == [10]
             assert node.store.promote_checkpoint(Index(10))
             events = node.run()
-        assert events == [SnapshotWritten(UID, SNAPSHOT, meta_at(10).position)]
+        assert reports(events) == [SnapshotWritten(UID, SNAPSHOT, meta_at(10).position)]
         assert node.indexes(SNAPSHOT) == [10]
 
 

@@ -226,6 +226,7 @@ def test_classes_that_cannot_be_machines_are_refused() -> None:
 
 def test_commands_of_others_are_no_commands() -> None:
     """A method of another class, or no method at all, is refused before anything is sent."""
+    barque.machine_of(Bank)
     for method in (Account.add, "add", None, Bank.facts):
         with pytest.raises(barque.InvalidCommand):
             encoded(method, Bank, (1,), {})

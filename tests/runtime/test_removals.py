@@ -8,7 +8,7 @@ from tests.nodes import Nodes, ask_as_a_node, nodes, until
 
 from barque.core.state import Server
 from barque.errors import ChangeNotPermitted
-from barque.runtime.removals import is_confirmed
+from barque.runtime.removals import FORMER_MEMBER, is_confirmed
 from barque.runtime.server_process import ServerProcess
 from barque.transport.wire import Envelope, LeaderIs, MemberRemoved, NodeMessage, RemovalAnswer
 from barque.types import Index, Term
@@ -194,9 +194,9 @@ def test_how_many_nodes_have_to_confirm(
     ("told", "enough"),
     [
         ({"n2": (9, ("n2",))}, False),
-        ({"n1": (0, ("n1",)), "n2": (9, ("n2",))}, True),
-        ({"n1": (0, ("n1",)), "n2": (9, ("n2", "n4", "n5"))}, False),
-        ({"n1": (0, ("n1",)), "n2": (0, ("n2",))}, False),
+        ({"n1": (0, FORMER_MEMBER), "n2": (9, ("n2",))}, True),
+        ({"n1": (0, FORMER_MEMBER), "n2": (9, ("n2", "n4", "n5"))}, False),
+        ({"n1": (0, FORMER_MEMBER), "n2": (0, FORMER_MEMBER)}, False),
     ],
 )
 def test_a_former_member_is_a_witness_beside_a_configuration(

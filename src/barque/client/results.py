@@ -53,6 +53,9 @@ class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
     lost_quorum: str | None = None
     """Why it stepped down, if it led and heard from no majority."""
     stale_incarnations: tuple[StaleIncarnation, ...] = ()
+    state_differs: Mapping[str, Index] = {}
+    """The nodes whose member has another state, and the first entry at which that was seen: its machine, or
+    theirs, has not done the same."""
     failure: str | None = None
     """Why it has stopped, if it has."""
     waits_for: str | None = None

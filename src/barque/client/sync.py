@@ -29,7 +29,7 @@ from barque.client.results import (
 from barque.client.url import read_url
 from barque.errors import Stopped
 from barque.machine.replicated import Command, Query, Replicated
-from barque.types import IndexTerm, Membership, ServerId
+from barque.types import IndexTerm, Membership, Pid, ServerId
 
 Result = TypeVar("Result")
 _END_S = 1.0
@@ -200,6 +200,10 @@ class Client:
         with contextlib.suppress(Stopped):
             while True:
                 yield from self.take_notifications()
+
+    def pid(self, *, timeout_s: float | None = None) -> Pid:
+        """See `barque.Client.pid`."""
+        return self._run(self._client.pid(timeout_s=timeout_s))
 
     def machine_events(self) -> Iterator[tuple[str, Any]]:
         """See `barque.Client.machine_events`."""

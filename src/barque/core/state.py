@@ -16,11 +16,12 @@ anything now. Followers keep peers too, for their membership.
 
 import enum
 from collections.abc import Iterable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
+from barque.core.decoders import decoder_of
 from barque.core.log_contract import Log, SnapshotMeta
 from barque.core.packing import Packing
 from barque.core.quorum import majority
@@ -111,19 +112,6 @@ class Peer:
         """Count nothing as on its way: it was lost, or will be sent again."""
         self.sent.clear()
         self.bytes_in_flight = 0
-
-
-def decoder_of(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    """A decoder for this type; servers with the same machine share one, and the memory that it takes."""
-    try:
-        return _shared_decoder(kind)
-    except TypeError:  # some types have no hash
-        return msgspec.msgpack.Decoder(kind)
-
-
-@lru_cache(maxsize=256)
-def _shared_decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(kind)
 
 
 Cluster = dict[ServerId, Peer]

@@ -20,6 +20,7 @@ from barque.log.snapshot_format import (
     Description,
     MalformedSnapshot,
     Opened,
+    digest_of,
     encode_snapshot,
     parse_name,
     ranges_of,
@@ -49,11 +50,15 @@ _SYNC_BYTES = 32 * 1024 * 1024
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A complete snapshot or checkpoint: what it says, its directory, and the size of its files in bytes."""
+    """A complete snapshot or checkpoint: what it says, its directory, and the size of its files in bytes.
+
+    `digest` is the checksum of all that it holds, if it was written in this life and can be compared.
+    """
 
     description: Description
     path: str
     size: int
+    digest: int | None = None
 
     @property
     def meta(self) -> SnapshotMeta:
@@ -226,6 +231,7 @@ def _write_into_place(
     file = disk.create(join(writing, FILE))
     try:
         size = unsynced = 0
+        buffer = b""
         for buffer in encode_snapshot(description, state):
             file.pwritev([buffer], size, sync=False)
             size += len(buffer)
@@ -245,7 +251,15 @@ def _write_into_place(
     made.append(target)
     disk.rename(writing, target)
     disk.fsync_dir(folder)
-    return Kept(description, target, size)
+    return Kept(description, target, size, digest_of(buffer) if _is_comparable(description) else None)
+
+
+def _is_comparable(description: Description) -> bool:
+    """Whether members with equal states write equal bytes.
+
+    Files of a module may differ. And until the log names all members by their uids, each knows only its own.
+    """
+    return description.module is None and all(record.uid is not None for record in description.meta.cluster)
 
 
 def promote_job(disk: Disk, checkpoint: Kept, folder: str) -> Job:
@@ -262,7 +276,7 @@ def promote_job(disk: Disk, checkpoint: Kept, folder: str) -> Job:
         with contextlib.suppress(OSError):
             disk.rename(target, checkpoint.path)
         raise
-    return Kept(checkpoint.description, target, checkpoint.size)
+    return Kept(checkpoint.description, target, checkpoint.size, checkpoint.digest)
 
 
 def remove_job(disk: Disk, path: str) -> Job:

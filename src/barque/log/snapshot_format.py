@@ -164,6 +164,11 @@ def encode_snapshot(description: Description, state: Iterable[bytes]) -> Iterato
     yield trailer + _CRC.pack(crc32(trailer, crc))
 
 
+def digest_of(trailer: bytes) -> int:
+    """The last checksum of a file, which covers all of it: the file ends with this buffer."""
+    return int(_CRC.unpack(trailer[-_CRC.size :])[0])
+
+
 def _pieces(state: Iterable[bytes]) -> Iterator[bytes]:
     """Cut and join parts of any size to pieces."""
     held = bytearray()

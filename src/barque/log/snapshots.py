@@ -418,7 +418,7 @@ class SnapshotStore:
                 self._become_current(kept)
             else:
                 self._add_checkpoint(kept)
-            self._on_event(SnapshotWritten(self._uid, kind, position))
+            self._on_event(SnapshotWritten(self._uid, kind, position, kept.digest))
 
     def _failed(self, kind: SnapshotKind, position: IndexTerm, reason: str) -> None:
         self._report(f"{kind.value} at entry {position.index}: {reason}")

@@ -42,7 +42,7 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from barque.config import NodeConfig
-from barque.errors import Stopped
+from barque.errors import ConfigurationError, Stopped
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk, OsDisk
 from barque.log.identity import Owner
@@ -63,10 +63,13 @@ from barque.runtime.liveness import Liveness
 from barque.runtime.log_readers import ExternalLogReader, LogReaders
 from barque.runtime.machine_codes import MachineCodes
 from barque.runtime.machines import load_machines
+from barque.runtime.monitors import Monitors
 from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.processes import OnMessage, Process, Processes
 from barque.runtime.reporting import Reporter
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_table import ServerTable
+from barque.runtime.state_digests import StateDigests
 from barque.runtime.system import System
 from barque.runtime.timers import TimerDriver
 from barque.runtime.turn import Turn
@@ -77,11 +80,16 @@ from barque.transport.wire import (
     ALIVE,
     Alive,
     ClockIs,
+    EndHeard,
     Envelope,
     FrontEvent,
     MachinesAre,
     NodeCall,
     NodeCallReply,
+    ProcessIs,
+    ProcessMessage,
+    StateDigest,
+    WatchProcess,
 )
 from barque.types import ClientRef
 
@@ -196,6 +204,7 @@ class Node:
         self.rpc = NodeRpc(self.dispatcher.send_to_node, lambda verb, asked: self.admin.handle(verb, asked))
         self.sessions = self.make_sessions(self.requests, self.rpc)
         self.rounds = DeferredRounds(self.timers, clock, wake)
+        self._make_processes()
         self.sink = self.make_sink(
             self.me,
             peers,
@@ -205,6 +214,7 @@ class Node:
             self.sessions,
             self.rounds,
             self.transport,
+            self.processes,
             wake,
         )
         self.system = self._open_system(undo)
@@ -214,7 +224,7 @@ class Node:
             peers,
             config.time,
             self.servers,
-            self.system.monitors,
+            self.monitors,
             self.requests,
             self.rpc,
             self.dispatcher,
@@ -240,16 +250,28 @@ class Node:
             rng,
             wake,
         )
+        self.digests = StateDigests(self.servers.member_of, self.dispatcher.send_to_node)
         self._connect_parts()
+
+    def _make_processes(self) -> None:
+        self.monitors = Monitors(self.me)
+        tell, speak = self.dispatcher.send_to_node, self.requests.will_deliver
+        self.processes = Processes(self.me, tell, speak, self.monitors, self.clock)
+        self.monitors.table = self.sessions.addresses = self.processes
 
     def _connect_parts(self) -> None:
         """Register the handlers of node messages, and bind the phases of the turn to their parts."""
         self.dispatcher.on(Alive, lambda node, _message: self.liveness.heard_from(node))
         self.dispatcher.on(ClockIs, lambda node, message: self.clock.heard(node, message.wall_ms))
         self.dispatcher.on(MachinesAre, self.liveness.codes.heard)
+        self.dispatcher.on(StateDigest, self.digests.heard)
         self.dispatcher.on(NodeCall, self.rpc.on_call)
         self.dispatcher.on(NodeCallReply, self.rpc.on_reply)
         self.dispatcher.on(FrontEvent, self._on_event)
+        self.dispatcher.on(ProcessMessage, self.processes.on_message)
+        self.dispatcher.on(WatchProcess, self.processes.on_watch)
+        self.dispatcher.on(ProcessIs, self.processes.on_process_is)
+        self.dispatcher.on(EndHeard, self.processes.on_end_heard)
         self._route_requests = self.requests.flush
         self._append_low_priority = self.rounds.flush_commands
         self._replicate = self.rounds.replicate
@@ -257,6 +279,7 @@ class Node:
         self._deliver_replies = self.requests.deliver
         self._send = self.transport.flush
         self._write_log = self.system.flush
+        self.system.snapshot_made = self.digests.made
 
     def _open_system(self, undo: AsyncExitStack) -> System:
         config = self.config
@@ -276,6 +299,7 @@ class Node:
             rng=self.rng,
             run_on_loop=self.turn.run_on_loop,
             changed=self.turn.wake,
+            monitors=self.monitors,
             checked=self._checked,
             make_writer=self._make_writer,
             make_worker=self._make_worker,
@@ -330,6 +354,7 @@ class Node:
         self.turn.stop()
         await self.rpc.stop()
         self._turn()
+        self.processes.stop(f"node {self.name} has stopped")
         self.sessions.stop(f"node {self.name} has stopped")
         self.driver.stop()
         await self.transport.stop()
@@ -354,6 +379,30 @@ class Node:
         if self._stopped:
             raise Stopped(f"node {self.name} does not run")
         return self.sessions.open_in_process(on_event, on_stopped)
+
+    # --- processes that machines speak to, and watch -------------------------------------
+
+    def spawn(self, callback: OnMessage | None = None) -> Process:
+        """Make a process, whose `pid` machines may send messages to, and watch (EFF-01, EFF-06).
+
+        `callback(cluster, message)` is called on the loop; without one the messages wait in a mailbox. Raises
+        `Stopped` if the node does not run. It ends with `Process.close`, or with the node.
+        """
+        return self._running_processes().spawn(callback)
+
+    def register(self, name: str, callback: OnMessage | None = None) -> Process:
+        """Make a process, likewise, that machines can also reach as `Named(name, node)`.
+
+        Raises `ConfigurationError` if the name is taken, or none, and `Stopped`.
+        """
+        if not name:
+            raise ConfigurationError("register needs a name; spawn makes a process without one")
+        return self._running_processes().spawn(callback, name)
+
+    def _running_processes(self) -> Processes:
+        if self._stopped:
+            raise Stopped(f"node {self.name} does not run")
+        return self.processes
 
     # --- logs, read in this process ------------------------------------------------------
 
@@ -469,6 +518,7 @@ class Node:
         guard = self.system.storage.guard
         self.dispatcher.disk_full, self.dispatcher.disk_critical = guard.full, guard.critical
         self.dispatcher.removals.tick()
+        self.processes.tick()
         self.turn.wake()
         self.timers.arm("tick", self.clock.monotonic() + self.config.time.tick_ms / 1000, self._tick)
 

@@ -13,8 +13,9 @@ tombstone (`RemovalAnswer`). The member is deleted once
 - those nodes hold a majority of the voters in the newest configuration that they tell of. (A deleted
   cluster has no configuration; there the first condition is enough.)
 
-A node whose own member was removed for good has no configuration to tell of (index 0), but it is a second
-witness: its member will never serve ours again. So a cluster may shrink to one member, and leave no ghosts.
+A node whose own member was removed for good has no configuration to tell of (`FORMER_MEMBER`), but it is a
+second witness: its member will never serve ours again. So a cluster may shrink to one member, and leave no
+ghosts.
 
 An answer counts only if its configuration is not older than the member's own, and newer than the
 position at which the member joined. A node that knows nothing says nothing. Questions are repeated each
@@ -43,6 +44,10 @@ _ASK_INTERVAL_S = 1.0
 _PATIENCE_S = 60.0
 _ROUNDS_MIN = 3
 """A suspicion outlasts so many questions, even if a node lists the member."""
+
+
+FORMER_MEMBER = ("",)
+"""In the place of voters: the node had a member of this cluster, which was removed."""
 
 
 class Suspicion:
@@ -166,7 +171,7 @@ class Removals:
         former = self._directory.last_tombstone(cluster_id)
         if former is None or former.uid == uid:
             return None
-        return RemovalAnswer(cluster_id, uid, True, Index(0), (self._name,))
+        return RemovalAnswer(cluster_id, uid, True, Index(0), FORMER_MEMBER)
 
 
 def is_confirmed(server: Server, confirmed: dict[str, RemovalAnswer]) -> bool:
@@ -174,10 +179,11 @@ def is_confirmed(server: Server, confirmed: dict[str, RemovalAnswer]) -> bool:
     nodes = {member.node for member in server.cluster} | {server.id.node}
     if len(confirmed) < (2 if len(nodes) >= 3 else 1):
         return False
-    newest = max(confirmed.values(), key=lambda answer: answer.index)
+    told = [answer for answer in confirmed.values() if answer.voters != FORMER_MEMBER]
+    if not told:
+        return False
+    newest = max(told, key=lambda answer: answer.index)
     if not newest.voters:
         return True  # tombstones of the whole cluster
-    if newest.index == 0:
-        return False  # former members only: nobody has told of a configuration
     held = sum(voter in confirmed for voter in newest.voters)
     return held >= majority(len(newest.voters))

@@ -50,6 +50,8 @@ def member_status(process: ServerProcess) -> dict[str, Any]:
             {"server": str(member), "uid": uid, "cure": process.cure_for(member)}
             for member, uid in sorted(process.unknown_incarnations.items())
         ]
+    if process.digests.differing:
+        status["state_differs"] = dict(sorted(process.digests.differing.items()))
     if process.failure is not None:
         status["failure"] = process.failure
     if isinstance(server.role, WaitingRole):

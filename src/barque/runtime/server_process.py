@@ -26,7 +26,7 @@ from barque.core.state import RaftState, Server
 from barque.core.step import has_unfinished_business, recover, say_nothing, step
 from barque.errors import StorageError
 from barque.runtime.counters import ServerCounters
-from barque.types import ServerId, Uid
+from barque.types import Index, ServerId, Uid
 
 logger = logging.getLogger("barque.server")
 
@@ -44,6 +44,19 @@ class EffectPerformer(Protocol):
         """This server has failed: cancel its timers and monitors."""
 
 
+class Digests:
+    """What `state_digests` knows of one member: its own digests by entry, those of other nodes, and the first
+    entry at which they were different.
+    """
+
+    __slots__ = ("differing", "own", "told")
+
+    def __init__(self) -> None:
+        self.own: dict[Index, int] = {}
+        self.told: dict[str, dict[Index, int]] = {}
+        self.differing: dict[str, Index] = {}
+
+
 class ServerProcess:
     """Runs one core server.
 
@@ -59,6 +72,7 @@ class ServerProcess:
         "checked",
         "cluster_id",
         "counters",
+        "digests",
         "ended",
         "failure",
         "held",
@@ -78,6 +92,7 @@ class ServerProcess:
         self.server = server
         self.cluster_id, self.uid = server.cfg.cluster_id, server.cfg.uid  # every message of it carries both
         self.counters = ServerCounters()
+        self.digests = Digests()
         self.failure: str | None = None  # why it handles nothing any more
         self.ended = False  # it ended on purpose, which is no failure
         self.unknown_incarnations: dict[

@@ -33,7 +33,8 @@ from barque.runtime.adoption import check_contents, check_orphans
 from barque.runtime.clock import Clock
 from barque.runtime.directory import Directory, new_uid
 from barque.runtime.monitors import Monitors
-from barque.runtime.performer import Performer, PerformerEnvironment
+from barque.runtime.performer import Performer
+from barque.runtime.performer_contract import PerformerEnvironment
 from barque.runtime.recovery_progress import RecoveryProgress
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import ServerRecord, check_record
@@ -89,6 +90,7 @@ class System:
         rng: random.Random,
         run_on_loop: Callable[[Callable[[], None]], None],
         changed: Callable[[], None],
+        monitors: Monitors | None = None,
         checked: bool = False,
         make_writer: MakeWriter = choose_writer,
         make_worker: MakeWorker = ThreadWorker,
@@ -98,6 +100,8 @@ class System:
         self.processes = servers.by_name
         self.directory = directory
         self.failure: str | None = None
+        self.snapshot_made: Callable[[ServerProcess, SnapshotWritten], None] = lambda _process, _event: None
+        """Hears of each snapshot and checkpoint; the node sets it."""
         self._active: dict[ServerProcess, None] = {}
         self._machines = machines
         self._times = times
@@ -125,7 +129,7 @@ class System:
         self._changed = changed
         self._environment = environment
         self._deleting: dict[str, Ending] = {}  # ended, and still without a durable tombstone
-        self.monitors = Monitors(me)
+        self.monitors = monitors or Monitors(me)
         self.server_timers = ServerTimers(timers, clock, rng, times, environment.wake)
         self.performer = Performer(environment, self.storage.meta, self.server_timers, self.monitors)
         self.awaiting_sync = self.performer.awaiting_sync
@@ -387,6 +391,8 @@ class System:
                 process = self.servers.by_uid.get(event.uid)
                 if process is not None:
                     process.handle(event)
+                    if isinstance(event, SnapshotWritten):
+                        self.snapshot_made(process, event)
             case WalFailed():
                 self._note_failure(f"the write-ahead log cannot be written: {event.reason}")
                 for process in list(self.processes.values()):

@@ -11,7 +11,9 @@ from barque import errors
 from barque.errors import BarqueError, NotLeader, OutcomeUnknown, QueryTimeout
 from barque.types import ServerId
 
-READING_VERBS = frozenset(("ping", "nodes", "local_report", "status", "members", "overview", "member_list"))
+READING_VERBS = frozenset(
+    ("ping", "pid", "nodes", "local_report", "status", "members", "overview", "member_list")
+)
 """The administrative verbs that change nothing. Any other may have happened although no answer came."""
 
 

@@ -39,7 +39,28 @@ from barque.core.messages import (
 from barque.errors import ProtocolError
 from barque.machine.snapshot_module import FACTS_BYTES_MAX
 from barque.transport.items import check_items
-from barque.types import TERM_MAX, Index, ReplyMode, ServerId, Term, Uid, is_valid_name
+from barque.transport.node_messages import (
+    Alive as Alive,
+    ClockIs as ClockIs,
+    EndHeard as EndHeard,
+    FrontEvent as FrontEvent,
+    FrontRejected as FrontRejected,
+    FrontReplies as FrontReplies,
+    LeaderIs as LeaderIs,
+    MachineCode as MachineCode,
+    MachinesAre as MachinesAre,
+    MemberRemoved as MemberRemoved,
+    NodeCall as NodeCall,
+    NodeCallReply as NodeCallReply,
+    NodeMessage as NodeMessage,
+    ProcessIs as ProcessIs,
+    ProcessMessage as ProcessMessage,
+    RemovalAnswer as RemovalAnswer,
+    RemovalAsked as RemovalAsked,
+    StateDigest as StateDigest,
+    WatchProcess as WatchProcess,
+)
+from barque.types import TERM_MAX, ReplyMode, ServerId, is_valid_name
 
 MESSAGES_MAX = 65_536
 """Messages in one frame. Bounds what small messages cost once they are decoded."""
@@ -55,142 +76,6 @@ QUERY_LEVELS = frozenset(("local", "leader", "consistent"))
 
 # --- between nodes -------------------------------------------------------------------------
 
-
-class Alive(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
-    """The failure detector's heartbeat; the only traffic of an idle pair of nodes."""
-
-
-class FrontReplies(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=33):
-    """Answers for commands that came in through the receiving node (`core.effects.Applied`).
-
-    `replies` is one encoded array of `count` values: who passes them on need not look inside.
-    """
-
-    incarnation: int
-    first_correlation: int
-    count: int
-    replies: msgspec.Raw
-    errors: dict[int, str] | None = None
-
-
-class FrontRejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=34):
-    """Commands that the receiving node had sent on, and that did not happen."""
-
-    incarnation: int
-    first_correlation: int
-    count: int
-    reason: str
-    leader: ServerId | None
-
-
-class LeaderIs(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=35):
-    """`leader` leads the cluster, and has applied its noop of `term` (docs/explanation/routing.md).
-
-    Commands that were sent to a leader of an earlier term, and are unanswered when this arrives, have an
-    unknown outcome. `uids` are the members on the node that this is for, or None if the leader cannot say:
-    a server on that node that is not among them was removed (docs/explanation/identity.md).
-    """
-
-    cluster: str
-    leader: ServerId
-    term: Term
-    cluster_id: str = ""
-    uids: tuple[Uid, ...] | None = None
-
-
-class NodeCall(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=36):
-    """An administrative request of one node to another."""
-
-    correlation: int
-    verb: str
-    arguments: dict[str, Any]
-
-
-class NodeCallReply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=37):
-    """The answer: a value, or the name and the text of an error from `barque.errors`."""
-
-    correlation: int
-    value: Any = None
-    error: str | None = None
-    text: str = ""
-
-
-class FrontEvent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=38):
-    """A machine's `SendMsg` for clients of the receiving node."""
-
-    incarnation: int
-    cluster: str
-    message: msgspec.Raw
-
-
-class MemberRemoved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=39):
-    """That cluster was deleted (`uid` is empty), or that member of it was removed.
-
-    A node that still runs such a server asks others, and deletes it if they confirm it
-    (docs/explanation/identity.md).
-    """
-
-    cluster_id: str
-    uid: str = ""
-
-
-class ClockIs(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=40):
-    """The sender's wall clock, in Unix milliseconds, when it sent this (docs/explanation/time.md)."""
-
-    wall_ms: int
-
-
-class MachineCode(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The version of a machine, and the fingerprint of the commands and queries that it knows."""
-
-    version: int
-    fingerprint: str
-
-
-class MachinesAre(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=41):
-    """The machines that the sender can run, by name."""
-
-    machines: dict[str, MachineCode]
-
-
-class RemovalAsked(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=42):
-    """Was this member removed, or its cluster deleted (docs/explanation/identity.md)?
-
-    Only a configuration at entry `since`, or a later one, can tell.
-    """
-
-    cluster_id: str
-    uid: str
-    since: Index
-
-
-class RemovalAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=43):
-    """What the sender's server has committed at `index`, or its tombstone says (then without `voters`).
-
-    `removed` is false if that configuration lists the member. `voters` are the nodes of its voters.
-    """
-
-    cluster_id: str
-    uid: str
-    removed: bool
-    index: Index
-    voters: tuple[str, ...]
-
-
-NodeMessage: TypeAlias = (
-    Alive
-    | FrontReplies
-    | FrontRejected
-    | LeaderIs
-    | NodeCall
-    | NodeCallReply
-    | FrontEvent
-    | MemberRemoved
-    | ClockIs
-    | MachinesAre
-    | RemovalAsked
-    | RemovalAnswer
-)
 PeerMessage: TypeAlias = RemoteMessage | NodeMessage
 
 
@@ -389,6 +274,8 @@ def weight(message: Any) -> int:
         return 64 + len(message.body)
     if kind is FrontReplies:
         return 64 + len(memoryview(message.replies))
+    if kind is ProcessMessage or kind is FrontEvent:
+        return 64 + len(memoryview(message.message))
     if kind is Queries:
         return 128 + sum(map(len, message.payloads))
     return 64
@@ -524,6 +411,11 @@ def _array_length(raw: msgspec.Raw) -> int:
     return int.from_bytes(view[1:5], "big") if view[0] == 0xDD else -1
 
 
+def _check_process_message(message: ProcessMessage) -> None:
+    number = message.to if isinstance(message.to, int) else 0
+    _bounds(message, message.incarnation, number)
+
+
 def _check_member_removed(message: MemberRemoved) -> None:
     if not message.cluster_id:
         raise ProtocolError("MemberRemoved: of which cluster?")
@@ -587,6 +479,10 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     RemovalAnswer: lambda m: _bounds(m, m.index),
     ClockIs: lambda m: _bounds(m, m.wall_ms),
     MemberRemoved: _check_member_removed,
+    ProcessMessage: _check_process_message,
+    WatchProcess: lambda m: _bounds(m, m.incarnation, m.number),
+    ProcessIs: lambda m: _bounds(m, m.incarnation, m.number),
+    EndHeard: lambda m: _bounds(m, m.incarnation, m.number),
     NodeCall: lambda m: _correlated(m, m.correlation, 0),
     NodeCallReply: lambda m: _correlated(m, m.correlation, 0),
     ClientCommands: _check_client_commands,

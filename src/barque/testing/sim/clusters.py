@@ -237,6 +237,9 @@ class SimCluster:
         states = [server.machine_state for server in self.owed() or ()]
         if any(state != states[0] for state in states):
             return Violation("same state (I18)", "equal logs, different machines", tuple(map(str, states)))
+        doubted = [f"{host.name}: {told}" for host in self.sim.hosts if (told := host.doubts(self.name))]
+        if doubted:
+            return Violation("same state (I18)", "digests of equal states differ", tuple(doubted))
         found = self.operations.judge([operation for client in self.clients for operation in client.history])
         self.undecided = found.undecided
         if found.text:

@@ -44,7 +44,7 @@ from barque.testing.sim.thread_writer import sim_writer
 from barque.testing.sim.timer_model import TimerModel
 from barque.transport.contract import Limits, TransportHandler
 from barque.transport.wire import ClockIs, PeerMessage
-from barque.types import ClientRef, ServerId, Uid
+from barque.types import Index, Named, Pid, ServerId, Uid
 
 if TYPE_CHECKING:
     from barque.testing.faults.directories import LentDisk
@@ -72,7 +72,7 @@ class SimEffectSink(EffectSink):
         super().leadership_changed(process)
         self._host.on_role(process.server)
 
-    def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
+    def send_event(self, process: ServerProcess, to: Pid | Named, message: Any) -> None:
         """See `EffectSink`."""
         self._host.sim.observers.of(process.server).messages.sent(process.server, message)
         super().send_event(process, to, message)
@@ -165,6 +165,11 @@ class Host:
         """Its member of a cluster, if it runs."""
         process = self.node.system.processes.get(cluster) if self.node is not None else None
         return process.server if process is not None and process.failure is None else None
+
+    def doubts(self, cluster: str) -> dict[str, Index]:
+        """The nodes whose state its member of a cluster finds different from its own."""
+        process = self.node.system.processes.get(cluster) if self.node is not None else None
+        return process.digests.differing if process is not None else {}
 
     def leads(self) -> bool:
         """Whether one of its members leads its cluster."""
@@ -353,7 +358,8 @@ class Host:
         elif type(error) is not StorageError:
             violation = Violation("no damage without bit rot", f"{self.name} refuses", (str(error),))
         if bit_rot is not None:
-            bit_rot.mend()
+            with self.looked_at():
+                bit_rot.mend()
             self.sim.observers.durability.hold(self.name, held=False)
         violation = violation or judge_refusal(self.name, self.disk)
         if violation is not None:
