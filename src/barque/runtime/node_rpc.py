@@ -157,7 +157,7 @@ class NodeRpc:
             return
 
         def settle(value: Any, error: str | None, text: str) -> None:
-            self._release(task, size, caller)  # now: whoever has the answer may ask anew before the task ends
+            self._release(task, size, caller)  # now: the client may ask anew before the task ends
             answer(value, error, text)
 
         task = asyncio.get_running_loop().create_task(self._serve(verb, arguments, settle, caller.name))
