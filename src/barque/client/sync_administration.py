@@ -9,6 +9,7 @@ from barque.client.results import (
     DeletedCluster,
     DemotedMember,
     KeyMetrics,
+    LeaderBalance,
     MemberOverview,
     MembersInfo,
     Pong,
@@ -62,6 +63,21 @@ class Administration:
     ) -> Transfer:
         """See `barque.Client.transfer_leadership`."""
         return self._run(self._client.transfer_leadership(cluster, target, timeout_s=timeout_s))
+
+    def balance_leaders(
+        self,
+        *,
+        dry_run: bool = False,
+        moves_max: int | None = None,
+        per_second: float = 20.0,
+        timeout_s: float | None = None,
+    ) -> LeaderBalance:
+        """See `barque.Client.balance_leaders`."""
+        return self._run(
+            self._client.balance_leaders(
+                dry_run=dry_run, moves_max=moves_max, per_second=per_second, timeout_s=timeout_s
+            )
+        )
 
     def start_cluster(
         self,
