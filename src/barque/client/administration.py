@@ -415,6 +415,16 @@ class Administration:
         arguments = {"cluster": cluster, "command": command, "consistent": consistent}
         return await self.call("aux_command", arguments, timeout_s=timeout_s)
 
+    async def cast_aux_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> None:
+        """Send a command to the aux machine of the member on the connected node, for no reply (AUX-03).
+
+        Returns when that member has handled it; an error of the aux machine is dropped. Raises
+        `UnknownCluster` if the node has no member, or `OutcomeUnknown`.
+        """
+        await self.call(
+            "aux_command", {"cluster": cluster, "command": command, "cast": True}, timeout_s=timeout_s
+        )
+
     # --- anything else -----------------------------------------------------------------
 
     async def call(

@@ -267,6 +267,10 @@ class Administration:
             self._client.aux_command(cluster, command, consistent=consistent, timeout_s=timeout_s)
         )
 
+    def cast_aux_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self._run(self._client.cast_aux_command(cluster, command, timeout_s=timeout_s))
+
     def call(
         self, verb: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> Any:
@@ -483,6 +487,10 @@ class ClusterAdministration:
     def force_shrink(self, *, timeout_s: float | None = None) -> ShrunkCluster:
         """See `barque.Client.force_shrink`."""
         return self._administration.force_shrink(self.name, timeout_s=timeout_s)
+
+    def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self._administration.cast_aux_command(self.name, command, timeout_s=timeout_s)
 
     def aux_command(self, command: Any, *, consistent: bool = False, timeout_s: float | None = None) -> Any:
         """See `barque.Client.aux_command`."""
