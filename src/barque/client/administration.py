@@ -12,6 +12,7 @@ from barque.client.results import (
     KeyMetrics,
     MemberOverview,
     MembersInfo,
+    NodeOverview,
     Pong,
     PromotedMember,
     QueryResult,
@@ -392,6 +393,31 @@ class Administration:
         """
         arguments = {"cluster": cluster, "command": command, "consistent": consistent}
         return await self.call("aux_command", arguments, timeout_s=timeout_s)
+
+    async def cast_aux_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> None:
+        """Send a command to the aux machine of the member on the connected node, for no reply (API-23).
+
+        Returns when the member has it. An error of the aux machine, or that there is none, is not told.
+        Raises `UnknownCluster` if the node has no member, or `OutcomeUnknown`.
+        """
+        arguments = {"cluster": cluster, "command": command, "cast": True}
+        await self.call("aux_command", arguments, timeout_s=timeout_s)
+
+    async def node_overview(
+        self,
+        node: str | None = None,
+        *,
+        clusters: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> NodeOverview:
+        """Everything about a node (default: the connected one) and its servers (API-24).
+
+        With `clusters` only their servers are told of: a node may have ten thousand. Raises
+        `ConfigurationError` for an unknown node, `Refused` if it is out of reach, `QueryTimeout`.
+        """
+        return await self._call(
+            "node_overview", {"node": node, "clusters": clusters}, timeout_s, NodeOverview
+        )
 
     # --- anything else -----------------------------------------------------------------
 

@@ -291,3 +291,7 @@ class ClusterClient:
     async def state_query(self, kind: str, node: str | None = None, *, timeout_s: float | None = None) -> Any:
         """See `Client.state_query`."""
         return await self.client.state_query(self.name, kind, node, timeout_s=timeout_s)
+
+    async def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `Client.cast_aux_command`."""
+        await self.client.cast_aux_command(self.name, command, timeout_s=timeout_s)

@@ -11,6 +11,7 @@ from barque.client.results import (
     KeyMetrics,
     MemberOverview,
     MembersInfo,
+    NodeOverview,
     Pong,
     PromotedMember,
     QueryResult,
@@ -287,6 +288,20 @@ class Administration:
         """See `barque.Client.state_query`."""
         return self._run(self._client.state_query(cluster, kind, node, timeout_s=timeout_s))
 
+    def cast_aux_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self._run(self._client.cast_aux_command(cluster, command, timeout_s=timeout_s))
+
+    def node_overview(
+        self,
+        node: str | None = None,
+        *,
+        clusters: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> NodeOverview:
+        """See `barque.Client.node_overview`."""
+        return self._run(self._client.node_overview(node, clusters=clusters, timeout_s=timeout_s))
+
 
 class ClusterAdministration:
     """Those of `barque.sync.ClusterClient`."""
@@ -498,3 +513,7 @@ class ClusterAdministration:
     def state_query(self, kind: str, node: str | None = None, *, timeout_s: float | None = None) -> Any:
         """See `barque.Client.state_query`."""
         return self._administration.state_query(self.name, kind, node, timeout_s=timeout_s)
+
+    def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self._administration.cast_aux_command(self.name, command, timeout_s=timeout_s)

@@ -38,7 +38,7 @@ from barque.runtime.directory import new_cluster_id, new_uid
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.node_rpc import NodeRpc
-from barque.runtime.reporting import Reporter, cluster_overview, merge_reports
+from barque.runtime.reporting import Reporter, merge_reports
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import check_name, configured_cluster_id
@@ -106,6 +106,7 @@ class Admin:
             "local_report": self.local_report,
             "members": self.members,
             "overview": self.overview,
+            "node_overview": self.node_overview,
             "transfer_leadership": self.transfer_leadership,
             "start_cluster": self.start_cluster,
             "start_or_restart_cluster": self.start_or_restart_cluster,
@@ -210,7 +211,16 @@ class Admin:
 
     async def overview(self, arguments: dict[str, Any]) -> Any:
         """Everything about the member on this node (OVW-01)."""
-        return cluster_overview(self._member_here(str(arguments["cluster"])))
+        return self._reporter.member_overview(self._member_here(str(arguments["cluster"])))
+
+    async def node_overview(self, arguments: dict[str, Any]) -> Any:
+        """Everything about this node, or about `node`, and the counters of its servers (API-24)."""
+        node = str(arguments.get("node") or self._name)
+        if node not in self._config.nodes:
+            raise ConfigurationError(f"node {node[:64]!r} is not among the nodes of this installation")
+        if node != self._name:
+            return await self._ask_at(node, "node_overview", arguments)
+        return self._reporter.node_overview(_names(arguments.get("clusters")))
 
     async def _ask_at(self, node: str, verb: str, arguments: dict[str, Any]) -> Any:
         timeout_s = int(arguments.get("timeout_ms", 2_000)) / 1000

@@ -46,7 +46,7 @@ from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.system import System
 from barque.transport.answers import fail
-from barque.types import ClientRef, Index, Membership, ReplyMode, ServerId, Uid
+from barque.types import NOBODY, ClientRef, Index, Membership, ReplyMode, ServerId, Uid
 
 _POLL_S = 0.02
 _AGAIN_S = 0.05
@@ -458,6 +458,11 @@ class MemberAdmin:
             server = here.server.id
         else:
             raise UnknownCluster(f"no member of {cluster!r} runs on node {self._name}")
+
+        if arguments.get("cast"):
+            self._dispatcher.send_to_server(server, AuxCommand(NOBODY, 0, payload))
+            self._wake()
+            return None
 
         def command(origin: ClientRef, correlation: int) -> AuxCommand:
             return AuxCommand(origin, correlation, payload, consistent)

@@ -33,6 +33,7 @@ from barque.machine.arguments import canonical_arguments
 from barque.machine.machine import Machine
 from barque.runtime.adoption import check_contents, check_orphans
 from barque.runtime.clock import Clock
+from barque.runtime.commit_rate import CommitRate
 from barque.runtime.directory import Directory, new_uid
 from barque.runtime.monitors import Monitors
 from barque.runtime.performer import Performer, PerformerEnvironment
@@ -135,8 +136,8 @@ class System:
         self._environment = environment
         self._deleting: dict[str, Ending] = {}  # ended, and still without a durable tombstone
         self.monitors = Monitors(me)
-        server_timers = ServerTimers(timers, clock, rng, times, environment.wake)
-        self.performer = Performer(environment, self.storage.meta, server_timers, self.monitors)
+        self.server_timers = ServerTimers(timers, clock, rng, times, environment.wake)
+        self.performer = Performer(environment, self.storage.meta, self.server_timers, self.monitors)
         self.awaiting_sync = self.performer.awaiting_sync
 
     def recover(self) -> None:
@@ -447,8 +448,11 @@ class System:
 
     def tick(self) -> None:
         """Tick the servers that did something since the last tick, and the disk."""
-        now_ms = self._clock.wall_ms()
+        now_ms, now_s = self._clock.wall_ms(), self._clock.monotonic()
         for process in list(self._active):
+            if process.commit_rate is None:
+                process.commit_rate = CommitRate(process.server, self._times.tick_ms / 1000, now_s)
+            process.commit_rate.note(process.server, now_s)
             applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
@@ -459,7 +463,7 @@ class System:
         if self._deleting or self.directory.unfinished:
             self._delete_on_disk()
         try:
-            self.storage.tick(self._clock.monotonic())
+            self.storage.tick(now_s)
         except StorageError as error:
             self._note_failure(str(error))
 
