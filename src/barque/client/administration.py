@@ -88,17 +88,25 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """Form a cluster on these nodes (default: all), and wait for its leader (API-02).
 
         A cluster that is there already, with the same machine, arguments and nodes, is left as it is.
-        `machine` is a name from the nodes' configuration; `arguments` go to its `init`. Raises
+        `machine` is a name from the nodes' configuration; `arguments` go to its `init`;
+        `initial_machine_version` is the version to begin with, if the nodes have it (VER-06). Raises
         `ConfigurationError` if the nodes refuse, `NoLeader` if too few members could be started or no leader
         was elected in time, or `OutcomeUnknown`.
         """
         kept = canonical_arguments(arguments or {})
-        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
+        request = {
+            "cluster": cluster,
+            "machine": machine,
+            "nodes": nodes,
+            "arguments": kept,
+            "initial_machine_version": initial_machine_version,
+        }
         return await self._call("start_cluster", request, timeout_s, StartedCluster)
 
     async def start_or_restart_cluster(
@@ -108,6 +116,7 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """Start the members again that do not run, or form the cluster if no node has a member (API-03).
@@ -116,7 +125,13 @@ class Administration:
         were.
         """
         kept = canonical_arguments(arguments or {})
-        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
+        request = {
+            "cluster": cluster,
+            "machine": machine,
+            "nodes": nodes,
+            "arguments": kept,
+            "initial_machine_version": initial_machine_version,
+        }
         return await self._call("start_or_restart_cluster", request, timeout_s, StartedCluster)
 
     async def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> DeletedCluster:
@@ -193,6 +208,7 @@ class Administration:
         arguments: Mapping[str, Any] | None = None,
         membership: Membership = Membership.VOTER,
         uid: Uid | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedServer:
         """Start a new server on `node`, for a cluster that is formed server by server (API-05).
@@ -210,6 +226,7 @@ class Administration:
             "arguments": canonical_arguments(arguments or {}),
             "membership": str(membership),
             "uid": uid,
+            "initial_machine_version": initial_machine_version,
         }
         return await self._call("server_start", request, timeout_s, StartedServer)
 

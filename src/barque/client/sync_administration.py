@@ -71,12 +71,18 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_cluster`."""
         return self._run(
             self._client.start_cluster(
-                cluster, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+                cluster,
+                machine,
+                nodes=nodes,
+                arguments=arguments,
+                initial_machine_version=initial_machine_version,
+                timeout_s=timeout_s,
             )
         )
 
@@ -87,12 +93,18 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_or_restart_cluster`."""
         return self._run(
             self._client.start_or_restart_cluster(
-                cluster, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+                cluster,
+                machine,
+                nodes=nodes,
+                arguments=arguments,
+                initial_machine_version=initial_machine_version,
+                timeout_s=timeout_s,
             )
         )
 
@@ -116,6 +128,7 @@ class Administration:
         arguments: Mapping[str, Any] | None = None,
         membership: Membership = Membership.VOTER,
         uid: Uid | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedServer:
         """See `barque.Client.start_server`."""
@@ -128,6 +141,7 @@ class Administration:
                 arguments=arguments,
                 membership=membership,
                 uid=uid,
+                initial_machine_version=initial_machine_version,
                 timeout_s=timeout_s,
             )
         )
@@ -339,11 +353,17 @@ class ClusterAdministration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_cluster`."""
         return self._administration.start_cluster(
-            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+            self.name,
+            machine,
+            nodes=nodes,
+            arguments=arguments,
+            initial_machine_version=initial_machine_version,
+            timeout_s=timeout_s,
         )
 
     def start_or_restart_cluster(
@@ -352,11 +372,17 @@ class ClusterAdministration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_or_restart_cluster`."""
         return self._administration.start_or_restart_cluster(
-            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+            self.name,
+            machine,
+            nodes=nodes,
+            arguments=arguments,
+            initial_machine_version=initial_machine_version,
+            timeout_s=timeout_s,
         )
 
     def delete_cluster(self, *, timeout_s: float | None = None) -> DeletedCluster:
@@ -376,6 +402,7 @@ class ClusterAdministration:
         arguments: Mapping[str, Any] | None = None,
         membership: Membership = Membership.VOTER,
         uid: Uid | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedServer:
         """See `barque.Client.start_server`."""
@@ -387,6 +414,7 @@ class ClusterAdministration:
             arguments=arguments,
             membership=membership,
             uid=uid,
+            initial_machine_version=initial_machine_version,
             timeout_s=timeout_s,
         )
 

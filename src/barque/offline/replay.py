@@ -1,7 +1,8 @@
 """Replay the log of one server of a stopped node through a machine, entry by entry (LIFE-10).
 
 The server is recovered on a disk whose writes stay in memory (`TrialDisk`), and its entries are applied by
-the code that a node runs. So snapshots, segments, machine versions and built-in commands count as in a start, and
+the code that a node runs. So snapshots, segments, machine versions and built-in commands count as in a
+start, and
 nothing on the disk is changed.
 """
 

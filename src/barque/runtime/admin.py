@@ -314,6 +314,7 @@ class Admin:
             uids=uids,
             membership=Membership(str(arguments.get("membership") or Membership.VOTER)),
             joined_at=msgspec.convert(arguments.get("joined_at") or (0, 0), IndexTerm),
+            initial_machine_version=int(arguments.get("initial_machine_version") or 0),
         )
         self._discard_leftover(name, cluster_id, uids, term)
         self._system.create(record)
@@ -366,6 +367,7 @@ class Admin:
             "machine": str(arguments["machine"]),
             "arguments": arguments.get("arguments") or {},
             "members": [str(m) for m in members],
+            "initial_machine_version": int(arguments.get("initial_machine_version") or 0),
         }
         answers = await self._ask_all(nodes, "start_server", {**request, "timeout_ms": int(timeout_s * 500)})
         problems = {n: a for n, a in answers.items() if isinstance(a, Exception)}
@@ -439,6 +441,7 @@ class Admin:
             "machine": record.machine,
             "arguments": record.arguments,
             "members": [str(member) for member in record.initial_members],
+            "initial_machine_version": record.initial_machine_version,
             "runs": process.failure is None,
             "failure": process.failure,
         }
@@ -509,6 +512,7 @@ def _is_same(facts: dict[str, Any], request: dict[str, Any]) -> bool:
         facts["machine"] == request["machine"]
         and facts["arguments"] == canonical_arguments(request["arguments"])
         and sorted(facts["members"]) == sorted(request["members"])
+        and facts["initial_machine_version"] == request["initial_machine_version"]
     )
 
 
