@@ -12,6 +12,7 @@ import pytest
 from barque import config as config_module
 from barque.config import (
     ClusterConfig,
+    HttpConfig,
     LogConfig,
     NodeConfig,
     RespConfig,
@@ -38,6 +39,7 @@ STRUCTS = {
     "log": LogConfig,
     "snapshots": SnapshotsConfig,
     "resp": RespConfig,
+    "http": HttpConfig,
     "clusters": ClusterConfig,
     "tls": TlsConfig,
     "servers": ServerSettings,
@@ -99,7 +101,7 @@ def refuse(section: str, name: str, value: Any) -> None:
     with pytest.raises((ConfigurationError, msgspec.ValidationError)):
         msgspec.convert(raw, NodeConfig).check()
     structs = {**raw}
-    for part in ("time", "log", "snapshots", "resp", "tls"):
+    for part in ("time", "log", "snapshots", "resp", "http", "tls"):
         if part in structs and isinstance(structs[part], dict):
             structs[part] = STRUCTS[part](**structs[part])
     if section == "servers":

@@ -51,6 +51,7 @@ from barque.client.results import (
 from barque.client.url import connect
 from barque.config import (
     ClusterConfig,
+    HttpConfig,
     LogConfig,
     NodeConfig,
     RespConfig,
@@ -93,16 +94,18 @@ from barque.errors import (
     WalDown,
 )
 from barque.machine.effects import (
+    LATER,
     Append,
     Aux,
     Checkpoint,
-    DemonitorClient,
     DemonitorNode,
+    DemonitorProcess,
     MachineEffect,
-    MonitorClient,
     MonitorNode,
+    MonitorProcess,
     ReadLog,
     ReleaseCursor,
+    Reply,
     SendMsg,
     Timer,
 )
@@ -125,13 +128,26 @@ from barque.machine.machine import (
 from barque.machine.replicated import Command, Effects, Query, Replicated, command, machine_of, query
 from barque.machine.simple import SimpleMachine
 from barque.machine.snapshot_module import SnapshotModule
-from barque.types import ClientRef, Index, IndexTerm, Membership, ReplyMode, ServerId, Term, Uid
+from barque.types import (
+    ClientRef,
+    Index,
+    IndexTerm,
+    Membership,
+    Named,
+    Pid,
+    ReplyMode,
+    ReplyTo,
+    ServerId,
+    Term,
+    Uid,
+)
 
 if TYPE_CHECKING:
     from barque.client.local import local_client
     from barque.log.read_plan import LogEntry, PlanInfo, ReadPlan
     from barque.runtime.log_readers import ExternalLogReader, LogUpdate, SegmentRange
     from barque.runtime.node import Node
+    from barque.runtime.processes import Process
 else:
 
     def __getattr__(name: str) -> Any:
@@ -144,6 +160,10 @@ else:
             from barque.client.local import local_client
 
             return local_client
+        if name == "Process":
+            from barque.runtime.processes import Process
+
+            return Process
         if name in ("LogEntry", "PlanInfo", "ReadPlan"):
             from barque.log import read_plan
 
@@ -157,6 +177,7 @@ else:
 
 __version__ = "0.1.0"
 __all__ = [
+    "LATER",
     "AddedMember",
     "AlreadyMember",
     "Append",
@@ -179,14 +200,15 @@ __all__ = [
     "ConfigurationError",
     "Damaged",
     "DeletedCluster",
-    "DemonitorClient",
     "DemonitorNode",
+    "DemonitorProcess",
     "DemotedMember",
     "DiskFull",
     "Down",
     "Effects",
     "ExternalLogReader",
     "Forbidden",
+    "HttpConfig",
     "Index",
     "IndexTerm",
     "InvalidCommand",
@@ -207,8 +229,9 @@ __all__ = [
     "MemberStatus",
     "MembersInfo",
     "Membership",
-    "MonitorClient",
     "MonitorNode",
+    "MonitorProcess",
+    "Named",
     "NoLeader",
     "NoQuorum",
     "Node",
@@ -225,8 +248,10 @@ __all__ = [
     "ObjectClient",
     "OutcomeUnknown",
     "Overloaded",
+    "Pid",
     "PlanInfo",
     "Pong",
+    "Process",
     "PromotedMember",
     "ProtocolError",
     "Query",
@@ -240,7 +265,9 @@ __all__ = [
     "RemovedMember",
     "ReplacedMember",
     "Replicated",
+    "Reply",
     "ReplyMode",
+    "ReplyTo",
     "RespConfig",
     "Result",
     "SegmentRange",

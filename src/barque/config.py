@@ -144,6 +144,14 @@ class RespConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether clients must speak TLS; the files are those of `[tls]`."""
 
 
+class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """HTTP for programs that watch the node (docs/operations/monitoring.md). They can change nothing."""
+
+    bind: str = "127.0.0.1:9100"
+    tls: bool = False
+    """Whether clients must speak TLS; the files are those of `[tls]`."""
+
+
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A cluster that this node forms, or joins in forming, when it starts for the first time."""
 
@@ -179,6 +187,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     client_secret_file: str = ""
     tls: TlsConfig | None = None
     resp: RespConfig | None = None
+    http: HttpConfig | None = None
     clusters: tuple[ClusterConfig, ...] = ()
     machines: dict[str, str] = {}
     """Machines that may be started here, by name: `package.module:Class`."""
@@ -239,7 +248,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             other = by_address.setdefault(address, node)
             if other != node and not address.endswith(":0"):
                 raise ConfigurationError(f"nodes: {other!r} and {node!r} have the same address {address}")
-        for setting, bind in (("bind", self.bind), ("resp.bind", self.resp.bind if self.resp else "")):
+        binds = {"bind": self.bind, "resp.bind": self.resp.bind if self.resp else ""}
+        binds["http.bind"] = self.http.bind if self.http else ""
+        for setting, bind in binds.items():
             _check_brackets(setting, bind)
 
     def _check_credentials(self) -> None:
@@ -263,8 +274,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ConfigurationError(
                 "secret: administrators or clients have a secret, and nodes have none; set secret_file"
             )
-        if self.resp is not None and self.resp.tls and self.tls is None:
-            raise ConfigurationError("resp.tls: there is no [tls]; give it cert_file, key_file and ca_file")
+        for setting, gateway in (("resp.tls", self.resp), ("http.tls", self.http)):
+            if gateway is not None and gateway.tls and self.tls is None:
+                raise ConfigurationError(
+                    f"{setting}: there is no [tls]; give it cert_file, key_file, ca_file"
+                )
 
     def _check_clusters(self) -> None:
         names = [cluster.name for cluster in self.clusters]

@@ -87,15 +87,36 @@ class MemberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     target: Index = Index(0)
 
 
-class ClientRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The origin of commands: one incarnation of one node, to which the replies go.
+class Pid(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The address of a process: of something on a node that machines may send messages to, and watch.
 
-    The incarnation is drawn when the process starts, so that replies to commands of an earlier process can
-    never reach the wrong caller.
+    The incarnation is drawn when the node's own process starts, so that what is for an earlier one can never
+    reach the wrong receiver. Number 0 is the node itself, with all its clients; it is the origin of commands,
+    to which their replies go. The other numbers are single clients, and processes of programs in the node's
+    process (`Node.spawn`). They are never used again.
     """
 
     node: str
     incarnation: int
+    number: int = 0
+
+
+ClientRef = Pid
+"""The origin of commands: a `Pid` with the number 0."""
+
+
+class Named(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The address of whichever process has this name on a node now (`Node.register`)."""
+
+    name: str
+    node: str
+
+
+class ReplyTo(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Names a caller that waits for a reply: `CommandMeta.reply_from`. A machine may keep it in its state."""
+
+    origin: ClientRef
+    correlation: int
 
 
 NOWHERE = IndexTerm(Index(0), Term(0))

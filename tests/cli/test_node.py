@@ -1,5 +1,6 @@
 """`barque node` in a process of its own: what it refuses, with which exit code, and how it ends."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -208,9 +211,39 @@ def test_a_taken_address_has_its_exit_code(flags: list[str]) -> None:
         assert port in refused.stderr
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
-        refused = run_barque("node", *flags, "--resp-bind", f"127.0.0.1:{number}")
-        assert refused.returncode == 69, refused.stderr
-        assert str(number) in refused.stderr
+        for option in ("--resp-bind", "--http-bind"):
+            refused = run_barque("node", *flags, option, f"127.0.0.1:{number}")
+            assert refused.returncode == 69, refused.stderr
+            assert str(number) in refused.stderr
+
+
+def test_a_node_serves_its_figures_over_http(flags: list[str]) -> None:
+    """CNT-08: `--http-bind` opens a port with metrics, health and readiness; it closes with the node."""
+    address = f"127.0.0.1:{free_ports(1)}"
+    node = subprocess.Popen(
+        [sys.executable, "-m", "barque", "node", *flags, "--http-bind", address],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_up(node)
+
+        def ready() -> bool:
+            with contextlib.suppress(urllib.error.HTTPError):
+                return bool(urllib.request.urlopen(f"http://{address}/ready", timeout=10).status == 200)
+            return False
+
+        wait_for(ready, "a node that is ready")
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        assert '\nbarque_members{state="leader"} 1\n' in text
+        assert '\nbarque_member_leads{cluster="kv",member="kv@n1"} 1\n' in text
+        node.terminate()
+        assert node.wait(timeout=20) == 0
+    finally:
+        node.kill()
+        _, said = node.communicate()
+    assert "Traceback" not in said
 
 
 def test_wrong_usage_exits_with_2() -> None:

@@ -11,11 +11,11 @@ from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import (
     AppendEntriesRpc,
     AuxCommand,
-    ClientDown,
     Component,
     ElectionTimeout,
     InstallSnapshotRpc,
     NodeEvent,
+    ProcessDown,
     Tick,
 )
 from barque.core.state import RaftState
@@ -167,7 +167,7 @@ def test_monitors_of_the_aux_machine_tell_it_alone() -> None:
     """MON-01 to MON-03, AUX-07: `handle_down` and `handle_node_status` of the component that asked."""
     cluster = led()
     for name in "ab":
-        cluster[name].handle(ClientDown(Component.AUX, CLIENT, "gone"))
+        cluster[name].handle(ProcessDown(Component.AUX, CLIENT, "gone"))
         cluster[name].handle(NodeEvent(Component.AUX, "n", True))
         cluster[name].handle(NodeEvent(Component.AUX, "n", False))
         assert [item[2] for item in told(cluster, name)] == [
@@ -184,10 +184,10 @@ def test_monitors_of_the_machine_become_commands() -> None:
     """
     cluster = led()
     cluster.command("a", "sent before", low_priority=True)
-    cluster["a"].handle(ClientDown(Component.MACHINE, CLIENT, "gone"))
+    cluster["a"].handle(ProcessDown(Component.MACHINE, CLIENT, "gone"))
     cluster["a"].handle(NodeEvent(Component.MACHINE, "n", True))
     cluster["a"].handle(NodeEvent(Component.MACHINE, "n", False))
-    assert cluster["b"].handle(ClientDown(Component.MACHINE, CLIENT, "gone")) == []
+    assert cluster["b"].handle(ProcessDown(Component.MACHINE, CLIENT, "gone")) == []
     assert cluster["b"].handle(NodeEvent(Component.MACHINE, "n", True)) == []
     cluster.settle()
     state = cluster.server("b").machine_state
@@ -246,7 +246,7 @@ def test_the_aux_machine_is_there_in_every_state(state: str) -> None:
         member.handle(InstallSnapshotRpc(Term(1), cluster["a"].id, meta, ChunkState(1, ChunkFlag.NEXT), b"x"))
     assert str(member.server.raft_state) == state
     member.handle(ask("x"))
-    member.handle(ClientDown(Component.AUX, CLIENT, "gone"))
+    member.handle(ProcessDown(Component.AUX, CLIENT, "gone"))
     member.handle(NodeEvent(Component.AUX, "n", True))
     assert [item[0] for item in told(cluster, name)] == [state] * 3
     assert member.server.raft_state is RaftState(state)

@@ -11,7 +11,6 @@ from barque.core.invariants import Facts
 from barque.core.messages import (
     AppendEntriesRpc,
     AwaitConditionTimeout,
-    ClientDown,
     Component,
     ElectionTimeout,
     HeartbeatRpc,
@@ -20,6 +19,7 @@ from barque.core.messages import (
     Message,
     NodeEvent,
     NodeStatus,
+    ProcessDown,
     ServerDown,
     Tick,
     WalFailed,
@@ -136,7 +136,7 @@ NEWS = [
     NodeStatus("node_b", up=True),
     NodeStatus("node_b", up=False),
     ServerDown(ServerId("b", "node_b"), connected=False),
-    ClientDown(Component.MACHINE, ClientRef("client", 1), "noproc"),
+    ProcessDown(Component.MACHINE, ClientRef("client", 1), "noproc"),
     NodeEvent(Component.MACHINE, "node_b", up=False),
     MachineTimeout("lease"),
     MachineAppend(b"\x01"),
@@ -243,7 +243,7 @@ def test_k6_repeated_news_is_kept_once() -> None:
     [
         (NodeEvent(Component.MACHINE, "node_b", up=False), NodeDown("node_b")),
         (
-            ClientDown(Component.MACHINE, ClientRef("client", 1), "noproc"),
+            ProcessDown(Component.MACHINE, ClientRef("client", 1), "noproc"),
             Down(ClientRef("client", 1), "noproc"),
         ),
         (MachineTimeout("lease"), Timeout("lease")),

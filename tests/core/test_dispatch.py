@@ -24,7 +24,6 @@ from barque.core.messages import (
     AuxCommand,
     AwaitConditionTimeout,
     ChunkOutcome,
-    ClientDown,
     Commands,
     Component,
     DeleteCluster,
@@ -49,6 +48,7 @@ from barque.core.messages import (
     PipelineRpcs,
     PreVoteResult,
     PreVoteRpc,
+    ProcessDown,
     Queries,
     QuorumTimeout,
     ReceiveSnapshotTimeout,
@@ -413,7 +413,7 @@ def without_term(sender: ServerId) -> list[Message]:
         MachineAppend(b"\x01"),
         NodeStatus(sender.node, True),
         NodeStatus(sender.node, False),
-        *(ClientDown(component, CLIENT, "gone") for component in Component),
+        *(ProcessDown(component, CLIENT, "gone") for component in Component),
         *(NodeEvent(component, sender.node, up) for component in Component for up in (True, False)),
     ]
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from barque.core import ra_server
-from barque.core.events import ClientDown, Component, NodeEvent
+from barque.core.events import Component, NodeEvent, ProcessDown
 from barque.core.messages import AppendEntriesRpc, Tick
 from barque.core.overview import members_info
 from barque.core.state import PeerStatus, RaftState, ServerConfig
@@ -97,7 +97,7 @@ def test_hints_downs_and_statuses_go_their_way() -> None:
     server = cluster.server("a")
     ra_server.update_release_cursor(server, Index(2), ("x",), written=Index(99))
     assert server.pending_release_cursor.index == 2
-    ra_server.handle_down(server, ClientDown(Component.MACHINE, CLIENT, "gone"))
+    ra_server.handle_down(server, ProcessDown(Component.MACHINE, CLIENT, "gone"))
     assert server.leader_role().low_priority
     ra_server.handle_node_status(server, NodeEvent(Component.MACHINE, "n", up=True))
     assert server.log.next_index() == 5

@@ -10,10 +10,10 @@ from tests.nodes import Nodes, until
 import barque
 from barque.machine.effects import (
     Aux,
-    DemonitorClient,
     DemonitorNode,
-    MonitorClient,
+    DemonitorProcess,
     MonitorNode,
+    MonitorProcess,
     ReadLog,
 )
 from barque.machine.machine import AuxKind, AuxResult, Member
@@ -44,11 +44,11 @@ class Observed(barque.Machine[list[Any]]):
             case ["aux", value]:
                 return state, None, [[Aux(value)], []]
             case "watch me":
-                return state, None, [MonitorClient(meta.origin)]
+                return state, None, [MonitorProcess(meta.origin)]
             case "leave me":
-                return state, None, [DemonitorClient(meta.origin)]
+                return state, None, [DemonitorProcess(meta.origin)]
             case ["watch", node, incarnation]:
-                return state, None, [MonitorClient(ClientRef(node, incarnation))]
+                return state, None, [MonitorProcess(ClientRef(node, incarnation))]
             case ["watch", node]:
                 return state, None, [MonitorNode(node)]
             case ["leave", node]:
@@ -287,7 +287,7 @@ async def test_a_machine_hears_of_clients_that_it_watches(tmp_path: Path) -> Non
         await three.has("n1", barque.NodeDown("n3"))
         await three.stop("n2")
         await three.has("n1", barque.Down(gone["n2"], "noconnection"))
-        assert not [c for c in three.state_on("n1") if isinstance(c, barque.Down) and c.client == gone["n3"]]
+        assert not [c for c in three.state_on("n1") if isinstance(c, barque.Down) and c.pid == gone["n3"]]
         await client.process_command("it", ["watch", "n3", gone["n3"].incarnation])
         await three.has("n1", barque.Down(gone["n3"], "noconnection"))
 

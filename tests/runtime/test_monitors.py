@@ -7,8 +7,8 @@ import pytest
 from tests.nodes import Adder, Nodes, until
 
 import barque
-from barque.core.messages import ClientDown, Component, NodeEvent
-from barque.machine.effects import MonitorClient, MonitorNode
+from barque.core.messages import Component, NodeEvent, ProcessDown
+from barque.machine.effects import MonitorNode, MonitorProcess
 from barque.machine.machine import Down
 from barque.runtime.monitors import Monitors
 from barque.types import ClientRef
@@ -21,7 +21,7 @@ class Watching(Adder):
         """Watch, or count what was watched."""
         match command:
             case ["watch", node, incarnation]:
-                return state, "watched", [barque.MonitorClient(ClientRef(node, incarnation))]
+                return state, "watched", [barque.MonitorProcess(ClientRef(node, incarnation))]
             case Down():
                 return state + 1000, None
             case _:
@@ -84,9 +84,9 @@ ME = ClientRef("n1", 5)
 UP, DOWN = (NodeEvent(Component.MACHINE, "n2", up) for up in (True, False))
 
 
-def gone(client: ClientRef, reason: str) -> ClientDown:
+def gone(client: ClientRef, reason: str) -> ProcessDown:
     """The news that a client is gone."""
-    return ClientDown(Component.MACHINE, client, reason)
+    return ProcessDown(Component.MACHINE, client, reason)
 
 
 def test_k9_a_monitor_is_told_the_present_state_and_every_change() -> None:
@@ -110,7 +110,7 @@ def test_k9_a_restart_that_nobody_saw_is_told_as_down_and_up() -> None:
     monitors.node_restarted("n2", 1)
     monitors.node_changed("n2", up=True)
     monitors.watch_node(process, MonitorNode("n2"))
-    monitors.watch_client(process, MonitorClient(ClientRef("n2", 1)))
+    monitors.watch_process(process, MonitorProcess(ClientRef("n2", 1)))
     monitors.node_restarted("n2", 2)
     monitors.node_changed("n2", up=True)
     assert heard.news == [UP, gone(ClientRef("n2", 1), "noproc"), DOWN, UP]
@@ -137,7 +137,7 @@ def test_k9_a_new_leader_hears_at_once_of_clients_that_are_gone(
     if known is not None:
         monitors.node_restarted("n2", known)
         monitors.node_changed("n2", up=up)
-    monitors.watch_client(process, MonitorClient(client))
+    monitors.watch_process(process, MonitorProcess(client))
     assert heard.news == ([] if reason is None else [gone(client, reason)])
 
 

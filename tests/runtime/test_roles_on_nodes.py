@@ -13,6 +13,7 @@ from tests.transport.certificates import Authority
 import barque
 from barque.errors import Forbidden, InvalidCommand, Refused, Unauthenticated
 from barque.runtime.admin import _LATER
+from barque.runtime.client_session import SESSION_VERBS
 from barque.transport.authorization import VERBS, Role
 
 SECRETS = {
@@ -41,7 +42,7 @@ async def with_roles(directory: Path, count: int) -> AsyncIterator[Nodes]:
 async def test_sec8_every_verb_of_a_node_has_a_role(tmp_path: Path) -> None:
     """The table and the verbs that a node serves are the same: a new verb needs a row."""
     async with with_roles(tmp_path, 1) as single:
-        served = {*single.running["n1"].admin._verbs, *_LATER}
+        served = {*single.running["n1"].admin._verbs, *_LATER, *SESSION_VERBS}
         assert served == set(VERBS)
 
 

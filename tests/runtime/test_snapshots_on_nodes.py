@@ -1,17 +1,22 @@
 """Snapshots, checkpoints and segments on whole nodes: made, sent, installed, and started from."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.nodes import Nodes, until
 
 import barque
+from barque.core.messages import InstallSnapshotRpc
 from barque.core.state import PeerStatus, Server
 from barque.machine.effects import Checkpoint, ReleaseCursor
 from barque.machine.machine import Builtin
+from barque.testing.checkers.probes import watched
+from barque.transport.wire import Envelope
 from barque.types import Index, IndexTerm
 
 
@@ -43,6 +48,8 @@ class Shelf(barque.Machine[dict[str, Any]]):
                 return state, meta.index, [ReleaseCursor(meta.index, promote=True)]
             case "written":
                 return state, meta.index, [ReleaseCursor(meta.index, state, written=meta.index)]
+            case "quiet":
+                return state, meta.index, [ReleaseCursor(meta.index, state, no_snapshot_sends=True)]
             case "keep":
                 state["kept"].append(meta.index)
         return state, meta.index
@@ -391,3 +398,139 @@ async def test_a_member_with_older_code_installs_no_newer_snapshot(tmp_path: Pat
         await some.start("n3", machines={"shelf": some.machines["n3"]})
         await some.equal()
         assert some.machines["n3"].installed
+
+
+def hear_no_snapshots(node: barque.Node) -> Callable[[], None]:
+    """Drop the snapshots that come to a node, as a bad network would; the result ends that."""
+    hear = node.on_envelopes
+
+    def hear_others(sender: str, envelopes: list[Envelope]) -> None:
+        hear(sender, [e for e in envelopes if not isinstance(e.message, InstallSnapshotRpc)])
+
+    node.on_envelopes = hear_others  # type: ignore[method-assign]
+
+    def end() -> None:
+        node.on_envelopes = hear  # type: ignore[method-assign]
+
+    return end
+
+
+async def sending_to(some: "Shelves", leader: str, member: str) -> None:
+    """Wait until the leader sends that member a snapshot."""
+
+    async def sends() -> bool:
+        peer = next(peer for found, peer in some.server(leader).peers if found.node == member)
+        return peer.status is PeerStatus.SENDING_SNAPSHOT
+
+    await until(sends, f"{leader} to send {member} a snapshot")
+
+
+async def test_a_wish_can_wait_until_no_snapshot_is_sent(tmp_path: Path) -> None:
+    """EFF-15: with `no_snapshot_sends` the member that is being sent one is served first."""
+    async with shelves(tmp_path) as some:
+        (first,) = await some.put("a")
+        await some.equal()
+        await some.at.transfer_leadership("shelf", "n1")
+        leader = await some.leader(some.at, "shelf")
+        await some.stop("n3")
+        await some.forget(first + 2)
+        await some.begin("n3")
+        end = hear_no_snapshots(some.running["n3"])
+        await sending_to(some, leader, "n3")
+        (at,) = await some.put("quiet")
+        waiting = some.server(leader).pending_release_cursor
+        assert waiting is not None
+        assert some.snapshot(leader) < at
+        end()
+        await some.equal()
+        await some.snapshot_at(at, leader)
+
+
+async def test_a_leadership_begins_without_what_an_earlier_one_knew_of_peers(tmp_path: Path) -> None:
+    """CORE-17: a peer that was being sent a snapshot is a normal one for the next leadership."""
+    async with shelves(tmp_path) as some:
+        (first,) = await some.put("a")
+        await some.equal()
+        leader = await some.leader(some.at, "shelf")
+        away, other = [name for name in some.addresses if name != leader]
+        await some.stop(away)
+        await some.forget(first + 2)
+        await some.begin(away)
+        end = hear_no_snapshots(some.running[away])
+        await sending_to(some, leader, away)
+
+        async def led_by(name: str) -> bool:
+            return await some.leader(some.at, "shelf") == name
+
+        sent = some.running[leader].system.processes["shelf"].counters.snapshots_sent
+        await some.at.transfer_leadership("shelf", other)
+        await until(lambda: led_by(other), "the other one leads")
+        await some.at.transfer_leadership("shelf", leader)
+        await until(lambda: led_by(leader), "the first one leads again")
+        await sending_to(some, leader, away)
+        assert some.running[leader].system.processes["shelf"].counters.snapshots_sent > sent
+        end()
+        await some.equal()
+        assert some.machines[away].installed
+
+
+class LaterShelf(Shelf):
+    """Version 1, which keeps its state as it was."""
+
+    version = 1
+
+
+async def test_a_snapshot_names_the_version_of_its_entry(tmp_path: Path) -> None:
+    """VER-07, VER-08: a checkpoint of version 0 that is promoted under version 1 is one of version 0."""
+    async with shelves(tmp_path, 1) as some:
+        (at,) = await some.put("check")
+
+        async def kept() -> bool:
+            return bool(some.server("n1").log.snapshots.overview()["checkpoints"])
+
+        await until(kept, "the checkpoint")
+        await some.stop("n1")
+        some.machines["n1"] = LaterShelf()
+        await some.start("n1", machines={"shelf": some.machines["n1"]})
+
+        async def moved() -> bool:
+            return some.server("n1").effective_machine_version == 1
+
+        await until(moved, "version 1")
+        await some.put("promote")
+        await some.snapshot_at(at)
+        current = some.server("n1").log.snapshots.current()
+        assert current is not None
+        assert (current.position.index, current.machine_version) == (at, 0)
+        await some.stop("n1")
+        await some.start("n1", machines={"shelf": some.machines["n1"]})
+        assert (await some.state("n1"))["items"][0] == "check"
+
+
+async def test_commands_that_wait_end_with_the_leadership(tmp_path: Path) -> None:
+    """CMD-07: each command of low priority is applied or refused; none is left without an answer."""
+    async with shelves(tmp_path) as some:
+        leader = await some.leader(some.at, "shelf")
+        other = next(name for name in some.addresses if name != leader)
+        for name in some.addresses:
+            server = some.server(name)
+            server.cfg = msgspec.structs.replace(server.cfg, low_priority_commands_flush_size=1)
+        with watched() as reached:
+            rounds = 0
+            while not reached["a queue of low priority ends with its leadership"]:
+                rounds += 1
+                assert rounds < 30
+                sent = 4_000
+                async with some.client(leader) as client:
+                    await client.ping()
+                    for number in range(sent):
+                        client.pipeline_command("shelf", number, number)
+                    moving = asyncio.ensure_future(some.at.transfer_leadership("shelf", other))
+                    answers = []
+                    while len(answers) < sent:
+                        answers += await client.take_notifications()
+                    await asyncio.gather(moving, return_exceptions=True)
+                assert len({answer.correlation for answer in answers}) == sent
+                leader = await some.leader(some.at, "shelf")
+                other = next(name for name in some.addresses if name != leader)
+        await some.equal()

@@ -95,6 +95,10 @@ PEER_MESSAGES = [
     wire.RemovalAsked("c1", "KV1", Index(7)),
     wire.RemovalAnswer("c1", "KV1", True, Index(9), ("n1", "n2")),
     wire.StateDigest("kv", "c1", Index(4096), 0xDEADBEEF),
+    wire.ProcessMessage(3, 5, "kv", RAW),
+    wire.WatchProcess(5, 3),
+    wire.ProcessIs(5, 3, "normal"),
+    wire.EndHeard(5, 3),
 ]
 REQUESTS = [
     wire.ClientCommands("kv", 9, 2, struct.pack("<2I", 1, 2) + b"abc", ReplyMode.NOTIFY, 5000),

@@ -90,8 +90,8 @@ def test_golden_bytes() -> None:
         ).hex()
 
     assert [part.hex() for part in said] == [
-        "3700000001010000424152510700030700000000000000" + ONES.hex() + "010202636e316e32",
-        "31000000010200004241525107000800000000000000" + TWOS.hex() + "026e32",
+        "3700000001010000424152510800030700000000000000" + ONES.hex() + "010202636e316e32",
+        "31000000010200004241525108000800000000000000" + TWOS.hex() + "026e32",
         "2000000001030000" + mac(b"barque dialer proof\0"),
         "210000000104000003" + mac(b"barque listener proof\0", b"\x03"),
     ]
@@ -140,9 +140,9 @@ def test_versions_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = dialer(), listener()
     challenge = bytearray(theirs.receive(*frame(ours.start())).send)
     challenge[12] = 9
-    with pytest.raises(Unauthenticated, match="versions differ: node 'n1' speaks 7, the listener speaks 9"):
+    with pytest.raises(Unauthenticated, match="versions differ: node 'n1' speaks 8, the listener speaks 9"):
         ours.receive(*frame(bytes(challenge)[:14] + challenge[14:]))
-    with pytest.raises(Unauthenticated, match="the dialer speaks 9, node 'n2' speaks 7; upgrade"):
+    with pytest.raises(Unauthenticated, match="the dialer speaks 9, node 'n2' speaks 8; upgrade"):
         listener().receive(FrameKind.HELLO, b"BARQ\x09\x00 and then something new")
 
 

@@ -226,6 +226,7 @@ def test_sec8_a_node_speaks_in_its_own_name_only(run: Run) -> None:
     nameless = {wire.Alive, wire.FrontReplies, wire.FrontRejected, wire.NodeCall, wire.NodeCallReply}
     nameless |= {wire.FrontEvent, wire.MemberRemoved, wire.RemovalAsked, wire.RemovalAnswer}
     nameless |= {wire.ClockIs, wire.MachinesAre, wire.StateDigest}
+    nameless |= {wire.ProcessMessage, wire.WatchProcess, wire.ProcessIs, wire.EndHeard}
     forged = [message for message in PEER_MESSAGES if type(message) not in nameless]
     assert {type(message) for message in forged} == WIRE_MESSAGES - nameless
 

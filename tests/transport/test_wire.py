@@ -32,11 +32,15 @@ GOLDEN = {
     5: "91 94 a1 74 99 05 01 00 03 4d 92 a1 73 a2 6e 31 06 02 c2 a2 63 31 a3 4b 56 31",
     9: "91 94 a1 74 98 09 03 92 a1 73 a2 6e 31 95 92 06 02 91 94 92 a1 73 a2 6e 31 a2 53 31",
     10: "91 94 a1 74 98 0a 92 a1 73 a2 6e 31 03 03 92 06 02 92 03 03 02",
-    16: "9194a174991092a26e3105090292a173a26e31a25331aa70726f",
+    16: "9194a174991093a26e310500090292a173a26e31a25331aa70726f",
     20: "91 94 a1 74 95 14 92 a1 73 a2 6e 31 03 92 af 6d 61 63",
     32: "91 94 a1 74 91 20 a2 63 31 a3 4b 56 31",
     35: "91 94 a1 74 96 23 a2 6b 76 92 a1 73 a2 6e 31 03 a2 63 31 91 a3 4b 56 31",
     39: "91 94 a1 74 93 27 a2 63 31 a3 4b 56 31",
+    45: "91 94 a1 74 95 2d 03 05 a2 6b 76 a2 6f 6b",
+    46: "91 94 a1 74 93 2e 05 03",
+    47: "91 94 a1 74 94 2f 05 03 a6 6e 6f 72 6d 61 6c",
+    48: "91 94 a1 74 93 30 05 03",
 }
 GOLDEN_ENDS = {9: "02", 10: "94 92 01 02 a5 66 69 6c 65 73 03 c4 01 80"}
 
@@ -86,10 +90,10 @@ def test_golden_ends_of_the_messages_of_a_snapshot() -> None:
 
 
 def test_tags_are_as_documented() -> None:
-    """Every message has a sample; tags are 1 to 21 (Raft), 32 to 44 (nodes) and 64 to 70 (clients)."""
+    """Every message has a sample; tags are 1 to 21 (Raft), 32 to 48 (nodes) and 64 to 70 (clients)."""
     messages = [*samples.PEER_MESSAGES, *samples.REQUESTS, *samples.ANSWERS]
     tags = [message.__struct_config__.tag for message in messages]
-    assert tags == [*range(1, 22), *range(32, 45), *range(64, 71)]
+    assert tags == [*range(1, 22), *range(32, 49), *range(64, 71)]
     assert {type(m) for m in samples.PEER_MESSAGES} == {*RemoteMessage.__args__, *wire.NodeMessage.__args__}
 
 

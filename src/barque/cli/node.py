@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import click
 
@@ -17,6 +17,7 @@ from barque.cli.settings import build_config, clusters_from, named_addresses
 from barque.cli.streams import drain_outlets, install_outlets
 from barque.client.local import NodeSubmitter
 from barque.config import NodeConfig
+from barque.errors import ConfigurationError
 from barque.gateways.resp.limits import RespLimits
 from barque.gateways.resp.server import RespServer
 from barque.runtime.node import Node
@@ -47,6 +48,17 @@ def log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+class HttpGateway(Protocol):
+    """The HTTP gateway, whose packages may be missing."""
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as `host:port`."""
+
+    async def stop(self) -> None:
+        """Stop listening, and end all connections."""
+
+
 class GatewayAddress:
     """The gateway's address for `status`: `host:port`, as for nodes."""
 
@@ -68,6 +80,7 @@ class GatewayAddress:
 @click.option("--client-secret-file", envvar="BARQUE_CLIENT_SECRET_FILE", metavar="FILE", help="Of clients.")
 @click.option("--installation", envvar="BARQUE_INSTALLATION", help="The same name on all nodes.")
 @click.option("--resp-bind", envvar="BARQUE_RESP_BIND", metavar="HOST:PORT", help="Serve Redis clients here.")
+@click.option("--http-bind", envvar="BARQUE_HTTP_BIND", metavar="HOST:PORT", help="Serve /metrics here.")
 @click.option(
     "--cluster",
     "clusters",
@@ -134,15 +147,18 @@ async def serve(config: NodeConfig) -> int:
     loop.add_signal_handler(signal.SIGHUP, running.reload_credentials)
     await running.start()
     gateway: RespServer | None = None
+    http: HttpGateway | None = None
     _collect_rarely()
     try:
+        http = await _start_http(running)
         gateway = await _start_gateway(running)
         logger.info(
-            "node %s is up: pid %d, address %s, redis %s, data %s, %s",
+            "node %s is up: pid %d, address %s, redis %s, http %s, data %s, %s",
             config.name,
             os.getpid(),
             running.transport.advertise,
             running.reporter.gateway.address if running.reporter.gateway else "not served",
+            http.address if http else "not served",
             config.data_path,
             type(loop).__module__.partition(".")[0],
         )
@@ -150,7 +166,7 @@ async def serve(config: NodeConfig) -> int:
     finally:
         try:
             async with asyncio.timeout(_SHUTDOWN_S):
-                await _stop(running, gateway)
+                await _stop(running, gateway, http)
         except TimeoutError:
             logger.error("not stopped after %g s; ending the process now", _SHUTDOWN_S)
             _end_now(FAILED)
@@ -185,9 +201,25 @@ async def _start_gateway(running: Node) -> RespServer | None:
     return gateway
 
 
-async def _stop(running: Node, gateway: RespServer | None) -> None:
+async def _start_http(running: Node) -> HttpGateway | None:
+    settings = running.config.http
+    if settings is None:
+        return None
+    try:
+        from barque.gateways.http.server import HttpServer
+    except ImportError as error:
+        raise ConfigurationError(
+            f"http: {error.name} is not installed; install it with: pip install 'barque[http]'"
+        ) from error
+    server = HttpServer(running, settings.bind, running.server_tls if settings.tls else None)
+    await server.start()
+    return server
+
+
+async def _stop(running: Node, gateway: RespServer | None, http: HttpGateway | None) -> None:
     """Hand over first: the successor serves the gateway's clients until the gateway closes."""
     await running.admin.hand_over(_HAND_OVER_S)
-    if gateway is not None:
-        await gateway.stop()
+    for door in (gateway, http):
+        if door is not None:
+            await door.stop()
     await running.stop()

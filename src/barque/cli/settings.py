@@ -66,8 +66,9 @@ def overlay(raw: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if value is None:
             continue
-        if name == "resp_bind":
-            merged["resp"] = {**merged.get("resp", {}), "bind": value}
+        if name in ("resp_bind", "http_bind"):
+            gateway = name.removesuffix("_bind")
+            merged[gateway] = {**merged.get(gateway, {}), "bind": value}
         elif name == "clusters":
             given = {cluster["name"] for cluster in value}
             kept = [c for c in merged.get("clusters", []) if c.get("name") not in given]

@@ -46,7 +46,7 @@ from barque.errors import ConfigurationError, InvalidCommand, Stopped
 from barque.transport.client_link import ClientLink
 from barque.transport.tls import client_tls
 from barque.transport.wire import TIMEOUT_MS_MAX
-from barque.types import Index, IndexTerm, ReplyMode, Term
+from barque.types import Index, IndexTerm, Pid, ReplyMode, Term
 
 TIMEOUT_S_MAX = TIMEOUT_MS_MAX // 1000
 
@@ -328,8 +328,16 @@ class Client(Administration):
 
     # --- events ----------------------------------------------------------------------------
 
+    async def pid(self, *, timeout_s: float | None = None) -> Pid:
+        """This client's own address at the connected node: what a command may name as a receiver (EFF-01).
+
+        It is the same in each call, and ends with the connection to that node: then machines that watch it
+        hear `Down`, and the next call returns another one. Raises `LeaderTimeout` or `QueryTimeout`.
+        """
+        return Pid(*await self._ask_node("pid", {}, timeout_s))
+
     async def machine_events(self) -> AsyncIterator[tuple[str, Any]]:
-        """Yield what machines send to this client's node (`SendMsg`), as (cluster, message).
+        """Yield what machines send to this client, or to all of its node (`SendMsg`), as (cluster, message).
 
         Ends when the client is closed.
         """

@@ -16,7 +16,7 @@ from barque.client.sync_administration import Administration, ClusterAdministrat
 from barque.client.url import read_url
 from barque.errors import Stopped
 from barque.machine.replicated import Command, Query, Replicated
-from barque.types import IndexTerm
+from barque.types import IndexTerm, Pid
 
 Result = TypeVar("Result")
 _END_S = 1.0
@@ -187,6 +187,10 @@ class Client(Administration):
         with contextlib.suppress(Stopped):
             while True:
                 yield from self.take_notifications()
+
+    def pid(self, *, timeout_s: float | None = None) -> Pid:
+        """See `barque.Client.pid`."""
+        return self._run(self._client.pid(timeout_s=timeout_s))
 
     def machine_events(self) -> Iterator[tuple[str, Any]]:
         """See `barque.Client.machine_events`."""

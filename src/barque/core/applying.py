@@ -5,6 +5,7 @@ follower's machine asks for is returned as well; the performer does it only on a
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, assert_never, get_args
 
 import msgspec
@@ -24,7 +25,7 @@ from barque.core.roles import LeaderRole
 from barque.core.state import RaftState, Server
 from barque.core.user_commands import decode_commands, take_decoded
 from barque.errors import MachineFault
-from barque.machine.effects import Checkpoint, MachineEffect, ReleaseCursor
+from barque.machine.effects import LATER, Checkpoint, MachineEffect, ReleaseCursor
 from barque.machine.machine import Builtin, CommandMeta, MachineVersion
 from barque.types import NOBODY, Index, ReplyMode
 
@@ -113,10 +114,15 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
     term, version, time_ms = batch.term, server.effective_machine_version, server.machine_time_ms
     origin, mode = head.origin, head.reply_mode
     index = batch.first_index
+    ahead = head.first_correlation - index
+    later: list[int] = []
     try:
         for command in commands:
-            result = machine_apply(CommandMeta(index, term, version, time_ms, origin, mode), command, state)
+            meta = CommandMeta(index, term, version, time_ms, origin, mode, index + ahead)
+            result = machine_apply(meta, command, state)
             state = result[0]
+            if result[1] is LATER:
+                later.append(index - batch.first_index)
             replies.append(result[1])
             if len(result) == 3:
                 _take_effects(server, index, result[2], effects)
@@ -127,7 +133,19 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
         ) from error
     server.machine_state = state
     if mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and server.raft_state is RaftState.LEADER:
-        effects.append(Applied(origin, head.first_correlation, replies))
+        if later:
+            effects += _answers_between(later, head, replies)
+        else:
+            effects.append(Applied(origin, head.first_correlation, replies))
+
+
+def _answers_between(later: list[int], head: BodyHead, replies: list[Any]) -> list[Applied]:
+    """The answers of a batch, without those at these offsets: the machine gives them later (EFF-21)."""
+    return [
+        Applied(head.origin, head.first_correlation + start + 1, replies[start + 1 : end])
+        for start, end in pairwise((-1, *later, len(replies)))
+        if end > start + 1
+    ]
 
 
 def _commands_of(server: Server, batch: EntryBatch, head: BodyHead) -> list[Any]:

@@ -8,7 +8,7 @@ import msgspec
 from barque.core.applying import decode_entries, take_callback_effects
 from barque.core.effects import Applied, Effect, Rejected, Rejection
 from barque.core.entries import BODY_BYTES_MAX
-from barque.core.events import ClientDown, Component, NodeEvent
+from barque.core.events import Component, NodeEvent, ProcessDown
 from barque.core.messages import AuxCommand
 from barque.core.overview import members_info, overview
 from barque.core.state import Server
@@ -109,11 +109,11 @@ def cast_aux(server: Server, command: Any) -> list[Effect]:
     return run_aux(server, AuxKind.CAST, command)[1] if has_aux(server) else []
 
 
-def on_client_down_aux(server: Server, event: ClientDown) -> list[Effect]:
-    """MON-02: a client that the aux machine monitors is gone. The machine's own monitors concern a leader."""
+def on_process_down_aux(server: Server, event: ProcessDown) -> list[Effect]:
+    """MON-02: a process that the aux machine watches is gone. The machine's own monitors concern a leader."""
     if event.component is not Component.AUX:
         return []
-    return cast_aux(server, Down(event.client, event.reason))
+    return cast_aux(server, Down(event.pid, event.reason))
 
 
 def on_node_event_aux(server: Server, event: NodeEvent) -> list[Effect]:

@@ -7,7 +7,7 @@ client is gone, a machine's timer has expired) waits with it (`WaitingRole.later
 """
 
 from barque.core import messages as m
-from barque.core.aux_machine import on_client_down_aux, on_node_event_aux
+from barque.core.aux_machine import on_node_event_aux, on_process_down_aux
 from barque.core.commands import on_resume
 from barque.core.commitment import note_position, progress
 from barque.core.dispatch import LOG_EVENTS, each, ignore, on, total
@@ -37,9 +37,12 @@ def _waiting(server: Server) -> WaitingRole:
 
 
 def _keep(server: Server, news: m.Message) -> list[Effect]:
-    """Nobody tells this news again: a leader that waits handles it when it leads again."""
+    """Nobody tells this news again: a leader that waits handles it when it leads again.
+
+    News that was told twice counts once; a machine that appends the same command twice wants two.
+    """
     role = _waiting(server)
-    if role.resume is not None and news not in role.later:
+    if role.resume is not None and (type(news) is m.MachineAppend or news not in role.later):
         role.later.append(news)
     return []
 
@@ -49,10 +52,10 @@ def _keep_or_check(server: Server, news: m.Message) -> list[Effect]:
     return _check(server, news) or _keep(server, news)
 
 
-def _on_client_down(server: Server, event: m.ClientDown) -> list[Effect]:
+def _on_process_down(server: Server, event: m.ProcessDown) -> list[Effect]:
     """MON-02: the aux machine hears of it at once; the machine's own monitors concern a leader."""
     machine = event.component is m.Component.MACHINE
-    return _keep(server, event) if machine else on_client_down_aux(server, event)
+    return _keep(server, event) if machine else on_process_down_aux(server, event)
 
 
 def _on_node_event(server: Server, event: m.NodeEvent) -> list[Effect]:
@@ -140,7 +143,7 @@ AWAIT_CONDITION = total(
     on(m.ForceMemberChange, give_way_to_force),  # Ra lets the caller wait in vain (MEMB-15)
     # §10.9: clients are not served meanwhile
     REFUSED_REQUESTS,
-    on(m.ClientDown, _on_client_down),
+    on(m.ProcessDown, _on_process_down),
     on(m.NodeEvent, _on_node_event),
     # W-6; heartbeats get no reply from here (QRY-19)
     on(m.AppendEntriesReply, _on_append_entries_reply),

@@ -15,8 +15,16 @@ from barque.core.entries import (
     cut_body,
     decode_head,
     encode_body,
+    kind_of,
 )
-from barque.core.events import AppendNoop, ClientDown, FlushCommands, MachineAppend, MachineTimeout, NodeEvent
+from barque.core.events import (
+    AppendNoop,
+    FlushCommands,
+    MachineAppend,
+    MachineTimeout,
+    NodeEvent,
+    ProcessDown,
+)
 from barque.core.log_contract import WalDown
 from barque.core.messages import Commands, Message
 from barque.core.replication import pipelined_rpcs
@@ -156,9 +164,9 @@ def on_machine_timeout(server: Server, message: MachineTimeout) -> list[Effect]:
     return _append_own(server, EntryKind.BUILTIN, encode_builtin(Timeout(message.name)), message)
 
 
-def on_client_down(server: Server, message: ClientDown) -> list[Effect]:
-    """MON-02, `handle_down` of the machine: a low-priority command, behind what that client had sent."""
-    body = encode_body([encode_builtin(Down(message.client, message.reason))], EntryKind.BUILTIN)
+def on_process_down(server: Server, message: ProcessDown) -> list[Effect]:
+    """MON-02, `handle_down` of the machine: a low-priority command, behind what that process had sent."""
+    body = encode_body([encode_builtin(Down(message.pid, message.reason))], EntryKind.BUILTIN)
     return _queue(server, Commands(1, body, True))
 
 
@@ -175,25 +183,35 @@ def on_machine_append(server: Server, message: MachineAppend) -> list[Effect]:
         raise MachineFault(
             f"{type(server.machine).__name__} appends a command of {size} bytes, above {COMMAND_BYTES_MAX}"
         )
-    body = encode_body([message.payload])
+    to = message.reply_to
+    if to is None:
+        body = encode_body([message.payload])
+    else:
+        mode = ReplyMode.AWAIT_CONSENSUS
+        body = encode_body([message.payload], EntryKind.USER, mode, to.origin, to.correlation)
     _, errors = check_commands(server, server.leader_role(), body, 1, decode_head(body))
     if errors:
         machine = type(server.machine).__name__
         raise MachineFault(f"{machine} appends what is no command of {machine}: {errors[0]}")
-    return _append_own(server, EntryKind.USER, message.payload, message)
+    return _append_body(server, body, message)
 
 
 def _append_own(server: Server, kind: EntryKind, payload: bytes, news: Message | None = None) -> list[Effect]:
-    """Append an entry of our own. If the log is down, `news` waits with us; a noop stays due by itself."""
+    """Append an entry of our own kind; see `_append_body`."""
+    return _append_body(server, encode_body([payload], kind), news)
+
+
+def _append_body(server: Server, body: bytes, news: Message | None) -> list[Effect]:
+    """Append one entry. If the log is down, `news` waits with us; a noop stays due by itself."""
     try:
-        append_entry(server, encode_body([payload], kind))
+        append_entry(server, body)
     except WalDown:
         effects = await_wal(server)
         if news is not None:
             assert isinstance(server.role, WaitingRole)
             server.role.later.append(news)
         return effects
-    rpcs, _ = pipelined_rpcs(server, force=kind is EntryKind.NOOP)
+    rpcs, _ = pipelined_rpcs(server, force=kind_of(body) is EntryKind.NOOP)
     return rpcs
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from barque.types import ClientRef, Index, IndexTerm, ServerId, Term, Uid
+from barque.types import ClientRef, Index, IndexTerm, Pid, ReplyTo, ServerId, Term, Uid
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
@@ -76,9 +76,13 @@ class MachineTimeout(msgspec.Struct, frozen=True, gc=False):
 
 
 class MachineAppend(msgspec.Struct, frozen=True, gc=False):
-    """The machine asked, by an effect, for a command to be appended (EFF-04)."""
+    """The machine asked, by an effect, for a command to be appended (EFF-04).
+
+    Its reply goes to `reply_to`, if that is given.
+    """
 
     payload: bytes
+    reply_to: ReplyTo | None = None
 
 
 class NodeStatus(msgspec.Struct, frozen=True, gc=False):
@@ -178,11 +182,11 @@ class Component(enum.Enum):
     AUX = "aux"
 
 
-class ClientDown(msgspec.Struct, frozen=True, gc=False):
-    """A watched client is gone: its node's process has ended or is out of reach (MON-02)."""
+class ProcessDown(msgspec.Struct, frozen=True, gc=False):
+    """A watched process has ended, or its node is out of reach (MON-02)."""
 
     component: Component
-    client: ClientRef
+    pid: Pid
     reason: str
 
 

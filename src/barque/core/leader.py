@@ -2,16 +2,16 @@
 
 from barque.core import messages as m
 from barque.core.applying import take_callback_effects
-from barque.core.aux_machine import cast_aux, on_aux_command, on_client_down_aux, on_node_event_aux
+from barque.core.aux_machine import cast_aux, on_aux_command, on_node_event_aux, on_process_down_aux
 from barque.core.check_quorum import on_quorum_timeout, suspect_if_silent, suspect_quorum_loss
 from barque.core.commands import (
     await_wal,
-    on_client_down,
     on_commands,
     on_flush_commands,
     on_machine_append,
     on_machine_timeout,
     on_node_event,
+    on_process_down,
 )
 from barque.core.commitment import on_append_entries_reply, on_leader_log_event
 from barque.core.dispatch import FROM_LEADER, LOG_EVENTS, each, ignore, impossible, on, total
@@ -79,10 +79,10 @@ def _on_aux(server: Server, command: m.AuxCommand) -> list[Effect]:
     return on_consistent_aux(server, command) if command.consistent else on_aux_command(server, command)
 
 
-def _on_client_down(server: Server, event: m.ClientDown) -> list[Effect]:
+def _on_process_down(server: Server, event: m.ProcessDown) -> list[Effect]:
     """MON-02: for the machine it becomes a command."""
     machine = event.component is m.Component.MACHINE
-    return on_client_down(server, event) if machine else on_client_down_aux(server, event)
+    return on_process_down(server, event) if machine else on_process_down_aux(server, event)
 
 
 def _on_node_event(server: Server, event: m.NodeEvent) -> list[Effect]:
@@ -121,7 +121,7 @@ LEADER = total(
     on(m.MachineTimeout, on_machine_timeout),
     on(m.MachineAppend, on_machine_append),
     on(m.AuxCommand, _on_aux),
-    on(m.ClientDown, _on_client_down),
+    on(m.ProcessDown, _on_process_down),
     on(m.NodeEvent, _on_node_event),
     # members
     on(m.JoinMember, on_join),

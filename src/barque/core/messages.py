@@ -17,7 +17,6 @@ from barque.core.events import (
     AcceptFailed as AcceptFailed,
     AppendNoop as AppendNoop,
     AwaitConditionTimeout as AwaitConditionTimeout,
-    ClientDown as ClientDown,
     Component as Component,
     ElectionTimeout as ElectionTimeout,
     FlushCommands as FlushCommands,
@@ -28,6 +27,7 @@ from barque.core.events import (
     NodeEvent as NodeEvent,
     NodeStatus as NodeStatus,
     PipelineRpcs as PipelineRpcs,
+    ProcessDown as ProcessDown,
     QuorumTimeout as QuorumTimeout,
     ReceiveSnapshotTimeout as ReceiveSnapshotTimeout,
     ResendWrite as ResendWrite,
@@ -344,7 +344,7 @@ LocalMessage: TypeAlias = (
     | ReceiveSnapshotTimeout
     | SnapshotSenderDown
     | SnapshotRetryTimeout
-    | ClientDown
+    | ProcessDown
     | NodeEvent
 )
 Message: TypeAlias = RemoteMessage | LocalMessage

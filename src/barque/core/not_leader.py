@@ -1,7 +1,7 @@
 """The rows that every server shares that does not lead."""
 
 from barque.core import messages as m
-from barque.core.aux_machine import on_aux_command, on_client_down_aux, on_node_event_aux
+from barque.core.aux_machine import on_aux_command, on_node_event_aux, on_process_down_aux
 from barque.core.commands import refuse_here
 from barque.core.dispatch import Row, each, on
 from barque.core.membership import refuse_change
@@ -21,6 +21,6 @@ REFUSED_REQUESTS: list[Row] = [
 NOT_LEADER: list[Row] = [
     *REFUSED_REQUESTS,
     # the machine's own monitors concern a leader
-    *on(m.ClientDown, on_client_down_aux),
+    *on(m.ProcessDown, on_process_down_aux),
     *on(m.NodeEvent, on_node_event_aux),
 ]

@@ -21,7 +21,7 @@ from barque.core import (
 from barque.core.applying import persist_last_applied as persist_last_applied
 from barque.core.effects import Effect
 from barque.core.entries import EntryBatch
-from barque.core.events import ClientDown, NodeEvent, SnapshotSenderDown, Tick
+from barque.core.events import NodeEvent, ProcessDown, SnapshotSenderDown, Tick
 from barque.core.log_contract import Log
 from barque.core.messages import Message
 from barque.core.roles import RaftState, WaitingQueries
@@ -207,7 +207,7 @@ def update_peer(server: Server, peer_id: ServerId, **update: Any) -> None:
         setattr(peer, key, value)
 
 
-def handle_down(server: Server, event: ClientDown | SnapshotSenderDown) -> Transition:
+def handle_down(server: Server, event: ProcessDown | SnapshotSenderDown) -> Transition:
     """§9, MON-02: what was watched is gone. What the log watches is the runtime's affair with us."""
     return _handle(server, event, server.raft_state)
 

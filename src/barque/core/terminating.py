@@ -168,7 +168,7 @@ _BOTH: list[list[Row]] = [
     each(ignore, m.HeartbeatReply, m.InfoReply, m.InstallSnapshotResult),
     each(ignore, m.SnapshotSenderDown, m.SnapshotRetryTimeout, m.ReceiveSnapshotTimeout, m.QuorumTimeout),
     # the machine has had its last word ("eol", CORE-11)
-    each(ignore, m.MachineTimeout, m.MachineAppend, m.ClientDown, m.NodeEvent),
+    each(ignore, m.MachineTimeout, m.MachineAppend, m.ProcessDown, m.NodeEvent),
     # left over from a leadership
     each(ignore, m.PipelineRpcs, m.FlushCommands, m.AppendNoop),
 ]

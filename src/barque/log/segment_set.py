@@ -11,7 +11,6 @@ the next begins, so that no file comes back from behind the one that hid it.
 
 import contextlib
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -118,7 +117,7 @@ class SegmentSet:
         self._parts: list[Part] = []  # in the order of their numbers, hidden ones too
         self._counting: list[Part] = []  # those that count: in the order of their indexes, too
         self._firsts: list[int] = []
-        self._garbage: deque[list[Segment]] = deque()
+        self._garbage: list[list[Segment]] = []  # a deque takes more memory than an idle log
         self._removing = False
         self.settling = False
         """Whether files of a log that an installed snapshot has replaced are still there."""
@@ -479,8 +478,7 @@ class SegmentSet:
 
     def remove_garbage(self) -> tuple[Job, Callable[[Exception | None], None]]:
         """A job that deletes the files which no longer count, and what to call when it has ended."""
-        batches = list(self._garbage)
-        self._garbage.clear()
+        batches, self._garbage = self._garbage, []
         self._removing = True
         for batch in batches:
             for segment in batch:
@@ -489,7 +487,7 @@ class SegmentSet:
         def ended(error: Exception | None) -> None:
             self._removing = False
             if error is not None:
-                self._garbage.extendleft(reversed(batches))
+                self._garbage[:0] = batches
             elif self.settling:
                 self.settle()
 

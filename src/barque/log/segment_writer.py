@@ -47,6 +47,7 @@ class SegmentWriter:
         self._limits = limits
         self._retire = retire
         self._closed: dict[int, dict[Uid, Index]] = {}  # oldest first; servers whose entries may be unflushed
+        self._waiting: dict[Uid, Index] = {}  # to flush next, with its highest index in there
         self._flushing: set[Uid] = set()
         self._cleaning: set[Uid] = set()
         self._compacting: set[Uid] = set()  # at most one: it is the least urgent work
@@ -77,11 +78,16 @@ class SegmentWriter:
         self._clean()
 
     def step(self) -> None:
-        """Begin the flushes that can begin, and retire the files that are done."""
+        """Look through the closed files; begin flushes, and retire the files that are done."""
         self.due = False
         for holds in self._closed.values():
             for uid in [uid for uid in holds if self._is_done(uid, holds[uid])]:
                 del holds[uid]
+        self._waiting = self._wanted()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Retire files that are done, and begin flushes; `step` looks at every server first."""
         done = []
         for number, holds in self._closed.items():
             if holds:
@@ -91,11 +97,13 @@ class SegmentWriter:
             self._retiring = True
             if not self._retire(done, lambda error: self._retired(done, error)):
                 self._retiring = False
-        for uid, limit in self._wanted().items():
-            if len(self._flushing) >= FLUSHES_MAX:
-                self.due = True
-                return
-            self._begin(uid, limit)
+        while self._waiting and len(self._flushing) < FLUSHES_MAX:
+            uid = next(iter(self._waiting))
+            limit = self._waiting.pop(uid)
+            if uid in self._flushing or uid in self._compacting or self._is_done(uid, limit):
+                self.due = True  # what has changed since `step` looked is for another look
+            else:
+                self._begin(uid, limit)
 
     def _is_done(self, uid: Uid, limit: Index) -> bool:
         log = self._logs.get(uid)
@@ -104,9 +112,10 @@ class SegmentWriter:
     def _wanted(self) -> dict[Uid, Index]:
         """The servers to flush, each with the highest index that a closed file holds of it."""
         wanted: dict[Uid, Index] = {}
+        busy = self._flushing | self._failed | self._compacting
         for holds in self._closed.values():
             for uid, last in holds.items():
-                if uid not in self._flushing | self._failed | self._compacting:
+                if uid not in busy:
                     wanted[uid] = max(last, wanted.get(uid, last))
         return wanted
 
@@ -140,7 +149,13 @@ class SegmentWriter:
         self.entries += sum(segment.tail.entries for segment in result)
         self.bytes_written += sum(segment.size_bytes for segment in result)
         self.clean(uid)
-        self.step()
+        for holds in self._closed.values():
+            if uid in holds and self._is_done(uid, holds[uid]):
+                del holds[uid]
+        if self._waiting:
+            self._go_on()
+        else:
+            self.step()
 
     def _retired(self, numbers: list[int], error: Exception | None) -> None:
         self._retiring = False

@@ -5,12 +5,25 @@ to live with both. A machine that returns anything else than the classes below s
 with a `MachineFault`.
 """
 
+import enum
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from barque.types import ClientRef, Index
+from barque.types import Index, Named, Pid, ReplyTo, ServerId
+
+
+class _Later(enum.Enum):
+    LATER = "later"
+
+
+LATER: Final[Any] = _Later.LATER
+"""Return it from `apply` in the place of a reply: the caller is answered later, by a `Reply` or an `Append`.
+
+Keep `CommandMeta.reply_from` in the state until then. A caller whose time runs out, or whose leader is
+replaced before the answer, hears that the outcome is unknown (`OutcomeUnknown`, `CommandTimeout`).
+"""
 
 
 class Timer(msgspec.Struct, frozen=True, gc=False):
@@ -27,19 +40,39 @@ class Timer(msgspec.Struct, frozen=True, gc=False):
 
 
 class SendMsg(msgspec.Struct, frozen=True, gc=False):
-    """Send a value to the clients of the node that `to` names, at most once (EFF-01).
+    """Send a value to a process, at most once; nobody hears if it is gone (EFF-01, EFF-02).
 
-    It reaches every client of that node, by `Client.machine_events`: an origin names a node, not a client.
+    A client gets it from `Client.machine_events`, a process in a node by its callback or in its mailbox, with
+    the name of the cluster. `meta.origin`, a `Pid` with the number 0, stands for all clients of that node.
+    The leader sends it; with `local` the voter on the receiver's node, or the leader if there is none.
     """
 
-    to: ClientRef
+    to: Pid | Named
     message: Any
+    local: bool = False
 
 
 class Append(msgspec.Struct, frozen=True, gc=False):
-    """Commit another user command. No client gets its reply (EFF-04)."""
+    """Commit another user command (EFF-04).
+
+    Nobody gets its reply, or, with `reply_to`, the caller that is still waiting for one (`LATER`).
+    """
 
     command: Any
+    reply_to: ReplyTo | None = None
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """Answer a caller whose command was answered with `LATER` (EFF-21, EFF-22).
+
+    A caller gets one reply: the first. `by` says which member sends it: the leader; with `"local"` the voter
+    on the caller's node, or the leader if there is none; or the member with that id, or the leader if it is
+    not in the cluster. A member that answers has applied the entry, so a local read there sees it.
+    """
+
+    to: ReplyTo
+    body: Any = None
+    by: Literal["leader", "local"] | ServerId = "leader"
 
 
 class Aux(msgspec.Struct, frozen=True, gc=False):
@@ -48,21 +81,25 @@ class Aux(msgspec.Struct, frozen=True, gc=False):
     command: Any
 
 
-class MonitorClient(msgspec.Struct, frozen=True, gc=False):
-    """Commit `Down(client)` when this client's node has restarted or is out of reach (EFF-06, EFF-08).
+class MonitorProcess(msgspec.Struct, frozen=True, gc=False):
+    """Commit `Down(pid, reason)` at the end of a process, or at once if it is gone already (EFF-06, EFF-08).
+
+    The reasons: `"normal"`, it has ended; `"crashed"`, its callback has raised; `"noproc"`, it was gone, or
+    its node has started anew; `"noconnection"`, its node is out of reach, and the process may live on. The
+    number 0 ends with its node. A monitor fires once.
 
     With `aux` the aux machine of this member is told instead. Monitors of the machine end with leadership:
     set them again in `state_enter`.
     """
 
-    client: ClientRef
+    pid: Pid
     aux: bool = False
 
 
-class DemonitorClient(msgspec.Struct, frozen=True, gc=False):
-    """Stop watching this client (EFF-07)."""
+class DemonitorProcess(msgspec.Struct, frozen=True, gc=False):
+    """Stop watching this process (EFF-07)."""
 
-    client: ClientRef
+    pid: Pid
     aux: bool = False
 
 
@@ -123,9 +160,10 @@ MachineEffect: TypeAlias = (
     Timer
     | SendMsg
     | Append
+    | Reply
     | Aux
-    | MonitorClient
-    | DemonitorClient
+    | MonitorProcess
+    | DemonitorProcess
     | MonitorNode
     | DemonitorNode
     | ReadLog

@@ -27,7 +27,7 @@ import msgspec
 from barque.errors import InvalidCommand, StorageError
 from barque.machine.effects import MachineEffect
 from barque.machine.snapshot_module import BoundModule, SnapshotModule
-from barque.types import ClientRef, Index, IndexTerm, ReplyMode, ServerId, Term
+from barque.types import ClientRef, Index, IndexTerm, Pid, ReplyMode, ReplyTo, ServerId, Term
 
 State = TypeVar("State")
 
@@ -36,7 +36,7 @@ class CommandMeta(msgspec.Struct, frozen=True, gc=False):
     """Where and when a command stands (CMD-19); the same on every member.
 
     `system_time_ms` is the leader's clock at append, in Unix milliseconds: the only time a
-    machine may look at. `origin` is the node that waits for the reply.
+    machine may look at. `origin` is the node that waits for the reply, and `correlation` its number there.
     """
 
     index: Index
@@ -45,6 +45,13 @@ class CommandMeta(msgspec.Struct, frozen=True, gc=False):
     system_time_ms: int
     origin: ClientRef
     reply_mode: ReplyMode
+    correlation: int = 0
+
+    @property
+    def reply_from(self) -> ReplyTo | None:
+        """Whom a later reply must name (`LATER`, `Reply`); None if nobody waits for this command's reply."""
+        waits = self.reply_mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY)
+        return ReplyTo(self.origin, self.correlation) if waits else None
 
 
 class Timeout(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="timeout"):
@@ -69,9 +76,9 @@ class QueryMeta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Down(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="down"):
-    """Built-in command: a client that the machine monitors is gone (MAC-04, MON-02)."""
+    """Built-in command: a process that the machine monitors is gone (MAC-04, MON-02)."""
 
-    client: ClientRef
+    pid: Pid
     reason: str
 
 

@@ -35,7 +35,7 @@ from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, get_
 import msgspec
 
 from barque.errors import CommandFailed, ConfigurationError
-from barque.machine.effects import MachineEffect, ReleaseCursor
+from barque.machine.effects import LATER, MachineEffect, ReleaseCursor, Reply
 from barque.machine.machine import Builtin, CommandMeta, Machine, MachineVersion, Result
 
 P = ParamSpec("P")
@@ -121,7 +121,8 @@ def command(function: Any) -> Command[Any, Any]:
 
     Its parameters have types that msgspec can decode; a call with others is refused (`InvalidCommand`). If
     the first is a `CommandMeta` it gets the entry's place and time; if the next, or the first, is `Effects`,
-    it collects effects. Callers do not give these two.
+    it collects effects. Callers do not give these two. A method that returns `LATER` is answered later, by
+    the effect `Reply`.
     """
     return Command(function)
 
@@ -179,13 +180,13 @@ class ReplicatedMachine(Machine[Replicated]):
             if isinstance(command, MachineVersion) and type(state) is not self.kind:
                 state = self.kind.upgraded(state)
             state.on_event(command, meta, effects)
-            return state, None, effects
+            return state, None, _with_values(effects)
         method = self.commands[type(command)]
         context = (*((meta,) if method.wants_meta else ()), *((effects,) if method.wants_effects else ()))
         reply = _answer(method, state, command, *context)
         if not meta.index % RELEASE_INTERVAL:
             effects.append(ReleaseCursor(meta.index, state))
-        return (state, reply, effects) if effects else (state, reply)
+        return (state, reply, _with_values(effects)) if effects else (state, reply)
 
     def query(self, query: Any, state: Replicated) -> Any:
         """Call the method that the query names."""
@@ -253,10 +254,16 @@ def _take(parameters: list[inspect.Parameter], hints: dict[str, Any], kind: type
     return wanted
 
 
-def _answer(method: _Method[Any, Any], state: Replicated, value: Any, *context: Any) -> dict[str, Any]:
-    """The reply of a method, or why it failed."""
+def _with_values(effects: Effects) -> list[MachineEffect]:
+    """Give later replies the form that `_answer` gives all others."""
+    return [Reply(e.to, {"value": e.body}, e.by) if type(e) is Reply else e for e in effects]
+
+
+def _answer(method: _Method[Any, Any], state: Replicated, value: Any, *context: Any) -> Any:
+    """The reply of a method, or why it failed; `LATER` if it comes later."""
     try:
-        return {"value": method.call(state, value, *context)}
+        reply = method.call(state, value, *context)
+        return reply if reply is LATER else {"value": reply}
     except CommandFailed as error:
         return {"failed": str(error)}
     except FAILURES as error:

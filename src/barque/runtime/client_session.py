@@ -7,7 +7,7 @@ router, which numbers them; neither keeps a table of its own.
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -41,13 +41,25 @@ from barque.transport.wire import (
     ClientReplies,
     ClientRequest,
 )
-from barque.types import ReplyMode, ServerId
+from barque.types import Pid, ReplyMode, ServerId
 
 logger = logging.getLogger("barque.clients")
 
 _decode = msgspec.msgpack.decode
 _HERE = Caller("a program in this process")
 _REPLY_MODES = {int(mode): mode for mode in ReplyMode}
+SESSION_VERBS = frozenset(("pid",))
+"""The verbs that a session answers by itself."""
+
+
+class Addresses(Protocol):
+    """Gives sessions addresses (`processes.Processes`)."""
+
+    def pid_of(self, session: Any) -> Pid:
+        """The address of this session."""
+
+    def ended(self, session: Any, reason: str) -> None:
+        """This session has ended."""
 
 
 class RemoteSession:
@@ -128,6 +140,8 @@ class RemoteSession:
             audit.note(request.verb, request.arguments, self._caller.name, f"Forbidden: {forbidden}")
             self._connection.note_forbidden(str(forbidden))
             answer(None, "Forbidden", str(forbidden))
+        elif request.verb in SESSION_VERBS:
+            answer(self._sessions.pid_of(self), None, "")
         else:
             arguments = {**request.arguments, "timeout_ms": request.timeout_ms}
             self._sessions.rpc.serve(request.verb, arguments, answer, self._caller)
@@ -324,7 +338,10 @@ class InProcessSession:
                 self._gather(receiver.failed, 0, 1, error_named(error, text))
 
         self._check_open()
-        self._sessions.rpc.serve(verb, arguments, answer, _HERE)
+        if verb in SESSION_VERBS:
+            answer(self._sessions.pid_of(self), None, "")
+        else:
+            self._sessions.rpc.serve(verb, arguments, answer, _HERE)
 
     def fill_before_flush(self, filler: Callable[[], None]) -> None:
         """See `RequestRouter.fill_before_flush`."""
@@ -414,6 +431,7 @@ class ClientSessions:
         self.router = router
         self.rpc = rpc
         self.why_closed = ""
+        self.addresses: Addresses | None = None  # set before the first client comes
         self._remote: dict[RemoteSession, None] = {}
         self._in_process: dict[InProcessSession, None] = {}
         self._listeners: dict[RemoteSession | InProcessSession, None] = {}
@@ -441,11 +459,18 @@ class ClientSessions:
     def end(self, session: RemoteSession | InProcessSession) -> None:
         """Forget a session whose connection or program is gone."""
         session.closed = True
+        if self.addresses is not None:
+            self.addresses.ended(session, "normal")
         self._listeners.pop(session, None)
         if isinstance(session, RemoteSession):
             self._remote.pop(session, None)
         else:
             self._in_process.pop(session, None)
+
+    def pid_of(self, session: RemoteSession | InProcessSession) -> Pid:
+        """The address of a session."""
+        assert self.addresses is not None, "a node has processes"
+        return self.addresses.pid_of(session)
 
     @property
     def listening(self) -> int:

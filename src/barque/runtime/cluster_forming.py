@@ -4,20 +4,15 @@ import logging
 import random
 
 from barque.config import ClusterConfig, NodeConfig
-from barque.core.messages import ElectionTimeout
-from barque.runtime.clock import Clock
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import configured_cluster_id
 from barque.runtime.system import System
-from barque.runtime.timers import Timers
 from barque.types import ServerId
 
 logger = logging.getLogger("barque.node")
 
 
-def form_configured_clusters(
-    config: NodeConfig, system: System, timers: Timers, clock: Clock, rng: random.Random
-) -> None:
+def form_configured_clusters(config: NodeConfig, system: System, rng: random.Random) -> None:
     """Start the servers that the configuration asks for and that are not here yet."""
     for cluster in config.clusters:
         members = tuple(ServerId(cluster.name, n) for n in cluster.members or sorted(config.nodes))
@@ -28,7 +23,7 @@ def form_configured_clusters(
             # A new server waits to be asked (ELEC-20); here the configuration asks it. The random delay keeps
             # nodes that start together from campaigning together.
             after_s = rng.uniform(0.0, config.time.broadcast_time_ms * 3 / 1000)
-            _campaign_at(clock.monotonic() + after_s, process, timers)
+            system.server_timers.campaign_after(process, after_s)
 
 
 def _create(
@@ -48,10 +43,6 @@ def _create(
         initial_machine_version=cluster.initial_machine_version,
     )
     return system.create(record)
-
-
-def _campaign_at(deadline: float, process: ServerProcess, timers: Timers) -> None:
-    timers.arm((process, "election"), deadline, lambda: process.handle(ElectionTimeout()))
 
 
 def _was_deleted(node: str, system: System, cluster: str, cluster_id: str) -> bool:

@@ -7,6 +7,7 @@ Formats: docs/formats/server-config.md, docs/formats/tombstones.md.
 
 import random
 import string
+from collections.abc import Container
 
 from barque.errors import ConfigurationError, Damaged, StorageError, UnknownCluster
 from barque.log.checked_text import MalformedText
@@ -55,6 +56,7 @@ class Directory:
         self._disk = disk
         self._root = f"{data_dir}/servers"
         self._tombstones: list[Tombstone] = []
+        self._buried: set[Uid] = set()
         self._deleted_clusters: dict[str, Tombstone] = {}
         self._old: list[ServerRecord] = []  # their files are of a format without a checksum
         self.records: dict[str, ServerRecord] = {}
@@ -76,13 +78,13 @@ class Directory:
             )
         self._complete()
 
-    def load(self, *, all_there: bool = True) -> None:
+    def load(self, *, all_there: bool = True, durable: Container[Uid] = ()) -> None:
         """Read all records and tombstones. Raises `Damaged` for a file that is missing or broken.
 
         Older releases made `servers/tombstones` with the first deletion: with their directories, `all_there`
-        is false.
-        What a killed process has renamed is seen, and may yet be lost with the power: it is made durable
-        before anything is built on it. Raises `StorageError` if the disk refuses that.
+        is false. What a killed process has renamed is seen, and may yet be lost with the power: it is made
+        durable before anything is built on it. For the servers in `durable` it was: the meta store hears of a
+        server only then. Raises `StorageError` if the disk refuses.
         """
         if not self._disk.exists(self._root):
             if not all_there:
@@ -92,17 +94,17 @@ class Directory:
         remove_temporary(self._disk, self._root, TOMBSTONES)
         if all_there or self._disk.exists(join(self._root, TOMBSTONES)):
             self._load_tombstones()
-        buried = {tombstone.uid for tombstone in self._tombstones}
         for name in self._disk.listdir(self._root):
             uid = Uid(name)
-            if uid in buried:
+            if uid in self._buried:
                 self.unfinished.add(uid)
             elif self._disk.is_dir(f"{self._root}/{uid}"):
+                if uid not in durable:
+                    self._make_durable(f"{self._root}/{uid}")
                 self._load_server(uid)
 
     def _load_server(self, uid: Uid) -> None:
         folder = f"{self._root}/{uid}"
-        self._make_durable(folder)
         names = self._disk.listdir(folder)
         if _CONFIG in names:
             remove_temporary(self._disk, folder, _CONFIG)
@@ -166,11 +168,11 @@ class Directory:
 
     def uids(self) -> set[Uid]:
         """All uids that have a record, or had one."""
-        return {r.uid for r in self.records.values()} | {t.uid for t in self._tombstones}
+        return {record.uid for record in self.records.values()} | self._buried
 
     def buried(self) -> set[Uid]:
         """All uids that have a tombstone."""
-        return {tombstone.uid for tombstone in self._tombstones}
+        return self._buried
 
     def deleted_cluster(self, cluster_id: str) -> Tombstone | None:
         """The tombstone of a cluster, if all of it was deleted."""
@@ -196,14 +198,13 @@ class Directory:
         if record.cluster_id in self._deleted_clusters:
             raise ConfigurationError(f"cluster {record.cluster!r} ({record.cluster_id}) was deleted")
         folder = f"{self._root}/{record.uid}"
-        if record.uid in self.uids() or self._disk.exists(join(folder, _CONFIG)):
+        if record.uid in self._buried or self._disk.exists(join(folder, _CONFIG)):  # all records have a file
             raise ConfigurationError(f"uid {record.uid!r} was used before, and is never used again")
-        for uid in sorted(self.unfinished - self.buried()):
-            self.erase(uid)
+        if self.unfinished:
+            for uid in sorted(self.unfinished - self.buried()):
+                self.erase(uid)
         self.unfinished.add(record.uid)
-        if not self._disk.exists(folder):
-            self._disk.mkdir(folder)
-            self._disk.fsync_dir(self._root)
+        self._disk.mkdir(folder)
         self._write(record)
         self.unfinished.discard(record.uid)
         self.records[record.name] = record
@@ -245,6 +246,7 @@ class Directory:
 
     def _set_tombstones(self, tombstones: list[Tombstone]) -> None:
         self._tombstones = tombstones
+        self._buried = {tombstone.uid for tombstone in tombstones}
         self._deleted_clusters = {t.cluster_id: t for t in tombstones if t.whole_cluster}
 
     def erase(self, uid: Uid) -> None:

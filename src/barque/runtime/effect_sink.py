@@ -11,12 +11,13 @@ from barque.core.messages import ServerDown
 from barque.runtime.client_session import ClientSessions
 from barque.runtime.deferred_rounds import DeferredRounds
 from barque.runtime.dispatcher import Dispatcher
+from barque.runtime.processes import Processes
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_table import Ending, ServerTable
 from barque.transport.contract import Transport
-from barque.transport.wire import FrontEvent, LeaderIs, MemberRemoved
-from barque.types import ClientRef, ServerId, Uid
+from barque.transport.wire import FrontEvent, LeaderIs, MemberRemoved, ProcessMessage
+from barque.types import ClientRef, Named, Pid, ServerId, Uid
 
 _REMEMBERED_MAX = 1_024
 
@@ -45,6 +46,7 @@ class EffectSink:
         sessions: ClientSessions,
         rounds: DeferredRounds,
         transport: Transport,
+        processes: Processes,
         wake: Callable[[], None],
     ) -> None:
         self._me = me
@@ -55,6 +57,7 @@ class EffectSink:
         self._sessions = sessions
         self._rounds = rounds
         self._transport = transport
+        self._processes = processes
         self._stopped: dict[ServerId, StoppedServer] = {}
         # Bound once: these are called for every command, and have nothing to add.
         self.wake = wake
@@ -70,13 +73,20 @@ class EffectSink:
         """Say that the outcome is unknown. This travels like a refusal, and is none."""
         self.reject(Rejected(effect.to, effect.first_correlation, effect.count, Rejection.OUTCOME_UNKNOWN))
 
-    def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
-        """Send a machine's message to the clients of a node."""
+    def send_event(self, process: ServerProcess, to: Pid | Named, message: Any) -> None:
+        """Send a machine's message to a process, or to the clients of a node."""
         raw = msgspec.Raw(msgspec.msgpack.encode(message))
-        cluster = process.server.cfg.cluster_name
+        cluster, here = process.server.cfg.cluster_name, to.node == self._me.node
         if to == self._me:
             self._sessions.notify(cluster, raw)
-        elif to.node and to.node != self._me.node:
+        elif isinstance(to, Named) or to.number:
+            number, incarnation = (to.name, 0) if isinstance(to, Named) else (to.number, to.incarnation)
+            told = ProcessMessage(number, incarnation, cluster, raw)
+            if here:
+                self._processes.on_message(to.node, told)
+            else:
+                self._transport.send(to.node, "", told)
+        elif to.node and not here:
             self._transport.send(to.node, "", FrontEvent(to.incarnation, cluster, raw))
 
     # --- who leads ---------------------------------------------------------------------

@@ -62,7 +62,7 @@ class LogReaders:
     def read_entries(self, cluster: str, indexes: Iterable[int]) -> ReadPlan:
         """See `Node.read_entries`."""
         process, log = self._member(cluster)
-        return log.plan_read(indexes, decoder_of(process.server))
+        return log.plan_read(indexes, command_decoder_of(process.server))
 
     async def log_read(self, cluster: str, indexes: Iterable[int]) -> list[LogEntry]:
         """See `Node.log_read`."""
@@ -89,7 +89,7 @@ class LogReaders:
         return process, self._system.storage.log(process.uid)
 
 
-def decoder_of(server: Server) -> Decode:
+def command_decoder_of(server: Server) -> Decode:
     """Decodes a command as the machine version does that is in force."""
     decode = server.decode_commands
     return lambda payload: decode(b"\x91" + payload)[0]
@@ -169,7 +169,7 @@ class ExternalLogReader:
         Raises `Stopped` if the reader was dropped or closed. The plan is good for as long as it is open, also
         after `acknowledge`.
         """
-        return self._views.plan_read(indexes, decoder_of(self._server))
+        return self._views.plan_read(indexes, command_decoder_of(self._server))
 
     def acknowledge(self, update: LogUpdate) -> None:
         """Let go of the files that only updates before this one have told. No error if it was dropped."""

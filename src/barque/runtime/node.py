@@ -42,7 +42,7 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from barque.config import NodeConfig
-from barque.errors import Stopped
+from barque.errors import ConfigurationError, Stopped
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk, OsDisk
 from barque.log.identity import Owner
@@ -63,7 +63,9 @@ from barque.runtime.liveness import Liveness
 from barque.runtime.log_readers import ExternalLogReader, LogReaders
 from barque.runtime.machine_codes import MachineCodes
 from barque.runtime.machines import load_machines
+from barque.runtime.monitors import Monitors
 from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.processes import OnMessage, Process, Processes
 from barque.runtime.reporting import Reporter
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_table import ServerTable
@@ -78,12 +80,16 @@ from barque.transport.wire import (
     ALIVE,
     Alive,
     ClockIs,
+    EndHeard,
     Envelope,
     FrontEvent,
     MachinesAre,
     NodeCall,
     NodeCallReply,
+    ProcessIs,
+    ProcessMessage,
     StateDigest,
+    WatchProcess,
 )
 from barque.types import ClientRef
 
@@ -175,7 +181,7 @@ class Node:
         undo.push_async_callback(self.transport.stop)
         self.liveness.start()
         self._tick()
-        form_configured_clusters(self.config, self.system, self.timers, self.clock, self.rng)
+        form_configured_clusters(self.config, self.system, self.rng)
 
     def _assemble(self, undo: AsyncExitStack) -> None:
         """Put the parts together, from the bottom up: each gets the parts that it uses."""
@@ -198,6 +204,7 @@ class Node:
         self.rpc = NodeRpc(self.dispatcher.send_to_node, lambda verb, asked: self.admin.handle(verb, asked))
         self.sessions = self.make_sessions(self.requests, self.rpc)
         self.rounds = DeferredRounds(self.timers, clock, wake)
+        self._make_processes()
         self.sink = self.make_sink(
             self.me,
             peers,
@@ -207,6 +214,7 @@ class Node:
             self.sessions,
             self.rounds,
             self.transport,
+            self.processes,
             wake,
         )
         self.system = self._open_system(undo)
@@ -216,7 +224,7 @@ class Node:
             peers,
             config.time,
             self.servers,
-            self.system.monitors,
+            self.monitors,
             self.requests,
             self.rpc,
             self.dispatcher,
@@ -246,6 +254,12 @@ class Node:
         self.digests = StateDigests(self.servers.member_of, self.dispatcher.send_to_node)
         self._connect_parts()
 
+    def _make_processes(self) -> None:
+        self.monitors = Monitors(self.me)
+        tell, speak = self.dispatcher.send_to_node, self.requests.will_deliver
+        self.processes = Processes(self.me, tell, speak, self.monitors, self.clock)
+        self.monitors.table = self.sessions.addresses = self.processes
+
     def _connect_parts(self) -> None:
         """Register the handlers of node messages, and bind the phases of the turn to their parts."""
         self.dispatcher.on(Alive, lambda node, _message: self.liveness.heard_from(node))
@@ -255,6 +269,10 @@ class Node:
         self.dispatcher.on(NodeCall, self.rpc.on_call)
         self.dispatcher.on(NodeCallReply, self.rpc.on_reply)
         self.dispatcher.on(FrontEvent, self._on_event)
+        self.dispatcher.on(ProcessMessage, self.processes.on_message)
+        self.dispatcher.on(WatchProcess, self.processes.on_watch)
+        self.dispatcher.on(ProcessIs, self.processes.on_process_is)
+        self.dispatcher.on(EndHeard, self.processes.on_end_heard)
         self._route_requests = self.requests.flush
         self._append_low_priority = self.rounds.flush_commands
         self._replicate = self.rounds.replicate
@@ -284,6 +302,7 @@ class Node:
             rng=self.rng,
             run_on_loop=self.turn.run_on_loop,
             changed=self.turn.wake,
+            monitors=self.monitors,
             checked=self._checked,
             make_writer=self._make_writer,
             make_worker=self._make_worker,
@@ -338,6 +357,7 @@ class Node:
         self.turn.stop()
         await self.rpc.stop()
         self._turn()
+        self.processes.stop(f"node {self.name} has stopped")
         self.sessions.stop(f"node {self.name} has stopped")
         self.driver.stop()
         await self.transport.stop()
@@ -362,6 +382,30 @@ class Node:
         if self._stopped:
             raise Stopped(f"node {self.name} does not run")
         return self.sessions.open_in_process(on_event, on_stopped)
+
+    # --- processes that machines speak to, and watch -------------------------------------
+
+    def spawn(self, callback: OnMessage | None = None) -> Process:
+        """Make a process, whose `pid` machines may send messages to, and watch (EFF-01, EFF-06).
+
+        `callback(cluster, message)` is called on the loop; without one the messages wait in a mailbox. Raises
+        `Stopped` if the node does not run. It ends with `Process.close`, or with the node.
+        """
+        return self._running_processes().spawn(callback)
+
+    def register(self, name: str, callback: OnMessage | None = None) -> Process:
+        """Make a process, likewise, that machines can also reach as `Named(name, node)`.
+
+        Raises `ConfigurationError` if the name is taken, or none, and `Stopped`.
+        """
+        if not name:
+            raise ConfigurationError("register needs a name; spawn makes a process without one")
+        return self._running_processes().spawn(callback, name)
+
+    def _running_processes(self) -> Processes:
+        if self._stopped:
+            raise Stopped(f"node {self.name} does not run")
+        return self.processes
 
     # --- logs, read in this process ------------------------------------------------------
 
@@ -479,6 +523,7 @@ class Node:
         guard = self.system.storage.guard
         self.dispatcher.disk_full, self.dispatcher.disk_critical = guard.full, guard.critical
         self.dispatcher.removals.tick()
+        self.processes.tick()
         self.turn.wake()
         self.timers.arm("tick", self.clock.monotonic() + self.config.time.tick_ms / 1000, self._tick)
 

@@ -29,7 +29,14 @@ class Receiver(Protocol):
         """`count` items from `offset` on have no reply."""
 
 
-class Session(Protocol):
+class Speaker(Protocol):
+    """Gathers something for a program, and delivers it in a phase of the turn."""
+
+    def deliver(self) -> None:
+        """Hand over everything that was gathered, in the order in which it came."""
+
+
+class Session(Speaker, Protocol):
     """The maker of a request, as the router sees it. It gathers outcomes until `deliver`."""
 
     closed: bool
@@ -64,9 +71,6 @@ class Session(Protocol):
         leader: ServerId | None,
     ) -> None:
         """`count` items from `offset` on ended without a reply; `error` names a class of `barque.errors`."""
-
-    def deliver(self) -> None:
-        """Hand over everything that was gathered, in the order in which it came."""
 
 
 class RequestTransport(Protocol):

@@ -8,8 +8,8 @@ A node hands in its own, a test world others.
 """
 
 import logging
-from collections.abc import Callable, MutableSequence
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic
 
 import msgspec
 
@@ -36,7 +36,6 @@ from barque.core.effects import (
     StartQuorumTimeout,
     StartReceiveTimeout,
     StartSnapshotRetry,
-    StopReason,
     StopServer,
     TendSnapshots,
     TermRefused,
@@ -46,9 +45,7 @@ from barque.core.messages import (
     ChunkOutcome,
     Component,
     MachineAppend,
-    Message,
     PipelineRpcs,
-    RemoteMessage,
     SenderOutcome,
     SnapshotSenderDown,
 )
@@ -59,153 +56,27 @@ from barque.machine.effects import (
     Append,
     Aux,
     Checkpoint,
-    DemonitorClient,
     DemonitorNode,
-    MonitorClient,
+    DemonitorProcess,
     MonitorNode,
+    MonitorProcess,
     ReadLog,
     ReleaseCursor,
+    Reply,
     SendMsg,
     Timer,
 )
 from barque.machine.machine import AuxKind, bound_module
-from barque.runtime.counters import ServerCounters
-from barque.types import ClientRef, ServerId, Term, Uid
+from barque.runtime.performer_contract import (
+    PerformerEnvironment,
+    ServerT,
+    TermAndVoteStore,
+    Timers,
+    Watches,
+)
+from barque.types import ServerId
 
 logger = logging.getLogger("barque.server")
-
-
-class PerformedServer(Protocol):
-    """A server whose effects are performed: a node's `server_process.ServerProcess`, or a test's own."""
-
-    server: Server
-    counters: ServerCounters
-
-    @property
-    def uid(self) -> Uid:
-        """The server's incarnation."""
-        ...
-
-    @property
-    def held(self) -> MutableSequence[Effect] | None:
-        """The effects that wait for the sync of the meta store; None while nothing waits for it."""
-        ...
-
-    def enqueue(self, message: Message) -> None:
-        """Handle this after the present message."""
-
-    def defer_until_synced(self) -> None:
-        """Hold everything from here on (`held`), unless terms and votes are durable at once."""
-
-
-ServerT = TypeVar("ServerT", bound=PerformedServer)
-ServerT_contra = TypeVar("ServerT_contra", bound=PerformedServer, contravariant=True)
-
-
-class PerformerEnvironment(Protocol[ServerT_contra]):
-    """The surroundings of the servers: where their messages, answers and news go."""
-
-    def wake(self) -> None:
-        """Run a turn after a timer, so that messages of its server leave."""
-
-    def send(self, to: ServerId, message: RemoteMessage, process: ServerT_contra) -> bool:
-        """Queue a message of this server for another, here or elsewhere; False if it was dropped."""
-
-    def answer(self, applied: Applied) -> None:
-        """Pass replies on to the router that waits for them."""
-
-    def reject(self, rejected: Rejected) -> None:
-        """Pass a refusal on to the router that waits."""
-
-    def unresolved(self, effect: Unresolved) -> None:
-        """Tell the router that waits that the outcome of these commands is unknown."""
-
-    def send_event(self, process: ServerT_contra, to: ClientRef, message: Any) -> None:
-        """Pass a machine's message on to a node's clients."""
-
-    def leadership_changed(self, process: ServerT_contra) -> None:
-        """This member's state, or the leader that it follows, has changed."""
-
-    def leader_established(self, process: ServerT_contra) -> None:
-        """This leader has applied its noop."""
-
-    def replicate_soon(self, process: ServerT_contra) -> None:
-        """Hand this server a `PipelineRpcs` before the turn ends."""
-
-    def flush_commands_soon(self, process: ServerT_contra) -> None:
-        """Hand this server a `FlushCommands` when all input of this turn is handled (CMD-06)."""
-
-    def server_stopped(self, process: ServerT_contra) -> None:
-        """This server has failed, or ended."""
-
-    def server_ended(self, process: ServerT_contra, reason: StopReason) -> None:
-        """This server has come to its end by itself."""
-
-    def members_gone(self, process: ServerT_contra, effect: MembersGone) -> None:
-        """Tell the nodes of former members that they may forget them."""
-
-    def server_deleted(self, process: ServerT_contra, *, whole_cluster: bool) -> None:
-        """This server is gone for good: with it all of its cluster, or only this member."""
-
-
-class TermAndVoteStore(Protocol):
-    """Keeps terms and votes; a later sync makes them durable."""
-
-    def store(self, uid: Uid, current_term: Term, voted_for: ServerId | None) -> None:
-        """Remember both for this server, as one record."""
-
-
-class Timers(Protocol[ServerT_contra]):
-    """The timers of servers. Each sends its message to the server when it runs out."""
-
-    def start_election(self, process: ServerT_contra, effect: StartElectionTimeout) -> None:
-        """Arm the election timer, unless it is armed already."""
-
-    def cancel_election(self, process: ServerT_contra) -> None:
-        """Disarm the election timer."""
-
-    def start_condition(self, process: ServerT_contra, effect: StartConditionTimeout) -> None:
-        """Arm the timer of a server that waits for a condition."""
-
-    def start_quorum(self, process: ServerT_contra) -> None:
-        """Arm the timer of a leader that looks for signs of a majority."""
-
-    def start_receive(self, process: ServerT_contra, effect: StartReceiveTimeout) -> None:
-        """Arm the timer for the next chunk of a snapshot."""
-
-    def start_snapshot_retry(self, process: ServerT_contra, effect: StartSnapshotRetry) -> None:
-        """Arm the timer before the next attempt to send a member a snapshot."""
-
-    def cancel_snapshot_retry(self, process: ServerT_contra, member: ServerId) -> None:
-        """Disarm it."""
-
-    def set_machine_timer(self, process: ServerT_contra, timer: Timer) -> None:
-        """Arm or disarm a timer of the server's machine."""
-
-    def state_left(self, process: ServerT_contra) -> None:
-        """The server has left a state, whose timers end with it."""
-
-    def cancel_machine_timers(self, process: ServerT_contra) -> None:
-        """The machine's timers end."""
-
-    def forget(self, process: ServerT_contra) -> None:
-        """Cancel all timers of this server."""
-
-
-class Watches(Protocol[ServerT_contra]):
-    """Which machines watch which clients and nodes (`monitors.Monitors`)."""
-
-    def watch_node(self, process: ServerT_contra, effect: MonitorNode) -> None:
-        """Watch a node."""
-
-    def watch_client(self, process: ServerT_contra, effect: MonitorClient) -> None:
-        """Watch a client."""
-
-    def unwatch(self, process: ServerT_contra, effect: DemonitorClient | DemonitorNode) -> None:
-        """Watch it no longer."""
-
-    def forget(self, process: ServerT_contra, *, only: Component | None = None) -> None:
-        """Drop the monitors of this server."""
 
 
 class Performer(Generic[ServerT]):
@@ -438,23 +309,28 @@ class Performer(Generic[ServerT]):
     def _checkpoint(self, process: ServerT, effect: Checkpoint) -> None:
         make_checkpoint(process.server, effect)
 
-    def _monitor(self, process: ServerT, effect: MonitorClient | MonitorNode) -> None:
+    def _monitor(self, process: ServerT, effect: MonitorProcess | MonitorNode) -> None:
         if not effect.aux and process.server.raft_state is not RaftState.LEADER:
             return
         if isinstance(effect, MonitorNode):
             self.monitors.watch_node(process, effect)
         else:
-            self.monitors.watch_client(process, effect)
+            self.monitors.watch_process(process, effect)
 
-    def _unwatch(self, process: ServerT, effect: DemonitorClient | DemonitorNode) -> None:
+    def _unwatch(self, process: ServerT, effect: DemonitorProcess | DemonitorNode) -> None:
         self.monitors.unwatch(process, effect)
 
     def _read_log(self, process: ServerT, effect: ReadLog) -> None:
-        if _reads_here(process, effect):
+        if _acts_for(process.server, effect.node):
             wanted = effect.then(log_read(process.server, effect.indexes))
             self.perform(process, take_callback_effects(process.server, wanted))
 
-    def _perform_as_leader(self, process: ServerT, effect: Timer | SendMsg | Append) -> None:
+    def _send_msg(self, process: ServerT, effect: SendMsg) -> None:
+        server = process.server
+        if _acts_for(server, effect.to.node) if effect.local else server.raft_state is RaftState.LEADER:
+            self._perform_leaders(process, effect)
+
+    def _perform_as_leader(self, process: ServerT, effect: Timer | Append) -> None:
         if process.server.raft_state is RaftState.LEADER:
             self._perform_leaders(process, effect)
 
@@ -467,7 +343,12 @@ class Performer(Generic[ServerT]):
                 process.counters.msgs_sent += 1
                 self._environment.send_event(process, effect.to, effect.message)
             case Append():
-                process.enqueue(MachineAppend(msgspec.msgpack.encode(effect.command)))
+                process.enqueue(MachineAppend(msgspec.msgpack.encode(effect.command), effect.reply_to))
+
+    def _reply(self, process: ServerT, effect: Reply) -> None:
+        if _replies_here(process.server, effect):
+            to = effect.to
+            self._environment.answer(Applied(to.origin, to.correlation, [effect.body]))
 
     # --- changes -----------------------------------------------------------------------
 
@@ -535,14 +416,15 @@ Performer.HANDLERS = {
     Aux: Performer._aux,
     ReleaseCursor: Performer._release_cursor,
     Checkpoint: Performer._checkpoint,
-    DemonitorClient: Performer._unwatch,
+    DemonitorProcess: Performer._unwatch,
     DemonitorNode: Performer._unwatch,
-    MonitorClient: Performer._monitor,
+    MonitorProcess: Performer._monitor,
     MonitorNode: Performer._monitor,
     ReadLog: Performer._read_log,
     Timer: Performer._perform_as_leader,
-    SendMsg: Performer._perform_as_leader,
+    SendMsg: Performer._send_msg,
     Append: Performer._perform_as_leader,
+    Reply: Performer._reply,
 }
 
 
@@ -556,9 +438,21 @@ def _ends_leadership(old: RaftState, server: Server) -> bool:
     return server.leadership() is None or server.raft_state is RaftState.TERMINATING_LEADER
 
 
-def _reads_here(process: PerformedServer, effect: ReadLog) -> bool:
-    """Whether this server performs the read: the leader, or the voter on the named node (EFF-30)."""
-    server, target = process.server, effect.node
+def _replies_here(server: Server, effect: Reply) -> bool:
+    """Whether this server sends the reply (EFF-22)."""
+    match effect.by:
+        case "leader":
+            return server.raft_state is RaftState.LEADER
+        case "local":
+            return _acts_for(server, effect.to.origin.node)
+        case member:
+            return member == server.id or (
+                server.raft_state is RaftState.LEADER and member not in server.cluster
+            )
+
+
+def _acts_for(server: Server, target: str | None) -> bool:
+    """Whether this server acts for the named node: the voter there, or else the leader (EFF-30)."""
     here = server.id.node
     if server.raft_state is not RaftState.LEADER:
         return target == here and server.is_voter(server.id)

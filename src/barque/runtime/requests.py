@@ -56,6 +56,7 @@ from barque.runtime.pending_requests import (
     Receiver,
     RequestTransport,
     Session,
+    Speaker,
     TurnControl,
     admitted,
     body_of,
@@ -90,7 +91,7 @@ class RequestRouter:
         """Counts flushes. A session may add commands to a request of this round: it is not sent yet."""
         self.dirty: dict[str, ClusterRoute] = {}  # routes to be flushed
         self.fillers: dict[Callable[[], None], None] = {}  # called once, before the next flush
-        self.speaking: dict[Session, None] = {}  # sessions that have gathered outcomes
+        self.speaking: dict[Speaker, None] = {}  # sessions that have gathered outcomes, and processes
         self._transport = transport
         self._turn = turn
         self._clock = clock
@@ -118,12 +119,11 @@ class RequestRouter:
                 return self._turn_away(request, "InvalidCommand", text)
             if not request.count:
                 raise ProtocolError("a request for no reads")
-        pending = self._pending
         lengths = 4 * request.count if request.columns else 0  # they are no part of any command
         if request.size - lengths > COMMAND_BYTES_MAX:
             text = f"a request of {request.size - lengths} bytes is above the limit of {COMMAND_BYTES_MAX}"
             return self._turn_away(request, "InvalidCommand", text)
-        if refusal := pending.refusal(request):
+        if refusal := self._pending.refusal(request):
             return self._turn_away(request, "Overloaded", refusal)
         route = self._routes.get(cluster)
         if route is None:
@@ -563,16 +563,16 @@ class RequestRouter:
             session.failed(request, offset, count, error, text, leader)
             self.speaking[session] = None
 
-    def will_deliver(self, session: Session) -> None:
-        """This session has gathered something of its own accord: deliver it in this turn."""
-        self.speaking[session] = None
+    def will_deliver(self, speaker: Speaker) -> None:
+        """This session, or process, has gathered something of its own accord: deliver it in this turn."""
+        self.speaking[speaker] = None
         self._turn.wake()
 
     def deliver(self) -> None:
         """Hand each session the outcomes that it has gathered in this turn."""
         speaking, self.speaking = self.speaking, {}
-        for session in speaking:
-            session.deliver()
+        for speaker in speaking:
+            speaker.deliver()
 
     @property
     def busy(self) -> bool:

@@ -220,7 +220,11 @@ class ServerProcess:
         """Tick the server if it has unfinished business; False if it has none left (idle costs nothing)."""
         if self.failure is None and has_unfinished_business(self.server):
             self.handle(Tick(now_ms))
-        return self.failure is None and has_unfinished_business(self.server)
+        if self.failure is None and has_unfinished_business(self.server):
+            return True
+        if not self._queue:
+            self._queue = None  # an idle server needs none
+        return False
 
     @property
     def applied_is_remembered(self) -> bool:

@@ -21,6 +21,7 @@ from barque.core.messages import (
     SnapshotRetryTimeout,
 )
 from barque.machine.effects import Timer
+from barque.runtime.campaigns import Campaigns
 from barque.runtime.clock import Clock
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.timers import Timers
@@ -46,6 +47,8 @@ class ServerTimers:
         self._rng = rng
         self._spans = timer_spans(times)
         self._wake = wake
+        patience_s = times.election_multiplier * times.broadcast_time_ms / 1000
+        self.campaigns = Campaigns(timers, clock, patience_s)
         self.machine_timers: dict[ServerProcess, set[str]] = {}
         self._snapshot_retries: dict[ServerProcess, dict[ServerId, None]] = {}
 
@@ -65,11 +68,16 @@ class ServerTimers:
 
     def start_election(self, process: ServerProcess, effect: StartElectionTimeout) -> None:
         """Arm the election timer, unless it is armed already (ELEC-17, semantics §10.2)."""
-        if (process, "election") not in self._timers:
-            self._arm(process, "election", self._draw(effect.span), ElectionTimeout())
+        if (process, "election") not in self._timers and process not in self.campaigns:
+            self.campaign_after(process, self._draw(effect.span))
+
+    def campaign_after(self, process: ServerProcess, after_s: float) -> None:
+        """Let the server campaign after so many seconds, unless it hears from a leader before."""
+        self._arm(process, "election", after_s, ElectionTimeout())
 
     def cancel_election(self, process: ServerProcess) -> None:
         """Disarm the election timer."""
+        self.campaigns.cancel(process)
         self._timers.cancel((process, "election"))
 
     def start_condition(self, process: ServerProcess, effect: StartConditionTimeout) -> None:
@@ -101,13 +109,21 @@ class ServerTimers:
         return (self._rng.uniform(1, most) + more) / 1000
 
     def _arm(self, process: ServerProcess, name: str, after_s: float, message: Message) -> None:
-        def expire() -> None:
-            if isinstance(message, ElectionTimeout):
-                process.counters.pre_vote_elections += 1
-            elif isinstance(message, MachineTimeout):
-                self.machine_timers[process].discard(message.name)
+        def handle() -> None:
             process.handle(message)
             self._wake()
+
+        def campaign() -> None:
+            process.counters.pre_vote_elections += 1
+            handle()
+
+        def expire() -> None:
+            if isinstance(message, ElectionTimeout):
+                self.campaigns.ask(process, campaign)
+                return
+            if isinstance(message, MachineTimeout):
+                self.machine_timers[process].discard(message.name)
+            handle()
 
         self._timers.arm((process, name), self._clock.monotonic() + after_s, expire)
 
@@ -120,6 +136,7 @@ class ServerTimers:
 
     def state_left(self, process: ServerProcess) -> None:
         """The server has left a state, whose timers end with it (semantics §10.2)."""
+        self.campaigns.state_left(process)
         self._timers.cancel((process, "election"))
         self._timers.cancel((process, "condition"))
 
@@ -130,6 +147,7 @@ class ServerTimers:
 
     def forget(self, process: ServerProcess) -> None:
         """Cancel all timers of this server."""
+        self.campaigns.forget(process)
         for name in _NAMES:
             self._timers.cancel((process, name))
         for member in self._snapshot_retries.pop(process, ()):

@@ -36,7 +36,8 @@ from barque.runtime.clock import Clock
 from barque.runtime.commit_rate import CommitRate
 from barque.runtime.directory import Directory, new_uid
 from barque.runtime.monitors import Monitors
-from barque.runtime.performer import Performer, PerformerEnvironment
+from barque.runtime.performer import Performer
+from barque.runtime.performer_contract import PerformerEnvironment
 from barque.runtime.recovery_progress import RecoveryProgress
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import ServerRecord, check_record
@@ -98,6 +99,7 @@ class System:
         rng: random.Random,
         run_on_loop: Callable[[Callable[[], None]], None],
         changed: Callable[[], None],
+        monitors: Monitors | None = None,
         checked: bool = False,
         make_writer: MakeWriter = choose_writer,
         make_worker: MakeWorker = ThreadWorker,
@@ -137,7 +139,7 @@ class System:
         self._changed = changed
         self._environment = environment
         self._deleting: dict[str, Ending] = {}  # ended, and still without a durable tombstone
-        self.monitors = Monitors(me)
+        self.monitors = monitors or Monitors(me)
         self.server_timers = ServerTimers(timers, clock, rng, times, environment.wake)
         self.performer = Performer(environment, self.storage.meta, self.server_timers, self.monitors)
         self.awaiting_sync = self.performer.awaiting_sync
@@ -150,7 +152,7 @@ class System:
         """
         unclaimed = self.storage.unclaimed
         try:
-            self.directory.load(all_there=not unclaimed)
+            self.directory.load(all_there=not unclaimed, durable=self.storage.meta.uids())
         except OSError as error:
             raise StorageError(f"the servers of this directory cannot be read: {error}") from error
         check_orphans(self.storage, self.directory)

@@ -13,7 +13,7 @@ from barque.types import ServerId
 
 READING_VERBS = frozenset(
     (
-        *("ping", "nodes", "local_report", "status", "members", "overview", "member_list"),
+        *("ping", "pid", "nodes", "local_report", "status", "members", "overview", "member_list"),
         *(
             "initial_members",
             "key_metrics",

@@ -35,6 +35,7 @@ MESSAGES: dict[type, Role] = {
 
 VERBS: dict[str, Role] = {
     "ping": Role.CLIENT,
+    "pid": Role.CLIENT,
     "nodes": Role.CLIENT,
     "status": Role.CLIENT,
     "local_report": Role.CLIENT,

@@ -32,7 +32,7 @@ from barque.transport.secret import Secrets
 from barque.transport.tls import Certificate
 from barque.types import is_valid_name
 
-WIRE_VERSION = 7
+WIRE_VERSION = 8
 """The protocol version: it changes with the handshake, a message or a tag."""
 
 NONCE_BYTES = 32

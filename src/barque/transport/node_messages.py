@@ -138,6 +138,37 @@ class StateDigest(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=44
     digest: int
 
 
+class ProcessMessage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=45):
+    """A machine's `SendMsg` for one process of the receiving node: a number, or a name with incarnation 0."""
+
+    to: int | str
+    incarnation: int
+    cluster: str
+    message: msgspec.Raw
+
+
+class WatchProcess(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=46):
+    """The sender watches this process of the receiver: does it live? Repeated until there is an answer."""
+
+    incarnation: int
+    number: int
+
+
+class ProcessIs(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=47):
+    """A process of the sender lives (`reason` is empty), or has ended. An end is repeated until heard."""
+
+    incarnation: int
+    number: int
+    reason: str = ""
+
+
+class EndHeard(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=48):
+    """The sender knows that this process of the receiver has ended."""
+
+    incarnation: int
+    number: int
+
+
 NodeMessage: TypeAlias = (
     Alive
     | FrontReplies
@@ -152,4 +183,8 @@ NodeMessage: TypeAlias = (
     | RemovalAsked
     | RemovalAnswer
     | StateDigest
+    | ProcessMessage
+    | WatchProcess
+    | ProcessIs
+    | EndHeard
 )

@@ -42,6 +42,7 @@ from barque.transport.items import check_items
 from barque.transport.node_messages import (
     Alive as Alive,
     ClockIs as ClockIs,
+    EndHeard as EndHeard,
     FrontEvent as FrontEvent,
     FrontRejected as FrontRejected,
     FrontReplies as FrontReplies,
@@ -52,9 +53,12 @@ from barque.transport.node_messages import (
     NodeCall as NodeCall,
     NodeCallReply as NodeCallReply,
     NodeMessage as NodeMessage,
+    ProcessIs as ProcessIs,
+    ProcessMessage as ProcessMessage,
     RemovalAnswer as RemovalAnswer,
     RemovalAsked as RemovalAsked,
     StateDigest as StateDigest,
+    WatchProcess as WatchProcess,
 )
 from barque.types import TERM_MAX, ServerId, is_valid_name
 
@@ -269,6 +273,8 @@ def weight(message: Any) -> int:
         return 64 + len(message.body)
     if kind is FrontReplies:
         return 64 + len(memoryview(message.replies))
+    if kind is ProcessMessage or kind is FrontEvent:
+        return 64 + len(memoryview(message.message))
     if kind is Queries:
         return 128 + sum(map(len, message.payloads))
     return 64
@@ -404,6 +410,11 @@ def _array_length(raw: msgspec.Raw) -> int:
     return int.from_bytes(view[1:5], "big") if view[0] == 0xDD else -1
 
 
+def _check_process_message(message: ProcessMessage) -> None:
+    number = message.to if isinstance(message.to, int) else 0
+    _bounds(message, message.incarnation, number)
+
+
 def _check_member_removed(message: MemberRemoved) -> None:
     if not message.cluster_id:
         raise ProtocolError("MemberRemoved: of which cluster?")
@@ -465,6 +476,10 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     RemovalAnswer: lambda m: _bounds(m, m.index),
     ClockIs: lambda m: _bounds(m, m.wall_ms),
     MemberRemoved: _check_member_removed,
+    ProcessMessage: _check_process_message,
+    WatchProcess: lambda m: _bounds(m, m.incarnation, m.number),
+    ProcessIs: lambda m: _bounds(m, m.incarnation, m.number),
+    EndHeard: lambda m: _bounds(m, m.incarnation, m.number),
     NodeCall: lambda m: _correlated(m, m.correlation, 0),
     NodeCallReply: lambda m: _correlated(m, m.correlation, 0),
     ClientCommands: _check_client_commands,

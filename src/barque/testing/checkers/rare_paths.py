@@ -315,11 +315,6 @@ MEMBERS = (
 )
 SNAPSHOTS = (
     RarePath(
-        "a leadership ends, and the next begins without what it knew of its peers",
-        "core.state:Peer.begin_term",
-        before=lambda self, _next: self.status is not PeerStatus.NORMAL,
-    ),
-    RarePath(
         "a receiving member answers a trial election",
         "core.elections:on_pre_vote",
         before=lambda s, _m: s.raft_state is RaftState.RECEIVE_SNAPSHOT,
@@ -359,21 +354,6 @@ SNAPSHOTS = (
         "core.receive_snapshot:_take_piece",
         before=lambda _s, role, m: m.chunk.number - (role.live_chunks or 0) <= role.pieces,
         after=_some,
-    ),
-    RarePath(
-        "a member gets its vote after a snapshot",
-        "core.snapshots:on_install_snapshot_result",
-        before=lambda s, m: (
-            m.outcome is ChunkOutcome.INSTALLED
-            and m.sender in s.cluster
-            and s.cluster[m.sender].membership is Membership.PROMOTABLE
-        ),
-        after=_some,
-    ),
-    RarePath(
-        "a snapshot is captured below the entry that raised the machine's version",
-        "core.captures:version_at",
-        before=lambda s, index: index < s.machine_versions[-1][0],
     ),
     RarePath(
         "a sender ends with its node, and the peer waits for it",

@@ -63,7 +63,8 @@ class _MachineSimulation(CoreSimulation):
                 continue
             [payload] = payloads_of(entry.body, 1, head)
             command = msgspec.msgpack.decode(payload, type=machine.command_type)
-            meta = CommandMeta(entry.first_index, entry.term, 0, time_ms, head.origin, head.reply_mode)
+            place = (entry.first_index, entry.term, 0, time_ms)
+            meta = CommandMeta(*place, head.origin, head.reply_mode, head.first_correlation)
             state = machine.apply(meta, command, state)[0]
         return state
 

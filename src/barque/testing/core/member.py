@@ -37,7 +37,7 @@ from barque.machine.effects import MachineEffect
 from barque.runtime.counters import ServerCounters
 from barque.runtime.performer import Performer
 from barque.testing.core.memory_log import MemoryLog
-from barque.types import NOWHERE, ClientRef, Index, Membership, ServerId, Term, Uid
+from barque.types import NOWHERE, Index, Membership, Named, Pid, ServerId, Term, Uid
 
 if TYPE_CHECKING:
     from barque.testing.core.cluster import CoreCluster
@@ -320,7 +320,7 @@ class HandDriven:
         """Note commands with an unknown outcome."""
         self._member.cluster.unresolved.append(effect)
 
-    def send_event(self, process: Member, to: ClientRef, message: object) -> None:
+    def send_event(self, process: Member, to: Pid | Named, message: object) -> None:
         """Nothing: `machine_effects` has it."""
 
     def leadership_changed(self, process: Member) -> None:
@@ -421,7 +421,7 @@ class Unwatched:
     def watch_node(self, process: Member, effect: object) -> None:
         """Nothing."""
 
-    def watch_client(self, process: Member, effect: object) -> None:
+    def watch_process(self, process: Member, effect: object) -> None:
         """Nothing."""
 
     def unwatch(self, process: Member, effect: object) -> None:

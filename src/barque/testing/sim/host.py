@@ -44,7 +44,7 @@ from barque.testing.sim.thread_writer import sim_writer
 from barque.testing.sim.timer_model import TimerModel
 from barque.transport.contract import Limits, TransportHandler
 from barque.transport.wire import ClockIs, PeerMessage
-from barque.types import ClientRef, Index, ServerId, Uid
+from barque.types import Index, Named, Pid, ServerId, Uid
 
 if TYPE_CHECKING:
     from barque.testing.faults.directories import LentDisk
@@ -72,7 +72,7 @@ class SimEffectSink(EffectSink):
         super().leadership_changed(process)
         self._host.on_role(process.server)
 
-    def send_event(self, process: ServerProcess, to: ClientRef, message: Any) -> None:
+    def send_event(self, process: ServerProcess, to: Pid | Named, message: Any) -> None:
         """See `EffectSink`."""
         self._host.sim.observers.of(process.server).messages.sent(process.server, message)
         super().send_event(process, to, message)
