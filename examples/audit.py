@@ -27,7 +27,7 @@ async def main() -> None:
             await client.start_cluster("sum", "sum")
             for number in (3, 4, 5):
                 await client.process_command("sum", number)
-            committed = await node.log_fold("sum", append, [])
+            committed: list[Any] = await node.log_fold("sum", append, [])
             print("committed:", committed)
 
 

@@ -67,6 +67,7 @@ SAID = {
     "pipeline": "heard of 5000 commands; the last reply is 5000\n",
     "threads": "each total was seen once: True\n",
     "cache": "set: True\nget: b'red'\nabsent: None\n",
+    "log_store": "last: b'199'\nfirst: b'written at the beginning'\nabsent: None\n",
     "audit": "committed: [3, 4, 5]\n",
 }
 """What each program prints that needs no arguments."""

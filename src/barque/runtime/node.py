@@ -563,6 +563,7 @@ class Node:
 
     def on_peer_disconnected(self, node: str, reason: str) -> None:
         """Our link to a node is gone."""
+        self.system.performer.node_lost(node)
         self.liveness.disconnected(node, reason)
 
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
