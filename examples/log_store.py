@@ -1,15 +1,16 @@
 """Large values that stay in the log: the state holds only where each one is, and so do snapshots.
 
-`live_indexes` tells Barque which entries a snapshot still needs; they survive it. Reading a key is two steps: the
-aux machine of a member looks the index up, and reads the entry from the member's own log.
+`live_indexes` tells Barque which entries a snapshot still needs; they survive it. Reading a key is two steps:
+the aux machine of a member looks the index up, and reads the entry from the member's own log.
 """
 
 import asyncio
 from typing import Any
 
-import barque
 import msgspec
 from three_nodes import three_nodes
+
+import barque
 
 
 class Put(msgspec.Struct, array_like=True, tag="put"):
