@@ -5,13 +5,16 @@ from typing import Any
 
 import msgspec
 
+from barque.client.balancing import balance
 from barque.client.results import (
     AddedMember,
     DeletedCluster,
     DemotedMember,
     KeyMetrics,
+    LeaderBalance,
     MemberOverview,
     MembersInfo,
+    NodeOverview,
     Pong,
     PromotedMember,
     QueryResult,
@@ -80,6 +83,26 @@ class Administration:
         arguments = {"cluster": cluster, "target": str(target)}
         return await self._call("transfer_leadership", arguments, timeout_s, Transfer)
 
+    async def balance_leaders(
+        self,
+        *,
+        dry_run: bool = False,
+        moves_max: int | None = None,
+        per_second: float = 20.0,
+        timeout_s: float | None = None,
+    ) -> LeaderBalance:
+        """Deal the leaders of all clusters out over the running nodes, by transfers (API-21).
+
+        At most `moves_max` transfers, `per_second` of them a second; `timeout_s` is for each request. With
+        `dry_run` nothing is moved. A transfer that fails leaves its cluster as it is, and is told; to call
+        again is safe. Raises `InvalidCommand` for a rate that is not positive, and as `status`.
+        """
+        if not per_second > 0 or (moves_max is not None and moves_max < 0):
+            raise InvalidCommand(f"a rate above 0 and a number of moves, not {per_second!r}, {moves_max!r}")
+        return await balance(
+            self, dry_run=dry_run, moves_max=moves_max, per_second=per_second, timeout_s=timeout_s
+        )
+
     async def start_cluster(
         self,
         cluster: str,
@@ -87,17 +110,25 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """Form a cluster on these nodes (default: all), and wait for its leader (API-02).
 
         A cluster that is there already, with the same machine, arguments and nodes, is left as it is.
-        `machine` is a name from the nodes' configuration; `arguments` go to its `init`. Raises
+        `machine` is a name from the nodes' configuration; `arguments` go to its `init`;
+        `initial_machine_version` is the version to begin with, if the nodes have it (VER-06). Raises
         `ConfigurationError` if the nodes refuse, `NoLeader` if too few members could be started or no leader
         was elected in time, or `OutcomeUnknown`.
         """
         kept = canonical_arguments(arguments or {})
-        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
+        request = {
+            "cluster": cluster,
+            "machine": machine,
+            "nodes": nodes,
+            "arguments": kept,
+            "initial_machine_version": initial_machine_version,
+        }
         return await self._call("start_cluster", request, timeout_s, StartedCluster)
 
     async def start_or_restart_cluster(
@@ -107,6 +138,7 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """Start the members again that do not run, or form the cluster if no node has a member (API-03).
@@ -115,7 +147,13 @@ class Administration:
         were.
         """
         kept = canonical_arguments(arguments or {})
-        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
+        request = {
+            "cluster": cluster,
+            "machine": machine,
+            "nodes": nodes,
+            "arguments": kept,
+            "initial_machine_version": initial_machine_version,
+        }
         return await self._call("start_or_restart_cluster", request, timeout_s, StartedCluster)
 
     async def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> DeletedCluster:
@@ -192,6 +230,7 @@ class Administration:
         arguments: Mapping[str, Any] | None = None,
         membership: Membership = Membership.VOTER,
         uid: Uid | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedServer:
         """Start a new server on `node`, for a cluster that is formed server by server (API-05).
@@ -209,6 +248,7 @@ class Administration:
             "arguments": canonical_arguments(arguments or {}),
             "membership": str(membership),
             "uid": uid,
+            "initial_machine_version": initial_machine_version,
         }
         return await self._call("server_start", request, timeout_s, StartedServer)
 
@@ -394,13 +434,28 @@ class Administration:
         return await self.call("aux_command", arguments, timeout_s=timeout_s)
 
     async def cast_aux_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> None:
-        """Send a command to the aux machine of the member on the connected node, for no reply (AUX-03).
+        """Send a command to the aux machine of the member on the connected node, for no reply (API-23).
 
-        Returns when that member has handled it; an error of the aux machine is dropped. Raises
-        `UnknownCluster` if the node has no member, or `OutcomeUnknown`.
+        Returns when the member has it. An error of the aux machine, or that there is none, is not told.
+        Raises `UnknownCluster` if the node has no member, or `OutcomeUnknown`.
         """
-        await self.call(
-            "aux_command", {"cluster": cluster, "command": command, "cast": True}, timeout_s=timeout_s
+        arguments = {"cluster": cluster, "command": command, "cast": True}
+        await self.call("aux_command", arguments, timeout_s=timeout_s)
+
+    async def node_overview(
+        self,
+        node: str | None = None,
+        *,
+        clusters: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> NodeOverview:
+        """Everything about a node (default: the connected one) and its servers (API-24).
+
+        With `clusters` only their servers are told of: a node may have ten thousand. Raises
+        `ConfigurationError` for an unknown node, `Refused` if it is out of reach, `QueryTimeout`.
+        """
+        return await self._call(
+            "node_overview", {"node": node, "clusters": clusters}, timeout_s, NodeOverview
         )
 
     # --- anything else -----------------------------------------------------------------

@@ -9,8 +9,10 @@ from barque.client.results import (
     DeletedCluster,
     DemotedMember,
     KeyMetrics,
+    LeaderBalance,
     MemberOverview,
     MembersInfo,
+    NodeOverview,
     Pong,
     PromotedMember,
     QueryResult,
@@ -63,6 +65,21 @@ class Administration:
         """See `barque.Client.transfer_leadership`."""
         return self._run(self._client.transfer_leadership(cluster, target, timeout_s=timeout_s))
 
+    def balance_leaders(
+        self,
+        *,
+        dry_run: bool = False,
+        moves_max: int | None = None,
+        per_second: float = 20.0,
+        timeout_s: float | None = None,
+    ) -> LeaderBalance:
+        """See `barque.Client.balance_leaders`."""
+        return self._run(
+            self._client.balance_leaders(
+                dry_run=dry_run, moves_max=moves_max, per_second=per_second, timeout_s=timeout_s
+            )
+        )
+
     def start_cluster(
         self,
         cluster: str,
@@ -70,12 +87,18 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_cluster`."""
         return self._run(
             self._client.start_cluster(
-                cluster, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+                cluster,
+                machine,
+                nodes=nodes,
+                arguments=arguments,
+                initial_machine_version=initial_machine_version,
+                timeout_s=timeout_s,
             )
         )
 
@@ -86,12 +109,18 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_or_restart_cluster`."""
         return self._run(
             self._client.start_or_restart_cluster(
-                cluster, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+                cluster,
+                machine,
+                nodes=nodes,
+                arguments=arguments,
+                initial_machine_version=initial_machine_version,
+                timeout_s=timeout_s,
             )
         )
 
@@ -115,6 +144,7 @@ class Administration:
         arguments: Mapping[str, Any] | None = None,
         membership: Membership = Membership.VOTER,
         uid: Uid | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedServer:
         """See `barque.Client.start_server`."""
@@ -127,6 +157,7 @@ class Administration:
                 arguments=arguments,
                 membership=membership,
                 uid=uid,
+                initial_machine_version=initial_machine_version,
                 timeout_s=timeout_s,
             )
         )
@@ -291,6 +322,16 @@ class Administration:
         """See `barque.Client.state_query`."""
         return self._run(self._client.state_query(cluster, kind, node, timeout_s=timeout_s))
 
+    def node_overview(
+        self,
+        node: str | None = None,
+        *,
+        clusters: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> NodeOverview:
+        """See `barque.Client.node_overview`."""
+        return self._run(self._client.node_overview(node, clusters=clusters, timeout_s=timeout_s))
+
 
 class ClusterAdministration:
     """Those of `barque.sync.ClusterClient`."""
@@ -328,11 +369,17 @@ class ClusterAdministration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_cluster`."""
         return self._administration.start_cluster(
-            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+            self.name,
+            machine,
+            nodes=nodes,
+            arguments=arguments,
+            initial_machine_version=initial_machine_version,
+            timeout_s=timeout_s,
         )
 
     def start_or_restart_cluster(
@@ -341,11 +388,17 @@ class ClusterAdministration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_or_restart_cluster`."""
         return self._administration.start_or_restart_cluster(
-            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+            self.name,
+            machine,
+            nodes=nodes,
+            arguments=arguments,
+            initial_machine_version=initial_machine_version,
+            timeout_s=timeout_s,
         )
 
     def delete_cluster(self, *, timeout_s: float | None = None) -> DeletedCluster:
@@ -365,6 +418,7 @@ class ClusterAdministration:
         arguments: Mapping[str, Any] | None = None,
         membership: Membership = Membership.VOTER,
         uid: Uid | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedServer:
         """See `barque.Client.start_server`."""
@@ -376,6 +430,7 @@ class ClusterAdministration:
             arguments=arguments,
             membership=membership,
             uid=uid,
+            initial_machine_version=initial_machine_version,
             timeout_s=timeout_s,
         )
 
@@ -472,15 +527,15 @@ class ClusterAdministration:
         """See `barque.Client.force_shrink`."""
         return self._administration.force_shrink(self.name, timeout_s=timeout_s)
 
+    def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self._administration.cast_aux_command(self.name, command, timeout_s=timeout_s)
+
     def aux_command(self, command: Any, *, consistent: bool = False, timeout_s: float | None = None) -> Any:
         """See `barque.Client.aux_command`."""
         return self._administration.aux_command(
             self.name, command, consistent=consistent, timeout_s=timeout_s
         )
-
-    def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
-        """See `barque.Client.cast_aux_command`."""
-        self._administration.cast_aux_command(self.name, command, timeout_s=timeout_s)
 
     def query_with_position(
         self,

@@ -290,6 +290,7 @@ class MemberAdmin:
             "uids": {**uids, str(member): uid},
             "machine": record.machine,
             "arguments": record.arguments,
+            "initial_machine_version": record.initial_machine_version,
             "members": [str(m) for m in sorted({*server.cluster, member})],
             "membership": str(membership),
             "term": server.current_term,

@@ -253,12 +253,12 @@ class Node:
             wake,
         )
         self._waits = self.admin.waits
-        self.digests = StateDigests(self.servers.member_of, self.dispatcher.send_to_node)
         self._connect_parts()
 
     def _make_processes(self) -> None:
         self.monitors = Monitors(self.me)
         tell, speak = self.dispatcher.send_to_node, self.requests.will_deliver
+        self.digests = StateDigests(self.servers.member_of, tell)
         self.processes = Processes(self.me, tell, speak, self.monitors, self.clock)
         self.monitors.table = self.sessions.addresses = self.processes
         self._calls = FunctionCalls(self._functions, self._make_worker(self.turn.run_on_loop))
@@ -295,6 +295,7 @@ class Node:
             times=config.time,
             machine_upgrade_strategy=config.machine_upgrade_strategy,
             recovery_strategy=config.server_recovery_strategy,
+            settings=config.servers,
             machines=self.machines,
             servers=self.servers,
             directory=self.directory,
@@ -561,6 +562,7 @@ class Node:
 
     def on_peer_disconnected(self, node: str, reason: str) -> None:
         """Our link to a node is gone."""
+        self.system.performer.node_lost(node)
         self.liveness.disconnected(node, reason)
 
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:

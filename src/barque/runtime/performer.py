@@ -263,6 +263,16 @@ class Performer(Generic[ServerT]):
         self._end_sending(process, member)
         process.enqueue(SnapshotSenderDown(member, SenderOutcome.FAILED))
 
+    def node_lost(self, node: str) -> None:
+        """Our link to this node is gone: transfers to its members end, until it is back (REPL-23).
+
+        The news that goes to all servers next makes them handle what is put into their queues here.
+        """
+        for process, senders in list(self.snapshot_senders.items()):
+            for member in [member for member in senders if member.node == node]:
+                self._end_sending(process, member)
+                process.enqueue(SnapshotSenderDown(member, SenderOutcome.DISCONNECTED))
+
     def _end_sending(self, process: ServerT, member: ServerId) -> None:
         sender = self.snapshot_senders.get(process, {}).pop(member, None)
         if sender is not None:
