@@ -10,6 +10,7 @@ import pytest
 from tests.nodes import Nodes, until
 
 import barque
+from barque.runtime import processes
 from barque.transport.wire import ProcessIs, WatchProcess
 from barque.types import Named, Pid
 
@@ -149,6 +150,18 @@ async def test_processes_and_names_of_a_node_get_messages(tmp_path: Path) -> Non
             await until(dropped, "the message for nobody to be dropped")
             again = node.register("log")
             assert again.pid != named.pid
+
+
+async def test_a_mailbox_holds_so_many_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that does not read costs no memory without end."""
+    monkeypatch.setattr(processes, "MAILBOX_MAX", 2)
+    async with hubs(tmp_path, on="n1") as (some, client):
+        node = some.running["n1"]
+        boxed = node.spawn()
+        for number in range(4):
+            await client.process_command("hub", ["tell", array(boxed.pid), number])
+        assert [await boxed.receive() for _ in range(2)] == [("hub", 0), ("hub", 1)]
+        assert node.processes.dropped_messages == 2
 
 
 async def test_the_member_near_the_receiver_sends(tmp_path: Path) -> None:
