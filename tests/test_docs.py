@@ -112,6 +112,27 @@ async def test_python_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pyt
             await gateway.stop()
 
 
+def test_the_page_for_users_of_ra_names_what_exists() -> None:
+    """Each name in its right columns is a method, a class, a verb or a setting."""
+    page = (ROOT / "docs/how-to/coming-from-ra.md").read_text()
+    owners = {"Client": barque.Client, "Node": barque.Node, "Machine": barque.Machine, "barque": barque}
+    named = re.findall(r"`(Client|Node|Machine|barque)\.(\w+)", page)
+    assert len(named) > 60
+    assert [f"{owner}.{name}" for owner, name in named if not hasattr(owners[owner], name)] == []
+    verbs = re.findall(r"`barque ([a-z-]+)(?: ([a-z-]+))?`", page)
+    assert len(verbs) > 10
+    for verb, word in verbs:
+        command = cli.barque.get_command(click.Context(cli.barque), verb)
+        assert command is not None, verb
+        if word:
+            assert isinstance(command, click.Group), verb
+            assert command.get_command(click.Context(command), word) is not None, f"{verb} {word}"
+    configuration = (ROOT / "docs/reference/configuration.md").read_text()
+    settings = page.partition("## Settings")[2]
+    told = [name for row in settings.splitlines()[3:] for name in re.findall(r"(\w+)`", row.split("|")[2])]
+    assert [name for name in told if f"| `{name}`" not in configuration] == []
+
+
 def test_the_configuration_page_lists_every_setting() -> None:
     """Each field of a node's configuration has a row, with the default that it has."""
     page = (ROOT / "docs/reference/configuration.md").read_text()

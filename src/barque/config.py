@@ -23,6 +23,7 @@ Commands = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 Bytes = Annotated[int, msgspec.Meta(ge=1_000, le=1024**4)]
 Password = Annotated[str, msgspec.Meta(min_length=8, max_length=512)]
 PathText = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096)]
+ClusterName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 """Every number and text has a range: a setting beyond it is a mistake, and is refused by its name."""
 
 
@@ -168,6 +169,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     snapshots: SnapshotsConfig = SnapshotsConfig()
     machine_upgrade_strategy: Literal["all", "quorum"] = "all"
     """When clusters move to a new machine version: when `all` members have it, or at once (`quorum`)."""
+    server_recovery_strategy: Literal["all", "none"] | tuple[ClusterName, ...] = "all"
+    """The servers that start with this node: `all`, `none`, or those of these clusters (SYS-23).
+
+    A server that an operator has stopped starts in no case; `restart_server` starts any."""
     pending_commands_max: Commands = 1_000_000
     pending_bytes_max: Bytes = 512 * 1024 * 1024
 
@@ -259,6 +264,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 raise ConfigurationError(f"clusters.{cluster.name}: a member is given twice; name each once")
         if self.resp is not None:
             check_name("resp.cluster", self.resp.cluster)
+        if isinstance(self.server_recovery_strategy, tuple):
+            for name in self.server_recovery_strategy:
+                check_name("server_recovery_strategy", name)
 
 
 def check_name(setting: str, name: str) -> None:

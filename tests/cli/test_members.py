@@ -30,6 +30,26 @@ def test_members_are_listed_added_and_removed(running: Dev) -> None:
     assert set(members_of(running, "small")) == {"small@n1", "small@n2"}
 
 
+def test_servers_are_listed_stopped_and_started(running: Dev) -> None:
+    """A stopped server is listed with its reason and its cure; its cluster goes on; it runs again at once."""
+    running.ok("cluster", "create", "part", "--machine", "kv")
+    assert "part@n2 is stopped" in running.ok("server", "stop", "part", "n2")
+    assert "part@n2 is already stopped" in running.ok("server", "stop", "part", "n2")
+    listed = json.loads(running.ok("server", "list", "n2", "-o", "json"))
+    [stopped] = [server for server in listed if server["cluster"] == "part"]
+    assert (stopped["server"], stopped["role"]) == ("part@n2", "stopped")
+    assert "barque server restart part n2" in stopped["failure"]
+    running.ok("kv", "set", "a", "1", "--cluster", "part")
+    assert "part@n2 runs again" in running.ok("server", "restart", "part", "n2")
+    assert "part@n2 runs already" in running.ok("server", "restart", "part", "n2")
+    assert "part@n3 is a non-voter now" in running.ok("member", "demote", "part", "n3")
+    assert "its files stay" in running.ok("member", "remove", "part", "n3", "--keep-data")
+    assert running.run("server", "stop", "nothing", "n2").returncode != 0
+    assert "alone@n1 is started" in running.ok(
+        "server", "start", "alone", "n1", "--machine", "kv", "--members", "n1"
+    )
+
+
 def test_a_cluster_is_deleted_only_by_who_means_it(running: Dev) -> None:
     """Without an answer nothing happens; with `--yes` it is gone from every list."""
     running.ok("cluster", "create", "brief", "--machine", "kv")

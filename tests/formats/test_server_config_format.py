@@ -37,7 +37,8 @@ _BODY = (
     b'"initial_members":[["kv","n1"],["kv","n2"]],"cluster_id":"RABC","membership":"voter",'
     b'"initial_uids":{"kv@n1":"KV1","kv@n2":"KV2"},"joined_at":[5,2]}'
 )
-GOLDEN = b"barque server, format 3, crc32 fb9afffb\n" + _BODY + b"\n"
+WITHOUT_LIVES = b"barque server, format 3, crc32 fb9afffb\n" + _BODY + b"\n"
+GOLDEN = b"barque server, format 3, crc32 acfe2a7b\n" + _BODY[:-1] + b',"stopped":false,"keep_data":false}\n'
 FORMAT_2 = b'{"format":2,' + _BODY[1:]
 FORMAT_1 = (
     b'{"format":1,"name":"kv","uid":"KV1","cluster":"kv","machine":"kv","arguments":{"a":1},'
@@ -70,6 +71,16 @@ def test_a_record_is_as_it_always_was() -> None:
     found.add(RECORD)
     assert disk.read_file(PATH) == GOLDEN
     assert loaded(GOLDEN).records == {"kv": RECORD}
+
+
+def test_api7_a_record_without_lives_is_of_a_server_that_runs() -> None:
+    """The first files of format 3 do not say whether it is stopped. A change is written as the whole was."""
+    found = loaded(WITHOUT_LIVES)
+    assert found.records == {"kv": RECORD}
+    stopped = msgspec.structs.replace(RECORD, stopped=True)
+    found.change(stopped)
+    assert decode_record(encode_record(stopped), "barque").stopped
+    assert found.records == {"kv": stopped}
 
 
 def test_a_record_of_format_1_is_of_the_configured_cluster() -> None:

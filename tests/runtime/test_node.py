@@ -218,7 +218,7 @@ async def test_bad_requests_are_refused_with_the_cause(tmp_path: Path) -> None:
             await client.start_cluster("sum", "nosuch")
         await client.start_cluster("sum", "adder")
         with pytest.raises(ConfigurationError, match="exists already"):
-            await client.start_cluster("sum", "adder")
+            await client.start_cluster("sum", "adder", arguments={"start": 1})
         with pytest.raises(UnknownCluster):
             await client.members("nosuch")
         with pytest.raises(NotAvailableYet, match="snapshots"):

@@ -65,6 +65,12 @@ class World:
             self.sent.append((to, message))
         return self.reachable
 
+    def note_invalid_mode(self, cluster: str, count: int) -> None:
+        pass
+
+    def why_not_here(self, cluster: str) -> str:
+        return ""
+
     def local_query(self, cluster: str, payload: bytes) -> Any:
         """A member on this node, for one cluster only."""
         if cluster != "kv":
@@ -335,8 +341,8 @@ def test_local_reads_are_answered_here() -> None:
     good, bad = world.heard
     assert isinstance(good, ClientReplies)
     assert msgspec.msgpack.decode(good.replies) == ["local"]
-    assert isinstance(bad, ClientReplies)
-    assert bad.errors == {0: "not here"}
+    assert isinstance(bad, ClientFailed)
+    assert (bad.error, bad.text) == ("UnknownCluster", "not here")
 
 
 def test_a_closed_session_hears_nothing() -> None:
@@ -352,14 +358,12 @@ def test_a_closed_session_hears_nothing() -> None:
 
 
 def test_nonsense_is_a_protocol_error() -> None:
-    """No commands, no reads, or a level that is none."""
+    """No commands, or no reads."""
     world = World()
     with pytest.raises(ProtocolError):
         world.session.on_requests([ClientCommands("kv", 1, 0, b"", ReplyMode.NOTIFY, 1)])
     with pytest.raises(ProtocolError):
         world.query(1)
-    with pytest.raises(ProtocolError):
-        world.query(1, b"\x01", level="eventual")
 
 
 def test_callers_of_a_deleted_cluster_hear_what_is_true() -> None:

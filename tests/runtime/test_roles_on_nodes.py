@@ -94,6 +94,13 @@ async def test_sec8_a_client_can_neither_change_members_nor_delete(tmp_path: Pat
             client.force_shrink("sum"),
             client.transfer_leadership("sum", "n2"),
             client.trigger_compaction("sum"),
+            client.start_or_restart_cluster("sum", "adder"),
+            client.start_server("other", "n1", "adder", members=["n1"]),
+            client.stop_server("sum"),
+            client.restart_server("sum"),
+            client.force_delete_server("sum"),
+            client.trigger_election("sum"),
+            client.demote_member("sum", "n2"),
         ):
             with pytest.raises(Forbidden):
                 await attempt

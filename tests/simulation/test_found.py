@@ -64,6 +64,12 @@ class _World:
         self.sent.append(message)
         return True
 
+    def note_invalid_mode(self, cluster: str, count: int) -> None:
+        pass
+
+    def why_not_here(self, cluster: str) -> str:
+        return ""
+
     def local_query(self, cluster: str, payload: bytes) -> Any:
         raise AssertionError
 

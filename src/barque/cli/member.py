@@ -1,5 +1,7 @@
 """`barque member`: the members of a cluster, and one change at a time."""
 
+from collections.abc import Awaitable
+
 import click
 from rich import box
 from rich.table import Table
@@ -82,12 +84,19 @@ def _tell_added(added: AddedMember | ReplacedMember) -> int:
 @click.argument("cluster")
 @click.argument("member_", metavar="MEMBER")
 @force_option
+@click.option("--keep-data", is_flag=True, help="Stop it and keep its files; its node must answer.")
 @reach_options
-def remove(reach: Reach, cluster: str, member_: str, force: bool) -> None:
+def remove(reach: Reach, cluster: str, member_: str, force: bool, keep_data: bool) -> None:
     """Remove MEMBER from CLUSTER, and delete its data."""
-    _tell_removed(
-        run_on_cluster(reach, cluster, lambda client: client.remove_member(cluster, member_, force=force))
-    )
+
+    def work(client: Client) -> Awaitable[RemovedMember]:
+        return client.remove_member(cluster, member_, force=force, keep_data=keep_data)
+
+    gone = run_on_cluster(reach, cluster, work)
+    if keep_data:
+        click.echo(f"{gone.member} is removed, and stops; its files stay")
+    else:
+        _tell_removed(gone)
 
 
 def _tell_removed(gone: RemovedMember) -> None:
@@ -122,6 +131,17 @@ def promote(reach: Reach, cluster: str, member_: str, force: bool) -> None:
     """Let MEMBER of CLUSTER vote now, even if its log is behind."""
     now = run_on_cluster(reach, cluster, lambda client: client.promote_member(cluster, member_, force=force))
     click.echo(f"{now.member} is a {now.membership} now")
+
+
+@member.command()
+@click.argument("cluster")
+@click.argument("member_", metavar="MEMBER")
+@force_option
+@reach_options
+def demote(reach: Reach, cluster: str, member_: str, force: bool) -> None:
+    """Take the vote of MEMBER away; it still receives the log."""
+    now = run_on_cluster(reach, cluster, lambda client: client.demote_member(cluster, member_, force=force))
+    click.echo(f"{now.member} is a {now.membership.replace('_', '-')} now")
 
 
 @member.command()

@@ -73,7 +73,7 @@ def force_delete(reach: Reach, cluster: str, node: str, yes: bool) -> None:
     if not yes:
         confirm("Delete it?")
     alone = msgspec.structs.replace(reach, addresses=(address,))
-    run_with_client(alone, lambda client: client.call("force_delete_server", {"cluster": cluster}))
+    run_with_client(alone, lambda client: client.force_delete_server(cluster))
     click.echo(f"{member['server']} is deleted")
 
 

@@ -13,6 +13,7 @@ _VERBS = {
     "leader": ("barque.cli.leader:leader", "Show who leads a cluster, or hand leadership over."),
     "cluster": ("barque.cli.cluster:cluster", "List clusters, form or delete one, or compact its segments."),
     "member": ("barque.cli.member:member", "List a cluster's members, or change them."),
+    "server": ("barque.cli.server:server", "List servers, or start, stop and restart one."),
     "recover": ("barque.cli.recover:recover", "Recover from a lost quorum."),
     "doctor": ("barque.cli.doctor:doctor", "Check a stopped node's data directory."),
     "backup": ("barque.cli.backup:backup", "Copy a stopped node's data, and restore it."),

@@ -9,23 +9,28 @@ from barque.client.balancing import balance
 from barque.client.results import (
     AddedMember,
     DeletedCluster,
+    DemotedMember,
+    KeyMetrics,
     LeaderBalance,
     MemberOverview,
     MembersInfo,
     Pong,
     PromotedMember,
+    QueryResult,
     RemovedMember,
     ReplacedMember,
     Result,
+    ServerState,
     ShrunkCluster,
     StartedCluster,
+    StartedServer,
     Status,
     Transfer,
     typed_result,
 )
 from barque.errors import InvalidCommand
 from barque.machine.arguments import canonical_arguments
-from barque.types import Membership, ServerId
+from barque.types import Index, IndexTerm, Membership, ServerId, Uid
 
 
 class Administration:
@@ -108,6 +113,7 @@ class Administration:
     ) -> StartedCluster:
         """Form a cluster on these nodes (default: all), and wait for its leader (API-02).
 
+        A cluster that is there already, with the same machine, arguments and nodes, is left as it is.
         `machine` is a name from the nodes' configuration; `arguments` go to its `init`. Raises
         `ConfigurationError` if the nodes refuse, `NoLeader` if too few members could be started or no leader
         was elected in time, or `OutcomeUnknown`.
@@ -115,6 +121,24 @@ class Administration:
         kept = canonical_arguments(arguments or {})
         request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
         return await self._call("start_cluster", request, timeout_s, StartedCluster)
+
+    async def start_or_restart_cluster(
+        self,
+        cluster: str,
+        machine: str,
+        *,
+        nodes: Sequence[str] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> StartedCluster:
+        """Start the members again that do not run, or form the cluster if no node has a member (API-03).
+
+        Returns and raises as `start_cluster`. Of a cluster that is there, machine and arguments stay as they
+        were.
+        """
+        kept = canonical_arguments(arguments or {})
+        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
+        return await self._call("start_or_restart_cluster", request, timeout_s, StartedCluster)
 
     async def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> DeletedCluster:
         """Delete a cluster and its data on all members, by consensus (LIFE-06).
@@ -137,6 +161,144 @@ class Administration:
         )
         return bool(answer["begun"])
 
+    # --- reads with a position, and facts ------------------------------------------------
+
+    async def query_with_position(
+        self,
+        cluster: str,
+        query: Any = None,
+        *,
+        level: str = "local",
+        node: str | None = None,
+        applied: IndexTerm | None = None,
+        timeout_s: float | None = None,
+        reply_type: Any = Any,
+    ) -> QueryResult:
+        """Ask one member's machine, and learn which state has answered (QRY-01, QRY-02, QRY-16).
+
+        `level` is `local` (the member on `node`, or the connected one) or `leader`. With `applied` the member
+        answers when it has applied the entry at that position, such as one of `append_command`: so a
+        reader sees its own writes on any member. Each such read is a request of its own.
+
+        Raises as `local_query`; `QueryTimeout` if the member is not so far in time; `Refused` if the log has
+        another entry at that position, or only a snapshot stands for it; `ConfigurationError` for an unknown
+        node.
+        """
+        arguments = {"cluster": cluster, "query": query, "level": level, "node": node, "applied": applied}
+        result = await self._call("query", arguments, timeout_s, QueryResult)
+        if reply_type is Any:
+            return result
+        return msgspec.structs.replace(result, value=msgspec.convert(result.value, reply_type))
+
+    async def state_query(
+        self, cluster: str, kind: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """One fact about the member on `node` (default: the connected one), as plain values (QRY-18).
+
+        `kind` is `all`, `overview`, `machine` (the state, as far as it can be encoded), `voters`, `leader`,
+        `members`, `members_info`, `initial_members` or `last_applied`; servers are written as `name@node`.
+        Raises `InvalidCommand` for another kind, `UnknownCluster`, or `QueryTimeout`.
+        """
+        request = {"cluster": cluster, "kind": kind, "node": node}
+        return (await self.call("state_query", request, timeout_s=timeout_s))["value"]
+
+    # --- servers -----------------------------------------------------------------------
+
+    async def start_server(
+        self,
+        cluster: str,
+        node: str,
+        machine: str,
+        *,
+        members: Sequence[ServerId | str],
+        arguments: Mapping[str, Any] | None = None,
+        membership: Membership = Membership.VOTER,
+        uid: Uid | None = None,
+        timeout_s: float | None = None,
+    ) -> StartedServer:
+        """Start a new server on `node`, for a cluster that is formed server by server (API-05).
+
+        Give all of them the same `members` (servers or nodes), machine and arguments, then
+        `trigger_election`; `start_cluster` does all of that. A server for a cluster that is there already is
+        added by `add_member`. `uid` is one of `new_uid`. Raises `ConfigurationError` if the node refuses,
+        such as for a name that is taken; or `OutcomeUnknown`.
+        """
+        request = {
+            "cluster": cluster,
+            "node": node,
+            "machine": machine,
+            "members": [str(member) for member in members],
+            "arguments": canonical_arguments(arguments or {}),
+            "membership": str(membership),
+            "uid": uid,
+        }
+        return await self._call("server_start", request, timeout_s, StartedServer)
+
+    async def restart_server(
+        self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> ServerState:
+        """Start the server on `node` (default: the connected one) that was stopped or has failed (API-06).
+
+        A server that runs is left alone. A server whose machine raised replays its log, and raises again
+        unless the node has other code by now. Raises `UnknownCluster` if the node has none, `Refused` if its
+        node must be started again instead, `StorageError` if its files cannot be read, or `OutcomeUnknown`.
+        """
+        return await self._call("server_restart", {"cluster": cluster, "node": node}, timeout_s, ServerState)
+
+    async def stop_server(
+        self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> ServerState:
+        """Stop the server on `node` (default: the connected one), and keep its files (API-07).
+
+        It hands its leadership over first. It stays stopped, also when its node starts again, until
+        `restart_server`; the other members go on without it. Raises `UnknownCluster`, `StorageError` (it goes
+        on), or `OutcomeUnknown`.
+        """
+        return await self._call("server_stop", {"cluster": cluster, "node": node}, timeout_s, ServerState)
+
+    async def force_delete_server(
+        self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> list[ServerId]:
+        """Delete the server on `node` (default: the connected one) with its data, and tell nobody (API-08).
+
+        The cluster still counts it as a member, unless it was removed before. Returns what was deleted.
+        Raises `UnknownCluster` if nothing is there, or `OutcomeUnknown`.
+        """
+        answer = await self.call(
+            "force_delete_server", {"cluster": cluster, "node": node}, timeout_s=timeout_s
+        )
+        return [ServerId.parse(member) for member in answer["members"]]
+
+    async def trigger_election(
+        self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> None:
+        """Let the server on `node` (default: the connected one) stand for election now (API-09).
+
+        A leader and a server without a vote ignore it. Raises `UnknownCluster`, or `OutcomeUnknown`.
+        """
+        await self.call("trigger_election", {"cluster": cluster, "node": node}, timeout_s=timeout_s)
+
+    async def initial_members(
+        self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> list[ServerId]:
+        """The members that the server on `node` was started with (API-20, MEMB-16). Raises as `ping`."""
+        answer = await self.call("initial_members", {"cluster": cluster, "node": node}, timeout_s=timeout_s)
+        return [ServerId.parse(member) for member in answer["members"]]
+
+    async def key_metrics(
+        self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
+    ) -> KeyMetrics:
+        """A few figures of the server on `node`; the server need not run (API-26).
+
+        Raises `Refused` if the node is out of reach, or `QueryTimeout`.
+        """
+        return await self._call("key_metrics", {"cluster": cluster, "node": node}, timeout_s, KeyMetrics)
+
+    async def new_uid(self, name: str, node: str | None = None, *, timeout_s: float | None = None) -> Uid:
+        """A uid for a server of this name that the node never used (API-28). Raises `QueryTimeout`."""
+        answer = await self.call("new_uid", {"name": name, "node": node}, timeout_s=timeout_s)
+        return Uid(answer["uid"])
+
     # --- members (§4) ------------------------------------------------------------------
 
     async def members_info(self, cluster: str, *, timeout_s: float | None = None) -> MembersInfo:
@@ -152,27 +314,47 @@ class Administration:
         node: str,
         *,
         membership: Membership = Membership.VOTER,
+        catch_up: bool = True,
+        target: Index | None = None,
+        force: bool = False,
         timeout_s: float | None = None,
     ) -> AddedMember:
         """Start a new server on `node` and add it to the cluster (MEMB-05, MEMB-07, MEMB-14).
 
         It receives the log first and votes when it has caught up; this waits for that until the time runs
-        out, which is no failure. A `Membership.NON_VOTER` never votes. Raises `AlreadyMember`,
+        out, which is no failure. `target` is the index at which it has caught up, if not that of this change.
+        Without `catch_up` it votes at once, which may stall the cluster until it has the log. A
+        `Membership.PROMOTABLE` votes later, and a `Membership.NON_VOTER` never. Raises `AlreadyMember`,
         `ConfigurationError` for an unknown node, `ChangeNotPermitted` while another change is under way,
         `NoLeader` (nothing changed), or `OutcomeUnknown`.
         """
-        arguments = {"cluster": cluster, "node": node, "membership": str(membership)}
+        arguments = {
+            "cluster": cluster,
+            "node": node,
+            "membership": str(membership),
+            "catch_up": catch_up,
+            "target": target,
+            "force": force,
+        }
         return await self._call("member_add", arguments, timeout_s, AddedMember)
 
     async def remove_member(
-        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+        self,
+        cluster: str,
+        member: ServerId | str,
+        *,
+        force: bool = False,
+        keep_data: bool = False,
+        timeout_s: float | None = None,
     ) -> RemovedMember:
-        """Remove a member, named by server or node, and its data (MEMB-12, MEMB-13).
+        """Remove a member, named by server or node, and its data (MEMB-12, MEMB-13, API-12).
 
-        Raises `UnknownMember`, `ChangeNotPermitted` (also for the last voter, and if fewer voters than a
-        majority would be up; `force` makes that change), `NoLeader` (nothing changed), or `OutcomeUnknown`.
+        With `keep_data` its node, which must answer, stops it and keeps its files, until another server of
+        that name is started there. Raises `UnknownMember`, `ChangeNotPermitted` (also for the last voter, and
+        if fewer voters than a majority would be up; `force` makes that change), `NoLeader` (nothing changed),
+        or `OutcomeUnknown`.
         """
-        arguments = {"cluster": cluster, "member": str(member), "force": force}
+        arguments = {"cluster": cluster, "member": str(member), "force": force, "keep_data": keep_data}
         return await self._call("member_remove", arguments, timeout_s, RemovedMember)
 
     async def promote_member(
@@ -181,6 +363,16 @@ class Administration:
         """Let a non-voter, or a member that still catches up, vote now. Raises as `remove_member`."""
         arguments = {"cluster": cluster, "member": str(member), "force": force}
         return await self._call("member_promote", arguments, timeout_s, PromotedMember)
+
+    async def demote_member(
+        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+    ) -> DemotedMember:
+        """Take a member's vote away: it still receives the log (MEMB-05). Raises as `remove_member`.
+
+        A leader that is demoted hands its leadership over.
+        """
+        arguments = {"cluster": cluster, "member": str(member), "force": force}
+        return await self._call("member_demote", arguments, timeout_s, DemotedMember)
 
     async def replace_member(
         self,

@@ -7,18 +7,23 @@ from barque.client.objects import ObjectClient
 from barque.client.results import (
     AddedMember,
     DeletedCluster,
+    DemotedMember,
+    KeyMetrics,
     MemberOverview,
     MembersInfo,
     Pong,
     PromotedMember,
+    QueryResult,
     RemovedMember,
     ReplacedMember,
+    ServerState,
     ShrunkCluster,
     StartedCluster,
+    StartedServer,
     Transfer,
 )
 from barque.machine.replicated import Replicated
-from barque.types import IndexTerm, Membership, ServerId
+from barque.types import Index, IndexTerm, Membership, ServerId, Uid
 
 if TYPE_CHECKING:
     from barque.client.client import Client
@@ -117,31 +122,127 @@ class ClusterClient:
             self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
         )
 
+    async def start_or_restart_cluster(
+        self,
+        machine: str,
+        *,
+        nodes: Sequence[str] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> StartedCluster:
+        """See `Client.start_or_restart_cluster`."""
+        return await self.client.start_or_restart_cluster(
+            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+        )
+
     async def delete_cluster(self, *, timeout_s: float | None = None) -> DeletedCluster:
         """See `Client.delete_cluster`."""
         return await self.client.delete_cluster(self.name, timeout_s=timeout_s)
+
+    async def trigger_compaction(self, node: str | None = None, *, timeout_s: float | None = None) -> bool:
+        """See `Client.trigger_compaction`."""
+        return await self.client.trigger_compaction(self.name, node, timeout_s=timeout_s)
+
+    async def start_server(
+        self,
+        node: str,
+        machine: str,
+        *,
+        members: Sequence[ServerId | str],
+        arguments: Mapping[str, Any] | None = None,
+        membership: Membership = Membership.VOTER,
+        uid: Uid | None = None,
+        timeout_s: float | None = None,
+    ) -> StartedServer:
+        """See `Client.start_server`."""
+        return await self.client.start_server(
+            self.name,
+            node,
+            machine,
+            members=members,
+            arguments=arguments,
+            membership=membership,
+            uid=uid,
+            timeout_s=timeout_s,
+        )
+
+    async def restart_server(self, node: str | None = None, *, timeout_s: float | None = None) -> ServerState:
+        """See `Client.restart_server`."""
+        return await self.client.restart_server(self.name, node, timeout_s=timeout_s)
+
+    async def stop_server(self, node: str | None = None, *, timeout_s: float | None = None) -> ServerState:
+        """See `Client.stop_server`."""
+        return await self.client.stop_server(self.name, node, timeout_s=timeout_s)
+
+    async def force_delete_server(
+        self, node: str | None = None, *, timeout_s: float | None = None
+    ) -> list[ServerId]:
+        """See `Client.force_delete_server`."""
+        return await self.client.force_delete_server(self.name, node, timeout_s=timeout_s)
+
+    async def trigger_election(self, node: str | None = None, *, timeout_s: float | None = None) -> None:
+        """See `Client.trigger_election`."""
+        await self.client.trigger_election(self.name, node, timeout_s=timeout_s)
+
+    async def initial_members(
+        self, node: str | None = None, *, timeout_s: float | None = None
+    ) -> list[ServerId]:
+        """See `Client.initial_members`."""
+        return await self.client.initial_members(self.name, node, timeout_s=timeout_s)
+
+    async def key_metrics(self, node: str | None = None, *, timeout_s: float | None = None) -> KeyMetrics:
+        """See `Client.key_metrics`."""
+        return await self.client.key_metrics(self.name, node, timeout_s=timeout_s)
 
     async def members_info(self, *, timeout_s: float | None = None) -> MembersInfo:
         """See `Client.members_info`."""
         return await self.client.members_info(self.name, timeout_s=timeout_s)
 
     async def add_member(
-        self, node: str, *, membership: Membership = Membership.VOTER, timeout_s: float | None = None
+        self,
+        node: str,
+        *,
+        membership: Membership = Membership.VOTER,
+        catch_up: bool = True,
+        target: Index | None = None,
+        force: bool = False,
+        timeout_s: float | None = None,
     ) -> AddedMember:
         """See `Client.add_member`."""
-        return await self.client.add_member(self.name, node, membership=membership, timeout_s=timeout_s)
+        return await self.client.add_member(
+            self.name,
+            node,
+            membership=membership,
+            catch_up=catch_up,
+            target=target,
+            force=force,
+            timeout_s=timeout_s,
+        )
 
     async def remove_member(
-        self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+        self,
+        member: ServerId | str,
+        *,
+        force: bool = False,
+        keep_data: bool = False,
+        timeout_s: float | None = None,
     ) -> RemovedMember:
         """See `Client.remove_member`."""
-        return await self.client.remove_member(self.name, member, force=force, timeout_s=timeout_s)
+        return await self.client.remove_member(
+            self.name, member, force=force, keep_data=keep_data, timeout_s=timeout_s
+        )
 
     async def promote_member(
         self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
     ) -> PromotedMember:
         """See `Client.promote_member`."""
         return await self.client.promote_member(self.name, member, force=force, timeout_s=timeout_s)
+
+    async def demote_member(
+        self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
+    ) -> DemotedMember:
+        """See `Client.demote_member`."""
+        return await self.client.demote_member(self.name, member, force=force, timeout_s=timeout_s)
 
     async def replace_member(
         self,
@@ -160,12 +261,33 @@ class ClusterClient:
         """See `Client.force_shrink`."""
         return await self.client.force_shrink(self.name, timeout_s=timeout_s)
 
-    async def trigger_compaction(self, node: str | None = None, *, timeout_s: float | None = None) -> bool:
-        """See `Client.trigger_compaction`."""
-        return await self.client.trigger_compaction(self.name, node, timeout_s=timeout_s)
-
     async def aux_command(
         self, command: Any, *, consistent: bool = False, timeout_s: float | None = None
     ) -> Any:
         """See `Client.aux_command`."""
         return await self.client.aux_command(self.name, command, consistent=consistent, timeout_s=timeout_s)
+
+    async def query_with_position(
+        self,
+        query: Any = None,
+        *,
+        level: str = "local",
+        node: str | None = None,
+        applied: IndexTerm | None = None,
+        timeout_s: float | None = None,
+        reply_type: Any = Any,
+    ) -> QueryResult:
+        """See `Client.query_with_position`."""
+        return await self.client.query_with_position(
+            self.name,
+            query,
+            level=level,
+            node=node,
+            applied=applied,
+            timeout_s=timeout_s,
+            reply_type=reply_type,
+        )
+
+    async def state_query(self, kind: str, node: str | None = None, *, timeout_s: float | None = None) -> Any:
+        """See `Client.state_query`."""
+        return await self.client.state_query(self.name, kind, node, timeout_s=timeout_s)

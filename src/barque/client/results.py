@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from barque.errors import ProtocolError
-from barque.types import Index, Membership, ServerId, Term, Uid
+from barque.types import Index, IndexTerm, Membership, ServerId, Term, Uid
 
 
 class Pong(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +190,56 @@ class StartedCluster(msgspec.Struct, frozen=True, kw_only=True):
     not_started: Mapping[str, str] = {}
 
 
+class QueryResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a read, and the state that it was read from: as of `position`, by the member `server`.
+
+    The term of `position` is the member's. `leader` is who leads, as far as that member knows.
+    """
+
+    value: Any
+    position: IndexTerm
+    server: ServerId
+    leader: ServerId | None
+
+
+class StartedServer(msgspec.Struct, frozen=True, kw_only=True):
+    """A new server, and its incarnation."""
+
+    server: ServerId
+    uid: Uid
+
+
+class ServerState(msgspec.Struct, frozen=True, kw_only=True):
+    """A server after a request to start or stop it; `changed` is false if it was so already.
+
+    `state` is its Raft state, `stopped`, or `failed`.
+    """
+
+    server: ServerId
+    state: str
+    changed: bool
+
+
+class KeyMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """A few figures of one server, which need not run (API-26).
+
+    `state` is its Raft state, `noproc` if the server does not run, or `unknown` if none is there (then
+    `server` is None and the figures are 0). `membership` is None if the server does not run.
+    """
+
+    node: str
+    state: str
+    server: ServerId | None = None
+    membership: Membership | None = None
+    term: Term = Term(0)
+    snapshot_index: Index = Index(0)
+    last_applied: Index = Index(0)
+    commit_index: Index = Index(0)
+    last_index: Index = Index(0)
+    last_written_index: Index = Index(0)
+    commit_latency_ms: int = 0
+
+
 class AddedMember(msgspec.Struct, frozen=True, kw_only=True):
     """A new member. It is `promotable` while it catches up; then it becomes a voter by itself."""
 
@@ -210,6 +260,13 @@ class RemovedMember(msgspec.Struct, frozen=True, kw_only=True):
 
 class PromotedMember(msgspec.Struct, frozen=True, kw_only=True):
     """A member that may vote now."""
+
+    member: ServerId
+    membership: Membership
+
+
+class DemotedMember(msgspec.Struct, frozen=True, kw_only=True):
+    """A member that no longer votes."""
 
     member: ServerId
     membership: Membership

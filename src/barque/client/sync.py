@@ -6,31 +6,17 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from barque.client.client import Client as AsyncClient
 from barque.client.objects import P, R
 from barque.client.outcomes import Notification
-from barque.client.results import (
-    AddedMember,
-    DeletedCluster,
-    LeaderBalance,
-    MemberOverview,
-    MembersInfo,
-    Pong,
-    PromotedMember,
-    RemovedMember,
-    ReplacedMember,
-    ShrunkCluster,
-    StartedCluster,
-    Status,
-    Transfer,
-)
+from barque.client.sync_administration import Administration, ClusterAdministration
 from barque.client.url import read_url
 from barque.errors import Stopped
 from barque.machine.replicated import Command, Query, Replicated
-from barque.types import IndexTerm, Membership, Pid, ServerId
+from barque.types import IndexTerm, Pid
 
 Result = TypeVar("Result")
 _END_S = 1.0
@@ -54,7 +40,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-class Client:
+class Client(Administration):
     """Blocks the calling thread, never the others; all threads share the connections.
 
     Arguments, results and errors are those of `barque.Client`. Use it in a `with` block.
@@ -252,139 +238,17 @@ class Client:
         """See `barque.Client.local_query`."""
         return self._run(self._client.local_query(cluster, query, timeout_s=timeout_s, reply_type=reply_type))
 
-    def members(self, cluster: str, *, timeout_s: float | None = None) -> list[ServerId]:
-        """See `barque.Client.members`."""
-        return self._run(self._client.members(cluster, timeout_s=timeout_s))
 
-    def leader(self, cluster: str, *, timeout_s: float | None = None) -> ServerId | None:
-        """See `barque.Client.leader`."""
-        return self._run(self._client.leader(cluster, timeout_s=timeout_s))
-
-    def ping(self, cluster: str | None = None, *, timeout_s: float | None = None) -> Pong:
-        """See `barque.Client.ping`."""
-        return self._run(self._client.ping(cluster, timeout_s=timeout_s))
-
-    def overview(self, cluster: str, *, timeout_s: float | None = None) -> MemberOverview:
-        """See `barque.Client.overview`."""
-        return self._run(self._client.overview(cluster, timeout_s=timeout_s))
-
-    def status(self, clusters: Sequence[str] | None = None, *, timeout_s: float | None = None) -> Status:
-        """See `barque.Client.status`."""
-        return self._run(self._client.status(clusters, timeout_s=timeout_s))
-
-    def transfer_leadership(
-        self, cluster: str, target: ServerId | str, *, timeout_s: float | None = None
-    ) -> Transfer:
-        """See `barque.Client.transfer_leadership`."""
-        return self._run(self._client.transfer_leadership(cluster, target, timeout_s=timeout_s))
-
-    def balance_leaders(
-        self,
-        *,
-        dry_run: bool = False,
-        moves_max: int | None = None,
-        per_second: float = 20.0,
-        timeout_s: float | None = None,
-    ) -> LeaderBalance:
-        """See `barque.Client.balance_leaders`."""
-        return self._run(
-            self._client.balance_leaders(
-                dry_run=dry_run, moves_max=moves_max, per_second=per_second, timeout_s=timeout_s
-            )
-        )
-
-    def start_cluster(
-        self,
-        cluster: str,
-        machine: str,
-        *,
-        nodes: Sequence[str] | None = None,
-        arguments: Mapping[str, Any] | None = None,
-        timeout_s: float | None = None,
-    ) -> StartedCluster:
-        """See `barque.Client.start_cluster`."""
-        return self._run(
-            self._client.start_cluster(
-                cluster, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
-            )
-        )
-
-    def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> DeletedCluster:
-        """See `barque.Client.delete_cluster`."""
-        return self._run(self._client.delete_cluster(cluster, timeout_s=timeout_s))
-
-    def members_info(self, cluster: str, *, timeout_s: float | None = None) -> MembersInfo:
-        """See `barque.Client.members_info`."""
-        return self._run(self._client.members_info(cluster, timeout_s=timeout_s))
-
-    def add_member(
-        self,
-        cluster: str,
-        node: str,
-        *,
-        membership: Membership = Membership.VOTER,
-        timeout_s: float | None = None,
-    ) -> AddedMember:
-        """See `barque.Client.add_member`."""
-        return self._run(self._client.add_member(cluster, node, membership=membership, timeout_s=timeout_s))
-
-    def remove_member(
-        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
-    ) -> RemovedMember:
-        """See `barque.Client.remove_member`."""
-        return self._run(self._client.remove_member(cluster, member, force=force, timeout_s=timeout_s))
-
-    def promote_member(
-        self, cluster: str, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
-    ) -> PromotedMember:
-        """See `barque.Client.promote_member`."""
-        return self._run(self._client.promote_member(cluster, member, force=force, timeout_s=timeout_s))
-
-    def replace_member(
-        self,
-        cluster: str,
-        member: ServerId | str,
-        *,
-        node: str | None = None,
-        force: bool = False,
-        timeout_s: float | None = None,
-    ) -> ReplacedMember:
-        """See `barque.Client.replace_member`."""
-        return self._run(
-            self._client.replace_member(cluster, member, node=node, force=force, timeout_s=timeout_s)
-        )
-
-    def force_shrink(self, cluster: str, *, timeout_s: float | None = None) -> ShrunkCluster:
-        """See `barque.Client.force_shrink`."""
-        return self._run(self._client.force_shrink(cluster, timeout_s=timeout_s))
-
-    def trigger_compaction(
-        self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
-    ) -> bool:
-        """See `barque.Client.trigger_compaction`."""
-        return self._run(self._client.trigger_compaction(cluster, node, timeout_s=timeout_s))
-
-    def aux_command(
-        self, cluster: str, command: Any, *, consistent: bool = False, timeout_s: float | None = None
-    ) -> Any:
-        """See `barque.Client.aux_command`."""
-        return self._run(
-            self._client.aux_command(cluster, command, consistent=consistent, timeout_s=timeout_s)
-        )
-
-    def call(
-        self, verb: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
-    ) -> Any:
-        """See `barque.Client.call`."""
-        return self._run(self._client.call(verb, arguments, timeout_s=timeout_s))
-
-
-class ClusterClient:
+class ClusterClient(ClusterAdministration):
     """One cluster, through a `barque.sync.Client`; see `barque.ClusterClient`."""
 
     def __init__(self, client: Client, name: str) -> None:
         self.client = client
         self.name = name
+
+    @property
+    def _administration(self) -> Client:
+        return self.client
 
     def object(
         self, kind: type[Replicated], *, reads: str = "consistent", timeout_s: float | None = None
@@ -421,88 +285,6 @@ class ClusterClient:
     def local_query(self, query: Any = None, *, timeout_s: float | None = None, reply_type: Any = Any) -> Any:
         """See `barque.Client.local_query`."""
         return self.client.local_query(self.name, query, timeout_s=timeout_s, reply_type=reply_type)
-
-    def members(self, *, timeout_s: float | None = None) -> list[ServerId]:
-        """See `barque.Client.members`."""
-        return self.client.members(self.name, timeout_s=timeout_s)
-
-    def leader(self, *, timeout_s: float | None = None) -> ServerId | None:
-        """See `barque.Client.leader`."""
-        return self.client.leader(self.name, timeout_s=timeout_s)
-
-    def ping(self, *, timeout_s: float | None = None) -> Pong:
-        """See `barque.Client.ping`."""
-        return self.client.ping(self.name, timeout_s=timeout_s)
-
-    def overview(self, *, timeout_s: float | None = None) -> MemberOverview:
-        """See `barque.Client.overview`."""
-        return self.client.overview(self.name, timeout_s=timeout_s)
-
-    def transfer_leadership(self, target: ServerId | str, *, timeout_s: float | None = None) -> Transfer:
-        """See `barque.Client.transfer_leadership`."""
-        return self.client.transfer_leadership(self.name, target, timeout_s=timeout_s)
-
-    def start_cluster(
-        self,
-        machine: str,
-        *,
-        nodes: Sequence[str] | None = None,
-        arguments: Mapping[str, Any] | None = None,
-        timeout_s: float | None = None,
-    ) -> StartedCluster:
-        """See `barque.Client.start_cluster`."""
-        return self.client.start_cluster(
-            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
-        )
-
-    def delete_cluster(self, *, timeout_s: float | None = None) -> DeletedCluster:
-        """See `barque.Client.delete_cluster`."""
-        return self.client.delete_cluster(self.name, timeout_s=timeout_s)
-
-    def members_info(self, *, timeout_s: float | None = None) -> MembersInfo:
-        """See `barque.Client.members_info`."""
-        return self.client.members_info(self.name, timeout_s=timeout_s)
-
-    def add_member(
-        self, node: str, *, membership: Membership = Membership.VOTER, timeout_s: float | None = None
-    ) -> AddedMember:
-        """See `barque.Client.add_member`."""
-        return self.client.add_member(self.name, node, membership=membership, timeout_s=timeout_s)
-
-    def remove_member(
-        self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
-    ) -> RemovedMember:
-        """See `barque.Client.remove_member`."""
-        return self.client.remove_member(self.name, member, force=force, timeout_s=timeout_s)
-
-    def promote_member(
-        self, member: ServerId | str, *, force: bool = False, timeout_s: float | None = None
-    ) -> PromotedMember:
-        """See `barque.Client.promote_member`."""
-        return self.client.promote_member(self.name, member, force=force, timeout_s=timeout_s)
-
-    def replace_member(
-        self,
-        member: ServerId | str,
-        *,
-        node: str | None = None,
-        force: bool = False,
-        timeout_s: float | None = None,
-    ) -> ReplacedMember:
-        """See `barque.Client.replace_member`."""
-        return self.client.replace_member(self.name, member, node=node, force=force, timeout_s=timeout_s)
-
-    def force_shrink(self, *, timeout_s: float | None = None) -> ShrunkCluster:
-        """See `barque.Client.force_shrink`."""
-        return self.client.force_shrink(self.name, timeout_s=timeout_s)
-
-    def trigger_compaction(self, node: str | None = None, *, timeout_s: float | None = None) -> bool:
-        """See `barque.Client.trigger_compaction`."""
-        return self.client.trigger_compaction(self.name, node, timeout_s=timeout_s)
-
-    def aux_command(self, command: Any, *, consistent: bool = False, timeout_s: float | None = None) -> Any:
-        """See `barque.Client.aux_command`."""
-        return self.client.aux_command(self.name, command, consistent=consistent, timeout_s=timeout_s)
 
 
 def connect(

@@ -16,7 +16,7 @@ class Metrics(NamedTuple):
     snapshot_index: Index
     last_applied: Index
     commit_index: Index
-    last_written_index: Index
+    last_index: Index
     commit_latency_ms: int
 
 
@@ -29,7 +29,7 @@ def metrics(server: Server) -> Metrics:
         log.snapshot_index_term().index,
         server.last_applied,
         server.commit_index,
-        log.last_written().index,
+        log.last_index_term().index,
         server.commit_latency_ms,
     )
 

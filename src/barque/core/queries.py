@@ -12,6 +12,7 @@ from barque.core.replication import heartbeats_due
 from barque.core.roles import LeaderRole, WaitingQueries
 from barque.core.state import Server
 from barque.errors import BarqueError
+from barque.machine.machine import QueryMeta
 from barque.types import IndexTerm
 
 # --- the leader ----------------------------------------------------------------------------
@@ -108,6 +109,9 @@ def _answer(server: Server, waiting: WaitingQueries) -> list[Effect]:
 
 def run_query(server: Server, payload: bytes) -> Any:
     """Run one query on the state as of `last_applied`. Raises what the machine raises."""
+    if server.query_sees_meta:
+        meta = QueryMeta(server.last_applied, server.current_term, server.effective_machine_version)
+        return server.machine.query_with_meta(meta, server.decode_query(payload), server.machine_state)
     return server.machine.query(server.decode_query(payload), server.machine_state)
 
 

@@ -67,6 +67,14 @@ class MachineVersion(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
     new: int
 
 
+class QueryMeta(msgspec.Struct, frozen=True, gc=False):
+    """The state that a read sees: as of the entry `index`, by a member of this term and machine version."""
+
+    index: Index
+    term: Term
+    machine_version: int
+
+
 class Down(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="down"):
     """Built-in command: a process that the machine monitors is gone (MAC-04, MON-02)."""
 
@@ -184,6 +192,13 @@ class Machine(Generic[State]):
         An exception is the reader's answer and harms nothing else (QRY-17).
         """
         raise InvalidCommand(f"{type(self).__name__} answers no queries")
+
+    def query_with_meta(self, meta: QueryMeta, query: Any, state: State) -> Any:
+        """As `query`, for machines that must know which state they answer for (QRY-15).
+
+        Define one of the two. Which of them is asked is decided when a version of the machine comes in force.
+        """
+        return self.query(query, state)
 
     def state_enter(self, raft_state: str, state: State) -> Sequence[MachineEffect]:
         """This member entered a Raft state: set timers again, for instance (MAC-05)."""

@@ -30,6 +30,8 @@ from barque.errors import (
 )
 from barque.machine.arguments import canonical_arguments
 from barque.runtime.admin_members import MemberAdmin
+from barque.runtime.admin_queries import QueryAdmin
+from barque.runtime.admin_servers import ServerAdmin
 from barque.runtime.client_session import InProcessSession
 from barque.runtime.clock import Clock
 from barque.runtime.directory import new_cluster_id, new_uid
@@ -48,6 +50,7 @@ from barque.types import ClientRef, Index, IndexTerm, Membership, ServerId, Term
 
 _ASK_S = 2.0
 _UNDO_S = 0.5
+_AGAIN_S = 0.02
 _LATER = {"snapshot": "snapshots"}
 
 
@@ -105,14 +108,23 @@ class Admin:
             "overview": self.overview,
             "transfer_leadership": self.transfer_leadership,
             "start_cluster": self.start_cluster,
+            "start_or_restart_cluster": self.start_or_restart_cluster,
+            "describe_server": self.describe_server,
             "start_server": self.start_server,
             "discard_server": self.discard_server,
             "trigger_election": self.trigger_election,
-            "trigger_compaction": self.trigger_compaction,
             "make_linked_copy": self.make_linked_copy,
             "remove_linked_copy": self.remove_linked_copy,
         }
+        servers = ServerAdmin(
+            self._name, nodes, self._ask_at, system, self.start_server, self._hand_over_these, rng, wake
+        )
         self._verbs.update(self._members.verbs)
+        self._verbs.update(servers.verbs)
+        leader_of = self._members.leader_of
+        queries = QueryAdmin(self._name, nodes, self._ask_at, leader_of, system, router, clock)
+        self.waits = queries.waits
+        self._verbs.update(queries.verbs)
 
     async def handle(self, verb: str, arguments: dict[str, Any]) -> Any:
         """Serve one request. Raises `BarqueError`s, with texts for people."""
@@ -138,20 +150,6 @@ class Admin:
         """Remove that copy."""
         self._system.storage.remove_linked_copy()
         return {"node": self._name}
-
-    async def trigger_compaction(self, arguments: dict[str, Any]) -> Any:
-        """Let the member on `node`, or here, compact its segments now (API-27); whether that has begun.
-
-        Raises `UnknownCluster`, and `ConfigurationError` for an unknown node.
-        """
-        node = str(arguments.get("node") or self._name)
-        if node not in self._config.nodes:
-            raise ConfigurationError(f"node {node!r} is not among the nodes of this installation")
-        if node != self._name:
-            return await self._ask_at(node, "trigger_compaction", arguments)
-        process = self._member_here(str(arguments["cluster"]))
-        begun = self._system.storage.segment_writer.compact(process.uid)
-        return {"server": str(process.server.id), "begun": begun}
 
     async def ping(self, arguments: dict[str, Any]) -> Any:
         """Name and uptime; for a cluster, the state of its member here (API-22)."""
@@ -246,9 +244,12 @@ class Admin:
 
     async def hand_over(self, timeout_s: float) -> None:
         """Before a stop, hand every leadership to a member that can take it at once."""
+        await self._hand_over_these(list(self._system.processes.values()), timeout_s)
+
+    async def _hand_over_these(self, processes: list[ServerProcess], timeout_s: float) -> None:
         leading = [
             process
-            for process in self._system.processes.values()
+            for process in processes
             if process.failure is None and process.server.raft_state is RaftState.LEADER
         ]
         wanted = []
@@ -269,7 +270,10 @@ class Admin:
         return status is not None and status.connected
 
     async def trigger_election(self, arguments: dict[str, Any]) -> Any:
-        """Let the member here campaign now (API-09)."""
+        """Let the member on `node`, or here, campaign now (API-09)."""
+        node = str(arguments.get("node") or self._name)
+        if node != self._name:
+            return await self._ask_at(node, "trigger_election", arguments)
         process = self._member_here(str(arguments["cluster"]))
         process.handle(ElectionTimeout())
         self._wake()
@@ -329,9 +333,10 @@ class Admin:
     async def start_cluster(self, arguments: dict[str, Any]) -> Any:
         """Start a member on each node named, elect a leader, and wait for it (API-02).
 
-        Answers which were started. Raises `ConfigurationError` for a name or machine that cannot
-        be used, and `NoLeader` when no majority could be started or none was elected in time. Then the
-        servers that were started are removed again, as far as their nodes can be reached.
+        Answers which were started. For a cluster that was started with the same machine, arguments and nodes
+        it starts nothing and answers which members run. Raises `ConfigurationError` for a name or machine
+        that cannot be used, and `NoLeader` when no majority could be started or none was elected in time.
+        Then the servers that were started are removed again, as far as their nodes can be reached.
         """
         cluster = str(arguments["cluster"])
         nodes = [str(n) for n in arguments.get("nodes") or sorted(self._config.nodes)]
@@ -357,6 +362,9 @@ class Admin:
         started = [n for n in nodes if n not in problems]
         if len(started) <= len(nodes) // 2:
             left = await self._undo_start(request, answers)
+            there = await self._servers_there(cluster, nodes, deadline)
+            if there and all(_is_same(facts, request) for facts in there.values()):
+                return await self._when_established(there, nodes, deadline)
             first = next(iter(problems.values()))
             if isinstance(first, ConfigurationError):
                 raise ConfigurationError(f"{first}{left}")
@@ -371,6 +379,59 @@ class Admin:
             text = f"{cluster!r} was started on {started}, but no leader was elected in time"
             raise NoLeader(f"{text}{left}") from None
         return {"started": started, "not_started": {n: str(e) for n, e in problems.items()}}
+
+    async def start_or_restart_cluster(self, arguments: dict[str, Any]) -> Any:
+        """Start the members again that do not run; form the cluster if no node has a member (API-03)."""
+        cluster = str(arguments["cluster"])
+        nodes = [str(n) for n in arguments.get("nodes") or sorted(self._config.nodes)]
+        timeout_ms = int(arguments.get("timeout_ms", 5_000))
+        deadline = self._clock.monotonic() + timeout_ms / 1000 * 0.8
+        there = await self._servers_there(cluster, nodes, deadline)
+        if not there:
+            return await self.start_cluster(arguments)
+        down = [node for node, facts in there.items() if not facts["runs"]]
+        await self._ask_all(down, "server_restart", {"cluster": cluster, "timeout_ms": timeout_ms // 2})
+        there = await self._servers_there(cluster, nodes, deadline)
+        return await self._when_established(there, nodes, deadline)
+
+    async def _servers_there(
+        self, cluster: str, nodes: Sequence[str], deadline: float
+    ) -> dict[str, dict[str, Any]]:
+        """What each of these nodes that answers says of its server of the cluster, if it has one."""
+        left_ms = max(1, int((deadline - self._clock.monotonic()) * 500))
+        answers = await self._ask_all(nodes, "describe_server", {"cluster": cluster, "timeout_ms": left_ms})
+        return {n: facts for n, facts in answers.items() if isinstance(facts, dict)}
+
+    async def _when_established(
+        self, there: dict[str, dict[str, Any]], nodes: Sequence[str], deadline: float
+    ) -> Any:
+        """Wait for the leader of a cluster that is there; answer which of its members run."""
+        cluster = next(iter(there.values()))["cluster"]
+        down = [node for node, facts in there.items() if not facts["runs"]]
+        while (leader := self._router.leader_of(cluster)) is None or leader.node in down:
+            if self._clock.monotonic() >= deadline:
+                raise NoLeader(f"{cluster!r} is there, and nobody leads it; these servers do not run: {down}")
+            await asyncio.sleep(_AGAIN_S)
+        running = [node for node in nodes if node in there and there[node]["runs"]]
+        missing = dict.fromkeys(nodes, "no member is there, or the node does not answer")
+        missing |= {node: str(found["failure"]) for node, found in there.items()}
+        return {"started": running, "not_started": {n: missing[n] for n in nodes if n not in running}}
+
+    async def describe_server(self, arguments: dict[str, Any]) -> Any:
+        """How the server here of a cluster was started, and whether it runs; None if there is none."""
+        process = self._servers.here(str(arguments["cluster"]))
+        if process is None:
+            return None
+        record = self._system.directory.get(process.server.id.name)
+        return {
+            "cluster": record.cluster,
+            "cluster_id": record.cluster_id,
+            "machine": record.machine,
+            "arguments": record.arguments,
+            "members": [str(member) for member in record.initial_members],
+            "runs": process.failure is None,
+            "failure": process.failure,
+        }
 
     async def _ask_all(self, nodes: Sequence[str], verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Ask these nodes at once; the answer of each, or its `Exception`."""
@@ -430,6 +491,15 @@ class Admin:
         whole = not arguments.get("only_if_empty")
         self._servers.finish(process, Ending("its cluster could not be formed", whole_cluster=whole))
         return "discarded"
+
+
+def _is_same(facts: dict[str, Any], request: dict[str, Any]) -> bool:
+    """Whether a server was started as this request would start it."""
+    return (
+        facts["machine"] == request["machine"]
+        and facts["arguments"] == canonical_arguments(request["arguments"])
+        and sorted(facts["members"]) == sorted(request["members"])
+    )
 
 
 def _may_have_happened(error: BarqueError) -> bool:

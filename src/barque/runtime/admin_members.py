@@ -31,6 +31,7 @@ from barque.errors import (
     ConfigurationError,
     NoLeader,
     NotLeader,
+    Refused,
     UnknownCluster,
     UnknownMember,
 )
@@ -43,10 +44,9 @@ from barque.runtime.error_mapping import CHANGE_UNDER_WAY
 from barque.runtime.liveness import Liveness
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
-from barque.runtime.server_table import Ending
 from barque.runtime.system import System
 from barque.transport.answers import fail
-from barque.types import ClientRef, Membership, ReplyMode, ServerId, Uid
+from barque.types import ClientRef, Index, Membership, ReplyMode, ServerId, Uid
 
 _POLL_S = 0.02
 _AGAIN_S = 0.05
@@ -114,10 +114,10 @@ class MemberAdmin:
             "member_add": self._by_leader("member_add", self._add),
             "member_remove": self._by_leader("member_remove", self._remove),
             "member_promote": self._by_leader("member_promote", self._promote),
+            "member_demote": self._by_leader("member_demote", self._demote),
             "member_replace": self._by_leader("member_replace", self._replace),
             "cluster_delete": self._by_leader("cluster_delete", self._delete),
             "force_shrink": self.force_shrink,
-            "force_delete_server": self.force_delete_server,
             "aux_command": self.aux_command,
         }
 
@@ -126,7 +126,7 @@ class MemberAdmin:
     def _by_leader(self, verb: str, work: Callable[[ServerProcess, dict[str, Any]], Awaitable[Any]]) -> Verb:
         async def serve(arguments: dict[str, Any]) -> Any:
             cluster = str(arguments["cluster"])
-            leader = await self._leader_of(cluster, arguments)
+            leader = await self.leader_of(cluster, arguments)
             if leader.node != self._name:
                 if arguments.get("forwarded"):
                     raise NotLeader(f"{leader} leads {cluster!r} now", leader)
@@ -138,7 +138,7 @@ class MemberAdmin:
 
         return serve
 
-    async def _leader_of(self, cluster: str, arguments: dict[str, Any]) -> ServerId:
+    async def leader_of(self, cluster: str, arguments: dict[str, Any]) -> ServerId:
         """Find the leader; wait for one until the deadline, as an election may be under way."""
         deadline = self._deadline(arguments)
         while (leader := self._router.leader_of(cluster)) is None:
@@ -205,7 +205,11 @@ class MemberAdmin:
         }
 
     async def _add(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
-        """Start a server on `node`, add it as one that catches up, and wait until it votes (MEMB-07)."""
+        """Start a server on `node`, add it as one that catches up, and wait until it votes (MEMB-07).
+
+        With `catch_up` false it is a voter at once; `target` is the index at which one that catches up
+        becomes a voter (MEMB-05).
+        """
         server, node = process.server, str(arguments["node"])
         if node not in self._nodes:
             known = ", ".join(sorted(self._nodes))
@@ -214,12 +218,16 @@ class MemberAdmin:
         _demand_absent(server, member)
         deadline = self._deadline(arguments)
         wanted = Membership(str(arguments.get("membership") or Membership.VOTER))
-        first = Membership.NON_VOTER if wanted is Membership.NON_VOTER else Membership.PROMOTABLE
+        outright = wanted is Membership.NON_VOTER or not arguments.get("catch_up", True)
+        first = wanted if outright else Membership.PROMOTABLE
+        if first is Membership.VOTER and not arguments.get("force"):
+            await self._demand_quorum(process, _voters(server) | {member}, f"with {member}", deadline)
+        target = arguments.get("target")
         uid = new_uid(member.name, self._rng)
         async with self._alone(process, deadline):
             _demand_absent(server, member)
             await self._start(process, member, uid, first, arguments, deadline)
-            await self._join(process, member, uid, first, deadline)
+            await self._join(process, member, uid, first, deadline, target)
         if wanted is Membership.VOTER:
             await self._until(lambda: server.is_voter(member) and is_settled(server), deadline)
         peer = server.cluster.get(member)
@@ -243,10 +251,19 @@ class MemberAdmin:
             self._adding.discard(process)
 
     async def _join(
-        self, process: ServerProcess, member: ServerId, uid: Uid, membership: Membership, deadline: float
+        self,
+        process: ServerProcess,
+        member: ServerId,
+        uid: Uid,
+        membership: Membership,
+        deadline: float,
+        target: Any,
     ) -> None:
+        at = None if target is None else Index(int(target))
+
         def join(origin: ClientRef, correlation: int) -> JoinMember:
-            return JoinMember(origin, correlation, ReplyMode.AWAIT_CONSENSUS, member, uid, membership)
+            mode = ReplyMode.AWAIT_CONSENSUS
+            return JoinMember(origin, correlation, mode, member, uid, membership, at)
 
         try:
             await self._change(process, join, deadline)
@@ -301,32 +318,61 @@ class MemberAdmin:
         deadline, force = self._deadline(arguments), bool(arguments.get("force"))
         if not force:
             await self._demand_quorum(process, _voters(server) - {member}, f"without {member}", deadline)
-        await self._change(process, leave, deadline)
+        keep = {"cluster": server.cfg.cluster_name, "timeout_ms": arguments.get("timeout_ms", _DEFAULT_MS)}
+        if arguments.get("keep_data"):  # its node must know before the change does
+            await self._ask_at(member.node, "server_keep_data", {**keep, "keep": True})
+        try:
+            await self._change(process, leave, deadline)
+        except Refused:
+            if arguments.get("keep_data"):
+                await self._ask_at(member.node, "server_keep_data", {**keep, "keep": False})
+            raise
         told = self._sink.node_is_up(member.node)
         return {"member": str(member), "told": told}
 
     async def _promote(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
+        """Give a member a vote."""
         member = _member_of(process, arguments["member"])
+        voters = _voters(process.server) | {member}
+        return await self._assign(
+            process, member, Membership.VOTER, voters, f"with {member} as a voter", arguments
+        )
+
+    async def _demote(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
+        """Take a member's vote away; it still receives the log (MEMB-05)."""
+        member = _member_of(process, arguments["member"])
+        voters = _voters(process.server) - {member}
+        change = f"without the vote of {member}"
+        return await self._assign(process, member, Membership.NON_VOTER, voters, change, arguments)
+
+    async def _assign(
+        self,
+        process: ServerProcess,
+        member: ServerId,
+        membership: Membership,
+        voters: set[ServerId],
+        change: str,
+        arguments: dict[str, Any],
+    ) -> Any:
+        """Change what a member may do; `voters` are the voters afterwards."""
         peer = process.server.cluster.get(member)
         uid = peer.uid if peer is not None else None
 
         def is_member() -> None:
-            """A promotion that waited for a removal must not bring the removed member back."""
+            """A change that waited for a removal must not bring the removed member back."""
             known = process.server.cluster.get(member)
             if known is None or uid not in (None, known.uid):
                 raise UnknownMember(f"{member} is not a member of {process.server.cfg.cluster_name!r}")
 
         def join(origin: ClientRef, correlation: int) -> JoinMember:
-            return JoinMember(
-                origin, correlation, ReplyMode.AWAIT_CONSENSUS, member, uid, Membership.VOTER, force=force
-            )
+            mode = ReplyMode.AWAIT_CONSENSUS
+            return JoinMember(origin, correlation, mode, member, uid, membership, force=force)
 
         deadline, force = self._deadline(arguments), bool(arguments.get("force"))
         if not force:
-            voters = _voters(process.server) | {member}
-            await self._demand_quorum(process, voters, f"with {member} as a voter", deadline)
+            await self._demand_quorum(process, voters, change, deadline)
         await self._change(process, join, deadline, is_member)
-        return {"member": str(member), "membership": str(Membership.VOTER)}
+        return {"member": str(member), "membership": str(membership)}
 
     async def _replace(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
         """Remove a member that is lost, or that came back without its data, then add a new one."""
@@ -400,19 +446,6 @@ class MemberAdmin:
             raise NoLeader(f"{server.id} is alone now, and does not lead yet; see `barque status`")
         return {"member": str(server.id), "lost": lost, "term": server.current_term}
 
-    async def force_delete_server(self, arguments: dict[str, Any]) -> Any:
-        """Delete the member on *this* node and its data, whatever the cluster says (API-08).
-
-        For a ghost whose removal too few nodes are left to confirm. The cluster is not told.
-        """
-        cluster = str(arguments["cluster"])
-        found = [p for p in self._servers.all() if p.server.cfg.cluster_name == cluster]
-        if not found:
-            raise UnknownCluster(f"no member of {cluster!r} is on node {self._name}")
-        for process in found:
-            self._servers.finish(process, Ending("an operator has deleted it", delete=True))
-        return {"members": [str(process.server.id) for process in found]}
-
     async def aux_command(self, arguments: dict[str, Any]) -> Any:
         """Ask the aux machine of the member here, or of the leader if `consistent` (AUX-02, QRY-05)."""
         cluster, consistent = str(arguments["cluster"]), bool(arguments.get("consistent"))
@@ -420,7 +453,7 @@ class MemberAdmin:
         timeout_s = int(arguments.get("timeout_ms", _DEFAULT_MS)) / 1000 * 0.8
         here = self._servers.member_of(cluster)
         if consistent:
-            server = await self._leader_of(cluster, arguments)
+            server = await self.leader_of(cluster, arguments)
         elif here is not None:
             server = here.server.id
         else:

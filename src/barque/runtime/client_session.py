@@ -47,6 +47,7 @@ logger = logging.getLogger("barque.clients")
 
 _decode = msgspec.msgpack.decode
 _HERE = Caller("a program in this process")
+_REPLY_MODES = {int(mode): mode for mode in ReplyMode}
 SESSION_VERBS = frozenset(("pid",))
 """The verbs that a session answers by itself."""
 
@@ -102,15 +103,25 @@ class RemoteSession:
         count, columns = request.count, request.columns
         if not 1 <= count <= REQUEST_COMMANDS_MAX or len(columns) < 4 * count:
             raise ProtocolError(f"{count} commands in {len(columns)} bytes")
+        mode = _REPLY_MODES.get(request.reply_mode)
+        if mode is None:
+            self._refuse_mode(request)
+            return
         pending = PendingRequest(
             self,
             request.first_correlation,
             count,
             columns=columns,
-            mode=request.reply_mode,
+            mode=mode,
             low_priority=request.low_priority,
         )
         self._router.take(pending, request.cluster, request.timeout_ms)
+
+    def _refuse_mode(self, request: ClientCommands) -> None:
+        """CMD-08: nobody knows how to answer these, so they are refused, and counted."""
+        self._router.note_invalid_mode(request.cluster, request.count)
+        text = f"unknown reply mode {request.reply_mode}; there are {', '.join(m.name for m in ReplyMode)}"
+        self._gather(ClientFailed(request.first_correlation, request.count, "InvalidCommand", text))
 
     def _queries(self, request: ClientQueries) -> None:
         first, payloads = request.first_correlation, request.payloads

@@ -19,7 +19,7 @@ def form_configured_clusters(config: NodeConfig, system: System, rng: random.Ran
         if ServerId(cluster.name, config.name) not in members:
             continue
         process = system.processes.get(cluster.name) or _create(config, system, cluster, members)
-        if process is not None and process.server.log.next_index() == 1:
+        if process is not None and process.failure is None and process.server.log.next_index() == 1:
             # A new server waits to be asked (ELEC-20); here the configuration asks it. The random delay keeps
             # nodes that start together from campaigning together.
             after_s = rng.uniform(0.0, config.time.broadcast_time_ms * 3 / 1000)

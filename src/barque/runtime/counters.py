@@ -30,6 +30,7 @@ class ServerCounters:
         "effective_machine_version",
         "elections",
         "foreign_messages",
+        "invalid_reply_mode_commands",
         "last_applied",
         "last_index",
         "last_written_index",
@@ -63,6 +64,7 @@ class ServerCounters:
     effective_machine_version: int
     elections: int
     foreign_messages: int
+    invalid_reply_mode_commands: int
     last_applied: int
     last_index: int
     last_written_index: int

@@ -209,6 +209,12 @@ class Directory:
         self.unfinished.discard(record.uid)
         self.records[record.name] = record
 
+    def change(self, record: ServerRecord) -> None:
+        """Make another record of a server that is there durable. Raises `UnknownCluster`, or `OSError`."""
+        if self.get(record.name) != record:
+            self._write(record)
+            self.records[record.name] = record
+
     def _write(self, record: ServerRecord) -> None:
         replace_file(self._disk, f"{self._root}/{record.uid}", _CONFIG, encode_record(record))
 

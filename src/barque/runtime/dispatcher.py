@@ -186,6 +186,16 @@ class Dispatcher:
         """See `ServerTable.query`."""
         return self._servers.query(cluster, payload)
 
+    def note_invalid_mode(self, cluster: str, count: int) -> None:
+        """Count them at the member here, if there is one."""
+        process = self._servers.here(cluster)
+        if process is not None:
+            process.counters.invalid_reply_mode_commands += count
+
+    def why_not_here(self, cluster: str) -> str:
+        """See `ServerTable.why_not_here`."""
+        return self._servers.why_not_here(cluster)
+
     def send_to_node(self, node: str, message: NodeMessage) -> bool:
         """Send a message to another node itself; False if it was dropped."""
         sent = self._transport.send(node, "", message)

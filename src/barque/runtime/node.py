@@ -250,6 +250,7 @@ class Node:
             rng,
             wake,
         )
+        self._waits = self.admin.waits
         self.digests = StateDigests(self.servers.member_of, self.dispatcher.send_to_node)
         self._connect_parts()
 
@@ -290,6 +291,7 @@ class Node:
             snapshots=config.snapshots,
             times=config.time,
             machine_upgrade_strategy=config.machine_upgrade_strategy,
+            recovery_strategy=config.server_recovery_strategy,
             machines=self.machines,
             servers=self.servers,
             directory=self.directory,
@@ -497,6 +499,8 @@ class Node:
             turn.wake()
         if self.servers.finished:
             system.reap_finished()
+        if self._waits.waiting:
+            self._waits.look()
         system.storage.loop_yield()
         if requests.deadlines and requests.deadlines[0][0] < self._armed_deadline:
             self._await_deadline()

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from barque.core.messages import RemoteMessage
 from barque.errors import BarqueError
 from barque.transport.answers import UnansweredRanges
 from barque.types import ReplyMode, ServerId, Term
@@ -70,6 +71,32 @@ class Session(Speaker, Protocol):
         leader: ServerId | None,
     ) -> None:
         """`count` items from `offset` on ended without a reply; `error` names a class of `barque.errors`."""
+
+
+class RequestTransport(Protocol):
+    """How the router reaches servers."""
+
+    def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
+        """Send to a server, here or elsewhere; False if the message could not even be queued."""
+
+    def local_query(self, cluster: str, payload: bytes) -> Any:
+        """Ask the member on this node. Raises `UnknownCluster` if there is none, or it does not run."""
+
+    def note_invalid_mode(self, cluster: str, count: int) -> None:
+        """Count so many commands that named a way of being answered that nobody knows."""
+
+    def why_not_here(self, cluster: str) -> str:
+        """Why the member on this node does not run; empty if it runs, or there is none."""
+
+
+class TurnControl(Protocol):
+    """How the router asks for a turn of the loop."""
+
+    def wake(self) -> None:
+        """Call `flush` and `deliver` before this turn ends."""
+
+    def wake_later(self, after_s: float) -> None:
+        """Call them after so many seconds."""
 
 
 class PendingRequest:

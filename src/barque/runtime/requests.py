@@ -36,14 +36,14 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from barque.core.effects import Rejection
 from barque.core.entries import COMMAND_BYTES_MAX, EntryKind, encode_head
-from barque.core.messages import Commands, Queries, RemoteMessage
-from barque.errors import ProtocolError
+from barque.core.messages import Commands, Queries
+from barque.errors import ProtocolError, UnknownCluster
 from barque.runtime.clock import Clock
 from barque.runtime.error_mapping import describe_refusal
 from barque.runtime.pending_requests import (
@@ -54,8 +54,10 @@ from barque.runtime.pending_requests import (
     PendingRequest,
     PendingRequests,
     Receiver,
+    RequestTransport,
     Session,
     Speaker,
+    TurnControl,
     admitted,
     body_of,
     in_batches,
@@ -69,26 +71,6 @@ _FINISHED_MAX = 256
 _ROUTABLE = (Rejection.NOT_LEADER, Rejection.WAL_DOWN)
 _decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.msgpack.encode
-
-
-class RequestTransport(Protocol):
-    """How the router reaches servers."""
-
-    def send_to_server(self, to: ServerId, message: RemoteMessage) -> bool:
-        """Send to a server, here or elsewhere; False if the message could not even be queued."""
-
-    def local_query(self, cluster: str, payload: bytes) -> Any:
-        """Ask the member on this node. Raises `UnknownCluster` if there is none."""
-
-
-class TurnControl(Protocol):
-    """How the router asks for a turn of the loop."""
-
-    def wake(self) -> None:
-        """Call `flush` and `deliver` before this turn ends."""
-
-    def wake_later(self, after_s: float) -> None:
-        """Call them after so many seconds."""
 
 
 class RequestRouter:
@@ -125,7 +107,7 @@ class RequestRouter:
     def take(self, request: PendingRequest, cluster: str, timeout_ms: int) -> bool:
         """Queue a request until this turn's flush; False if it was refused: too large, or too many wait.
 
-        Local reads are answered at once. Raises `ProtocolError` for an unknown level and an empty request.
+        Local reads are answered at once. Raises `ProtocolError` for a request without reads.
         """
         level = request.kind[0]
         if level:
@@ -133,7 +115,8 @@ class RequestRouter:
                 self._answer_local(request, cluster)
                 return True
             if level not in ("leader", "consistent"):
-                raise ProtocolError(f"unknown read level {level!r}; use local, leader or consistent")
+                text = f"unknown read level {level[:64]!r}; use local, leader or consistent"
+                return self._turn_away(request, "InvalidCommand", text)
             if not request.count:
                 raise ProtocolError("a request for no reads")
         lengths = 4 * request.count if request.columns else 0  # they are no part of any command
@@ -155,6 +138,10 @@ class RequestRouter:
         self.dirty[cluster] = route
         self._turn.wake()
         return True
+
+    def note_invalid_mode(self, cluster: str, count: int) -> None:
+        """So many commands named a way of being answered that nobody knows (CMD-08)."""
+        self._transport.note_invalid_mode(cluster, count)
 
     def _turn_away(self, request: PendingRequest, error: str, text: str) -> bool:
         self._say_failed(request, 0, request.count, error, text, None)
@@ -207,6 +194,9 @@ class RequestRouter:
         for offset, payload in enumerate(request.payloads):
             try:
                 replies.append(self._transport.local_query(cluster, payload))
+            except UnknownCluster as error:
+                self._turn_away(request, "UnknownCluster", str(error))
+                return
             except Exception as error:  # the query's own; it harms nothing else (QRY-17)
                 replies.append(None)
                 errors[offset] = str(error) or type(error).__name__
@@ -534,7 +524,8 @@ class RequestRouter:
                 self._give_up(request, f"no answer from the leader of {route.cluster!r} in time")
             else:
                 route.queued.remove(request)
-                why = f" ({route.refusal})" if route.refusal else ""
+                refusal = self._transport.why_not_here(route.cluster) or route.refusal
+                why = f" ({refusal})" if refusal else ""
                 text = f"no leader of {route.cluster!r} could be reached in time{why}"
                 self._fail(request, "NoLeader", text)
 

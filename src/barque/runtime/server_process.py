@@ -75,6 +75,7 @@ class ServerProcess:
         "digests",
         "ended",
         "failure",
+        "failure_type",
         "held",
         "server",
         "uid",
@@ -94,6 +95,7 @@ class ServerProcess:
         self.counters = ServerCounters()
         self.digests = Digests()
         self.failure: str | None = None  # why it handles nothing any more
+        self.failure_type: type[Exception] | None = None  # of the exception that has ended it, if one has
         self.ended = False  # it ended on purpose, which is no failure
         self.unknown_incarnations: dict[
             ServerId, Uid
@@ -240,7 +242,7 @@ class ServerProcess:
 
     def fail(self, error: Exception) -> None:
         """Stop for good: keep the files, spare the neighbours, say why."""
-        self.failure = f"{type(error).__name__}: {error}"
+        self.failure, self.failure_type = f"{type(error).__name__}: {error}", type(error)
         self.held = None
         self._queue = None
         logger.error(

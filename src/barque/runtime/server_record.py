@@ -33,7 +33,9 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one server that a restart needs.
 
     `initial_uids` are the incarnations of the initial members (`name@node`) that were known when the
-    cluster was formed; `joined_at` is what was committed when this server was made to join.
+    cluster was formed; `joined_at` is what was committed when this server was made to join. `stopped`: an
+    operator has stopped it, so the node does not start it. `keep_data`: its files stay, and it is only
+    stopped, when its cluster removes it.
     """
 
     name: str
@@ -46,6 +48,8 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     membership: Membership = Membership.VOTER
     initial_uids: dict[str, Uid] = {}
     joined_at: IndexTerm = NOWHERE
+    stopped: bool = False
+    keep_data: bool = False
 
 
 class _Format(msgspec.Struct):

@@ -54,11 +54,27 @@ class ServerTable:
                 return process
         return None
 
+    def here(self, cluster: str) -> ServerProcess | None:
+        """The member of a cluster that is here, whether it runs or not; of several, one that runs."""
+        running = self.member_of(cluster)
+        if running is not None:
+            return running
+        found = [p for p in self.by_name.values() if p.server.cfg.cluster_name == cluster]
+        return found[0] if found else None
+
+    def why_not_here(self, cluster: str) -> str:
+        """Why the member here does not run; empty if it runs, or none is here."""
+        process = self.here(cluster)
+        if process is None or process.failure is None:
+            return ""
+        return f"{process.server.id} does not run: {process.failure}"
+
     def query(self, cluster: str, payload: bytes) -> Any:
         """Ask the member that runs here. Raises `UnknownCluster` if there is none, or the query's error."""
         process = self.member_of(cluster)
         if process is None:
-            raise UnknownCluster(f"no member of {cluster!r} runs on this node; ask another node")
+            why = self.why_not_here(cluster) or f"no member of {cluster!r} runs on this node"
+            raise UnknownCluster(f"{why}; ask another node")
         process.counters.local_queries += 1
         return run_query(process.server, payload)
 

@@ -5,6 +5,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from barque.config import LogConfig, SnapshotsConfig, TimeConfig
 from barque.core.applying import persist_last_applied
 from barque.core.messages import (
@@ -21,7 +23,7 @@ from barque.core.messages import (
 from barque.core.packing import packing_named
 from barque.core.snapshots import make_recovery_checkpoint
 from barque.core.state import RaftState, Server, ServerConfig
-from barque.errors import ConfigurationError, MachineFault, StorageError
+from barque.errors import ConfigurationError, InvariantViolation, MachineFault, Refused, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
 from barque.log.snapshots import SnapshotConfig
@@ -48,6 +50,9 @@ logger = logging.getLogger("barque.system")
 _META_FAILED = "the meta store cannot be written: "
 
 
+STOPPED_BY_OPERATOR = "an operator has stopped it"
+_BUGS = (InvariantViolation, AssertionError)
+"""After these a server's log in memory may be wrong: only what is on disk counts, read by a new process."""
 _TERMINATING = (RaftState.TERMINATING_LEADER, RaftState.TERMINATING_FOLLOWER)
 
 
@@ -81,6 +86,7 @@ class System:
         snapshots: SnapshotsConfig,
         times: TimeConfig,
         machine_upgrade_strategy: str = "all",
+        recovery_strategy: str | tuple[str, ...] = "all",
         machines: Mapping[str, Machine[Any]],
         servers: ServerTable,
         directory: Directory,
@@ -109,6 +115,7 @@ class System:
         self._packing = packing_named(snapshots.compression)
         self._log_config = log
         self._upgrade_strategy = machine_upgrade_strategy
+        self._recovery_strategy = recovery_strategy
         self._clock = clock
         self._checked = checked
         self._rng = rng
@@ -135,7 +142,7 @@ class System:
         self.awaiting_sync = self.performer.awaiting_sync
 
     def recover(self) -> None:
-        """Start every server that this directory knows (LIFE-02, `registered`).
+        """Start the servers of this directory that are to start with the node (LIFE-02, SYS-23).
 
         Raises `Damaged` if the log holds entries of servers that have no record: absence is
         never deletion; and `StorageError` when the disk fails.
@@ -157,7 +164,21 @@ class System:
         self._finish_what_a_crash_left()
         self._progress.begin_applying()
         for record in list(self.directory.records.values()):
-            self._start(record)
+            why_not = self._why_not_started(record)
+            if why_not is None:
+                self._start(record)
+            else:
+                self._make(record).end(why_not)
+
+    def _why_not_started(self, record: ServerRecord) -> str | None:
+        """Why a server does not start with its node; None if it does."""
+        cure = f"barque server restart {record.cluster} {self.node}"
+        if record.stopped:
+            return f"{STOPPED_BY_OPERATOR}; to start it again: {cure}"
+        strategy = self._recovery_strategy
+        if strategy == "all" or (isinstance(strategy, tuple) and record.cluster in strategy):
+            return None
+        return f"server_recovery_strategy of this node does not start it; to start it: {cure}"
 
     def _finish_what_a_crash_left(self) -> None:
         """Deletions that were durable, and not complete. Raises `StorageError`."""
@@ -236,6 +257,12 @@ class System:
         return machine
 
     def _start(self, record: ServerRecord) -> ServerProcess:
+        process = self._make(record)
+        process.start(self._progress.of(process.server.id, process.server.commit_index))
+        return process
+
+    def _make(self, record: ServerRecord) -> ServerProcess:
+        """Make the server of a record, and register it; it has not recovered yet."""
         config = ServerConfig(
             id=ServerId(record.name, self.node),
             uid=record.uid,
@@ -274,18 +301,88 @@ class System:
             )
         process = ServerProcess(server, self.performer, self._active, checked=self._checked)
         self.servers.add(process)
-        process.start(self._progress.of(server.id, server.commit_index))
         return process
+
+    # --- stopped, and started again ------------------------------------------------------
+
+    def stop(self, process: ServerProcess) -> None:
+        """Stop a server on purpose (API-07). Its files stay, and it starts again only when it is told to.
+
+        Raises `StorageError` if that cannot be made durable: then the server goes on.
+        """
+        self._change(msgspec.structs.replace(self.directory.get(process.server.id.name), stopped=True))
+        cure = f"barque server restart {process.server.cfg.cluster_name} {self.node}"
+        self._halt(process, f"{STOPPED_BY_OPERATOR}; to start it again: {cure}")
+
+    def _halt(self, process: ServerProcess, reason: str) -> None:
+        """End a server and keep its files; its machine's state, too, if that saves enough replaying."""
+        if process.failure is None:
+            self._keep(process)
+            process.end(reason)
+            self.performer.server_failed(process)
+        process.server.log.snapshots.abort_accept()
+        self._active.pop(process, None)
+        self._end_readers(process)
+
+    def restart(self, name: str) -> ServerProcess:
+        """Start a server again that was stopped, or has failed (API-06); one that runs is left alone.
+
+        Raises `UnknownCluster`; `StorageError` if its files cannot be read, or the disk refuses; `Refused` if
+        what it has in memory must not be used again.
+        """
+        self.reap_finished()
+        record, old = self.directory.get(name), self.processes.get(name)
+        if old is not None and old.failure is None:
+            return old
+        if old is not None and old.failure_type in _BUGS:
+            raise Refused(
+                f"{old.server.id} has stopped over a bug: stop its node and start it again; {old.failure}"
+            )
+        self._change(msgspec.structs.replace(record, stopped=False))
+        self.storage.sync_meta()  # the new server may repeat a vote, which must be on disk before that
+        if old is not None:
+            old.server.log.snapshots.abort_accept()
+        try:
+            return self._start(record)
+        except StorageError as error:
+            self.processes[name].fail(error)
+            raise
+
+    def keep_data(self, name: str, *, keep: bool) -> None:
+        """Whether a server's files stay when its cluster removes it (API-12). Raises as `stop`."""
+        self._change(msgspec.structs.replace(self.directory.get(name), keep_data=keep))
+
+    def _change(self, record: ServerRecord) -> None:
+        try:
+            self.directory.change(record)
+        except OSError as error:
+            raise StorageError(f"the record of {record.name!r} cannot be written: {error}") from error
 
     # --- ends --------------------------------------------------------------------------
 
     def reap_finished(self) -> None:
         """Carry out the endings that `ServerTable.finish` has noted."""
         for process, ending in self.servers.take_finished().items():
-            if ending.delete:
+            if ending.delete and not ending.whole_cluster and self._keeps_data(process):
+                self._halt_removed(process, ending.reason)
+            elif ending.delete:
                 self.delete(process, ending.reason, whole_cluster=ending.whole_cluster)
             else:
                 self.performer.server_failed(process)
+
+    def _keeps_data(self, process: ServerProcess) -> bool:
+        record = self.directory.records.get(process.server.id.name)
+        return record is not None and record.keep_data
+
+    def _halt_removed(self, process: ServerProcess, reason: str) -> None:
+        """Stop a server that its cluster has removed, and whose files were to stay."""
+        record = self.directory.get(process.server.id.name)
+        try:
+            self._change(msgspec.structs.replace(record, stopped=True))
+        except StorageError as error:
+            self._note_failure(str(error))  # the next start asks the cluster again, and hears the same
+        self.performer.server_failed(process)
+        self._halt(process, reason)
 
     def delete(self, process: ServerProcess, reason: str, *, whole_cluster: bool) -> None:
         """End a server and delete its data for good; it can never start again. Its neighbours do not notice.
@@ -389,10 +486,12 @@ class System:
                 | AcceptFailed()
             ):
                 process = self.servers.by_uid.get(event.uid)
-                if process is not None:
+                if process is not None and process.failure is None:
                     process.handle(event)
                     if isinstance(event, SnapshotWritten):
                         self.snapshot_made(process, event)
+                elif process is not None and process.failure_type not in _BUGS:
+                    _tell_log(process, event)
             case WalFailed():
                 self._note_failure(f"the write-ahead log cannot be written: {event.reason}")
                 for process in list(self.processes.values()):
@@ -407,20 +506,32 @@ class System:
     def close(self) -> None:
         """Keep the machines' states for the next start, store how far each is, and close the files."""
         for process in self.processes.values():
-            if process.failure is None:
-                _keep_state(process.server)
-            applied = persist_last_applied(process.server)
-            if applied is not None:
-                self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
+            self._keep(process)
             process.end("the node stops")  # what comes now finds closed files
         self.storage.close()
 
+    def _keep(self, process: ServerProcess) -> None:
+        """Keep what saves the next start some replaying."""
+        if process.failure is None:
+            _keep_state(process.server)
+        applied = persist_last_applied(process.server)
+        if applied is not None:
+            self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
+
+
+def _tell_log(process: ServerProcess, event: LogEvent) -> None:
+    """Tell the log of a stopped server what its disk says: what it has appended still gets there."""
+    try:
+        process.server.log.handle_event(event)
+    except InvariantViolation as error:
+        process.fail(error)
+
 
 def _keep_state(server: Server) -> None:
-    """Keep a machine's state for the next start. A state that cannot be captured costs only the replay."""
+    """Keep a machine's state for the next start. A state that cannot be kept costs only the replay."""
     try:
         make_recovery_checkpoint(server)
-    except MachineFault as error:
+    except (MachineFault, StorageError) as error:
         logger.warning("%s: the next start replays the log: %s", server.id, error)
 
 

@@ -12,7 +12,10 @@ from barque.errors import BarqueError, NotLeader, OutcomeUnknown, QueryTimeout
 from barque.types import ServerId
 
 READING_VERBS = frozenset(
-    ("ping", "pid", "nodes", "local_report", "status", "members", "overview", "member_list")
+    (
+        *("ping", "pid", "nodes", "local_report", "status", "members", "overview", "member_list"),
+        *("initial_members", "key_metrics", "new_uid", "describe_server", "query", "state_query"),
+    )
 )
 """The administrative verbs that change nothing. Any other may have happened although no answer came."""
 

@@ -43,14 +43,24 @@ VERBS: dict[str, Role] = {
     "overview": Role.CLIENT,
     "member_list": Role.CLIENT,
     "aux_command": Role.CLIENT,
+    "initial_members": Role.CLIENT,
+    "key_metrics": Role.CLIENT,
+    "query": Role.CLIENT,
+    "state_query": Role.CLIENT,
+    "new_uid": Role.CLIENT,
     "transfer_leadership": Role.ADMIN,
     "trigger_election": Role.ADMIN,
     "start_cluster": Role.ADMIN,
+    "start_or_restart_cluster": Role.ADMIN,
     "cluster_delete": Role.ADMIN,
     "member_add": Role.ADMIN,
     "member_remove": Role.ADMIN,
     "member_promote": Role.ADMIN,
     "member_replace": Role.ADMIN,
+    "member_demote": Role.ADMIN,
+    "server_start": Role.ADMIN,
+    "server_restart": Role.ADMIN,
+    "server_stop": Role.ADMIN,
     "force_shrink": Role.ADMIN,
     "force_delete_server": Role.ADMIN,
     "snapshot": Role.ADMIN,
@@ -59,8 +69,10 @@ VERBS: dict[str, Role] = {
     "remove_linked_copy": Role.ADMIN,
     "start_server": Role.NODE,
     "discard_server": Role.NODE,
+    "describe_server": Role.NODE,
+    "server_keep_data": Role.NODE,
 }
-"""The role that may ask for a verb. Nodes ask each other for the last two, with ids that they have made."""
+"""The role that may ask for a verb. Nodes ask each other for the last four, with ids that they have made."""
 
 
 def needed_role(message: object) -> Role:
