@@ -488,6 +488,8 @@ class Node:
         wal = system.storage.wal
         turn = self.turn
         turn.is_scheduled, unfinished = True, False
+        if requests.put_off:
+            requests.go_on()
         try:
             for _ in range(_ROUNDS_MAX):
                 if requests.dirty or requests.fillers:
@@ -511,7 +513,7 @@ class Node:
                 unfinished = True
         finally:
             turn.is_scheduled = False
-        if unfinished:
+        if unfinished or requests.put_off:
             turn.wake()
         if self.servers.finished:
             system.reap_finished()
