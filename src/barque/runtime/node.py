@@ -187,8 +187,7 @@ class Node:
 
     def _assemble(self, undo: AsyncExitStack) -> None:
         """Put the parts together, from the bottom up: each gets the parts that it uses."""
-        config, turn, clock, rng = self.config, self.turn, self.clock, self.rng
-        wake = turn.wake
+        config, turn, wake, clock, rng = self.config, self.turn, self.turn.wake, self.clock, self.rng
         peers = tuple(node for node in config.nodes if node != self.name)
         self.servers = ServerTable(wake)
         self.directory = Directory(self._disk, config.data_path, Owner(config.installation, self.name))
