@@ -79,6 +79,7 @@ class ServerProcess:
         "failure",
         "failure_type",
         "held",
+        "restarts",
         "server",
         "uid",
         "unknown_incarnations",
@@ -100,6 +101,7 @@ class ServerProcess:
         self.failure: str | None = None  # why it handles nothing any more
         self.failure_type: type[Exception] | None = None  # of the exception that has ended it, if one has
         self.ended = False  # it ended on purpose, which is no failure
+        self.restarts = 0  # how often it was started again after a failure of its disk
         self.unknown_incarnations: dict[
             ServerId, Uid
         ] = {}  # heard under a member's name instead of the member
@@ -246,6 +248,7 @@ class ServerProcess:
     def fail(self, error: Exception) -> None:
         """Stop for good: keep the files, spare the neighbours, say why."""
         self.failure, self.failure_type = f"{type(error).__name__}: {error}", type(error)
+        self._active[self] = None  # the next tick looks after it
         self.held = None
         self._queue = None
         logger.error(

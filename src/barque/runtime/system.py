@@ -44,6 +44,7 @@ from barque.runtime.server_record import ServerRecord, check_record
 from barque.runtime.server_settings import server_config
 from barque.runtime.server_table import Ending, ServerTable
 from barque.runtime.server_timers import ServerTimers
+from barque.runtime.supervision import Supervisor
 from barque.runtime.timers import Timers
 from barque.types import NOWHERE, ClientRef, IndexTerm, Membership, ServerId, Uid
 
@@ -90,6 +91,7 @@ class System:
         machine_upgrade_strategy: str = "all",
         recovery_strategy: str | tuple[str, ...] = "all",
         settings: Mapping[str, ServerSettings] = MappingProxyType({}),
+        restarts_max: int = 2,
         machines: Mapping[str, Machine[Any]],
         servers: ServerTable,
         directory: Directory,
@@ -138,6 +140,9 @@ class System:
         )
         self._changed = changed
         self._environment = environment
+        self.supervisor = Supervisor(
+            self._restart, restarts_max=restarts_max, period_s=times.restarts_period_ms / 1000
+        )
         self._deleting: dict[str, Ending] = {}  # ended, and still without a durable tombstone
         self.monitors = monitors or Monitors(me)
         self.server_timers = ServerTimers(timers, clock, rng, times, environment.wake)
@@ -331,15 +336,20 @@ class System:
         if old is not None and old.failure is None:
             return old
         if old is not None and old.failure_type in _BUGS:
-            raise Refused(
-                f"{old.server.id} has stopped over a bug: stop its node and start it again; {old.failure}"
-            )
+            text = f"{old.server.id} has stopped over a bug: stop its node and start it again"
+            raise Refused(f"{text}; {old.failure}")
         self._change(msgspec.structs.replace(record, stopped=False))
+        self.supervisor.forget(record.uid)
+        return self._restart(name)
+
+    def _restart(self, name: str) -> ServerProcess:
+        """Put a new server in the place of one that no longer runs. Raises `StorageError`."""
         self.storage.sync_meta()  # the new server may repeat a vote, which must be on disk before that
+        old = self.processes.get(name)
         if old is not None:
             old.server.log.snapshots.abort_accept()
         try:
-            return self._start(record)
+            return self._start(self.directory.get(name))
         except StorageError as error:
             self.processes[name].fail(error)
             raise
@@ -393,6 +403,7 @@ class System:
         self.performer.forget(process)
         self.servers.remove(process)
         self._active.pop(process, None)
+        self.supervisor.forget(process.uid)
         self._deleting[name] = Ending(reason, whole_cluster=whole_cluster)
         self._delete_on_disk()
         self._environment.server_deleted(process, whole_cluster=whole_cluster)
@@ -457,12 +468,21 @@ class System:
                 del self._active[process]
                 if process.failure is not None:
                     self._end_readers(process)
+                    self._supervise(process, now_s)
         if self._deleting or self.directory.unfinished:
             self._delete_on_disk()
         try:
             self.storage.tick(now_s)
         except StorageError as error:
             self._note_failure(str(error))
+
+    def _supervise(self, process: ServerProcess, now_s: float) -> None:
+        """Start a server again whose disk has failed, unless an operator has stopped it meanwhile."""
+        name = process.server.id.name
+        if self.processes.get(name) is not process or process.ended or self.directory.get(name).stopped:
+            return
+        if self.supervisor.failed(process, now_s) and self.processes.get(name) is process:
+            self._active[process] = None  # the next tick tries again
 
     def _end_readers(self, process: ServerProcess) -> None:
         """Nothing is added to this log any more: its readers must hear why."""
