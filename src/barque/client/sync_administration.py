@@ -316,6 +316,12 @@ class Administration:
         """See `barque.Client.node_overview`."""
         return self._run(self._client.node_overview(node, clusters=clusters, timeout_s=timeout_s))
 
+    def skip_entry(
+        self, cluster: str, index: Index, node: str | None = None, *, timeout_s: float | None = None
+    ) -> list[ServerId]:
+        """See `barque.Client.skip_entry`."""
+        return self._run(self._client.skip_entry(cluster, index, node, timeout_s=timeout_s))
+
 
 class ClusterAdministration:
     """Those of `barque.sync.ClusterClient`."""
@@ -545,3 +551,9 @@ class ClusterAdministration:
     def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
         """See `barque.Client.cast_aux_command`."""
         self._administration.cast_aux_command(self.name, command, timeout_s=timeout_s)
+
+    def skip_entry(
+        self, index: Index, node: str | None = None, *, timeout_s: float | None = None
+    ) -> list[ServerId]:
+        """See `barque.Client.skip_entry`."""
+        return self._administration.skip_entry(self.name, index, node, timeout_s=timeout_s)

@@ -26,8 +26,7 @@ from barque.core.state import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, InvariantViolation, MachineFault, Refused, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
-from barque.log.snapshots import SnapshotConfig
-from barque.log.storage import Storage, StorageConfig
+from barque.log.storage import Storage
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.arguments import canonical_arguments
 from barque.machine.machine import Machine
@@ -41,12 +40,12 @@ from barque.runtime.performer_contract import PerformerEnvironment
 from barque.runtime.recovery_progress import RecoveryProgress
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import ServerRecord, check_record
-from barque.runtime.server_settings import server_config
+from barque.runtime.server_settings import server_config, storage_config
 from barque.runtime.server_table import Ending, ServerTable
 from barque.runtime.server_timers import ServerTimers
 from barque.runtime.supervision import Supervisor
 from barque.runtime.timers import Timers
-from barque.types import NOWHERE, ClientRef, IndexTerm, Membership, ServerId, Uid
+from barque.types import NOWHERE, ClientRef, Index, IndexTerm, Membership, ServerId, Uid
 
 logger = logging.getLogger("barque.system")
 
@@ -130,7 +129,7 @@ class System:
             disk,
             directory.data_dir,
             directory.owner,
-            _storage_config(log, snapshots),
+            storage_config(log, snapshots),
             self._on_log_event,
             run_on_loop,
             make_writer=make_writer,
@@ -215,6 +214,7 @@ class System:
         membership: Membership = Membership.VOTER,
         joined_at: IndexTerm = NOWHERE,
         initial_machine_version: int = 0,
+        skipped: tuple[int, ...] = (),
     ) -> ServerRecord:
         """The record of a new server, checked; changes nothing.
 
@@ -237,6 +237,7 @@ class System:
             initial_uids=known,
             joined_at=joined_at,
             initial_machine_version=initial_machine_version,
+            skipped=skipped,
         )
         check_record(record, self.node)
         self._config_of(record).check()
@@ -353,6 +354,21 @@ class System:
         except StorageError as error:
             self.processes[name].fail(error)
             raise
+
+    def skip(self, name: str, index: Index) -> None:
+        """Let a server's machine leave this entry out from its next start on; it runs no longer until then.
+
+        Its log and its state stay as they are. Raises `Refused` if it has applied the entry, `StorageError`.
+        """
+        process, record = self.processes[name], self.directory.get(name)
+        if process.server.last_applied >= index:
+            raise Refused(
+                f"{process.server.id} has applied entry {index}: to skip it would split its cluster"
+            )
+        self._change(msgspec.structs.replace(record, skipped=tuple(sorted({*record.skipped, index}))))
+        self._halt(
+            process, f"entry {index} is to be skipped; barque server restart {record.cluster} {self.node}"
+        )
 
     def keep_data(self, name: str, *, keep: bool) -> None:
         """Whether a server's files stay when its cluster removes it (API-12). Raises as `stop`."""
@@ -552,31 +568,6 @@ def _keep_state(server: Server) -> None:
         make_recovery_checkpoint(server)
     except (MachineFault, StorageError) as error:
         logger.warning("%s: the next start replays the log: %s", server.id, error)
-
-
-def _storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig:
-    """The settings of a node as its storage takes them."""
-    recovery = snapshots.recovery_min_interval
-    return StorageConfig(
-        wal_max_size_bytes=log.wal_max_size_bytes,
-        wal_max_entries=None if log.wal_max_entries == "unlimited" else log.wal_max_entries,
-        wal_writer=log.writer,
-        wal_prefill=log.prefill,
-        wal_flush_bytes_max=log.wal_flush_bytes_max,
-        disk_free_min_bytes=log.disk_free_min_bytes,
-        segment_max_entries=log.segment_max_entries,
-        segment_max_size_bytes=log.segment_max_size_bytes,
-        retained_bytes_max=log.retained_bytes_max,
-        readers_bytes_max=log.readers_bytes_max,
-        snapshots=SnapshotConfig(
-            min_snapshot_interval=snapshots.min_interval,
-            snapshot_bytes=snapshots.interval_bytes,
-            min_checkpoint_interval=snapshots.checkpoint_min_interval,
-            max_checkpoints=snapshots.checkpoints_max,
-            min_recovery_checkpoint_interval=0 if recovery == "never" else recovery,
-            chunk_bytes=snapshots.chunk_size_bytes,
-        ),
-    )
 
 
 def _try_machine(machine: Machine[Any], name: str, arguments: dict[str, Any]) -> None:
