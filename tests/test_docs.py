@@ -73,7 +73,7 @@ def changed_ports() -> dict[str, str]:
 
 
 @pytest.mark.processes
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("verbs")
 @pytest.mark.parametrize("page", RUN_AS_WRITTEN)
 def test_a_page_runs_as_written(page: str, tmp_path: Path) -> None:
     """A reader who does what the page says, from the first line to the last, sees what the page shows."""

@@ -8,7 +8,7 @@ import pytest
 import redis
 from tests.cli.support import Dev, run_barque, wait_for
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("verbs")]
 
 NODE_FIELDS = {"name", "pid", "address", "resp_address", "state", "uptime_s"}
 MEMBER_FIELDS = {
@@ -125,3 +125,24 @@ def test_the_log_is_dumped_record_by_record(running: Dev) -> None:
     assert {line["kind"] for line in lines} == {"head", "record", "end"}
     assert any(line["kind"] == "record" and line["entries"] > 0 for line in lines)
     assert run_barque("wal", "dump", str(running.root / "n1")).returncode == 2
+
+
+def test_leaders_are_balanced_from_the_command_line(running: Dev) -> None:
+    """API-21: `leader balance` shows each node's leaders and its moves; one cluster stays where it is."""
+    told = json.loads(running.ok("leader", "balance", "--dry-run", "-o", "json"))
+    assert told["moves"] == []
+    assert sum(told["before"].values()) == 1
+    assert told["after"] == told["before"]
+    names = [f"deal{number}" for number in range(3)]
+    for name in names:
+        running.ok("cluster", "create", name, "--machine", "kv")
+        running.ok("leader", "transfer", "n1", "--cluster", name)
+    try:
+        said = running.ok("leader", "balance", "--per-second", "50")
+        assert "moved" in said
+        assert all(f"{node} leads " in said for node in ("n1", "n2", "n3"))
+        counts = json.loads(running.ok("leader", "balance", "--dry-run", "-o", "json"))["before"]
+        assert max(counts.values()) - min(counts.values()) <= 1
+    finally:
+        for name in names:
+            running.ok("cluster", "delete", name, "--yes")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from barque.errors import NoLeader
-from barque.runtime import reply_encoding
+from barque.runtime import node_rpc, reply_encoding
 from barque.runtime.node_rpc import Caller, NodeRpc
 
 
@@ -61,3 +61,33 @@ async def test_an_answer_that_fits_into_no_frame_is_an_error(monkeypatch: pytest
         "QueryTimeout",
         "the answer to 'ping' cannot be sent: 5 bytes are more than 3",
     )
+
+
+async def test_a_client_may_ask_anew_as_soon_as_it_has_an_answer() -> None:
+    """A client with as many requests as it may have sends the next one at each answer, and none is refused.
+
+    On some loops its bytes are read before the callbacks of the task that has answered.
+    """
+    most, left = node_rpc._EACH_TASKS_MAX, 3 * node_rpc._EACH_TASKS_MAX
+    client = Caller("a client", is_client=True)
+    served = NodeRpc(lambda _node, _message: True, lambda asked, _arguments: _serve(asked))
+    told: list[str | None] = []
+    done = asyncio.Event()
+
+    def answered(_value: Any, error: str | None, _text: str) -> None:
+        nonlocal left
+        told.append(error)
+        if left:
+            left -= 1
+            served.serve("ping", {}, answered, client)
+        elif len(told) == 4 * most:
+            done.set()
+
+    for _ in range(most):
+        served.serve("ping", {}, answered, client)
+    async with asyncio.timeout(10):
+        await done.wait()
+    assert told == [None] * (4 * most)
+    await served.stop()
+    assert not client.tasks
+    assert client.bytes == 0

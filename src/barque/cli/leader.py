@@ -1,9 +1,10 @@
-"""`barque leader`: show the leader of a cluster, or hand leadership over."""
+"""`barque leader`: show the leader of a cluster, hand leadership over, or deal leaders out over nodes."""
 
 import asyncio
 from typing import Any
 
 import click
+from msgspec.structs import asdict
 
 from barque.cli.diagnosis import find_cluster, run_on_cluster
 from barque.cli.failures import FAILED, OK, CliError
@@ -11,7 +12,7 @@ from barque.cli.output import output_option, print_json
 from barque.cli.reach import Reach, reach_options
 from barque.cli.status import fetch_status
 from barque.client.client import Client
-from barque.client.results import Transfer
+from barque.client.results import LeaderBalance, Transfer
 from barque.errors import OutcomeUnknown
 
 _POLL_S = 0.05
@@ -19,7 +20,7 @@ _POLL_S = 0.05
 
 @click.group()
 def leader() -> None:
-    """Show who leads a cluster, or hand leadership over."""
+    """Show who leads a cluster, hand leadership over, or deal leaders out."""
 
 
 @leader.command()
@@ -66,6 +67,43 @@ def transfer(reach: Reach, cluster: str, target: str | None) -> None:
         )
 
     click.echo(run_on_cluster(reach, cluster, work))
+
+
+@leader.command()
+@click.option("--dry-run", is_flag=True, help="Only show what would be moved.")
+@click.option("--max", "moves_max", type=click.IntRange(min=0), metavar="N", help="Move at most so many.")
+@click.option(
+    "--per-second",
+    type=click.FloatRange(min=0.0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="Transfers a second.",
+)
+@output_option
+@reach_options
+def balance(reach: Reach, dry_run: bool, moves_max: int | None, per_second: float, output: str) -> int:
+    """Deal the leaders of all clusters out over the running nodes; exit with 1 if a transfer failed.
+
+    --timeout is for each request.
+    """
+
+    async def work() -> LeaderBalance:
+        async with reach.client() as client:
+            return await client.balance_leaders(dry_run=dry_run, moves_max=moves_max, per_second=per_second)
+
+    found = asyncio.run(work())
+    if output == "json":
+        moves = [
+            {**asdict(move), "source": str(move.source), "target": str(move.target)} for move in found.moves
+        ]
+        print_json({"before": found.before, "after": found.after, "moves": moves})
+    else:
+        for move in found.moves:
+            reason = f": {move.reason}" if move.reason else ""
+            click.echo(f"{move.cluster}: {move.source.node} -> {move.target.node}, {move.outcome}{reason}")
+        for node in sorted(found.before):
+            click.echo(f"{node} leads {found.after.get(node, 0)} (before: {found.before[node]})")
+    return OK if all(move.outcome in ("planned", "moved") for move in found.moves) else FAILED
 
 
 def _best_follower(cluster: dict[str, Any]) -> str:

@@ -5,11 +5,13 @@ from typing import Any
 
 import msgspec
 
+from barque.client.balancing import balance
 from barque.client.results import (
     AddedMember,
     DeletedCluster,
     DemotedMember,
     KeyMetrics,
+    LeaderBalance,
     MemberOverview,
     MembersInfo,
     NodeOverview,
@@ -80,6 +82,26 @@ class Administration:
         """
         arguments = {"cluster": cluster, "target": str(target)}
         return await self._call("transfer_leadership", arguments, timeout_s, Transfer)
+
+    async def balance_leaders(
+        self,
+        *,
+        dry_run: bool = False,
+        moves_max: int | None = None,
+        per_second: float = 20.0,
+        timeout_s: float | None = None,
+    ) -> LeaderBalance:
+        """Deal the leaders of all clusters out over the running nodes, by transfers (API-21).
+
+        At most `moves_max` transfers, `per_second` of them a second; `timeout_s` is for each request. With
+        `dry_run` nothing is moved. A transfer that fails leaves its cluster as it is, and is told; to call
+        again is safe. Raises `InvalidCommand` for a rate that is not positive, and as `status`.
+        """
+        if not per_second > 0 or (moves_max is not None and moves_max < 0):
+            raise InvalidCommand(f"a rate above 0 and a number of moves, not {per_second!r}, {moves_max!r}")
+        return await balance(
+            self, dry_run=dry_run, moves_max=moves_max, per_second=per_second, timeout_s=timeout_s
+        )
 
     async def start_cluster(
         self,

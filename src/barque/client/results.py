@@ -190,6 +190,28 @@ class Transfer(enum.StrEnum):
     """The target leads; nothing was done."""
 
 
+class LeaderMove(msgspec.Struct, frozen=True, kw_only=True):
+    """A leadership that `balance_leaders` moves."""
+
+    cluster: str
+    source: ServerId
+    target: ServerId
+    outcome: str = "planned"
+    """`planned` (a dry run), `moved`, `failed` (see `reason`), or `unconfirmed`: the target may yet win."""
+    reason: str = ""
+
+
+class LeaderBalance(msgspec.Struct, frozen=True, kw_only=True):
+    """How many clusters each running node leads, before and after, and what was moved.
+
+    After a dry run, `after` is what the moves would bring about.
+    """
+
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    moves: tuple[LeaderMove, ...]
+
+
 class StartedCluster(msgspec.Struct, frozen=True, kw_only=True):
     """A new cluster that has a leader: the nodes with a member, and the others with the reason."""
 

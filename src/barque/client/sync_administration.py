@@ -9,6 +9,7 @@ from barque.client.results import (
     DeletedCluster,
     DemotedMember,
     KeyMetrics,
+    LeaderBalance,
     MemberOverview,
     MembersInfo,
     NodeOverview,
@@ -63,6 +64,21 @@ class Administration:
     ) -> Transfer:
         """See `barque.Client.transfer_leadership`."""
         return self._run(self._client.transfer_leadership(cluster, target, timeout_s=timeout_s))
+
+    def balance_leaders(
+        self,
+        *,
+        dry_run: bool = False,
+        moves_max: int | None = None,
+        per_second: float = 20.0,
+        timeout_s: float | None = None,
+    ) -> LeaderBalance:
+        """See `barque.Client.balance_leaders`."""
+        return self._run(
+            self._client.balance_leaders(
+                dry_run=dry_run, moves_max=moves_max, per_second=per_second, timeout_s=timeout_s
+            )
+        )
 
     def start_cluster(
         self,
@@ -266,6 +282,10 @@ class Administration:
             self._client.aux_command(cluster, command, consistent=consistent, timeout_s=timeout_s)
         )
 
+    def cast_aux_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self._run(self._client.cast_aux_command(cluster, command, timeout_s=timeout_s))
+
     def call(
         self, verb: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> Any:
@@ -301,10 +321,6 @@ class Administration:
     ) -> Any:
         """See `barque.Client.state_query`."""
         return self._run(self._client.state_query(cluster, kind, node, timeout_s=timeout_s))
-
-    def cast_aux_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> None:
-        """See `barque.Client.cast_aux_command`."""
-        self._run(self._client.cast_aux_command(cluster, command, timeout_s=timeout_s))
 
     def node_overview(
         self,
@@ -517,6 +533,10 @@ class ClusterAdministration:
         """See `barque.Client.force_shrink`."""
         return self._administration.force_shrink(self.name, timeout_s=timeout_s)
 
+    def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self._administration.cast_aux_command(self.name, command, timeout_s=timeout_s)
+
     def aux_command(self, command: Any, *, consistent: bool = False, timeout_s: float | None = None) -> Any:
         """See `barque.Client.aux_command`."""
         return self._administration.aux_command(
@@ -547,10 +567,6 @@ class ClusterAdministration:
     def state_query(self, kind: str, node: str | None = None, *, timeout_s: float | None = None) -> Any:
         """See `barque.Client.state_query`."""
         return self._administration.state_query(self.name, kind, node, timeout_s=timeout_s)
-
-    def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
-        """See `barque.Client.cast_aux_command`."""
-        self._administration.cast_aux_command(self.name, command, timeout_s=timeout_s)
 
     def skip_entry(
         self, index: Index, node: str | None = None, *, timeout_s: float | None = None

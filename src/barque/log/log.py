@@ -412,6 +412,7 @@ class WalLog:
             "segments": len(segments.parts),
             "segment_bytes": segments.size_bytes,
             "can_write": self.can_write(),
+            "wal_fill_ratio": self._wal.fill_ratio(),
             "readers": {
                 "open": len(segments.holds),
                 "kept_files": len(segments.holds.kept),

@@ -449,7 +449,10 @@ class MemberAdmin:
         return {"member": str(server.id), "lost": lost, "term": server.current_term}
 
     async def aux_command(self, arguments: dict[str, Any]) -> Any:
-        """Ask the aux machine of the member here, or of the leader if `consistent` (AUX-02, QRY-05)."""
+        """Ask the aux machine of the member here, or of the leader if `consistent` (AUX-02, QRY-05).
+
+        With `cast` the member here is told, and nobody waits for what it makes of it (AUX-03).
+        """
         cluster, consistent = str(arguments["cluster"]), bool(arguments.get("consistent"))
         payload = msgspec.msgpack.encode(arguments.get("command"))
         timeout_s = int(arguments.get("timeout_ms", _DEFAULT_MS)) / 1000 * 0.8
@@ -460,9 +463,8 @@ class MemberAdmin:
             server = here.server.id
         else:
             raise UnknownCluster(f"no member of {cluster!r} runs on node {self._name}")
-
-        if arguments.get("cast"):
-            self._dispatcher.send_to_server(server, AuxCommand(NOBODY, 0, payload))
+        if arguments.get("cast") and here is not None:
+            here.handle(AuxCommand(NOBODY, 0, payload))
             self._wake()
             return None
 

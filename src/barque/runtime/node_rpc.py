@@ -155,10 +155,17 @@ class NodeRpc:
             audit.note(verb, arguments, caller.name, f"{refusal[0]}: {refusal[1]}")
             answer(None, *refusal)
             return
-        task = asyncio.get_running_loop().create_task(self._serve(verb, arguments, answer, caller.name))
+
+        def settle(value: Any, error: str | None, text: str) -> None:
+            self._release(task, size, caller)  # now: the client may ask anew before the task ends
+            answer(value, error, text)
+
+        task = asyncio.get_running_loop().create_task(self._serve(verb, arguments, settle, caller.name))
         self._keep(task)
         if caller.is_client:
-            self._charge(task, verb, size, caller)
+            self._for_clients[task], caller.tasks[task] = caller, verb
+            caller.bytes = self._memory.change(caller.bytes, caller.bytes + size)
+            task.add_done_callback(lambda task: self._release(task, size, caller))
 
     def _refusal(self, size: int, caller: Caller) -> tuple[str, str] | None:
         """Why this cannot be served now: the name of an error, and a text."""
@@ -177,16 +184,11 @@ class NodeRpc:
             forsaken.cancel()
         return None
 
-    def _charge(self, task: "asyncio.Task[None]", verb: str, size: int, caller: Caller) -> None:
-        """Count the work of a client against its share until it ends."""
-
-        def ended(_task: "asyncio.Task[None]") -> None:
-            del self._for_clients[task], caller.tasks[task]
+    def _release(self, task: "asyncio.Task[None]", size: int, caller: Caller) -> None:
+        """The work of a client no longer counts against its share, once it is answered or has ended."""
+        if self._for_clients.pop(task, None) is not None:
+            del caller.tasks[task]
             caller.bytes = self._memory.change(caller.bytes, caller.bytes - size)
-
-        self._for_clients[task], caller.tasks[task] = caller, verb
-        caller.bytes = self._memory.change(caller.bytes, caller.bytes + size)
-        task.add_done_callback(ended)
 
     def caller_gone(self, caller: Caller) -> None:
         """A client has gone: end the work that only its answer was for."""
