@@ -296,6 +296,7 @@ class Node:
             machine_upgrade_strategy=config.machine_upgrade_strategy,
             recovery_strategy=config.server_recovery_strategy,
             settings=config.servers,
+            restarts_max=config.server_restarts_max,
             machines=self.machines,
             servers=self.servers,
             directory=self.directory,
