@@ -95,4 +95,4 @@ async def test_a_call_can_be_cancelled_wherever_it_waits(tmp_path: Path, turns: 
         async def tidy() -> bool:  # a node may still work on what was asked
             return len(asyncio.all_tasks()) <= before + 1  # this one runs in a task of its own
 
-        await until(tidy, "no more tasks than before")
+        await until(tidy, "its tasks to end")
