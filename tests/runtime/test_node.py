@@ -546,4 +546,4 @@ async def test_nodes_in_one_process_have_logs_of_their_own(tmp_path: Path) -> No
         assert await other.process_command("sum", 5) == 5
     for some in (first, second):
         await some.stop()
-    assert all(list((some.directory / "n1" / "wal").iterdir()) for some in (first, second))  # noqa: ASYNC240
+    assert all(list((some.directory / "n1" / "wal").iterdir()) for some in (first, second))
