@@ -61,7 +61,7 @@ NUMBERS = [
     b"7",
     [7],
 ]
-FROM_ZERO = {"initial_machine_version"}
+FROM_ZERO = {"initial_machine_version", "server_restarts_max"}
 """Numbers that may be zero."""
 TEXTS = [7, True, 1.5, b"n1", ["n1"], {"n": 1}, "\0", "", "x" * 100_000]
 FREE_TEXTS = {

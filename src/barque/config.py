@@ -21,6 +21,7 @@ FreeSpace = Annotated[int, msgspec.Meta(ge=1, le=1024**4)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
 Commands = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 Bytes = Annotated[int, msgspec.Meta(ge=1_000, le=1024**4)]
+Restarts = Annotated[int, msgspec.Meta(ge=0, le=1_000)]
 Version = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 Password = Annotated[str, msgspec.Meta(min_length=8, max_length=512)]
 PathText = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096)]
@@ -41,6 +42,8 @@ class TimeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tick_ms: Milliseconds = 1_000
     await_condition_timeout_ms: Milliseconds = 30_000
     wal_down_timeout_ms: Milliseconds = 5_000
+    restarts_period_ms: Milliseconds = 5_000
+    """See `NodeConfig.server_restarts_max`."""
     clock_error_max_ms: Milliseconds = 500
     """How far a node's wall clock may be from the nodes' median before the median counts instead."""
 
@@ -200,6 +203,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The servers that start with this node: `all`, `none`, or those of these clusters (SYS-23).
 
     A server that an operator has stopped starts in no case; `restart_server` starts any."""
+    server_restarts_max: Restarts = 2
+    """How often a server whose disk fails starts again within `time.restarts_period_ms`."""
     servers: dict[str, ServerSettings] = {}
     """Settings for the servers of some clusters, by the cluster's name."""
     pending_commands_max: Commands = 1_000_000

@@ -173,7 +173,14 @@ class ProtocolError(BarqueError):
 
 
 class MachineFault(BarqueError):
-    """The user's state machine raised; the server that ran it has stopped."""
+    """The user's state machine raised; the server that ran it has stopped.
+
+    `index` is the entry that it raised at, if it was applying one.
+    """
+
+    def __init__(self, message: str = "", index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class StorageError(BarqueError):

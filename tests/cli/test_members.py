@@ -50,6 +50,17 @@ def test_servers_are_listed_stopped_and_started(running: Dev) -> None:
     )
 
 
+def test_an_entry_is_skipped_only_where_a_machine_raised(running: Dev) -> None:
+    """The verb asks, shows the member, and refuses an entry that was applied."""
+    running.ok("cluster", "create", "fine", "--machine", "kv")
+    asked = running.run("recover", "skip-entry", "fine", "n1", "--index", "1")
+    assert asked.returncode == 2
+    assert "its command is lost" in asked.stdout
+    refused = running.run("recover", "skip-entry", "fine", "n1", "--index", "1", "--yes")
+    assert refused.returncode == 1
+    assert "has applied entry 1" in refused.stderr
+
+
 def test_a_cluster_is_deleted_only_by_who_means_it(running: Dev) -> None:
     """Without an answer nothing happens; with `--yes` it is gone from every list."""
     running.ok("cluster", "create", "brief", "--machine", "kv")

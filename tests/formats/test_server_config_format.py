@@ -39,9 +39,9 @@ _BODY = (
 )
 WITHOUT_LIVES = b"barque server, format 3, crc32 fb9afffb\n" + _BODY + b"\n"
 GOLDEN = (
-    b"barque server, format 3, crc32 8dcfe26e\n"
+    b"barque server, format 3, crc32 809c2142\n"
     + _BODY[:-1]
-    + b',"stopped":false,"keep_data":false,"initial_machine_version":0}\n'
+    + b',"stopped":false,"keep_data":false,"initial_machine_version":0,"skipped":[]}\n'
 )
 FORMAT_2 = b'{"format":2,' + _BODY[1:]
 FORMAT_1 = (

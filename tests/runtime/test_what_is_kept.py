@@ -133,7 +133,16 @@ async def test_sec3_bad_names_are_refused_at_every_way_in(tmp_path: Path) -> Non
         ),
         *("cluster_delete", "force_shrink", "force_delete_server", "aux_command", "trigger_compaction"),
         *("server_start", "server_restart", "server_stop", "server_keep_data", "describe_server"),
-        *("start_or_restart_cluster", "initial_members", "key_metrics", "member_demote", "query"),
+        *(
+            "skip_entry",
+            "may_skip_entry",
+            "note_skipped_entry",
+            "start_or_restart_cluster",
+            "initial_members",
+            "key_metrics",
+            "member_demote",
+            "query",
+        ),
         "state_query",
     ]
     nameless = {"nodes", "status", "local_report", "make_linked_copy", "remove_linked_copy"}

@@ -1,4 +1,4 @@
-"""`barque recover`: ways out when a majority is lost for good."""
+"""`barque recover`: ways out when a majority is lost for good, or a machine cannot go on."""
 
 import asyncio
 from typing import Any
@@ -10,11 +10,12 @@ from barque.cli.failures import CliError
 from barque.cli.output import confirm
 from barque.cli.reach import Reach, reach_options, run_with_client
 from barque.cli.status import fetch_status
+from barque.types import Index
 
 
 @click.group()
 def recover() -> None:
-    """Recover from a lost quorum. These verbs may lose acknowledged data, and say which."""
+    """Recover from a lost quorum or a machine fault. These verbs may lose data, and say which."""
 
 
 @recover.command(name="force-shrink")
@@ -75,6 +76,27 @@ def force_delete(reach: Reach, cluster: str, node: str, yes: bool) -> None:
     alone = msgspec.structs.replace(reach, addresses=(address,))
     run_with_client(alone, lambda client: client.force_delete_server(cluster))
     click.echo(f"{member['server']} is deleted")
+
+
+@recover.command(name="skip-entry")
+@click.argument("cluster")
+@click.argument("node")
+@click.option("--index", type=int, required=True, help="The entry, as `status` names it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@reach_options
+def skip_entry(reach: Reach, cluster: str, node: str, index: int, yes: bool) -> None:
+    """Let no member of CLUSTER apply the entry at which its machine raises; NODE has a member.
+
+    Its command is lost, although its caller may have been told nothing or that it may have happened. All
+    members must be reachable and agree, so that their states stay alike. Mended code is the better way.
+    """
+    _, member, _ = _look(reach, cluster, node)
+    click.echo(f"{member['server']}: {member.get('failure') or member['role']}")
+    click.echo(f"No member of {cluster!r} will apply entry {index}: its command is lost.")
+    if not yes:
+        confirm("Skip it?")
+    done = run_with_client(reach, lambda client: client.skip_entry(cluster, Index(index), node))
+    click.echo(f"entry {index} is skipped by {', '.join(map(str, done))}, which run again")
 
 
 def _log_of(member: dict[str, Any]) -> tuple[int, int]:

@@ -287,6 +287,20 @@ class Administration:
         )
         return [ServerId.parse(member) for member in answer["members"]]
 
+    async def skip_entry(
+        self, cluster: str, index: Index, node: str | None = None, *, timeout_s: float | None = None
+    ) -> list[ServerId]:
+        """Let no member's machine apply entry `index`, at which a machine has raised (LIFE-01).
+
+        `node` (default: the connected one) has a member. All members must agree: each is asked, none may have
+        applied the entry, and all start again without it. Its command has no effect and no reply. Returns the
+        members. Raises `Refused` if a member cannot agree or be reached (nothing has changed), or
+        `OutcomeUnknown`: then some members may wait, and this is to be repeated.
+        """
+        request = {"cluster": cluster, "index": index, "node": node}
+        answer = await self.call("skip_entry", request, timeout_s=timeout_s)
+        return [ServerId.parse(member) for member in answer["members"]]
+
     async def trigger_election(
         self, cluster: str, node: str | None = None, *, timeout_s: float | None = None
     ) -> None:

@@ -309,3 +309,9 @@ class ClusterClient:
     async def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
         """See `Client.cast_aux_command`."""
         await self.client.cast_aux_command(self.name, command, timeout_s=timeout_s)
+
+    async def skip_entry(
+        self, index: Index, node: str | None = None, *, timeout_s: float | None = None
+    ) -> list[ServerId]:
+        """See `Client.skip_entry`."""
+        return await self.client.skip_entry(self.name, index, node, timeout_s=timeout_s)

@@ -58,6 +58,8 @@ class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
     theirs, has not done the same."""
     failure: str | None = None
     """Why it has stopped, if it has."""
+    restarts: int = 0
+    """How often it was started again since its node started, after failures of its disk."""
     waits_for: str | None = None
     """The condition that it waits for, if it does."""
 

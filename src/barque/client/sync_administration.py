@@ -332,6 +332,12 @@ class Administration:
         """See `barque.Client.node_overview`."""
         return self._run(self._client.node_overview(node, clusters=clusters, timeout_s=timeout_s))
 
+    def skip_entry(
+        self, cluster: str, index: Index, node: str | None = None, *, timeout_s: float | None = None
+    ) -> list[ServerId]:
+        """See `barque.Client.skip_entry`."""
+        return self._run(self._client.skip_entry(cluster, index, node, timeout_s=timeout_s))
+
 
 class ClusterAdministration:
     """Those of `barque.sync.ClusterClient`."""
@@ -561,3 +567,9 @@ class ClusterAdministration:
     def state_query(self, kind: str, node: str | None = None, *, timeout_s: float | None = None) -> Any:
         """See `barque.Client.state_query`."""
         return self._administration.state_query(self.name, kind, node, timeout_s=timeout_s)
+
+    def skip_entry(
+        self, index: Index, node: str | None = None, *, timeout_s: float | None = None
+    ) -> list[ServerId]:
+        """See `barque.Client.skip_entry`."""
+        return self._administration.skip_entry(self.name, index, node, timeout_s=timeout_s)

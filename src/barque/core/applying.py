@@ -129,7 +129,7 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
             index = Index(index + 1)
     except Exception as error:
         raise MachineFault(
-            f"{type(server.machine).__name__}.apply raised at index {index}: {error!r}"
+            f"{type(server.machine).__name__}.apply raised at index {index}: {error!r}", index
         ) from error
     server.machine_state = state
     if mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and server.raft_state is RaftState.LEADER:
@@ -181,7 +181,8 @@ def _apply_builtin(server: Server, batch: EntryBatch, command: Builtin, effects:
     except Exception as error:
         raise MachineFault(
             f"{type(server.machine).__name__}.apply raised on {command!r}, "
-            f"index {batch.first_index}: {error!r}"
+            f"index {batch.first_index}: {error!r}",
+            batch.first_index,
         ) from error
     server.machine_state = result[0]
     if len(result) == 3:

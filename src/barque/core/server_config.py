@@ -31,6 +31,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """When a leader moves to a new machine version: once `all` members have it, or at once (`quorum`)."""
     initial_machine_version: int = 0
     """The version that a new cluster starts with, if the machine supports it (VER-06)."""
+    skipped: frozenset[int] = frozenset()
+    """Entries that the machine is not given, on any member: operators have agreed on it (LIFE-01)."""
     max_pipeline_count: int = 16_384
     """Entries in flight to one peer."""
     max_pipeline_bytes: int = 4 * 1024 * 1024  # half of what a link holds; one RPC may go beyond

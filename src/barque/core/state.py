@@ -25,6 +25,7 @@ from barque.core.quorum import majority
 from barque.core.roles import RECOVERING, LeaderRole, RaftState as RaftState, Role, WaitingRole
 from barque.core.server_config import ServerConfig as ServerConfig
 from barque.machine.machine import Machine, bound_module
+from barque.machine.skipping import skipping
 from barque.types import NOWHERE, Index, IndexTerm, MemberRecord, Membership, ServerId, Term, Uid
 
 
@@ -317,7 +318,7 @@ class Server:
         # A version that this code lacks freezes the machine: nothing is applied until an upgrade (VER-02).
         self.frozen = version > self.cfg.machine.version
         machine = self.cfg.machine.which_module(min(version, self.cfg.machine.version))
-        self.machine: Machine[Any] = machine
+        self.machine: Machine[Any] = skipping(machine, self.cfg.skipped) if self.cfg.skipped else machine
         self.decode_commands = decoder_of(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
         self.decode_query = decoder_of(machine.query_type).decode
         self.query_sees_meta = type(machine).query_with_meta is not Machine.query_with_meta

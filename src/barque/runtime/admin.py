@@ -315,6 +315,7 @@ class Admin:
             membership=Membership(str(arguments.get("membership") or Membership.VOTER)),
             joined_at=msgspec.convert(arguments.get("joined_at") or (0, 0), IndexTerm),
             initial_machine_version=int(arguments.get("initial_machine_version") or 0),
+            skipped=tuple(int(index) for index in arguments.get("skipped") or ()),
         )
         self._discard_leftover(name, cluster_id, uids, term)
         self._system.create(record)

@@ -291,6 +291,7 @@ class MemberAdmin:
             "machine": record.machine,
             "arguments": record.arguments,
             "initial_machine_version": record.initial_machine_version,
+            "skipped": list(record.skipped),
             "members": [str(m) for m in sorted({*server.cluster, member})],
             "membership": str(membership),
             "term": server.current_term,

@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from barque.core.overview import metrics
-from barque.errors import ConfigurationError, UnknownCluster
+from barque.errors import ConfigurationError, Refused, UnknownCluster
 from barque.runtime.directory import Directory, new_uid
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import check_name
 from barque.runtime.server_table import Ending
 from barque.runtime.system import System
+from barque.types import Index
 
 Verb = Callable[[dict[str, Any]], Awaitable[Any]]
 Ask = Callable[[str, str, dict[str, Any]], Awaitable[Any]]
@@ -56,6 +57,9 @@ class ServerAdmin:
                 "server_restart": self._restart,
                 "server_stop": self._stop,
                 "server_keep_data": self._keep_data,
+                "skip_entry": self._skip_entry,
+                "may_skip_entry": self._may_skip_entry,
+                "note_skipped_entry": self._note_skipped_entry,
                 "force_delete_server": self._force_delete,
                 "trigger_compaction": self._compact,
                 "initial_members": self._initial_members,
@@ -144,6 +148,58 @@ class ServerAdmin:
             self._system.keep_data(process.server.id.name, keep=False)
             self._servers.finish(process, Ending("an operator has deleted it", delete=True))
         return {"members": [str(process.server.id) for process in found]}
+
+    # --- an entry that no machine can apply --------------------------------------------
+
+    async def _skip_entry(self, arguments: dict[str, Any]) -> Any:
+        """Let all members leave out an entry at which a machine has raised (LIFE-01).
+
+        First each member agrees: it has not applied the entry. Then each notes it, durably, and stops. Then
+        all start again. A member that cannot be asked ends this, since it might yet apply the entry. If this
+        ends in the middle, the members that have noted the entry stay down, and it may be repeated.
+        """
+        process, index = self._here(arguments), int(arguments["index"])
+        members = sorted({process.server.id, *process.server.cluster})
+        asked = {
+            "cluster": arguments["cluster"],
+            "cluster_id": process.cluster_id,
+            "index": index,
+            "timeout_ms": int(arguments.get("timeout_ms", 5_000)) // 4,
+        }
+        found = [await self._ask_at(m.node, "may_skip_entry", {**asked, "node": m.node}) for m in members]
+        if not any(facts["raised_at"] == index or index in facts["skipped"] for facts in found):
+            raised = sorted({facts["raised_at"] for facts in found} - {None}) or "no entry"
+            raise Refused(
+                f"no machine of {arguments['cluster']!r} has raised at entry {index}, but at: {raised}"
+            )
+        for member in members:
+            await self._ask_at(member.node, "note_skipped_entry", {**asked, "node": member.node})
+        for member in members:
+            await self._ask_at(member.node, "server_restart", {**asked, "node": member.node})
+        return {"index": index, "members": [str(member) for member in members]}
+
+    async def _may_skip_entry(self, arguments: dict[str, Any]) -> Any:
+        """Whether the member here can leave an entry out: raises `Refused` if it has applied it."""
+        process, index = self._member_of(arguments), int(arguments["index"])
+        record = self._system.directory.get(process.server.id.name)
+        if process.server.last_applied >= index and index not in record.skipped:
+            raise Refused(
+                f"{process.server.id} has applied entry {index}: to skip it would split its cluster"
+            )
+        return {"raised_at": process.failure_index, "skipped": list(record.skipped)}
+
+    async def _note_skipped_entry(self, arguments: dict[str, Any]) -> Any:
+        """Note it, and stop until `server_restart`."""
+        process, index = self._member_of(arguments), int(arguments["index"])
+        if index not in self._system.directory.get(process.server.id.name).skipped:
+            self._system.skip(process.server.id.name, Index(index))
+        return _state(process, changed=True)
+
+    def _member_of(self, arguments: dict[str, Any]) -> ServerProcess:
+        process = self._here(arguments)
+        if process.cluster_id != arguments["cluster_id"]:
+            raise UnknownCluster(f"{process.server.id} belongs to another cluster of that name")
+        return process
 
     async def _compact(self, arguments: dict[str, Any]) -> Any:
         """Let the member here compact its segments now (API-27); whether that has begun."""

@@ -296,6 +296,7 @@ class Node:
             machine_upgrade_strategy=config.machine_upgrade_strategy,
             recovery_strategy=config.server_recovery_strategy,
             settings=config.servers,
+            restarts_max=config.server_restarts_max,
             machines=self.machines,
             servers=self.servers,
             directory=self.directory,
@@ -487,6 +488,8 @@ class Node:
         wal = system.storage.wal
         turn = self.turn
         turn.is_scheduled, unfinished = True, False
+        if requests.put_off:
+            requests.go_on()
         try:
             for _ in range(_ROUNDS_MAX):
                 if requests.dirty or requests.fillers:
@@ -510,7 +513,7 @@ class Node:
                 unfinished = True
         finally:
             turn.is_scheduled = False
-        if unfinished:
+        if unfinished or requests.put_off:
             turn.wake()
         if self.servers.finished:
             system.reap_finished()

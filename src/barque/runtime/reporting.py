@@ -58,6 +58,8 @@ def member_status(process: ServerProcess) -> dict[str, Any]:
         status["state_differs"] = dict(sorted(process.digests.differing.items()))
     if process.failure is not None:
         status["failure"] = process.failure
+    if process.restarts:
+        status["restarts"] = process.restarts
     if isinstance(server.role, WaitingRole):
         status["waits_for"] = str(server.role.condition)
     return status

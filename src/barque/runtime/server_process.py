@@ -24,7 +24,7 @@ from barque.core.messages import (
 )
 from barque.core.state import RaftState, Server
 from barque.core.step import has_unfinished_business, recover, say_nothing, step
-from barque.errors import StorageError
+from barque.errors import MachineFault, StorageError
 from barque.runtime.commit_rate import CommitRate
 from barque.runtime.counters import ServerCounters
 from barque.types import Index, ServerId, Uid
@@ -77,8 +77,10 @@ class ServerProcess:
         "digests",
         "ended",
         "failure",
+        "failure_index",
         "failure_type",
         "held",
+        "restarts",
         "server",
         "uid",
         "unknown_incarnations",
@@ -99,7 +101,9 @@ class ServerProcess:
         self.digests = Digests()
         self.failure: str | None = None  # why it handles nothing any more
         self.failure_type: type[Exception] | None = None  # of the exception that has ended it, if one has
+        self.failure_index: int | None = None  # of the entry that its machine has raised at
         self.ended = False  # it ended on purpose, which is no failure
+        self.restarts = 0  # how often it was started again after a failure of its disk
         self.unknown_incarnations: dict[
             ServerId, Uid
         ] = {}  # heard under a member's name instead of the member
@@ -246,6 +250,8 @@ class ServerProcess:
     def fail(self, error: Exception) -> None:
         """Stop for good: keep the files, spare the neighbours, say why."""
         self.failure, self.failure_type = f"{type(error).__name__}: {error}", type(error)
+        self.failure_index = error.index if isinstance(error, MachineFault) else None
+        self._active[self] = None  # the next tick looks after it
         self.held = None
         self._queue = None
         logger.error(

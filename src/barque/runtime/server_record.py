@@ -36,6 +36,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     cluster was formed; `joined_at` is what was committed when this server was made to join. `stopped`: an
     operator has stopped it, so the node does not start it. `keep_data`: its files stay, and it is only
     stopped, when its cluster removes it. `initial_machine_version`: the version that its cluster began with.
+    `skipped`: entries that its cluster's machines leave out, ascending.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     stopped: bool = False
     keep_data: bool = False
     initial_machine_version: int = 0
+    skipped: tuple[int, ...] = ()
 
 
 class _Format(msgspec.Struct):
@@ -89,6 +91,9 @@ def check_record(record: ServerRecord, node: str) -> None:
         raise ConfigurationError(f"members: server {record.name!r} of node {node!r} is not among them")
     if len(set(uids.values())) != len(uids) or not set(uids) <= set(map(str, members)):
         raise ConfigurationError("uids: each belongs to one of the members, and to no other")
+    skipped = record.skipped
+    if list(skipped) != sorted(set(skipped)) or not all(0 < index <= TERM_MAX for index in skipped):
+        raise ConfigurationError(f"skipped: {skipped} are no entries of a log, in their order")
     if not 0 <= record.initial_machine_version <= TERM_MAX:
         raise ConfigurationError(f"initial_machine_version: {record.initial_machine_version} is no version")
     index, term = record.joined_at.index, record.joined_at.term

@@ -11,6 +11,8 @@ import msgspec
 from barque.config import LogConfig, ServerSettings, SnapshotsConfig, TimeConfig
 from barque.core.packing import packing_named
 from barque.core.state import ServerConfig
+from barque.log.snapshots import SnapshotConfig
+from barque.log.storage import StorageConfig
 from barque.machine.machine import Machine
 from barque.runtime.server_record import ServerRecord
 from barque.types import ServerId
@@ -43,6 +45,7 @@ def server_config(
         machine_args=record.arguments,
         machine_upgrade_strategy=machine_upgrade_strategy,
         initial_machine_version=record.initial_machine_version,
+        skipped=frozenset(record.skipped),
         await_condition_timeout_ms=times.await_condition_timeout_ms,
         transfer_timeout_ms=2 * times.election_multiplier * times.broadcast_time_ms,
         catch_up_timeout_ms=times.tick_ms,
@@ -61,3 +64,28 @@ def server_config(
         return config
     given = {name: value for name, value in msgspec.structs.asdict(own).items() if value is not msgspec.UNSET}
     return msgspec.structs.replace(config, **given)
+
+
+def storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig:
+    """The settings of a node as its storage takes them."""
+    recovery = snapshots.recovery_min_interval
+    return StorageConfig(
+        wal_max_size_bytes=log.wal_max_size_bytes,
+        wal_max_entries=None if log.wal_max_entries == "unlimited" else log.wal_max_entries,
+        wal_writer=log.writer,
+        wal_prefill=log.prefill,
+        wal_flush_bytes_max=log.wal_flush_bytes_max,
+        disk_free_min_bytes=log.disk_free_min_bytes,
+        segment_max_entries=log.segment_max_entries,
+        segment_max_size_bytes=log.segment_max_size_bytes,
+        retained_bytes_max=log.retained_bytes_max,
+        readers_bytes_max=log.readers_bytes_max,
+        snapshots=SnapshotConfig(
+            min_snapshot_interval=snapshots.min_interval,
+            snapshot_bytes=snapshots.interval_bytes,
+            min_checkpoint_interval=snapshots.checkpoint_min_interval,
+            max_checkpoints=snapshots.checkpoints_max,
+            min_recovery_checkpoint_interval=0 if recovery == "never" else recovery,
+            chunk_bytes=snapshots.chunk_size_bytes,
+        ),
+    )

@@ -26,8 +26,7 @@ from barque.core.state import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, InvariantViolation, MachineFault, Refused, StorageError
 from barque.log.background import MakeWorker, ThreadWorker
 from barque.log.disk import Disk
-from barque.log.snapshots import SnapshotConfig
-from barque.log.storage import Storage, StorageConfig
+from barque.log.storage import Storage
 from barque.log.wal_writer import MakeWriter, choose_writer
 from barque.machine.arguments import canonical_arguments
 from barque.machine.machine import Machine
@@ -41,11 +40,12 @@ from barque.runtime.performer_contract import PerformerEnvironment
 from barque.runtime.recovery_progress import RecoveryProgress
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import ServerRecord, check_record
-from barque.runtime.server_settings import server_config
+from barque.runtime.server_settings import server_config, storage_config
 from barque.runtime.server_table import Ending, ServerTable
 from barque.runtime.server_timers import ServerTimers
+from barque.runtime.supervision import Supervisor
 from barque.runtime.timers import Timers
-from barque.types import NOWHERE, ClientRef, IndexTerm, Membership, ServerId, Uid
+from barque.types import NOWHERE, ClientRef, Index, IndexTerm, Membership, ServerId, Uid
 
 logger = logging.getLogger("barque.system")
 
@@ -90,6 +90,7 @@ class System:
         machine_upgrade_strategy: str = "all",
         recovery_strategy: str | tuple[str, ...] = "all",
         settings: Mapping[str, ServerSettings] = MappingProxyType({}),
+        restarts_max: int = 2,
         machines: Mapping[str, Machine[Any]],
         servers: ServerTable,
         directory: Directory,
@@ -128,7 +129,7 @@ class System:
             disk,
             directory.data_dir,
             directory.owner,
-            _storage_config(log, snapshots),
+            storage_config(log, snapshots),
             self._on_log_event,
             run_on_loop,
             make_writer=make_writer,
@@ -138,6 +139,9 @@ class System:
         )
         self._changed = changed
         self._environment = environment
+        self.supervisor = Supervisor(
+            self._restart, restarts_max=restarts_max, period_s=times.restarts_period_ms / 1000
+        )
         self._deleting: dict[str, Ending] = {}  # ended, and still without a durable tombstone
         self.monitors = monitors or Monitors(me)
         self.server_timers = ServerTimers(timers, clock, rng, times, environment.wake)
@@ -210,6 +214,7 @@ class System:
         membership: Membership = Membership.VOTER,
         joined_at: IndexTerm = NOWHERE,
         initial_machine_version: int = 0,
+        skipped: tuple[int, ...] = (),
     ) -> ServerRecord:
         """The record of a new server, checked; changes nothing.
 
@@ -232,6 +237,7 @@ class System:
             initial_uids=known,
             joined_at=joined_at,
             initial_machine_version=initial_machine_version,
+            skipped=skipped,
         )
         check_record(record, self.node)
         self._config_of(record).check()
@@ -331,18 +337,38 @@ class System:
         if old is not None and old.failure is None:
             return old
         if old is not None and old.failure_type in _BUGS:
-            raise Refused(
-                f"{old.server.id} has stopped over a bug: stop its node and start it again; {old.failure}"
-            )
+            text = f"{old.server.id} has stopped over a bug: stop its node and start it again"
+            raise Refused(f"{text}; {old.failure}")
         self._change(msgspec.structs.replace(record, stopped=False))
+        self.supervisor.forget(record.uid)
+        return self._restart(name)
+
+    def _restart(self, name: str) -> ServerProcess:
+        """Put a new server in the place of one that no longer runs. Raises `StorageError`."""
         self.storage.sync_meta()  # the new server may repeat a vote, which must be on disk before that
+        old = self.processes.get(name)
         if old is not None:
             old.server.log.snapshots.abort_accept()
         try:
-            return self._start(record)
+            return self._start(self.directory.get(name))
         except StorageError as error:
             self.processes[name].fail(error)
             raise
+
+    def skip(self, name: str, index: Index) -> None:
+        """Let a server's machine leave this entry out from its next start on; it runs no longer until then.
+
+        Its log and its state stay as they are. Raises `Refused` if it has applied the entry, `StorageError`.
+        """
+        process, record = self.processes[name], self.directory.get(name)
+        if process.server.last_applied >= index:
+            raise Refused(
+                f"{process.server.id} has applied entry {index}: to skip it would split its cluster"
+            )
+        self._change(msgspec.structs.replace(record, skipped=tuple(sorted({*record.skipped, index}))))
+        self._halt(
+            process, f"entry {index} is to be skipped; barque server restart {record.cluster} {self.node}"
+        )
 
     def keep_data(self, name: str, *, keep: bool) -> None:
         """Whether a server's files stay when its cluster removes it (API-12). Raises as `stop`."""
@@ -393,6 +419,7 @@ class System:
         self.performer.forget(process)
         self.servers.remove(process)
         self._active.pop(process, None)
+        self.supervisor.forget(process.uid)
         self._deleting[name] = Ending(reason, whole_cluster=whole_cluster)
         self._delete_on_disk()
         self._environment.server_deleted(process, whole_cluster=whole_cluster)
@@ -457,12 +484,21 @@ class System:
                 del self._active[process]
                 if process.failure is not None:
                     self._end_readers(process)
+                    self._supervise(process, now_s)
         if self._deleting or self.directory.unfinished:
             self._delete_on_disk()
         try:
             self.storage.tick(now_s)
         except StorageError as error:
             self._note_failure(str(error))
+
+    def _supervise(self, process: ServerProcess, now_s: float) -> None:
+        """Start a server again whose disk has failed, unless an operator has stopped it meanwhile."""
+        name = process.server.id.name
+        if self.processes.get(name) is not process or process.ended or self.directory.get(name).stopped:
+            return
+        if self.supervisor.failed(process, now_s) and self.processes.get(name) is process:
+            self._active[process] = None  # the next tick tries again
 
     def _end_readers(self, process: ServerProcess) -> None:
         """Nothing is added to this log any more: its readers must hear why."""
@@ -532,31 +568,6 @@ def _keep_state(server: Server) -> None:
         make_recovery_checkpoint(server)
     except (MachineFault, StorageError) as error:
         logger.warning("%s: the next start replays the log: %s", server.id, error)
-
-
-def _storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig:
-    """The settings of a node as its storage takes them."""
-    recovery = snapshots.recovery_min_interval
-    return StorageConfig(
-        wal_max_size_bytes=log.wal_max_size_bytes,
-        wal_max_entries=None if log.wal_max_entries == "unlimited" else log.wal_max_entries,
-        wal_writer=log.writer,
-        wal_prefill=log.prefill,
-        wal_flush_bytes_max=log.wal_flush_bytes_max,
-        disk_free_min_bytes=log.disk_free_min_bytes,
-        segment_max_entries=log.segment_max_entries,
-        segment_max_size_bytes=log.segment_max_size_bytes,
-        retained_bytes_max=log.retained_bytes_max,
-        readers_bytes_max=log.readers_bytes_max,
-        snapshots=SnapshotConfig(
-            min_snapshot_interval=snapshots.min_interval,
-            snapshot_bytes=snapshots.interval_bytes,
-            min_checkpoint_interval=snapshots.checkpoint_min_interval,
-            max_checkpoints=snapshots.checkpoints_max,
-            min_recovery_checkpoint_interval=0 if recovery == "never" else recovery,
-            chunk_bytes=snapshots.chunk_size_bytes,
-        ),
-    )
 
 
 def _try_machine(machine: Machine[Any], name: str, arguments: dict[str, Any]) -> None:

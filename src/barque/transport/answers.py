@@ -19,6 +19,7 @@ READING_VERBS = frozenset(
             "key_metrics",
             "new_uid",
             "describe_server",
+            "may_skip_entry",
             "query",
             "state_query",
             "node_overview",

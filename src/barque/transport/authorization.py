@@ -62,6 +62,7 @@ VERBS: dict[str, Role] = {
     "server_start": Role.ADMIN,
     "server_restart": Role.ADMIN,
     "server_stop": Role.ADMIN,
+    "skip_entry": Role.ADMIN,
     "force_shrink": Role.ADMIN,
     "force_delete_server": Role.ADMIN,
     "snapshot": Role.ADMIN,
@@ -72,8 +73,10 @@ VERBS: dict[str, Role] = {
     "discard_server": Role.NODE,
     "describe_server": Role.NODE,
     "server_keep_data": Role.NODE,
+    "may_skip_entry": Role.NODE,
+    "note_skipped_entry": Role.NODE,
 }
-"""The role that may ask for a verb. Nodes ask each other for the last four, with ids that they have made."""
+"""The role that may ask for a verb. Nodes ask each other for the last six, with ids that they have made."""
 
 
 def needed_role(message: object) -> Role:
