@@ -121,7 +121,7 @@ def test_k9_a_restart_that_nobody_saw_is_told_as_down_and_up() -> None:
     [
         (None, False, ClientRef("n2", 1), "noconnection"),  # never heard of
         (2, True, ClientRef("n2", 1), "noproc"),  # of an earlier life of its node
-        (2, False, ClientRef("n2", 1), "noproc"),
+        (2, False, ClientRef("n2", 1), "noconnection"),  # or of a later one
         (1, False, ClientRef("n2", 1), "noconnection"),
         (1, True, ClientRef("n2", 1), None),
         (None, False, ClientRef("n1", 4), "noproc"),  # of an earlier life of this node
@@ -139,6 +139,30 @@ def test_k9_a_new_leader_hears_at_once_of_clients_that_are_gone(
         monitors.node_changed("n2", up=up)
     monitors.watch_process(process, MonitorProcess(client))
     assert heard.news == ([] if reason is None else [gone(client, reason)])
+
+
+def test_k9_a_node_is_asked_about_a_process_of_another_life_than_the_known() -> None:
+    """K9: it may have started anew, and nobody here has noticed yet; what it says counts."""
+    monitors, heard, asked = Monitors(ME), Heard(), list[ClientRef]()
+
+    class Table:
+        def watch(self, pid: ClientRef) -> bool:
+            asked.append(pid)
+            return pid.node != ME.node
+
+    process: Any = heard
+    monitors.table = Table()
+    monitors.node_restarted("n2", 1)
+    monitors.node_changed("n2", up=True)
+    later = [ClientRef("n2", 2), ClientRef("n2", 2, 4)]
+    for pid in later:
+        monitors.watch_process(process, MonitorProcess(pid))
+    assert (heard.news, asked) == ([], later)
+    monitors.node_restarted("n2", 2)
+    monitors.node_changed("n2", up=True)
+    assert heard.news == []
+    monitors.watch_process(process, MonitorProcess(ClientRef("n1", 4, 1)))
+    assert heard.news == [gone(ClientRef("n1", 4, 1), "noproc")]
 
 
 async def test_k9_a_client_is_gone_whose_node_hangs_before_it_was_ever_judged(tmp_path: Path) -> None:

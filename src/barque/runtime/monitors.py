@@ -36,6 +36,7 @@ class Monitors:
     """
 
     def __init__(self, me: Pid) -> None:
+        self._me = me
         self.table: ProcessTable | None = None  # set before the first server starts
         self._watchers: dict[Watched, dict[Watcher, None]] = {}
         self._watched: dict[Watcher, dict[Watched, None]] = {}  # the same, the other way round
@@ -59,16 +60,23 @@ class Monitors:
             logger.warning("%s: its machine watches what is no address: %r", process.server.id, pid)
             return
         component = Component.AUX if effect.aux else Component.MACHINE
-        if self._incarnations.get(pid.node, pid.incarnation) != pid.incarnation:
-            process.enqueue(ProcessDown(component, pid, "noproc"))
-        elif not self._is_up(pid.node):
+        if not self._is_up(pid.node):
             process.enqueue(ProcessDown(component, pid, "noconnection"))
-        elif (
-            pid.number and pid not in self._watchers and self.table is not None and not self.table.watch(pid)
-        ):
+        elif pid not in self._watchers and not self._may_live(pid):
             process.enqueue(ProcessDown(component, pid, "noproc"))
         else:
             self._add(pid, (process, component))
+
+    def _may_live(self, pid: Pid) -> bool:
+        """Whether this process may live; if only its node can tell, it is asked.
+
+        A node that has started anew may be known here by its former incarnation still, so a process of
+        another one than the known may be a later one.
+        """
+        known = self._incarnations.get(pid.node, pid.incarnation) == pid.incarnation
+        if self.table is None or (known and not pid.number):
+            return known
+        return (known or pid.node != self._me.node) and self.table.watch(pid)
 
     def unwatch(self, process: ServerProcess, effect: DemonitorProcess | DemonitorNode) -> None:
         """Watch this process or node no longer."""
@@ -87,6 +95,10 @@ class Monitors:
         """The node came within reach, or went out of it; with it go its processes."""
         if not up:
             self._end(self._processes_of(node), "noconnection")
+        self._tell(node, up=up)
+
+    def _tell(self, node: str, *, up: bool) -> None:
+        """Tell the watchers of a node, if this is news."""
         if self._is_up(node) is up:
             return
         self._up[node] = up
@@ -100,7 +112,7 @@ class Monitors:
         """
         self._end([pid for pid in self._processes_of(node) if pid.incarnation != incarnation], "noproc")
         if self._incarnations.get(node, incarnation) != incarnation:
-            self.node_changed(node, up=False)
+            self._tell(node, up=False)
         self._incarnations[node] = incarnation
 
     def forget(self, process: ServerProcess, *, only: Component | None = None) -> None:

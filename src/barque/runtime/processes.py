@@ -252,7 +252,7 @@ class Processes:
         """Another node watches a process here; of an earlier life of this node none is left."""
         number, reason = message.number, "noproc"
         if message.incarnation == self._me.incarnation:
-            if number in self._receivers:
+            if not number or number in self._receivers:  # 0 is this node
                 self._watching.setdefault(number, {})[node] = None
                 reason = ""
             elif (node, number) in self._owed:
