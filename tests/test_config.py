@@ -16,6 +16,7 @@ from barque.config import (
     LogConfig,
     NodeConfig,
     RespConfig,
+    ServerSettings,
     SnapshotsConfig,
     TimeConfig,
     TlsConfig,
@@ -41,6 +42,7 @@ STRUCTS = {
     "http": HttpConfig,
     "clusters": ClusterConfig,
     "tls": TlsConfig,
+    "servers": ServerSettings,
 }
 NUMBERS = [
     0,
@@ -59,6 +61,8 @@ NUMBERS = [
     b"7",
     [7],
 ]
+FROM_ZERO = {"initial_machine_version"}
+"""Numbers that may be zero."""
 TEXTS = [7, True, 1.5, b"n1", ["n1"], {"n": 1}, "\0", "", "x" * 100_000]
 FREE_TEXTS = {
     *("secret", "admin_secret", "client_secret"),
@@ -88,6 +92,8 @@ def refuse(section: str, name: str, value: Any) -> None:
     raw = {**BASE}
     if section == "clusters":
         raw["clusters"] = [{**BASE["clusters"][0], name: value}]
+    elif section == "servers":
+        raw["servers"] = {"kv": {name: value}}
     elif section:
         raw[section] = {**raw.get(section, {}), name: value}
     else:
@@ -98,6 +104,8 @@ def refuse(section: str, name: str, value: Any) -> None:
     for part in ("time", "log", "snapshots", "resp", "http", "tls"):
         if part in structs and isinstance(structs[part], dict):
             structs[part] = STRUCTS[part](**structs[part])
+    if section == "servers":
+        structs["servers"] = {"kv": ServerSettings(**structs["servers"]["kv"])}
     if isinstance(structs["clusters"], list):
         structs["clusters"] = tuple(ClusterConfig(**c) for c in structs["clusters"] if isinstance(c, dict))
     with pytest.raises(ConfigurationError) as caught:
@@ -122,7 +130,8 @@ def test_every_struct_of_a_configuration_is_walked() -> None:
 def test_sec16_every_number_has_a_range(section: str, name: str) -> None:
     """Zero, negative and absurd numbers, booleans, fractions and texts are refused, wherever they stand."""
     for value in NUMBERS:
-        refuse(section, name, value)
+        if name not in FROM_ZERO or value != 0 or value is False:
+            refuse(section, name, value)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +165,10 @@ def test_sec16_a_switch_is_true_or_false(section: str, name: str) -> None:
         ({"name": "a b", "nodes": {"a b": "127.0.0.1:1"}}, "is no name"),
         ({"installation": "../x"}, "installation"),
         ({"machine_upgrade_strategy": "some"}, "machine_upgrade_strategy"),
+        ({"server_recovery_strategy": "some"}, "server_recovery_strategy"),
+        ({"server_recovery_strategy": ["a b"]}, "server_recovery_strategy"),
+        ({"servers": {"a b": {}}}, "servers"),
+        ({"servers": {"kv": {"speed": 1}}}, "speed"),
         ({"time": {"heartbeat_interval_ms": 1_000}}, "three heartbeat"),
         ({"secret": "", "secret_file": ""}, "secret"),
     ],

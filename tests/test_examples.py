@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -54,6 +55,31 @@ def load_example(name: str) -> Any:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+SAID = {
+    "locks": "first: True\nsecond: False\nsecond hears: you have backup\n",
+    "leases": "ann: True\nbob: False\nbob: True\n",
+    "work_queue": "put: kept\ntake: sweep\nput: given\nthe worker that waited got: wash\n",
+    "settings": "now: {'colour': 'red'}\nheard: ['colour', 'blue']\n",
+    "bank": "3 transfers, 2 failed: ann has 1\nin all: 10\n",
+    "ids": "blocks: 1-100 101-200 201-300 301-400\ndifferent numbers: 400\n",
+    "pipeline": "heard of 5000 commands; the last reply is 5000\n",
+    "threads": "each total was seen once: True\n",
+    "cache": "set: True\nget: b'red'\nabsent: None\n",
+    "log_store": "last: b'199'\nfirst: b'written at the beginning'\nabsent: None\n",
+    "audit": "committed: [3, 4, 5]\n",
+}
+"""What each program prints that needs no arguments."""
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_an_example_does_what_it_says(name: str) -> None:
+    """It runs as a process, as a reader would start it."""
+    done = subprocess.run(
+        [sys.executable, f"{name}.py"], cwd=EXAMPLES, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.returncode) == (SAID[name], 0), done.stderr
 
 
 def test_the_inventory_catches_up_from_a_snapshot(tmp_path: Path) -> None:
@@ -118,11 +144,12 @@ class Shown(NamedTuple):
         tree = ast.parse(self.source)
         if not self.where.startswith("examples/"):  # a page also has commands of a client
             kept = (ast.Import, ast.ImportFrom, ast.ClassDef)
-            tree.body = [node for node in tree.body if isinstance(node, kept)]
+            tree.body = [node for node in tree.body if isinstance(node, kept) or _is_constant(node)]
         module = f"shown_{abs(hash(self.source))}"
         namespace: dict[str, Any] = {"__name__": module}
         sys.modules[module] = type(sys)(module)
-        exec(compile(tree, self.where, "exec", dont_inherit=True), namespace)
+        with patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
+            exec(compile(tree, self.where, "exec", dont_inherit=True), namespace)
         vars(sys.modules[module]).update(namespace)  # msgspec looks up annotations there
         made = namespace[self.name]()
         assert isinstance(made, barque.Machine)
@@ -132,6 +159,17 @@ class Shown(NamedTuple):
         """All strings of its source: commands that come near to valid ones are made of these."""
         values = {n.value for n in ast.walk(ast.parse(self.source)) if isinstance(n, ast.Constant)}
         return sorted(value for value in values if isinstance(value, str) and len(value) < 20)
+
+
+def _is_constant(node: ast.stmt) -> bool:
+    """Whether this gives a name to a literal, such as `SEATS = ("a1", "a2")`."""
+    if not isinstance(node, ast.Assign):
+        return False
+    try:
+        ast.literal_eval(node.value)
+    except ValueError:
+        return False
+    return True
 
 
 def shown() -> Iterator[Shown]:
@@ -158,7 +196,7 @@ SHOWN = list(shown())
 def commands(one: Shown, rng: random.Random) -> Iterator[Any]:
     """Hostile commands: values of all kinds, and arrays of these and of the words of the source."""
     yield from HOSTILE
-    atoms = [*HOSTILE, *one.words(), *range(5)]
+    atoms = [*HOSTILE, *one.words(), *range(5), ["n1", 1, 1], ["n1", 1, 2]]
     for _ in range(60_000):  # so that some are valid: one in 2,500 for the pickiest machine
         yield [rng.choice(atoms) for _ in range(rng.randrange(1, 5))]
 

@@ -21,6 +21,7 @@ FreeSpace = Annotated[int, msgspec.Meta(ge=1, le=1024**4)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
 Commands = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 Bytes = Annotated[int, msgspec.Meta(ge=1_000, le=1024**4)]
+Version = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 Password = Annotated[str, msgspec.Meta(min_length=8, max_length=512)]
 PathText = Annotated[str, msgspec.Meta(min_length=1, max_length=4_096)]
 ClusterName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -66,6 +67,14 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Entries that may be on their way to one member."""
     max_pipeline_bytes: Bytes = 4 * 1024 * 1024
     """Their bytes. One message may go beyond."""
+    max_append_entries_rpc_batch_size: Commands = 4_096
+    """Entries in one message to a member."""
+    max_append_entries_rpc_bytes: Bytes = 1024 * 1024
+    """Their bytes. One batch of a client may go beyond."""
+    low_priority_commands_flush_size: Commands = 1_024
+    """Commands of low priority that a leader appends at a time."""
+    wal_flush_bytes_max: Bytes = 16 * 1024 * 1024
+    """What one write to the log file takes at most. One batch may go beyond."""
     disk_free_min_bytes: FreeSpace | Literal["auto"] = "auto"
     """Below it the node takes no new commands. `auto`: two log files, at least 256 MiB, at most a tenth."""
 
@@ -90,6 +99,22 @@ class SnapshotsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     receive_timeout_ms: Milliseconds = 30_000
     compression: Literal["none", "zlib", "zstd"] = "none"
     """How pieces of snapshots are compressed for members that can unpack them."""
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings for the servers of one cluster on this node, in the place of the node's."""
+
+    max_pipeline_count: Commands | msgspec.UnsetType = msgspec.UNSET
+    max_pipeline_bytes: Bytes | msgspec.UnsetType = msgspec.UNSET
+    max_append_entries_rpc_batch_size: Commands | msgspec.UnsetType = msgspec.UNSET
+    max_append_entries_rpc_bytes: Bytes | msgspec.UnsetType = msgspec.UNSET
+    low_priority_commands_flush_size: Commands | msgspec.UnsetType = msgspec.UNSET
+    await_condition_timeout_ms: Milliseconds | msgspec.UnsetType = msgspec.UNSET
+    wal_down_timeout_ms: Milliseconds | msgspec.UnsetType = msgspec.UNSET
+    receive_snapshot_timeout_ms: Milliseconds | msgspec.UnsetType = msgspec.UNSET
+    snapshot_silent_ticks_max: Factor | msgspec.UnsetType = msgspec.UNSET
+    snapshot_backoff_ms: Milliseconds | msgspec.UnsetType = msgspec.UNSET
+    machine_upgrade_strategy: Literal["all", "quorum"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +160,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     members: tuple[str, ...] = ()
     """Node names; empty means all nodes."""
     arguments: dict[str, Any] = {}
+    initial_machine_version: Version = 0
+    """The version that the cluster begins with; alike on all nodes (VER-06)."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -173,6 +200,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The servers that start with this node: `all`, `none`, or those of these clusters (SYS-23).
 
     A server that an operator has stopped starts in no case; `restart_server` starts any."""
+    servers: dict[str, ServerSettings] = {}
+    """Settings for the servers of some clusters, by the cluster's name."""
     pending_commands_max: Commands = 1_000_000
     pending_bytes_max: Bytes = 512 * 1024 * 1024
 
@@ -264,6 +293,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 raise ConfigurationError(f"clusters.{cluster.name}: a member is given twice; name each once")
         if self.resp is not None:
             check_name("resp.cluster", self.resp.cluster)
+        for name in self.servers:
+            check_name("servers", name)
         if isinstance(self.server_recovery_strategy, tuple):
             for name in self.server_recovery_strategy:
                 check_name("server_recovery_strategy", name)

@@ -9,7 +9,7 @@ from barque.cli.demo_ledger import Ledger
 
 
 @pytest.mark.processes
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("verbs")
 def test_the_demo_loses_nothing_and_cleans_up() -> None:
     """It kills a leader in the middle of writes, finds all that was acknowledged, and exits with 0."""
     before = set(glob.glob("/tmp/barque-demo-*"))

@@ -16,7 +16,7 @@ import barque
 from barque.cli.dev_directory import ProcessMark
 from barque.cli.dev_processes import is_alive, mark_of, send_signal
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("verbs")]
 
 
 def test_a_leader_is_killed_and_comes_back(dev: Dev) -> None:

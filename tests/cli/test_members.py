@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.cli.support import Dev, wait_for
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("verbs")]
 
 
 def members_of(running: Dev, cluster: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from tests.cli.support import run_barque, wait_for
 from tests.directories import tree
 from tests.ports import free_ports
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("verbs")]
 
 
 def has_ipv6() -> bool:

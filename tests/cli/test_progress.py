@@ -22,7 +22,7 @@ from barque.testing.chaos.presets import Preset
 from barque.testing.chaos.run import Plan, RunReport, run_plan, worst
 from barque.testing.chaos.verdict import Problem, Verdict, judge
 
-processes = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
+processes = [pytest.mark.processes, pytest.mark.xdist_group("verbs")]
 
 
 def test_c9_short_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +156,7 @@ def test_c7_a_run_is_clean_void_or_not_clean(kinds: list[str], verdict: Verdict)
 
 
 @pytest.mark.processes
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("verbs")
 def test_c7_a_run_that_is_too_short_says_so(tmp_path: Path) -> None:
     """C7: six faults have no time in two seconds: exit code 3, the word that it was too short, no accusation;
     nothing is kept without --out.
@@ -175,7 +175,7 @@ def test_c7_a_run_that_is_too_short_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("verbs")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("verb", "sign"),

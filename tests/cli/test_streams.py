@@ -19,7 +19,7 @@ from tests.ports import free_ports
 from barque.cli.streams import Outlet
 from barque.cli.verbs import _VERBS
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("verbs")]
 
 CHATTY = """
 import sys, warnings

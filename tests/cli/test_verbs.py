@@ -8,7 +8,7 @@ import pytest
 import redis
 from tests.cli.support import Dev, run_barque, wait_for
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("verbs")]
 
 NODE_FIELDS = {"name", "pid", "address", "resp_address", "state", "uptime_s"}
 MEMBER_FIELDS = {

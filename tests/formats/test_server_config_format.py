@@ -38,7 +38,11 @@ _BODY = (
     b'"initial_uids":{"kv@n1":"KV1","kv@n2":"KV2"},"joined_at":[5,2]}'
 )
 WITHOUT_LIVES = b"barque server, format 3, crc32 fb9afffb\n" + _BODY + b"\n"
-GOLDEN = b"barque server, format 3, crc32 acfe2a7b\n" + _BODY[:-1] + b',"stopped":false,"keep_data":false}\n'
+GOLDEN = (
+    b"barque server, format 3, crc32 8dcfe26e\n"
+    + _BODY[:-1]
+    + b',"stopped":false,"keep_data":false,"initial_machine_version":0}\n'
+)
 FORMAT_2 = b'{"format":2,' + _BODY[1:]
 FORMAT_1 = (
     b'{"format":1,"name":"kv","uid":"KV1","cluster":"kv","machine":"kv","arguments":{"a":1},'

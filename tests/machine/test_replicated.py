@@ -233,3 +233,30 @@ def test_commands_of_others_are_no_commands() -> None:
     assert msgspec.msgpack.encode(encoded(Bank.deposit, Bank, ("ann",), {})) == msgspec.msgpack.encode(
         ["deposit", "ann", 1]
     )
+
+
+class Anything(barque.Replicated):
+    """Keeps whatever it is given."""
+
+    kept: Any = None
+
+    @barque.command
+    def keep(self, value: Any) -> Any:
+        """Keep it."""
+        self.kept = value
+        return value
+
+
+@pytest.mark.parametrize("value", [b"raw", "text", 2**64 - 1, -(2**63), 1.5, [1, [2]], {"a": b""}, None])
+def test_what_travels_is_what_was_given(value: Any) -> None:
+    """Bytes stay bytes, also where the parameter may be anything."""
+    barque.machine_of(Anything)
+    assert encoded(Anything.keep, Anything, (value,), {}).value == value
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, object(), {1: {2: {3}}, "x": object}])
+def test_what_cannot_travel_is_refused(value: Any) -> None:
+    """Before anything is sent, with the method's name."""
+    barque.machine_of(Anything)
+    with pytest.raises(barque.InvalidCommand, match=r"Anything\.keep"):
+        encoded(Anything.keep, Anything, (value,), {})

@@ -39,6 +39,7 @@ THROUGH_PRODUCTION = (
     "processes",
     "simulation",
     "log",
+    "offline",
     "transport",
     "bench",
 )

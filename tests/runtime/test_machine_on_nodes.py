@@ -57,6 +57,9 @@ class Observed(barque.Machine[list[Any]]):
                 return state, None, [barque.Timer("alarm", at_ms=unix_ms)]
             case "append":
                 return state, None, barque.Append("appended")
+            case "draw":
+                state.append([meta.random.random(), meta.random.getrandbits(64), meta.random.choice("abc")])
+                return state, None
             case _:
                 return state, None
 
@@ -185,6 +188,24 @@ async def test_a_machine_is_told_where_and_when_a_command_stands(tmp_path: Path)
             ReplyMode.AFTER_LOG_APPEND,
             ReplyMode.AWAIT_CONSENSUS,
         )
+
+
+async def test_every_member_draws_the_same_random_numbers(tmp_path: Path) -> None:
+    """CMD-19: also when it applies the commands anew; each command has numbers of its own."""
+    async with some_nodes(tmp_path, 2) as two, two.client() as client:
+        await client.start_cluster("it", "observed")
+        for _ in range(3):
+            await client.process_command("it", "draw")
+        await two.stop("n2")
+        await two.again("n2")
+        await client.process_command("it", "last")
+        for name in two.addresses:
+            await two.has(name, "last")
+        first, second = (two.state_on(name) for name in two.addresses)
+        drawn = [item for item in first if isinstance(item, list)]
+        assert first == second
+        assert len({tuple(numbers) for numbers in drawn}) == 3
+        assert len({number for numbers in drawn for number in numbers[:2]}) == 6
 
 
 async def test_a_leader_reads_its_log_back(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ async def test_sec3_bad_names_are_refused_at_every_way_in(tmp_path: Path) -> Non
         *("start_or_restart_cluster", "initial_members", "key_metrics", "member_demote", "query"),
         "state_query",
     ]
-    nameless = {"nodes", "status", "local_report", "make_linked_copy", "remove_linked_copy", "new_uid"}
+    nameless = {"nodes", "status", "local_report", "make_linked_copy", "remove_linked_copy"}
+    nameless |= {"new_uid", "node_overview"}
     async with nodes(tmp_path, 1) as single, single.client() as client:
         await client.start_cluster("other", "adder", arguments={"start": 7})
         node = single.running["n1"]

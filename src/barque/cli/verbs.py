@@ -18,6 +18,7 @@ _VERBS = {
     "doctor": ("barque.cli.doctor:doctor", "Check a stopped node's data directory."),
     "backup": ("barque.cli.backup:backup", "Copy a stopped node's data, and restore it."),
     "wal": ("barque.cli.wal:wal", "Print or check write-ahead logs."),
+    "log": ("barque.cli.log:log", "Replay a server's log through a machine."),
     "segment": ("barque.cli.segment:segment", "Print or check segment files."),
     "snapshot": ("barque.cli.snapshot:snapshot", "List, check or copy snapshots."),
     "simulate": ("barque.cli.simulate:simulate_command", "Run clusters on virtual time, with faults."),

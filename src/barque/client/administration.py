@@ -14,6 +14,7 @@ from barque.client.results import (
     LeaderBalance,
     MemberOverview,
     MembersInfo,
+    NodeOverview,
     Pong,
     PromotedMember,
     QueryResult,
@@ -109,17 +110,25 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """Form a cluster on these nodes (default: all), and wait for its leader (API-02).
 
         A cluster that is there already, with the same machine, arguments and nodes, is left as it is.
-        `machine` is a name from the nodes' configuration; `arguments` go to its `init`. Raises
+        `machine` is a name from the nodes' configuration; `arguments` go to its `init`;
+        `initial_machine_version` is the version to begin with, if the nodes have it (VER-06). Raises
         `ConfigurationError` if the nodes refuse, `NoLeader` if too few members could be started or no leader
         was elected in time, or `OutcomeUnknown`.
         """
         kept = canonical_arguments(arguments or {})
-        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
+        request = {
+            "cluster": cluster,
+            "machine": machine,
+            "nodes": nodes,
+            "arguments": kept,
+            "initial_machine_version": initial_machine_version,
+        }
         return await self._call("start_cluster", request, timeout_s, StartedCluster)
 
     async def start_or_restart_cluster(
@@ -129,6 +138,7 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """Start the members again that do not run, or form the cluster if no node has a member (API-03).
@@ -137,7 +147,13 @@ class Administration:
         were.
         """
         kept = canonical_arguments(arguments or {})
-        request = {"cluster": cluster, "machine": machine, "nodes": nodes, "arguments": kept}
+        request = {
+            "cluster": cluster,
+            "machine": machine,
+            "nodes": nodes,
+            "arguments": kept,
+            "initial_machine_version": initial_machine_version,
+        }
         return await self._call("start_or_restart_cluster", request, timeout_s, StartedCluster)
 
     async def delete_cluster(self, cluster: str, *, timeout_s: float | None = None) -> DeletedCluster:
@@ -214,6 +230,7 @@ class Administration:
         arguments: Mapping[str, Any] | None = None,
         membership: Membership = Membership.VOTER,
         uid: Uid | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedServer:
         """Start a new server on `node`, for a cluster that is formed server by server (API-05).
@@ -231,6 +248,7 @@ class Administration:
             "arguments": canonical_arguments(arguments or {}),
             "membership": str(membership),
             "uid": uid,
+            "initial_machine_version": initial_machine_version,
         }
         return await self._call("server_start", request, timeout_s, StartedServer)
 
@@ -414,6 +432,31 @@ class Administration:
         """
         arguments = {"cluster": cluster, "command": command, "consistent": consistent}
         return await self.call("aux_command", arguments, timeout_s=timeout_s)
+
+    async def cast_aux_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> None:
+        """Send a command to the aux machine of the member on the connected node, for no reply (API-23).
+
+        Returns when the member has it. An error of the aux machine, or that there is none, is not told.
+        Raises `UnknownCluster` if the node has no member, or `OutcomeUnknown`.
+        """
+        arguments = {"cluster": cluster, "command": command, "cast": True}
+        await self.call("aux_command", arguments, timeout_s=timeout_s)
+
+    async def node_overview(
+        self,
+        node: str | None = None,
+        *,
+        clusters: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> NodeOverview:
+        """Everything about a node (default: the connected one) and its servers (API-24).
+
+        With `clusters` only their servers are told of: a node may have ten thousand. Raises
+        `ConfigurationError` for an unknown node, `Refused` if it is out of reach, `QueryTimeout`.
+        """
+        return await self._call(
+            "node_overview", {"node": node, "clusters": clusters}, timeout_s, NodeOverview
+        )
 
     # --- anything else -----------------------------------------------------------------
 

@@ -115,11 +115,17 @@ class ClusterClient:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `Client.start_cluster`."""
         return await self.client.start_cluster(
-            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+            self.name,
+            machine,
+            nodes=nodes,
+            arguments=arguments,
+            initial_machine_version=initial_machine_version,
+            timeout_s=timeout_s,
         )
 
     async def start_or_restart_cluster(
@@ -128,11 +134,17 @@ class ClusterClient:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `Client.start_or_restart_cluster`."""
         return await self.client.start_or_restart_cluster(
-            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+            self.name,
+            machine,
+            nodes=nodes,
+            arguments=arguments,
+            initial_machine_version=initial_machine_version,
+            timeout_s=timeout_s,
         )
 
     async def delete_cluster(self, *, timeout_s: float | None = None) -> DeletedCluster:
@@ -152,6 +164,7 @@ class ClusterClient:
         arguments: Mapping[str, Any] | None = None,
         membership: Membership = Membership.VOTER,
         uid: Uid | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedServer:
         """See `Client.start_server`."""
@@ -163,6 +176,7 @@ class ClusterClient:
             arguments=arguments,
             membership=membership,
             uid=uid,
+            initial_machine_version=initial_machine_version,
             timeout_s=timeout_s,
         )
 
@@ -291,3 +305,7 @@ class ClusterClient:
     async def state_query(self, kind: str, node: str | None = None, *, timeout_s: float | None = None) -> Any:
         """See `Client.state_query`."""
         return await self.client.state_query(self.name, kind, node, timeout_s=timeout_s)
+
+    async def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `Client.cast_aux_command`."""
+        await self.client.cast_aux_command(self.name, command, timeout_s=timeout_s)

@@ -62,7 +62,7 @@ def encoded(method: Any, kind: type[Replicated], args: Any, kwargs: Any) -> Any:
         raise InvalidCommand(f"{method!r} is no command or query of {kind.__qualname__}")
     try:
         return method.encoded(*args, **kwargs)
-    except (TypeError, msgspec.ValidationError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise InvalidCommand(f"{kind.__qualname__}.{method.name}: {error}") from error
 
 

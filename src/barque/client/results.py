@@ -73,6 +73,18 @@ class MemberOverview(MemberStatus, frozen=True, kw_only=True):
     """Whether it would accept a change of members now; None if the node does not say."""
     commit_latency_ms: int = 0
     query_index: int = 0
+    waiting_queries: int = 0
+    """Reads that wait for a round of heartbeats; `pending_queries` wait for the term's first entry."""
+    pending_queries: int = 0
+    cluster_index: Index = Index(0)
+    """The entry of the configuration in force."""
+    commit_rate: float = 0.0
+    """Entries a second, smoothed over about six ticks; `commit_rate_last` between the last two."""
+    commit_rate_last: float = 0.0
+    aux: Any = None
+    """The state of its aux machine, or what it looks like if it cannot be sent."""
+    process: Mapping[str, Any] = {}
+    """`leader_silent_ms`, `queued_commands` of low priority, `waits_for_sync`, and the `timers` that run."""
     machine: Mapping[str, Any] = {}
     """`type`, `version` and `effective_version`, and the facts of the machine's own `overview`."""
     log: Mapping[str, Any] = {}
@@ -104,6 +116,21 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     other_machine_code: Mapping[str, tuple[str, ...]] = {}
     """The machines for which other nodes have other code under the same version, by node."""
     transport: Mapping[str, int] = {}
+
+
+class ServerOverview(msgspec.Struct, frozen=True, kw_only=True):
+    """One server of a node: its cluster, incarnation and Raft state, and all that it has counted."""
+
+    cluster: str
+    uid: Uid
+    state: str
+    counters: Mapping[str, int] = {}
+
+
+class NodeOverview(NodeStatus, frozen=True, kw_only=True):
+    """A node with its servers, by name."""
+
+    servers: Mapping[str, ServerOverview] = {}
 
 
 class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from barque.client.results import (
     LeaderBalance,
     MemberOverview,
     MembersInfo,
+    NodeOverview,
     Pong,
     PromotedMember,
     QueryResult,
@@ -86,12 +87,18 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_cluster`."""
         return self._run(
             self._client.start_cluster(
-                cluster, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+                cluster,
+                machine,
+                nodes=nodes,
+                arguments=arguments,
+                initial_machine_version=initial_machine_version,
+                timeout_s=timeout_s,
             )
         )
 
@@ -102,12 +109,18 @@ class Administration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_or_restart_cluster`."""
         return self._run(
             self._client.start_or_restart_cluster(
-                cluster, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+                cluster,
+                machine,
+                nodes=nodes,
+                arguments=arguments,
+                initial_machine_version=initial_machine_version,
+                timeout_s=timeout_s,
             )
         )
 
@@ -131,6 +144,7 @@ class Administration:
         arguments: Mapping[str, Any] | None = None,
         membership: Membership = Membership.VOTER,
         uid: Uid | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedServer:
         """See `barque.Client.start_server`."""
@@ -143,6 +157,7 @@ class Administration:
                 arguments=arguments,
                 membership=membership,
                 uid=uid,
+                initial_machine_version=initial_machine_version,
                 timeout_s=timeout_s,
             )
         )
@@ -267,6 +282,10 @@ class Administration:
             self._client.aux_command(cluster, command, consistent=consistent, timeout_s=timeout_s)
         )
 
+    def cast_aux_command(self, cluster: str, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self._run(self._client.cast_aux_command(cluster, command, timeout_s=timeout_s))
+
     def call(
         self, verb: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> Any:
@@ -302,6 +321,16 @@ class Administration:
     ) -> Any:
         """See `barque.Client.state_query`."""
         return self._run(self._client.state_query(cluster, kind, node, timeout_s=timeout_s))
+
+    def node_overview(
+        self,
+        node: str | None = None,
+        *,
+        clusters: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> NodeOverview:
+        """See `barque.Client.node_overview`."""
+        return self._run(self._client.node_overview(node, clusters=clusters, timeout_s=timeout_s))
 
 
 class ClusterAdministration:
@@ -340,11 +369,17 @@ class ClusterAdministration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_cluster`."""
         return self._administration.start_cluster(
-            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+            self.name,
+            machine,
+            nodes=nodes,
+            arguments=arguments,
+            initial_machine_version=initial_machine_version,
+            timeout_s=timeout_s,
         )
 
     def start_or_restart_cluster(
@@ -353,11 +388,17 @@ class ClusterAdministration:
         *,
         nodes: Sequence[str] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedCluster:
         """See `barque.Client.start_or_restart_cluster`."""
         return self._administration.start_or_restart_cluster(
-            self.name, machine, nodes=nodes, arguments=arguments, timeout_s=timeout_s
+            self.name,
+            machine,
+            nodes=nodes,
+            arguments=arguments,
+            initial_machine_version=initial_machine_version,
+            timeout_s=timeout_s,
         )
 
     def delete_cluster(self, *, timeout_s: float | None = None) -> DeletedCluster:
@@ -377,6 +418,7 @@ class ClusterAdministration:
         arguments: Mapping[str, Any] | None = None,
         membership: Membership = Membership.VOTER,
         uid: Uid | None = None,
+        initial_machine_version: int = 0,
         timeout_s: float | None = None,
     ) -> StartedServer:
         """See `barque.Client.start_server`."""
@@ -388,6 +430,7 @@ class ClusterAdministration:
             arguments=arguments,
             membership=membership,
             uid=uid,
+            initial_machine_version=initial_machine_version,
             timeout_s=timeout_s,
         )
 
@@ -483,6 +526,10 @@ class ClusterAdministration:
     def force_shrink(self, *, timeout_s: float | None = None) -> ShrunkCluster:
         """See `barque.Client.force_shrink`."""
         return self._administration.force_shrink(self.name, timeout_s=timeout_s)
+
+    def cast_aux_command(self, command: Any, *, timeout_s: float | None = None) -> None:
+        """See `barque.Client.cast_aux_command`."""
+        self._administration.cast_aux_command(self.name, command, timeout_s=timeout_s)
 
     def aux_command(self, command: Any, *, consistent: bool = False, timeout_s: float | None = None) -> Any:
         """See `barque.Client.aux_command`."""

@@ -59,6 +59,18 @@ class MemberView:
         """The user commands at these indexes; entries that are missing are left out."""
         return log_read(self._server, indexes)
 
+    def log_stats(self) -> dict[str, Any]:
+        """Facts about the log."""
+        return self._server.log.overview()
+
+    def wal_fill_ratio(self) -> float:
+        """How full the present file of the write-ahead log is; 0 for a log without one."""
+        return float(self.log_stats().get("wal_fill_ratio", 0))
+
+    def snapshot_size(self) -> int:
+        """The size of the present snapshot, in bytes."""
+        return int(self.log_stats().get("snapshots", {}).get("snapshot_size", 0))
+
     def members_info(self) -> dict[ServerId, dict[str, Any]]:
         """Facts about each member: all of them on a leader, our own elsewhere."""
         return members_info(self._server)

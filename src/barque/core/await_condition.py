@@ -7,7 +7,7 @@ client is gone, a machine's timer has expired) waits with it (`WaitingRole.later
 """
 
 from barque.core import messages as m
-from barque.core.aux_machine import on_node_event_aux, on_process_down_aux
+from barque.core.aux_machine import cast_aux, on_node_event_aux, on_process_down_aux
 from barque.core.commands import on_resume
 from barque.core.commitment import note_position, progress
 from barque.core.dispatch import LOG_EVENTS, each, ignore, on, total
@@ -91,6 +91,11 @@ def _check(server: Server, message: m.Message) -> list[Effect]:
     return [*_leave(server, role, role.transition_to), NextEvent(message)]
 
 
+def _on_tick(server: Server, tick: m.Tick) -> list[Effect]:
+    """W-6; while the wait goes on, only the aux machine needs ticks (AUX-03)."""
+    return _check(server, tick) or cast_aux(server, "tick")
+
+
 def _on_append_entries_reply(server: Server, reply: m.AppendEntriesReply) -> list[Effect]:
     """W-6; a leader that waits still learns which entries its peers have."""
     if _waiting(server).resume is not None:
@@ -152,7 +157,8 @@ AWAIT_CONDITION = total(
     each(_check, m.HeartbeatReply, m.InfoReply),  # a tick asks again
     each(_check, m.RequestVoteResult, m.PreVoteResult),
     # work of a leader that waits: `on_resume` and the next tick begin it again
-    each(_check, m.Tick, m.PipelineRpcs, m.FlushCommands, m.AppendNoop),
+    on(m.Tick, _on_tick),
+    each(_check, m.PipelineRpcs, m.FlushCommands, m.AppendNoop),
     # nobody tells these again
     each(_keep_or_check, m.MachineTimeout, m.MachineAppend, m.InstallSnapshotResult),
     each(ignore, m.SnapshotRetryTimeout, m.QuorumTimeout, m.ReceiveSnapshotTimeout),

@@ -58,8 +58,21 @@ def members_info(server: Server) -> dict[ServerId, dict[str, Any]]:
     return info
 
 
+def waiting_reads(server: Server) -> tuple[int, int]:
+    """How many reads of a leader wait for their round, and how many for this term's first entry (QRY-09)."""
+    role = server.leadership()
+    if role is None:
+        return 0, 0
+    counted = [
+        sum(len(w.payloads) or 1 for w in queue)
+        for queue in (role.waiting_queries or (), role.pending_queries)
+    ]
+    return counted[0], counted[1]
+
+
 def overview(server: Server) -> dict[str, Any]:
     """All facts that help an operator (OVW-01)."""
+    waiting, pending = waiting_reads(server)
     return {
         "id": str(server.id),
         "uid": server.cfg.uid,
@@ -76,6 +89,10 @@ def overview(server: Server) -> dict[str, Any]:
         "machine_version": server.cfg.machine.version,
         "effective_machine_version": server.effective_machine_version,
         "lost_quorum": server.lost_quorum,
+        "query_index": server.query_index,
+        "num_waiting_queries": waiting,
+        "num_pending_queries": pending,
+        "aux": server.aux_state,
         "members": {str(member): facts for member, facts in members_info(server).items()},
         "log": server.log.overview(),
         "machine": server.machine.overview(server.machine_state),

@@ -137,5 +137,6 @@ def has_unfinished_business(server: Server) -> bool:
 _UNFINISHED: dict[RaftState, Callable[[Server], bool]] = {
     RaftState.LEADER: lambda server: has_aux(server) or has_leader_work(server),
     RaftState.FOLLOWER: has_aux,
+    RaftState.AWAIT_CONDITION: has_aux,
     RaftState.TERMINATING_LEADER: lambda _server: True,
 }

@@ -403,6 +403,7 @@ class WalLog:
             "last_term": last.term,
             "last_written_index": self._last_written.index,
             "last_written_term": self._last_written.term,
+            "pending": last.index - self._last_written.index,
             "first_index": self.first_index() if last.index else 0,
             "snapshot_index": snapshot.index,
             "snapshot_term": snapshot.term,
@@ -411,6 +412,7 @@ class WalLog:
             "segments": len(segments.parts),
             "segment_bytes": segments.size_bytes,
             "can_write": self.can_write(),
+            "wal_fill_ratio": self._wal.fill_ratio(),
             "readers": {
                 "open": len(segments.holds),
                 "kept_files": len(segments.holds.kept),

@@ -458,6 +458,10 @@ class Wal:
             "max_file_size": self._files.max_size_bytes,
         }
 
+    def fill_ratio(self) -> float:
+        """How full the present file is, from 0 to 1."""
+        return self._files.current_size / self._files.max_size_bytes
+
     def overview(self) -> dict[str, Any]:
         """Facts for people. Sizes in bytes, times in seconds."""
         return {

@@ -26,6 +26,21 @@ replaced before the answer, hears that the outcome is unknown (`OutcomeUnknown`,
 """
 
 
+class ModCall(msgspec.Struct, frozen=True, gc=False):
+    """Call a function that the leader's program has registered (`Node.register_call`), later (EFF-03).
+
+    It runs beside the loop, in one thread with all other calls. `arguments` are values that msgspec can
+    encode. Its result is dropped; an unknown name and an exception are counted and logged.
+    """
+
+    name: str
+    arguments: Sequence[Any] = ()
+
+
+class GarbageCollect(msgspec.Struct, frozen=True, gc=False):
+    """Let Python collect its garbage now, on every member (EFF-19). The loop stands still meanwhile."""
+
+
 class Timer(msgspec.Struct, frozen=True, gc=False):
     """Commit `Timeout(name)` later (EFF-09, EFF-10). Setting a name again replaces it.
 
@@ -60,6 +75,17 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
     command: Any
     reply_to: ReplyTo | None = None
+
+
+class TryAppend(msgspec.Struct, frozen=True, gc=False):
+    """Commit another user command, whatever this member is (EFF-05). Nobody gets its reply.
+
+    A leader appends it. Any other member sends it to the leader, and it is lost if there is none, or if it
+    gives way before it is committed. Meant for aux machines: an `apply` that asks for it appends one command
+    for each member.
+    """
+
+    command: Any
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -129,6 +155,18 @@ class ReadLog(msgspec.Struct, frozen=True, gc=False):
     node: str | None = None
 
 
+class PlanRead(msgspec.Struct, frozen=True, gc=False):
+    """Plan to read user commands back from the log (EFF-13).
+
+    `then` gets a `barque.ReadPlan` of the commands at `indexes`, and returns effects. Execute the plan in
+    another thread, and close it. Who plans: see `ReadLog`.
+    """
+
+    indexes: Sequence[int]
+    then: Callable[[Any], Any]
+    node: str | None = None
+
+
 class ReleaseCursor(msgspec.Struct, frozen=True, gc=False):
     """Nothing at or below `index` is needed to rebuild `state`: a snapshot may be made (EFF-14).
 
@@ -160,13 +198,17 @@ MachineEffect: TypeAlias = (
     Timer
     | SendMsg
     | Append
+    | TryAppend
     | Reply
+    | ModCall
+    | GarbageCollect
     | Aux
     | MonitorProcess
     | DemonitorProcess
     | MonitorNode
     | DemonitorNode
     | ReadLog
+    | PlanRead
     | ReleaseCursor
     | Checkpoint
 )

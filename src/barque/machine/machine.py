@@ -3,7 +3,8 @@
 Theory of operation. A cluster replicates a log of commands. Each member hands the committed commands to its
 own copy of the machine, in the order of the log, through `apply`. So `apply` must be deterministic: its
 result may depend on the state, the command and `CommandMeta` only, never on a clock, a random number, the
-order of a set, or anything outside. `meta.system_time_ms` is the one time that all members share.
+order of a set, or anything outside. `meta.system_time_ms` is the one time that all members share, and
+`meta.random` the one source of random numbers.
 
 - `init(args)` makes the first state. `apply(meta, command, state)` returns `(new state, reply)` or
   `(new state, reply, effects)`; `query(query, state)` answers a read and changes nothing.
@@ -20,6 +21,7 @@ order of a set, or anything outside. `meta.system_time_ms` is the one time that 
 
 import enum
 from collections.abc import Iterable, Iterator, Sequence
+from random import Random
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -46,12 +48,29 @@ class CommandMeta(msgspec.Struct, frozen=True, gc=False):
     origin: ClientRef
     reply_mode: ReplyMode
     correlation: int = 0
+    _random: Random | None = None  # made when it is asked for
 
     @property
     def reply_from(self) -> ReplyTo | None:
         """Whom a later reply must name (`LATER`, `Reply`); None if nobody waits for this command's reply."""
         waits = self.reply_mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY)
         return ReplyTo(self.origin, self.correlation) if waits else None
+
+    @property
+    def random(self) -> Random:
+        """Random numbers that are the same on every member: the only ones that a machine may use.
+
+        They begin anew with each command. A reader of the log can compute them, so they make no
+        secrets. Members on different releases of Python agree on `random()` and `getrandbits()`; Python
+        may change how it makes other numbers of these.
+        """
+        if self._random is None:
+            origin = self.origin
+            place = (self.index, self.term, self.system_time_ms, origin.incarnation, self.correlation)
+            made = Random(f"{origin.node} {place}")  # noqa: S311  # the same everywhere, and no secret
+            msgspec.structs.force_setattr(self, "_random", made)
+            return made
+        return self._random
 
 
 class Timeout(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="timeout"):
@@ -145,6 +164,15 @@ class Member(Protocol):
     def read_commands(self, indexes: Sequence[int]) -> list[Any]:
         """The user commands at these indexes, in this order; missing entries are left out."""
 
+    def log_stats(self) -> dict[str, Any]:
+        """Facts about the log: positions, sizes in bytes, counters."""
+
+    def wal_fill_ratio(self) -> float:
+        """How full the present file of the node's write-ahead log is, from 0 to 1."""
+
+    def snapshot_size(self) -> int:
+        """The size of the present snapshot, in bytes; 0 for none."""
+
     def members_info(self) -> dict[ServerId, dict[str, Any]]:
         """Facts about each member; all of them on the leader only."""
 
@@ -164,9 +192,9 @@ class Machine(Generic[State]):
     """A deterministic state machine. Subclass it, or use `SimpleMachine`.
 
     `apply` sees every command in the same order on every member and must do the same
-    everywhere: no clock (`meta.system_time_ms` is the time), no randomness, no iteration
-    over sets, no input or output. Commands, queries and replies are values that msgspec
-    can encode; set `command_type` and `query_type` to have them decoded into your own
+    everywhere: no clock (`meta.system_time_ms` is the time), no random numbers but those of
+    `meta.random`, no iteration over sets, no input or output. Commands, queries and replies are values that
+    msgspec can encode; set `command_type` and `query_type` to have them decoded into your own
     `msgspec.Struct` types (a union of tagged ones, typically).
     """
 

@@ -39,7 +39,7 @@ from barque.machine.effects import LATER, MachineEffect, ReleaseCursor, Reply
 from barque.machine.machine import Builtin, CommandMeta, Machine, MachineVersion, Result
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 Method = TypeVar("Method", bound="_Method[Any, Any]")
 
 FAILURES = (CommandFailed, ArithmeticError, LookupError, TypeError, ValueError)
@@ -95,9 +95,12 @@ class _Method(Generic[P, R]):
         return self.function(state, *context, **given)
 
     def encoded(self, *args: Any, **kwargs: Any) -> Any:
-        """The value that travels. Raises `TypeError` for arguments that the method does not take."""
+        """The value that travels, as the members will see it.
+
+        Raises `TypeError`, or another error of the encoder, for arguments that the method does not take.
+        """
         value = self.arguments(*args, **kwargs)
-        return msgspec.convert(msgspec.to_builtins(value), self.arguments)
+        return msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=self.arguments)
 
 
 class Command(_Method[P, R]):

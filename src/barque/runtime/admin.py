@@ -38,7 +38,7 @@ from barque.runtime.directory import new_cluster_id, new_uid
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
 from barque.runtime.node_rpc import NodeRpc
-from barque.runtime.reporting import Reporter, cluster_overview, merge_reports
+from barque.runtime.reporting import Reporter, merge_reports
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import check_name, configured_cluster_id
@@ -106,6 +106,7 @@ class Admin:
             "local_report": self.local_report,
             "members": self.members,
             "overview": self.overview,
+            "node_overview": self.node_overview,
             "transfer_leadership": self.transfer_leadership,
             "start_cluster": self.start_cluster,
             "start_or_restart_cluster": self.start_or_restart_cluster,
@@ -210,7 +211,16 @@ class Admin:
 
     async def overview(self, arguments: dict[str, Any]) -> Any:
         """Everything about the member on this node (OVW-01)."""
-        return cluster_overview(self._member_here(str(arguments["cluster"])))
+        return self._reporter.member_overview(self._member_here(str(arguments["cluster"])))
+
+    async def node_overview(self, arguments: dict[str, Any]) -> Any:
+        """Everything about this node, or about `node`, and the counters of its servers (API-24)."""
+        node = str(arguments.get("node") or self._name)
+        if node not in self._config.nodes:
+            raise ConfigurationError(f"node {node[:64]!r} is not among the nodes of this installation")
+        if node != self._name:
+            return await self._ask_at(node, "node_overview", arguments)
+        return self._reporter.node_overview(_names(arguments.get("clusters")))
 
     async def _ask_at(self, node: str, verb: str, arguments: dict[str, Any]) -> Any:
         timeout_s = int(arguments.get("timeout_ms", 2_000)) / 1000
@@ -304,6 +314,7 @@ class Admin:
             uids=uids,
             membership=Membership(str(arguments.get("membership") or Membership.VOTER)),
             joined_at=msgspec.convert(arguments.get("joined_at") or (0, 0), IndexTerm),
+            initial_machine_version=int(arguments.get("initial_machine_version") or 0),
         )
         self._discard_leftover(name, cluster_id, uids, term)
         self._system.create(record)
@@ -356,6 +367,7 @@ class Admin:
             "machine": str(arguments["machine"]),
             "arguments": arguments.get("arguments") or {},
             "members": [str(m) for m in members],
+            "initial_machine_version": int(arguments.get("initial_machine_version") or 0),
         }
         answers = await self._ask_all(nodes, "start_server", {**request, "timeout_ms": int(timeout_s * 500)})
         problems = {n: a for n, a in answers.items() if isinstance(a, Exception)}
@@ -429,6 +441,7 @@ class Admin:
             "machine": record.machine,
             "arguments": record.arguments,
             "members": [str(member) for member in record.initial_members],
+            "initial_machine_version": record.initial_machine_version,
             "runs": process.failure is None,
             "failure": process.failure,
         }
@@ -499,6 +512,7 @@ def _is_same(facts: dict[str, Any], request: dict[str, Any]) -> bool:
         facts["machine"] == request["machine"]
         and facts["arguments"] == canonical_arguments(request["arguments"])
         and sorted(facts["members"]) == sorted(request["members"])
+        and facts["initial_machine_version"] == request["initial_machine_version"]
     )
 
 

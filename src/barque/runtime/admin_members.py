@@ -46,7 +46,7 @@ from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.system import System
 from barque.transport.answers import fail
-from barque.types import ClientRef, Index, Membership, ReplyMode, ServerId, Uid
+from barque.types import NOBODY, ClientRef, Index, Membership, ReplyMode, ServerId, Uid
 
 _POLL_S = 0.02
 _AGAIN_S = 0.05
@@ -290,6 +290,7 @@ class MemberAdmin:
             "uids": {**uids, str(member): uid},
             "machine": record.machine,
             "arguments": record.arguments,
+            "initial_machine_version": record.initial_machine_version,
             "members": [str(m) for m in sorted({*server.cluster, member})],
             "membership": str(membership),
             "term": server.current_term,
@@ -447,7 +448,10 @@ class MemberAdmin:
         return {"member": str(server.id), "lost": lost, "term": server.current_term}
 
     async def aux_command(self, arguments: dict[str, Any]) -> Any:
-        """Ask the aux machine of the member here, or of the leader if `consistent` (AUX-02, QRY-05)."""
+        """Ask the aux machine of the member here, or of the leader if `consistent` (AUX-02, QRY-05).
+
+        With `cast` the member here is told, and nobody waits for what it makes of it (AUX-03).
+        """
         cluster, consistent = str(arguments["cluster"]), bool(arguments.get("consistent"))
         payload = msgspec.msgpack.encode(arguments.get("command"))
         timeout_s = int(arguments.get("timeout_ms", _DEFAULT_MS)) / 1000 * 0.8
@@ -458,6 +462,10 @@ class MemberAdmin:
             server = here.server.id
         else:
             raise UnknownCluster(f"no member of {cluster!r} runs on node {self._name}")
+        if arguments.get("cast") and here is not None:
+            here.handle(AuxCommand(NOBODY, 0, payload))
+            self._wake()
+            return None
 
         def command(origin: ClientRef, correlation: int) -> AuxCommand:
             return AuxCommand(origin, correlation, payload, consistent)

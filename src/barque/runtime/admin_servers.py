@@ -102,6 +102,7 @@ class ServerAdmin:
             "machine": arguments["machine"],
             "arguments": arguments.get("arguments"),
             "membership": arguments.get("membership"),
+            "initial_machine_version": arguments.get("initial_machine_version"),
             "uids": {} if uid is None else {f"{name}@{self._name}": str(uid)},
         }
         await self._create(request)

@@ -33,7 +33,16 @@ def _create(
     if _was_deleted(config.name, system, cluster.name, cluster_id):
         return None
     name, machine, arguments = cluster.name, cluster.machine, cluster.arguments
-    return system.create(system.plan(name, name, machine, arguments, members, cluster_id=cluster_id))
+    record = system.plan(
+        name,
+        name,
+        machine,
+        arguments,
+        members,
+        cluster_id=cluster_id,
+        initial_machine_version=cluster.initial_machine_version,
+    )
+    return system.create(record)
 
 
 def _was_deleted(node: str, system: System, cluster: str, cluster_id: str) -> bool:

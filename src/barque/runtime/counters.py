@@ -30,12 +30,15 @@ class ServerCounters:
         "dropped_sends",
         "effective_machine_version",
         "elections",
+        "forced_gcs",
         "foreign_messages",
         "invalid_reply_mode_commands",
         "last_applied",
         "last_index",
         "last_written_index",
         "local_queries",
+        "mod_call_failures",
+        "mod_calls",
         "msgs_sent",
         "pre_vote_elections",
         "release_cursors",
@@ -65,12 +68,15 @@ class ServerCounters:
     dropped_sends: int
     effective_machine_version: int
     elections: int
+    forced_gcs: int
     foreign_messages: int
     invalid_reply_mode_commands: int
     last_applied: int
     last_index: int
     last_written_index: int
     local_queries: int
+    mod_call_failures: int
+    mod_calls: int
     msgs_sent: int
     pre_vote_elections: int
     release_cursors: int

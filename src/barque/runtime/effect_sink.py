@@ -1,16 +1,21 @@
 """Where the effects of a node's servers go: the `PerformerEnvironment` of production."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from barque.core.configuration import uids_on
 from barque.core.effects import MembersGone, Rejected, Rejection, StopReason, Unresolved
-from barque.core.messages import ServerDown
+from barque.core.entries import encode_body
+from barque.core.messages import Commands, ServerDown
+from barque.log.log import WalLog
+from barque.log.read_plan import ReadPlan
 from barque.runtime.client_session import ClientSessions
 from barque.runtime.deferred_rounds import DeferredRounds
 from barque.runtime.dispatcher import Dispatcher
+from barque.runtime.function_calls import FunctionCalls
+from barque.runtime.log_readers import command_decoder_of
 from barque.runtime.processes import Processes
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
@@ -47,6 +52,7 @@ class EffectSink:
         rounds: DeferredRounds,
         transport: Transport,
         processes: Processes,
+        calls: FunctionCalls,
         wake: Callable[[], None],
     ) -> None:
         self._me = me
@@ -64,6 +70,7 @@ class EffectSink:
         self.send = dispatcher.send
         self.answer = dispatcher.answer
         self.reject = dispatcher.reject
+        self.call_function = calls.call
         self.replicate_soon = rounds.replicate_soon
         self.flush_commands_soon = rounds.flush_commands_soon
 
@@ -88,6 +95,18 @@ class EffectSink:
                 self._transport.send(to.node, "", told)
         elif to.node and not here:
             self._transport.send(to.node, "", FrontEvent(to.incarnation, cluster, raw))
+
+    def append_elsewhere(self, process: ServerProcess, leader: ServerId, payload: bytes) -> None:
+        """Send a machine's command to its leader. Nobody waits for the reply."""
+        if not self._dispatcher.send_to_server(leader, Commands(1, encode_body([payload]))):
+            process.counters.dropped_sends += 1
+        self.wake()
+
+    def plan_read(self, process: ServerProcess, indexes: Sequence[int]) -> ReadPlan:
+        """Plan to read user commands from a server's log."""
+        log = process.server.log
+        assert isinstance(log, WalLog), "a node's log"
+        return log.plan_read(indexes, command_decoder_of(process.server))
 
     # --- who leads ---------------------------------------------------------------------
 

@@ -75,6 +75,11 @@ class FailureDetector:
         history = self._histories.get(node)
         return history is not None and history.last >= moment
 
+    def silence_s(self, node: str, now: float) -> float | None:
+        """For how many seconds no heartbeat of this node has come; None if none ever came."""
+        history = self._histories.get(node)
+        return None if history is None else max(0.0, now - history.last)
+
     def heartbeat(self, node: str, now: float) -> None:
         """`Alive` has come from a node."""
         history = self._histories.get(node)

@@ -83,6 +83,11 @@ class Liveness:
         """Whether a node was heard since this moment of the monotonic clock; we hear ourselves."""
         return node == self._name or self.detector.heard_since(node, moment)
 
+    def silence_ms(self, node: str) -> int | None:
+        """For how many milliseconds a node has said nothing; None if it never spoke."""
+        silence_s = 0.0 if node == self._name else self.detector.silence_s(node, self._clock.monotonic())
+        return None if silence_s is None else int(silence_s * 1000)
+
     def heard_from(self, node: str) -> None:
         """A heartbeat has come."""
         self.detector.heartbeat(node, self._clock.monotonic())

@@ -59,6 +59,7 @@ from barque.runtime.deferred_rounds import DeferredRounds
 from barque.runtime.directory import Directory
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
+from barque.runtime.function_calls import FunctionCalls, checked
 from barque.runtime.liveness import Liveness
 from barque.runtime.log_readers import ExternalLogReader, LogReaders
 from barque.runtime.machine_codes import MachineCodes
@@ -136,6 +137,7 @@ class Node:
         self._disk = disk or OsDisk()
         self._make_writer = make_writer
         self._make_worker = make_worker
+        self._functions: dict[str, Callable[..., Any]] = {}
         self._checked = checked
         self._make_transport = transport or self._tcp_transport
         self._stopped = True
@@ -215,6 +217,7 @@ class Node:
             self.rounds,
             self.transport,
             self.processes,
+            self._calls,
             wake,
         )
         self.system = self._open_system(undo)
@@ -251,14 +254,15 @@ class Node:
             wake,
         )
         self._waits = self.admin.waits
-        self.digests = StateDigests(self.servers.member_of, self.dispatcher.send_to_node)
         self._connect_parts()
 
     def _make_processes(self) -> None:
         self.monitors = Monitors(self.me)
         tell, speak = self.dispatcher.send_to_node, self.requests.will_deliver
+        self.digests = StateDigests(self.servers.member_of, tell)
         self.processes = Processes(self.me, tell, speak, self.monitors, self.clock)
         self.monitors.table = self.sessions.addresses = self.processes
+        self._calls = FunctionCalls(self._functions, self._make_worker(self.turn.run_on_loop))
 
     def _connect_parts(self) -> None:
         """Register the handlers of node messages, and bind the phases of the turn to their parts."""
@@ -292,6 +296,7 @@ class Node:
             times=config.time,
             machine_upgrade_strategy=config.machine_upgrade_strategy,
             recovery_strategy=config.server_recovery_strategy,
+            settings=config.servers,
             machines=self.machines,
             servers=self.servers,
             directory=self.directory,
@@ -360,6 +365,7 @@ class Node:
         self.sessions.stop(f"node {self.name} has stopped")
         self.driver.stop()
         await self.transport.stop()
+        self._calls.close()
         self.system.close()
 
     async def __aenter__(self) -> "Node":
@@ -400,6 +406,16 @@ class Node:
         if not name:
             raise ConfigurationError("register needs a name; spawn makes a process without one")
         return self._running_processes().spawn(callback, name)
+
+    def register_call(self, name: str, function: Callable[..., Any]) -> None:
+        """Let machines call this function by the effect `ModCall(name, arguments)` (EFF-03).
+
+        Register before the node starts, on every node: the leader calls. The function runs in a thread with
+        all others, so it must not touch what belongs to the loop. Raises `ConfigurationError` if the name is
+        taken.
+        """
+        checked(name, function, self._functions)
+        self._functions[name] = function
 
     def _running_processes(self) -> Processes:
         if self._stopped:
@@ -549,6 +565,7 @@ class Node:
 
     def on_peer_disconnected(self, node: str, reason: str) -> None:
         """Our link to a node is gone."""
+        self.system.performer.node_lost(node)
         self.liveness.disconnected(node, reason)
 
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:

@@ -7,6 +7,7 @@ until that record is on disk. What lies outside a server comes in from outside: 
 A node hands in its own, a test world others.
 """
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic
@@ -58,13 +59,17 @@ from barque.machine.effects import (
     Checkpoint,
     DemonitorNode,
     DemonitorProcess,
+    GarbageCollect,
+    ModCall,
     MonitorNode,
     MonitorProcess,
+    PlanRead,
     ReadLog,
     ReleaseCursor,
     Reply,
     SendMsg,
     Timer,
+    TryAppend,
 )
 from barque.machine.machine import AuxKind, bound_module
 from barque.runtime.performer_contract import (
@@ -258,6 +263,16 @@ class Performer(Generic[ServerT]):
         self._end_sending(process, member)
         process.enqueue(SnapshotSenderDown(member, SenderOutcome.FAILED))
 
+    def node_lost(self, node: str) -> None:
+        """Our link to this node is gone: transfers to its members end, until it is back (REPL-23).
+
+        The news that goes to all servers next makes them handle what is put into their queues here.
+        """
+        for process, senders in list(self.snapshot_senders.items()):
+            for member in [member for member in senders if member.node == node]:
+                self._end_sending(process, member)
+                process.enqueue(SnapshotSenderDown(member, SenderOutcome.DISCONNECTED))
+
     def _end_sending(self, process: ServerT, member: ServerId) -> None:
         sender = self.snapshot_senders.get(process, {}).pop(member, None)
         if sender is not None:
@@ -326,16 +341,32 @@ class Performer(Generic[ServerT]):
             wanted = effect.then(log_read(process.server, effect.indexes))
             self.perform(process, take_callback_effects(process.server, wanted))
 
+    def _plan_read(self, process: ServerT, effect: PlanRead) -> None:
+        if _acts_for(process.server, effect.node):
+            wanted = effect.then(self._environment.plan_read(process, effect.indexes))
+            self.perform(process, take_callback_effects(process.server, wanted))
+
+    def _collect_garbage(self, process: ServerT, _effect: GarbageCollect) -> None:
+        process.counters.forced_gcs += 1
+        gc.collect()
+
+    def _try_append(self, process: ServerT, effect: TryAppend) -> None:
+        payload, server = msgspec.msgpack.encode(effect.command), process.server
+        if server.leader_id == server.id:  # it leads, or will go on to lead
+            process.enqueue(MachineAppend(payload))
+        elif server.leader_id is not None:
+            self._environment.append_elsewhere(process, server.leader_id, payload)
+
     def _send_msg(self, process: ServerT, effect: SendMsg) -> None:
         server = process.server
         if _acts_for(server, effect.to.node) if effect.local else server.raft_state is RaftState.LEADER:
             self._perform_leaders(process, effect)
 
-    def _perform_as_leader(self, process: ServerT, effect: Timer | Append) -> None:
+    def _perform_as_leader(self, process: ServerT, effect: Timer | Append | ModCall) -> None:
         if process.server.raft_state is RaftState.LEADER:
             self._perform_leaders(process, effect)
 
-    def _perform_leaders(self, process: ServerT, effect: Timer | SendMsg | Append) -> None:
+    def _perform_leaders(self, process: ServerT, effect: Timer | SendMsg | Append | ModCall) -> None:
         match effect:
             case Timer():
                 self.timers.set_machine_timer(process, effect)
@@ -345,6 +376,8 @@ class Performer(Generic[ServerT]):
                 self._environment.send_event(process, effect.to, effect.message)
             case Append():
                 process.enqueue(MachineAppend(msgspec.msgpack.encode(effect.command), effect.reply_to))
+            case ModCall():
+                self._environment.call_function(process, effect)
 
     def _reply(self, process: ServerT, effect: Reply) -> None:
         if _replies_here(process.server, effect):
@@ -424,10 +457,14 @@ Performer.HANDLERS = {
     MonitorProcess: Performer._monitor,
     MonitorNode: Performer._monitor,
     ReadLog: Performer._read_log,
+    PlanRead: Performer._plan_read,
     Timer: Performer._perform_as_leader,
     SendMsg: Performer._send_msg,
     Append: Performer._perform_as_leader,
     Reply: Performer._reply,
+    TryAppend: Performer._try_append,
+    ModCall: Performer._perform_as_leader,
+    GarbageCollect: Performer._collect_garbage,
 }
 
 

@@ -3,7 +3,7 @@
 `performer.Performer` performs; a node, or a test's world, hands in the rest.
 """
 
-from collections.abc import MutableSequence
+from collections.abc import MutableSequence, Sequence
 from typing import Any, Protocol, TypeVar
 
 from barque.core.effects import (
@@ -20,7 +20,14 @@ from barque.core.effects import (
 )
 from barque.core.messages import Component, Message, RemoteMessage
 from barque.core.state import Server
-from barque.machine.effects import DemonitorNode, DemonitorProcess, MonitorNode, MonitorProcess, Timer
+from barque.machine.effects import (
+    DemonitorNode,
+    DemonitorProcess,
+    ModCall,
+    MonitorNode,
+    MonitorProcess,
+    Timer,
+)
 from barque.runtime.counters import ServerCounters
 from barque.types import Named, Pid, ServerId, Term, Uid
 
@@ -72,6 +79,15 @@ class PerformerEnvironment(Protocol[ServerT_contra]):
 
     def send_event(self, process: ServerT_contra, to: Pid | Named, message: Any) -> None:
         """Pass a machine's message on to a process, or to a node's clients."""
+
+    def call_function(self, process: ServerT_contra, effect: ModCall) -> None:
+        """Call a function of the node's program, beside the loop."""
+
+    def append_elsewhere(self, process: ServerT_contra, leader: ServerId, payload: bytes) -> None:
+        """Send a machine's command to the leader of its cluster."""
+
+    def plan_read(self, process: ServerT_contra, indexes: Sequence[int]) -> Any:
+        """A plan to read user commands from the server's log (`log.read_plan.ReadPlan`)."""
 
     def leadership_changed(self, process: ServerT_contra) -> None:
         """This member's state, or the leader that it follows, has changed."""

@@ -4,14 +4,18 @@ import os
 from typing import Any, Protocol
 
 from barque.core.configuration import may_change
+from barque.core.overview import waiting_reads
 from barque.core.roles import WaitingRole
 from barque.core.state import RaftState
 from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.liveness import Liveness
+from barque.runtime.reply_encoding import encode_or_why
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.system import System
 from barque.transport.contract import Transport
+
+_REPR_MAX = 1_000
 
 
 class Gateway(Protocol):
@@ -118,6 +122,36 @@ class Reporter:
             status["failure"] = failure
         return status
 
+    def member_overview(self, process: ServerProcess) -> dict[str, Any]:
+        """One member in all detail, with what its process waits for and when (OVW-01, OVW-04)."""
+        server, rate = process.server, process.commit_rate
+        leader = server.leader_id
+        role = server.leadership()
+        queued = sum(c.count for c in role.low_priority or ()) if role is not None else 0
+        rates = {"commit_rate": 0.0, "commit_rate_last": 0.0}
+        return {
+            **cluster_overview(process),
+            **(rates if rate is None else rate.overview(self._clock.monotonic())),
+            "process": {
+                "leader_silent_ms": None if leader is None else self.liveness.silence_ms(leader.node),
+                "queued_commands": queued,
+                "waits_for_sync": process.held is not None,
+                "timers": self._system.server_timers.armed(process),
+            },
+        }
+
+    def node_overview(self, clusters: tuple[str, ...] | None = None) -> dict[str, Any]:
+        """This node, with the figures and counters of its servers (API-24), or of these clusters' only."""
+        return {
+            **self.node_status(),
+            "servers": {
+                name: {"cluster": process.server.cfg.cluster_name, "uid": process.uid, "state": process.state}
+                | {"counters": all_counters(process)}
+                for name, process in self._system.processes.items()
+                if clusters is None or process.server.cfg.cluster_name in clusters
+            },
+        }
+
     def local_report(self, clusters: tuple[str, ...] | None = None) -> dict[str, Any]:
         """This node and its members (of these clusters only, if given)."""
         return {
@@ -130,11 +164,22 @@ class Reporter:
         }
 
 
+def all_counters(process: ServerProcess) -> dict[str, int]:
+    """What a server has counted, with its log and its snapshots."""
+    return {**process.count_overview(), **process.server.log.overview()["counters"]}
+
+
+def _encodable(value: Any) -> Any:
+    """A value of a machine's, or what it looks like if it cannot be sent."""
+    return value if isinstance(encode_or_why(value), bytes) else repr(value)[:_REPR_MAX]
+
+
 def cluster_overview(process: ServerProcess) -> dict[str, Any]:
     """One member in all detail (OVW-01)."""
     server = process.server
     machine, log = server.cfg.machine, server.log.overview()
     counters = {**process.count_overview(), **log.pop("counters", {})}
+    waiting, pending = waiting_reads(server)
     return {
         **member_status(process),
         "cluster": server.cfg.cluster_name,
@@ -151,6 +196,10 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
         "log": log,
         "commit_latency_ms": server.commit_latency_ms,
         "query_index": server.query_index,
+        "waiting_queries": waiting,
+        "pending_queries": pending,
+        "cluster_index": server.cluster_index_term.index,
+        "aux": _encodable(server.aux_state),
         "peers": {
             str(member): {
                 "next_index": peer.next_index,

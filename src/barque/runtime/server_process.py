@@ -25,6 +25,7 @@ from barque.core.messages import (
 from barque.core.state import RaftState, Server
 from barque.core.step import has_unfinished_business, recover, say_nothing, step
 from barque.errors import StorageError
+from barque.runtime.commit_rate import CommitRate
 from barque.runtime.counters import ServerCounters
 from barque.types import Index, ServerId, Uid
 
@@ -71,6 +72,7 @@ class ServerProcess:
         "_queue",
         "checked",
         "cluster_id",
+        "commit_rate",
         "counters",
         "digests",
         "ended",
@@ -93,6 +95,7 @@ class ServerProcess:
         self.server = server
         self.cluster_id, self.uid = server.cfg.cluster_id, server.cfg.uid  # every message of it carries both
         self.counters = ServerCounters()
+        self.commit_rate: CommitRate | None = None  # from its first tick on
         self.digests = Digests()
         self.failure: str | None = None  # why it handles nothing any more
         self.failure_type: type[Exception] | None = None  # of the exception that has ended it, if one has

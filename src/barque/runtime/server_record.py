@@ -35,7 +35,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     `initial_uids` are the incarnations of the initial members (`name@node`) that were known when the
     cluster was formed; `joined_at` is what was committed when this server was made to join. `stopped`: an
     operator has stopped it, so the node does not start it. `keep_data`: its files stay, and it is only
-    stopped, when its cluster removes it.
+    stopped, when its cluster removes it. `initial_machine_version`: the version that its cluster began with.
     """
 
     name: str
@@ -50,6 +50,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     joined_at: IndexTerm = NOWHERE
     stopped: bool = False
     keep_data: bool = False
+    initial_machine_version: int = 0
 
 
 class _Format(msgspec.Struct):
@@ -88,6 +89,8 @@ def check_record(record: ServerRecord, node: str) -> None:
         raise ConfigurationError(f"members: server {record.name!r} of node {node!r} is not among them")
     if len(set(uids.values())) != len(uids) or not set(uids) <= set(map(str, members)):
         raise ConfigurationError("uids: each belongs to one of the members, and to no other")
+    if not 0 <= record.initial_machine_version <= TERM_MAX:
+        raise ConfigurationError(f"initial_machine_version: {record.initial_machine_version} is no version")
     index, term = record.joined_at.index, record.joined_at.term
     if min(index, term) < 0 or max(index, term) > TERM_MAX:
         raise ConfigurationError(f"joined_at: ({index}, {term}) is no position in a log")

@@ -28,6 +28,9 @@ from barque.runtime.server_process import ServerProcess
 from barque.runtime.timers import Timers
 from barque.types import ServerId
 
+_NAMES = ("election", "condition", "quorum", "receive")
+"""The timers that every server may have."""
+
 
 class ServerTimers:
     """Arms and cancels the timers of servers (`performer.Timers`). `wake` asks for a turn at an end."""
@@ -126,6 +129,11 @@ class ServerTimers:
 
         self._timers.arm((process, name), self._clock.monotonic() + after_s, expire)
 
+    def armed(self, process: ServerProcess) -> list[str]:
+        """The names of the timers of this server that run now; its machine's begin with `machine`."""
+        own = [name for name in _NAMES if (process, name) in self._timers]
+        return [*own, *(f"machine {name}" for name in sorted(self.machine_timers.get(process, ())))]
+
     # --- ends --------------------------------------------------------------------------
 
     def state_left(self, process: ServerProcess) -> None:
@@ -142,7 +150,7 @@ class ServerTimers:
     def forget(self, process: ServerProcess) -> None:
         """Cancel all timers of this server."""
         self.campaigns.forget(process)
-        for name in ("election", "condition", "quorum", "receive"):
+        for name in _NAMES:
             self._timers.cancel((process, name))
         for member in self._snapshot_retries.pop(process, ()):
             self._timers.cancel((process, f"snapshot {member}"))

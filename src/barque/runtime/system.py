@@ -3,11 +3,12 @@
 import logging
 import random
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from barque.config import LogConfig, SnapshotsConfig, TimeConfig
+from barque.config import LogConfig, ServerSettings, SnapshotsConfig, TimeConfig
 from barque.core.applying import persist_last_applied
 from barque.core.messages import (
     AcceptFailed,
@@ -20,7 +21,6 @@ from barque.core.messages import (
     WalUp,
     Written,
 )
-from barque.core.packing import packing_named
 from barque.core.snapshots import make_recovery_checkpoint
 from barque.core.state import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, InvariantViolation, MachineFault, Refused, StorageError
@@ -33,6 +33,7 @@ from barque.machine.arguments import canonical_arguments
 from barque.machine.machine import Machine
 from barque.runtime.adoption import check_contents, check_orphans
 from barque.runtime.clock import Clock
+from barque.runtime.commit_rate import CommitRate
 from barque.runtime.directory import Directory, new_uid
 from barque.runtime.monitors import Monitors
 from barque.runtime.performer import Performer
@@ -40,6 +41,7 @@ from barque.runtime.performer_contract import PerformerEnvironment
 from barque.runtime.recovery_progress import RecoveryProgress
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_record import ServerRecord, check_record
+from barque.runtime.server_settings import server_config
 from barque.runtime.server_table import Ending, ServerTable
 from barque.runtime.server_timers import ServerTimers
 from barque.runtime.timers import Timers
@@ -87,6 +89,7 @@ class System:
         times: TimeConfig,
         machine_upgrade_strategy: str = "all",
         recovery_strategy: str | tuple[str, ...] = "all",
+        settings: Mapping[str, ServerSettings] = MappingProxyType({}),
         machines: Mapping[str, Machine[Any]],
         servers: ServerTable,
         directory: Directory,
@@ -112,10 +115,10 @@ class System:
         self._machines = machines
         self._times = times
         self._snapshots = snapshots
-        self._packing = packing_named(snapshots.compression)
         self._log_config = log
         self._upgrade_strategy = machine_upgrade_strategy
         self._recovery_strategy = recovery_strategy
+        self._settings = settings
         self._clock = clock
         self._checked = checked
         self._rng = rng
@@ -206,6 +209,7 @@ class System:
         uids: Mapping[str, Uid] | None = None,
         membership: Membership = Membership.VOTER,
         joined_at: IndexTerm = NOWHERE,
+        initial_machine_version: int = 0,
     ) -> ServerRecord:
         """The record of a new server, checked; changes nothing.
 
@@ -227,8 +231,10 @@ class System:
             membership=membership,
             initial_uids=known,
             joined_at=joined_at,
+            initial_machine_version=initial_machine_version,
         )
         check_record(record, self.node)
+        self._config_of(record).check()
         return record
 
     def create(self, record: ServerRecord) -> ServerProcess:
@@ -261,31 +267,21 @@ class System:
         process.start(self._progress.of(process.server.id, process.server.commit_index))
         return process
 
+    def _config_of(self, record: ServerRecord) -> ServerConfig:
+        return server_config(
+            record,
+            self.node,
+            self._machine(record.machine),
+            self._times,
+            self._log_config,
+            self._snapshots,
+            self._upgrade_strategy,
+            self._settings.get(record.cluster),
+        )
+
     def _make(self, record: ServerRecord) -> ServerProcess:
         """Make the server of a record, and register it; it has not recovered yet."""
-        config = ServerConfig(
-            id=ServerId(record.name, self.node),
-            uid=record.uid,
-            cluster_name=record.cluster,
-            cluster_id=record.cluster_id,
-            membership=record.membership,
-            initial_members=record.initial_members,
-            min_vote_position=record.joined_at,
-            initial_uids={m: u for m in record.initial_members if (u := record.initial_uids.get(str(m)))},
-            machine=self._machine(record.machine),
-            machine_args=record.arguments,
-            machine_upgrade_strategy=self._upgrade_strategy,
-            await_condition_timeout_ms=self._times.await_condition_timeout_ms,
-            transfer_timeout_ms=2 * self._times.election_multiplier * self._times.broadcast_time_ms,
-            catch_up_timeout_ms=self._times.tick_ms,
-            wal_down_timeout_ms=self._times.wal_down_timeout_ms,
-            receive_snapshot_timeout_ms=self._snapshots.receive_timeout_ms,
-            max_pipeline_count=self._log_config.max_pipeline_count,
-            max_pipeline_bytes=self._log_config.max_pipeline_bytes,
-            snapshot_silent_ticks_max=self._snapshots.silence_ticks_max,
-            snapshot_backoff_ms=self._snapshots.backoff_ms,
-            snapshot_packing=self._packing,
-        )
+        config = self._config_of(record)
         meta = self.storage.meta.read(record.uid)
         log = self.storage.log(record.uid)
         if meta is None:
@@ -449,8 +445,11 @@ class System:
 
     def tick(self) -> None:
         """Tick the servers that did something since the last tick, and the disk."""
-        now_ms = self._clock.wall_ms()
+        now_ms, now_s = self._clock.wall_ms(), self._clock.monotonic()
         for process in list(self._active):
+            if process.commit_rate is None:
+                process.commit_rate = CommitRate(process.server, self._times.tick_ms / 1000, now_s)
+            process.commit_rate.note(process.server, now_s)
             applied = persist_last_applied(process.server)
             if applied is not None:
                 self.storage.meta.store_last_applied(process.server.cfg.uid, applied)
@@ -461,7 +460,7 @@ class System:
         if self._deleting or self.directory.unfinished:
             self._delete_on_disk()
         try:
-            self.storage.tick(self._clock.monotonic())
+            self.storage.tick(now_s)
         except StorageError as error:
             self._note_failure(str(error))
 
@@ -543,6 +542,7 @@ def _storage_config(log: LogConfig, snapshots: SnapshotsConfig) -> StorageConfig
         wal_max_entries=None if log.wal_max_entries == "unlimited" else log.wal_max_entries,
         wal_writer=log.writer,
         wal_prefill=log.prefill,
+        wal_flush_bytes_max=log.wal_flush_bytes_max,
         disk_free_min_bytes=log.disk_free_min_bytes,
         segment_max_entries=log.segment_max_entries,
         segment_max_size_bytes=log.segment_max_size_bytes,

@@ -14,7 +14,15 @@ from barque.types import ServerId
 READING_VERBS = frozenset(
     (
         *("ping", "pid", "nodes", "local_report", "status", "members", "overview", "member_list"),
-        *("initial_members", "key_metrics", "new_uid", "describe_server", "query", "state_query"),
+        *(
+            "initial_members",
+            "key_metrics",
+            "new_uid",
+            "describe_server",
+            "query",
+            "state_query",
+            "node_overview",
+        ),
     )
 )
 """The administrative verbs that change nothing. Any other may have happened although no answer came."""

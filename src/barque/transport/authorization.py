@@ -41,6 +41,7 @@ VERBS: dict[str, Role] = {
     "local_report": Role.CLIENT,
     "members": Role.CLIENT,
     "overview": Role.CLIENT,
+    "node_overview": Role.CLIENT,
     "member_list": Role.CLIENT,
     "aux_command": Role.CLIENT,
     "initial_members": Role.CLIENT,

@@ -1,9 +1,11 @@
 """One core server and its durable state, driven by hand."""
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from barque.core import invariants
+from barque.core.aux_machine import log_read
 from barque.core.effects import (
     Applied,
     Effect,
@@ -18,9 +20,11 @@ from barque.core.effects import (
     StopReason,
     Unresolved,
 )
+from barque.core.entries import encode_body
 from barque.core.messages import (
     LIVENESS_EVENTS,
     AwaitConditionTimeout,
+    Commands,
     ElectionTimeout,
     FlushCommands,
     LogEvent,
@@ -33,7 +37,7 @@ from barque.core.messages import (
 from barque.core.snapshots import SnapshotSender
 from barque.core.state import Server, ServerConfig
 from barque.core.step import recover, step
-from barque.machine.effects import MachineEffect
+from barque.machine.effects import MachineEffect, ModCall
 from barque.runtime.counters import ServerCounters
 from barque.runtime.performer import Performer
 from barque.testing.core.memory_log import MemoryLog
@@ -322,6 +326,17 @@ class HandDriven:
 
     def send_event(self, process: Member, to: Pid | Named, message: object) -> None:
         """Nothing: `machine_effects` has it."""
+
+    def call_function(self, process: Member, effect: ModCall) -> None:
+        """Nothing: `machine_effects` has it."""
+
+    def append_elsewhere(self, process: Member, leader: ServerId, payload: bytes) -> None:
+        """Put a command for the leader on the network."""
+        process.cluster.send(process.id, leader, Commands(1, encode_body([payload])))
+
+    def plan_read(self, process: Member, indexes: Sequence[int]) -> list[Any]:
+        """The commands themselves: there are no files."""
+        return log_read(process.server, indexes)
 
     def leadership_changed(self, process: Member) -> None:
         """Nothing: there is no router."""
