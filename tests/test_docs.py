@@ -7,6 +7,7 @@ import inspect
 import re
 import shlex
 import sys
+import typing
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import FrameType
@@ -177,6 +178,13 @@ async def test_the_metrics_page_lists_what_a_node_tells(tmp_path: Path) -> None:
         told |= {field for link in links.values() for field in link}
     assert len(told) > 60
     assert told - words == set(), "docs/operations/metrics.md lacks these"
+
+
+def test_the_page_of_effects_lists_each_effect() -> None:
+    """Its table tells of every effect who performs it."""
+    table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/reference/effects.md").read_text(), re.MULTILINE)
+    listed = {name for cell in table for name in re.findall(r"`(\w+)", cell)}
+    assert listed == {effect.__name__ for effect in typing.get_args(barque.MachineEffect)}
 
 
 # --- command lines ---------------------------------------------------------------------------

@@ -112,6 +112,18 @@ class Named(msgspec.Struct, frozen=True, array_like=True, gc=False):
     node: str
 
 
+def is_address(to: Pid | Named) -> bool:
+    """Whether a node can have made this address. A machine may have taken it from a client as it came."""
+    node: object = to.node
+    if not isinstance(node, str):
+        return False
+    if isinstance(to, Named):
+        name: object = to.name
+        return isinstance(name, str) and is_valid_name(name)
+    numbers: tuple[object, object] = (to.incarnation, to.number)
+    return all(isinstance(number, int) and 0 <= number <= TERM_MAX for number in numbers)
+
+
 class ReplyTo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Names a caller that waits for a reply: `CommandMeta.reply_from`. A machine may keep it in its state."""
 

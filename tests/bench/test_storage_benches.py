@@ -31,6 +31,7 @@ pytestmark = [
             ("--behind-mib", "4", "--keys", "200", "--seconds", "1", "--share-min", "0"),
             "good",
         ),
+        ("many.py", ("--clusters", "12", "--seconds", "0.3"), "recovered_all_s"),
         ("day.py", ("--seconds", "8", "--kill-every-s", "2", "--disk-max-mib", "1000"), "good"),
     ],
 )

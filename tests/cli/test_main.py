@@ -58,7 +58,7 @@ def test_version_tells_what_must_match() -> None:
         "uvloop",
         "hiredis",
     } == facts.keys()
-    assert facts["wire_protocol"] == 7
+    assert facts["wire_protocol"] == 8
 
 
 def test_help_lists_all_verbs() -> None:

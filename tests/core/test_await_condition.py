@@ -238,6 +238,18 @@ def test_k6_repeated_news_is_kept_once() -> None:
     assert len(role.later) == 1
 
 
+def test_two_equal_commands_of_a_machine_are_appended_twice() -> None:
+    """EFF-04: they are no repeated news, although they look alike."""
+    cluster = CoreCluster("a", machine=Diary())
+    cluster.elect("a")
+    cluster["a"].handle(WalFailed("EIO"))
+    for _ in range(2):
+        cluster["a"].handle(MachineAppend(b"\xa1x"))
+    cluster["a"].handle(WalUp())
+    cluster.settle()
+    assert cluster.server("a").machine_state == ("x", "x")
+
+
 @pytest.mark.parametrize(
     ("news", "command"),
     [

@@ -3,12 +3,16 @@
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
+
 from barque.core.messages import MachineTimeout
 from barque.machine.effects import SendMsg, Timer
 from barque.runtime import performer
 from barque.runtime.performer import Performer
+from barque.runtime.processes import Processes
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_timers import ServerTimers
+from barque.transport.wire import ProcessIs, WatchProcess
 from tests.kit.mutant_registry import mutant, replace
 
 
@@ -76,3 +80,37 @@ def timers_outlive_leadership() -> Any:
 def timers_not_set_again() -> Any:
     """See `MUTANTS`."""
     return replace("_machine_enters", lambda _server: [])
+
+
+@mutant("a machine's message reaches another process of the node (I21)", layer="node")
+def message_reaches_the_wrong_process() -> Any:
+    """See `MUTANTS`."""
+    real = Processes.deliver
+
+    def deliver(self: Processes, to: int | str, cluster: str, message: msgspec.Raw) -> None:
+        for number in list(self._receivers):
+            real(self, number, cluster, message)
+
+    return patch.object(Processes, "deliver", deliver)
+
+
+@mutant("a node says of a process that lives that it has gone (I21)", layer="node")
+def living_process_is_gone() -> Any:
+    """See `MUTANTS`."""
+
+    def watch(self: Processes, node: str, message: WatchProcess) -> None:
+        self._send(node, ProcessIs(message.incarnation, message.number, "noproc"))
+
+    return patch.object(Processes, "on_watch", watch)
+
+
+@mutant("a process that is gone before it is watched is never reported (K9, I21)", layer="node")
+def gone_before_watched() -> Any:
+    """See `MUTANTS`."""
+    real = Processes.on_watch
+
+    def watch(self: Processes, node: str, message: WatchProcess) -> None:
+        if message.number in self._receivers:
+            real(self, node, message)
+
+    return patch.object(Processes, "on_watch", watch)

@@ -172,7 +172,7 @@ def deleted_server_comes_back() -> Any:
 
 def leftovers_kept() -> Any:
     """A start leaves half-written directories where they are."""
-    return patch.object(snapshot_files, "remove_leftovers", lambda disk, path: None)
+    return patch.object(snapshot_files, "remove_leftovers", lambda disk, path: True)
 
 
 def error_is_success() -> Any:

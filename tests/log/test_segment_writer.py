@@ -12,6 +12,7 @@ from tests.kit.storage import OTHER, SMALL, UID, Node, batch, content
 from barque.core.log_contract import SnapshotMeta
 from barque.core.messages import Written
 from barque.errors import Damaged
+from barque.log import segment_writer
 from barque.log.segment import OpenSegment
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index, IndexTerm, Term, Uid
@@ -336,3 +337,20 @@ def test_a_log_with_many_files_is_recovered_while_it_is_flushed() -> None:
         assert indexes(node) == list(range(1, 61))
     node.crash()
     assert indexes(node) == list(range(1, 61))
+
+
+def test_a_tick_looks_at_some_of_many_logs_and_ticks_look_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more logs than a tick looks at, each log has its turn, also a new one."""
+    monkeypatch.setattr(segment_writer, "LOOKS_MAX", 2)
+    node = Node(config=TINY)
+    uids = [Uid(f"SERVER{number}") for number in range(5)]
+    for uid in uids:
+        node.storage.log(uid)
+    looks = node.storage.segment_writer._next_logs
+    assert [[log.uid for log in looks()] for _ in range(2)] == [uids[:2], uids[2:4]]
+    node.storage.delete(uids[4])
+    node.storage.log(UID)
+    assert looks() == []
+    assert [log.uid for _ in range(3) for log in looks()] == [*uids[:4], UID]
+    monkeypatch.setattr(segment_writer, "LOOKS_MAX", 5)
+    assert [log.uid for log in looks()] == [*uids[:4], UID]

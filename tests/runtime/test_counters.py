@@ -134,3 +134,96 @@ async def count_everything(made: Nodes, client: barque.Client, machines: dict[st
             return (await other.overview("keep")).counters["snapshot_installed"] > 0
 
         await until(installed, "the leader's snapshot on the member that was away")
+
+
+class Busy(Keeper):
+    """A keeper of version 1 that also tells, and has an aux machine."""
+
+    @property
+    def version(self) -> int:
+        """Not the first."""
+        return 1
+
+    def apply(self, meta: barque.CommandMeta, command: Any, state: int) -> Any:
+        """`"tell"` sends the caller a message."""
+        if command == "tell":
+            return state, state, [barque.SendMsg(meta.origin, state)]
+        return super().apply(meta, command, state)
+
+    def query(self, query: Any, state: int) -> Any:
+        """How many commands there were."""
+        return state
+
+    def init_aux(self, name: str) -> Any:
+        """Nothing."""
+        return 0
+
+    def handle_aux(self, raft_state: str, kind: Any, command: Any, aux: Any, member: Any) -> Any:
+        """Count the calls."""
+        return barque.AuxResult(aux + 1, reply=aux + 1)
+
+
+async def test_every_counter_of_a_server_moves(tmp_path: Path) -> None:
+    """CNT-03, CNT-04, CNT-05: each counter and gauge of Ra's that a server has grows above 0 on some member.
+
+    What should never happen, and calls of functions, have tests of their own.
+    """
+    settings = {
+        "log": barque.LogConfig(
+            wal_max_size_bytes=1 << 14, writer="inline", prefill=False, segment_max_entries=64
+        ),
+        "snapshots": barque.SnapshotsConfig(min_interval=1, checkpoint_min_interval=1),
+    }
+    made, machines = Nodes(tmp_path, 3, **settings), {"keeper": Busy()}
+    moved: set[str] = set()
+
+    async def look(*at: str) -> None:
+        for name in at:
+            async with made.client(name) as one:
+                counters = (await one.overview("keep")).counters
+                moved.update(counter for counter, value in counters.items() if value > 0)
+
+    async def all_moved(*names: str) -> bool:
+        await look(*made.running)
+        return moved.issuperset(names)
+
+    async with stopped_at_the_end(made):
+        await made.start(machines=machines)
+        async with made.client("n1") as client:
+            await client.start_cluster("keep", "keeper")
+            await client.transfer_leadership("keep", "n1")
+            await client.process_command("keep", "tell")
+            client.pipeline_command("keep", "later", 1)
+            await client.take_notifications()
+            await client.consistent_query("keep")
+            await client.local_query("keep")
+            await client.aux_command("keep", "count")
+            await client.process_command("keep", "checkpoint")
+            await until(lambda: all_moved("checkpoints", "checkpoint_index"), "a checkpoint")
+            await made.stop("n3")
+            for _ in range(200):
+                await client.process_command("keep", "x" * 300)
+            await client.process_command("keep", "snapshot")
+            await until(lambda: all_moved("snapshot_index", "release_cursors"), "a snapshot")
+            await made.start("n3", machines=machines)
+            await until(lambda: all_moved("snapshots_sent", "snapshot_installed"), "its transfer")
+        await look("n1")
+        await made.stop("n1")
+        async with made.client("n2") as client:
+            await made.leader(client, "keep")
+            await client.process_command("keep", "more")
+            missing = set(ServerCounters.__slots__) - _ELSEWHERE
+
+            async def none_missing() -> bool:
+                return await all_moved(*missing)
+
+            try:
+                await until(none_missing, "all counters")
+            except TimeoutError:
+                assert missing <= moved, sorted(missing - moved)
+
+
+_ELSEWHERE = {
+    *("foreign_messages", "stale_incarnations", "terms_refused", "invalid_reply_mode_commands"),
+    *("mod_calls", "mod_call_failures", "forced_gcs"),
+}

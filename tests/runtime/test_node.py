@@ -513,3 +513,37 @@ async def test_a_turn_that_was_asked_for_does_not_run_after_the_stop(
         await node.stop()
         await asyncio.sleep(0.01)
         assert turns == 1
+
+
+async def test_the_log_may_be_on_another_disk(tmp_path: Path) -> None:
+    """SYS-02: `wal/` is a link before the first start; files are made, used and recycled behind it."""
+    fast = tmp_path / "fast"
+    for folder in (fast, tmp_path / "n1"):
+        folder.mkdir(mode=0o700)
+    (tmp_path / "n1" / "wal").symlink_to(fast)
+    made = Nodes(tmp_path, 1)
+    for total in (1, 2):
+        await made.start()
+        async with made.client() as client:
+            if total == 1:
+                await client.start_cluster("sum", "adder")
+            assert await client.process_command("sum", 1) == total
+        await made.stop()
+    assert list(fast.glob("*.wal"))
+    assert (tmp_path / "n1" / "wal").is_symlink()
+
+
+async def test_nodes_in_one_process_have_logs_of_their_own(tmp_path: Path) -> None:
+    """SYS-26: what is another system in Ra is another node here: with its own directory, log and clusters."""
+    first, second = Nodes(tmp_path / "first", 1), Nodes(tmp_path / "second", 1)
+    for some in (first, second):
+        some.directory.mkdir()
+        await some.start()
+    async with first.client() as one, second.client() as other:
+        for client in (one, other):
+            await client.start_cluster("sum", "adder")
+        assert await one.process_command("sum", 1) == 1
+        assert await other.process_command("sum", 5) == 5
+    for some in (first, second):
+        await some.stop()
+    assert all(list((some.directory / "n1" / "wal").iterdir()) for some in (first, second))

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.nodes import Nodes, until
 
 import barque
+from barque.runtime import processes
 from barque.transport.wire import ProcessIs, WatchProcess
 from barque.types import Named, Pid
 
@@ -63,7 +65,13 @@ class Hub(barque.Machine[dict[str, Any]]):
 
 
 class Hubs(Nodes):
-    """Nodes with a hub on some of them."""
+    """Nodes with a hub on some of them. A busy machine must not make them suspect each other."""
+
+    def config(self, name: str) -> barque.NodeConfig:
+        """Judge the heartbeats of others seldom."""
+        found = super().config(name)
+        calm = msgspec.structs.replace(found.time, detector_poll_ms=10_000)
+        return msgspec.structs.replace(found, time=calm)
 
     async def again(self, *names: str) -> None:
         """Start these nodes."""
@@ -149,6 +157,37 @@ async def test_processes_and_names_of_a_node_get_messages(tmp_path: Path) -> Non
             await until(dropped, "the message for nobody to be dropped")
             again = node.register("log")
             assert again.pid != named.pid
+
+
+async def test_a_mailbox_holds_so_many_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that does not read costs no memory without end."""
+    monkeypatch.setattr(processes, "MAILBOX_MAX", 2)
+    async with hubs(tmp_path, on="n1") as (some, client):
+        node = some.running["n1"]
+        boxed = node.spawn()
+        for number in range(4):
+            await client.process_command("hub", ["tell", array(boxed.pid), number])
+        assert [await boxed.receive() for _ in range(2)] == [("hub", 0), ("hub", 1)]
+        assert node.processes.dropped_messages == 2
+
+
+@pytest.mark.parametrize(
+    "address",
+    [["n2", 1, 2**63], ["n2", -1, 5], ["n2", 1, "x"], [7, 1, 1], ["n2", 2**63, 0], ["n2", 1, 1.5]],
+    ids=str,
+)
+async def test_an_address_that_no_node_has_made_harms_nobody(tmp_path: Path, address: list[Any]) -> None:
+    """A client may have sent it: no connection between nodes ends, and no member stops."""
+    async with hubs(tmp_path, on="n1 n2") as (some, client):
+        for command in ("tell", "watch", "tell near"):
+            await client.process_command(
+                "hub", [command, address, 1] if command != "watch" else [command, address]
+            )
+        await client.process_command("hub", ["tell name", "-no name", "n2", 1])
+        assert await client.consistent_query("hub") == []
+        assert all(not node.transport.counters.malformed_frames for node in some.running.values())
+        status = await client.overview("hub")
+        assert status.role in ("leader", "follower")
 
 
 async def test_the_member_near_the_receiver_sends(tmp_path: Path) -> None:

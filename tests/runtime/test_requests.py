@@ -11,6 +11,7 @@ from barque.core.messages import Commands, Queries, RemoteMessage
 from barque.errors import ProtocolError, UnknownCluster
 from barque.runtime.client_session import ClientSessions, RemoteSession
 from barque.runtime.node_rpc import NodeRpc
+from barque.runtime.pending_requests import BATCH_COMMANDS_MAX
 from barque.runtime.requests import RequestRouter
 from barque.transport.authorization import Role
 from barque.transport.wire import ClientAnswer, ClientCommands, ClientFailed, ClientQueries, ClientReplies
@@ -430,3 +431,34 @@ def test_the_router_takes_the_largest_command_and_nothing_larger(size: int) -> N
     world.turn()
     refused = [failed.error for failed in world.heard if isinstance(failed, ClientFailed)]
     assert refused == (["InvalidCommand"] if size > COMMAND_BYTES_MAX else [])
+
+
+def test_a_busy_cluster_sends_one_share_a_turn_and_a_quiet_one_goes_with_it() -> None:
+    """However much waits for one cluster, a turn sends about one batch of it; the rest follows in order."""
+    world = World(commands_max=100_000)
+    quiet = ServerId("quiet", "n2")
+    world.router.leader_hint("kv", N2, Term(1))
+    world.router.leader_hint("quiet", quiet, Term(1))
+    each = BATCH_COMMANDS_MAX // 2
+    for number in range(10):
+        world.command(number * each, *[b"\x01"] * each)
+    columns = struct.pack("<I", 1) + b"\x02"
+    world.session.on_requests([ClientCommands("quiet", 99_999, 1, columns, ReplyMode.NOTIFY, 5_000)])
+    turns = [world.turn()]
+    while world.router.put_off:
+        assert not world.router.busy  # the present turn has done its share
+        world.router.go_on()
+        turns.append(world.turn())
+    assert [[(to, m.count) for to, m in sent] for sent in turns] == [  # type: ignore[union-attr]  # commands
+        [(N2, 2 * each), (quiet, 1)],
+        *[[(N2, 2 * each)]] * 4,
+    ]
+    firsts = [first_of(sent[0][1]) for sent in turns]
+    assert firsts == sorted(firsts)
+    assert world.turn() == []
+    for sent in turns:
+        count = sent[0][1].count  # type: ignore[union-attr]  # commands
+        world.router.on_replies(first_of(sent[0][1]), count, [None] * count, None)
+    world.turn()
+    replied = [answer.first_correlation for answer in world.heard if isinstance(answer, ClientReplies)]
+    assert replied == [number * each for number in range(10)]

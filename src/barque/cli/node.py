@@ -122,11 +122,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _collect_rarely() -> None:
     """Collect garbage rarely: few objects form cycles, and a full collection walks every batch of every log.
 
-    Objects made by recovery live long; freeze them, so that the collector skips them.
+    Objects made by recovery live long; freeze them, so that the collector skips them. It was off meanwhile.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
+    gc.enable()
 
 
 async def serve(config: NodeConfig) -> int:
@@ -145,6 +146,7 @@ async def serve(config: NodeConfig) -> int:
         loop.add_signal_handler(number, on_signal, number)
     running = Node(config)
     loop.add_signal_handler(signal.SIGHUP, running.reload_credentials)
+    gc.disable()  # recovery makes many objects and hardly any garbage: collections would walk them in vain
     await running.start()
     gateway: RespServer | None = None
     http: HttpGateway | None = None

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from barque.client.outcomes import CALLERS, Listener
-from barque.core.entries import BATCH_ENTRIES_MAX, COMMAND_BYTES_MAX
+from barque.core.entries import COMMAND_BYTES_MAX
 from barque.errors import (
     BarqueError,
     CommandTimeout,
@@ -25,9 +25,12 @@ from barque.transport.answers import UnansweredRanges, unanswered
 from barque.transport.wire import ClientCall, ClientCommands, ClientQueries, ClientRequest
 from barque.types import NAME_RULE, ReplyMode, is_valid_name
 
-PART_REQUESTS_MAX = BATCH_ENTRIES_MAX
-PART_BYTES_MAX = 16 * 1024 * 1024
-"""A message to a node holds at most this much, unless one request alone is larger."""
+PART_REQUESTS_MAX = 4_096
+PART_BYTES_MAX = 4 * 1024 * 1024
+"""A message to a node holds at most this much, unless one request alone is larger.
+
+A node takes a message as a whole, and other clusters wait meanwhile: 65,536 commands took it 80 ms.
+"""
 
 _encode = msgspec.msgpack.encode
 _EARLY_S = 0.01

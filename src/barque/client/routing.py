@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from barque.client.connection import Connection, Link
 from barque.client.requests import Batch, Call, EncodedBatch
 from barque.errors import BarqueError, LeaderTimeout, NoLeader, QueryTimeout, Stopped, Unauthenticated
+from barque.transport.tasks import begin_task
 from barque.types import ServerId
 
 Connect: TypeAlias = Callable[[str, Connection, Callable[[str], None]], Awaitable[tuple[Link, str]]]
@@ -210,7 +211,7 @@ class Router:
         return any(self._choose(batch) is None for batch in self._unsent)
 
     def _start_dial(self, node: str, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = begin_task(work)
         self._dialing[node] = task
 
         def ended(done: "asyncio.Task[None]") -> None:

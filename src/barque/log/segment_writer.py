@@ -31,6 +31,9 @@ MINORS = 8
 FLUSHES_MAX = 4
 """Flushes under way at a time. Each has a file open."""
 
+LOOKS_MAX = 1_000
+"""Logs that one tick looks at: ten thousand idle ones would cost a hundredth of the loop's time."""
+
 Retire = Callable[[list[int], Callable[[Exception | None], None]], bool]
 """Takes files out of the manifest and recycles them; False if that cannot begin now."""
 
@@ -53,6 +56,7 @@ class SegmentWriter:
         self._compacting: set[Uid] = set()  # at most one: it is the least urgent work
         self._failed: set[Uid] = set()  # they wait for the next tick, and then merge nothing
         self._cautious: set[Uid] = set()
+        self._to_look_at: list[Uid] = []  # by coming ticks
         self._retiring = False
         self.due = False
         """Whether `step` may have something to do."""
@@ -66,16 +70,26 @@ class SegmentWriter:
         self.due = True
 
     def tick(self) -> None:
-        """Try again what has failed, and look at everything once."""
+        """Try again what has failed, and look at all logs; at some of them in each tick, if they are many."""
         self._cautious = self._failed
         self._failed = set()
-        for log in self._logs.values():
+        logs = self._next_logs()
+        for log in logs:
             if log.segments.holds:
                 log.segments.holds.sweep()
             if log.segments.retains:
                 log.trim()  # perhaps nobody needs what was kept below the snapshot any more
         self.step()
-        self._clean()
+        self._clean(logs)
+
+    def _next_logs(self) -> list[WalLog]:
+        """The logs to look at in this tick."""
+        if len(self._logs) <= LOOKS_MAX:
+            return list(self._logs.values())
+        if not self._to_look_at:
+            self._to_look_at = list(self._logs)
+        uids, self._to_look_at = self._to_look_at[:LOOKS_MAX], self._to_look_at[LOOKS_MAX:]
+        return [log for uid in uids if (log := self._logs.get(uid)) is not None]
 
     def step(self) -> None:
         """Look through the closed files; begin flushes, and retire the files that are done."""
@@ -225,14 +239,14 @@ class SegmentWriter:
             segments.compact()
         self.clean(log.uid)
 
-    def _clean(self) -> None:
-        for uid, log in self._logs.items():
+    def _clean(self, logs: list[WalLog]) -> None:
+        for log in logs:
             if log.segments.settling:
                 log.segments.settle()
             if log.segments.has_garbage:
-                self.clean(uid)
+                self.clean(log.uid)
             elif log.segments.looks >= MINORS:
-                self.compact(uid)
+                self.compact(log.uid)
 
     @property
     def backlog(self) -> int:

@@ -150,20 +150,24 @@ def positions_in(disk: Disk, folder: str) -> list[IndexTerm]:
     return sorted((p for p in found if p is not None), key=lambda p: (p.index, p.term), reverse=True)
 
 
-def remove_leftovers(disk: Disk, server_dir: str) -> None:
-    """Remove what a crash has left of writing, receiving and removing. Raises `OSError`."""
-    for name in disk.listdir(server_dir):
+def remove_leftovers(disk: Disk, server_dir: str) -> bool:
+    """Remove what a crash has left of writing, receiving and removing. Raises `OSError`.
+
+    Returns whether there is a folder of snapshots of any kind: most servers of many have none.
+    """
+    names = disk.listdir(server_dir)
+    for name in names:
         if name == ACCEPTING or name.startswith(DISCARDED):
             remove_tree(disk, join(server_dir, name))
-    for folder in FOLDERS.values():
-        path = join(server_dir, folder)
-        if not disk.is_dir(path):
-            continue
+    paths = [join(server_dir, folder) for folder in FOLDERS.values() if folder in names]
+    present = [path for path in paths if disk.is_dir(path)]
+    for path in present:
         disk.fsync_dir(path)  # the names in it may have survived a kill without being durable
         for name in disk.listdir(path):
             inner = join(path, name)
             if name.endswith(WRITING) or (parse_name(name) is not None and not disk.listdir(inner)):
                 remove_tree(disk, inner)  # an empty one was being removed
+    return bool(present)
 
 
 # --- jobs ------------------------------------------------------------------------------------

@@ -160,7 +160,8 @@ class SnapshotStore:
         self._log = log
 
     def _recover(self) -> None:
-        files.remove_leftovers(self._disk, self._dir)
+        if not files.remove_leftovers(self._disk, self._dir):
+            return
         snapshots = self._folder(_SNAPSHOT)
         for position in files.positions_in(self._disk, snapshots):
             self._current = self._examine(join(snapshots, snapshot_name(position)), whole=True)

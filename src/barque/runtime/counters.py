@@ -21,6 +21,7 @@ class ServerCounters:
         "aer_replies_fail",
         "aer_replies_success",
         "aux_commands",
+        "checkpoints",
         "command_flushes",
         "commands",
         "commit_index",
@@ -58,6 +59,7 @@ class ServerCounters:
     aer_replies_fail: int
     aer_replies_success: int
     aux_commands: int
+    checkpoints: int
     command_flushes: int
     commands: int
     commit_index: int

@@ -22,7 +22,7 @@ from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_table import Ending, ServerTable
 from barque.transport.contract import Transport
 from barque.transport.wire import FrontEvent, LeaderIs, MemberRemoved, ProcessMessage
-from barque.types import ClientRef, Named, Pid, ServerId, Uid
+from barque.types import ClientRef, Named, Pid, ServerId, Uid, is_address
 
 _REMEMBERED_MAX = 1_024
 
@@ -82,6 +82,9 @@ class EffectSink:
 
     def send_event(self, process: ServerProcess, to: Pid | Named, message: Any) -> None:
         """Send a machine's message to a process, or to the clients of a node."""
+        if not is_address(to):
+            self._processes.dropped_messages += 1
+            return
         raw = msgspec.Raw(msgspec.msgpack.encode(message))
         cluster, here = process.server.cfg.cluster_name, to.node == self._me.node
         if to == self._me:

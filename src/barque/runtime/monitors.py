@@ -1,12 +1,15 @@
 """Which machines watch which processes and nodes (MON-01 to MON-03)."""
 
+import logging
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 from barque.core.messages import Component, NodeEvent, ProcessDown
 from barque.machine.effects import DemonitorNode, DemonitorProcess, MonitorNode, MonitorProcess
 from barque.runtime.server_process import ServerProcess
-from barque.types import Pid
+from barque.types import Pid, is_address
+
+logger = logging.getLogger("barque.processes")
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -49,9 +52,12 @@ class Monitors:
         """Watch a process; say at once that it is gone, if it is (EFF-06).
 
         A new leader sets its monitors again in `state_enter`: a process that has ended since, or whose node
-        has gone or started anew, would never be reported otherwise.
+        has gone or started anew, would never be reported otherwise. What is no address is watched by nobody.
         """
         pid = effect.pid
+        if not is_address(pid):
+            logger.warning("%s: its machine watches what is no address: %r", process.server.id, pid)
+            return
         component = Component.AUX if effect.aux else Component.MACHINE
         if self._incarnations.get(pid.node, pid.incarnation) != pid.incarnation:
             process.enqueue(ProcessDown(component, pid, "noproc"))

@@ -187,8 +187,7 @@ class Node:
 
     def _assemble(self, undo: AsyncExitStack) -> None:
         """Put the parts together, from the bottom up: each gets the parts that it uses."""
-        config, turn, clock, rng = self.config, self.turn, self.clock, self.rng
-        wake = turn.wake
+        config, turn, wake, clock, rng = self.config, self.turn, self.turn.wake, self.clock, self.rng
         peers = tuple(node for node in config.nodes if node != self.name)
         self.servers = ServerTable(wake)
         self.directory = Directory(self._disk, config.data_path, Owner(config.installation, self.name))
@@ -489,6 +488,8 @@ class Node:
         wal = system.storage.wal
         turn = self.turn
         turn.is_scheduled, unfinished = True, False
+        if requests.put_off:
+            requests.go_on()
         try:
             for _ in range(_ROUNDS_MAX):
                 if requests.dirty or requests.fillers:
@@ -512,7 +513,7 @@ class Node:
                 unfinished = True
         finally:
             turn.is_scheduled = False
-        if unfinished:
+        if unfinished or requests.put_off:
             turn.wake()
         if self.servers.finished:
             system.reap_finished()

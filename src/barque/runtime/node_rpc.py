@@ -17,6 +17,7 @@ from barque.runtime import audit
 from barque.runtime.reply_encoding import encode_or_why
 from barque.transport.answers import READING_VERBS, error_named, fail, unanswered
 from barque.transport.budget import Budget
+from barque.transport.tasks import begin_task
 from barque.transport.wire import NodeCall, NodeCallReply, NodeMessage
 
 logger = logging.getLogger("barque.node_rpc")
@@ -141,7 +142,7 @@ class NodeRpc:
             finally:
                 self._late -= 1
 
-        self._keep(asyncio.get_running_loop().create_task(wait()))
+        self._keep(begin_task(wait()))
 
     def _keep(self, task: "asyncio.Task[None]") -> None:
         self._tasks[task] = None
@@ -160,7 +161,7 @@ class NodeRpc:
             self._release(task, size, caller)  # now: the client may ask anew before the task ends
             answer(value, error, text)
 
-        task = asyncio.get_running_loop().create_task(self._serve(verb, arguments, settle, caller.name))
+        task = begin_task(self._serve(verb, arguments, settle, caller.name))
         self._keep(task)
         if caller.is_client:
             self._for_clients[task], caller.tasks[task] = caller, verb

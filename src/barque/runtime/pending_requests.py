@@ -326,22 +326,32 @@ def admitted(queued: list[PendingRequest]) -> tuple[list[PendingRequest], list[P
     return now, later
 
 
-def in_batches(queued: list[PendingRequest]) -> list[list[PendingRequest]]:
-    """Neighbours of one kind together, up to the limits; order is kept."""
+def in_batches(
+    queued: list[PendingRequest],
+) -> tuple[list[list[PendingRequest]], list[PendingRequest]]:
+    """Put neighbours of one kind together, up to the limits; return these batches, and what is for later.
+
+    Order is kept. About as much as one batch may hold is for now: so one cluster whose clients send without
+    end holds up the others for no longer than that takes.
+    """
     if len(queued) == 1:
-        return [queued]
+        return [queued], []
     batches: list[list[PendingRequest]] = []
     kind: Any = None
-    count = size = 0
-    for request in queued:
+    count = size = all_count = all_size = 0
+    for number, request in enumerate(queued):
         full = count + request.count > BATCH_COMMANDS_MAX or size + request.size > BATCH_BYTES_MAX
         if not batches or request.kind != kind or full:
+            if all_count >= BATCH_COMMANDS_MAX or all_size >= BATCH_BYTES_MAX:
+                return batches, queued[number:]
             batches.append([])
             kind, count, size = request.kind, 0, 0
         batches[-1].append(request)
         count += request.count
         size += request.size
-    return batches
+        all_count += request.count
+        all_size += request.size
+    return batches, []
 
 
 def body_of(head: bytes, batch: list[PendingRequest]) -> bytes:

@@ -322,6 +322,7 @@ class Performer(Generic[ServerT]):
         update_release_cursor(process.server, effect)
 
     def _checkpoint(self, process: ServerT, effect: Checkpoint) -> None:
+        process.counters.checkpoints += 1
         make_checkpoint(process.server, effect)
 
     def _monitor(self, process: ServerT, effect: MonitorProcess | MonitorNode) -> None:
@@ -395,6 +396,8 @@ class Performer(Generic[ServerT]):
             self.timers.state_left(process)
             if server.raft_state is RaftState.CANDIDATE:
                 process.counters.elections += 1
+            elif server.raft_state is RaftState.PRE_VOTE:
+                process.counters.pre_vote_elections += 1
             logger.info(
                 "%s: %s -> %s, term %d, leader %s",
                 server.id,

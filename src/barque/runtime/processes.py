@@ -36,6 +36,8 @@ logger = logging.getLogger("barque.processes")
 OnMessage = Callable[[str, Any], None]
 """Called with the name of the cluster whose machine has sent a message, and the message."""
 
+MAILBOX_MAX = 10_000
+"""So many messages wait for one process; further ones are dropped, and counted."""
 _OWED_S = 600.0
 """An end is repeated for so long. A node that hears nothing for longer holds this one for lost."""
 _decode = msgspec.msgpack.decode
@@ -53,7 +55,7 @@ class Process:
 
     With a callback, it is called for each message as (cluster, message). An exception ends the process, and
     is logged; machines that watch it hear `Down(pid, "crashed")`. Without one, the messages wait for
-    `receive`, or for an `async for`. All methods belong to the node's loop.
+    `receive`, or for an `async for`, at most 10,000 of them. All methods belong to the node's loop.
     """
 
     def __init__(self, processes: "Processes", pid: Pid, name: str, callback: OnMessage | None) -> None:
@@ -94,6 +96,9 @@ class Process:
 
     def notify(self, cluster: str, message: msgspec.Raw) -> None:
         """See `Receiver`."""
+        if self._mailbox.qsize() + len(self._gathered) >= MAILBOX_MAX:
+            self._processes.dropped_messages += 1
+            return
         self._gathered.append((cluster, message))
         self._processes.will_deliver(self)
 
@@ -136,7 +141,7 @@ class Processes:
         clock: Clock,
     ) -> None:
         self.will_deliver = will_deliver
-        self.dropped_messages = 0  # for processes that are gone
+        self.dropped_messages = 0  # for processes that are gone, or too slow
         self._me = me
         self._send = send
         self._monitors = monitors

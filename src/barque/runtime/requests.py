@@ -90,6 +90,7 @@ class RequestRouter:
         self.round = 0
         """Counts flushes. A session may add commands to a request of this round: it is not sent yet."""
         self.dirty: dict[str, ClusterRoute] = {}  # routes to be flushed
+        self.put_off: dict[str, ClusterRoute] = {}  # routes of which the next turn sends more
         self.fillers: dict[Callable[[], None], None] = {}  # called once, before the next flush
         self.speaking: dict[Speaker, None] = {}  # sessions that have gathered outcomes, and processes
         self._transport = transport
@@ -234,8 +235,17 @@ class RequestRouter:
             if self._pending.bytes > SENT_BYTES_MAX:
                 queued, route.queued = admitted(queued)
                 self._held[route.cluster] = route
-            for batch in in_batches(queued):
+            batches, rest = in_batches(queued)
+            if rest:
+                route.queued = rest + route.queued
+                self.put_off[route.cluster] = route
+            for batch in batches:
                 self._send(route, route.leader, batch)
+
+    def go_on(self) -> None:
+        """Let a new turn send what an earlier one has put off, since others must have their turn."""
+        put_off, self.put_off = self.put_off, {}
+        self.dirty |= put_off
 
     def _send(self, route: ClusterRoute, leader: ServerId, batch: list[PendingRequest]) -> None:
         """Number these requests and send them; if that is impossible they are queued again."""
@@ -577,10 +587,9 @@ class RequestRouter:
     @property
     def busy(self) -> bool:
         """Whether `flush` has something to send now; a request that waits for its next attempt is not."""
-        if self.fillers:
-            return True
         dirty = [r for r in self.dirty.values() if r.leader is not None and not r.suspect and r.queued]
-        return bool(dirty) and self._clock.monotonic() >= min(route.retry_at for route in dirty)
+        due = bool(dirty) and self._clock.monotonic() >= min(route.retry_at for route in dirty)
+        return due or bool(self.fillers)
 
     def overview(self) -> dict[str, Any]:
         """For `status`: how many commands and bytes wait, and for which clusters."""

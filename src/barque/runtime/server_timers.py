@@ -20,6 +20,7 @@ from barque.core.messages import (
     ReceiveSnapshotTimeout,
     SnapshotRetryTimeout,
 )
+from barque.core.roles import RaftState
 from barque.machine.effects import Timer
 from barque.runtime.campaigns import Campaigns
 from barque.runtime.clock import Clock
@@ -114,7 +115,8 @@ class ServerTimers:
             self._wake()
 
         def campaign() -> None:
-            process.counters.pre_vote_elections += 1
+            if process.server.raft_state is RaftState.PRE_VOTE:
+                process.counters.pre_vote_elections += 1  # it asks again; `Performer` counts the first time
             handle()
 
         def expire() -> None:

@@ -13,6 +13,7 @@ from barque.transport.contract import Limits, TransportCounters, logger
 from barque.transport.framing import HEADER, HELLO_BYTES_MAX, Frame, FrameKind, FrameReader, seal_frame
 from barque.transport.handshake import DialerHandshake, Established, ListenerHandshake, refusal
 from barque.transport.resolve import resolve
+from barque.transport.tasks import begin_task
 from barque.transport.tls import certificate_of, explain, secure
 
 _SCRATCH_BYTES = 1024
@@ -83,7 +84,7 @@ class FramedConnection(asyncio.BufferedProtocol):
             self._begin()
         else:
             stream.pause_reading()
-            self._securing = loop.create_task(self._secure(stream, self._tls))
+            self._securing = begin_task(self._secure(stream, self._tls))
 
     def _begin(self) -> None:
         """Frames can travel: the dialer speaks first."""

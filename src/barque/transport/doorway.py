@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 from barque.transport.strangers import Strangers
+from barque.transport.tasks import begin_task
 from barque.transport.tls import secure
 
 MakeProtocol = Callable[[], asyncio.BufferedProtocol]
@@ -51,7 +52,7 @@ class _Visitor(asyncio.Protocol):
         oldest = self._doorway.strangers.add(self)
         if oldest is not None:
             oldest.leave()
-        self._task = asyncio.get_running_loop().create_task(self._enter())
+        self._task = begin_task(self._enter())
 
     async def _enter(self) -> None:
         doorway = self._doorway

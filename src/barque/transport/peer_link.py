@@ -18,6 +18,7 @@ from barque.transport.contract import (
 from barque.transport.framing import Frame, FrameKind
 from barque.transport.handshake import DialerHandshake, Established
 from barque.transport.resolve import connect
+from barque.transport.tasks import begin_task
 from barque.transport.wire import Alive, Envelope, PeerMessage
 
 _ATTEMPTS_BEFORE_WARNING = 5
@@ -60,9 +61,7 @@ class PeerLink:
     def start(self) -> None:
         """Connect, and reconnect until `stop`."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), name=f"barque link to {self.name}"
-            )
+            self._task = begin_task(self._run(), name=f"barque link to {self.name}")
 
     def stop(self) -> list[asyncio.Task[None]]:
         """Stop connecting; bytes in the socket may still leave. Returns the task that ends now, if any."""

@@ -49,7 +49,7 @@ from barque.testing.checkers.safety import (
     Violation,
     incarnation,
 )
-from barque.types import IndexTerm, ServerId
+from barque.types import Index, IndexTerm, ServerId
 
 NowMs = Callable[[], int]
 """Tells the true time in milliseconds."""
@@ -67,6 +67,7 @@ class ClusterObserver:
         self.configurations = Configurations(report)
         self.messages = Messages(report)
         self.timeouts = Timeouts(report)
+        self.ends: dict[Index, None] = {}  # the entries by which machines heard of the end of a process
         self.durability = durability
         self.departures = departures
         self.stamps = stamps

@@ -120,8 +120,8 @@ class Reports:
         history = [operation for client in cluster.clients for operation in client.history]
         reads = [o for o in history if o.called > settled_s and o.outcome is Outcome.OK and o.is_read]
         reads = [o for o in reads if not o.by_command]
-        entries, timeouts = observer.committed.entries, observer.timeouts.judged  # no client sent these
-        terms = [term for index, (term, _, _) in entries.items() if index not in timeouts]
+        own = observer.timeouts.judged.keys() | observer.ends.keys()  # no client sent these
+        terms = [term for index, (term, _, _) in observer.committed.entries.items() if index not in own]
         commands = terms.count(said["current_term"])
         least = {"elections": 1, "commands": commands, "consistent_queries": len(reads)}
         for name, count in least.items():

@@ -8,9 +8,11 @@ from barque.core.state import RaftState, Server
 from barque.errors import BarqueError
 from barque.testing.checkers.history import Outcome
 from barque.testing.checkers.safety import Violation
+from barque.testing.sim.guests import WATCHED
 from barque.testing.sim.operations import Operations
 from barque.testing.sim.sim_client import SimClient
 from barque.testing.sim.timer_model import PENDING
+from barque.types import Pid
 
 if TYPE_CHECKING:
     from barque.testing.sim.host import Host
@@ -225,6 +227,14 @@ class SimCluster:
         timeouts, now_s = self.sim.observers.of(leader).timeouts, self.sim.loop.now
         pending = leader.machine_state.get(PENDING, ())
         return [f"{leader.id}: timer {name}" for name in pending if timeouts.is_owed(leader, name, now_s)]
+
+    def ends_owed(self) -> list[str]:
+        """I21: processes that have ended, and that the leader's machine still takes for living."""
+        leader = self.leader()
+        if leader is None:
+            return [f"{self.name}: no leader"]
+        watched = [Pid(*what) for what in leader.machine_state.get(WATCHED, ())]
+        return [f"{leader.id}: {pid} has ended" for pid in watched if not self.sim.guest_book.lives(pid)]
 
     async def shows_all(self) -> None:
         """Read every object once more, so that a client has seen every change."""

@@ -16,7 +16,7 @@ from barque.gateways.resp.limits import RespLimits
 from barque.gateways.resp.server import RespServer
 from barque.log.disk import join
 from barque.machine.effects import Timer
-from barque.machine.machine import CommandMeta, Machine
+from barque.machine.machine import CommandMeta, Down, Machine
 from barque.runtime.client_session import ClientSessions
 from barque.runtime.clock import Clock
 from barque.runtime.effect_sink import EffectSink
@@ -34,6 +34,7 @@ from barque.testing.faults.bit_rot import BitRot, change_bytes
 from barque.testing.sim.background_worker import SimWorker
 from barque.testing.sim.clock import SimClock
 from barque.testing.sim.disk import SimDisk
+from barque.testing.sim.guests import Guests
 from barque.testing.sim.loop import Crashed, VirtualProcess
 from barque.testing.sim.network import SimTransport
 from barque.testing.sim.process_disk import ProcessDisk
@@ -74,7 +75,8 @@ class SimEffectSink(EffectSink):
 
     def send_event(self, process: ServerProcess, to: Pid | Named, message: Any) -> None:
         """See `EffectSink`."""
-        self._host.sim.observers.of(process.server).messages.sent(process.server, message)
+        if isinstance(message, int):  # the index of a command; guests judge their own
+            self._host.sim.observers.of(process.server).messages.sent(process.server, Index(message))
         super().send_event(process, to, message)
 
     def server_stopped(self, process: ServerProcess) -> None:
@@ -246,6 +248,7 @@ class Host:
             tells=scenario.tells,
             timer_model=timer_model if scenario.timers else None,
             snapshots=plan if scenario.snapshots != SnapshotsConfig() else None,
+            ended=partial(self._ended, cluster),
         )
 
     def _transport(self, handler: TransportHandler, incarnation: int, rng: random.Random) -> SimTransport:
@@ -278,6 +281,9 @@ class Host:
         self._open_gateways(node)
         for client in self.in_process_clients:
             client.begin(process, node)
+        if self.sim.scenario.guests:
+            clusters = [cluster for cluster, kind in self.sim.scenario.kinds if kind != REDIS]
+            Guests(self, clusters).begin(process, node)
         self.check_registry(finished=False)
         bit_rot, self.bit_rot = self.bit_rot, None
         if bit_rot is not None:
@@ -439,7 +445,8 @@ class Host:
     def _exit(self, process: VirtualProcess) -> None:
         """End the process by itself; it must have cleaned up."""
         free_at = process.held_until + _AFTERLIFE_S
-        if process.alive and self.in_process_clients and free_at > self.sim.loop.now:
+        has_programs = bool(self.in_process_clients) or self.sim.scenario.guests
+        if process.alive and has_programs and free_at > self.sim.loop.now:
             self.sim.loop.at(free_at, self._exit, process)  # it stood still when it was to clean up
         elif process.alive:
             violation = judge_stop(self.name, self.disk, process)
@@ -578,6 +585,10 @@ class Host:
         server = self._member(cluster)
         assert self.clock is not None
         self.sim.observers.of(server).timeouts.fired(server, meta, name, self.clock.monotonic())
+
+    def _ended(self, cluster: str, meta: CommandMeta, down: Down) -> None:
+        self.sim.observers.of(self._member(cluster)).ends[meta.index] = None
+        self.sim.guest_book.told(down.pid, down.reason)
 
     def _member(self, cluster: str) -> Server:
         """Its member, even while it still starts."""

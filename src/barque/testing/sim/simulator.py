@@ -45,6 +45,7 @@ from barque.testing.faults.nemesis import Nemesis
 from barque.testing.faults.network import judge_strangers
 from barque.testing.sim.clock import true_ms
 from barque.testing.sim.clusters import SimCluster
+from barque.testing.sim.guests import GuestBook
 from barque.testing.sim.host import DATA, Host
 from barque.testing.sim.in_process_clients import InProcessClient
 from barque.testing.sim.loop import Deadlock, Livelock, Storm, VirtualLoop
@@ -149,6 +150,7 @@ class Simulation:
             self._make_in_process_client(number) for number in range(scenario.in_process_clients)
         ]
         self.nemesis = Nemesis(self)
+        self.guest_book = GuestBook(self.report)
         self.reports = Reports(self)
         self.recovered_s = 0.0
         self.absent: Host | None = None  # the machine that stays away in the second phase
@@ -336,6 +338,9 @@ class Simulation:
         self._phase = "overdue timers to fire"
         while any(cluster.timers_owed() for cluster in formed):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+        self._phase = "the ends of processes to be told"
+        while any(cluster.ends_owed() for cluster in formed):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         self._phase = "all members to be equal"
         while not all(cluster.equal() for cluster in formed):  # noqa: ASYNC110  # looks at what others do
             await asyncio.sleep(0.05)
@@ -379,7 +384,7 @@ class Simulation:
             text = f"waited {LIVENESS_S:.0f} s without faults for {self._phase}"
             leftovers = [who for cluster in self.clusters for who in cluster.leftovers()]
             name = "the removed stay away (I23)" if leftovers else "liveness (I25)"
-            owed = [timer for cluster in self.clusters for timer in cluster.timers_owed()]
+            owed = [due for c in self.clusters for due in (*c.timers_owed(), *c.ends_owed())]
             self.report(Violation(name, text, (*self._states(), *leftovers, *owed)))
             return None
 

@@ -87,6 +87,8 @@ OTHERS_RATE = 0.2
 """The share of seeds in which some clusters have other objects than lists."""
 TELLS_RATE = 0.1
 """The share of seeds whose machines send a message for each command."""
+GUESTS_RATE = 0.15
+"""The share of seeds in whose nodes processes come and go that machines watch."""
 TIGHT_RATE = 0.1
 """The share of seeds whose nodes let only few commands wait, and few bytes for each peer."""
 TIMERS_RATE = 0.1
@@ -106,6 +108,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     objects: tuple[str, ...] = ()  # the kind of each cluster's objects; further clusters have lists
     tells: bool = False  # machines send a message for each command
     timers: bool = False  # machines set timers
+    guests: bool = False  # processes in the nodes come and go, and machines watch them
     pending_commands: int = 1_000_000  # how many commands may wait on a node
     pending_bytes: int = 512 * 1024 * 1024
     peer_bytes: int = 8 * 1024 * 1024  # how many bytes may wait for one peer
@@ -195,6 +198,7 @@ def draw_scenario(seed: int) -> Scenario:
         created=created,
         objects=_draw_objects(seed, some),
         tells=_rng(seed, "tells").random() < TELLS_RATE,
+        guests=_rng(seed, "visitors").random() < GUESTS_RATE,
         duration_s=duration_s,
         faults=faults,
         pace_s=pace_s,

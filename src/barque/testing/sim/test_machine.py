@@ -9,8 +9,9 @@ from random import Random
 from typing import Any, ClassVar, Protocol
 
 from barque.machine.effects import Checkpoint, MachineEffect, ReleaseCursor, SendMsg
-from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
+from barque.machine.machine import CommandMeta, Down, Machine, MachineVersion, Timeout
 from barque.testing.checkers.digests import Digests
+from barque.testing.sim.guests import GUEST, forget, watch, watch_again
 from barque.testing.sim.timer_model import TimerModel
 from barque.types import Index
 
@@ -19,6 +20,7 @@ _AT = "at"
 LISTS = "lists"
 Objects = dict[str, Any]
 Applied = Callable[[CommandMeta, str], None]
+Ended = Callable[[CommandMeta, Down], None]
 
 
 class Kind(Protocol):
@@ -199,7 +201,8 @@ class SimMachine(Machine[Objects]):
 
     A machine that `tells` sends the client a message with the index of each command, for the observers. A
     machine with a `timer_model` sets or cancels a timer with each command; its state lists the timers that
-    are pending and those that have expired. With `snapshots` it asks for snapshots and checkpoints.
+    are pending and those that have expired. With `snapshots` it asks for snapshots and checkpoints. It
+    watches the guests of nodes (`guests`) that ask for it, and `ended` hears which have gone.
     """
 
     def __init__(
@@ -210,12 +213,14 @@ class SimMachine(Machine[Objects]):
         tells: bool = False,
         timer_model: TimerModel | None = None,
         snapshots: "SnapshotPlan | None" = None,
+        ended: Ended | None = None,
     ) -> None:
         self._kind = kind
         self._applied = applied
         self._tells = tells
         self._timer_model = timer_model
         self._snapshots = snapshots
+        self._ended = ended
 
     def init(self, args: dict[str, Any]) -> Objects:
         """Start with no object but the epoch, and the index of the last entry."""
@@ -226,7 +231,12 @@ class SimMachine(Machine[Objects]):
         state[_AT] = meta.index
         if isinstance(command, Timeout):
             return self._expire(meta, command, state)
+        if isinstance(command, Down):
+            return self._forget(meta, command, state)
         key, *what = command
+        if key == GUEST:
+            self._applied(meta, f"watch {what} by version {self.version}")
+            return state, None, watch(what, state)
         self._applied(meta, f"{what} to {key} by version {self.version}")
         state[key], answer = self._kind.perform(state.get(key), *what)
         told = [SendMsg(meta.origin, meta.index)] if self._tells else []
@@ -239,11 +249,19 @@ class SimMachine(Machine[Objects]):
         self._applied(meta, f"timeout of {timeout.name} by version {self.version}")
         return state, None, self._timer_model.expire(meta, timeout.name, state)
 
+    def _forget(self, meta: CommandMeta, down: Down, state: Objects) -> Any:
+        assert self._ended is not None
+        self._applied(meta, f"end of {down.pid}: {down.reason} by version {self.version}")
+        self._ended(meta, down)
+        forget(down.pid, state)
+        return state, None
+
     def state_enter(self, raft_state: str, state: Objects) -> Sequence[MachineEffect]:
-        """Set the pending timers again: they end with the former leadership."""
-        if self._timer_model is None or raft_state != "leader":
+        """Set the pending timers again, and the monitors: they end with the former leadership."""
+        if raft_state != "leader":
             return ()
-        return self._timer_model.lead(state)
+        timers = self._timer_model.lead(state) if self._timer_model is not None else []
+        return [*timers, *watch_again(state)]
 
     def capture(self, state: Objects) -> Iterable[bytes]:
         """Encode the state now: it goes on being changed in place."""
@@ -282,6 +300,7 @@ class NewSimMachine(SimMachine):
             tells=self._tells,
             timer_model=self._timer_model,
             snapshots=self._snapshots,
+            ended=self._ended,
         )
 
     def apply(self, meta: CommandMeta, command: Any, state: Objects) -> Any:
