@@ -21,6 +21,7 @@ from barque.core.messages import (
     WalUp,
     Written,
 )
+from barque.core.packing import packing_named
 from barque.core.snapshots import make_recovery_checkpoint
 from barque.core.state import RaftState, Server, ServerConfig
 from barque.errors import ConfigurationError, InvariantViolation, MachineFault, Refused, StorageError
@@ -116,6 +117,7 @@ class System:
         self._machines = machines
         self._times = times
         self._snapshots = snapshots
+        packing_named(snapshots.compression)  # refuses now what this Python cannot do
         self._log_config = log
         self._upgrade_strategy = machine_upgrade_strategy
         self._recovery_strategy = recovery_strategy
