@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test check fix bench sim campaign worlds fuzz search nemesis mutants docs clean
+.PHONY: run test check fix bench sim campaign worlds loops fuzz search nemesis mutants docs clean
 
 run: $(STAMP)           ## three nodes on this machine, a live table; Ctrl-C stops them
 	$(BIN)/barque dev
@@ -41,6 +41,10 @@ worlds: $(STAMP)        ## every graph of links on three and five nodes, every c
 	BARQUE_ALL_WORLDS=1 $(BIN)/python -m pytest tests/simulation/test_core_worlds.py --timeout 3600
 	BARQUE_ALL_CRASH_POINTS=1 $(BIN)/python -m pytest tests/log/test_crash_points.py tests/log/test_segment_crash_points.py tests/log/test_snapshot_crash_points.py --timeout 3600
 	$(BIN)/barque simulate --core --seeds 1000000 --seconds 900 --start $$(date +%s)
+
+loops: $(STAMP)         ## the tests of nodes and clients on both event loops, and every seed that ever failed; ten minutes
+	BARQUE_BOTH_LOOPS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup tests/runtime tests/client
+	BARQUE_ALL_REGRESSIONS=1 $(BIN)/python -m pytest -n 2 tests/simulation/test_simulation.py
 
 fuzz: $(STAMP)          ## every codec under a coverage-guided fuzzer, two minutes each; what reached new code stays in build/fuzz
 	$(BIN)/pip install -q -e '.[fuzz]'

@@ -23,7 +23,7 @@ from barque.testing.core.simulator import simulate_core
 from barque.testing.core.swarm import CoreScenario, draw_core_scenario
 
 ALL = os.environ.get("BARQUE_ALL_WORLDS") == "1"
-FRESH_S = 8.0
+FRESH_S = 4.0
 FLAPS_MOST_ELECTIONS = 8
 """Links that flap each 2.5 s cause at most this many elections in the 15 s that should be without any."""
 

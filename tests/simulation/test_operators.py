@@ -6,7 +6,7 @@ from tests.kit.mutants import planted
 from barque.testing.sim.simulator import simulate
 from barque.testing.sim.swarm import UNLIKE_DEATH, Scenario, draw_scenario
 
-SEEDS = 6
+SEEDS = 3
 
 
 def scenario(nodes: int) -> Scenario:

@@ -11,7 +11,7 @@ from tests.kit.mutants import planted
 from tests.kit.scripts import SCRIPTS
 from tests.kit.search import Bounds, Clients, search
 
-STATES = int(os.environ.get("BARQUE_SEARCH_STATES", "1500"))
+STATES = int(os.environ.get("BARQUE_SEARCH_STATES", "800"))
 FURTHER: tuple[Bounds, ...] = (
     Bounds(elections=2, commands=1, crashes=2, reads=1),
     Bounds(elections=2, commands=1, transfers=1, reads=1),

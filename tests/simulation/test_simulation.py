@@ -21,7 +21,9 @@ REGRESSIONS = [
     for line in (Path(__file__).parent / "regressions.txt").read_text().splitlines()
     if line.strip() and not line.startswith("#")
 ]
-FRESH_S = 12.0
+if not os.environ.get("BARQUE_ALL_REGRESSIONS"):
+    REGRESSIONS = REGRESSIONS[-20:]
+FRESH_S = 6.0
 
 
 def hash_of(seeds: list[int], hash_seed: str) -> list[str]:
@@ -43,7 +45,7 @@ def test_same_seed_same_run() -> None:
 
 @pytest.mark.parametrize("seed", REGRESSIONS)
 def test_seeds_that_once_failed(seed: int) -> None:
-    """Every seed that ever failed is clean now."""
+    """Seeds that failed are clean now: the newest here, all of them in `make loops`."""
     report = simulate(seed)
     assert report.violation is None, str(report)
 
