@@ -36,6 +36,8 @@ class LentDisk:
     def judge(self, name: str, error: BarqueError | None) -> Violation | None:
         """Judge a start on this disk: None for `error` means that the node has started."""
         shown = (repr(error),)
+        if isinstance(error, StorageError) and "another process uses" in str(error):
+            return None  # its owner runs on it: the lock came first, and what changes is the owner's work
         failing = isinstance(error, StorageError) and self._lent.fault is not None  # another fault came first
         named = isinstance(error, ConfigurationError) and f"'{self._owner}'" in str(error)
         if not failing and not named:
