@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from tests.kit.mutants_readers import READER_MUTANTS
+from tests.kit.searches import calls_of, is_found
 from tests.log import test_batch_cache, test_log_views, test_read_plan
-from tests.log.test_snapshot_mutants import calls_of
 from tests.properties.test_reader_properties import random_reading
 
 HISTORIES = 40
@@ -28,14 +28,7 @@ def searches() -> Iterator[Callable[[], object]]:
 def test_a_planted_bug_is_found(plant: Callable[[], Any]) -> None:
     """Some test fails with the bug."""
     with plant():
-        for call in searches():
-            try:
-                call()
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
-                return
-    pytest.fail(f"{plant.__doc__} Nothing found it.")
+        assert is_found(searches()), f"{plant.__doc__} Nothing found it."
 
 
 def test_without_a_bug_nothing_is_found() -> None:

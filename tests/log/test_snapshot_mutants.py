@@ -1,34 +1,14 @@
 """Every planted bug of snapshots is found by the tests of the store or of captures."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from tests.kit.mutants_snapshots import SNAPSHOT_MUTANTS
+from tests.kit.searches import calls_of, is_found
 from tests.log import test_snapshot_crash_points, test_snapshot_transfer, test_snapshots
 from tests.machine import test_kv_snapshot
 from tests.properties.test_snapshot_properties import random_history
-
-
-def calls_of(module: Any) -> Iterator[Callable[[], object]]:
-    """The tests of a module that need no fixture, once for each of their parameters."""
-    tests = [test for name, test in vars(module).items() if name.startswith("test_")]
-    for test in sorted(filter(inspect.isfunction, tests), key=lambda test: hasattr(test, "hypothesis")):
-        marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
-        cases: list[dict[str, Any]] = [{}]
-        for mark in marks:
-            names, values = mark.args
-            names = [names] if isinstance(names, str) else list(names)
-            rows = [dict(zip(names, [v] if len(names) == 1 else v, strict=True)) for v in values]
-            cases = [{**case, **row} for case in cases for row in rows]
-        wanted = set(inspect.signature(test).parameters)
-        if hasattr(test, "hypothesis"):
-            yield test
-            continue
-        for case in cases:
-            if set(case) == wanted:
-                yield lambda test=test, case=case: test(**case)
 
 
 def model() -> None:
@@ -54,14 +34,7 @@ def searches() -> Iterator[tuple[str, Callable[[], object]]]:
 def test_a_planted_bug_is_found(plant: Callable[[], Any]) -> None:
     """Some test fails with the bug."""
     with plant():
-        for _ring, call in searches():
-            try:
-                call()
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                return
-    pytest.fail(f"{plant.__doc__} Nothing found it.")
+        assert is_found(call for _ring, call in searches()), f"{plant.__doc__} Nothing found it."
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,16 @@ class ObjectClient:
         self, cluster: "ClusterClient", kind: type[Replicated], reads: str, timeout_s: float | None
     ) -> None:
         machine_of(kind)
-        if reads not in ("consistent", "leader", "local"):
+        levels = {
+            "consistent": cluster.consistent_query,
+            "leader": cluster.leader_query,
+            "local": cluster.local_query,
+        }
+        if reads not in levels:
             raise InvalidCommand(f"reads is {reads!r}; give consistent, leader or local")
         self.cluster = cluster
         self.kind = kind
-        self._reads = reads
+        self._read = levels[reads]
         self._timeout_s = timeout_s
 
     async def call(self, method: Command[P, R] | Query[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -44,14 +49,8 @@ class ObjectClient:
         else as `Client.process_command` and `Client.consistent_query`.
         """
         request = encoded(method, self.kind, args, kwargs)
-        if isinstance(method, Command):
-            answer = await self.cluster.process_command(request, timeout_s=self._timeout_s)
-        elif self._reads == "consistent":
-            answer = await self.cluster.consistent_query(request, timeout_s=self._timeout_s)
-        elif self._reads == "leader":
-            answer = await self.cluster.leader_query(request, timeout_s=self._timeout_s)
-        else:
-            answer = await self.cluster.local_query(request, timeout_s=self._timeout_s)
+        ask = self.cluster.process_command if isinstance(method, Command) else self._read
+        answer = await ask(request, timeout_s=self._timeout_s)
         return value_of(method, answer)
 
 

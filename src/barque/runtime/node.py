@@ -108,7 +108,7 @@ MakeTransport = Callable[[TransportHandler, int, random.Random], Transport]
 class Node:
     """One node. `async with Node(config)` starts and stops it.
 
-    `machines` adds machines, or `Replicated` classes, to those that the configuration names. `transport`,
+    `machines`: machines, or `Replicated` classes, beside those that the configuration names. `transport`,
     `disk`, `make_writer`, `make_worker`, `clock` and `rng` are the seams that a simulator replaces. `checked`
     runs the core's invariants after every step.
     """

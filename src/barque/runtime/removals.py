@@ -153,8 +153,9 @@ class Removals:
         cluster_id, uid = question.cluster_id, question.uid
         if self._directory.deleted_cluster(cluster_id) is not None:
             return RemovalAnswer(cluster_id, uid, True, Index(0), ())
-        for process in self._servers.all():
-            if process.cluster_id != cluster_id or process.uid == uid or process.failure is not None:
+        here = [process for process in self._servers.all() if process.cluster_id == cluster_id]
+        for process in here:
+            if process.uid == uid or process.failure is not None:
                 continue
             position, records = committed_configuration(process.server)
             if position.index < question.since:
@@ -166,7 +167,7 @@ class Removals:
             if all(record.uid is not None for record in records):
                 voters = sorted(r.id.node for r in records if r.membership is Membership.VOTER)
                 return RemovalAnswer(cluster_id, uid, True, position.index, tuple(voters))
-        if any(process.cluster_id == cluster_id for process in self._servers.all()):
+        if here:
             return None
         former = self._directory.last_tombstone(cluster_id)
         if former is None or former.uid == uid:
