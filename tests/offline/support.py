@@ -1,5 +1,6 @@
 """A stopped node's data directory, with entries of two clusters and a deleted one, to be damaged by tests."""
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ _LAST_FILE_BYTES = range(10_000, 40_000)
 async def fill(directory: Path, *, commands: int = 60, size: int = 4_000) -> Path:
     """Run a node, let it fill several log files, stop it; returns its data directory.
 
-    Segments may have everything but the newest file. So that file is neither nearly empty nor nearly full.
+    Segments have everything but the newest file, which is neither nearly empty nor nearly full.
     """
     async with nodes(directory, 1, log=SMALL) as single, single.client() as client:
         for cluster in ("sum", "other", "gone"):
@@ -30,6 +31,8 @@ async def fill(directory: Path, *, commands: int = 60, size: int = 4_000) -> Pat
         await client.delete_cluster("gone")
         while log_files(directory / "n1")[-1].stat().st_size not in _LAST_FILE_BYTES:
             await client.process_command("other", ["pad", "x" * size])
+        while len(log_files(directory / "n1")) > 1:
+            await asyncio.sleep(0.01)
     return directory / "n1"
 
 
