@@ -26,9 +26,11 @@ from barque.core.state import RaftState, Server
 from barque.core.user_commands import decode_commands, take_decoded
 from barque.errors import MachineFault
 from barque.machine.effects import LATER, Checkpoint, MachineEffect, ReleaseCursor
-from barque.machine.machine import Builtin, CommandMeta, MachineVersion
+from barque.machine.machine import ApplyMany, Builtin, CommandMeta, MachineVersion, RunMeta
 from barque.types import NOBODY, Index, ReplyMode
 
+RUN_COMMANDS_MAX = 512
+"""The longest run for `Machine.apply_many`. What a run leaves over is copied for the next one."""
 _MACHINE_EFFECTS = get_args(MachineEffect)
 _encode = msgspec.msgpack.encode
 _decode_version = msgspec.msgpack.Decoder(int).decode
@@ -109,6 +111,9 @@ def _answer_ok(server: Server, head: BodyHead, effects: list[Effect]) -> None:
 
 def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list[Effect]) -> None:
     commands = _commands_of(server, batch, head)
+    if batch.count > 1 and server.apply_many is not None:
+        _apply_runs(server, server.apply_many, batch, head, commands, effects)
+        return
     replies: list[Any] = []
     machine_apply, state = server.machine.apply, server.machine_state
     term, version, time_ms = batch.term, server.effective_machine_version, server.machine_time_ms
@@ -137,6 +142,50 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
             effects += _answers_between(later, head, replies)
         else:
             effects.append(Applied(origin, head.first_correlation, replies))
+
+
+def _apply_runs(
+    server: Server,
+    apply_many: ApplyMany,
+    batch: EntryBatch,
+    head: BodyHead,
+    commands: list[Any],
+    effects: list[Effect],
+) -> None:
+    """Apply a batch by the machine's `apply_many`, in runs that end where the machine wants."""
+    replies: list[Any] = []
+    later: list[int] = []
+    state, first, ahead = server.machine_state, batch.first_index, head.first_correlation
+    term, version, time_ms = batch.term, server.effective_machine_version, server.machine_time_ms
+    done = 0
+    while done < batch.count:
+        run = commands[done : done + RUN_COMMANDS_MAX]
+        own: list[Any] = []
+        wanted: Any = None
+        meta = RunMeta(
+            Index(first + done), term, version, time_ms, head.origin, head.reply_mode, ahead + done
+        )
+        try:
+            state, wanted = apply_many(meta, run, state, own)
+            if not 0 < len(own) <= len(run):
+                raise MachineFault(f"it gave {len(own)} replies to {len(run)} commands")
+            if wanted:
+                _take_effects(server, Index(first + done + len(own) - 1), wanted, effects)
+        except Exception as error:
+            last = len(run) if wanted is None else len(own)  # its effects are those of the run's last entry
+            index = Index(first + done + min(len(own), last - 1))
+            raise MachineFault(
+                f"{type(server.machine).__name__}.apply_many raised at index {index}: {error!r}", index
+            ) from error
+        done += len(own)
+        if own[-1] is LATER:
+            later.append(done - 1)
+        replies += own
+    server.machine_state = state
+    if head.reply_mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and (
+        server.raft_state is RaftState.LEADER
+    ):
+        effects += _answers_between(later, head, replies)
 
 
 def _answers_between(later: list[int], head: BodyHead, replies: list[Any]) -> list[Applied]:
