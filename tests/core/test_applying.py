@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from barque.core import commands
+from barque.core import applying, commands, user_commands
 from barque.core.applying import RUN_COMMANDS_MAX
 from barque.core.entries import EntryBatch, EntryKind, encode_body
 from barque.core.messages import (
@@ -46,22 +46,63 @@ def test_bytes_that_are_commands_only_together_are_not_admitted(payloads: list[b
 
 
 @PIECES
-def test_entries_mean_the_same_however_their_batch_is_cut(payloads: list[bytes]) -> None:
-    """A leader admits no such entries. A member that gets them stops at the same entry."""
+def test_entries_mean_nothing_else_however_their_batch_is_cut(payloads: list[bytes]) -> None:
+    """A leader admits no such entries. Members that get them apply the same commands, or stop."""
 
-    def fault_of(parts: list[EntryBatch]) -> str:
+    def state_of(parts: list[EntryBatch]) -> Any:
         cluster = CoreCluster("a", "b")
         rpc = AppendEntriesRpc(Term(1), cluster["a"].id, Index(2), Index(0), Term(0), tuple(parts))
         cluster.observer.committed += [(part, Term(1)) for part in parts]
         cluster.observer.look = lambda *_: None  # type: ignore[method-assign]  # no leader here
-        with pytest.raises(MachineFault) as fault:
+        try:
             cluster["b"].handle(rpc)
-        return str(fault.value)
+        except MachineFault as fault:
+            return str(fault)[:20]
+        return cluster.server("b").machine_state
 
     body = encode_body(payloads, mode=ReplyMode.AWAIT_CONSENSUS, origin=CLIENT)
     whole = EntryBatch(Index(1), Term(1), 2, 0, body)
-    assert "entry 1 is committed" in fault_of([whole])
-    assert "entry 1 is committed" in fault_of([whole.cut(1, 1), whole.cut(2, 2)])
+    commands = tuple(msgspec.msgpack.decode(b"\x92" + b"".join(payloads)))
+    outcomes = commands, "entry 1 is committed"
+    assert state_of([whole]) in outcomes
+    assert state_of([whole.cut(1, 1), whole.cut(2, 2)]) in outcomes
+
+
+def test_a_leader_decodes_a_command_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decoded to be admitted is applied; a follower decodes when it applies. Large ones too."""
+    cluster = CoreCluster("a", "b")
+    cluster.elect("a")
+    decoded: list[int] = []
+    real = user_commands.decode_commands
+
+    def decode(*args: Any, **options: Any) -> Any:
+        decoded.append(args[2])
+        return real(*args, **options)
+
+    monkeypatch.setattr(user_commands, "decode_commands", decode)
+    monkeypatch.setattr(applying, "decode_commands", decode)
+    cluster.command("a", *["x" * 4_000] * 100)
+    assert decoded == [100]
+    cluster.settle()
+    assert decoded == [100, 100]
+    assert (cluster.server("a").leader_role().decoded, cluster.server("a").leader_role().decoded_bytes) == (
+        {},
+        0,
+    )
+
+
+def test_a_leader_keeps_only_so_much_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded: what has no room is decoded again, and what was applied makes room."""
+    monkeypatch.setattr(user_commands, "_KEPT_BYTES_MAX", 100)
+    cluster = CoreCluster("a", "b")
+    role = cluster.elect("a").leader_role()
+    for text in ("x" * 20, "y" * 100, "z" * 5):
+        cluster.command("a", text)
+    assert [commands for _, commands in role.decoded.values()] == [["x" * 20], ["z" * 5]]
+    assert role.decoded_bytes <= 100
+    cluster.settle()
+    assert cluster.server("a").machine_state == ("x" * 20, "y" * 100, "z" * 5)
+    assert (role.decoded, role.decoded_bytes) == ({}, 0)
 
 
 @pytest.mark.parametrize("low_priority", [False, True])
