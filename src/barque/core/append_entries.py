@@ -10,7 +10,7 @@ from barque.core.applying import apply_to
 from barque.core.configuration import revert_overwritten, take_up_written
 from barque.core.effects import AuxEval, Effect, SendRpc
 from barque.core.entries import EntryBatch
-from barque.core.events import LogEvent
+from barque.core.events import ApplyRest, LogEvent
 from barque.core.log_contract import Found, WalDown, find_entry
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc
 from barque.core.roles import CatchUp, WalWritable
@@ -100,10 +100,19 @@ def _write_new(server: Server, rpc: AppendEntriesRpc, new: list[EntryBatch]) -> 
 def advance_commit(server: Server, leader_commit: Index, matched: Index) -> list[Effect]:
     """Figure 2, AppendEntries receiver 5: commit what the leader has, as far as we match."""
     server.commit_index = max(server.commit_index, min(leader_commit, matched))
+    return _apply_committed(server)
+
+
+def _apply_committed(server: Server) -> list[Effect]:
     before = server.last_applied
     effects = apply_to(server, server.commit_index)
     try_pending_release(server)
     return [*effects, AuxEval()] if server.last_applied > before else effects
+
+
+def on_apply_rest(server: Server, _message: ApplyRest) -> list[Effect]:
+    """Go on applying a long commit; no leader is needed for that."""
+    return _apply_committed(server)
 
 
 def _await_catch_up(server: Server, rpc: AppendEntriesRpc, found: Found) -> list[Effect]:

@@ -12,7 +12,7 @@ import msgspec
 
 from barque.core.captures import capture_effect, note_time
 from barque.core.configuration import apply_cluster_change
-from barque.core.effects import Applied, Effect, LeaderEstablished
+from barque.core.effects import Applied, Defer, Effect, LeaderEstablished
 from barque.core.entries import (
     BodyHead,
     EntryBatch,
@@ -20,6 +20,7 @@ from barque.core.entries import (
     decode_head,
     payloads_of,
 )
+from barque.core.events import ApplyRest
 from barque.core.log_contract import read_batches
 from barque.core.roles import LeaderRole
 from barque.core.state import RaftState, Server
@@ -40,16 +41,30 @@ _decode_builtin: Callable[[bytes], Builtin] = msgspec.msgpack.Decoder(Builtin).d
 def apply_to(server: Server, target: Index) -> list[Effect]:
     """Apply entries up to `target`, or to the end of the log if that is nearer.
 
+    One step applies `apply_entries_max` entries or a little more, and asks for another one (`ApplyRest`):
+    commits, votes and other clusters do not wait for a long apply.
+
     Raises `MachineFault` if the user's machine raises; the server must stop then.
     """
     effects: list[Effect] = []
     last = min(target, server.log.last_index_term().index)
     if last <= server.last_applied or server.frozen or server.deleted:
         return effects  # what follows a deletion, or a version that we lack, is not applied here, nor read
+    most = room = server.cfg.apply_entries_max
     for batch in read_batches(server.log, Index(server.last_applied + 1), Index(last)):
-        if not _apply_batch(server, batch, effects) or server.deleted:
+        part = batch if batch.count <= most else batch.cut(batch.first_index, batch.first_index + most - 1)
+        if not _apply_batch(server, part, effects) or server.deleted:
+            break
+        room -= part.count
+        if room <= 0 and server.last_applied < last:
+            effects.append(Defer(ApplyRest()))
             break
     return effects
+
+
+def is_applying(server: Server) -> bool:
+    """Whether committed entries are left that this server is going to apply."""
+    return server.last_applied < server.commit_index and not (server.frozen or server.deleted)
 
 
 def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bool:

@@ -491,6 +491,8 @@ class Node:
         if requests.put_off:
             requests.go_on()
         try:
+            if rounds.applying:
+                rounds.apply()
             for _ in range(_ROUNDS_MAX):
                 if requests.dirty or requests.fillers:
                     self._route_requests()
@@ -516,7 +518,7 @@ class Node:
                 unfinished = True
         finally:
             turn.is_scheduled = False
-        if unfinished or requests.put_off or rounds.flushing:
+        if unfinished or requests.put_off or rounds.flushing or rounds.applying:
             turn.wake()
         if self.servers.finished:
             system.reap_finished()

@@ -412,6 +412,7 @@ class Host:
             max_append_entries_rpc_batch_size=scenario.rpc_entries,
             max_append_entries_rpc_bytes=scenario.rpc_bytes,
             low_priority_commands_flush_size=scenario.flush_size,
+            apply_entries_max=scenario.apply_entries,
         )
 
     # --- ends --------------------------------------------------------------------------
