@@ -33,8 +33,10 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
     """
     effects: list[Effect] = []
     more = False
-    next_index, limit = server.log.next_index(), server.cfg.max_pipeline_count
-    bytes_limit = server.cfg.max_pipeline_bytes
+    cfg, next_index = server.cfg, server.log.next_index()
+    limit, bytes_limit = cfg.max_pipeline_count, cfg.max_pipeline_bytes
+    made: SendRpc | None = None  # for the peer before; the next one mostly needs the same
+    made_for = (Index(0), 0)
     for member, peer in server.peers:
         if peer.next_index >= next_index and peer.commit_index_sent >= server.commit_index:
             continue
@@ -43,8 +45,13 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
         in_flight = peer.next_index - peer.match_index - 1
         if (in_flight >= limit or peer.bytes_in_flight >= bytes_limit) and not force:
             continue
-        room = max(1, min(server.cfg.max_append_entries_rpc_batch_size, limit - in_flight))
-        effect = make_rpc(server, member, peer, room)
+        room = max(1, min(cfg.max_append_entries_rpc_batch_size, limit - in_flight))
+        if made is not None and made_for == (peer.next_index, room):
+            effect: SendRpc | SendSnapshot | StartSnapshotRetry = SendRpc(member, made.message)
+        else:
+            made_for = (peer.next_index, room)
+            effect = make_rpc(server, member, peer, room)
+            made = effect if isinstance(effect, SendRpc) else None
         effects.append(effect)
         if not isinstance(effect, SendRpc):
             continue
@@ -63,6 +70,12 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
         room_left = sent < limit and peer.bytes_in_flight < bytes_limit
         more = more or (peer.next_index < next_index and room_left)
     return effects, more
+
+
+def is_full(server: Server, peer: Peer) -> bool:
+    """Whether as much is on its way to this peer as may be: it may not even have been told a commit index."""
+    in_flight = peer.next_index - peer.match_index - 1
+    return in_flight >= server.cfg.max_pipeline_count or peer.bytes_in_flight >= server.cfg.max_pipeline_bytes
 
 
 def has_entries_to_send(server: Server) -> bool:
