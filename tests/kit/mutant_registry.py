@@ -75,10 +75,10 @@ def lower_term_passes(kind: type[Any]) -> Any:
     """Let the term rule take messages of this kind for our own term's, although theirs is over."""
     real = find("settle_term")
 
-    def settle(server: Any, rules: Any, message: Any, effects: list[Any]) -> Any:
+    def settle(server: Any, message: Any, effects: list[Any]) -> Any:
         if type(message) is kind and message.term < server.current_term:
             message = msgspec.structs.replace(message, term=server.current_term)
-        return real(server, rules, message, effects)
+        return real(server, message, effects)
 
     return replace("settle_term", settle)
 

@@ -143,10 +143,10 @@ def pre_vote_teaches_nothing() -> Any:
     """See `MUTANTS`."""
     real = find("settle_term")
 
-    def ignore(server: Server, kind: Any, message: Any, effects: list[Any]) -> Any:
+    def ignore(server: Server, message: Any, effects: list[Any]) -> Any:
         if isinstance(message, PreVoteRpc | PreVoteResult) and message.term > server.current_term:
             return False
-        return real(server, kind, message, effects)
+        return real(server, message, effects)
 
     return replace("settle_term", ignore)
 
@@ -225,10 +225,10 @@ def pre_candidate_never_yields() -> Any:
     """See `MUTANTS`."""
     real = find("settle_term")
 
-    def ignore(server: Server, kind: Any, message: Any, effects: list[Any]) -> Any:
+    def ignore(server: Server, message: Any, effects: list[Any]) -> Any:
         if server.raft_state is RaftState.PRE_VOTE and isinstance(message, FROM_LEADER):
             return False
-        return real(server, kind, message, effects)
+        return real(server, message, effects)
 
     return replace("settle_term", ignore)
 

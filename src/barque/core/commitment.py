@@ -15,7 +15,7 @@ from barque.core.membership import leave_if_removed, promotions_due
 from barque.core.messages import AppendEntriesReply
 from barque.core.queries import answer_proven, process_pending
 from barque.core.quorum import agreed
-from barque.core.replication import is_full, pipelined_rpcs
+from barque.core.replication import pipelined_rpcs
 from barque.core.snapshots import try_pending_release
 from barque.core.state import Peer, PeerStatus, Server
 from barque.types import Index, Membership
@@ -29,7 +29,10 @@ def on_append_entries_reply(server: Server, reply: AppendEntriesReply) -> list[E
     if peer is None or reply.sender == server.id:
         return []  # not a member: it cannot be counted
     note_acked(server, reply.sender)
-    was_full = is_full(server, peer)
+    was_full = (
+        peer.next_index - peer.match_index > server.cfg.max_pipeline_count
+        or peer.bytes_in_flight >= server.cfg.max_pipeline_bytes
+    )  # then it may not even have been told a commit index
     proved = _note(server, peer, reply)
     if not reply.success:
         rpcs, _ = pipelined_rpcs(server)

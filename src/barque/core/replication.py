@@ -45,18 +45,22 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
         in_flight = peer.next_index - peer.match_index - 1
         if (in_flight >= limit or peer.bytes_in_flight >= bytes_limit) and not force:
             continue
-        room = max(1, min(cfg.max_append_entries_rpc_batch_size, limit - in_flight))
+        room = limit - in_flight
+        if room > cfg.max_append_entries_rpc_batch_size:
+            room = cfg.max_append_entries_rpc_batch_size
+        elif room < 1:
+            room = 1
         if made is not None and made_for == (peer.next_index, room):
             effect: SendRpc | SendSnapshot | StartSnapshotRetry = SendRpc(member, made.message)
         else:
             made_for = (peer.next_index, room)
             effect = make_rpc(server, member, peer, room)
-            made = effect if isinstance(effect, SendRpc) else None
+            made = effect if type(effect) is SendRpc else None
         effects.append(effect)
-        if not isinstance(effect, SendRpc):
+        if type(effect) is not SendRpc:
             continue
         rpc = effect.message
-        assert isinstance(rpc, AppendEntriesRpc)
+        assert type(rpc) is AppendEntriesRpc
         if rpc.entries:
             last_index = rpc.entries[-1].last_index
             peer.next_index = Index(last_index + 1)
@@ -70,12 +74,6 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
         room_left = sent < limit and peer.bytes_in_flight < bytes_limit
         more = more or (peer.next_index < next_index and room_left)
     return effects, more
-
-
-def is_full(server: Server, peer: Peer) -> bool:
-    """Whether as much is on its way to this peer as may be: it may not even have been told a commit index."""
-    in_flight = peer.next_index - peer.match_index - 1
-    return in_flight >= server.cfg.max_pipeline_count or peer.bytes_in_flight >= server.cfg.max_pipeline_bytes
 
 
 def has_entries_to_send(server: Server) -> bool:

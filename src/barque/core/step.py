@@ -74,15 +74,13 @@ ENDING = (
 
 def step(server: Server, message: Message) -> list[Effect]:
     """Handle one message. Perform the effects in their order."""
-    table = TABLES.get(server.raft_state)
-    if table is None:
+    if server.raft_state not in TABLES:
         raise InvariantViolation(f"{server.id}: no messages are handled in state {server.raft_state}")
-    kind = KINDS.get(type(message))
-    if kind is None:  # a client's request or a local event: it belongs to no term
-        effects = table[type(message)](server, message)
+    if type(message) not in KINDS:  # a client's request or a local event: it belongs to no term
+        effects = TABLES[server.raft_state][type(message)](server, message)
     else:
         settled: list[Effect] = []
-        if not settle_term(server, kind, message, settled):
+        if not settle_term(server, message, settled):
             return settled
         effects = TABLES[server.raft_state][type(message)](server, message)
         if settled:

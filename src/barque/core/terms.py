@@ -82,11 +82,12 @@ ASKS_FOR_VOTES = (m.PreVoteRpc, m.RequestVoteRpc)
 """A candidate's questions."""
 
 
-def settle_term(server: Server, kind: Kind, message: Any, effects: list[Effect]) -> bool:
-    """Settle the term of a message of this kind; return whether the role's handler sees the message.
+def settle_term(server: Server, message: Any, effects: list[Effect]) -> bool:
+    """Settle the term of a message that has one; return whether the role's handler sees the message.
 
     Appends to `effects` what that takes: a refusal, a new term to store, the end of a role.
     """
+    kind = KINDS[type(message)]
     if message.term != server.current_term:
         if message.term < server.current_term:
             effects += kind.refuse(server, message)

@@ -22,6 +22,7 @@ class DeferredRounds:
         self.flushing: dict[ServerProcess, None] = {}
         self.applying: dict[ServerProcess, None] = {}
         self._committing: dict[ServerProcess, None] = {}
+        self._is_armed = False  # the timer for those
         self._timers = timers
         self._clock = clock
         self._wake = wake
@@ -68,7 +69,8 @@ class DeferredRounds:
                 process.handle(PipelineRpcs())
             else:
                 self._committing[process] = None
-        if self._committing and "commits" not in self._timers:
+        if self._committing and not self._is_armed:
+            self._is_armed = True
             self._timers.arm("commits", self._clock.monotonic() + _COMMIT_DELAY_S, self._send_commit_indexes)
 
     def forget(self, process: ServerProcess) -> None:
@@ -77,7 +79,7 @@ class DeferredRounds:
             waiting.pop(process, None)
 
     def _send_commit_indexes(self) -> None:
-        committing, self._committing = self._committing, {}
+        committing, self._committing, self._is_armed = self._committing, {}, False
         for process in committing:
             process.handle(PipelineRpcs())
         self._wake()

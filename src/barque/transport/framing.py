@@ -66,20 +66,26 @@ def decode_header(header: bytes | bytearray | memoryview, offset: int, limit: in
     Raises `ProtocolError` for a foreign version, an unknown kind, reserved bits that are set, and
     a length above `limit` bytes.
     """
-    length, version, kind, reserved = HEADER.unpack_from(header, offset)
-    if version == FRAME_VERSION and not reserved and length <= limit and kind in _KINDS:
-        return _KINDS[kind], length
+    length, version, number, reserved = HEADER.unpack_from(header, offset)
+    kind = _KINDS.get(number)
+    if kind is None or version != FRAME_VERSION or reserved or length > limit:
+        raise _refusal(length, version, number, reserved, limit)
+    return kind, length
+
+
+def _refusal(length: int, version: int, kind: int, reserved: int, limit: int) -> ProtocolError:
+    """What is wrong with a header."""
     if version != FRAME_VERSION and length & 0xFFFF == _TLS_START:
-        raise ProtocolError(
+        return ProtocolError(
             "the other side speaks TLS, and we do not; set [tls] on nodes, tls_ca_file on clients"
         )
     if version != FRAME_VERSION:
-        raise ProtocolError(
+        return ProtocolError(
             f"frame version {version}, expected {FRAME_VERSION}: the other side does not speak this protocol"
         )
     if length > limit:
-        raise ProtocolError(f"frame of {length} bytes is above the limit of {limit}")
-    raise ProtocolError(f"malformed frame header: kind {kind}, reserved {reserved}")
+        return ProtocolError(f"frame of {length} bytes is above the limit of {limit}")
+    return ProtocolError(f"malformed frame header: kind {kind}, reserved {reserved}")
 
 
 class FrameReader:
@@ -143,7 +149,10 @@ class FrameReader:
                     self._buffer, self._size = bytearray(_BUFFER_MIN), _BUFFER_MIN
                     self.close()
             return None
-        kind, length = decode_header(self._buffer, self._start, self.limit)
+        length, version, number, reserved = HEADER.unpack_from(self._buffer, self._start)
+        kind = _KINDS.get(number)
+        if kind is None or version != FRAME_VERSION or reserved or length > self.limit:
+            raise _refusal(length, version, number, reserved, self.limit)
         self._wanted = HEADER_SIZE + length
         if available < self._wanted:
             self.has_more = False
