@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from barque.core.entries import BodyHead, blob_of, lengths_of, payloads_of
+from barque.core.entries import BodyHead, lengths_of, payloads_of
 from barque.core.roles import LeaderRole
 from barque.core.state import Server
 
@@ -33,11 +33,11 @@ def decode_commands(
     a body looks at its edges, which takes longer than to decode it. No member looks again: bytes can be read
     in one way only, so however members cut a batch, they get the same commands, or stop.
     """
-    start = b"\xdd" + count.to_bytes(4, "big")
+    start, blob_start = b"\xdd" + count.to_bytes(4, "big"), head.size + 4 * count
     if len(body) < _LARGE_BYTES:
-        array = start + blob_of(body, count, head)
+        array = start + body[blob_start:]
     else:
-        array = b"".join((start, memoryview(body)[head.size + 4 * count :]))
+        array = b"".join((start, memoryview(body)[blob_start:]))
     try:
         commands = decode(array)
         if admitted or count == 1 or tuple(map(len, _split(array))) == lengths_of(body, count, head.size):
