@@ -49,16 +49,18 @@ class Router:
         self._sweeper: asyncio.TimerHandle | None = None
         self._last_error: BarqueError | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # from `connect` on
 
     def now(self) -> float:
         """Seconds, on the loop's clock."""
-        return asyncio.get_running_loop().time()
+        return (self._loop or asyncio.get_running_loop()).time()
 
     # --- life --------------------------------------------------------------------------
 
     async def connect(self, timeout_s: float) -> None:
         """Connect to the first address that answers. Raises `LeaderTimeout` or `Unauthenticated`."""
         self._closed = False
+        self._loop = asyncio.get_running_loop()
         deadline = self.now() + timeout_s
         while not self._connections:
             await self._try_all(deadline)
@@ -163,10 +165,12 @@ class Router:
 
     def _flush(self) -> None:
         self._scheduled = False
-        batches = [*self._unsent, *(part for batch in self._open.values() for part in batch.parts())]
+        batches, opened = self._unsent, self._open
         self._unsent, self._open = [], {}
+        for batch in opened.values():
+            batches += batch.parts()
         ready: dict[str, list[Batch]] = {}
-        for batch in batches:
+        for batch in batches:  # type: ignore[assignment]  # they were filled, and are to be sent
             connection = self._choose(batch)
             if connection is None:
                 self._unsent.append(batch)
