@@ -49,7 +49,7 @@ def test_reads_are_cut_likewise() -> None:
     reads = ReadBatch("kv", 9.0, "leader")
     for _ in range(PART_REQUESTS_MAX + 1):
         reads.payloads.append(b"")
-    reads.waiters.append(None)
+        reads.waiters.append(None)
     assert [(type(p), p.seeks_leader, len(p.waiters)) for p in reads.parts()] == [
         (ReadBatch, True, PART_REQUESTS_MAX),
         (ReadBatch, True, 1),
