@@ -159,11 +159,6 @@ class EncodedBatch(Batch):
         super().__init__(cluster, deadline, listener)
         self.payloads: list[bytes] = []
 
-    def add(self, payload: bytes, waiter: Any) -> None:
-        """Add a request for the listener of this batch."""
-        self.payloads.append(payload)
-        self.waiters.append(waiter)
-
     def ask(self, payload: bytes) -> "asyncio.Future[Any]":
         """Add a request that a caller awaits."""
         self.payloads.append(payload)
