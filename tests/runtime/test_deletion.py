@@ -78,7 +78,7 @@ class World:
     def turn(self) -> None:
         """Until nothing is left to do."""
         while self.system.sync_meta() or self.system.storage.pending:
-            self.system.flush()
+            self.system.storage.flush()
 
     def make(self, name: str, cluster_id: str | None = None) -> ServerProcess:
         """A cluster of one, which leads and has counted to 3."""

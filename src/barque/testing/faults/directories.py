@@ -59,7 +59,7 @@ def swapped_disks(nemesis: "Nemesis") -> None:
         nemesis.count("swapped_disks", f"{one.name}-{other.name}")
         disks = one.disk, other.disk
         one.lent, other.lent = LentDisk(one, disks[1], other.name), LentDisk(other, disks[0], one.name)
-        nemesis.later(lambda: _give_back(one, other), _RESTART_S)
+        _give_back_later(nemesis, one, other)
 
 
 def copied_disk(nemesis: "Nemesis") -> None:
@@ -70,7 +70,7 @@ def copied_disk(nemesis: "Nemesis") -> None:
         host.crash(power=True)
         nemesis.count("copied_disk", f"{other.name} to {host.name}")
         host.lent = LentDisk(host, other.disk.survivor(), other.name)
-        nemesis.later(lambda: _give_back(host), _RESTART_S)
+        _give_back_later(nemesis, host)
 
 
 def _is_fit(host: Host) -> bool:
@@ -79,9 +79,16 @@ def _is_fit(host: Host) -> bool:
     return sound and host.up and bool(host.uids) and host.disk.fault is None and host.disk.space is None
 
 
-def _give_back(*hosts: Host) -> None:
-    for host in hosts:
-        host.take_back()
+def _give_back_later(nemesis: "Nemesis", *hosts: Host) -> None:
+    """Give these hosts their own disks back; if they got them before, the next swap is no business of ours."""
+    lent = [(host, host.lent) for host in hosts]
+
+    def give_back() -> None:
+        for host, disk in lent:
+            if host.lent is disk:
+                host.take_back()
+
+    nemesis.later(give_back, _RESTART_S)
 
 
 DIRECTORY_FAULTS: dict[str, Callable[["Nemesis"], None]] = {
