@@ -76,6 +76,27 @@ async def test_a_lost_node_is_not_missed_and_catches_up(tmp_path: Path) -> None:
         await until(caught_up, "n3 to catch up")
 
 
+async def test_the_followers_of_a_process_that_is_gone_wait_for_no_timer(tmp_path: Path) -> None:
+    """The leader's connections break and its address refuses: another leads long before a timer ends."""
+    unhurried = barque.TimeConfig(broadcast_time_ms=500, election_multiplier=1_000)
+    async with nodes(tmp_path, time=unhurried) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", 1) == 1
+        gone = three.running.pop(await three.leader(client, "sum"))
+        leader = gone.system.processes["sum"].server.id
+
+        async def all_follow() -> bool:
+            servers = [node.system.processes["sum"].server for node in three.running.values()]
+            return all(server.leader_id == leader for server in servers)
+
+        await until(all_follow, "two followers")
+        await gone.transport.stop()
+        assert await client.process_command("sum", 1) == 2
+        terms = {node.system.processes["sum"].server.current_term for node in three.running.values()}
+        assert terms == {gone.system.processes["sum"].server.current_term + 1}
+        await gone.stop()
+
+
 async def test_without_a_majority_nothing_is_promised(tmp_path: Path) -> None:
     """One of three takes a command, cannot commit it, and does not say that it happened."""
     async with nodes(tmp_path) as three, three.client("n1") as client:

@@ -236,6 +236,7 @@ class Node:
             clock,
             turn,
             MachineCodes(self.name, self.machines),
+            self.system.server_timers.succeed,
         )
         self.reporter = Reporter(self.name, self.system, self.transport, self.requests, self.liveness, clock)
         self.admin = Admin(
@@ -567,6 +568,10 @@ class Node:
         """Our link to a node is gone."""
         self.system.performer.node_lost(node)
         self.liveness.disconnected(node, reason)
+
+    def on_peer_gone(self, node: str) -> None:
+        """The process of a node is gone."""
+        self.liveness.gone(node)
 
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
         """A client has authenticated."""

@@ -170,6 +170,13 @@ class TransportHandler(Protocol):
     def on_peer_disconnected(self, node: str, reason: str) -> None:
         """Our outbound link to the node, once up, is gone."""
 
+    def on_peer_gone(self, node: str) -> None:
+        """The node's process is gone: the link broke, nobody listens at its address, nor has it a link to us.
+
+        Comes after `on_peer_disconnected`. An address may refuse connections for another reason (a proxy
+        restarts), so this is strong evidence and no proof.
+        """
+
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
         """A client has proved its role."""
         ...
