@@ -95,7 +95,10 @@ def test_a_flush_with_nothing_to_flush_does_nothing() -> None:
 
 
 def test_the_most_advanced_voter_is_asked_to_take_over() -> None:
-    """CMD-18: the one with most on its disk; of equals the first; a single member asks nobody."""
+    """CMD-18: the one with most on its disk; of equals the first; a single member asks nobody.
+
+    A member on none of the nodes that count is not asked.
+    """
     cluster = CoreCluster("a", "b", "c", "d")
     server = cluster.elect("a")
     assert best_successor(server) == cluster["b"].id
@@ -103,6 +106,8 @@ def test_the_most_advanced_voter_is_asked_to_take_over() -> None:
     server.cluster[cluster["d"].id].match_index = Index(10)
     server.cluster[cluster["d"].id].voter = False
     assert best_successor(server) == cluster["c"].id
+    assert best_successor(server, ["node_b", "node_d"]) == cluster["b"].id
+    assert best_successor(server, []) is None
     assert best_successor(CoreCluster("a").elect("a")) is None
 
 

@@ -358,6 +358,7 @@ class Node:
         if self._stopped:
             return
         await self.admin.hand_over(_STOP_TRANSFER_S)
+        await self.sessions.drain()
         self._stopped = True
         self.turn.stop()
         await self.rpc.stop()
