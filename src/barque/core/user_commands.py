@@ -11,28 +11,33 @@ from typing import Any
 
 import msgspec
 
+from barque.core.decoders import CommandDecoder, command_decoder_of
 from barque.core.entries import BodyHead, blob_of, lengths_of, payloads_of
 from barque.core.roles import LeaderRole
 from barque.core.state import Server
 
-Decode = Callable[[bytes], list[Any]]
 _split: Callable[[bytes], list[msgspec.Raw]] = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_LARGE_BYTES = 1024
+"""Commands of this size on average are decoded one by one, where they are: to copy them costs more."""
 _KEPT_BYTES_MAX = 256 * 1024
 """Decoded commands of a larger body are not kept until they are applied: they would need its memory twice."""
 
 
 def decode_commands(
-    decode: Decode, body: bytes, count: int, head: BodyHead
+    decode: CommandDecoder, body: bytes, count: int, head: BodyHead
 ) -> tuple[list[Any], dict[int, str] | None]:
-    """Decode all commands of a body in one call, by making its blob one msgpack array.
+    """Decode all commands of a body: small ones in one call, by making its blob one msgpack array.
 
     Returns the commands, with None for bytes that are no command, and the error of each of those by offset.
     The members may have cut a batch differently, so bytes that are commands only when read across the edges
     of their entries are none (100 ns a command, an order below what applying costs).
     """
-    array = b"\xdd" + count.to_bytes(4, "big") + blob_of(body, count, head)
     try:
-        commands = decode(array)
+        if len(body) > count * _LARGE_BYTES:
+            one = decode.one
+            return [one(view) for view in payloads_of(memoryview(body), count, head)], None
+        array = b"\xdd" + count.to_bytes(4, "big") + blob_of(body, count, head)
+        commands = decode.many(array)
         if count == 1 or tuple(map(len, _split(array))) == lengths_of(body, count, head.size):
             return commands, None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -41,7 +46,7 @@ def decode_commands(
     errors: dict[int, str] = {}
     for offset, payload in enumerate(payloads_of(body, count, head)):
         try:
-            commands.extend(decode(b"\x91" + payload))
+            commands.extend(decode.many(b"\x91" + payload))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             commands.append(None)
             errors[offset] = str(error)
@@ -58,8 +63,7 @@ def check_commands(
     if role.proposed_version <= server.effective_machine_version:
         return decode_commands(server.decode_commands, body, count, head)
     machine = server.cfg.machine.which_module(min(role.proposed_version, server.cfg.machine.version))
-    decoder = msgspec.msgpack.Decoder(list[machine.command_type])  # type: ignore[name-defined]  # a run-time type
-    return decode_commands(decoder.decode, body, count, head)
+    return decode_commands(command_decoder_of(machine.command_type), body, count, head)
 
 
 def keep_decoded(role: LeaderRole, first: int, body: bytes, commands: list[Any]) -> None:
