@@ -228,7 +228,7 @@ class Transport(Protocol):
         ...
 
 
-def receive_envelopes(payload: bytes, node: str, counters: TransportCounters) -> list[Envelope]:
+def receive_envelopes(payload: bytes | memoryview, node: str, counters: TransportCounters) -> list[Envelope]:
     """Decode a frame from `node`, and drop messages that claim to come from another node (S6).
 
     Raises `ProtocolError` for a frame that no correct node sends.

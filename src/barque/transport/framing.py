@@ -47,11 +47,19 @@ class FrameKind(enum.IntEnum):
 _KINDS = {int(kind): kind for kind in FrameKind}
 
 
+IN_PLACE_BYTES = 64 * 1024
+"""Messages in a payload of this size are decoded where they have arrived: what they keep is copied then."""
+_IN_PLACE = (FrameKind.ENVELOPES, FrameKind.REQUESTS)
+
+
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One complete frame. The payload is a copy of its own and may be kept."""
+    """One complete frame. The payload is a copy of its own and may be kept.
+
+    Only a large one of `_IN_PLACE` is a view of the reader's buffer, whose bytes change with the next read.
+    """
 
     kind: FrameKind
-    payload: bytes
+    payload: bytes | memoryview
 
 
 def encode_frame(kind: FrameKind, payload: bytes) -> bytes:
@@ -59,12 +67,13 @@ def encode_frame(kind: FrameKind, payload: bytes) -> bytes:
     return HEADER.pack(len(payload), FRAME_VERSION, kind, 0) + payload
 
 
-def seal_frame(kind: FrameKind, frame: bytearray) -> None:
-    """Write the header in front of a payload that was encoded behind 8 free bytes.
+def seal_frame(kind: FrameKind, frame: bytearray, size: int | None = None) -> None:
+    """Write the header in front of a payload of `size` bytes that was encoded behind 8 free bytes.
 
     This spares the copy that `encode_frame` makes: a batch of entries is large.
     """
-    HEADER.pack_into(frame, 0, len(frame) - HEADER.size, FRAME_VERSION, kind, 0)
+    length = len(frame) - HEADER.size if size is None else size
+    HEADER.pack_into(frame, 0, length, FRAME_VERSION, kind, 0)
 
 
 def decode_header(header: bytes | bytearray | memoryview, offset: int, limit: int) -> tuple[FrameKind, int]:
@@ -155,7 +164,10 @@ class FrameReader:
         begin = self._start + HEADER.size
         end = self._start = begin + length
         self._wanted = 0
-        frame = Frame(kind, bytes(memoryview(self._buffer)[begin:end]))  # one copy; without the view, two
+        payload: bytes | memoryview = memoryview(self._buffer)[begin:end]
+        if length < IN_PLACE_BYTES or kind not in _IN_PLACE:
+            payload = bytes(payload)  # one copy; without the view, two
+        frame = Frame(kind, payload)
         if end == self._end and len(self._buffer) <= self.kept:
             # Nothing follows, as nearly always: start again at the front.
             self._start = self._end = 0

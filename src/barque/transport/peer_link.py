@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from barque.errors import ProtocolError
 from barque.transport import wire
-from barque.transport.connection import FramedConnection, encode_frames, split_address
+from barque.transport.connection import FramedConnection, encode_frames, frame_in_pieces, split_address
 from barque.transport.contract import (
     Limits,
     PeerStatus,
@@ -124,6 +124,11 @@ class PeerLink:
             self._drop(len(outbox))
         elif outbox:
             limit = self._limits.frame_bytes_max
+            if self._queued > wire.SPLICED_BYTES:
+                pieces = frame_in_pieces(outbox, limit, self._counters)
+                if pieces is not None:
+                    connection.write_pieces(pieces)
+                    return
             connection.write(encode_frames(FrameKind.ENVELOPES, outbox, limit, self._counters, self.name))
 
     @property
