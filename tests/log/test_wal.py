@@ -269,11 +269,11 @@ def test_an_overwrite_during_a_sync_is_not_confirmed_by_it() -> None:
             work()
             held.append(done)
 
-    wal._writer = Held()
+    wal.writer = Held()
     node.storage._births = False
     node.storage.flush()
     log.write([batch(3, term=1, count=2)])  # the same entries once more, behind the sync
-    wal._writer.busy = False
+    wal.writer.busy = False
     held.pop()(None)  # type: ignore[operator]
     assert node.events == [Written(UID, 1, 1, 2)]
 
@@ -333,7 +333,7 @@ def test_a_log_with_both_writers_writes_everything_in_order() -> None:
 
     thread = SlowThread()
     wal, log = node.storage.wal, node.storage.log(UID)
-    wal._writer = WriterBySize(lambda: thread, 400)
+    wal.writer = WriterBySize(lambda: thread, 400)
     node.storage._births = False
     log.write([batch(1)])
     node.storage.flush()

@@ -131,34 +131,34 @@ class ThreadWriter:
         self._thread.join()
 
 
-class WriterBySize:
+class WriterBySize(InlineWriter):
     """Does small writes where it is called, and large ones in a thread, made for the first of them."""
 
     kind = "by size"
 
     def __init__(self, make_thread: Callable[[], Writer], large_bytes: int = LARGE_WRITE_BYTES) -> None:
-        self._inline = InlineWriter()
+        super().__init__()
         self._make_thread = make_thread
         self._thread: Writer | None = None
         self._large_bytes = large_bytes
 
-    @property
-    def busy(self) -> bool:
-        """Whether either works."""
-        return self._inline.busy or (self._thread is not None and self._thread.busy)
-
     def run(self, work: Work, done: Done, size: int = 0) -> None:
         """Do the work now, or hand it to the thread."""
-        assert not self.busy, "one piece of work at a time"
         if size < self._large_bytes:
-            self._inline.run(work, done)
+            super().run(work, done)
             return
+
+        def ended(error: Exception | None) -> None:
+            self.busy = False
+            done(error)
+
         if self._thread is None:
             self._thread = self._make_thread()
-        self._thread.run(work, done, size)
+        self.busy = True
+        self._thread.run(work, ended, size)
 
     def yield_if_busy(self) -> None:
-        """Give the thread a chance, if there is one."""
+        """Give the thread a chance, while it works."""
         if self._thread is not None:
             self._thread.yield_if_busy()
 
