@@ -84,8 +84,11 @@ class Nodes:
             data_dir=str(self.directory / name),
             nodes=self.addresses,
             **{"secret": SECRET, **self.credentials},
-            time=barque.TimeConfig(broadcast_time_ms=20, detector_poll_ms=300, tick_ms=50),
-            **{"log": barque.LogConfig(wal_max_size_bytes=4 << 20), **self.settings},
+            **{
+                "log": barque.LogConfig(wal_max_size_bytes=4 << 20),
+                "time": barque.TimeConfig(broadcast_time_ms=20, detector_poll_ms=300, tick_ms=50),
+                **self.settings,
+            },
         )
 
     async def start(

@@ -21,7 +21,7 @@ are rows of [the parity page](ra-parity.md).
 
 OF_LAYERS_AROUND = {
     "Node": {"make_sink", "make_sessions", "server_tls", "open_session", "wake", "on_envelopes", "on_turn"}
-    | {"on_peer_connected", "on_peer_disconnected", "on_client"},
+    | {"on_peer_connected", "on_peer_disconnected", "on_peer_gone", "on_client"},
     "Client": {"over", "end"},
 }
 """Methods that are public for other parts of Barque, and for simulations."""

@@ -1,6 +1,11 @@
 """Commands on their way into the log (L-7 to L-10, CMD-06, CMD-18)."""
 
+import msgspec
+import pytest
+
 from barque.core.configuration import may_change
+from barque.core.decoders import command_decoder_of
+from barque.core.entries import decode_head, encode_body
 from barque.core.messages import (
     AwaitConditionTimeout,
     ElectionTimeout,
@@ -12,6 +17,7 @@ from barque.core.messages import (
 )
 from barque.core.state import RaftState
 from barque.core.transfer import best_successor
+from barque.core.user_commands import decode_commands
 from barque.testing.core.cluster import CoreCluster, sent
 from barque.types import Index, ReplyMode
 
@@ -124,7 +130,10 @@ def test_a_flush_with_nothing_to_flush_does_nothing() -> None:
 
 
 def test_the_most_advanced_voter_is_asked_to_take_over() -> None:
-    """CMD-18: the one with most on its disk; of equals the first; a single member asks nobody."""
+    """CMD-18: the one with most on its disk; of equals the first; a single member asks nobody.
+
+    A member on none of the nodes that count is not asked.
+    """
     cluster = CoreCluster("a", "b", "c", "d")
     server = cluster.elect("a")
     assert best_successor(server) == cluster["b"].id
@@ -132,6 +141,8 @@ def test_the_most_advanced_voter_is_asked_to_take_over() -> None:
     server.cluster[cluster["d"].id].match_index = Index(10)
     server.cluster[cluster["d"].id].voter = False
     assert best_successor(server) == cluster["c"].id
+    assert best_successor(server, ["node_b", "node_d"]) == cluster["b"].id
+    assert best_successor(server, []) is None
     assert best_successor(CoreCluster("a").elect("a")) is None
 
 
@@ -148,3 +159,24 @@ def test_a_command_that_finds_no_disk_is_refused_and_did_not_happen() -> None:
     cluster["a"].handle(MachineTimeout("t"))
     assert cluster.server("a").raft_state is RaftState.AWAIT_CONDITION
     assert cluster.answers == []
+
+
+@pytest.mark.parametrize("size", [3, 5_000])
+def test_commands_are_decoded_within_their_own_bytes(size: int) -> None:
+    """Small commands are decoded together and large ones where they are: both with the same result."""
+    decoder = command_decoder_of(str)
+    texts = [letter * size for letter in "abc"]
+    whole = [msgspec.msgpack.encode(text) for text in texts]
+    body = encode_body(whole)
+    assert decode_commands(decoder, body, 3, decode_head(body)) == (texts, None)
+    across = [whole[0], whole[1][:-1], whole[1][-1:] + whole[2]]  # commands only when read across the edges
+    body = encode_body(across)
+    commands, errors = decode_commands(decoder, body, 3, decode_head(body))
+    assert commands == [texts[0], None, None]
+    assert errors is not None
+    assert sorted(errors) == [1, 2]
+    body = encode_body([*whole[:2], msgspec.msgpack.encode(list(range(size)))])
+    assert decode_commands(decoder, body, 3, decode_head(body)) == (
+        [*texts[:2], None],
+        {2: "Expected `str`, got `array` - at `$[0]`"},
+    )

@@ -2,6 +2,8 @@
 
 import errno
 import random
+import threading
+from collections.abc import Callable
 
 import pytest
 from tests.kit.storage import OTHER, SMALL, UID, WAL, Node, batch, content
@@ -10,7 +12,7 @@ from barque.core.messages import ResendWrite, WalFailed, WalUp, Written
 from barque.errors import WalDown
 from barque.log.storage import StorageConfig
 from barque.log.wal_files import file_name
-from barque.log.wal_writer import InlineWriter, ThreadWriter, choose_writer
+from barque.log.wal_writer import LARGE_WRITE_BYTES, InlineWriter, ThreadWriter, WriterBySize, choose_writer
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index, IndexTerm, Term
 
@@ -262,7 +264,7 @@ def test_an_overwrite_during_a_sync_is_not_confirmed_by_it() -> None:
 
         kind = "thread"
 
-        def run(self, work, done):  # type: ignore[no-untyped-def]
+        def run(self, work, done, size=0):  # type: ignore[no-untyped-def]
             self.busy = True
             work()
             held.append(done)
@@ -277,8 +279,8 @@ def test_an_overwrite_during_a_sync_is_not_confirmed_by_it() -> None:
 
 
 def test_the_writer_follows_the_measured_disk() -> None:
-    """Fast disks are written inline, slow ones from a thread, and a wish overrules both."""
-    assert choose_writer("auto", 0.0002, lambda fn: None).kind == "inline"
+    """Fast disks are written inline but for large writes, slow ones from a thread; a wish overrules both."""
+    assert choose_writer("auto", 0.0002, lambda fn: None).kind == "by size"
     slow = choose_writer("auto", 0.004, lambda fn: None)
     assert slow.kind == "thread"
     slow.close()
@@ -286,6 +288,63 @@ def test_the_writer_follows_the_measured_disk() -> None:
     forced = choose_writer("thread", 0.0, lambda fn: None)
     assert isinstance(forced, ThreadWriter)
     forced.close()
+
+
+def test_large_writes_go_on_beside_the_loop() -> None:
+    """A small write is over when `run` returns; a large one ends later, and the next one waits for it."""
+    ends: list[Callable[[], None]] = []
+    handed = threading.Event()
+
+    def wake(finish: Callable[[], None]) -> None:
+        ends.append(finish)
+        handed.set()
+
+    writer = choose_writer("auto", 0.0, wake)
+    done: list[Exception | None] = []
+    before = threading.active_count()
+    writer.run(lambda: None, done.append, LARGE_WRITE_BYTES - 1)
+    assert (done, writer.busy, threading.active_count()) == ([None], False, before)
+    writer.run(lambda: None, done.append, LARGE_WRITE_BYTES)
+    assert handed.wait(10)
+    assert (done, writer.busy) == ([None], True)
+    ends.pop()()
+    assert (done, writer.busy) == ([None, None], False)
+    writer.close()
+    assert threading.active_count() == before
+
+
+def test_a_log_with_both_writers_writes_everything_in_order() -> None:
+    """Small and large flushes alternate: what waits behind a large one is written when it ends."""
+    node = Node()
+
+    class SlowThread(InlineWriter):
+        """A thread whose work the test lets end."""
+
+        kind = "thread"
+
+        def run(self, work, done, size=0):  # type: ignore[no-untyped-def]
+            self.busy = True
+            self.end = lambda: self._finish(work, done)
+
+        def _finish(self, work, done):  # type: ignore[no-untyped-def]
+            work()
+            self.busy = False
+            done(None)
+
+    thread = SlowThread()
+    wal, log = node.storage.wal, node.storage.log(UID)
+    wal.writer = WriterBySize(lambda: thread, 400)
+    node.storage._births = False
+    log.write([batch(1)])
+    node.storage.flush()
+    assert node.events == [Written(UID, 1, 1, 1)]
+    log.write([batch(2, count=40)])
+    node.storage.flush()
+    log.write([batch(42)])
+    node.storage.flush()
+    assert node.events == [Written(UID, 1, 1, 1)]
+    thread.end()
+    assert node.events == [Written(UID, 1, 1, 1), Written(UID, 1, 2, 41), Written(UID, 1, 42, 42)]
 
 
 def test_deleted_servers_free_their_files() -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from tests.nodes import Adder, Nodes, nodes, until
 
-from barque.errors import ConfigurationError, NoLeader
+from barque.errors import ConfigurationError, NoLeader, NotUpToDate
 from barque.runtime.admin import Admin
+from barque.types import ServerId
 
 
 async def absent(some: Nodes) -> None:
@@ -84,3 +85,24 @@ async def test_members_that_hold_entries_are_not_removed(
         with pytest.raises(NoLeader, match="hold entries by now, so they stay"):
             await client.start_cluster("sum", "adder")
         assert await client.process_command("sum", 3) == 3
+
+
+async def test_a_leader_that_stops_asks_again_and_asks_those_within_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A successor out of reach is not asked, and one that was not up to date takes over when it is."""
+    real, asked = Admin._transfer_here, list[ServerId]()
+
+    async def refuse_once(self: Admin, leader: ServerId, target: ServerId, timeout_s: float) -> Any:
+        asked.append(target)
+        if len(asked) == 1:
+            raise NotUpToDate("it lacks entries")
+        return await real(self, leader, target, timeout_s)
+
+    monkeypatch.setattr(Admin, "_transfer_here", refuse_once)
+    async with nodes(tmp_path) as three, three.client("n1") as client:
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", 1) == 1
+        await three.stop("n2")
+        await three.stop("n1")
+        assert asked == [ServerId("sum", "n3")] * 2

@@ -1,6 +1,7 @@
 """Nodes together: forming clusters, losing members, coming back (runtime/node.py, system.py, admin.py)."""
 
 import asyncio
+import contextlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,27 @@ async def test_a_lost_node_is_not_missed_and_catches_up(tmp_path: Path) -> None:
             return bool(process.server.machine_state == 50)
 
         await until(caught_up, "n3 to catch up")
+
+
+async def test_the_followers_of_a_process_that_is_gone_wait_for_no_timer(tmp_path: Path) -> None:
+    """The leader's connections break and its address refuses: another leads long before a timer ends."""
+    unhurried = barque.TimeConfig(broadcast_time_ms=500, election_multiplier=1_000)
+    async with nodes(tmp_path, time=unhurried) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        assert await client.process_command("sum", 1) == 1
+        gone = three.running.pop(await three.leader(client, "sum"))
+        leader = gone.system.processes["sum"].server.id
+
+        async def all_follow() -> bool:
+            servers = [node.system.processes["sum"].server for node in three.running.values()]
+            return all(server.leader_id == leader for server in servers)
+
+        await until(all_follow, "two followers")
+        await gone.transport.stop()
+        assert await client.process_command("sum", 1) == 2
+        terms = {node.system.processes["sum"].server.current_term for node in three.running.values()}
+        assert terms == {gone.system.processes["sum"].server.current_term + 1}
+        await gone.stop()
 
 
 async def test_without_a_majority_nothing_is_promised(tmp_path: Path) -> None:
@@ -186,6 +208,40 @@ async def test_a_stopping_leader_hands_over(tmp_path: Path) -> None:
         process = survivor.servers.member_of("sum")
         assert process is not None
         assert process.server.current_term > 1
+
+
+async def test_no_command_suffers_when_the_node_of_many_leaders_stops(tmp_path: Path) -> None:
+    """Commands keep coming: each is answered, and each has happened once. The next leaders serve them."""
+    clusters = [f"sum{number}" for number in range(4)]
+    async with nodes(tmp_path) as three, contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(three.client(name)) for name in three.addresses]
+        sent = {(client, cluster): 0 for client in clients for cluster in clusters}
+        stopped = asyncio.Event()
+
+        async def add(client: barque.Client, cluster: str) -> None:
+            while not stopped.is_set():
+                sent[client, cluster] += 1
+                await client.process_command(cluster, 1)
+
+        for cluster in clusters:
+            await clients[0].start_cluster(cluster, "adder")  # its first leader is on n1
+            await clients[0].process_command(cluster, 0)
+        leading = three.running["n1"].system.processes.values()
+        assert all(process.server.raft_state is RaftState.LEADER for process in leading)
+        async with asyncio.TaskGroup() as group:
+            for client in clients:
+                for cluster in clusters:
+                    group.create_task(add(client, cluster))
+
+            async def go_to_the_leaders() -> bool:
+                return min(sent.values()) > 3
+
+            await until(go_to_the_leaders, "all clients to know who leads")
+            await three.stop("n1")
+            stopped.set()
+        for cluster in clusters:
+            total = sum(sent[client, cluster] for client in clients)
+            assert await clients[1].consistent_query(cluster) == total
 
 
 async def test_machine_timers_and_appends_become_commands(tmp_path: Path) -> None:

@@ -96,3 +96,26 @@ def test_what_waits_on_a_slow_link_is_lost_with_its_connection(pair: Pair) -> No
     pair.say(2)
     pair.run(0.1)
     assert pair.heard() == [2]
+
+
+def test_a_process_that_died_refuses_connections(pair: Pair) -> None:
+    """Its peers hear that it is gone, once; when it starts again they hear that."""
+    pair.die("n2")
+    pair.run(2.0)
+    assert [kind for kind, *_ in pair.recorders["n1"].events] == ["up", "down", "gone"]
+    pair.start("n2", 2)
+    pair.run(1.0)
+    assert [kind for kind, *_ in pair.recorders["n1"].events] == ["up", "down", "gone", "up"]
+
+
+@pytest.mark.parametrize("fault", ["partition", "power loss"])
+def test_silence_refuses_no_connection(pair: Pair, fault: str) -> None:
+    """Neither a network in parts nor a machine without power says that a process is gone."""
+    if fault == "partition":
+        pair.network.partition(["n1"], ["n2"])
+    else:
+        pair.nodes["n2"].process.kill()
+        pair.network.gone("n2", silent=True)
+    pair.network.disconnect("n1", "n2", "timed out")
+    pair.run(2.0)
+    assert [kind for kind, *_ in pair.recorders["n1"].events] == ["up", "down"]

@@ -51,6 +51,9 @@ class Recorder:
     def on_peer_disconnected(self, node: str, reason: str) -> None:
         self.events.append(("down", node, reason))
 
+    def on_peer_gone(self, node: str) -> None:
+        self.events.append(("gone", node, ""))
+
     def on_client(self, connection: ClientConnectionHandle) -> Sink:
         self.sinks.append(Sink(connection))
         return self.sinks[-1]

@@ -10,6 +10,7 @@ from barque.transport.framing import (
     FRAME_BYTES_MAX,
     HEADER,
     HELLO_BYTES_MAX,
+    IN_PLACE_BYTES,
     Frame,
     FrameKind,
     FrameReader,
@@ -24,7 +25,7 @@ def drain(reader: FrameReader) -> list[tuple[FrameKind, bytes]]:
     """All frames that are complete."""
     found = []
     while (frame := reader.next_frame()) is not None:
-        found.append((frame.kind, frame.payload))
+        found.append((frame.kind, bytes(frame.payload)))
     return found
 
 
@@ -114,6 +115,25 @@ def test_a_large_frame_does_not_keep_its_buffer() -> None:
     reader.feed(encode_frame(FrameKind.ENVELOPES, bytes(3_000_000)))
     assert len(drain(reader)[0][1]) == 3_000_000
     assert reader.capacity < 10_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "kept"),
+    [
+        (FrameKind.ENVELOPES, IN_PLACE_BYTES - 1, bytes),
+        (FrameKind.ENVELOPES, IN_PLACE_BYTES, memoryview),
+        (FrameKind.REQUESTS, IN_PLACE_BYTES, memoryview),
+        (FrameKind.ANSWERS, IN_PLACE_BYTES, bytes),
+    ],
+)
+def test_only_large_frames_that_are_decoded_at_once_are_views(kind: FrameKind, size: int, kept: type) -> None:
+    """The caller reads its answers later; small payloads are copied, which costs little."""
+    reader = FrameReader()
+    reader.feed(encode_frame(kind, bytes(size)))
+    frame = reader.next_frame()
+    assert frame is not None
+    assert type(frame.payload) is kept
+    assert len(frame.payload) == size
 
 
 def test_the_limit_may_rise_between_two_frames_of_one_read() -> None:

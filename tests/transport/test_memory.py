@@ -135,7 +135,7 @@ async def test_a_stopped_node_is_noticed_and_a_new_incarnation_gets_nothing_old(
     trio.say("n1", "n2", 1)
     await trio.nodes["n2"].stop()
     trio.network.deliver()
-    assert trio.recorders["n1"].events[-1] == ("down", "n2", "the node has stopped")
+    assert trio.recorders["n1"].events[-2:] == [("down", "n2", "the node has stopped"), ("gone", "n2", "")]
     assert not trio.nodes["n1"].send("n2", "s", Alive())
     again = trio.nodes["n2"] = trio.node("n2", incarnation=2)
     await again.start()

@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.ports import free_port
 from tests.transport.support import SECRET, Recorder, until
 
 from barque.core.entries import BODY_BYTES_MAX, EntryBatch, EntryKind, encode_body, encode_head
 from barque.core.messages import AppendEntriesRpc, TimeoutNow
 from barque.errors import ConfigurationError, NoLeader, Unauthenticated
-from barque.transport import wire
+from barque.transport import peer_link, wire
 from barque.transport.authorization import Role
 from barque.transport.client_link import ClientLink
 from barque.transport.connection import encode_frames, split_address
@@ -210,6 +211,71 @@ def test_a_restarted_peer_is_found_again(run: Run) -> None:
             await until(lambda: again.received)
 
     run(main)
+
+
+def test_a_peer_whose_process_ends_is_gone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that lasted is dialled again at once, and a refusal is told, once. No back-off comes before."""
+    monkeypatch.setattr(peer_link, "backoff_s", lambda *_: 60.0)
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            _n1, n2, one, _ = await pair(stack, limits=msgspec.structs.replace(FAST, backoff_max_s=0.0))
+            await n2.stop()
+            await until(lambda: ("gone", "n2", "") in one.events, "the news")
+            assert [kind for kind, *_ in one.events] == ["up", "down", "gone"]
+
+    run(main)
+
+
+def test_a_peer_that_was_never_up_is_not_gone(run: Run) -> None:
+    """A peer that has yet to start refuses connections, which is no news."""
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            one = Recorder()
+            n1 = make("n1", one, peers={"n2": f"127.0.0.1:{free_port()}"})
+            await n1.start()
+            stack.push_async_callback(n1.stop)
+            await until(lambda: "cannot connect" in n1.status()["n2"].last_error, "a refusal")
+            assert one.events == []
+
+    run(main)
+
+
+def test_a_peer_that_keeps_its_link_to_us_is_not_gone(run: Run) -> None:
+    """A proxy before a living node ends and refuses: the node is gone when its own link has ended, too."""
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            n1, n2, one, _ = await pair(stack)
+            relayed: list[asyncio.StreamWriter] = []
+
+            async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                onward = await asyncio.open_connection(*split_address(n2.address, "test"))
+                relayed.extend((writer, onward[1]))
+                await asyncio.gather(_pump(reader, onward[1]), _pump(onward[0], writer))
+
+            proxy = await asyncio.start_server(relay, "127.0.0.1", 0)
+            stack.callback(proxy.close)
+            n1.set_peer("n2", f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+            await until(lambda: n1.status()["n2"].connected and relayed, "the link by way of the proxy")
+            one.events.clear()
+
+            proxy.close()
+            for writer in relayed:
+                writer.transport.abort()
+            await until(lambda: "cannot connect" in n1.status()["n2"].last_error, "a refusal")
+            assert [kind for kind, *_ in one.events] == ["down"]
+            await n2.stop()
+            await until(lambda: ("gone", "n2", "") in one.events, "the news")
+
+    run(main)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(4096):
+            writer.write(data)
 
 
 def test_a_peer_that_never_reads_costs_a_bounded_amount(run: Run) -> None:

@@ -22,7 +22,7 @@ from barque.core.messages import (
 )
 from barque.errors import ProtocolError
 from barque.transport import wire
-from barque.transport.wire import Envelope
+from barque.transport.wire import Alive, Envelope
 from barque.types import TERM_MAX, ClientRef, Index, ReplyMode, ServerId, Term, Uid
 
 GOLDEN = {
@@ -57,6 +57,24 @@ def test_every_peer_message_travels(message: wire.PeerMessage) -> None:
     assert (envelope.to, envelope.cluster_id, envelope.sender_uid) == ("t", "c1", "KV1")
     assert type(envelope.message) is type(message)
     assert plain(envelope.message) == plain(message)
+
+
+@pytest.mark.parametrize("message", samples.PEER_MESSAGES, ids=lambda m: type(m).__name__)
+def test_every_peer_message_outlives_the_bytes_that_it_came_in(message: wire.PeerMessage) -> None:
+    """What is decoded where it has arrived refers to none of those bytes: the next read replaces them."""
+    arrived = bytearray(wire.encode_envelopes([Envelope("t", message, "c1", "KV1")]))
+    (envelope,) = wire.decode_envelopes(memoryview(arrived))
+    arrived[:] = b"\xc1" * len(arrived)
+    assert plain(envelope.message) == plain(message)
+
+
+@pytest.mark.parametrize("message", samples.REQUESTS, ids=lambda m: type(m).__name__)
+def test_every_request_outlives_the_bytes_that_it_came_in(message: wire.ClientRequest) -> None:
+    """The same for what clients ask."""
+    arrived = bytearray(wire.encode_requests([message]))
+    requests = wire.decode_requests(memoryview(arrived))
+    arrived[:] = b"\xc1" * len(arrived)
+    assert requests == [message]
 
 
 @pytest.mark.parametrize("message", samples.REQUESTS, ids=lambda m: type(m).__name__)
@@ -265,3 +283,26 @@ def test_sec3_names_that_are_kept_on_disk_are_checked(name: str) -> None:
         for message in (RequestVoteRpc(Term(1), member, Index(0), Term(0)), join):
             with pytest.raises(ProtocolError, match="no name of a server"):
                 wire.decode_envelopes(wire.encode_envelopes([Envelope("kv", message)]))
+
+
+def test_a_frame_in_pieces_holds_what_a_whole_one_holds() -> None:
+    """Bodies stay the objects that they are; small messages stand between them, in their order."""
+    bodies = [encode_body([bytes([number]) * size]) for number, size in enumerate((10, 40_000, 70_000))]
+    batches, index = [], 7
+    for body in bodies:
+        batches.append(EntryBatch(Index(index), Term(2), 1, 1_700_000_000_000, body))
+        index += 1
+    rpc = AppendEntriesRpc(Term(3), ServerId("s", "n1"), Index(5), Index(6), Term(1), tuple(batches))
+    envelopes = [
+        Envelope(
+            "s", AppendEntriesRpc(Term(3), ServerId("s", "n1"), Index(5), Index(6), Term(1)), "id", "uid"
+        ),
+        Envelope("s", rpc, "id", "uid of the sender"),
+        Envelope("", Alive()),
+        Envelope("t", msgspec.structs.replace(rpc, entries=tuple(batches[2:]), prev_log_index=Index(8))),
+    ]
+    pieces = wire.encode_in_pieces(envelopes, 8)
+    assert pieces[0][:8] == bytes(8)
+    assert [piece for piece in pieces if len(piece) > 30_000] == [bodies[1], bodies[2], bodies[2]]
+    assert all(any(piece is body for piece in pieces) for body in bodies)
+    assert wire.decode_envelopes(b"".join(pieces)[8:]) == envelopes

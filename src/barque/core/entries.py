@@ -10,12 +10,14 @@ import enum
 import struct
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import TypeVar
 
 import msgspec
 
 from barque.errors import ProtocolError
 from barque.types import NOBODY, ClientRef, Index, MemberRecord, ReplyMode, Term
 
+Bytes = TypeVar("Bytes", bytes, memoryview)
 _HEAD = struct.Struct("<BBHQQ")  # kind, reply mode, node name length, incarnation, correlation
 BATCH_ENTRIES_MAX = 65_536
 COMMAND_BYTES_MAX = 62 * 1024 * 1024
@@ -145,7 +147,7 @@ def decode_cluster(body: bytes) -> tuple[MemberRecord, ...]:
         raise ProtocolError(f"malformed configuration: {error}") from error
 
 
-def lengths_of(body: bytes, count: int, head_size: int) -> tuple[int, ...]:
+def lengths_of(body: bytes | memoryview, count: int, head_size: int) -> tuple[int, ...]:
     """The length of each payload, in bytes."""
     return struct.unpack_from(f"<{count}I", body, head_size)
 
@@ -170,8 +172,8 @@ def check_body(body: bytes, count: int) -> BodyHead:
     return head
 
 
-def payloads_of(body: bytes, count: int, head: BodyHead) -> list[bytes]:
-    """The payload of each entry."""
+def payloads_of(body: Bytes, count: int, head: BodyHead) -> list[Bytes]:
+    """The payload of each entry; views, if the body is one."""
     lengths = lengths_of(body, count, head.size)
     edges = accumulate(lengths, initial=head.size + 4 * count)
     return [body[start:end] for start, end in pairwise(edges)]

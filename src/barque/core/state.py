@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol
 
-from barque.core.decoders import decoder_of
+from barque.core.decoders import command_decoder_of, decoder_of
 from barque.core.log_contract import Log, SnapshotMeta
 from barque.core.quorum import majority
 from barque.core.roles import RECOVERING, LeaderRole, RaftState as RaftState, Role, WaitingRole
@@ -323,7 +323,7 @@ class Server:
         machine = self.cfg.machine.which_module(min(version, self.cfg.machine.version))
         self.machine: Machine[Any] = skipping(machine, self.cfg.skipped) if self.cfg.skipped else machine
         self.apply_many: ApplyMany | None = apply_many_of(self.machine)
-        self.decode_commands = decoder_of(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
+        self.decode_commands = command_decoder_of(machine.command_type)
         self.decode_query = decoder_of(machine.query_type).decode
         self.query_sees_meta = type(machine).query_with_meta is not Machine.query_with_meta
         self.has_aux = type(self.machine).handle_aux is not Machine.handle_aux  # AUX-04

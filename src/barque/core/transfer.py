@@ -1,5 +1,7 @@
 """Leadership transfer (§3.10; XFER-01 to XFER-04, L-35), and the choice of a successor."""
 
+from collections.abc import Container
+
 from barque.core.effects import Applied, Effect, Rejected, Rejection, SendRpc
 from barque.core.messages import TimeoutNow, TransferLeadership
 from barque.core.roles import RaftState, TransferDone
@@ -40,9 +42,13 @@ def refuse_transfer(server: Server, request: TransferLeadership) -> list[Effect]
     return [Rejected(request.origin, request.correlation, 1, Rejection.NOT_LEADER, leader)]
 
 
-def best_successor(server: Server) -> ServerId | None:
-    """The voter with the most entries on disk; of equals the first by id."""
-    voters = [(member, peer) for member, peer in server.peers if peer.voter]
+def best_successor(server: Server, nodes: Container[str] | None = None) -> ServerId | None:
+    """The voter with the most entries on disk; of equals the first by id. `nodes` are those that count."""
+    voters = [
+        (member, peer)
+        for member, peer in server.peers
+        if peer.voter and (nodes is None or member.node in nodes)
+    ]
     if not voters:
         return None
     return max(voters, key=lambda entry: entry[1].match_index)[0]

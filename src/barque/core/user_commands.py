@@ -11,35 +11,40 @@ from typing import Any
 
 import msgspec
 
+from barque.core.decoders import CommandDecoder, command_decoder_of
 from barque.core.entries import BodyHead, lengths_of, payloads_of
 from barque.core.roles import LeaderRole
 from barque.core.state import Server
 
-Decode = Callable[[bytes], list[Any]]
 _split: Callable[[bytes], list[msgspec.Raw]] = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _KEPT_BYTES_MAX = 8 * 1024 * 1024
 """How much of its log a leader keeps decoded until it is applied. What is beyond is decoded again then."""
-_LARGE_BYTES = 16 * 1024
+_LARGE_BODY_BYTES = 16 * 1024
 """Copying a larger body twice takes longer than to avoid it."""
+_LARGE_COMMAND_BYTES = 1024
+"""Commands of this size on average are decoded one by one, where they are: to copy them costs more."""
 
 
 def decode_commands(
-    decode: Decode, body: bytes, count: int, head: BodyHead, *, admitted: bool = True
+    decode: CommandDecoder, body: bytes, count: int, head: BodyHead, *, admitted: bool = True
 ) -> tuple[list[Any], dict[int, str] | None]:
-    """Decode all commands of a body in one call, by making its blob one msgpack array.
+    """Decode all commands of a body: small ones in one call, by making its blob one msgpack array.
 
     Returns the commands, with None for bytes that are no command, and the error of each of those by offset.
     Bytes that are commands only when read across the edges of their entries are none. The leader that admits
     a body looks at its edges, which takes longer than to decode it. No member looks again: bytes can be read
     in one way only, so however members cut a batch, they get the same commands, or stop.
     """
-    start, blob_start = b"\xdd" + count.to_bytes(4, "big"), head.size + 4 * count
-    if len(body) < _LARGE_BYTES:
-        array = start + body[blob_start:]
-    else:
-        array = b"".join((start, memoryview(body)[blob_start:]))
     try:
-        commands = decode(array)
+        if len(body) > count * _LARGE_COMMAND_BYTES:
+            one = decode.one
+            return [one(view) for view in payloads_of(memoryview(body), count, head)], None
+        start, blob_start = b"\xdd" + count.to_bytes(4, "big"), head.size + 4 * count
+        if len(body) < _LARGE_BODY_BYTES:
+            array = start + body[blob_start:]
+        else:
+            array = b"".join((start, memoryview(body)[blob_start:]))
+        commands = decode.many(array)
         if admitted or count == 1 or tuple(map(len, _split(array))) == lengths_of(body, count, head.size):
             return commands, None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -48,7 +53,7 @@ def decode_commands(
     errors: dict[int, str] = {}
     for offset, payload in enumerate(payloads_of(body, count, head)):
         try:
-            commands.extend(decode(b"\x91" + payload))
+            commands.extend(decode.many(b"\x91" + payload))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             commands.append(None)
             errors[offset] = str(error)
@@ -65,8 +70,7 @@ def check_commands(
     if role.proposed_version <= server.effective_machine_version:
         return decode_commands(server.decode_commands, body, count, head, admitted=False)
     machine = server.cfg.machine.which_module(min(role.proposed_version, server.cfg.machine.version))
-    decoder = msgspec.msgpack.Decoder(list[machine.command_type])  # type: ignore[name-defined]  # a run-time type
-    return decode_commands(decoder.decode, body, count, head, admitted=False)
+    return decode_commands(command_decoder_of(machine.command_type), body, count, head, admitted=False)
 
 
 def keep_decoded(role: LeaderRole, first: int, body: bytes, commands: list[Any]) -> None:

@@ -25,7 +25,7 @@ from barque.log.wal_format import (
     encode_record,
     record_size,
 )
-from barque.log.wal_writer import Clock, Writer
+from barque.log.wal_writer import Clock, Done, Work, Writer
 from barque.types import NOWHERE, Index, IndexTerm, Uid
 
 FLUSH_BYTES_MAX = 16 * 1024 * 1024
@@ -90,6 +90,7 @@ class Wal:
     ) -> None:
         self._files = files
         self.writer = writer
+        self._is_called = False  # whether the writer has been called, and has not returned
         self._report = report
         self._clock = clock
         self._flush_bytes_max = flush_bytes_max
@@ -273,7 +274,18 @@ class Wal:
         return batches
 
     def _launch(self, items: list[_Item]) -> None:
-        self.writer.run(lambda: self._perform(items), lambda error: self._on_done(items, error))
+        size = 0
+        for item in items:
+            size += item[3]
+        self._run(lambda: self._perform(items), lambda error: self._on_done(items, error), size)
+
+    def _run(self, work: Work, done: Done, size: int = 0) -> None:
+        """Let the writer do this; note whether its end comes now, while the caller waits, or later."""
+        outer, self._is_called = self._is_called, True
+        try:
+            self.writer.run(work, done, size)
+        finally:
+            self._is_called = outer
 
     def _perform(self, items: list[_Item]) -> None:
         """Write and sync these records; no items make a mark. Runs where the writer runs."""
@@ -341,8 +353,8 @@ class Wal:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self.dirty and self.writer.kind != "inline" and not self.writer.busy:
-            self.continue_flush()  # the inline writer's caller goes on by itself
+        if self.dirty and not self._is_called and not self.writer.busy:
+            self.continue_flush()  # after an inline write the caller goes on by itself
 
     def _hand_over(self) -> None:
         """Tell which files have been closed, and what they hold."""
@@ -371,7 +383,7 @@ class Wal:
             done(error)
             self._go_on()
 
-        self.writer.run(lambda: self._files.retire(numbers), retired)
+        self._run(lambda: self._files.retire(numbers), retired)
         return True
 
     def _report_written(self, stream: _Stream, batches: list[EntryBatch]) -> None:
@@ -433,7 +445,7 @@ class Wal:
             elif not self.writer.busy:
                 self._launch(self._collect())
 
-        self.writer.run(lambda: self._files.start_next(abandon=True), opened)
+        self._run(lambda: self._files.start_next(abandon=True), opened)
         self._finish_inline()
 
     def _finish_inline(self) -> None:

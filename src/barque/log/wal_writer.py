@@ -2,8 +2,8 @@
 
 Inline is the simplest, cannot be starved, and within 15 % of the best on a disk that syncs
 in well under a millisecond; its price is that the loop stands still for one sync. A thread
-keeps the loop going on slower disks, but a busy loop can starve it of the interpreter's lock
-for a second (measured), so the loop calls `yield_if_busy` each turn.
+keeps the loop going on slower disks and during large writes, but a busy loop can starve it of
+the interpreter's lock for a second (measured), so the loop calls `yield_if_busy` each turn.
 """
 
 import contextlib
@@ -27,6 +27,9 @@ MakeWriter = Callable[[WriterKind, float, Wake], "Writer"]
 INLINE_SYNC_SECONDS_MAX = 0.001
 """A disk that syncs faster than this is written from the loop itself."""
 
+LARGE_WRITE_BYTES = 256 * 1024
+"""Such a write takes milliseconds, mostly without the interpreter's lock: the loop goes on meanwhile."""
+
 _PROBES = 9
 
 
@@ -34,10 +37,17 @@ class Writer(Protocol):
     """Runs one piece of work at a time, and reports its end on the loop."""
 
     kind: str
-    busy: bool
 
-    def run(self, work: Work, done: Done) -> None:
-        """Do `work`; then `done(None)`, or `done(error)`, on the loop. Never while `busy`."""
+    @property
+    def busy(self) -> bool:
+        """Whether work is under way."""
+        ...
+
+    def run(self, work: Work, done: Done, size: int = 0) -> None:
+        """Do `work`, which writes `size` bytes; then call `done(None)`, or `done(error)`, on the loop.
+
+        Never while `busy`. An inline writer has called `done` when this returns.
+        """
 
     def yield_if_busy(self) -> None:
         """Give a thread that waits for the interpreter's lock a chance to take it."""
@@ -54,7 +64,7 @@ class InlineWriter:
     def __init__(self) -> None:
         self.busy = False
 
-    def run(self, work: Work, done: Done) -> None:
+    def run(self, work: Work, done: Done, size: int = 0) -> None:
         """Do the work now."""
         self.busy = True
         failure: Exception | None = None
@@ -85,7 +95,7 @@ class ThreadWriter:
         self._thread = threading.Thread(target=self._run, name="barque-wal", daemon=True)
         self._thread.start()
 
-    def run(self, work: Work, done: Done) -> None:
+    def run(self, work: Work, done: Done, size: int = 0) -> None:
         """Hand the work to the thread."""
         assert not self.busy, "one piece of work at a time"
         self.busy = self._working = True
@@ -121,6 +131,43 @@ class ThreadWriter:
         self._thread.join()
 
 
+class WriterBySize(InlineWriter):
+    """Does small writes where it is called, and large ones in a thread, made for the first of them."""
+
+    kind = "by size"
+
+    def __init__(self, make_thread: Callable[[], Writer], large_bytes: int = LARGE_WRITE_BYTES) -> None:
+        super().__init__()
+        self._make_thread = make_thread
+        self._thread: Writer | None = None
+        self._large_bytes = large_bytes
+
+    def run(self, work: Work, done: Done, size: int = 0) -> None:
+        """Do the work now, or hand it to the thread."""
+        if size < self._large_bytes:
+            super().run(work, done)
+            return
+
+        def ended(error: Exception | None) -> None:
+            self.busy = False
+            done(error)
+
+        if self._thread is None:
+            self._thread = self._make_thread()
+        self.busy = True
+        self._thread.run(work, ended, size)
+
+    def yield_if_busy(self) -> None:
+        """Give the thread a chance, while it works."""
+        if self._thread is not None:
+            self._thread.yield_if_busy()
+
+    def close(self) -> None:
+        """End the thread, if there is one."""
+        if self._thread is not None:
+            self._thread.close()
+
+
 def measure_sync(disk: Disk, directory: str, clock: Clock) -> float:
     """The median time, in seconds, of a small synced overwrite in that directory."""
     path = join(directory, "probe.tmp")
@@ -141,6 +188,8 @@ def measure_sync(disk: Disk, directory: str, clock: Clock) -> float:
 
 def choose_writer(kind: WriterKind, sync_seconds: float, wake: Wake) -> Writer:
     """Make the requested writer; for `auto`, the writer that suits this disk."""
-    if kind == "inline" or (kind == "auto" and sync_seconds < INLINE_SYNC_SECONDS_MAX):
+    if kind == "inline":
         return InlineWriter()
+    if kind == "auto" and sync_seconds < INLINE_SYNC_SECONDS_MAX:
+        return WriterBySize(lambda: ThreadWriter(wake))
     return ThreadWriter(wake)

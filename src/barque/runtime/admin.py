@@ -253,31 +253,38 @@ class Admin:
         return await self._members.ask_server(leader, transfer, timeout_s)
 
     async def hand_over(self, timeout_s: float) -> None:
-        """Before a stop, hand every leadership to a member that can take it at once."""
+        """Before a stop, hand every leadership over. Ends when none has moved for `timeout_s`."""
         await self._hand_over_these(list(self._system.processes.values()), timeout_s)
 
     async def _hand_over_these(self, processes: list[ServerProcess], timeout_s: float) -> None:
-        leading = [
-            process
-            for process in processes
-            if process.failure is None and process.server.raft_state is RaftState.LEADER
-        ]
-        wanted = []
-        for process in leading:
-            successor = best_successor(process.server)
-            if successor is not None and self._is_connected(successor.node):
-                wanted.append(self._transfer_here(process.server.id, successor, timeout_s))
-        if not wanted:
-            return
-        await asyncio.gather(*wanted, return_exceptions=True)
-        for _ in range(20):  # the successors are being elected
-            if not any(p.server.leader_id == p.server.id for p in leading):
-                return
-            await asyncio.sleep(timeout_s / 20)
+        """Ask successors to take over, and again those that were not up to date or did not win.
 
-    def _is_connected(self, name: str) -> bool:
-        status = self._transport.status().get(name)
-        return status is not None and status.connected
+        A leadership is handed over when the next leader has announced itself: it has then answered what is
+        under way, and requests that still come here go to it.
+        """
+        led = {process: process.server.current_term for process in processes if _leads(process)}
+        deadline = self._clock.monotonic() + timeout_s
+        while led:
+            nodes = self._transport.connected()
+            heirs = {process: best_successor(process.server, nodes) for process in led if _leads(process)}
+            await asyncio.gather(
+                *(self._transfer_here(p.server.id, heir, timeout_s) for p, heir in heirs.items() if heir),
+                return_exceptions=True,
+            )
+            left = {
+                process: term
+                for process, term in led.items()
+                if process.failure is None
+                and not (process in heirs and heirs[process] is None)
+                and self._router.established_term(process.server.id.name, process.cluster_id) <= term
+            }
+            now = self._clock.monotonic()
+            if len(left) < len(led):
+                deadline = now + timeout_s
+            elif now >= deadline:
+                return
+            led = left
+            await asyncio.sleep(_AGAIN_S if led else 0)
 
     async def trigger_election(self, arguments: dict[str, Any]) -> Any:
         """Let the member on `node`, or here, campaign now (API-09)."""
@@ -505,6 +512,10 @@ class Admin:
         whole = not arguments.get("only_if_empty")
         self._servers.finish(process, Ending("its cluster could not be formed", whole_cluster=whole))
         return "discarded"
+
+
+def _leads(process: ServerProcess) -> bool:
+    return process.failure is None and process.server.raft_state is RaftState.LEADER
 
 
 def _is_same(facts: dict[str, Any], request: dict[str, Any]) -> bool:

@@ -15,13 +15,14 @@ evenly. With few servers nobody waits, and ranks mean nothing.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 
 from barque.core.roles import RaftState
 from barque.runtime.clock import Clock
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.timers import Timers
+from barque.types import ServerId
 
 CAMPAIGNS_MAX = 64
 """Campaigns of one node under way at a time; enough for syncs of many votes at once."""
@@ -132,7 +133,17 @@ class Campaigns:
 
 def rank(process: ServerProcess) -> int:
     """The place of this member among the members of its cluster, another one for each cluster."""
-    members = sorted(map(str, process.server.cluster))
+    return _place(process, process.server.cluster)
+
+
+def rank_of_heir(process: ServerProcess, leader: ServerId) -> int:
+    """The place of this member among the voters of its cluster without a leader that is gone."""
+    voters = (member for member, peer in process.server.cluster.items() if peer.voter and member != leader)
+    return _place(process, voters)
+
+
+def _place(process: ServerProcess, ids: Iterable[ServerId]) -> int:
+    members = sorted(map(str, ids))
     own = str(process.server.id)
     if own not in members:
         return 0

@@ -5,6 +5,7 @@ values and errors and hands them to receivers: nothing is encoded on the way. Bo
 router, which numbers them; neither keeps a table of its own.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -47,6 +48,8 @@ logger = logging.getLogger("barque.clients")
 
 _decode = msgspec.msgpack.decode
 _HERE = Caller("a program in this process")
+_DRAIN_LOOK_S = 0.02
+_DRAIN_LOOKS = 25
 _REPLY_MODES = {int(mode): mode for mode in ReplyMode}
 SESSION_VERBS = frozenset(("pid",))
 """The verbs that a session answers by itself."""
@@ -81,6 +84,7 @@ class RemoteSession:
 
     def on_requests(self, requests: list[ClientRequest]) -> None:
         """Take the requests of one frame; a malformed one ends the connection."""
+        self._sessions.frames += 1
         try:
             for request in requests:
                 if type(request) is ClientCommands:
@@ -430,6 +434,8 @@ class ClientSessions:
     def __init__(self, router: RequestRouter, rpc: NodeRpc) -> None:
         self.router = router
         self.rpc = rpc
+        self.frames = 0
+        """How many frames of requests have come from remote clients."""
         self.why_closed = ""
         self.addresses: Addresses | None = None  # set before the first client comes
         self._remote: dict[RemoteSession, None] = {}
@@ -481,6 +487,19 @@ class ClientSessions:
         """Pass a machine's message to every client of this node."""
         for session in self._listeners:
             session.notify(cluster, message)
+
+    async def drain(self) -> None:
+        """Before a stop, let what remote clients have asked for be answered, within a bound.
+
+        Each answer names the leader, so its client goes there next. Programs in this
+        process go down with it anyway.
+        """
+        for _ in range(_DRAIN_LOOKS):
+            frames = self.frames
+            if self._remote:
+                await asyncio.sleep(_DRAIN_LOOK_S)
+            if self.frames == frames and not any(session.waiting_commands for session in self._remote):
+                return
 
     def stop(self, reason: str) -> None:
         """Nothing is answered after the last turn: programs in this process must not wait for it."""

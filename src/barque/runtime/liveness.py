@@ -6,10 +6,12 @@ servers that follow a leader there, the machines that watch the node, and the re
 """
 
 import logging
+from collections.abc import Callable
 
 from barque.config import TimeConfig
 from barque.core.configuration import is_established
 from barque.core.messages import NodeStatus, ServerDown
+from barque.core.roles import RaftState
 from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.dispatcher import Dispatcher
 from barque.runtime.effect_sink import EffectSink
@@ -18,11 +20,13 @@ from barque.runtime.machine_codes import MachineCodes
 from barque.runtime.monitors import Monitors
 from barque.runtime.node_rpc import NodeRpc
 from barque.runtime.requests import RequestRouter
+from barque.runtime.server_process import ServerProcess
 from barque.runtime.server_table import ServerTable
 from barque.runtime.timers import Timers
 from barque.runtime.turn import Turn
 from barque.transport.contract import Transport
 from barque.transport.wire import Alive, ClockIs
+from barque.types import ServerId
 
 logger = logging.getLogger("barque.node")
 
@@ -46,6 +50,7 @@ class Liveness:
         clock: ClusterClock,
         turn: Turn,
         codes: MachineCodes,
+        succeed: Callable[[ServerProcess, ServerId], None],
     ) -> None:
         self.detector = FailureDetector(poll_interval_s=times.detector_poll_ms / 1000)
         self.longest_stall_s = 0.0  # how late the loop was at worst
@@ -63,6 +68,7 @@ class Liveness:
         self._clock = clock
         self._turn = turn
         self.codes = codes
+        self._succeed = succeed
         self._incarnations: dict[str, int] = {}
         self._next_beat = clock.monotonic()
 
@@ -184,4 +190,18 @@ class Liveness:
         self._rpc.node_lost(node)
         self._router.node_lost(node)
         self._transport.nudge(node)
+        self._turn.wake()
+
+    def gone(self, node: str) -> None:
+        """The process of a node is gone: a follower of a leader there forgets it, and campaigns at once.
+
+        If that is a false alarm, the leader that is asked for its pre-vote asserts itself (§9.6).
+        """
+        logger.info("node %s: the process of %s is gone", self._name, node)
+        for process in self._servers.all():
+            leader = process.server.leader_id
+            if leader is not None and leader.node == node:
+                process.handle(ServerDown(leader, connected=True))
+                if process.server.leader_id is None and process.server.raft_state is RaftState.FOLLOWER:
+                    self._succeed(process, leader)
         self._turn.wake()

@@ -91,8 +91,7 @@ class LogReaders:
 
 def command_decoder_of(server: Server) -> Decode:
     """Decodes a command as the machine version does that is in force."""
-    decode = server.decode_commands
-    return lambda payload: decode(b"\x91" + payload)[0]
+    return server.decode_commands.one
 
 
 def _collect(entry: LogEntry, found: list[LogEntry]) -> list[LogEntry]:

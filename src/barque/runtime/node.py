@@ -236,6 +236,7 @@ class Node:
             clock,
             turn,
             MachineCodes(self.name, self.machines),
+            self.system.server_timers.succeed,
         )
         self.reporter = Reporter(self.name, self.system, self.transport, self.requests, self.liveness, clock)
         self.admin = Admin(
@@ -357,6 +358,7 @@ class Node:
         if self._stopped:
             return
         await self.admin.hand_over(_STOP_TRANSFER_S)
+        await self.sessions.drain()
         self._stopped = True
         self.turn.stop()
         await self.rpc.stop()
@@ -574,6 +576,10 @@ class Node:
         """Our link to a node is gone."""
         self.system.performer.node_lost(node)
         self.liveness.disconnected(node, reason)
+
+    def on_peer_gone(self, node: str) -> None:
+        """The process of a node is gone."""
+        self.liveness.gone(node)
 
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
         """A client has authenticated."""

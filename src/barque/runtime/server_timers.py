@@ -22,11 +22,14 @@ from barque.core.messages import (
 )
 from barque.core.roles import RaftState
 from barque.machine.effects import Timer
-from barque.runtime.campaigns import Campaigns
+from barque.runtime.campaigns import Campaigns, rank_of_heir
 from barque.runtime.clock import Clock
 from barque.runtime.server_process import ServerProcess
 from barque.runtime.timers import Timers
 from barque.types import ServerId
+
+_JITTER = 0.05
+"""This share of a turn separates members that do not agree who comes first."""
 
 _NAMES = ("election", "condition", "quorum", "receive")
 """The timers that every server may have."""
@@ -79,6 +82,16 @@ class ServerTimers:
         """Let the server campaign after so many seconds, unless it hears from a leader before."""
         self._electing[process] = None
         self._arm(process, "election", after_s, ElectionTimeout())
+
+    def succeed(self, process: ServerProcess, leader: ServerId) -> None:
+        """Let this follower campaign at once, or soon: the process of its leader is gone.
+
+        The members take turns, in an order that all of them know, an election apart: two that campaign at
+        the same time split the votes, and lose more time than a timer.
+        """
+        turn_s = self._spans[TimerSpan.REALLY_SHORT][0] / 1000
+        after_s = (rank_of_heir(process, leader) + self._rng.random() * _JITTER) * turn_s
+        self.campaign_after(process, after_s)
 
     def cancel_election(self, process: ServerProcess) -> None:
         """Disarm the election timer. Each AppendEntries asks for it, and nearly always it is disarmed."""

@@ -131,6 +131,9 @@ class Heard:
         """See `TransportHandler`."""
         self.up.pop(node, None)
 
+    def on_peer_gone(self, node: str) -> None:
+        """See `TransportHandler`."""
+
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
         """Clients are not part of this suite."""
         raise AssertionError("no client was expected")

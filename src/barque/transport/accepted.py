@@ -165,7 +165,7 @@ class ClientHandle:
         self.flush()
         self._connection.close(reason, refusal(reason))
 
-    def received(self, payload: bytes) -> None:
+    def received(self, payload: bytes | memoryview) -> None:
         """A frame of requests."""
         requests = wire.decode_requests(payload)
         counters = self._connection.counters

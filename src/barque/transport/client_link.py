@@ -158,9 +158,9 @@ class _ClientConnection(FramedConnection):
     def frame_received(self, frame: Frame) -> None:
         """Take answers, or the reason why the node closes the connection next."""
         if frame.kind is FrameKind.REFUSED:
-            self.close(frame.payload.decode("utf-8", "replace"))
+            self.close(str(frame.payload, "utf-8", "replace"))
         elif frame.kind is FrameKind.ANSWERS:
-            answers = wire.decode_answers(frame.payload)
+            answers = wire.decode_answers(bytes(frame.payload))
             self.counters.frames_received += 1
             self.counters.bytes_received += len(frame.payload)
             self.counters.messages_received += len(answers)

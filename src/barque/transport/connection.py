@@ -181,6 +181,13 @@ class FramedConnection(asyncio.BufferedProtocol):
         self.counters.bytes_sent += total
         return total
 
+    def write_pieces(self, frame: Sequence[bytes | bytearray]) -> None:
+        """Hand one frame to the loop, in pieces that must not be changed afterwards."""
+        if not self.over and self._transport is not None:
+            self._transport.writelines(frame)
+            self.counters.frames_sent += 1
+            self.counters.bytes_sent += sum(map(len, frame))
+
     def bytes_queued(self) -> int:
         """How many bytes the socket has not taken yet."""
         queued = 0 if self._transport is None else self._transport.get_write_buffer_size()
@@ -252,7 +259,7 @@ class FramedConnection(asyncio.BufferedProtocol):
     def shake_hands(self, frame: Frame) -> None:
         """Take a frame of the handshake."""
         try:
-            step = self._handshake.receive(frame.kind, frame.payload)
+            step = self._handshake.receive(frame.kind, bytes(frame.payload))
         except Unauthenticated as error:
             self.counters.handshakes_refused += 1
             self.refused(error)
@@ -327,6 +334,24 @@ def encode_frames(
         *encode_frames(kind, messages[:middle], limit, counters, whom),
         *encode_frames(kind, messages[middle:], limit, counters, whom),
     ]
+
+
+def frame_in_pieces(
+    envelopes: Sequence[wire.Envelope], limit: int, counters: TransportCounters
+) -> list[bytes | bytearray] | None:
+    """One frame whose large bodies are not copied; None if `encode_frames` has to find out what fits."""
+    try:
+        pieces = wire.encode_in_pieces(envelopes, HEADER_SIZE)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+    size = sum(map(len, pieces)) - HEADER_SIZE
+    if size > limit or len(envelopes) > wire.MESSAGES_MAX:
+        return None
+    front = pieces[0]
+    assert isinstance(front, bytearray), "with room for the header"
+    HEADER.pack_into(front, 0, size, FRAME_VERSION, FrameKind.ENVELOPES, 0)
+    counters.messages_sent += len(envelopes)
+    return pieces
 
 
 def split_address(address: str, setting: str) -> tuple[str, int]:

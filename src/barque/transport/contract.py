@@ -170,6 +170,13 @@ class TransportHandler(Protocol):
     def on_peer_disconnected(self, node: str, reason: str) -> None:
         """Our outbound link to the node, once up, is gone."""
 
+    def on_peer_gone(self, node: str) -> None:
+        """The node's process is gone: the link broke, nobody listens at its address, nor has it a link to us.
+
+        Comes after `on_peer_disconnected`. An address may refuse connections for another reason (a proxy
+        restarts), so this is strong evidence and no proof.
+        """
+
     def on_client(self, connection: ClientConnectionHandle) -> ClientSink:
         """A client has proved its role."""
         ...
@@ -221,7 +228,7 @@ class Transport(Protocol):
         ...
 
 
-def receive_envelopes(payload: bytes, node: str, counters: TransportCounters) -> list[Envelope]:
+def receive_envelopes(payload: bytes | memoryview, node: str, counters: TransportCounters) -> list[Envelope]:
     """Decode a frame from `node`, and drop messages that claim to come from another node (S6).
 
     Raises `ProtocolError` for a frame that no correct node sends.

@@ -48,11 +48,19 @@ class FrameKind(enum.IntEnum):
 _KINDS = {int(kind): kind for kind in FrameKind}
 
 
+IN_PLACE_BYTES = 64 * 1024
+"""Messages in a payload of this size are decoded where they have arrived: what they keep is copied then."""
+_IN_PLACE = (FrameKind.ENVELOPES, FrameKind.REQUESTS)
+
+
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One complete frame. The payload is a copy of its own and may be kept."""
+    """One complete frame. The payload is a copy of its own and may be kept.
+
+    Only a large one of `_IN_PLACE` is a view of the reader's buffer, whose bytes change with the next read.
+    """
 
     kind: FrameKind
-    payload: bytes
+    payload: bytes | memoryview
 
 
 def encode_frame(kind: FrameKind, payload: bytes) -> bytes:
@@ -160,7 +168,10 @@ class FrameReader:
         begin = self._start + HEADER_SIZE
         end = self._start = begin + length
         self._wanted = 0
-        frame = Frame(kind, bytes(memoryview(self._buffer)[begin:end]))  # one copy; without the view, two
+        payload: bytes | memoryview = memoryview(self._buffer)[begin:end]
+        if length < IN_PLACE_BYTES or kind not in _IN_PLACE:
+            payload = bytes(payload)  # one copy; without the view, two
+        frame = Frame(kind, payload)
         if end == self._end and self._size <= self.kept:
             # Nothing follows, as nearly always: start again at the front.
             self._start = self._end = 0

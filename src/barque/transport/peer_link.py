@@ -1,13 +1,14 @@
 """Our outbound link to one peer: it connects, reconnects by itself, and bounds the bytes that wait."""
 
 import asyncio
+import math
 import random
 import ssl
 from collections.abc import Callable
 
 from barque.errors import ProtocolError
 from barque.transport import wire
-from barque.transport.connection import FramedConnection, encode_frames, split_address
+from barque.transport.connection import FramedConnection, encode_frames, frame_in_pieces, split_address
 from barque.transport.contract import (
     Limits,
     PeerStatus,
@@ -37,6 +38,7 @@ class PeerLink:
         counters: TransportCounters,
         rng: random.Random,
         dial: Callable[[str], tuple[DialerHandshake, ssl.SSLContext | None]],
+        on_refused: Callable[[str], None],
     ) -> None:
         split_address(address, f"the address of peer {name}")
         self.name = name
@@ -46,6 +48,7 @@ class PeerLink:
         self._counters = counters
         self._rng = rng
         self._dial = dial
+        self._on_refused = on_refused
         self._outbox: list[Envelope] = []
         self._queued = (
             0  # about how many bytes wait, here and in the socket; fresh while the outbox is not empty
@@ -55,6 +58,9 @@ class PeerLink:
         self._task: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
         self._incarnation = 0
+        self._up_since = math.inf  # on the loop's clock; infinite for a connection that was never up
+        self.is_refused = False
+        """Whether the link was up, broke, and nobody listens at the address since."""
         self._dropped = 0
         self._last_error = "not connected yet"
 
@@ -120,6 +126,11 @@ class PeerLink:
             self._drop(len(outbox))
         elif outbox:
             limit = self._limits.frame_bytes_max
+            if self._queued > wire.SPLICED_BYTES:
+                pieces = frame_in_pieces(outbox, limit, self._counters)
+                if pieces is not None:
+                    connection.write_pieces(pieces)
+                    return
             connection.write(encode_frames(FrameKind.ENVELOPES, outbox, limit, self._counters, self.name))
 
     @property
@@ -154,6 +165,8 @@ class PeerLink:
         """The handshake is over: messages can leave."""
         self._up = connection
         self._incarnation = other.incarnation
+        self._up_since = asyncio.get_running_loop().time()
+        self.is_refused = False
         self._last_error = ""
         self._counters.connects += 1
         logger.info("connected to %s at %s", self.name, self.address)
@@ -182,11 +195,14 @@ class PeerLink:
         return 0
 
     async def _run(self) -> None:
-        """Connect, wait for the end, and back off longer each time. A link that lasted resets that."""
+        """Connect, wait for the end, and back off longer each time. A link that lasted resets that.
+
+        After such a link the next attempt comes at once: if it is refused, the peer's process is gone.
+        """
         loop = asyncio.get_running_loop()
         attempts = 0
         while True:
-            started = loop.time()
+            started, self._up_since = loop.time(), math.inf
             error = await self._connect_once()
             if error != self._last_error:
                 self._last_error = error
@@ -195,6 +211,8 @@ class PeerLink:
                 logger.warning("link to %s at %s is still down: %s", self.name, self.address, error)
             if loop.time() - started > 2 * self._limits.backoff_max_s:
                 attempts = 0
+            if loop.time() - self._up_since > self._limits.backoff_max_s:
+                continue
             delay = backoff_s(attempts, self._limits, self._rng)
             attempts += 1
             self._nudged.clear()
@@ -212,6 +230,11 @@ class PeerLink:
             connection = await connect(self._open, host, port, self._limits.connect_timeout_s)
         except TimeoutError:
             return f"cannot connect: no answer within {self._limits.connect_timeout_s:g} s"
+        except ConnectionRefusedError as error:
+            if self._incarnation and not self.is_refused:
+                self.is_refused = True
+                self._on_refused(self.name)
+            return f"cannot connect: {error}"
         except OSError as error:
             return f"cannot connect: {error}"
         return await asyncio.shield(connection.closed)

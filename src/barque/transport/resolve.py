@@ -65,7 +65,8 @@ def _answer(host: str, answer: "Future[list[str]]") -> None:
 async def connect(make: Callable[[], Protocol], host: str, port: int, timeout_s: float) -> Protocol:
     """Connect to the first address of a host that accepts; `make` makes a protocol for each attempt.
 
-    Raises `OSError`, which is a `TimeoutError` if there was no answer within `timeout_s`.
+    Raises `OSError`, which is a `TimeoutError` if there was no answer within `timeout_s`, and a
+    `ConnectionRefusedError` if every address refused.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout_s):
@@ -74,7 +75,8 @@ async def connect(make: Callable[[], Protocol], host: str, port: int, timeout_s:
             try:
                 _, protocol = await loop.create_connection(make, address, port)
             except OSError as error:
-                failure = error
+                if failure is None or isinstance(failure, ConnectionRefusedError):
+                    failure = error
             else:
                 return protocol
     assert failure is not None, "a host has an address"

@@ -210,7 +210,9 @@ class TcpTransport:
         if link is not None:
             link.move(address)
             return
-        link = PeerLink(name, address, self.handler, self.limits, self.counters, self._rng, self._dial)
+        link = PeerLink(
+            name, address, self.handler, self.limits, self.counters, self._rng, self._dial, self._look_if_gone
+        )
         self._links[name] = link
         if self._server is not None and not self._stopping:
             link.start()
@@ -295,8 +297,19 @@ class TcpTransport:
             self._clients -= 1
         elif self._inbound.get(node) is connection:
             del self._inbound[node]
+            self._look_if_gone(node)
 
     # --- inside ---
+
+    def _look_if_gone(self, node: str) -> None:
+        """Tell the handler that a node's process is gone, if its address refuses us and its link to us ended.
+
+        A process that lives keeps its own link, whatever has become of its address or of a proxy before it.
+        """
+        link = self._links.get(node)
+        if link is not None and link.is_refused and node not in self._inbound and not self._stopping:
+            self.handler.on_peer_gone(node)
+            self.handler.on_turn()
 
     def _accept(self) -> AcceptedConnection:
         handshake = ListenerHandshake(

@@ -199,6 +199,10 @@ def encode_envelopes(envelopes: Sequence[Envelope]) -> bytes:
     return _encoder.encode(envelopes)
 
 
+SPLICED_BYTES = 32 * 1024
+"""A message of this weight is sent in pieces: to copy its entries costs more than more buffers."""
+_NO_ENTRIES, _NO_BODY = b"\x90", b"\xc4\x00"  # an empty array, empty bytes
+
 ALIVE = [Envelope("", Alive())]
 """The most frequent message: half of all frames, nearly all of an idle cluster's. Do not change it."""
 ALIVE_PAYLOAD = encode_envelopes(ALIVE)
@@ -214,16 +218,55 @@ def encode_answers(answers: Sequence[ClientAnswer]) -> bytes:
     return _encoder.encode(answers)
 
 
+def encode_in_pieces(envelopes: Sequence[Envelope], offset: int) -> list[bytes | bytearray]:
+    """The payload of an `ENVELOPES` frame behind `offset` free bytes, in pieces: bodies are not copied.
+
+    Of an AppendEntries everything but the bodies is encoded, and those are put in between: `entries` is its
+    last field, and the body that of a batch.
+    """
+    piece = bytearray(offset)
+    pieces: list[bytes | bytearray] = [piece]
+    piece += _array_header(len(envelopes))
+    for envelope in envelopes:
+        rpc = envelope.message
+        if type(rpc) is not AppendEntriesRpc or weight(rpc) < SPLICED_BYTES:
+            _encoder.encode_into(envelope, piece, -1)
+            continue
+        bare = msgspec.structs.replace(envelope, message=msgspec.structs.replace(rpc, entries=()))
+        encoded = _encoder.encode(bare)
+        behind = _encoder.encode(envelope.cluster_id) + _encoder.encode(envelope.sender_uid)
+        split = len(encoded) - len(behind) - len(_NO_ENTRIES)
+        assert encoded[split:] == _NO_ENTRIES + behind, "`entries` comes last"
+        piece += encoded[:split] + _array_header(len(rpc.entries))
+        for batch in rpc.entries:
+            head = _encoder.encode(msgspec.structs.replace(batch, body=b""))
+            assert head.endswith(_NO_BODY), "`body` comes last"
+            piece += head[: -len(_NO_BODY)] + b"\xc6" + len(batch.body).to_bytes(4, "big")
+            pieces.append(batch.body)
+            pieces.append(piece := bytearray())
+        piece += behind
+    return pieces
+
+
+def _array_header(count: int) -> bytes:
+    return b"\xdd" + count.to_bytes(4, "big")
+
+
 encode_into: Callable[[Sequence[Any], bytearray, int], None] = _encoder.encode_into
 """Encode any of the three at an offset of a frame, which becomes as long as it must."""
 
 
-def decode_envelopes(payload: bytes) -> list[Envelope]:
-    """Read and check an `ENVELOPES` payload. Raises `ProtocolError` only."""
+def decode_envelopes(payload: bytes | memoryview) -> list[Envelope]:
+    """Read and check an `ENVELOPES` payload. Raises `ProtocolError` only.
+
+    Nothing of the result refers to a payload that is a view.
+    """
     try:
         envelopes = _decode_envelopes(payload)
     except _MALFORMED as error:
         raise ProtocolError(f"malformed messages: {error}") from error
+    if type(payload) is memoryview:
+        envelopes = [_without_views(envelope) for envelope in envelopes]
     for envelope in envelopes:
         message = envelope.message
         check = _CHECKS.get(type(message))
@@ -232,8 +275,21 @@ def decode_envelopes(payload: bytes) -> list[Envelope]:
     return envelopes
 
 
-def decode_requests(payload: bytes) -> list[ClientRequest]:
-    """Read and check a `REQUESTS` payload. Raises `ProtocolError` only."""
+def _without_views(envelope: Envelope) -> Envelope:
+    """Copy what was decoded as a view; all else was copied by the decoder."""
+    message = envelope.message
+    match message:
+        case FrontReplies():
+            message = msgspec.structs.replace(message, replies=message.replies.copy())
+        case ProcessMessage() | FrontEvent():
+            message = msgspec.structs.replace(message, message=message.message.copy())
+        case _:
+            return envelope
+    return msgspec.structs.replace(envelope, message=message)
+
+
+def decode_requests(payload: bytes | memoryview) -> list[ClientRequest]:
+    """Read and check a `REQUESTS` payload. Raises `ProtocolError` only. Nothing refers to the payload."""
     requests: list[Any] = _decode(_requests, payload)
     for at, request in enumerate(requests):
         if request.__class__ is _EncodedCall:
@@ -296,7 +352,9 @@ def weight(message: Any) -> int:
     return 64
 
 
-def _decode(decoder: "msgspec.msgpack.Decoder[_Decoded]", payload: bytes | msgspec.Raw) -> "_Decoded":
+def _decode(
+    decoder: "msgspec.msgpack.Decoder[_Decoded]", payload: bytes | memoryview | msgspec.Raw
+) -> "_Decoded":
     try:
         return decoder.decode(payload)
     except _MALFORMED as error:

@@ -80,7 +80,7 @@ def _is_fit(host: Host) -> bool:
 
 
 def _give_back_later(nemesis: "Nemesis", *hosts: Host) -> None:
-    """Give these hosts their own disks back; if they got them before, the next swap is no business of ours."""
+    """Give these hosts their own disks back, unless they got them before: a later swap has its own timer."""
     lent = [(host, host.lent) for host in hosts]
 
     def give_back() -> None:

@@ -157,6 +157,7 @@ class MemoryNetwork:
             del self._nodes[transport.name]
             for other in self._nodes.values():
                 self.later(lambda o=other: o.went_down(transport.name, "the node has stopped"))  # type: ignore[misc]
+                self.later(lambda o=other: o.was_refused(transport.name))  # type: ignore[misc]
 
     def join(self, transport: "MemoryTransport", peer: str) -> None:
         """Connect a node to a peer, if the peer is there."""
@@ -232,6 +233,7 @@ class MemoryTransport:
         self.network = network
         self._peers = dict(peers)
         self._up: dict[str, int] = {}
+        self._broken: dict[str, None] = {}  # the peers whose links were up, and are down
         self._outboxes: dict[str, list[Envelope]] = {}
         self._queued: dict[str, int] = {}
         self._dropped: dict[str, int] = {}
@@ -324,6 +326,7 @@ class MemoryTransport:
         """Tell the handler that a link has come up."""
         if peer in self._peers and self._up.get(peer) != incarnation:
             self._up[peer] = incarnation
+            self._broken.pop(peer, None)
             self.counters.connects += 1
             self.handler.on_peer_connected(peer, incarnation)
             self.handler.on_turn()
@@ -331,9 +334,17 @@ class MemoryTransport:
     def went_down(self, peer: str, reason: str) -> None:
         """Tell the handler that a link has gone down."""
         if self._up.pop(peer, None) is not None:
+            self._broken[peer] = None
             dropped = len(self._outboxes.pop(peer, []))
             self.counters.dropped_sends += dropped
             self.handler.on_peer_disconnected(peer, reason)
+            self.handler.on_turn()
+
+    def was_refused(self, peer: str) -> None:
+        """Tell the handler that nobody listens any longer at the address of a peer that was up."""
+        if peer in self._broken:
+            del self._broken[peer]
+            self.handler.on_peer_gone(peer)
             self.handler.on_turn()
 
     def deliver(self, source: str, payload: bytes) -> None:

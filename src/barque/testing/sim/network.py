@@ -106,6 +106,7 @@ class SimNetwork(MemoryNetwork):
         self.on_frame: Frame = lambda _source, _target, _payload: None
         self._last_due: dict[tuple[str, str], float] = {}
         self._epochs: dict[tuple[str, str], int] = {}
+        self._dark: dict[str, None] = {}  # machines without power: nothing there refuses a connection
         self._dialing: dict[tuple[str, int, str], None] = {}
         self._links: dict[SimClientLink, None] = {}
 
@@ -249,6 +250,7 @@ class SimNetwork(MemoryNetwork):
         assert isinstance(transport, SimTransport)
         assert transport.name not in self._nodes
         self._nodes[transport.name] = transport
+        self._dark.pop(transport.name, None)
         for link in list(self._links):
             if link.node == transport.name:
                 link.lose("connection reset by peer")  # it spoke to the former process
@@ -265,6 +267,8 @@ class SimNetwork(MemoryNetwork):
     def gone(self, name: str, *, silent: bool) -> None:
         """Remove a node. `silent`: its peers are not told, as when a machine loses power."""
         self._nodes.pop(name, None)
+        if silent:
+            self._dark[name] = None
         for link in list(self._links):
             if link.node == name and not silent:
                 link.lose("the node is gone")
@@ -319,6 +323,8 @@ class SimNetwork(MemoryNetwork):
         if self._nodes.get(transport.name) is not transport or not transport.has_peer(peer):
             del self._dialing[key]
         elif other is None or self.is_cut(transport.name, peer):
+            if not self.is_cut(transport.name, peer) and peer not in self._dark:
+                transport.process.call(transport.was_refused, peer)
             self.loop.later(self._rng.uniform(*_DIAL_S), self._dial, transport, peer)
         elif peer in self.impostors:
             self.impostors[peer].answer(transport.name, transport.incarnation)

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from barque.config import LogConfig, SnapshotsConfig, TimeConfig
+from barque.log.wal_writer import WriterKind
 from barque.testing.sim.redis_machine import REDIS
 from barque.testing.sim.test_machine import KINDS, LISTS
 
@@ -221,7 +222,7 @@ def draw_scenario(seed: int) -> Scenario:
         burst_share=rng.choice((0.0, 0.2, 0.5)),
         time=times,
         log=LogConfig(
-            writer=rng.choice(("inline", "thread")),
+            writer=_draw_writer(seed, rng),
             prefill=False,
             wal_max_size_bytes=rng.choice((1_024, 4_096, 16_384, 1 << 20)),
         ),
@@ -306,6 +307,13 @@ def _draw_objects(seed: int, clusters: int) -> tuple[str, ...]:
     rng = _rng(seed, "objects")
     others = [kind for kind in KINDS if kind != LISTS]
     return tuple(rng.choice(others) for _ in range(clusters)) if rng.random() < OTHERS_RATE else ()
+
+
+def _draw_writer(seed: int, rng: random.Random) -> WriterKind:
+    """Half of the seeds write beside the loop, a quarter in it, and a quarter where the size says."""
+    beside = rng.choice(("inline", "thread")) == "thread"
+    by_size = _rng(seed, "writer").random() < 0.5
+    return "thread" if beside else "auto" if by_size else "inline"
 
 
 def _draw_in_process_clients(seed: int) -> int:

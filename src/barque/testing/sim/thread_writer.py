@@ -13,11 +13,12 @@ import contextlib
 import random
 from typing import NamedTuple
 
-from barque.log.wal_writer import Done, InlineWriter, Wake, Work, Writer, WriterKind
+from barque.log.wal_writer import Done, InlineWriter, Wake, Work, Writer, WriterBySize, WriterKind
 from barque.testing.sim.loop import Crashed, VirtualProcess
 from barque.testing.sim.process_disk import ProcessDisk
 
 _HANDOVER_S = (0.00001, 0.0001)
+_LARGE_BYTES = 512  # simulated commands are small
 _OPERATIONS_MAX = 20
 """A dying thread has done fewer operations than this, or all. A roll-over has about this many."""
 
@@ -44,7 +45,7 @@ class SimThreadWriter:
         self._waiting: _Job | None = None  # handed over, without any operation on the disk yet
         process.at_death.append(self._die)
 
-    def run(self, work: Work, done: Done) -> None:
+    def run(self, work: Work, done: Done, size: int = 0) -> None:
         """Hand the work to the thread."""
         assert not self.busy, "one piece of work at a time"
         self.busy = True
@@ -106,7 +107,11 @@ def sim_writer(
     _sync_seconds: float,
     wake: Wake,
 ) -> Writer:
-    """The writer of a simulated node (`MakeWriter`): the real inline writer, or this model of the thread."""
+    """The writer of a simulated node (`MakeWriter`): the real inline writer, this thread, or both."""
+
+    def thread() -> SimThreadWriter:
+        return SimThreadWriter(process, disk, wake, disk.randomness("thread"))
+
     if kind == "inline":
         return InlineWriter()
-    return SimThreadWriter(process, disk, wake, disk.randomness("thread"))
+    return WriterBySize(thread, _LARGE_BYTES) if kind == "auto" else thread()
