@@ -339,12 +339,12 @@ class Performer(Generic[ServerT]):
     def _read_log(self, process: ServerT, effect: ReadLog) -> None:
         if _acts_for(process.server, effect.node):
             wanted = effect.then(log_read(process.server, effect.indexes))
-            self.perform(process, take_callback_effects(process.server, wanted))
+            self.perform(process, take_callback_effects(process.server, wanted, "apply (ReadLog.then)"))
 
     def _plan_read(self, process: ServerT, effect: PlanRead) -> None:
         if _acts_for(process.server, effect.node):
             wanted = effect.then(self._environment.plan_read(process, effect.indexes))
-            self.perform(process, take_callback_effects(process.server, wanted))
+            self.perform(process, take_callback_effects(process.server, wanted, "apply (PlanRead.then)"))
 
     def _collect_garbage(self, process: ServerT, _effect: GarbageCollect) -> None:
         process.counters.forced_gcs += 1
