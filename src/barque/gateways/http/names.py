@@ -44,6 +44,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "send_msg_effects_sent": "Messages of machines to clients",
     "snapshot_bytes_written": "Bytes of snapshots",
     "snapshot_installed": "Snapshots of leaders that were installed",
+    "snapshots_damaged": "Snapshots that were found damaged while their member ran",
     "snapshots_sent": "Snapshots that leaders began to send",
     "snapshots_written": "Snapshots that were written",
     "stale_incarnations": "Messages of servers that speak for a member and have other data",
