@@ -98,7 +98,8 @@ def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bo
         case _:
             assert_never(head.kind)
     server.last_applied = batch.last_index
-    server.commit_latency_ms = max(0, server.environment.now_ms() - batch.timestamp_ms)
+    if server.raft_state is not RaftState.RECOVER:  # a replay has no latency
+        server.commit_latency_ms = max(0, server.environment.now_ms() - batch.timestamp_ms)
     return True
 
 

@@ -382,6 +382,11 @@ class SimDisk:
         """Whether something has that name."""
         return self._find(path) is not None
 
+    def fsync_dirs(self, paths: Sequence[str]) -> None:
+        """The same for many directories."""
+        for path in paths:
+            self.fsync_dir(path)
+
     def fsync_dir(self, path: str) -> None:
         """Make the names in a directory durable."""
         self.check("fsync_dir", path)
