@@ -285,6 +285,9 @@ class Log(Protocol):
     def overview(self) -> dict[str, Any]:
         """Facts for people: ranges, sizes, positions."""
 
+    def counters(self) -> dict[str, int]:
+        """What it has counted. Cheap: monitoring asks for thousands of logs."""
+
 
 def read_batches(log: Log, first: Index, last: Index) -> Iterator[EntryBatch]:
     """All batches from `first` to `last`, cut to this range, in portions that fit into memory.

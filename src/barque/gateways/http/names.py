@@ -147,6 +147,12 @@ TRANSPORT: Final[Mapping[str, Metric]] = {
         "unencodable_messages": "Messages that could not be encoded",
     }.items()
 }
+PROCESSES: Final[Mapping[str, Metric]] = {
+    "alive": gauge("barque_processes", "Processes here that machines can send messages to"),
+    "dropped_messages": counter(
+        "barque_process_messages_dropped", "Messages of machines whose receivers were gone, or too slow"
+    ),
+}
 PEER_CONNECTED: Final = gauge("barque_peer_connected", "1 if the link to another node is up")
 PEER_QUEUED: Final = gauge("barque_peer_queued_bytes", "Bytes that wait for another node")
 PEER_DROPPED: Final = counter("barque_peer_dropped", "Messages to another node that found no room or no link")
