@@ -166,8 +166,12 @@ def test_more_that_could_be_sent_is_sent_in_the_next_round() -> None:
     """L-16: one round sends one RPC to each peer, and asks for another round if there is more."""
     cluster = leader("a", "b", max_append_entries_rpc_batch_size=1)
     cluster.command("a", *range(5))
+    peers = cluster.server("a").peers
+    assert [peer.next_index for _, peer in peers] == [7]
+    for _, peer in peers:
+        peer.next_index = Index(3)
     assert len(sent(cluster["a"].handle(PipelineRpcs()), AppendEntriesRpc)) == 4
-    assert cluster.server("a").peers[0][1].next_index == 7
+    assert peers[0][1].next_index == 7
 
 
 @pytest.mark.parametrize(

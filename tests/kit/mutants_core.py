@@ -103,14 +103,16 @@ def commits_unvalidated() -> Any:
 @mutant("a leader takes a reply's next index for what is durable (row 24)", layer="core")
 def match_from_next_index() -> Any:
     """See `MUTANTS`."""
-    real = find("_advance")
+    real = find("_note")
 
     def count(server: Server, peer: Any, reply: AppendEntriesReply) -> Any:
+        if not reply.success:
+            return real(server, peer, reply)
         last = Index(min(reply.next_index, server.log.next_index()) - 1)
         term = server.log.fetch_term(last) or Term(0)
         return real(server, peer, msgspec.structs.replace(reply, last_index=last, last_term=term))
 
-    return replace("_advance", count)
+    return replace("_note", count)
 
 
 # --- reads and clients ---------------------------------------------------------------------

@@ -424,7 +424,7 @@ def written_when_handed_over() -> Any:
             if error is not None:
                 self._fail(error)
 
-        self._writer.run(lambda: self._perform(items), done)
+        self.writer.run(lambda: self._perform(items), done)
         self._on_done(items, None)
 
     return patch.object(Wal, "_launch", launch)

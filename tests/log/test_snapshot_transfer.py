@@ -250,6 +250,22 @@ def test_a_state_that_the_machine_cannot_restore_is_refused() -> None:
     assert isinstance(event, AcceptFailed)
 
 
+@pytest.mark.parametrize("aborted", [False, True])
+def test_a_store_that_is_closed_leaves_no_file_open(aborted: bool) -> None:
+    """Whatever its worker was doing for a transfer: nothing, any step of it, or it has just ended."""
+    for steps in range(10):
+        node = Node()
+        node.receive(10, live=[3])
+        node.store.complete_accept(b"".join)
+        for _ in range(steps):
+            node.worker.run_step()
+        if aborted:
+            node.store.abort_accept()
+        node.store.close()
+        node.worker.close()
+        assert not sim(node).handles, steps
+
+
 def test_b38_a_transfer_may_end_at_any_step_and_begin_again() -> None:
     """Aborted, or replaced by another, at each step of the worker: the last one counts, and says so once."""
     for again in (False, True):

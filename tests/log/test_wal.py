@@ -267,11 +267,11 @@ def test_an_overwrite_during_a_sync_is_not_confirmed_by_it() -> None:
             work()
             held.append(done)
 
-    wal._writer = Held()
+    wal.writer = Held()
     node.storage._births = False
     node.storage.flush()
     log.write([batch(3, term=1, count=2)])  # the same entries once more, behind the sync
-    wal._writer.busy = False
+    wal.writer.busy = False
     held.pop()(None)  # type: ignore[operator]
     assert node.events == [Written(UID, 1, 1, 2)]
 

@@ -29,10 +29,14 @@ async def fill(directory: Path, *, commands: int = 60, size: int = 4_000) -> Pat
             await client.process_command("sum", number)
             await client.process_command("other", ["pad", "x" * size])
         await client.delete_cluster("gone")
-        while log_files(directory / "n1")[-1].stat().st_size not in _LAST_FILE_BYTES:
-            await client.process_command("other", ["pad", "x" * size])
-        while len(log_files(directory / "n1")) > 1:
-            await asyncio.sleep(0.01)
+        while True:
+            files = log_files(directory / "n1")
+            if files[-1].stat().st_size not in _LAST_FILE_BYTES:
+                await client.process_command("other", ["pad", "x" * size])
+            elif len(files) == 1:
+                break
+            else:
+                await asyncio.sleep(0.01)
     return directory / "n1"
 
 

@@ -163,9 +163,11 @@ def reads_are_confirmed_by_an_older_round() -> Plant:
 
 def stale_ends_count() -> Plant:
     """A success is counted by its index alone, whatever term the follower has there."""
-    right = commitment._advance
+    right = commitment._note
 
     def wrong(subject: Server, peer: Any, reply: AppendEntriesReply) -> bool:
+        if not reply.success:
+            return right(subject, peer, reply)
         index = min(reply.last_index, subject.log.last_index_term().index)
         term = subject.log.fetch_term(index)
         return right(subject, peer, msgspec.structs.replace(reply, last_index=index, last_term=term))

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from barque.errors import ProtocolError
+from barque.transport.connection import encode_frames
+from barque.transport.contract import TransportCounters
 from barque.transport.framing import (
     FRAME_BYTES_MAX,
     HEADER,
@@ -12,8 +14,8 @@ from barque.transport.framing import (
     FrameKind,
     FrameReader,
     encode_frame,
-    seal_frame,
 )
+from barque.transport.wire import ClientFailed, encode_answers
 
 frames = st.lists(st.tuples(st.sampled_from(FrameKind), st.binary(max_size=5000)), max_size=12)
 
@@ -32,11 +34,11 @@ def test_golden_bytes() -> None:
     assert encode_frame(FrameKind.HELLO, b"") == bytes.fromhex("00000000 01 01 0000")
 
 
-def test_sealing_gives_the_same_frame() -> None:
-    """A payload encoded behind 8 free bytes needs no copy to become a frame."""
-    frame = bytearray(HEADER.size) + b"payload"
-    seal_frame(FrameKind.ANSWERS, frame)
-    assert bytes(frame) == encode_frame(FrameKind.ANSWERS, b"payload")
+def test_messages_are_encoded_into_the_same_frame() -> None:
+    """Messages that are encoded behind the header's room need no copy to become a frame."""
+    answers = [ClientFailed(1, 2, "NoLeader", "nobody")]
+    [frame] = encode_frames(FrameKind.ANSWERS, answers, 1_000, TransportCounters(), "a client")
+    assert bytes(frame) == encode_frame(FrameKind.ANSWERS, encode_answers(answers))
 
 
 @given(frames, st.data())

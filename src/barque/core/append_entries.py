@@ -53,6 +53,8 @@ def drop_present(server: Server, rpc: AppendEntriesRpc) -> tuple[list[EntryBatch
     last entry is ours is ours as a whole. What our snapshot covers is committed, so it is the leader's, too.
     """
     matched = rpc.prev_log_index
+    if matched == server.log.last_index_term().index:
+        return [*rpc.entries], matched  # nearly always
     # Only the position before all entries is known although the entries behind it are gone.
     covered = server.log.snapshot_index_term().index if matched == 0 else 0
     for position, batch in enumerate(rpc.entries):
@@ -99,11 +101,16 @@ def _write_new(server: Server, rpc: AppendEntriesRpc, new: list[EntryBatch]) -> 
 
 def advance_commit(server: Server, leader_commit: Index, matched: Index) -> list[Effect]:
     """Figure 2, AppendEntries receiver 5: commit what the leader has, as far as we match."""
-    server.commit_index = max(server.commit_index, min(leader_commit, matched))
+    known = min(leader_commit, matched)
+    if known > server.commit_index:
+        server.commit_index = known
     before = server.last_applied
     effects = apply_to(server, server.commit_index)
-    try_pending_release(server)
-    return [*effects, AuxEval()] if server.last_applied > before else effects
+    if server.pending_release_cursor is not None:
+        try_pending_release(server)
+    if server.has_aux and server.last_applied > before:
+        effects.append(AuxEval())
+    return effects
 
 
 def _await_catch_up(server: Server, rpc: AppendEntriesRpc, found: Found) -> list[Effect]:
@@ -140,7 +147,8 @@ def on_follower_log_event(server: Server, event: LogEvent) -> list[Effect]:
     """F-5: tell the leader when more of our log is on disk."""
     before = server.log.last_written()
     server.log.handle_event(event)
-    try_pending_release(server)
+    if server.pending_release_cursor is not None:
+        try_pending_release(server)
     leader = server.leader_id
     if leader is None or server.log.last_written() == before:
         return []

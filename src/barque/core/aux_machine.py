@@ -12,7 +12,7 @@ from barque.core.events import Component, NodeEvent, ProcessDown
 from barque.core.messages import AuxCommand
 from barque.core.overview import members_info, overview
 from barque.core.state import Server
-from barque.machine.machine import AuxKind, AuxResult, Down, Machine, NodeDown, NodeUp
+from barque.machine.machine import AuxKind, AuxResult, Down, NodeDown, NodeUp
 from barque.types import NOBODY, Index, IndexTerm, ServerId, Term
 
 _decode = msgspec.msgpack.Decoder().decode
@@ -80,11 +80,6 @@ class MemberView:
         return overview(self._server)
 
 
-def has_aux(server: Server) -> bool:
-    """Whether the user's machine handles aux commands at all (AUX-04)."""
-    return type(server.machine).handle_aux is not Machine.handle_aux
-
-
 def run_aux(server: Server, kind: AuxKind, command: Any) -> tuple[Any, list[Effect]]:
     """Hand one command to the aux machine; return its reply and its effects. Raises what it raises."""
     result: AuxResult = server.machine.handle_aux(
@@ -97,7 +92,7 @@ def run_aux(server: Server, kind: AuxKind, command: Any) -> tuple[Any, list[Effe
 def run_aux_call(server: Server, command: AuxCommand) -> list[Effect]:
     """AUX-02, AUX-04: run a call or a cast. An exception is the caller's error only."""
     called = command.origin != NOBODY
-    if not has_aux(server):
+    if not server.has_aux:
         refusal = Rejected(command.origin, command.correlation, 1, Rejection.AUX_NOT_IMPLEMENTED)
         return [refusal] if called else []
     try:
@@ -118,7 +113,7 @@ def on_aux_command(server: Server, command: AuxCommand) -> list[Effect]:
 
 def cast_aux(server: Server, command: Any) -> list[Effect]:
     """AUX-03: tell the aux machine, if there is one, what happened around this member."""
-    return run_aux(server, AuxKind.CAST, command)[1] if has_aux(server) else []
+    return run_aux(server, AuxKind.CAST, command)[1] if server.has_aux else []
 
 
 def on_process_down_aux(server: Server, event: ProcessDown) -> list[Effect]:

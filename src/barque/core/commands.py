@@ -23,6 +23,7 @@ from barque.core.events import (
     MachineAppend,
     MachineTimeout,
     NodeEvent,
+    PipelineRpcs,
     ProcessDown,
 )
 from barque.core.log_contract import WalDown
@@ -61,8 +62,11 @@ def _append(server: Server, commands: Commands) -> list[Effect]:
         return take_wal_down(server, refuse_commands(commands, Rejection.WAL_DOWN, None))
     if decoded:
         keep_decoded(role, batch.first_index, batch.body, decoded)
-    rpcs, _ = pipelined_rpcs(server)
-    return answer_append(batch) + rpcs
+    rpcs, more = pipelined_rpcs(server)
+    effects = rpcs if head.reply_mode is not ReplyMode.AFTER_LOG_APPEND else answer_append(batch) + rpcs
+    if more:
+        effects.append(Defer(PipelineRpcs()))
+    return effects
 
 
 def _append_valid(server: Server, commands: Commands, head: BodyHead, errors: dict[int, str]) -> list[Effect]:

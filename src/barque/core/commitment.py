@@ -29,18 +29,26 @@ def on_append_entries_reply(server: Server, reply: AppendEntriesReply) -> list[E
     if peer is None or reply.sender == server.id:
         return []  # not a member: it cannot be counted
     note_acked(server, reply.sender)
+    was_full = (
+        peer.next_index - peer.match_index > server.cfg.max_pipeline_count
+        or peer.bytes_in_flight >= server.cfg.max_pipeline_bytes
+    )  # then it may not even have been told a commit index
     proved = _note(server, peer, reply)
     if not reply.success:
         rpcs, _ = pipelined_rpcs(server)
         return rpcs
     if not proved:
         return []
-    promotions = promotions_due(server, reply.sender) if not peer.voter else []
-    if peer.match_index <= server.commit_index and server.membership is Membership.VOTER:
-        # Nothing to count: these entries are committed already. Half of all replies are of this kind.
-        behind = peer.next_index < server.log.next_index() or peer.commit_index_sent < server.commit_index
-        return [Defer(PipelineRpcs()), *promotions] if behind else promotions
-    return leave_if_removed(server, [Defer(PipelineRpcs()), *progress(server), *promotions])
+    effects: list[Effect] = []
+    before = server.commit_index
+    if peer.match_index > before or server.membership is not Membership.VOTER:
+        effects = progress(server)
+    # Otherwise there is nothing to count: these entries are committed already, as with half of all replies.
+    if server.commit_index > before or was_full or peer.next_index < server.log.next_index():
+        effects.append(Defer(PipelineRpcs()))
+    if not peer.voter:
+        effects += promotions_due(server, reply.sender)
+    return effects if server.membership is Membership.VOTER else leave_if_removed(server, effects)
 
 
 def note_position(server: Server, reply: AppendEntriesReply) -> None:
@@ -58,21 +66,17 @@ def _note(server: Server, peer: Peer, reply: AppendEntriesReply) -> bool:
     ):
         peer.status, peer.attempts = PeerStatus.NORMAL, 0  # SEND-08: it needs no snapshot
     peer.commit_index = reply.commit_index
-    if reply.success:
-        return _advance(server, peer, reply)
-    _rewind(server, peer, reply)
-    return False
-
-
-def _advance(server: Server, peer: Peer, reply: AppendEntriesReply) -> bool:
-    """Count what the peer has on disk, if the end of its log proves it to be ours."""
+    if not reply.success:
+        _rewind(server, peer, reply)
+        return False
     if server.log.fetch_term(reply.last_index) != reply.last_term:
         # The end of its log is still a former leader's. Equal index and term at the end prove equal
         # logs (Log Matching); anything else proves nothing, and must not be counted.
         return False
     peer.acknowledge(reply.last_index)
-    expected = min(reply.next_index, server.log.next_index())
-    peer.next_index = max(peer.next_index, expected, Index(peer.match_index + 1))
+    if peer.next_index <= peer.match_index or peer.next_index < reply.next_index:
+        expected = min(reply.next_index, server.log.next_index())
+        peer.next_index = max(peer.next_index, expected, Index(peer.match_index + 1))
     return True
 
 
@@ -110,7 +114,11 @@ def on_leader_log_event(server: Server, event: LogEvent) -> list[Effect]:
     if not isinstance(event, Written):
         try_pending_release(server)
         return []
-    return leave_if_removed(server, [Defer(PipelineRpcs()), *progress(server)])
+    before = server.commit_index
+    effects = progress(server)
+    if server.commit_index > before:
+        effects.append(Defer(PipelineRpcs()))
+    return effects if server.membership is Membership.VOTER else leave_if_removed(server, effects)
 
 
 # --- counting --------------------------------------------------------------------------------
@@ -121,7 +129,9 @@ def progress(server: Server) -> list[Effect]:
     effects = evaluate_quorum(server)
     if server.pending_release_cursor is not None:
         try_pending_release(server)
-    return effects + process_pending(server)
+    if server.leader_role().pending_queries:
+        effects += process_pending(server)
+    return effects
 
 
 def evaluate_quorum(server: Server) -> list[Effect]:
@@ -130,7 +140,9 @@ def evaluate_quorum(server: Server) -> list[Effect]:
     if not moved and server.last_applied >= server.commit_index:
         return []
     effects = apply_to(server, server.commit_index)
-    return [*effects, AuxEval()] if moved else effects
+    if moved and server.has_aux:
+        effects.append(AuxEval())
+    return effects
 
 
 def advance_commit_index(server: Server) -> bool:
@@ -147,6 +159,10 @@ def match_indexes(server: Server) -> list[Index]:
 
     A leader that is being removed, or has given up its vote, does not count itself (§4.2.2).
     """
-    others = [peer.match_index for _, peer in server.peers if peer.voter]
-    counts_itself = server.membership is Membership.VOTER
-    return [server.log.last_written().index, *others] if counts_itself else others
+    matched: list[Index] = []
+    if server.membership is Membership.VOTER:
+        matched.append(server.log.last_written().index)
+    for _, peer in server.peers:
+        if peer.voter:
+            matched.append(peer.match_index)
+    return matched

@@ -33,8 +33,10 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
     """
     effects: list[Effect] = []
     more = False
-    next_index, limit = server.log.next_index(), server.cfg.max_pipeline_count
-    bytes_limit = server.cfg.max_pipeline_bytes
+    cfg, next_index = server.cfg, server.log.next_index()
+    limit, bytes_limit = cfg.max_pipeline_count, cfg.max_pipeline_bytes
+    made: SendRpc | None = None  # for the peer before; the next one mostly needs the same
+    made_for = (Index(0), 0)
     for member, peer in server.peers:
         if peer.next_index >= next_index and peer.commit_index_sent >= server.commit_index:
             continue
@@ -43,13 +45,22 @@ def pipelined_rpcs(server: Server, *, force: bool = False) -> tuple[list[Effect]
         in_flight = peer.next_index - peer.match_index - 1
         if (in_flight >= limit or peer.bytes_in_flight >= bytes_limit) and not force:
             continue
-        room = max(1, min(server.cfg.max_append_entries_rpc_batch_size, limit - in_flight))
-        effect = make_rpc(server, member, peer, room)
+        room = limit - in_flight
+        if room > cfg.max_append_entries_rpc_batch_size:
+            room = cfg.max_append_entries_rpc_batch_size
+        elif room < 1:
+            room = 1
+        if made is not None and made_for == (peer.next_index, room):
+            effect: SendRpc | SendSnapshot | StartSnapshotRetry = SendRpc(member, made.message)
+        else:
+            made_for = (peer.next_index, room)
+            effect = make_rpc(server, member, peer, room)
+            made = effect if type(effect) is SendRpc else None
         effects.append(effect)
-        if not isinstance(effect, SendRpc):
+        if type(effect) is not SendRpc:
             continue
         rpc = effect.message
-        assert isinstance(rpc, AppendEntriesRpc)
+        assert type(rpc) is AppendEntriesRpc
         if rpc.entries:
             last_index = rpc.entries[-1].last_index
             peer.next_index = Index(last_index + 1)

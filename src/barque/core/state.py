@@ -102,9 +102,10 @@ class Peer:
         """The peer has everything up to this entry on disk."""
         if index > self.match_index:
             self.match_index = index
-        while self.sent and self.sent[0][0] <= index:
-            self.bytes_in_flight -= self.sent[0][1]
-            del self.sent[0]
+        sent = self.sent
+        while sent and sent[0][0] <= index:
+            self.bytes_in_flight -= sent[0][1]
+            del sent[0]
 
     def give_up_sent(self) -> None:
         """Count nothing as on its way: it was lost, or will be sent again."""
@@ -164,6 +165,7 @@ class Server:
         "effective_machine_version",
         "environment",
         "frozen",
+        "has_aux",
         "id",
         "last_applied",
         "leader_id",
@@ -322,6 +324,7 @@ class Server:
         self.decode_commands = decoder_of(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
         self.decode_query = decoder_of(machine.query_type).decode
         self.query_sees_meta = type(machine).query_with_meta is not Machine.query_with_meta
+        self.has_aux = type(self.machine).handle_aux is not Machine.handle_aux  # AUX-04
 
     def start_machine(self) -> None:
         """Set the machine's first state, or the snapshot's. Raises what the machine raises."""

@@ -24,10 +24,10 @@ An exception leaves the server unusable; the runtime stops it and says why.
 """
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from barque.core.applying import apply_to
-from barque.core.aux_machine import has_aux
 from barque.core.await_condition import AWAIT_CONDITION
 from barque.core.candidate import CANDIDATE, PRE_VOTE
 from barque.core.configuration import scan_uncommitted
@@ -45,7 +45,7 @@ from barque.core.terminating import (
     TERMINATING_LEADER,
     begin_termination,
 )
-from barque.core.terms import settle_term
+from barque.core.terms import KINDS, settle_term
 from barque.core.transitions import become_follower, become_recovered
 from barque.errors import InvariantViolation
 from barque.types import Index
@@ -76,12 +76,15 @@ def step(server: Server, message: Message) -> list[Effect]:
     """Handle one message. Perform the effects in their order."""
     if server.raft_state not in TABLES:
         raise InvariantViolation(f"{server.id}: no messages are handled in state {server.raft_state}")
-    settled: list[Effect] = []
-    if not settle_term(server, message, settled):
-        return settled
-    effects = TABLES[server.raft_state][type(message)](server, message)
-    if settled:
-        effects = _store_once(settled + effects)
+    if type(message) not in KINDS:  # a client's request or a local event: it belongs to no term
+        effects = TABLES[server.raft_state][type(message)](server, message)
+    else:
+        settled: list[Effect] = []
+        if not settle_term(server, message, settled):
+            return settled
+        effects = TABLES[server.raft_state][type(message)](server, message)
+        if settled:
+            effects = _store_once(settled + effects)
     if server.deleted and server.raft_state not in ENDING:
         effects = effects + begin_termination(server)
     if server.frozen and server.raft_state is RaftState.LEADER:
@@ -91,8 +94,11 @@ def step(server: Server, message: Message) -> list[Effect]:
 
 def _store_once(effects: list[Effect]) -> list[Effect]:
     """Store the newest (term, vote) of this step, in the place of the first: it guards all that follows."""
-    records = [at for at, effect in enumerate(effects) if type(effect) is PersistTermAndVote]
-    if len(records) > 1:
+    records = []
+    for at, effect in enumerate(effects):  # a loop: each AppendEntries comes here
+        if type(effect) is PersistTermAndVote:
+            records.append(at)
+    if records[1:]:
         newest = effects[records[-1]]
         for at in reversed(records[1:]):
             del effects[at]
@@ -135,8 +141,8 @@ def has_unfinished_business(server: Server) -> bool:
 
 
 _UNFINISHED: dict[RaftState, Callable[[Server], bool]] = {
-    RaftState.LEADER: lambda server: has_aux(server) or has_leader_work(server),
-    RaftState.FOLLOWER: has_aux,
-    RaftState.AWAIT_CONDITION: has_aux,
+    RaftState.LEADER: lambda server: server.has_aux or has_leader_work(server),
+    RaftState.FOLLOWER: attrgetter("has_aux"),
+    RaftState.AWAIT_CONDITION: attrgetter("has_aux"),
     RaftState.TERMINATING_LEADER: lambda _server: True,
 }

@@ -83,13 +83,11 @@ ASKS_FOR_VOTES = (m.PreVoteRpc, m.RequestVoteRpc)
 
 
 def settle_term(server: Server, message: Any, effects: list[Effect]) -> bool:
-    """Settle this message's term; return whether the role's handler sees the message.
+    """Settle the term of a message that has one; return whether the role's handler sees the message.
 
     Appends to `effects` what that takes: a refusal, a new term to store, the end of a role.
     """
-    kind = KINDS.get(type(message))
-    if kind is None:
-        return True  # a client's request or a local event: it belongs to no term
+    kind = KINDS[type(message)]
     if message.term != server.current_term:
         if message.term < server.current_term:
             effects += kind.refuse(server, message)

@@ -97,14 +97,14 @@ class WalLog:
 
     def append(self, batch: EntryBatch) -> None:
         """Leader: add a batch that starts at `next_index()`. Raises `WalDown`."""
-        if not self._wal.accepting:
+        if self._wal.failed_reason is not None:
             raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
         self._write_ops += 1
         self._wal.submit(self._uid, self._memtable.append(batch), batch)
 
     def write(self, batches: Sequence[EntryBatch]) -> None:
         """Follower: add consecutive batches, replacing what they overlap (REPL-20). Raises `WalDown`."""
-        if not self._wal.accepting:
+        if self._wal.failed_reason is not None:
             raise WalDown(f"the write-ahead log has failed: {self._wal.failed_reason}")
         if not batches:
             return

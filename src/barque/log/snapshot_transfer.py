@@ -101,7 +101,8 @@ class OutgoingSnapshot:
 class Incoming:
     """A snapshot that arrives, in a directory of its own. Any method may raise `OSError`.
 
-    While `complete_job` runs, the files are in use by it; they are closed when it has ended.
+    From `complete_job` on the files belong to that job. It closes them wherever it ends: its worker may be
+    closed before it begins, and nobody may hear of its end.
     """
 
     def __init__(self, disk: Disk, path: str, uid: Uid, meta: SnapshotMeta) -> None:
@@ -123,6 +124,7 @@ class Incoming:
             remove_tree(disk, path)
         disk.mkdir(path, parents=False)
         self._file = disk.create(join(path, FILE))
+        self._opened = [self._file]
 
     def take_live(self, entries: Sequence[EntryBatch]) -> None:
         """Write entries that survive below the snapshot; entries that are there already are ignored.
@@ -136,6 +138,7 @@ class Incoming:
         if self._live is None or self._live_file is None:
             self._live = SegmentEncoder(self._uid)
             self._live_file = self._disk.create(join(self.path, LIVE))
+            self._opened.append(self._live_file)
             self._live_file.pwritev([self._live.head], 0, sync=False)
         offset, buffers = self._live.size, list[bytes]()
         for batch in entries:
@@ -165,10 +168,13 @@ class Incoming:
     def complete_job(self, restore: Restore, module: BoundModule | None = None) -> Job:
         """Sync and check the files, and restore the state; returns what the snapshot is, and the state."""
         self._working = True
-        return self._complete(restore, module)
+        job = self._complete(restore, module)
+        next(job)  # so it closes the files, even if it is closed before its first step
+        return job
 
     def _complete(self, restore: Restore, module: BoundModule | None) -> Job:
         try:
+            yield
             if self._live is not None and self._live_file is not None:
                 offset = self._live.size
                 self._live_file.pwritev([self._live.finish()[0]], offset, sync=True)
@@ -194,9 +200,9 @@ class Incoming:
             for _ in pieces:  # the state is whole only when the file is
                 pass
             return Kept(found.description, self.path, self._size), state
-        except GeneratorExit:  # the worker is closed: nobody else will do it
-            self._close_files()
-            raise
+        finally:
+            with contextlib.suppress(OSError):
+                self._close_files()
 
     def _until_stopped(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         """The same pieces; they end with `Stopped` when the transfer is aborted."""
@@ -206,18 +212,16 @@ class Incoming:
             yield piece
 
     def job_ended(self) -> None:
-        """Take the files back from the job."""
+        """The job no longer uses the files."""
         self._working = False
-        if self.stopped:
-            self._close_files()
 
     def close(self) -> None:
-        """Stop. The files are closed now, or when the job has ended."""
+        """Stop. The files are closed now, or where the job ends."""
         self.stopped = True
         if not self._working:
             self._close_files()
 
     def _close_files(self) -> None:
-        for file in (self._file, self._live_file):
-            if file is not None:
-                file.close()
+        opened, self._opened = self._opened, []
+        for file in opened:
+            file.close()

@@ -517,8 +517,7 @@ class SnapshotStore:
         position = incoming.meta.position
 
         def finished(result: tuple[Kept, Any] | None, error: Exception | None) -> None:
-            with contextlib.suppress(OSError):
-                incoming.job_ended()
+            incoming.job_ended()
             if self._incoming is not incoming or self._closed:
                 return  # it was aborted, and perhaps another one is arriving
             if result is None:

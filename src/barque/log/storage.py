@@ -56,7 +56,7 @@ from barque.log.snapshots import SnapshotStore
 from barque.log.wal import FLUSH_BYTES_MAX, Wal
 from barque.log.wal_files import MANIFEST, SparePreparer, WalFiles, file_number
 from barque.log.wal_recovery import ADVICE, Progress, say_nothing
-from barque.log.wal_writer import Clock, MakeWriter, Wake, WriterKind, choose_writer, measure_sync
+from barque.log.wal_writer import Clock, MakeWriter, Wake, Writer, WriterKind, choose_writer, measure_sync
 from barque.types import Uid
 
 logger = logging.getLogger("barque.storage")
@@ -123,6 +123,8 @@ class Storage:
         self.wal = wal
         # Two, because restoring a large state is one long step, which no flush of a segment must wait for.
         self._workers = workers
+        self.beside: tuple[Writer | Worker, ...] = (wal.writer, *workers)
+        """What may work in threads. A loop that never sleeps yields to those that are busy."""
         self._files = files
         self._logs: dict[Uid, WalLog] = {}
         self._recovered: set[Uid] = set()
@@ -308,10 +310,9 @@ class Storage:
         self.segment_writer.due = True
 
     def loop_yield(self) -> None:
-        """Give the threads their share; for each turn of a loop that never sleeps."""
-        self.wal.yield_if_pending()
-        for worker in self._workers:
-            if worker.busy:  # asked in each turn: a call would cost more
+        """Give the threads their share."""
+        for worker in self.beside:
+            if worker.busy:
                 worker.yield_if_busy()
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 
 from barque.core.entries import EntryBatch
 from barque.core.messages import LogEvent, ResendWrite, WalFailed, WalUp, Written
-from barque.log.wal_files import WalFiles
+from barque.log.wal_files import OpenFile, WalFiles
 from barque.log.wal_format import (
     BASE,
     ENTRIES,
@@ -89,13 +89,15 @@ class Wal:
         flush_bytes_max: int = FLUSH_BYTES_MAX,
     ) -> None:
         self._files = files
-        self._writer = writer
+        self.writer = writer
         self._report = report
         self._clock = clock
         self._flush_bytes_max = flush_bytes_max
         self._streams: dict[Uid, _Stream] = {}
-        self._dirty: list[_Stream] = []
-        self._gaps: list[_Stream] = []
+        self.dirty: list[_Stream] = []
+        """The servers with queued batches."""
+        self.gaps: list[_Stream] = []
+        """The servers that have to submit something again."""
         self._reopening = False
         self._marked_to = 0
         self.failed_reason: str | None = None
@@ -103,8 +105,6 @@ class Wal:
         """Hears of each file that has been closed: its number, and the last index of each server in it."""
         self.continue_flush: Callable[[], None] = self.flush
         """The threaded writer's completion calls this if more was queued meanwhile."""
-        self.yield_if_pending = writer.yield_if_busy
-        """The loop calls this in each turn, so that it cannot starve a syncing thread."""
         self._flushes = 0
         self._batches = self._records = 0
         self._bytes = 0
@@ -118,12 +118,12 @@ class Wal:
     @property
     def pending(self) -> bool:
         """Whether `flush` has something to do."""
-        return bool(self._gaps) or (bool(self._dirty) and not self._writer.busy)
+        return bool(self.gaps) or (bool(self.dirty) and not self.writer.busy)
 
     @property
     def busy(self) -> bool:
         """Whether a write is under way in a thread."""
-        return self._writer.busy
+        return self.writer.busy
 
     def register(self, uid: Uid, last: int) -> None:
         """Say that a server's entries up to `last` are on disk already.
@@ -153,7 +153,7 @@ class Wal:
         stream.base = (base, done)
         if stream.queued is None:
             stream.queued = []
-            self._dirty.append(stream)
+            self.dirty.append(stream)
 
     def forget(self, uid: Uid) -> None:
         """Stop writing and reporting for a deleted server."""
@@ -183,7 +183,7 @@ class Wal:
             stream.queued.append(batch)
         else:
             if stream.queued is None:
-                self._dirty.append(stream)
+                self.dirty.append(stream)
             stream.queued = [batch]
             stream.previous = previous
         stream.last = batch.first_index + batch.count - 1
@@ -192,7 +192,7 @@ class Wal:
     def _on_gap(self, stream: _Stream) -> None:
         if not stream.gap_reported and self.failed_reason is None:
             stream.gap_reported = True
-            self._gaps.append(stream)
+            self.gaps.append(stream)
 
     def flush(self) -> None:
         """Write and sync queued batches, up to the bound; the rest stays `pending`.
@@ -200,12 +200,12 @@ class Wal:
         With the inline writer everything written has been reported when this returns. Never
         raises: a failure is reported as `WalFailed`.
         """
-        if self._gaps:
-            gaps, self._gaps = self._gaps, []
+        if self.gaps:
+            gaps, self.gaps = self.gaps, []
             for stream in gaps:
                 if not stream.gone:
                     self._report(ResendWrite(stream.uid, Index(stream.last + 1)))
-        if self._dirty and not self._writer.busy:
+        if self.dirty and not self.writer.busy:
             self._launch(self._collect())
 
     def mark(self) -> None:
@@ -214,7 +214,7 @@ class Wal:
         Called when there is time: it shortens the span in which a damaged last record could
         be taken for a torn tail.
         """
-        if self._writer.busy or self._dirty or self.failed_reason is not None:
+        if self.writer.busy or self.dirty or self.failed_reason is not None:
             return
         current = self._files.current
         if current.end > FILE_HEAD_SIZE and current.end != self._marked_to:
@@ -225,7 +225,7 @@ class Wal:
         items: list[_Item] = []
         room = self._flush_bytes_max
         taken = 0
-        for stream in self._dirty:
+        for stream in self.dirty:
             batches = stream.queued
             if stream.base is not None:
                 size = record_size(stream.name, ())
@@ -235,7 +235,7 @@ class Wal:
                 stream.base = None
                 room -= size
                 taken += 1
-                self._dirty.append(stream)  # its batches come with the next write
+                self.dirty.append(stream)  # its batches come with the next write
                 continue
             if not batches:
                 stream.queued = None
@@ -254,12 +254,12 @@ class Wal:
             if len(batches) < len(stream.queued):
                 stream.queued = stream.queued[len(batches) :]
                 stream.previous = IndexTerm(batches[-1].last_index, batches[-1].term)
-                self._dirty.append(stream)
+                self.dirty.append(stream)
                 taken += 1
                 break
             stream.queued = None
             taken += 1
-        del self._dirty[:taken]
+        del self.dirty[:taken]
         return items
 
     @staticmethod
@@ -273,21 +273,22 @@ class Wal:
         return batches
 
     def _launch(self, items: list[_Item]) -> None:
-        self._writer.run(lambda: self._perform(items), lambda error: self._on_done(items, error))
+        self.writer.run(lambda: self._perform(items), lambda error: self._on_done(items, error))
 
     def _perform(self, items: list[_Item]) -> None:
         """Write and sync these records; no items make a mark. Runs where the writer runs."""
         files = self._files
-        if files.current.growing and files.spares and files.current.end > FILE_HEAD_SIZE:
-            files.start_next()  # a zero-filled file has become ready
         current = files.current
+        if current.growing and files.spares and current.end > FILE_HEAD_SIZE:
+            files.start_next()  # a zero-filled file has become ready
+            current = files.current
         buffers: list[bytes] = []
         offset = synced_to = current.end
         limit = files.max_size_bytes - len(TERMINATOR)
         for stream, previous, batches, size, base in items:
             full = files.max_entries is not None and current.entries >= files.max_entries
             if (full or offset + size > limit) and offset > FILE_HEAD_SIZE:
-                self._write(buffers, offset)
+                self._write(current, buffers, offset)
                 files.start_next()
                 current = files.current
                 buffers = []
@@ -308,17 +309,18 @@ class Wal:
         if not items:
             offset = encode_record(buffers, current.head, offset, synced_to, b"", NOWHERE, (), MARK)
             self._marked_to = offset
-        self._write(buffers, offset)
+        self._write(current, buffers, offset)
 
-    def _write(self, buffers: list[bytes], end: int) -> None:
+    def _write(self, current: OpenFile, buffers: list[bytes], end: int) -> None:
         if not buffers:
             return
         start = self._clock()
-        current = self._files.current
         self._bytes += end - current.end
         current.write(buffers, end)
         self._flushes += 1
-        self._longest_sync_seconds = max(self._longest_sync_seconds, self._clock() - start)
+        seconds = self._clock() - start
+        if seconds > self._longest_sync_seconds:
+            self._longest_sync_seconds = seconds
 
     def _on_done(self, items: list[_Item], error: Exception | None) -> None:
         if self._files.just_closed:
@@ -333,13 +335,13 @@ class Wal:
                 self._report_written(stream, batches)
             else:
                 base[1]()
-        if self._reopening and not self._dirty:
+        if self._reopening and not self.dirty:
             self._end_reopening()
         else:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self._dirty and self._writer.kind != "inline" and not self._writer.busy:
+        if self.dirty and self.writer.kind != "inline" and not self.writer.busy:
             self.continue_flush()  # the inline writer's caller goes on by itself
 
     def _hand_over(self) -> None:
@@ -353,7 +355,7 @@ class Wal:
 
         Raises `OSError`; then nothing has changed.
         """
-        if self._writer.busy or self._dirty or self._gaps or self.failed_reason is not None:
+        if self.writer.busy or self.dirty or self.gaps or self.failed_reason is not None:
             return False
         if self._files.current.end > FILE_HEAD_SIZE:
             self._files.start_next()
@@ -362,14 +364,14 @@ class Wal:
 
     def retire(self, numbers: list[int], done: Callable[[Exception | None], None]) -> bool:
         """Recycle closed files that no log needs any more; False if that cannot begin now."""
-        if self._writer.busy or self.failed_reason is not None:
+        if self.writer.busy or self.failed_reason is not None:
             return False
 
         def retired(error: Exception | None) -> None:
             done(error)
             self._go_on()
 
-        self._writer.run(lambda: self._files.retire(numbers), retired)
+        self.writer.run(lambda: self._files.retire(numbers), retired)
         return True
 
     def _report_written(self, stream: _Stream, batches: list[EntryBatch]) -> None:
@@ -403,10 +405,10 @@ class Wal:
         was_accepting = self.failed_reason is None
         self.failed_reason = f"{type(error).__name__}: {error}"
         self._reopening = False
-        for stream in self._dirty:
+        for stream in self.dirty:
             stream.queued = stream.base = None
-        self._dirty.clear()
-        self._gaps.clear()
+        self.dirty.clear()
+        self.gaps.clear()
         if was_accepting:
             self._report(WalFailed(self.failed_reason))
 
@@ -416,7 +418,7 @@ class Wal:
         `WalUp` is reported when those are on disk. If the disk still refuses, the log stays
         failed, and the next call tries again.
         """
-        if self.failed_reason is None or self._reopening or self._writer.busy:
+        if self.failed_reason is None or self._reopening or self.writer.busy:
             return
 
         def opened(error: Exception | None) -> None:
@@ -426,17 +428,17 @@ class Wal:
                 return
             self._reopening = True
             resubmit()
-            if not self._dirty:
+            if not self.dirty:
                 self._end_reopening()
-            elif not self._writer.busy:
+            elif not self.writer.busy:
                 self._launch(self._collect())
 
-        self._writer.run(lambda: self._files.start_next(abandon=True), opened)
+        self.writer.run(lambda: self._files.start_next(abandon=True), opened)
         self._finish_inline()
 
     def _finish_inline(self) -> None:
         """With the inline writer, write the batches that were queued again now."""
-        while self._reopening and self._dirty and not self._writer.busy:
+        while self._reopening and self.dirty and not self.writer.busy:
             self._launch(self._collect())
 
     def _end_reopening(self) -> None:
@@ -465,7 +467,7 @@ class Wal:
     def overview(self) -> dict[str, Any]:
         """Facts for people. Sizes in bytes, times in seconds."""
         return {
-            "writer": self._writer.kind,
+            "writer": self.writer.kind,
             "failed_reason": self.failed_reason,
             "files": self._files.count(),
             "size_bytes": self._files.size_bytes(),
@@ -478,5 +480,5 @@ class Wal:
 
     def close(self) -> None:
         """Stop writing. Batches that were not flushed were not acknowledged; drop them."""
-        self._writer.close()
-        self._files.close(sealed=self.failed_reason is None and not self._writer.busy)
+        self.writer.close()
+        self._files.close(sealed=self.failed_reason is None and not self.writer.busy)

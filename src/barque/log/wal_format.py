@@ -161,15 +161,15 @@ def encode_record(
 
     Hot path: one small object and one reference for each body.
     """
-    size = RECORD_HEAD_SIZE + len(uid) + BATCH_HEAD_SIZE * len(batches)
+    uid_size, number = len(uid), len(batches)
+    size = RECORD_HEAD_SIZE + uid_size + BATCH_HEAD_SIZE * number
     entries = 0
     columns = b""
     for batch in batches:
-        size += len(batch.body)
+        body_size = len(batch.body)
+        size += body_size
         entries += batch.count
-        columns += _BATCH.pack(
-            batch.first_index, batch.term, batch.count, len(batch.body), batch.timestamp_ms
-        )
+        columns += _BATCH.pack(batch.first_index, batch.term, batch.count, body_size, batch.timestamp_ms)
     padding = -size % RECORD_ALIGNMENT
     rest = (
         _REST.pack(
@@ -180,9 +180,9 @@ def encode_record(
             batches[0].first_index if batches else 0,
             previous.term,
             previous.index,
-            len(batches),
+            number,
             entries,
-            len(uid),
+            uid_size,
             kind,
         )
         + uid

@@ -18,6 +18,7 @@ class DeferredRounds:
         self.replicating: dict[ServerProcess, None] = {}
         self.flushing: dict[ServerProcess, None] = {}
         self._committing: dict[ServerProcess, None] = {}
+        self._is_armed = False  # the timer for those
         self._timers = timers
         self._clock = clock
         self._wake = wake
@@ -52,7 +53,8 @@ class DeferredRounds:
                 process.handle(PipelineRpcs())
             else:
                 self._committing[process] = None
-        if self._committing and "commits" not in self._timers:
+        if self._committing and not self._is_armed:
+            self._is_armed = True
             self._timers.arm("commits", self._clock.monotonic() + _COMMIT_DELAY_S, self._send_commit_indexes)
 
     def forget(self, process: ServerProcess) -> None:
@@ -61,7 +63,7 @@ class DeferredRounds:
             waiting.pop(process, None)
 
     def _send_commit_indexes(self) -> None:
-        committing, self._committing = self._committing, {}
+        committing, self._committing, self._is_armed = self._committing, {}, False
         for process in committing:
             process.handle(PipelineRpcs())
         self._wake()

@@ -49,7 +49,11 @@ def judge(
     if process.failure is not None:
         return Verdict.STOPPED
     server = process.server
-    asks = isinstance(message, ASKS_FOR_VOTES)
+    asks = type(message) in ASKS_FOR_VOTES
+    if not asks:
+        peer = server.cluster.get(sender)
+        if peer is not None and peer.uid == uid:
+            return Verdict.ADMIT  # nearly always
     # A candidate of a higher term may come from a newer configuration than ours: it is not told to go.
     if asks and message.term <= server.current_term and is_removed(server, sender, uid):  # type: ignore[union-attr]  # both have a term
         return Verdict.REMOVED

@@ -285,7 +285,7 @@ class Node:
         self._sync_votes = self.system.sync_meta
         self._deliver_replies = self.requests.deliver
         self._send = self.transport.flush
-        self._write_log = self.system.flush
+        self._write_log = self.system.storage.flush
         self.system.snapshot_made = self.digests.made
 
     def _open_system(self, undo: AsyncExitStack) -> System:
@@ -505,7 +505,7 @@ class Node:
                 if requests.speaking:
                     self._deliver_replies()
                 self._send()  # before our own disk: the followers' disks work at the same time
-                wrote = wal.pending
+                wrote = bool(wal.dirty or wal.gaps) and wal.pending
                 if wrote:
                     self._write_log()
                 if synced or wrote or rounds.replicating or rounds.flushing or requests.speaking:
@@ -522,7 +522,9 @@ class Node:
             system.reap_finished()
         if self._waits.waiting:
             self._waits.look()
-        system.storage.loop_yield()
+        for worker in system.storage.beside:
+            if worker.busy:
+                worker.yield_if_busy()
         if requests.deadlines and requests.deadlines[0][0] < self._armed_deadline:
             self._await_deadline()
 

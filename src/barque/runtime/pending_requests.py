@@ -152,7 +152,7 @@ class PendingRequest:
         self.kind: tuple[str, ReplyMode, bool] = (level, mode, low_priority)
         """Only requests of equal kind can travel in one batch: level (empty for commands), mode, priority."""
         self.receiver = receiver
-        self.size = len(columns) + sum(map(len, payloads))
+        self.size = len(columns) if columns else sum(map(len, payloads))
         self.route: ClusterRoute | None = None
         self.round = 0  # the flush of the router before which it came
         self.first = 0

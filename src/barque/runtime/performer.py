@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic
 import msgspec
 
 from barque.core.applying import take_callback_effects
-from barque.core.aux_machine import cast_aux, has_aux, log_read, run_aux
+from barque.core.aux_machine import cast_aux, log_read, run_aux
 from barque.core.effects import (
     Applied,
     AuxEval,
@@ -317,7 +317,7 @@ class Performer(Generic[ServerT]):
     # --- the machine's effects: which of them only a leader performs (EFF-01 to EFF-18) --
 
     def _aux(self, process: ServerT, effect: Aux) -> None:
-        if has_aux(process.server):
+        if process.server.has_aux:
             self.perform(process, run_aux(process.server, AuxKind.CAST, effect.command)[1])
 
     def _aux_eval(self, process: ServerT, _effect: AuxEval) -> None:

@@ -52,6 +52,9 @@ class ServerTimers:
         self.campaigns = Campaigns(timers, clock, patience_s)
         self.machine_timers: dict[ServerProcess, set[str]] = {}
         self._snapshot_retries: dict[ServerProcess, dict[ServerId, None]] = {}
+        self._electing: dict[
+            ServerProcess, None
+        ] = {}  # whose election timer may be armed, or that may campaign
 
     def set_machine_timer(self, process: ServerProcess, timer: Timer) -> None:
         """Arm or disarm a timer of the server's machine; a machine names its timers as it likes."""
@@ -74,10 +77,14 @@ class ServerTimers:
 
     def campaign_after(self, process: ServerProcess, after_s: float) -> None:
         """Let the server campaign after so many seconds, unless it hears from a leader before."""
+        self._electing[process] = None
         self._arm(process, "election", after_s, ElectionTimeout())
 
     def cancel_election(self, process: ServerProcess) -> None:
-        """Disarm the election timer."""
+        """Disarm the election timer. Each AppendEntries asks for it, and nearly always it is disarmed."""
+        if process not in self._electing:
+            return
+        del self._electing[process]
         self.campaigns.cancel(process)
         self._timers.cancel((process, "election"))
 
@@ -150,6 +157,7 @@ class ServerTimers:
     def forget(self, process: ServerProcess) -> None:
         """Cancel all timers of this server."""
         self.campaigns.forget(process)
+        self._electing.pop(process, None)
         for name in _NAMES:
             self._timers.cancel((process, name))
         for member in self._snapshot_retries.pop(process, ()):

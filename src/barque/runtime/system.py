@@ -62,15 +62,12 @@ _TERMINATING = (RaftState.TERMINATING_LEADER, RaftState.TERMINATING_FOLLOWER)
 class SystemEnvironment:
     """Gives the core the time for its timestamps, and random numbers (`Environment`)."""
 
-    __slots__ = ("_clock", "_rng")
+    __slots__ = ("_rng", "now_ms")
 
     def __init__(self, clock: Clock, rng: random.Random) -> None:
-        self._clock = clock
         self._rng = rng
-
-    def now_ms(self) -> int:
+        self.now_ms = clock.wall_ms
         """Unix milliseconds."""
-        return self._clock.wall_ms()
 
     def token(self) -> int:
         """64 random bits."""
@@ -468,10 +465,6 @@ class System:
             process.release()
         return True
 
-    def flush(self) -> None:
-        """Write and sync the entries that the servers have appended."""
-        self.storage.flush()
-
     def tick(self) -> None:
         """Tick the servers that did something since the last tick, and the disk."""
         now_ms, now_s = self._clock.wall_ms(), self._clock.monotonic()
@@ -513,6 +506,12 @@ class System:
         self.failure = text
 
     def _on_log_event(self, event: LogEvent) -> None:
+        if type(event) is Written:  # nearly always
+            process = self.servers.by_uid.get(event.uid)
+            if process is not None and process.failure is None:
+                process.handle(event)
+                self._changed()
+                return
         match event:
             case (
                 Written()

@@ -16,6 +16,7 @@ from barque.transport.budget import Budget
 
 FRAME_VERSION = 1
 HEADER = struct.Struct("<IBBH")  # payload length, frame version, kind, reserved
+HEADER_SIZE = HEADER.size
 FRAME_BYTES_MAX = BODY_BYTES_MAX + 1024 * 1024
 """The default limit of a payload after the handshake."""
 HELLO_BYTES_MAX = 4096
@@ -59,35 +60,32 @@ def encode_frame(kind: FrameKind, payload: bytes) -> bytes:
     return HEADER.pack(len(payload), FRAME_VERSION, kind, 0) + payload
 
 
-def seal_frame(kind: FrameKind, frame: bytearray) -> None:
-    """Write the header in front of a payload that was encoded behind 8 free bytes.
-
-    This spares the copy that `encode_frame` makes: a batch of entries is large.
-    """
-    HEADER.pack_into(frame, 0, len(frame) - HEADER.size, FRAME_VERSION, kind, 0)
-
-
 def decode_header(header: bytes | bytearray | memoryview, offset: int, limit: int) -> tuple[FrameKind, int]:
     """The kind and the payload length that a header announces.
 
     Raises `ProtocolError` for a foreign version, an unknown kind, reserved bits that are set, and
     a length above `limit` bytes.
     """
-    length, version, kind, reserved = HEADER.unpack_from(header, offset)
+    length, version, number, reserved = HEADER.unpack_from(header, offset)
+    kind = _KINDS.get(number)
+    if kind is None or version != FRAME_VERSION or reserved or length > limit:
+        raise _refusal(length, version, number, reserved, limit)
+    return kind, length
+
+
+def _refusal(length: int, version: int, kind: int, reserved: int, limit: int) -> ProtocolError:
+    """What is wrong with a header."""
     if version != FRAME_VERSION and length & 0xFFFF == _TLS_START:
-        raise ProtocolError(
+        return ProtocolError(
             "the other side speaks TLS, and we do not; set [tls] on nodes, tls_ca_file on clients"
         )
     if version != FRAME_VERSION:
-        raise ProtocolError(
+        return ProtocolError(
             f"frame version {version}, expected {FRAME_VERSION}: the other side does not speak this protocol"
         )
     if length > limit:
-        raise ProtocolError(f"frame of {length} bytes is above the limit of {limit}")
-    known = _KINDS.get(kind)
-    if known is None or reserved:
-        raise ProtocolError(f"malformed frame header: kind {kind}, reserved {reserved}")
-    return known, length
+        return ProtocolError(f"frame of {length} bytes is above the limit of {limit}")
+    return ProtocolError(f"malformed frame header: kind {kind}, reserved {reserved}")
 
 
 class FrameReader:
@@ -97,7 +95,10 @@ class FrameReader:
     out what is complete. `limit` and `kept` may change between two frames: they rise after the handshake.
     """
 
-    __slots__ = ("_buffer", "_end", "_start", "_taken", "_wanted", "budget", "has_more", "kept", "limit")
+    __slots__ = (
+        *("_buffer", "_end", "_size", "_start", "_taken", "_wanted"),
+        *("budget", "has_more", "kept", "limit"),
+    )
 
     def __init__(self, limit: int = FRAME_BYTES_MAX) -> None:
         self.limit = limit
@@ -106,6 +107,7 @@ class FrameReader:
         """What memory beyond `kept` comes out of."""
         self._taken = 0  # out of the budget
         self._buffer = bytearray(_BUFFER_MIN)
+        self._size = _BUFFER_MIN  # of the buffer
         self._start = 0  # the first byte that no frame has claimed
         self._end = 0  # behind the last byte received
         self._wanted = 0  # bytes of the frame at _start, header included; 0 while unknown
@@ -113,13 +115,13 @@ class FrameReader:
 
     def buffer(self) -> memoryview:
         """Room for the next bytes; valid until `received` is called."""
-        if len(self._buffer) - self._end < _ROOM_MIN:
+        if self._size - self._end < _ROOM_MIN:
             self._make_room()
         return memoryview(self._buffer)[self._end :]
 
     def received(self, count: int) -> None:
         """`count` bytes were written to the start of the last `buffer()`."""
-        assert 0 <= count <= len(self._buffer) - self._end, count
+        assert 0 <= count <= self._size - self._end, count
         self._end += count
         self.has_more = True
 
@@ -139,24 +141,27 @@ class FrameReader:
         Raises `ProtocolError` for a header that no correct peer sends; the stream is then of no use.
         """
         available = self._end - self._start
-        if available < HEADER.size:
+        if available < HEADER_SIZE:
             self.has_more = False
             if not available:
                 self._start = self._end = 0
-                if len(self._buffer) > self.kept:  # not before its frame is handled: page faults
-                    self._buffer = bytearray(_BUFFER_MIN)
+                if self._size > self.kept:  # not before its frame is handled: page faults
+                    self._buffer, self._size = bytearray(_BUFFER_MIN), _BUFFER_MIN
                     self.close()
             return None
-        kind, length = decode_header(self._buffer, self._start, self.limit)
-        self._wanted = HEADER.size + length
+        length, version, number, reserved = HEADER.unpack_from(self._buffer, self._start)
+        kind = _KINDS.get(number)
+        if kind is None or version != FRAME_VERSION or reserved or length > self.limit:
+            raise _refusal(length, version, number, reserved, self.limit)
+        self._wanted = HEADER_SIZE + length
         if available < self._wanted:
             self.has_more = False
             return None
-        begin = self._start + HEADER.size
+        begin = self._start + HEADER_SIZE
         end = self._start = begin + length
         self._wanted = 0
         frame = Frame(kind, bytes(memoryview(self._buffer)[begin:end]))  # one copy; without the view, two
-        if end == self._end and len(self._buffer) <= self.kept:
+        if end == self._end and self._size <= self.kept:
             # Nothing follows, as nearly always: start again at the front.
             self._start = self._end = 0
             self.has_more = False
@@ -175,7 +180,7 @@ class FrameReader:
     @property
     def capacity(self) -> int:
         """Bytes of memory held."""
-        return len(self._buffer)
+        return self._size
 
     def _make_room(self) -> None:
         """Move what is pending to the front; if that is not enough, take four times the memory.
@@ -183,7 +188,7 @@ class FrameReader:
         A new object replaces the old one, because a reader may still hold a view of that.
         """
         pending = self._end - self._start
-        size = len(self._buffer)
+        size = self._size
         if size - pending < max(_ROOM_MIN, size // 2):
             size *= 4
             if self._wanted > pending:  # no more than this frame and a little of the next
@@ -197,4 +202,4 @@ class FrameReader:
         replacement = bytearray(size)
         with memoryview(self._buffer) as view:
             replacement[:pending] = view[self._start : self._end]
-        self._buffer, self._start, self._end = replacement, 0, pending
+        self._buffer, self._size, self._start, self._end = replacement, size, 0, pending

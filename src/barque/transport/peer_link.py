@@ -85,18 +85,20 @@ class PeerLink:
             self.nudge()
 
     def send(self, to: str, message: PeerMessage, cluster_id: str = "", sender_uid: str = "") -> int:
-        """Queue a message: 0 if it was dropped, otherwise how many now wait for this turn's flush."""
+        """Queue a message for this turn's flush: 0 if it was dropped, 1 for the first, 2 for others."""
         connection = self._up
         outbox = self._outbox
         if connection is None or connection.over:
             return self._drop(1)
+        place = 2
         if not outbox:
+            place = 1
             self._queued = connection.bytes_queued()
         if self._queued > self._limits.peer_output_max and self._queued > self._bound(message):
             return self._drop(1)
         self._queued += wire.weight(message)
         outbox.append(Envelope(to, message, cluster_id, sender_uid))
-        return len(outbox)
+        return place
 
     def _bound(self, message: PeerMessage) -> int:
         """How much may wait before this message. Small ones may follow a large one that fills the link.

@@ -14,6 +14,7 @@ import msgspec
 
 from barque.core.entries import BATCH_ENTRIES_MAX, BODY_BYTES_MAX, EntryKind, check_body, decode_head
 from barque.core.messages import (
+    SENDER_OF,
     AppendEntriesReply,
     AppendEntriesRpc,
     AuxCommand,
@@ -183,11 +184,11 @@ ClientAnswer: TypeAlias = ClientReplies | ClientFailed | ClientCallReply | Clien
 
 # --- codec ---------------------------------------------------------------------------------
 
-_Message = TypeVar("_Message")
 _Decoded = TypeVar("_Decoded")
 _encoder = msgspec.msgpack.Encoder()
 _Bounded = msgspec.Meta(max_length=MESSAGES_MAX)
-_envelopes = msgspec.msgpack.Decoder(Annotated[list[Envelope], _Bounded])
+_decode_envelopes = msgspec.msgpack.Decoder(Annotated[list[Envelope], _Bounded]).decode
+_MALFORMED = (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError, MemoryError)
 _requests = msgspec.msgpack.Decoder(Annotated[list[ClientCommands | ClientQueries | _EncodedCall], _Bounded])
 _arguments = msgspec.msgpack.Decoder(dict[str, Any])
 _answers = msgspec.msgpack.Decoder(Annotated[list[ClientAnswer], _Bounded])
@@ -213,14 +214,16 @@ def encode_answers(answers: Sequence[ClientAnswer]) -> bytes:
     return _encoder.encode(answers)
 
 
-def encode_behind(messages: Sequence[Any], frame: bytearray, offset: int) -> None:
-    """Encode any of the three at `offset` of a frame, which becomes as long as it must."""
-    _encoder.encode_into(messages, frame, offset)
+encode_into: Callable[[Sequence[Any], bytearray, int], None] = _encoder.encode_into
+"""Encode any of the three at an offset of a frame, which becomes as long as it must."""
 
 
 def decode_envelopes(payload: bytes) -> list[Envelope]:
     """Read and check an `ENVELOPES` payload. Raises `ProtocolError` only."""
-    envelopes = _decode(_envelopes, payload)
+    try:
+        envelopes = _decode_envelopes(payload)
+    except _MALFORMED as error:
+        raise ProtocolError(f"malformed messages: {error}") from error
     for envelope in envelopes:
         message = envelope.message
         check = _CHECKS.get(type(message))
@@ -234,8 +237,11 @@ def decode_requests(payload: bytes) -> list[ClientRequest]:
     requests: list[Any] = _decode(_requests, payload)
     for at, request in enumerate(requests):
         if request.__class__ is _EncodedCall:
-            requests[at] = _call_of(request)
-    return _checked(requests)
+            requests[at] = request = _call_of(request)
+        check = _CHECKS.get(type(request))
+        if check is not None:
+            check(request)
+    return requests
 
 
 def _call_of(call: _EncodedCall) -> ClientCall:
@@ -248,11 +254,19 @@ def _call_of(call: _EncodedCall) -> ClientCall:
 
 def decode_answers(payload: bytes) -> list[ClientAnswer]:
     """Read and check an `ANSWERS` payload. Raises `ProtocolError` only."""
-    return _checked(_decode(_answers, payload))
+    answers = _decode(_answers, payload)
+    for answer in answers:
+        check = _CHECKS.get(type(answer))
+        if check is not None:
+            check(answer)
+    return answers
 
 
 def may_come_from(message: PeerMessage, node: str) -> bool:
     """Whether `node` may send this message: it must not claim to come from another node."""
+    sender_of = SENDER_OF.get(type(message))
+    if sender_of is not None:
+        return sender_of(message).node == node
     if type(message) is Commands:
         return decode_head(message.body).origin.node in (node, "")
     claimed = claimed_node(message)
@@ -264,6 +278,8 @@ def may_come_from(message: PeerMessage, node: str) -> bool:
 def weight(message: Any) -> int:
     """The approximate encoded size of a message, in bytes; exact for large messages."""
     kind = type(message)
+    if kind is AppendEntriesReply or kind is HeartbeatRpc or kind is HeartbeatReply:
+        return 64
     if kind is AppendEntriesRpc:
         size = 128
         for batch in message.entries:
@@ -283,16 +299,8 @@ def weight(message: Any) -> int:
 def _decode(decoder: "msgspec.msgpack.Decoder[_Decoded]", payload: bytes | msgspec.Raw) -> "_Decoded":
     try:
         return decoder.decode(payload)
-    except (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError, MemoryError) as error:
+    except _MALFORMED as error:
         raise ProtocolError(f"malformed messages: {error}") from error
-
-
-def _checked(messages: list[_Message]) -> list[_Message]:
-    for message in messages:
-        check = _CHECKS.get(type(message))
-        if check is not None:
-            check(message)
-    return messages
 
 
 def _bounds(message: object, *numbers: int) -> None:

@@ -55,6 +55,11 @@ class ProcessDisk:
             else:
                 self._process.charge(seconds)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process has died."""
+        return not self._process.alive
+
     def sync_time(self) -> float:
         """Draw how many seconds the next sync takes."""
         seconds, self.hang_s = self.hang_s, 0.0
@@ -188,5 +193,7 @@ class _File:
         self._file.truncate(size)
 
     def close(self) -> None:
+        if self._disk.is_gone:
+            return  # the file went with its process; garbage is still collected
         self._disk.enter()
         self._file.close()

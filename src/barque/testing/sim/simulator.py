@@ -389,11 +389,14 @@ class Simulation:
             return None
 
     async def _come_to_rest(self, formed: list[SimCluster]) -> bool:
-        """Read everything once more, and wait until nothing moves: a disk may still hang."""
+        """Read everything once more, and wait until nothing moves.
+
+        A disk may still hang, and its node has then to answer what it was asked meanwhile.
+        """
         self._phase = "every object to be read, and the nodes to come to rest"
         for cluster in formed:
             await cluster.shows_all()
-        while self._is_held() or not all(cluster.equal() for cluster in formed):  # noqa: ASYNC110
+        while self._is_held() or self._is_changing() or not all(c.equal() for c in formed):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         return True
 
