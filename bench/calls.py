@@ -5,6 +5,9 @@ Every callback of the loop belongs to one role (`leader`, `follower`, `client`):
 callbacks inherit, says which. Each role has a profiler of its own, which counts its calls. Calls inside
 `asyncio` and `selectors` do not count: nodes run on uvloop, which makes none.
 
+It also counts the iterations of the loop, and the frames and bytes that nodes send, for each request: with
+the disk's writes these are the system calls.
+
 Time on the loop is virtual: each iteration takes 150 µs, and an idle loop jumps to its next timer. So the
 same code makes the same calls in every run, on a busy machine too.
 """
@@ -23,7 +26,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 from barque.bench.cluster import free_addresses
 from barque.bench.machine import BenchMachine
@@ -34,7 +37,20 @@ from barque.gateways.resp.server import RespServer
 from barque.runtime.node import Node
 
 NAMES = ("n1", "n2", "n3")
-WORKLOADS = ("sequential", "read", "redis set")
+WORKLOADS = (
+    "sequential",
+    "read",
+    "concurrent",
+    "reads",
+    "pipeline",
+    "pipeline low",
+    "redis set",
+    "redis get",
+)
+_MANY = 64
+_FOR_MANY = 32
+"""Of many callers, or in a pipeline, so many times as many requests are counted."""
+_WINDOW = 500
 _ITERATION_S = 150e-6
 _NOT_COUNTED = ("/asyncio/", "/selectors.py", "/contextlib.py", __file__)
 _SECRET = "only for this measurement"  # noqa: S105
@@ -45,9 +61,11 @@ class _Selector(selectors.DefaultSelector):
     """Lets time pass for each look at the sockets, and jump when there is nothing to do."""
 
     now = 1_000.0
+    iterations = 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
         self.now += _ITERATION_S
+        self.iterations += 1
         ready = super().select(0)
         if ready or timeout == 0:
             return ready
@@ -61,11 +79,11 @@ class _Loop(asyncio.SelectorEventLoop):
     """An event loop on the selector's time."""
 
     def __init__(self) -> None:
-        self._virtual = _Selector()
-        super().__init__(self._virtual)
+        self.virtual = _Selector()
+        super().__init__(self.virtual)
 
     def time(self) -> float:
-        return self._virtual.now
+        return self.virtual.now
 
 
 class _Clock:
@@ -175,17 +193,50 @@ async def _until_leads(cluster: str, nodes: list[Node]) -> Node:
         await asyncio.sleep(0.05)
 
 
-async def _redis_caller(port: int, count: int) -> None:
-    """Send SET one after the other, as a client without a library would."""
+_SET = b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$8\r\n" + b"x" * 8 + b"\r\n", b"+OK\r\n"
+_GET = b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n", b"$8\r\n" + b"x" * 8 + b"\r\n"
+
+
+async def _redis_caller(port: int, count: int, command: tuple[bytes, bytes]) -> None:
+    """Send a command again and again, as a client without a library would."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for _ in range(count):
-        writer.write(b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$8\r\n" + b"x" * 8 + b"\r\n")
-        assert await reader.readexactly(5) == b"+OK\r\n"
+    for sent, expected in (_SET, *(command,) * count):
+        writer.write(sent)
+        assert await reader.readexactly(len(expected)) == expected
     writer.close()
 
 
-async def _measure(workload: str, nodes: list[Node], count: int) -> dict[str, Counter[str]]:
-    cluster = "kv" if workload == "redis set" else "bench"
+async def _callers(ask: Callable[[], Awaitable[Any]], callers: int, count: int) -> None:
+    """So many callers that ask `count` times together, each one question after the other."""
+
+    async def caller() -> None:
+        for _ in range(count // callers):
+            await ask()
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+
+
+async def _pipeline(client: Client, count: int, priority: str) -> None:
+    """A window of commands in flight, topped up as they are answered."""
+    sent = answered = 0
+    while answered < count:
+        for number in range(sent, min(count, answered + _WINDOW)):
+            client.pipeline_command("bench", b"x" * 256, number, priority=priority)
+        sent = min(count, answered + _WINDOW)
+        answered += len(await client.take_notifications())
+
+
+class Counted(NamedTuple):
+    """What `count` requests took, by role and function; and together."""
+
+    calls: dict[str, Counter[str]]
+    iterations: int
+    frames: int
+    sent_bytes: int
+
+
+async def _measure(workload: str, nodes: list[Node], count: int, loop: _Selector) -> Counted:
+    cluster = "kv" if workload.startswith("redis") else "bench"
     leader = await _until_leads(cluster, nodes)
     client = Client([leader.config.nodes[leader.name]], secret=_SECRET, timeout_s=30.0)
     gateway = RespServer(NodeSubmitter(leader), "kv", "127.0.0.1:0", clock=leader.clock)
@@ -196,38 +247,45 @@ async def _measure(workload: str, nodes: list[Node], count: int) -> dict[str, Co
             await client.process_command("bench", b"warm")
 
     async def work() -> None:
-        if workload == "sequential":
-            for _ in range(count):
-                await client.process_command("bench", b"x" * 256)
-        elif workload == "read":
-            for _ in range(count):
-                await client.consistent_query("bench")
-        else:
-            await _redis_caller(gateway.address[1], count)
+        match workload:
+            case "sequential" | "concurrent":
+                callers = 1 if workload == "sequential" else _MANY
+                await _callers(lambda: client.process_command("bench", b"x" * 256), callers, count)
+            case "read" | "reads":
+                await _callers(
+                    lambda: client.consistent_query("bench"), 1 if workload == "read" else _MANY, count
+                )
+            case "pipeline" | "pipeline low":
+                await _pipeline(client, count, "low" if workload.endswith("low") else "normal")
+            case _:
+                await _redis_caller(gateway.address[1], count, _SET if workload == "redis set" else _GET)
 
     await _in_role("client", prepare)
     await _in_role(leader.name, gateway.start)
-    counts = Counts()
+    counts, counters = Counts(), [node.transport.counters for node in nodes]
+    before = loop.iterations, sum(c.frames_sent for c in counters), sum(c.bytes_sent for c in counters)
     with counts.counting():
         await _in_role("client", work)
+    after = loop.iterations, sum(c.frames_sent for c in counters), sum(c.bytes_sent for c in counters)
     await gateway.stop()
     await client.close()
     follower = next(name for name in NAMES if name != leader.name)
     roles = {"leader": leader.name, "follower": follower, "client": "client"}
-    return {role: counts.by_function(name) for role, name in roles.items()}
+    calls = {role: counts.by_function(name) for role, name in roles.items()}
+    return Counted(calls, *(late - early for early, late in zip(before, after, strict=True)))
 
 
-def count_calls(workload: str, count: int = 200) -> dict[str, Counter[str]]:
-    """Calls of each role and function in `count` requests of this workload."""
+def count_calls(workload: str, count: int = 200) -> Counted:
+    """What `count` requests of this workload cost."""
     gc.collect()
     loop = _Loop()
     asyncio.set_event_loop(loop)
     try:
         with tempfile.TemporaryDirectory() as home:
 
-            async def run() -> dict[str, Counter[str]]:
+            async def run() -> Counted:
                 async with _nodes(home, _Clock(loop)) as nodes:
-                    return await _measure(workload, nodes, count)
+                    return await _measure(workload, nodes, count, loop.virtual)
 
             return loop.run_until_complete(run())
     finally:
@@ -244,21 +302,26 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print calls for each request as JSON")
     chosen = parser.parse_args()
     if chosen.json:
-        counted = {name: count_calls(name, chosen.count) for name in chosen.workload or WORKLOADS}
-        figures = {
-            name: {role: round(calls.total() / chosen.count, 1) for role, calls in found.items()}
-            for name, found in counted.items()
-        }
-        print(json.dumps(figures))
+        print(json.dumps({name: figures(name, chosen.count)[0] for name in chosen.workload or WORKLOADS}))
         return
-    print(f"{'calls for each request':24}{'leader':>10}{'follower':>10}{'client':>10}")
+    columns = ("leader", "follower", "client", "iterations", "frames", "bytes")
+    print(f"{'for each request':18}" + "".join(f"{column:>11}" for column in columns))
     for workload in chosen.workload or WORKLOADS:
-        found = count_calls(workload, chosen.count)
-        row = "".join(f"{calls.total() / chosen.count:10.1f}" for calls in found.values())
-        print(f"{workload:24}{row}")
-        for role, calls in found.items() if chosen.functions else ():
-            for function, number in calls.most_common(chosen.functions):
-                print(f"    {role:9}{number / chosen.count:8.2f}  {function}")
+        row, calls, count = figures(workload, chosen.count)
+        print(f"{workload:18}" + "".join(f"{row[column]:11.1f}" for column in columns), flush=True)
+        for role, functions in calls.items() if chosen.functions else ():
+            for function, number in functions.most_common(chosen.functions):
+                print(f"    {role:9}{number / count:8.2f}  {function}")
+
+
+def figures(workload: str, count: int) -> tuple[dict[str, float], dict[str, Counter[str]], int]:
+    """Each figure for one request, the calls of each role and function, and how many requests there were."""
+    if not workload.startswith("redis") and workload not in ("sequential", "read"):
+        count *= _FOR_MANY
+    found = count_calls(workload, count)
+    together = {"iterations": found.iterations, "frames": found.frames, "bytes": found.sent_bytes}
+    totals = {role: calls.total() for role, calls in found.calls.items()} | together
+    return {name: round(total / count, 1) for name, total in totals.items()}, found.calls, count
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The vocabulary that every layer shares: indexes, terms and the names of things."""
 
 import enum
+import functools
 import re
 from typing import NewType
 
@@ -24,6 +25,7 @@ TERM_MAX = 2**62
 """A term above this bound in a message is an attack or a bug, never an election."""
 
 
+@functools.lru_cache(maxsize=1024)
 def is_valid_name(name: str) -> bool:
     """Whether this is a valid name of an installation, a node, a cluster or a server (`NAME_RULE`)."""
     return _NAME.match(name) is not None

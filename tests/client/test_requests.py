@@ -14,7 +14,8 @@ def commands(*payloads: bytes) -> CommandBatch:
     """Pipelined commands for one cluster; the correlation of each is its number."""
     made = CommandBatch("kv", 9.0, ReplyMode.NOTIFY, Notifications(), low_priority=True)
     for number, payload in enumerate(payloads):
-        made.add(payload, number)
+        made.payloads.append(payload)
+        made.waiters.append(number)
     return made
 
 
@@ -47,7 +48,8 @@ def test_reads_are_cut_likewise() -> None:
     """The parts of a batch of reads have its level."""
     reads = ReadBatch("kv", 9.0, "leader")
     for _ in range(PART_REQUESTS_MAX + 1):
-        reads.add(b"", None)
+        reads.payloads.append(b"")
+        reads.waiters.append(None)
     assert [(type(p), p.seeks_leader, len(p.waiters)) for p in reads.parts()] == [
         (ReadBatch, True, PART_REQUESTS_MAX),
         (ReadBatch, True, 1),
@@ -103,7 +105,8 @@ async def test_commands_that_nobody_waits_for_end_in_silence() -> None:
     """Without a correlation there is nobody to be told of an error either."""
     news = Notifications()
     batch = CommandBatch("kv", 9.0, ReplyMode.NOREPLY, news)
-    batch.add(b"", None)
+    batch.payloads.append(b"")
+    batch.waiters.append(None)
     assert not batch.is_awaited
     batch.failed_rest(Stopped("no"))
     news.end("over")

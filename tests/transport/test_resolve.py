@@ -69,6 +69,7 @@ def test_h3_a_resolver_that_never_answers_costs_the_time_given(run: Run, deaf: l
         attempts = [connect(asyncio.BufferedProtocol, "slow.invalid", 1, 0.2) for _ in range(50)]
         ends = await asyncio.gather(*attempts, return_exceptions=True)
         assert {type(end) for end in ends} == {TimeoutError}
+        await until(lambda: bool(deaf), "the thread that looks it up")
         assert deaf == ["slow.invalid"]
 
     run(main)

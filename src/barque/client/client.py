@@ -57,6 +57,9 @@ class Requests(Protocol):
     def now(self) -> float:
         """Seconds, on the loop's clock."""
 
+    filling: dict[Hashable, EncodedBatch]
+    """The batches that are being filled in this turn of the loop, by kind."""
+
     async def connect(self, timeout_s: float) -> None:
         """Reach a node. Raises `NoLeader` or `Unauthenticated`."""
 
@@ -70,9 +73,6 @@ class Requests(Protocol):
     def first_node(self) -> str:
         """The node that `connect` has reached."""
         ...
-
-    def batch(self, key: Hashable) -> EncodedBatch | None:
-        """The batch of this kind that is being filled in this turn of the loop."""
 
     def open(self, key: Hashable, batch: EncodedBatch) -> EncodedBatch:
         """Begin a batch. It leaves with this turn's requests."""
@@ -259,10 +259,10 @@ class Client(Administration):
         """
         if priority not in ("low", "normal"):
             raise InvalidCommand(f"priority is low or normal, not {priority!r}")
-        mode = ReplyMode.NOREPLY if correlation is None else ReplyMode.NOTIFY
-        payload, key = encode(command), (cluster, priority, mode, timeout_s)
-        batch = self._router.batch(key)
+        payload, key = encode(command), (cluster, priority, correlation is None, timeout_s)
+        batch = self._router.filling.get(key)
         if batch is None:
+            mode = ReplyMode.NOREPLY if correlation is None else ReplyMode.NOTIFY
             batch = self._router.open(
                 key,
                 CommandBatch(
@@ -273,7 +273,8 @@ class Client(Administration):
                     low_priority=priority == "low",
                 ),
             )
-        batch.add(payload, correlation)
+        batch.payloads.append(payload)
+        batch.waiters.append(correlation)
 
     async def notifications(self) -> AsyncIterator[Notification]:
         """Yield the outcomes of pipelined commands, one by one, until the client is closed."""
@@ -320,7 +321,7 @@ class Client(Administration):
         self, level: str, cluster: str, query: Any, timeout_s: float | None, reply_type: Any
     ) -> Any:
         key = (level, cluster, timeout_s)
-        payload, batch = encode(query), self._router.batch(key)
+        payload, batch = encode(query), self._router.filling.get(key)
         if batch is None:
             batch = self._router.open(key, ReadBatch(check_name(cluster), self._deadline(timeout_s), level))
         reply = await batch.ask(payload)
@@ -362,7 +363,7 @@ class Client(Administration):
     ) -> Awaitable[Any]:
         """One command that a caller waits for; it travels with others of its kind."""
         key = (mode, cluster, timeout_s)
-        payload, batch = encode(command), self._router.batch(key)
+        payload, batch = encode(command), self._router.filling.get(key)
         if batch is None:
             batch = self._router.open(key, CommandBatch(check_name(cluster), self._deadline(timeout_s), mode))
         return batch.ask(payload)

@@ -39,7 +39,7 @@ class LocalRequests:
         self._on_event = on_event
         self._on_stopped = on_stopped
         self._session: InProcessSession | None = None
-        self._open: dict[Hashable, EncodedBatch] = {}
+        self.filling: dict[Hashable, EncodedBatch] = {}
         self._complete: list[Batch] = []
         self._calls: dict[Call, None] = {}  # administrative requests under way
 
@@ -66,8 +66,8 @@ class LocalRequests:
 
     def end(self, reason: str) -> None:
         """Do the same at once; `reason` is the text of the errors."""
-        unsent = [*self._open.values(), *self._complete]
-        self._open, self._complete = {}, []
+        unsent = [*self.filling.values(), *self._complete]
+        self.filling, self._complete = {}, []
         calls, self._calls = self._calls, {}
         if self._session is not None:
             self._session.close(reason)
@@ -76,14 +76,10 @@ class LocalRequests:
         for batch in unsent:
             batch.failed_rest(Stopped(reason))
 
-    def batch(self, key: Hashable) -> EncodedBatch | None:
-        """The batch of this kind that is being filled in this turn."""
-        return self._open.get(key)
-
     def open(self, key: Hashable, batch: EncodedBatch) -> EncodedBatch:
         """Begin a batch. The node's next turn takes it. Raises `Stopped` if the session has ended."""
         self._ask_for_turn()
-        self._open[key] = batch
+        self.filling[key] = batch
         return batch
 
     def submit(self, batch: Batch) -> None:
@@ -94,7 +90,7 @@ class LocalRequests:
     def _ask_for_turn(self) -> None:
         if self._session is None:
             raise Stopped("this client is not connected; use `async with`")
-        if not self._open and not self._complete:
+        if not self.filling and not self._complete:
             self._session.fill_before_flush(self._submit)
 
     def _submit(self) -> None:
@@ -102,8 +98,8 @@ class LocalRequests:
         session = self._session
         if session is None or session.closed:
             return  # `end` fails the batches
-        batches = [*self._complete, *self._open.values()]
-        self._open, self._complete = {}, []
+        batches = [*self._complete, *self.filling.values()]
+        self.filling, self._complete = {}, []
         now = self.now()
         for batch in batches:
             timeout_ms = max(1, int((batch.deadline - now) * 1000))

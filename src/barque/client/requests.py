@@ -54,9 +54,11 @@ class Batch:
         "deadline",
         "first",
         "is_answered",
+        "is_awaited",
         "late_at",
         "listener",
         "node",
+        "seeks_leader",
         "waiters",
     )
 
@@ -69,17 +71,9 @@ class Batch:
         self.waiters: list[Any] = []
         self.first = 0  # 0 until it is sent
         self.is_answered = False  # whether all requests are answered
+        self.is_awaited = True  # whether anyone wants to hear its outcome
+        self.seeks_leader = False  # whether the node of the cluster's leader should get it; else our home
         self._unanswered: UnansweredRanges | None = None  # None: no request is answered, or all are
-
-    @property
-    def seeks_leader(self) -> bool:
-        """Whether the node of the cluster's leader should get it; else the node that we are connected to."""
-        return False
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether anyone wants to hear its outcome."""
-        return True
 
     def wait(self) -> "asyncio.Future[Any]":
         """Add the future of a caller who awaits the next request."""
@@ -112,7 +106,7 @@ class Batch:
             return []
         if self._unanswered is None:
             if offset == 0 and count >= len(self.waiters):
-                self.is_answered = True  # nearly always: one answer for all
+                self.is_answered = True
                 return [(0, len(self.waiters))]
             self._unanswered = UnansweredRanges(len(self.waiters))
         closed = self._unanswered.close(offset, count)
@@ -121,6 +115,10 @@ class Batch:
 
     def replied(self, offset: int, replies: list[Any], errors: Mapping[int, BarqueError] | None) -> None:
         """Hand out replies, or their errors (by position), to the requests from `offset` on."""
+        if not offset and len(replies) == len(self.waiters) and not self.is_begun:
+            self.is_answered = True  # nearly always: one answer for all
+            self.listener.replied(self.waiters, replies, errors)
+            return
         for first, count in self._close(offset, len(replies)):
             at = first - offset
             own = {k - at: v for k, v in errors.items() if at <= k < at + count} if errors else None
@@ -160,11 +158,6 @@ class EncodedBatch(Batch):
     def __init__(self, cluster: str, deadline: float, listener: Listener = CALLERS) -> None:
         super().__init__(cluster, deadline, listener)
         self.payloads: list[bytes] = []
-
-    def add(self, payload: bytes, waiter: Any) -> None:
-        """Add a request for the listener of this batch."""
-        self.payloads.append(payload)
-        self.waiters.append(waiter)
 
     def ask(self, payload: bytes) -> "asyncio.Future[Any]":
         """Add a request that a caller awaits."""
@@ -208,16 +201,8 @@ class CommandBatch(EncodedBatch):
         super().__init__(cluster, deadline, listener)
         self.reply_mode = reply_mode
         self.low_priority = low_priority
-
-    @property
-    def seeks_leader(self) -> bool:
-        """See `Batch`."""
-        return True
-
-    @property
-    def is_awaited(self) -> bool:
-        """See `Batch`."""
-        return self.reply_mode is not ReplyMode.NOREPLY
+        self.seeks_leader = True
+        self.is_awaited = reply_mode is not ReplyMode.NOREPLY
 
     def _empty(self) -> "CommandBatch":
         return CommandBatch(
@@ -251,11 +236,7 @@ class ReadBatch(EncodedBatch):
     def __init__(self, cluster: str, deadline: float, level: str) -> None:
         super().__init__(cluster, deadline)
         self.level = level
-
-    @property
-    def seeks_leader(self) -> bool:
-        """See `Batch`."""
-        return self.level != "local"
+        self.seeks_leader = level != "local"
 
     def _empty(self) -> "ReadBatch":
         return ReadBatch(self.cluster, self.deadline, self.level)

@@ -42,23 +42,25 @@ class Router:
         self.first_node = ""  # the node that `connect` has reached
         self._home = ""  # the node of local reads and calls
         self._leaders: dict[str, str] = {}  # cluster -> node
-        self._open: dict[Hashable, EncodedBatch] = {}  # being filled in this turn, by kind
+        self.filling: dict[Hashable, EncodedBatch] = {}  # being filled in this turn, by kind
         self._unsent: list[Batch] = []  # waiting for a connection
         self._scheduled = False
         self._dialing: dict[str, asyncio.Task[None]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._last_error: BarqueError | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # from `connect` on
 
     def now(self) -> float:
         """Seconds, on the loop's clock."""
-        return asyncio.get_running_loop().time()
+        return (self._loop or asyncio.get_running_loop()).time()
 
     # --- life --------------------------------------------------------------------------
 
     async def connect(self, timeout_s: float) -> None:
         """Connect to the first address that answers. Raises `LeaderTimeout` or `Unauthenticated`."""
         self._closed = False
+        self._loop = asyncio.get_running_loop()
         deadline = self.now() + timeout_s
         while not self._connections:
             await self._try_all(deadline)
@@ -129,8 +131,8 @@ class Router:
             self._sweeper.cancel()
         for task in self._dialing.values():
             task.cancel()
-        unsent = [*self._unsent, *self._open.values()]
-        self._unsent, self._open = [], {}
+        unsent = [*self._unsent, *self.filling.values()]
+        self._unsent, self.filling = [], {}
         for connection in list(self._connections.values()):
             if connection.link is not None:
                 unsent += connection.closed(reason, now)
@@ -141,13 +143,9 @@ class Router:
 
     # --- requests ----------------------------------------------------------------------
 
-    def batch(self, key: Hashable) -> EncodedBatch | None:
-        """The batch of this kind that is being filled in this turn."""
-        return self._open.get(key)
-
     def open(self, key: Hashable, batch: EncodedBatch) -> EncodedBatch:
         """Begin a batch. It is sent at the end of this turn, or as soon as a node is connected."""
-        self._open[key] = batch
+        self.filling[key] = batch
         self._schedule()
         return batch
 
@@ -157,16 +155,18 @@ class Router:
         self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled and (self._open or self._unsent) and not self._closed:
+        if not self._scheduled and (self.filling or self._unsent) and not self._closed:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
-        batches = [*self._unsent, *(part for batch in self._open.values() for part in batch.parts())]
-        self._unsent, self._open = [], {}
+        batches, opened = self._unsent, self.filling
+        self._unsent, self.filling = [], {}
+        for batch in opened.values():
+            batches += batch.parts()
         ready: dict[str, list[Batch]] = {}
-        for batch in batches:
+        for batch in batches:  # type: ignore[assignment]  # they were filled, and are to be sent
             connection = self._choose(batch)
             if connection is None:
                 self._unsent.append(batch)

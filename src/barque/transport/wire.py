@@ -305,7 +305,10 @@ def _decode(decoder: "msgspec.msgpack.Decoder[_Decoded]", payload: bytes | msgsp
 
 def _bounds(message: object, *numbers: int) -> None:
     """Terms, indexes and counts: a number out of bounds is an attack or a bug (reliability S16)."""
-    if min(numbers) < 0 or max(numbers) > TERM_MAX:
+    bits = 0
+    for number in numbers:
+        bits |= number
+    if bits >> 62 and (min(numbers) < 0 or max(numbers) > TERM_MAX):  # one look at all of them first
         raise ProtocolError(f"{type(message).__name__}: a term or an index is out of bounds")
 
 
