@@ -189,8 +189,8 @@ REPLICATION = (
     ),
     RarePath(
         "an acknowledged log still ends with another leader's entry",
-        "core.commitment:_advance",
-        before=lambda s, _p, m: _term_at(s, m) != m.last_term,
+        "core.commitment:_note",
+        before=lambda s, _p, m: m.success and _term_at(s, m) != m.last_term,
     ),
     RarePath(
         "a majority has an entry of an earlier term, which the leader must not count",
