@@ -129,6 +129,7 @@ from barque.machine.machine import (
     NodeUp,
     QueryMeta,
     Result,
+    RunMeta,
     Timeout,
 )
 from barque.machine.replicated import Command, Effects, Query, Replicated, command, machine_of, query
@@ -281,6 +282,7 @@ __all__ = [
     "ReplyTo",
     "RespConfig",
     "Result",
+    "RunMeta",
     "SegmentRange",
     "SendMsg",
     "ServerId",

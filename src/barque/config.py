@@ -74,8 +74,8 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Entries in one message to a member."""
     max_append_entries_rpc_bytes: Bytes = 1024 * 1024
     """Their bytes. One batch of a client may go beyond."""
-    low_priority_commands_flush_size: Commands = 1_024
-    """Commands of low priority that a leader appends at a time."""
+    low_priority_commands_flush_size: Commands = 16_384
+    """Commands of low priority that a leader appends at a time, or `max_pipeline_bytes` of them."""
     wal_flush_bytes_max: Bytes = 16 * 1024 * 1024
     """What one write to the log file takes at most. One batch may go beyond."""
     disk_free_min_bytes: FreeSpace | Literal["auto"] = "auto"

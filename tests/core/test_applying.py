@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from barque.core import commands
+from barque.core import applying, commands, user_commands
+from barque.core.applying import RUN_COMMANDS_MAX
 from barque.core.entries import EntryBatch, EntryKind, encode_body
 from barque.core.messages import (
     AppendEntriesReply,
@@ -19,9 +20,10 @@ from barque.core.messages import (
 )
 from barque.core.state import RaftState
 from barque.errors import BarqueError, MachineFault
-from barque.machine.effects import Append, Aux, ModCall, SendMsg, Timer, TryAppend
-from barque.machine.machine import CommandMeta, Machine, MachineVersion, Timeout
+from barque.machine.effects import LATER, Append, Aux, ModCall, SendMsg, Timer, TryAppend
+from barque.machine.machine import CommandMeta, Machine, MachineVersion, RunMeta, Timeout
 from barque.testing.core.cluster import CLIENT, CoreCluster
+from barque.testing.sim.test_machine import singly
 from barque.types import Index, ReplyMode, Term
 
 PIECES = pytest.mark.parametrize(
@@ -45,22 +47,63 @@ def test_bytes_that_are_commands_only_together_are_not_admitted(payloads: list[b
 
 
 @PIECES
-def test_entries_mean_the_same_however_their_batch_is_cut(payloads: list[bytes]) -> None:
-    """A leader admits no such entries. A member that gets them stops at the same entry."""
+def test_entries_mean_nothing_else_however_their_batch_is_cut(payloads: list[bytes]) -> None:
+    """A leader admits no such entries. Members that get them apply the same commands, or stop."""
 
-    def fault_of(parts: list[EntryBatch]) -> str:
+    def state_of(parts: list[EntryBatch]) -> Any:
         cluster = CoreCluster("a", "b")
         rpc = AppendEntriesRpc(Term(1), cluster["a"].id, Index(2), Index(0), Term(0), tuple(parts))
         cluster.observer.committed += [(part, Term(1)) for part in parts]
         cluster.observer.look = lambda *_: None  # type: ignore[method-assign]  # no leader here
-        with pytest.raises(MachineFault) as fault:
+        try:
             cluster["b"].handle(rpc)
-        return str(fault.value)
+        except MachineFault as fault:
+            return str(fault)[:20]
+        return cluster.server("b").machine_state
 
     body = encode_body(payloads, mode=ReplyMode.AWAIT_CONSENSUS, origin=CLIENT)
     whole = EntryBatch(Index(1), Term(1), 2, 0, body)
-    assert "entry 1 is committed" in fault_of([whole])
-    assert "entry 1 is committed" in fault_of([whole.cut(1, 1), whole.cut(2, 2)])
+    commands = tuple(msgspec.msgpack.decode(b"\x92" + b"".join(payloads)))
+    outcomes = commands, "entry 1 is committed"
+    assert state_of([whole]) in outcomes
+    assert state_of([whole.cut(1, 1), whole.cut(2, 2)]) in outcomes
+
+
+def test_a_leader_decodes_a_command_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decoded to be admitted is applied; a follower decodes when it applies. Large ones too."""
+    cluster = CoreCluster("a", "b")
+    cluster.elect("a")
+    decoded: list[int] = []
+    real = user_commands.decode_commands
+
+    def decode(*args: Any, **options: Any) -> Any:
+        decoded.append(args[2])
+        return real(*args, **options)
+
+    monkeypatch.setattr(user_commands, "decode_commands", decode)
+    monkeypatch.setattr(applying, "decode_commands", decode)
+    cluster.command("a", *["x" * 4_000] * 100)
+    assert decoded == [100]
+    cluster.settle()
+    assert decoded == [100, 100]
+    assert (cluster.server("a").leader_role().decoded, cluster.server("a").leader_role().decoded_bytes) == (
+        {},
+        0,
+    )
+
+
+def test_a_leader_keeps_only_so_much_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded: what has no room is decoded again, and what was applied makes room."""
+    monkeypatch.setattr(user_commands, "_KEPT_BYTES_MAX", 100)
+    cluster = CoreCluster("a", "b")
+    role = cluster.elect("a").leader_role()
+    for text in ("x" * 20, "y" * 100, "z" * 5):
+        cluster.command("a", text)
+    assert [commands for _, commands in role.decoded.values()] == [["x" * 20], ["z" * 5]]
+    assert role.decoded_bytes <= 100
+    cluster.settle()
+    assert cluster.server("a").machine_state == ("x" * 20, "y" * 100, "z" * 5)
+    assert (role.decoded, role.decoded_bytes) == ({}, 0)
 
 
 @pytest.mark.parametrize("low_priority", [False, True])
@@ -421,3 +464,105 @@ def test_a_machine_that_appends_too_much_has_failed(monkeypatch: pytest.MonkeyPa
     with pytest.raises(MachineFault, match="appends a command of 11 bytes, above 10"):
         cluster["a"].handle(MachineAppend(b"\xaaxxxxxxxxxx"))
     assert cluster.server("a").log.last_index_term().index == 1
+
+
+class Adder(Machine[int]):
+    """Adds numbers, singly or in runs of which some end early. `calls` says how it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def init(self, args: dict[str, Any]) -> int:
+        """Zero."""
+        return 0
+
+    def apply(self, meta: CommandMeta, command: Any, state: int) -> Any:
+        """Add. A hundred is too much; a tenth entry asks for a message; a zero is answered later."""
+        if command == 100:
+            raise ValueError("too much")
+        effects = [SendMsg(meta.origin, meta.index)] if not meta.index % 10 else []
+        return state + command, (state + command if command else LATER), effects
+
+    def apply_many(self, meta: RunMeta, commands: list[Any], state: int, replies: list[Any]) -> Any:
+        """Likewise."""
+        self.calls.append(len(commands))
+        effects: list[Any] = []
+        for offset, command in enumerate(commands):
+            state, reply, effects = self.apply(meta.at(offset), command, state)
+            replies.append(reply)
+            if effects or reply is LATER:
+                break
+        return state, effects
+
+
+def adders(*, in_runs: bool) -> tuple[CoreCluster, Adder]:
+    """A leader of two whose members apply in runs, or singly."""
+    machine = Adder() if in_runs else singly(Adder())
+    assert isinstance(machine, Adder)
+    cluster = CoreCluster("a", "b", machine=machine)
+    cluster.elect("a")
+    return cluster, machine
+
+
+@pytest.mark.parametrize("commands", [[1] * 30, [0, 1, 1, 0, 0, 2], [1] * 1_300, [5, 6], [0, 0]])
+def test_runs_give_the_answers_and_effects_of_single_commands(commands: list[int]) -> None:
+    """Replies, later replies, effects and states are those of `apply`; a run has at most 512 commands."""
+    found = []
+    for in_runs in (True, False):
+        cluster, machine = adders(in_runs=in_runs)
+        cluster.command("a", *commands)
+        cluster.settle()
+        found.append(
+            (
+                [(answer.first_correlation, answer.replies) for answer in cluster.answers],
+                [cluster[name].machine_effects for name in "ab"],
+                [cluster.server(name).machine_state for name in "ab"],
+                [cluster.server(name).last_applied for name in "ab"],
+            )
+        )
+        assert bool(machine.calls) is in_runs
+        assert max(machine.calls, default=0) <= RUN_COMMANDS_MAX
+    assert found[0] == found[1]
+
+
+def test_single_commands_are_applied_by_apply() -> None:
+    """One command needs no run."""
+    cluster, machine = adders(in_runs=True)
+    cluster.command("a", 5)
+    cluster.settle()
+    assert (machine.calls, cluster.replies()) == ([], [5])
+
+
+def test_a_run_that_raises_names_the_entry() -> None:
+    """An operator must know which entry to leave out; the members' machines have that entry in common."""
+    cluster, _ = adders(in_runs=True)
+    cluster.command("a", *[1] * 12, 100, 1)  # behind the noop, the thirteenth is entry 14
+    with pytest.raises(MachineFault, match=r"Adder\.apply_many raised at index 14: ValueError") as fault:
+        cluster.settle()
+    assert fault.value.index == 14
+
+
+def test_an_entry_that_is_left_out_is_left_out_of_its_run() -> None:
+    """With `skipped` entries the machine is asked for single commands: the others are applied as ever."""
+    machine = Adder()
+    cluster = CoreCluster("a", machine=machine, settings={"skipped": frozenset({4})})
+    cluster.elect("a")
+    cluster.command("a", 1, 1, 100, 1)
+    cluster.settle()
+    assert (cluster.replies(), machine.calls) == ([1, 2, None, 3], [])
+
+
+@pytest.mark.parametrize("answers", [0, 3])
+def test_a_run_must_give_a_reply_to_each_command_that_it_applies(answers: int) -> None:
+    """A machine that applies nothing would be asked again and again; one that answers too much is wrong."""
+
+    class Wrong(Adder):
+        def apply_many(self, meta: RunMeta, commands: list[Any], state: int, replies: list[Any]) -> Any:
+            replies += [0] * answers
+            return state, ()
+
+    cluster = CoreCluster("a", machine=Wrong())
+    cluster.elect("a")
+    cluster.command("a", 1, 2)
+    with pytest.raises(MachineFault, match=f"{answers} replies to 2 commands"):
+        cluster.settle()

@@ -87,6 +87,35 @@ def test_low_priority_commands_take_turns_with_normal_ones() -> None:
     assert not cluster["a"].mail
 
 
+def test_one_flush_appends_all_requests_up_to_the_limit() -> None:
+    """CMD-06: many small requests of low priority need no turn, and no sync, each."""
+    cluster = CoreCluster("a", settings={"low_priority_commands_flush_size": 3}, defer_flush=True)
+    cluster.elect("a")
+    for name in "abcd":
+        cluster.command("a", name, low_priority=True)
+    cluster["a"].read_mail()
+    cluster["a"].sync()
+    assert cluster.server("a").machine_state == ("a", "b", "c")
+    cluster["a"].read_mail()
+    assert not cluster["a"].mail
+    cluster.settle()
+    assert cluster.server("a").machine_state == ("a", "b", "c", "d")
+
+
+def test_a_flush_ends_when_its_bytes_would_fill_a_pipeline() -> None:
+    """Large commands of low priority do not fill the log in one turn; one of any size gets through."""
+    cluster = CoreCluster("a", settings={"max_pipeline_bytes": 100}, defer_flush=True)
+    cluster.elect("a")
+    for name in "abc":
+        cluster.command("a", name * 60, low_priority=True)
+    cluster["a"].read_mail()
+    cluster["a"].sync()
+    assert [command[0] for command in cluster.server("a").machine_state] == ["a", "b"]
+    cluster["a"].read_mail()
+    cluster.settle()
+    assert [command[0] for command in cluster.server("a").machine_state] == ["a", "b", "c"]
+
+
 def test_a_flush_with_nothing_to_flush_does_nothing() -> None:
     """Two chains of flushes may meet at one queue."""
     cluster = CoreCluster("a")

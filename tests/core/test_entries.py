@@ -74,7 +74,6 @@ def test_whatever_passes_the_check_can_be_used(tail: bytes, count: int) -> None:
     except ProtocolError:
         return
     payloads = entries.payloads_of(body, count, head)
-    assert b"".join(payloads) == entries.blob_of(body, count, head)
     for skip in range(count):
         for keep in range(1, count - skip + 1):
             cut = entries.cut_body(body, count, skip, keep)

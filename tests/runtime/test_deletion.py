@@ -73,7 +73,7 @@ class World:
         """What is of no interest here."""
 
     answer = reject = send_event = leadership_changed = leader_established = nothing
-    replicate_soon = flush_commands_soon = server_stopped = wake = nothing
+    replicate_soon = flush_commands_soon = apply_soon = server_stopped = wake = nothing
 
     def turn(self) -> None:
         """Until nothing is left to do."""

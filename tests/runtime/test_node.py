@@ -1,15 +1,18 @@
 """Nodes together: forming clusters, losing members, coming back (runtime/node.py, system.py, admin.py)."""
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.nodes import PATIENCE_S, Adder, Nodes, nodes, until
 
 import barque
 from barque.core.configuration import is_change_under_way
-from barque.core.messages import ElectionTimeout, ServerDown
+from barque.core.entries import encode_body
+from barque.core.messages import Commands, ElectionTimeout, ServerDown
 from barque.core.state import RaftState
 from barque.errors import (
     ConfigurationError,
@@ -493,6 +496,47 @@ async def test_what_a_timer_lets_a_server_send_leaves_in_a_turn(tmp_path: Path) 
         node.timers.run_due(0.0)  # another round: no state changes, which would ask for a turn
         assert process.server.raft_state is RaftState.PRE_VOTE
         assert node.turn.is_scheduled
+
+
+async def test_commands_of_low_priority_are_appended_once_a_turn(tmp_path: Path) -> None:
+    """CMD-06: the rest waits for a turn of its own, so that normal commands that arrive now overtake it."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 0)
+        node = single.running["n1"]
+        process = node.system.processes["sum"]
+        server = process.server
+        server.cfg = msgspec.structs.replace(server.cfg, low_priority_commands_flush_size=2)
+        ends = [server.log.next_index()]
+        process.handle(Commands(5, encode_body([b"\x01"] * 5), low_priority=True))
+        for _ in range(2):
+            node._turn()
+            ends.append(server.log.next_index())
+        process.handle(Commands(1, encode_body([b"\x02"])))
+        node._turn()
+        ends.append(server.log.next_index())
+        assert [end - start for start, end in pairwise(ends)] == [2, 2, 2]
+        assert not server.leader_role().low_priority
+        assert await client.process_command("sum", 0) == 7
+
+
+async def test_a_long_commit_is_applied_over_several_turns(tmp_path: Path) -> None:
+    """The loop gets a turn between two slices, so that other clusters and votes are not held up."""
+    async with nodes(tmp_path, 1) as single, single.client() as client:
+        await client.start_cluster("sum", "adder")
+        await client.process_command("sum", 0)
+        node = single.running["n1"]
+        process = node.system.processes["sum"]
+        server = process.server
+        server.cfg = msgspec.structs.replace(server.cfg, apply_entries_max=1)
+        before, applied = server.last_applied, [0]
+        process.handle(Commands(9, encode_body([b"\x01"] * 9)))
+        node.wake()
+        while applied[-1] < 9:
+            await asyncio.sleep(0)
+            applied.append(server.last_applied - before)
+        assert max(new - old for old, new in pairwise(applied)) < 9
+        assert await client.process_command("sum", 0) == 9
 
 
 async def test_a_turn_that_was_asked_for_does_not_run_after_the_stop(

@@ -1,8 +1,11 @@
 """A machine that does nearly nothing, so that the benchmark measures the library."""
 
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
-from barque.machine.machine import CommandMeta, Machine, Result
+from barque.machine.effects import MachineEffect
+from barque.machine.machine import CommandMeta, Machine, Result, RunMeta
 
 
 class BenchMachine(Machine[int]):
@@ -15,6 +18,13 @@ class BenchMachine(Machine[int]):
     def apply(self, meta: CommandMeta, command: Any, state: int) -> Result[int]:
         """One more."""
         return state + 1, None
+
+    def apply_many(
+        self, meta: RunMeta, commands: list[Any], state: int, replies: list[Any]
+    ) -> tuple[int, Sequence[MachineEffect]]:
+        """So many more."""
+        replies.extend(repeat(None, len(commands)))
+        return state + len(commands), ()
 
     def query(self, query: Any, state: int) -> int:
         """How many commands there were."""

@@ -10,7 +10,7 @@ from barque.core.applying import apply_to
 from barque.core.configuration import revert_overwritten, take_up_written
 from barque.core.effects import AuxEval, Effect, SendRpc
 from barque.core.entries import EntryBatch
-from barque.core.events import LogEvent
+from barque.core.events import ApplyRest, LogEvent
 from barque.core.log_contract import Found, WalDown, find_entry
 from barque.core.messages import AppendEntriesReply, AppendEntriesRpc
 from barque.core.roles import CatchUp, WalWritable
@@ -111,6 +111,11 @@ def advance_commit(server: Server, leader_commit: Index, matched: Index) -> list
     if server.has_aux and server.last_applied > before:
         effects.append(AuxEval())
     return effects
+
+
+def on_apply_rest(server: Server, _message: ApplyRest) -> list[Effect]:
+    """Go on applying a long commit; no leader is needed for that."""
+    return advance_commit(server, server.commit_index, server.commit_index)
 
 
 def _await_catch_up(server: Server, rpc: AppendEntriesRpc, found: Found) -> list[Effect]:

@@ -13,7 +13,7 @@ import msgspec
 
 from barque.core.captures import capture_effect, note_time
 from barque.core.configuration import apply_cluster_change
-from barque.core.effects import Applied, Effect, LeaderEstablished
+from barque.core.effects import Applied, Defer, Effect, LeaderEstablished
 from barque.core.entries import (
     BodyHead,
     EntryBatch,
@@ -21,6 +21,7 @@ from barque.core.entries import (
     decode_head,
     payloads_of,
 )
+from barque.core.events import ApplyRest
 from barque.core.log_contract import read_batches
 from barque.core.roles import LeaderRole
 from barque.core.state import RaftState, Server
@@ -37,9 +38,11 @@ from barque.machine.effects import (
     Timer,
     TryAppend,
 )
-from barque.machine.machine import Builtin, CommandMeta, MachineVersion
+from barque.machine.machine import ApplyMany, Builtin, CommandMeta, MachineVersion, RunMeta
 from barque.types import NOBODY, Index, ReplyMode
 
+RUN_COMMANDS_MAX = 512
+"""The longest run for `Machine.apply_many`. What a run leaves over is copied for the next one."""
 _MACHINE_EFFECTS = frozenset(get_args(MachineEffect))
 _LEAVES: dict[type, Callable[[Any], Any]] = {
     SendMsg: attrgetter("message"),
@@ -58,16 +61,30 @@ _decode_builtin: Callable[[bytes], Builtin] = msgspec.msgpack.Decoder(Builtin).d
 def apply_to(server: Server, target: Index) -> list[Effect]:
     """Apply entries up to `target`, or to the end of the log if that is nearer.
 
+    One step applies `apply_entries_max` entries or a little more, and asks for another one (`ApplyRest`):
+    commits, votes and other clusters do not wait for a long apply.
+
     Raises `MachineFault` if the user's machine raises; the server must stop then.
     """
     effects: list[Effect] = []
     last = min(target, server.log.last_index_term().index)
     if last <= server.last_applied or server.frozen or server.deleted:
         return effects  # what follows a deletion, or a version that we lack, is not applied here, nor read
+    most = room = server.cfg.apply_entries_max
     for batch in read_batches(server.log, Index(server.last_applied + 1), Index(last)):
-        if not _apply_batch(server, batch, effects) or server.deleted:
+        part = batch if batch.count <= most else batch.cut(batch.first_index, batch.first_index + most - 1)
+        if not _apply_batch(server, part, effects) or server.deleted:
+            break
+        room -= part.count
+        if room <= 0 and server.last_applied < last:
+            effects.append(Defer(ApplyRest()))
             break
     return effects
+
+
+def is_applying(server: Server) -> bool:
+    """Whether committed entries are left that this server is going to apply."""
+    return server.last_applied < server.commit_index and not (server.frozen or server.deleted)
 
 
 def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bool:
@@ -129,6 +146,9 @@ def _answer_ok(server: Server, head: BodyHead, effects: list[Effect]) -> None:
 
 def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list[Effect]) -> None:
     commands = _commands_of(server, batch, head)
+    if batch.count > 1 and server.apply_many is not None:
+        _apply_runs(server, server.apply_many, batch, head, commands, effects)
+        return
     replies: list[Any] = []
     machine_apply, state = server.machine.apply, server.machine_state
     term, version, time_ms = batch.term, server.effective_machine_version, server.machine_time_ms
@@ -158,6 +178,50 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
             effects += _answers_between(later, head, replies)
         else:
             effects.append(Applied(origin, head.first_correlation, replies))
+
+
+def _apply_runs(
+    server: Server,
+    apply_many: ApplyMany,
+    batch: EntryBatch,
+    head: BodyHead,
+    commands: list[Any],
+    effects: list[Effect],
+) -> None:
+    """Apply a batch by the machine's `apply_many`, in runs that end where the machine wants."""
+    replies: list[Any] = []
+    later: list[int] = []
+    state, first, ahead = server.machine_state, batch.first_index, head.first_correlation
+    term, version, time_ms = batch.term, server.effective_machine_version, server.machine_time_ms
+    done = 0
+    while done < batch.count:
+        run = commands[done : done + RUN_COMMANDS_MAX]
+        own: list[Any] = []
+        wanted: Any = None
+        meta = RunMeta(
+            Index(first + done), term, version, time_ms, head.origin, head.reply_mode, ahead + done
+        )
+        try:
+            state, wanted = apply_many(meta, run, state, own)
+            if not 0 < len(own) <= len(run):
+                raise MachineFault(f"it gave {len(own)} replies to {len(run)} commands")
+            if wanted:
+                _take_effects(server, Index(first + done + len(own) - 1), wanted, effects)
+        except Exception as error:
+            last = len(run) if wanted is None else len(own)  # its effects are those of the run's last entry
+            index = Index(first + done + min(len(own), last - 1))
+            raise MachineFault(
+                f"{type(server.machine).__name__}.apply_many raised at index {index}: {error!r}", index
+            ) from error
+        done += len(own)
+        if own[-1] is LATER:
+            later.append(done - 1)
+        replies += own
+    server.machine_state = state
+    if head.reply_mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and (
+        server.raft_state is RaftState.LEADER
+    ):
+        effects += _answers_between(later, head, replies)
 
 
 def _answers_between(later: list[int], head: BodyHead, replies: list[Any]) -> list[Applied]:

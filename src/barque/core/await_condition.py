@@ -7,6 +7,7 @@ client is gone, a machine's timer has expired) waits with it (`WaitingRole.later
 """
 
 from barque.core import messages as m
+from barque.core.append_entries import on_apply_rest
 from barque.core.aux_machine import cast_aux, on_node_event_aux, on_process_down_aux
 from barque.core.commands import on_resume
 from barque.core.commitment import note_position, progress
@@ -23,6 +24,7 @@ from barque.core.elections import (
 from barque.core.events import PipelineRpcs
 from barque.core.membership import give_way_to_force
 from barque.core.not_leader import REFUSED_REQUESTS
+from barque.core.queries import answer_proven
 from barque.core.roles import RaftState, WaitingRole
 from barque.core.snapshots import on_sender_down
 from barque.core.state import Server
@@ -91,6 +93,11 @@ def _check(server: Server, message: m.Message) -> list[Effect]:
     return [*_leave(server, role, role.transition_to), NextEvent(message)]
 
 
+def _on_apply_rest(server: Server, message: m.ApplyRest) -> list[Effect]:
+    """A leader's callers want answers, so it goes on when it leads again (`_leave`)."""
+    return on_apply_rest(server, message) if _waiting(server).resume is None else []
+
+
 def _on_tick(server: Server, tick: m.Tick) -> list[Effect]:
     """W-6; while the wait goes on, only the aux machine needs ticks (AUX-03)."""
     return _check(server, tick) or cast_aux(server, "tick")
@@ -126,7 +133,8 @@ def _leave(server: Server, role: WaitingRole, state: RaftState) -> list[Effect]:
         return become_follower(server)
     effects = resume_leadership(server, role)
     later = _still_news(role.later, effects)
-    return [*effects, *progress(server), Defer(PipelineRpcs()), *on_resume(server), *later]
+    applied = [*progress(server), *answer_proven(server)]
+    return [*effects, *applied, Defer(PipelineRpcs()), *on_resume(server), *later]
 
 
 def _still_news(later: list[m.Message], effects: list[Effect]) -> list[Effect]:
@@ -158,6 +166,7 @@ AWAIT_CONDITION = total(
     each(_check, m.RequestVoteResult, m.PreVoteResult),
     # work of a leader that waits: `on_resume` and the next tick begin it again
     on(m.Tick, _on_tick),
+    on(m.ApplyRest, _on_apply_rest),
     each(_check, m.PipelineRpcs, m.FlushCommands, m.AppendNoop),
     # nobody tells these again
     each(_keep_or_check, m.MachineTimeout, m.MachineAppend, m.InstallSnapshotResult),

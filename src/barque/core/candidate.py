@@ -5,6 +5,7 @@ to that), requests of clients are refused, and log events are recorded.
 """
 
 from barque.core import messages as m
+from barque.core.append_entries import on_apply_rest
 from barque.core.dispatch import FROM_LEADER, LOG_EVENTS, Row, each, ignore, impossible, on, total
 from barque.core.effects import Effect, StartElectionTimeout, TimerSpan
 from barque.core.elections import (
@@ -54,6 +55,7 @@ _BOTH: list[list[Row]] = [
     on(m.RequestVoteRpc, refuse_vote),  # C-10, P-4: we have voted for ourselves
     on(m.PreVoteRpc, on_pre_vote),  # C-11, P-8
     each(_on_log_event, *LOG_EVENTS),
+    on(m.ApplyRest, on_apply_rest),
     on(m.NodeStatus, _on_node_status),
     on(m.ForceMemberChange, give_way_to_force),  # C-16, P-11
     NOT_LEADER,

@@ -121,20 +121,26 @@ def _queue(server: Server, commands: Commands) -> list[Effect]:
 
 
 def on_flush_commands(server: Server, _message: FlushCommands) -> list[Effect]:
-    """CMD-06: append the next few queued commands, and the rest in later turns."""
-    role = server.leader_role()
-    if not role.low_priority:
-        return []
-    commands = role.low_priority.popleft()
-    limit = server.cfg.low_priority_commands_flush_size
-    if commands.count > limit:
-        rest = commands.count - limit
-        role.low_priority.appendleft(
-            Commands(rest, cut_body(commands.body, commands.count, limit, rest), True)
-        )
-        commands = Commands(limit, cut_body(commands.body, commands.count, 0, limit))
-    again: list[Effect] = [Defer(FlushCommands())] if role.low_priority else []
-    return _append(server, commands) + again
+    """CMD-06: append what is queued, about as much as may be on its way to a peer; the rest in later turns.
+
+    All of it is written with one sync. If the log fails, the rest waits for it (`on_resume`).
+    """
+    queue, effects = server.leader_role().low_priority, list[Effect]()
+    room, bytes_room = server.cfg.low_priority_commands_flush_size, server.cfg.max_pipeline_bytes
+    while queue and room > 0 and bytes_room > 0:
+        commands = queue.popleft()
+        if commands.count > room:
+            rest = commands.count - room
+            queue.appendleft(Commands(rest, cut_body(commands.body, commands.count, room, rest), True))
+            commands = Commands(room, cut_body(commands.body, commands.count, 0, room))
+        room -= commands.count
+        bytes_room -= len(commands.body)
+        effects += _append(server, commands)
+        if server.raft_state is not RaftState.LEADER:
+            return effects
+    if queue:
+        effects.append(Defer(FlushCommands()))
+    return effects
 
 
 # --- the machine's own ---------------------------------------------------------------------

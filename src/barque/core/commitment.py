@@ -10,10 +10,10 @@ entries are committed with it (§3.6.2, Figure 3.7). The leader counts itself by
 from barque.core.applying import apply_to
 from barque.core.check_quorum import note_acked
 from barque.core.effects import AuxEval, Defer, Effect
-from barque.core.events import LogEvent, PipelineRpcs, Written
+from barque.core.events import ApplyRest, LogEvent, PipelineRpcs, Written
 from barque.core.membership import leave_if_removed, promotions_due
 from barque.core.messages import AppendEntriesReply
-from barque.core.queries import process_pending
+from barque.core.queries import answer_proven, process_pending
 from barque.core.quorum import agreed
 from barque.core.replication import pipelined_rpcs
 from barque.core.snapshots import try_pending_release
@@ -136,13 +136,18 @@ def progress(server: Server) -> list[Effect]:
 
 def evaluate_quorum(server: Server) -> list[Effect]:
     """Advance the commit index, then apply what that allows; Ra's `evaluate_quorum`."""
-    moved = advance_commit_index(server)
-    if not moved and server.last_applied >= server.commit_index:
+    moved, before = advance_commit_index(server), server.last_applied
+    if not moved and before >= server.commit_index:
         return []
     effects = apply_to(server, server.commit_index)
-    if moved and server.has_aux:
+    if server.has_aux and (moved or server.last_applied > before):
         effects.append(AuxEval())
     return effects
+
+
+def on_apply_rest(server: Server, _message: ApplyRest) -> list[Effect]:
+    """Go on applying a long commit; reads may have waited for it."""
+    return leave_if_removed(server, [*progress(server), *answer_proven(server)])
 
 
 def advance_commit_index(server: Server) -> bool:

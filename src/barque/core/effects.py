@@ -13,6 +13,7 @@ import msgspec
 from barque.core.entries import decode_head
 from barque.core.log_contract import Accepts, ChunkState, SnapshotMeta
 from barque.core.messages import (
+    ApplyRest,
     ChunkOutcome,
     Commands,
     FlushCommands,
@@ -65,9 +66,10 @@ class Defer(msgspec.Struct, frozen=True, gc=False):
     """Handle this message once, after all input that has already arrived (CMD-06, REPL-07).
 
     One round of replication and one flush of low-priority commands serve everything that one turn brings.
+    What is left to apply waits for the next turn, so that other work comes between.
     """
 
-    message: PipelineRpcs | FlushCommands
+    message: PipelineRpcs | FlushCommands | ApplyRest
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):

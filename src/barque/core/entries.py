@@ -177,11 +177,6 @@ def payloads_of(body: bytes, count: int, head: BodyHead) -> list[bytes]:
     return [body[start:end] for start, end in pairwise(edges)]
 
 
-def blob_of(body: bytes, count: int, head: BodyHead) -> bytes:
-    """All payloads in one run of bytes, without their lengths."""
-    return body[head.size + 4 * count :]
-
-
 def cut_body(body: bytes, count: int, skip: int, keep: int) -> bytes:
     """The body that holds entries `skip … skip + keep - 1` of this one."""
     head = decode_head(body)

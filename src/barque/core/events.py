@@ -55,6 +55,10 @@ class AppendNoop(msgspec.Struct, frozen=True, gc=False):
     machine_version: int
 
 
+class ApplyRest(msgspec.Struct, frozen=True, gc=False):
+    """Apply committed entries that were too many for one step."""
+
+
 class FlushCommands(msgspec.Struct, frozen=True, gc=False):
     """Append the next few low-priority commands (CMD-06)."""
 

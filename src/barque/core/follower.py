@@ -1,7 +1,7 @@
 """The follower: which message goes where (§3.3; semantics §6)."""
 
 from barque.core import messages as m
-from barque.core.append_entries import on_append_entries, on_follower_log_event
+from barque.core.append_entries import on_append_entries, on_apply_rest, on_follower_log_event
 from barque.core.aux_machine import cast_aux
 from barque.core.dispatch import LOG_EVENTS, each, ignore, on, total
 from barque.core.effects import CancelElectionTimeout, Effect
@@ -37,6 +37,7 @@ FOLLOWER = total(
     "follower",
     on(m.AppendEntriesRpc, on_append_entries),  # F-1
     each(on_follower_log_event, *LOG_EVENTS),  # F-5
+    on(m.ApplyRest, on_apply_rest),
     on(m.HeartbeatRpc, on_heartbeat),  # F-3
     on(m.InstallSnapshotRpc, on_install_snapshot),  # F-13 to F-15
     on(m.InfoRpc, on_info_rpc),  # F-19

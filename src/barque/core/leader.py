@@ -13,7 +13,7 @@ from barque.core.commands import (
     on_node_event,
     on_process_down,
 )
-from barque.core.commitment import on_append_entries_reply, on_leader_log_event
+from barque.core.commitment import on_append_entries_reply, on_apply_rest, on_leader_log_event
 from barque.core.dispatch import FROM_LEADER, LOG_EVENTS, each, ignore, impossible, on, total
 from barque.core.effects import Effect, TendSnapshots
 from barque.core.elections import on_pre_vote_as_leader, refuse_vote
@@ -116,6 +116,7 @@ LEADER = total(
     on(m.Queries, on_queries),  # L-22, L-23
     on(m.HeartbeatReply, on_heartbeat_reply),  # L-26
     on(m.AppendNoop, on_append_noop),
+    on(m.ApplyRest, on_apply_rest),
     on(m.Tick, _on_tick),
     # the machine's own
     on(m.MachineTimeout, on_machine_timeout),

@@ -16,6 +16,7 @@ from barque.core.entries import EntryBatch
 from barque.core.events import (
     AcceptFailed as AcceptFailed,
     AppendNoop as AppendNoop,
+    ApplyRest as ApplyRest,
     AwaitConditionTimeout as AwaitConditionTimeout,
     Component as Component,
     ElectionTimeout as ElectionTimeout,
@@ -333,6 +334,7 @@ LocalMessage: TypeAlias = (
     | ElectionTimeout
     | AwaitConditionTimeout
     | AppendNoop
+    | ApplyRest
     | FlushCommands
     | PipelineRpcs
     | Tick

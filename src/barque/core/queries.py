@@ -3,6 +3,7 @@
 from collections import deque
 from typing import Any
 
+from barque.core.applying import is_applying
 from barque.core.aux_machine import run_aux_call
 from barque.core.check_quorum import note_acked
 from barque.core.effects import Applied, Effect, Rejected, Rejection
@@ -58,7 +59,8 @@ def _start_round(server: Server, role: LeaderRole, pending: list[WaitingQueries]
     A round is never older than its reads: an answer to an earlier heartbeat proves nothing
     about them.
     """
-    if server.quorum() == 1 and server.is_voter(server.id):
+    alone = server.quorum() == 1 and server.is_voter(server.id)
+    if alone and not is_applying(server):
         return [effect for waiting in pending for effect in _answer(server, waiting)]
     server.query_index += 1
     if role.waiting_queries is None:
@@ -78,17 +80,18 @@ def on_heartbeat_reply(server: Server, reply: HeartbeatReply) -> list[Effect]:
 
 
 def answer_proven(server: Server) -> list[Effect]:
-    """Answer every waiting read whose round a majority has answered, oldest first."""
+    """Answer every waiting read whose round a majority has answered, oldest first.
+
+    While a long commit is being applied, a read waits until its part is applied (§6.4 step 4).
+    """
     waiting = server.leader_role().waiting_queries
     if not waiting:
         return []
     rounds = [server.query_index] + [peer.query_index for _, peer in server.peers if peer.voter]
     proven = agreed(rounds)
     effects: list[Effect] = []
-    while waiting and waiting[0].query_index <= proven:
-        query = waiting.popleft()
-        assert server.last_applied >= query.read_index, "a leader applies what it commits at once"
-        effects += _answer(server, query)
+    while waiting and waiting[0].query_index <= proven and waiting[0].read_index <= server.last_applied:
+        effects += _answer(server, waiting.popleft())
     return effects
 
 

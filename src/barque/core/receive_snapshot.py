@@ -254,6 +254,7 @@ RECEIVE_SNAPSHOT = total(
     # campaigning makes no sense with half a snapshot; the receive timeout ends this state
     each(ignore, m.TimeoutNow, m.ElectionTimeout),
     # left over from other states
+    on(m.ApplyRest, ignore),  # the snapshot has these entries; without it a follower goes on
     each(ignore, m.Tick, m.PipelineRpcs, m.FlushCommands, m.AppendNoop, m.MachineTimeout, m.MachineAppend),
     each(ignore, m.SnapshotSenderDown, m.SnapshotRetryTimeout, m.QuorumTimeout, m.AwaitConditionTimeout),
 )

@@ -76,6 +76,7 @@ class LeaderRole:
     __slots__ = (
         "acked",
         "decoded",
+        "decoded_bytes",
         "established",
         "low_priority",
         "noop_due",
@@ -93,7 +94,9 @@ class LeaderRole:
         self.pending_queries: list[WaitingQueries] = []  # until this term's noop is applied
         self.waiting_queries: deque[WaitingQueries] | None = None  # for heartbeats, oldest first
         self.proposed_version = 0  # the newest machine version that our noops ask for
-        self.decoded: dict[int, list[Any]] = {}  # admitted commands by first index, until they are applied
+        # The size and the commands of admitted bodies by first index, until they are applied; and all sizes.
+        self.decoded: dict[int, tuple[int, list[Any]]] = {}
+        self.decoded_bytes = 0
         self.acked: set[ServerId] | None = None  # members that answered since we suspect a lost quorum
 
 

@@ -39,8 +39,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_append_entries_rpc_batch_size: int = 4_096
     """Entries in one RPC. Ra's 128 counts single entries; ours travel as whole batches."""
     max_append_entries_rpc_bytes: int = 1_048_576
-    low_priority_commands_flush_size: int = 1_024
-    """Commands appended at a time. Ra's 16 counts single entries, as above."""
+    low_priority_commands_flush_size: int = 16_384
+    """Commands appended at a time, or `max_pipeline_bytes`. Ra's 16 counts single entries, as above."""
+    apply_entries_max: int = 4_096
+    """Entries applied in one step. The rest of a long commit comes in later turns."""
     await_condition_timeout_ms: int = 30_000
     transfer_timeout_ms: int = 1_000
     """How long a leader that hands over serves nobody (§3.10), about an election; then it leads on."""

@@ -24,7 +24,7 @@ from barque.core.log_contract import Log, SnapshotMeta
 from barque.core.quorum import majority
 from barque.core.roles import RECOVERING, LeaderRole, RaftState as RaftState, Role, WaitingRole
 from barque.core.server_config import ServerConfig as ServerConfig
-from barque.machine.machine import Machine, bound_module
+from barque.machine.machine import ApplyMany, Machine, apply_many_of, bound_module
 from barque.machine.skipping import skipping
 from barque.types import NOWHERE, Index, IndexTerm, MemberRecord, Membership, ServerId, Term, Uid
 
@@ -151,6 +151,7 @@ class Server:
     """One member of one cluster: Figure 2's state and Ra's additions (CORE-13)."""
 
     __slots__ = (
+        "apply_many",
         "aux_state",
         "cfg",
         "cluster",
@@ -321,6 +322,7 @@ class Server:
         self.frozen = version > self.cfg.machine.version
         machine = self.cfg.machine.which_module(min(version, self.cfg.machine.version))
         self.machine: Machine[Any] = skipping(machine, self.cfg.skipped) if self.cfg.skipped else machine
+        self.apply_many: ApplyMany | None = apply_many_of(self.machine)
         self.decode_commands = decoder_of(list[machine.command_type]).decode  # type: ignore[name-defined]  # a run-time type
         self.decode_query = decoder_of(machine.query_type).decode
         self.query_sees_meta = type(machine).query_with_meta is not Machine.query_with_meta

@@ -170,7 +170,7 @@ _BOTH: list[list[Row]] = [
     # the machine has had its last word ("eol", CORE-11)
     each(ignore, m.MachineTimeout, m.MachineAppend, m.ProcessDown, m.NodeEvent),
     # left over from a leadership
-    each(ignore, m.PipelineRpcs, m.FlushCommands, m.AppendNoop),
+    each(ignore, m.PipelineRpcs, m.FlushCommands, m.AppendNoop, m.ApplyRest),
 ]
 
 TERMINATING_LEADER = total(

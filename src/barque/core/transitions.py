@@ -17,10 +17,11 @@ the old term, so no server can follow a leader of an earlier term.
 
 from collections.abc import Sequence
 
-from barque.core.applying import take_callback_effects
+from barque.core.applying import is_applying, take_callback_effects
 from barque.core.configuration import is_in_own_config
 from barque.core.effects import (
     CancelElectionTimeout,
+    Defer,
     Effect,
     NextEvent,
     PersistTermAndVote,
@@ -35,6 +36,7 @@ from barque.core.effects import (
     TimerSpan,
     refuse_commands,
 )
+from barque.core.events import ApplyRest
 from barque.core.log_contract import SnapshotMeta
 from barque.core.messages import (
     PROTOCOL_VERSION,
@@ -109,7 +111,10 @@ def become_recovered(server: Server) -> list[Effect]:
 
 def become_follower(server: Server, reason: str = Rejection.NOT_LEADER) -> list[Effect]:
     """Leave any role. What waited for our leadership is refused with `reason`: it did not happen."""
-    return [*_leave_role(server, reason), *_take_role(server, FOLLOWING)]
+    effects = [*_leave_role(server, reason), *_take_role(server, FOLLOWING)]
+    if is_applying(server):
+        effects.append(Defer(ApplyRest()))  # the state that we leave may have ignored it
+    return effects
 
 
 def become_pre_candidate(server: Server) -> list[Effect]:

@@ -20,7 +20,8 @@ from barque.machine.kv_reads import QUERIES, overview
 from barque.machine.kv_snapshot import KvCapture, fill
 from barque.machine.kv_state import KvState
 from barque.machine.kv_writes import COMMANDS, COMMANDS_V0, EXPIRE_TIMER, Handler
-from barque.machine.machine import CommandMeta, Machine, Result
+from barque.machine.machine import CommandMeta, Machine, Result, RunMeta
+from barque.types import Index
 
 
 class KvMachine(Machine[KvState]):
@@ -57,11 +58,36 @@ class KvMachine(Machine[KvState]):
         try:
             handler = self.handlers[type(command)]
         except KeyError:
-            raise InvalidCommand(f"KvMachine does not know the command {type(command).__name__}") from None
+            raise _unknown(command) from None
         if meta.index % self.release_interval:
             return handler(command, state)
         state, reply, *effects = handler(command, state)
         return state, reply, (*(effects[0] if effects else ()), ReleaseCursor(meta.index, state))
+
+    def apply_many(
+        self, meta: RunMeta, commands: list[Any], state: KvState, replies: list[Any]
+    ) -> tuple[KvState, Sequence[MachineEffect]]:
+        """As `apply`. A run ends where a snapshot is offered, or a timer is set."""
+        state.index, now_ms = meta.first_index, meta.system_time_ms
+        if now_ms > state.now_ms:
+            state.now_ms = now_ms
+            if state.next_due_ms <= now_ms:
+                state.drop_due()
+        handlers, interval = self.handlers, self.release_interval
+        for index, command in enumerate(commands, start=meta.first_index):
+            state.index = index
+            try:
+                handler = handlers[type(command)]
+            except KeyError:
+                raise _unknown(command) from None
+            result = handler(command, state)
+            replies.append(result[1])
+            effects = result[2] if len(result) == 3 else ()
+            if not index % interval:
+                return state, (*effects, ReleaseCursor(Index(index), state))
+            if effects:
+                return state, effects
+        return state, ()
 
     def query(self, query: Any, state: KvState) -> Any:
         """Answer one of the queries of `kv_commands`."""
@@ -90,6 +116,10 @@ class KvMachine(Machine[KvState]):
     def overview(self, state: KvState) -> dict[str, Any]:
         """Counts of keys and expiries, and the log's time."""
         return overview(state)
+
+
+def _unknown(command: Any) -> InvalidCommand:
+    return InvalidCommand(f"KvMachine does not know the command {type(command).__name__}")
 
 
 class KvMachineV0(KvMachine):

@@ -8,6 +8,7 @@ order of a set, or anything outside. `meta.system_time_ms` is the one time that 
 
 - `init(args)` makes the first state. `apply(meta, command, state)` returns `(new state, reply)` or
   `(new state, reply, effects)`; `query(query, state)` answers a read and changes nothing.
+- A machine may define `apply_many` beside `apply`, to apply many commands in one call. Both must do the same.
 - *Effects* (`machine.effects`) ask the leader to do something: set a timer, send a message, commit a command.
   They come after the entry is committed, at most once for each leadership, and are not repeated after a
   restart. State that must survive belongs in the state.
@@ -20,7 +21,7 @@ order of a set, or anything outside. `meta.system_time_ms` is the one time that 
 """
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
@@ -71,6 +72,33 @@ class CommandMeta(msgspec.Struct, frozen=True, gc=False):
             msgspec.structs.force_setattr(self, "_random", made)
             return made
         return self._random
+
+
+class RunMeta(msgspec.Struct, frozen=True, gc=False):
+    """Where and when a run of commands stands: consecutive entries that have all but their places in common.
+
+    Command number `i` of the run, from 0 on, has the index `first_index + i`; see `CommandMeta`.
+    """
+
+    first_index: Index
+    term: Term
+    machine_version: int
+    system_time_ms: int
+    origin: ClientRef
+    reply_mode: ReplyMode
+    first_correlation: int = 0
+
+    def at(self, offset: int) -> CommandMeta:
+        """What `apply` would be told about this command: its `random`, its `reply_from`."""
+        return CommandMeta(
+            Index(self.first_index + offset),
+            self.term,
+            self.machine_version,
+            self.system_time_ms,
+            self.origin,
+            self.reply_mode,
+            self.first_correlation + offset,
+        )
 
 
 class Timeout(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="timeout"):
@@ -214,6 +242,23 @@ class Machine(Generic[State]):
         """
         raise NotImplementedError(f"{type(self).__name__} must define apply")
 
+    def apply_many(
+        self, meta: RunMeta, commands: list[Any], state: State, replies: list[Any]
+    ) -> tuple[State, Sequence[MachineEffect]]:
+        """Apply a run of user commands, in order; returns (state, effects). Optional: it saves calls.
+
+        It must do exactly what `apply` does with one command after the other: members may use either.
+        Append a reply to `replies` for each command, as it is applied. If a command raises, the length of
+        `replies` tells which one it was.
+
+        A run may end early, after at least one command: the rest comes in the next call. A command that asks
+        for effects, or that is answered with `LATER`, must be the last of its run, so that effects come
+        after their own entry and `ReleaseCursor` and `Checkpoint` keep the state of theirs. A run has at most
+        512 commands. Built-in commands, and single ones, go to `apply`, as does everything in a subclass
+        that defines `apply` anew and this not.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define apply_many")
+
     def query(self, query: Any, state: State) -> Any:
         """Answer a read. Must not change the state.
 
@@ -300,6 +345,21 @@ class Machine(Generic[State]):
     ) -> Sequence[MachineEffect]:
         """A snapshot from the leader has replaced the state of this member (MAC-11)."""
         return ()
+
+
+ApplyMany: TypeAlias = Callable[[RunMeta, list[Any], Any, list[Any]], tuple[Any, Sequence[MachineEffect]]]
+
+
+def apply_many_of(machine: Machine[Any]) -> ApplyMany | None:
+    """The `apply_many` of a machine; None if it has none, or one that does not know of a newer `apply`."""
+    if "apply" in getattr(machine, "__dict__", ()):
+        return None
+    for kind in type(machine).__mro__:
+        if "apply_many" in vars(kind):
+            return None if kind is Machine else machine.apply_many
+        if "apply" in vars(kind):
+            return None
+    return None
 
 
 def bound_module(machine: Machine[Any], args: dict[str, Any]) -> BoundModule | None:

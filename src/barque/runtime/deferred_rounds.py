@@ -1,8 +1,11 @@
-"""Work that servers put off until the input of a turn is handled: replication, low-priority commands."""
+"""Work that servers put off until the input of a turn is handled: replication, low-priority commands.
+
+What is left of a long apply is put off until the next turn: the event loop looks at its sockets before it.
+"""
 
 from collections.abc import Callable
 
-from barque.core.messages import FlushCommands, PipelineRpcs
+from barque.core.messages import ApplyRest, FlushCommands, PipelineRpcs
 from barque.core.replication import has_entries_to_send
 from barque.runtime.clock import Clock
 from barque.runtime.server_process import ServerProcess
@@ -17,6 +20,7 @@ class DeferredRounds:
     def __init__(self, timers: Timers, clock: Clock, wake: Callable[[], None]) -> None:
         self.replicating: dict[ServerProcess, None] = {}
         self.flushing: dict[ServerProcess, None] = {}
+        self.applying: dict[ServerProcess, None] = {}
         self._committing: dict[ServerProcess, None] = {}
         self._is_armed = False  # the timer for those
         self._timers = timers
@@ -34,6 +38,18 @@ class DeferredRounds:
         if not self.flushing:
             self._wake()
         self.flushing[process] = None
+
+    def apply_soon(self, process: ServerProcess) -> None:
+        """Go on applying in the next turn."""
+        if not self.applying:
+            self._wake()
+        self.applying[process] = None
+
+    def apply(self) -> None:
+        """Hand out the `ApplyRest` that were asked for in earlier turns."""
+        applying, self.applying = self.applying, {}
+        for process in applying:
+            process.handle(ApplyRest())
 
     def flush_commands(self) -> None:
         """Hand out the `FlushCommands` that were asked for."""
@@ -59,7 +75,7 @@ class DeferredRounds:
 
     def forget(self, process: ServerProcess) -> None:
         """This server is deleted."""
-        for waiting in (self.replicating, self.flushing, self._committing):
+        for waiting in (self.replicating, self.flushing, self.applying, self._committing):
             waiting.pop(process, None)
 
     def _send_commit_indexes(self) -> None:

@@ -73,6 +73,7 @@ class EffectSink:
         self.call_function = calls.call
         self.replicate_soon = rounds.replicate_soon
         self.flush_commands_soon = rounds.flush_commands_soon
+        self.apply_soon = rounds.apply_soon
 
     # --- messages and answers ----------------------------------------------------------
 

@@ -490,14 +490,17 @@ class Node:
         requests, rounds, system = self.requests, self.rounds, self.system
         wal = system.storage.wal
         turn = self.turn
-        turn.is_scheduled, unfinished = True, False
+        turn.is_scheduled, unfinished, flushed = True, False, False
         if requests.put_off:
             requests.go_on()
         try:
+            if rounds.applying:
+                rounds.apply()
             for _ in range(_ROUNDS_MAX):
                 if requests.dirty or requests.fillers:
                     self._route_requests()
-                if rounds.flushing:
+                if rounds.flushing and not flushed:  # once a turn: what arrives now overtakes the rest
+                    flushed = True
                     self._append_low_priority()
                 if rounds.replicating:
                     self._replicate()
@@ -508,7 +511,9 @@ class Node:
                 wrote = bool(wal.dirty or wal.gaps) and wal.pending
                 if wrote:
                     self._write_log()
-                if synced or wrote or rounds.replicating or rounds.flushing or requests.speaking:
+                if synced or wrote or rounds.replicating or requests.speaking:
+                    continue
+                if rounds.flushing and not flushed:
                     continue
                 if not (requests.dirty or requests.fillers) or not requests.busy:
                     break
@@ -516,7 +521,7 @@ class Node:
                 unfinished = True
         finally:
             turn.is_scheduled = False
-        if unfinished or requests.put_off:
+        if unfinished or requests.put_off or rounds.flushing or rounds.applying:
             turn.wake()
         if self.servers.finished:
             system.reap_finished()

@@ -46,6 +46,7 @@ from barque.core.log_contract import ChunkFlag
 from barque.core.messages import (
     ChunkOutcome,
     Component,
+    FlushCommands,
     MachineAppend,
     PipelineRpcs,
     SenderOutcome,
@@ -140,8 +141,10 @@ class Performer(Generic[ServerT]):
         if type(effect.message) is PipelineRpcs:
             # Once a turn is enough, and then a commit index travels with the next entries (REPL-07).
             self._environment.replicate_soon(process)
-        else:
+        elif type(effect.message) is FlushCommands:
             self._environment.flush_commands_soon(process)
+        else:
+            self._environment.apply_soon(process)
 
     def _answer(self, _process: ServerT, effect: Applied) -> None:
         self._environment.answer(effect)

@@ -101,6 +101,9 @@ class PerformerEnvironment(Protocol[ServerT_contra]):
     def flush_commands_soon(self, process: ServerT_contra) -> None:
         """Hand this server a `FlushCommands` when all input of this turn is handled (CMD-06)."""
 
+    def apply_soon(self, process: ServerT_contra) -> None:
+        """Hand this server an `ApplyRest` in the next turn."""
+
     def server_stopped(self, process: ServerT_contra) -> None:
         """This server has failed, or ended."""
 

@@ -18,13 +18,16 @@ from typing import Any
 import msgspec
 
 from barque.errors import BarqueError
-from barque.machine.machine import CommandMeta, Machine
+from barque.machine.effects import LATER, Checkpoint, ReleaseCursor
+from barque.machine.machine import CommandMeta, Machine, RunMeta, apply_many_of
 from barque.runtime.machines import load_machines
 from barque.testing.core.machine_simulator import Make, simulate_machine as simulate_machine
 from barque.types import NOBODY, Index, ReplyMode, Term
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 CULPRITS = ("time", "random", "uuid", "secrets", "datetime", "os.urandom", "id", "hash", "set", "frozenset")
+_RUNS = (2, 7, 512)
+"""The lengths of runs to try; the last is the longest that a server hands over."""
 _CHILD = "from barque.testing.determinism import child; child()"
 
 
@@ -39,13 +42,16 @@ def check_machine(make: Make | str, commands: Sequence[Any], *, other_processes:
     `other_processes` it must be a path, or a class at the top level of a module, because the other processes
     import it. msgspec must be able to encode replies and states to MessagePack.
 
-    Raises `NotDeterministic`, with the suspicious lines of the machine's source, if outcomes differ;
-    `TypeError` if a state cannot be encoded or another process cannot run the machine.
+    Raises `NotDeterministic` if `apply_many` does not do what `apply` does, or, with the suspicious lines of
+    the machine's source, if outcomes differ; `TypeError` if a state cannot be encoded or another process
+    cannot run the machine.
     """
     path = make if isinstance(make, str) else _path_of(make)
     factory: Make = (lambda: load_machines({"it": path})["it"]) if isinstance(make, str) else make
     first, second = list(_outcomes(factory(), commands)), list(_outcomes(factory(), commands))
     _compare(factory(), commands, first, second, "a second time in the same process")
+    for length in _RUNS:
+        _compare_runs(factory(), factory(), commands, length)
     if other_processes:
         for seed in ("1", "2"):
             _compare(
@@ -82,6 +88,50 @@ def _compare(
                 f"  [reply, state] first: {mine[1]}\n  then:                 {other[1]}\n"
                 f"  suspicious lines of its source:\n{suspects}"
             )
+
+
+def _compare_runs(one: Machine[Any], other: Machine[Any], commands: Sequence[Any], length: int) -> None:
+    """Apply the commands to `one` by `apply`, and to `other` in runs of this length, if it takes runs."""
+    apply_many = apply_many_of(other)
+    if apply_many is None:
+        return
+    state, state_of_runs = one.init({}), other.init({})
+    first = 0
+    while first < len(commands):
+        cut = (first // length + 1) * length  # what a run leaves over comes in the next, and ends it sooner
+        run, same = (
+            [msgspec.msgpack.decode(_encode(c), type=one.command_type) for c in commands[first:cut]]
+            for _ in range(2)
+        )
+        meta = RunMeta(
+            Index(first + 1), Term(1), one.version, 1_000 * (first + 1), NOBODY, ReplyMode.AWAIT_CONSENSUS
+        )
+        replies: list[Any] = []
+        state_of_runs, effects = apply_many(meta, run, state_of_runs, replies)
+        found = [[reply, ["LATER ends a run"] if reply is LATER else []] for reply in replies]
+        if found:
+            found[-1][1] = _shown(effects)
+        wanted = []
+        for offset in range(min(len(replies) or 1, len(run))):
+            state, reply, *asked = one.apply(meta.at(offset), same[offset], state)
+            wanted.append([reply, _shown(asked)])
+        first += len(replies)
+        if _encode([found, state_of_runs]) != _encode([wanted, state]):
+            raise NotDeterministic(
+                f"{type(one).__name__}.apply_many does not do what its apply does: commands "
+                f"{meta.first_index} to {first}, a run of at most {length}\n"
+                f"  [[reply, effects], …], state of apply: {wanted}, {state!r}"[:1_000]
+                + f"\n  of apply_many:                         {found}, {state_of_runs!r}"[:1_000]
+            )
+
+
+def _shown(effects: Any) -> list[str]:
+    """Effects, single or in nested lists, without the states that they name."""
+    if isinstance(effects, list | tuple):
+        return [text for effect in effects for text in _shown(effect)]
+    if isinstance(effects, ReleaseCursor | Checkpoint):
+        effects = msgspec.structs.replace(effects, state=None)
+    return [] if effects is None else [repr(effects)]
 
 
 def _path_of(make: Make) -> str:

@@ -27,6 +27,7 @@ from barque.core.effects import (
 )
 from barque.core.entries import EntryBatch, encode_body
 from barque.core.messages import (
+    ApplyRest,
     Commands,
     DeleteCluster,
     ElectionTimeout,
@@ -98,6 +99,13 @@ class CoreCluster:
     def server(self, name: str) -> Server:
         """Return the core server of a member."""
         return self.members[name].server
+
+    def apply_soon(self, member: Member) -> None:
+        """Let a member go on applying, after the present message or when the test reads the mail."""
+        if self.defer_flush:
+            member.mail.append(ApplyRest())
+        else:
+            member.enqueue(ApplyRest())
 
     # --- the network -----------------------------------------------------------------------
 

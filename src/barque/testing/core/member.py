@@ -355,6 +355,10 @@ class HandDriven:
         else:
             process.enqueue(FlushCommands())
 
+    def apply_soon(self, process: Member) -> None:
+        """Go on applying when the cluster wants."""
+        process.cluster.apply_soon(process)
+
     def server_stopped(self, process: Member) -> None:
         """Nothing: the test stops members itself."""
 

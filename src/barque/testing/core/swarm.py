@@ -24,6 +24,8 @@ MEMBER_FAULTS = ("leave", "enter", "change")
 HARSH_SHARE = 1 / 3
 MEMBERS_SHARE = 0.3
 SNAPSHOTS_SHARE = 2 / 3
+SLICES_SHARE = 1 / 4
+"""The share of worlds whose members apply an entry or two at a time."""
 _SPANS = ((0.0001, 0.0005), (0.0005, 0.005), (0.002, 0.05))
 """The latencies to draw from, of networks and disks."""
 
@@ -48,6 +50,10 @@ def draw_core_scenario(seed: int) -> CoreScenario:
     if rng.random() < MEMBERS_SHARE:
         scenario = msgspec.structs.replace(scenario, faults=scenario.faults + MEMBER_FAULTS)
     world = _draw_snapshots(random.Random(f"{seed}/core snapshots"), scenario.world)  # noqa: S311
+    slices = random.Random(f"{seed}/core slices")  # noqa: S311
+    if slices.random() < SLICES_SHARE:
+        settings = world.settings | {"apply_entries_max": slices.choice((1, 2))}
+        world = msgspec.structs.replace(world, settings=settings)
     return msgspec.structs.replace(scenario, world=world)
 
 

@@ -37,6 +37,7 @@ from barque.core.configuration import is_removed
 from barque.core.effects import Applied, StartElectionTimeout, StartSnapshotRetry, StopReason, TimerSpan
 from barque.core.entries import EntryKind, decode_cluster, kind_of
 from barque.core.messages import (
+    ApplyRest,
     AwaitConditionTimeout,
     ElectionTimeout,
     Message,
@@ -61,6 +62,8 @@ from barque.testing.sim.loop import Storm
 from barque.types import IndexTerm, Membership, ServerId, Term, Uid
 
 NAMES = "abcdefg"
+_TURN_S = 0.0002
+"""When a member goes on with a long apply: other messages may come between."""
 EVENTS_MAX = 1_000_000
 """A run has some ten thousand events. A run with this many is a storm."""
 
@@ -114,6 +117,10 @@ class _Cluster(CoreCluster):
     def environment_of(self, name: str) -> Environment:
         """See `CoreCluster`."""
         return _WorldClock(self.world, name)
+
+    def apply_soon(self, member: Member) -> None:
+        """See `CoreCluster`. Other messages come between."""
+        self.world.apply_soon(member.id.name)
 
     def send(self, sender: ServerId, to: ServerId, message: RemoteMessage) -> None:
         """See `CoreCluster`."""
@@ -292,6 +299,10 @@ class CoreWorld:
                     self._tell_gone(gone.name, uid)
         if member.stopped is StopReason.REMOVED and not machine.gone:
             self._tell_gone(name, member.log.uid)
+
+    def apply_soon(self, name: str) -> None:
+        """Let a member go on applying in its next turn, after a moment."""
+        self.after(_TURN_S, self.handle, name, self.machines[name].boots, ApplyRest())
 
     def _stop_doubting(self, name: str, boot: int, doubt: int) -> None:
         """End a leader's wait for signs of a majority."""

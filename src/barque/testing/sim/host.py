@@ -40,7 +40,7 @@ from barque.testing.sim.network import SimTransport
 from barque.testing.sim.process_disk import ProcessDisk
 from barque.testing.sim.redis_link import RedisLink
 from barque.testing.sim.redis_machine import REDIS, SimKvMachine
-from barque.testing.sim.test_machine import KINDS, NewSimMachine, SimMachine, SnapshotPlan, index_of
+from barque.testing.sim.test_machine import KINDS, NewSimMachine, SimMachine, SnapshotPlan, index_of, singly
 from barque.testing.sim.thread_writer import sim_writer
 from barque.testing.sim.timer_model import TimerModel
 from barque.transport.contract import Limits, TransportHandler
@@ -217,6 +217,8 @@ class Host:
         machines: Mapping[str, Machine[Any]] = {
             cluster: self._make_machine(cluster, kind) for cluster, kind in scenario.kinds
         }
+        if random.Random(f"{sim.seed}/{self.name}/{self.boots}/singly").random() < 0.5:  # noqa: S311
+            machines = {cluster: singly(machine) for cluster, machine in machines.items()}
         return SimNode(
             self,
             config,
@@ -410,6 +412,7 @@ class Host:
             max_append_entries_rpc_batch_size=scenario.rpc_entries,
             max_append_entries_rpc_bytes=scenario.rpc_bytes,
             low_priority_commands_flush_size=scenario.flush_size,
+            apply_entries_max=scenario.apply_entries,
         )
 
     # --- ends --------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """The key-value machine in a simulated cluster, under the eyes of the observers."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from barque.machine.effects import MachineEffect
 from barque.machine.kv import KvMachine
 from barque.machine.kv_state import KvState
 from barque.machine.kv_writes import COMMANDS_V0, Handler
-from barque.machine.machine import CommandMeta, Result
+from barque.machine.machine import CommandMeta, Result, RunMeta
 from barque.testing.sim.test_machine import Applied
 
 REDIS: str = "redis"
@@ -57,6 +59,18 @@ class SimKvMachine(KvMachine):
         if type(command) in self.handlers and meta.reply_mode.name != "NOREPLY":
             self._applied(meta, f"{command} by version {self.version}")
         return super().apply(meta, command, state)
+
+    def apply_many(
+        self, meta: RunMeta, commands: list[Any], state: KvState, replies: list[Any]
+    ) -> tuple[KvState, Sequence[MachineEffect]]:
+        """See `KvMachine`."""
+        own: list[Any] = []
+        state, effects = super().apply_many(meta, commands, state, own)
+        for offset, reply in enumerate(own):
+            if meta.reply_mode.name != "NOREPLY":
+                self._applied(meta.at(offset), f"{commands[offset]} by version {self.version}")
+            replies.append(reply)
+        return state, effects
 
     def which_module(self, version: int) -> KvMachine:
         """See `KvMachine`."""

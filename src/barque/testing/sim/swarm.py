@@ -138,6 +138,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rpc_entries: int = 4_096
     rpc_bytes: int = 1_048_576
     flush_size: int = 16
+    apply_entries: int = 4_096
     snapshots: SnapshotsConfig = SnapshotsConfig()
     snapshot_every: int = 0  # how often machines ask for snapshots, in entries; 0: never
     checkpoint_every: int = 0
@@ -232,9 +233,14 @@ def draw_scenario(seed: int) -> Scenario:
     )
     timers = _rng(seed, "timers").random() < TIMERS_RATE
     scenario = with_timers(scenario) if timers else scenario
-    scenario = with_snapshots(scenario, _rng(seed, "snapshots"))
+    scenario = _with_slices(with_snapshots(scenario, _rng(seed, "snapshots")), _rng(seed, "slices"))
     limits = _rng(seed, "limits")
     return with_limits(scenario, limits) if limits.random() < TIGHT_RATE else scenario
+
+
+def _with_slices(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same scenario, one time in two with members that apply a few entries at a time."""
+    return msgspec.structs.replace(scenario, apply_entries=rng.choice((1, 3, 4_096, 4_096)))
 
 
 def with_timers(scenario: Scenario) -> Scenario:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, ClassVar, Protocol
 
 from barque.machine.effects import Checkpoint, MachineEffect, ReleaseCursor, SendMsg
-from barque.machine.machine import CommandMeta, Down, Machine, MachineVersion, Timeout
+from barque.machine.machine import CommandMeta, Down, Machine, MachineVersion, RunMeta, Timeout
 from barque.testing.checkers.digests import Digests
 from barque.testing.sim.guests import GUEST, forget, watch, watch_again
 from barque.testing.sim.timer_model import TimerModel
@@ -244,6 +244,17 @@ class SimMachine(Machine[Objects]):
         wishes = self._snapshots.wishes(meta.index, state) if self._snapshots is not None else []
         return state, [state[_EPOCH][0], answer], [*told, *timers, *wishes]
 
+    def apply_many(
+        self, meta: RunMeta, commands: list[Any], state: Objects, replies: list[Any]
+    ) -> tuple[Objects, Sequence[MachineEffect]]:
+        """Apply one after the other, until one asks for effects."""
+        for offset, command in enumerate(commands):
+            state, reply, *wanted = self.apply(meta.at(offset), command, state)
+            replies.append(reply)
+            if wanted and wanted[0]:
+                return state, wanted[0]
+        return state, ()
+
     def _expire(self, meta: CommandMeta, timeout: Timeout, state: Objects) -> Any:
         assert self._timer_model is not None
         self._applied(meta, f"timeout of {timeout.name} by version {self.version}")
@@ -283,6 +294,12 @@ class SimMachine(Machine[Objects]):
     def query(self, query: Any, state: Objects) -> Any:
         """Return one whole object."""
         return [state[_EPOCH][0], self._kind.show(state.get(query))]
+
+
+def singly(machine: Machine[Any]) -> Machine[Any]:
+    """The same machine without `apply_many`: an `apply` of its own hides it."""
+    machine.apply = machine.apply  # type: ignore[method-assign]
+    return machine
 
 
 class NewSimMachine(SimMachine):
