@@ -15,11 +15,12 @@ from barque.core.messages import (
     ElectionTimeout,
     MachineAppend,
     MachineTimeout,
+    Tick,
     Written,
 )
 from barque.core.state import RaftState
 from barque.errors import BarqueError, MachineFault
-from barque.machine.effects import LATER, Aux, SendMsg, Timer
+from barque.machine.effects import LATER, Append, Aux, ModCall, SendMsg, Timer, TryAppend
 from barque.machine.machine import CommandMeta, Machine, MachineVersion, RunMeta, Timeout
 from barque.testing.core.cluster import CLIENT, CoreCluster
 from barque.testing.sim.test_machine import singly
@@ -266,6 +267,105 @@ def test_a_machine_that_fails_stops_its_server(command: str) -> None:
     cluster.command("a", command)
     with pytest.raises(MachineFault, match="index 2"):
         cluster.settle()
+
+
+class Returning(Scripted):
+    """Returns what the test has put there; in `at_tick` from its tick."""
+
+    wanted: Any = None
+    at_tick: Any = ()
+
+    def apply(self, meta: CommandMeta, command: Any, state: list[Any]) -> Any:
+        """As told, for the command "return" and for timers."""
+        if command == "return" or isinstance(command, Timeout):
+            return self.wanted
+        return super().apply(meta, command, state)
+
+    def tick(self, now_ms: int, state: list[Any]) -> Any:
+        """As told."""
+        return self.at_tick
+
+
+@pytest.mark.parametrize(
+    "wanted", ["ab", "abc", [0, 1], (), (0,), (0, 1, None, None), None, 7, {"a": 1, "b": 2}]
+)
+@pytest.mark.parametrize("builtin", [False, True])
+def test_what_is_no_tuple_of_two_or_three_is_no_result(wanted: Any, builtin: bool) -> None:
+    """A string of two letters would become the state and the reply, on all members, in silence."""
+    machine = Returning()
+    machine.wanted = wanted
+    cluster = CoreCluster("a", machine=machine)
+    cluster.elect("a")
+    if builtin:
+        cluster["a"].handle(MachineTimeout("t"))
+    else:
+        cluster.command("a", "return")
+    with pytest.raises(
+        MachineFault, match=r"Returning.apply at index 2.*neither \(state, reply\) nor"
+    ) as fault:
+        cluster.settle()
+    assert fault.value.index == 2
+    server = cluster.server("a")
+    assert (server.last_applied, server.machine_state) == (1, [])
+
+
+SURROGATE = "\ud800"
+NO_ENCODING = [
+    (SendMsg(CLIENT, object()), "SendMsg holds what msgpack cannot encode"),
+    (SendMsg(CLIENT, SURROGATE), "SendMsg holds"),
+    (SendMsg(CLIENT, [2**70]), "SendMsg holds"),
+    (Append(object()), "Append holds"),
+    (TryAppend({"a": object()}), "TryAppend holds"),
+    (ModCall("f", [object()]), "ModCall holds"),
+    (Timer(SURROGATE, after_ms=1), "Timer holds"),
+    (Timer(5, after_ms=1), "the name of a Timer is not a str: 5"),  # type: ignore[arg-type]
+    (["no effect"], "not an effect: str"),
+]
+
+
+@pytest.mark.parametrize(("effect", "text"), NO_ENCODING)
+def test_an_effect_without_an_encoding_is_a_fault_of_the_machine_on_every_member(
+    effect: Any, text: str
+) -> None:
+    """Each member stops at the same entry and names machine, effect and entry, so that it can be skipped."""
+    machine = Returning()
+    machine.wanted = ([], None, [Aux(1), [effect]])
+    cluster = CoreCluster("a", "b", machine=machine)
+    cluster.elect("a")
+    cluster.command("a", "return")
+    text = f"Returning.apply at index 2: {text}"
+    with pytest.raises(MachineFault, match=text) as leaders:
+        cluster.settle()
+    commit = AppendEntriesRpc(Term(1), cluster["a"].id, Index(2), Index(2), Term(1), ())
+    with pytest.raises(MachineFault, match=text) as followers:
+        cluster["b"].handle(commit)
+    assert leaders.value.index == followers.value.index == 2
+    assert [cluster.server(name).last_applied for name in "ab"] == [1, 1]
+
+
+def test_a_callback_that_asks_for_what_is_no_effect_names_itself() -> None:
+    """No entry is to blame for it, and none may be skipped: the error has no index, but says where it was."""
+    machine = Returning()
+    cluster = CoreCluster("a", machine=machine)
+    cluster.elect("a")
+    machine.at_tick = SendMsg(CLIENT, object())
+    with pytest.raises(MachineFault, match=r"Returning\.tick, after index 1: SendMsg holds") as fault:
+        cluster["a"].handle(Tick(1))
+    assert fault.value.index is None
+
+
+def test_a_replay_does_not_look_at_effects_that_nobody_performs() -> None:
+    """Entries that an older release has applied stay applied; what they asked for may be lost anyway."""
+    machine = Returning()
+    machine.wanted = ([], None, SendMsg(CLIENT, 1))
+    cluster = CoreCluster("a", machine=machine)
+    cluster.elect("a")
+    cluster.command("a", "return")
+    cluster.settle()
+    machine.wanted = ([], None, SendMsg(CLIENT, object()))
+    cluster["a"].remember_applied()
+    cluster["a"].restart()
+    assert cluster.server("a").last_applied == 2
 
 
 def test_a_machine_that_fails_on_a_timer_stops_its_server_as_well() -> None:

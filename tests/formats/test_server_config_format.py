@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from barque.errors import ConfigurationError, Damaged
-from barque.log.checked_text import MalformedText
+from barque.log.checked_text import MalformedText, encode_text
 from barque.log.identity import Owner
 from barque.runtime.directory import Directory
 from barque.runtime.server_record import (
@@ -38,11 +38,9 @@ _BODY = (
     b'"initial_uids":{"kv@n1":"KV1","kv@n2":"KV2"},"joined_at":[5,2]}'
 )
 WITHOUT_LIVES = b"barque server, format 3, crc32 fb9afffb\n" + _BODY + b"\n"
-GOLDEN = (
-    b"barque server, format 3, crc32 809c2142\n"
-    + _BODY[:-1]
-    + b',"stopped":false,"keep_data":false,"initial_machine_version":0,"skipped":[]}\n'
-)
+_WITH_LIVES = _BODY[:-1] + b',"stopped":false,"keep_data":false,"initial_machine_version":0,"skipped":[]}\n'
+GOLDEN = b"barque server, format 4, crc32 809c2142\n" + _WITH_LIVES
+FORMAT_3 = b"barque server, format 3, crc32 809c2142\n" + _WITH_LIVES
 FORMAT_2 = b'{"format":2,' + _BODY[1:]
 FORMAT_1 = (
     b'{"format":1,"name":"kv","uid":"KV1","cluster":"kv","machine":"kv","arguments":{"a":1},'
@@ -87,6 +85,30 @@ def test_api7_a_record_without_lives_is_of_a_server_that_runs() -> None:
     assert found.records == {"kv": stopped}
 
 
+@pytest.mark.parametrize(
+    "settled",
+    [{}, {"stopped": True}, {"keep_data": True}, {"initial_machine_version": 2}, {"skipped": (7,)}],
+    ids=str,
+)
+def test_what_an_older_release_would_ignore_has_a_format_that_it_refuses(
+    settled: dict[str, object],
+) -> None:
+    """Releases that write format 3 would start a stopped server. Other records stay as they are."""
+    record = msgspec.structs.replace(RECORD, **settled)
+    assert encode_record(record).startswith(b"barque server, format 4, ")
+    content = encode_text("server", 3, msgspec.json.encode(record) + b"\n")
+    disk = SimDisk(random.Random(0))
+    disk.mkdir("/data/servers/KV1")
+    disk.set_content(PATH, content)
+    disk.set_content("/data/servers/tombstones", encode_tombstones(()))
+    found = directory(disk)
+    found.load()
+    assert found.records == {"kv": record}
+    found.migrate()
+    assert disk.read_file(PATH) == (encode_record(record) if settled else content)
+    assert loaded(FORMAT_3).records == loaded(GOLDEN).records
+
+
 def test_a_record_of_format_1_is_of_the_configured_cluster() -> None:
     """It knows no incarnations; the cluster's id follows from its name, on every node alike."""
     record = loaded(FORMAT_1).records["kv"]
@@ -114,7 +136,7 @@ def test_sec13_a_record_without_a_checksum_is_written_again_with_one(old: bytes)
         again = directory(disk)
         again.load(all_there=False)
         again.migrate()
-        assert disk.read_file(PATH).startswith(b"barque server, format 3")
+        assert disk.read_file(PATH).startswith(b"barque server, format 4")
         last = directory(disk)
         last.load()
         assert last.records == found.records
@@ -137,7 +159,9 @@ def test_sec13_every_byte_of_a_record_counts() -> None:
     [
         b"",
         GOLDEN[:-1],
-        GOLDEN.replace(b"format 3", b"format 4"),
+        GOLDEN.replace(b"format 4", b"format 5"),
+        GOLDEN.replace(b"format 4", b"format 2"),
+        FORMAT_2.replace(b'"format":2', b'"format":3'),
         FORMAT_2.replace(b'"format":2', b'"format":4'),
         encode_record(msgspec.structs.replace(RECORD, uid=Uid("KV9"))),
         encode_record(msgspec.structs.replace(RECORD, cluster_id="")),

@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from barque.core.entries import EntryBatch
-from barque.log import compaction, flush, reconcile, segment_set
+from barque.log import compaction, flush, reconcile, recovery, segment_set
 from barque.log.flush import SegmentLimits
 from barque.log.log import WalLog
 from barque.log.reconcile import Stored, View
@@ -118,7 +118,7 @@ def _without(name: str, real: Callable[..., None]) -> Callable[..., None]:
 
 def names_of_a_kill_believed() -> Any:
     """A start takes segments for durable that a killed process has only renamed."""
-    return patch.object(SegmentSet, "make_names_durable", lambda _self: None)
+    return patch.object(recovery, "_make_names_durable", lambda *_: None)
 
 
 def register_after_log() -> Any:

@@ -11,8 +11,9 @@ from barque.core.messages import LogEvent
 from barque.log.background import Finished, InlineWorker, Job
 from barque.log.disk import OsDisk
 from barque.log.segment_format import SegmentEncoder
+from barque.log.snapshot_config import SnapshotConfig
 from barque.log.snapshot_format import Description, encode_snapshot, ranges_of
-from barque.log.snapshots import SnapshotConfig, SnapshotStore
+from barque.log.snapshots import SnapshotStore
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index, IndexTerm, MemberRecord, ServerId, Term, Uid
 from tests.kit.storage import batch

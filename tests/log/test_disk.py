@@ -439,6 +439,20 @@ def test_both_disks_miss_what_is_not_there(tmp_path: Path) -> None:
                 call(disk, root)
 
 
+def test_many_directories_are_synced_at_once(tmp_path: Path) -> None:
+    """An error of one of them is the error of all, and names it."""
+    for disk, root in _disks(tmp_path):
+        names = [f"{root}/d{i}" for i in range(40)]
+        for name in names:
+            disk.mkdir(name)
+        disk.fsync_dirs(names)
+        disk.fsync_dirs([])
+        with pytest.raises(FileNotFoundError, match="gone"):
+            disk.fsync_dirs([names[0], f"{root}/gone", names[1]])
+        with pytest.raises(FileNotFoundError, match="gone"):
+            disk.fsync_dirs([f"{root}/gone"])
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_directory_is_renamed_for_good_when_its_parent_is_synced(keep: bool) -> None:
     """A crash before that may undo it. What was synced below the new name is there under either name."""

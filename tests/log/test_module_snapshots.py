@@ -14,9 +14,9 @@ from barque.core.log_contract import Accepts, NotReadyError
 from barque.core.messages import AcceptFailed, SnapshotAccepted, SnapshotFailed, SnapshotWritten
 from barque.errors import StorageError
 from barque.log.disk import OsDisk
+from barque.log.snapshot_config import SnapshotConfig
 from barque.log.snapshot_format import snapshot_name
 from barque.log.snapshot_transfer import Incoming
-from barque.log.snapshots import SnapshotConfig
 from barque.machine.snapshot_module import BoundModule
 from barque.types import Index, IndexTerm, Term
 

@@ -15,6 +15,7 @@ from barque.log.lease import Lease, LeaseEndedError
 from barque.log.memtable import Memtable
 from barque.log.segment import (
     OpenSegment,
+    ReadAhead,
     Segment,
     SegmentCache,
     inspect_segment,
@@ -96,6 +97,58 @@ def test_single_entries_are_found_in_a_file_with_gaps(disk: SimDisk) -> None:
         assert [part.first_index for part in opened.batches(index, index)] == [index][: index in there]
     assert [(p.first_index, p.last_index) for p in opened.batches(4, 10)] == [(4, 4), (9, 10)]
     opened.verify()
+
+
+def test_batches_that_follow_one_another_are_read_together(
+    disk: SimDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replay reads a file in few calls, and no further than it was asked; backwards works, too."""
+    written = [batch(index, 1, 2) for index in range(1, 41, 2)]
+    opened = OpenSegment(disk, write(disk, 1, *written))
+    calls: list[tuple[int, int]] = []
+    real = OpenSegment.raw
+
+    def raw(self: OpenSegment, start: int, end: int) -> bytes:
+        calls.append((start, end))
+        return real(self, start, end)
+
+    monkeypatch.setattr(OpenSegment, "raw", raw)
+    ahead = ReadAhead(opened, 20)
+    assert [ahead.batch(number) for number in range(10)] == written[:10]
+    assert calls == [(opened.place(0).offset, opened.place(9).end)]
+    assert [ahead.batch(number) for number in (10, 4)] == [written[10], written[4]]
+    assert len(calls) == 3
+    size = opened.place(3).end - opened.place(0).offset
+    monkeypatch.setattr("barque.log.segment._AHEAD_BYTES", size)
+    ahead = ReadAhead(opened, 40)
+    assert [ahead.batch(number) for number in range(20)] == written
+    assert len(calls) < 3 + 10
+
+
+def test_one_bad_sector_harms_one_batch(disk: SimDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that cannot be read together are read alone; damage is found in the batch that has it."""
+    segment = write(disk, 1, batch(1, 1, 3), batch(4, 2, 3), batch(7, 2, 3))
+    opened = OpenSegment(disk, segment)
+    bad = opened.place(2)
+    real = OpenSegment.raw
+
+    def raw(self: OpenSegment, start: int, end: int) -> bytes:
+        if end > bad.offset:
+            raise OSError(5, "Input/output error")
+        return real(self, start, end)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OpenSegment, "raw", raw)
+        ahead = ReadAhead(opened, 9)
+        assert [ahead.batch(0), ahead.batch(1)] == [batch(1, 1, 3), batch(4, 2, 3)]
+        with pytest.raises(OSError, match="Input/output"):
+            ahead.batch(2)
+    disk.flip(segment.path, opened.place(1).offset + 20)
+    ahead = ReadAhead(opened, 9)
+    assert ahead.batch(0) == batch(1, 1, 3)
+    with pytest.raises(Damaged, match=segment.path):
+        ahead.batch(1)
+    assert ahead.batch(2) == batch(7, 2, 3)
 
 
 @pytest.mark.parametrize("at", ["head", "batch", "index", "tail"])

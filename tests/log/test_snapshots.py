@@ -30,7 +30,8 @@ from barque.errors import Damaged, StorageError
 from barque.log import snapshot_files
 from barque.log.background import InlineWorker, ThreadWorker
 from barque.log.disk import OsDisk
-from barque.log.snapshots import SnapshotConfig, SnapshotStore
+from barque.log.snapshot_config import SnapshotConfig
+from barque.log.snapshots import SnapshotStore
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index
 
@@ -639,3 +640,104 @@ def test_ckpt_03_a_start_thins_checkpoints_that_a_crash_has_left_beyond_the_limi
     node.run()
     assert node.indexes(CHECKPOINT) == [10, 14, 16]
     assert node.store.overview()["checkpoints"] == [10, 14, 16]
+
+
+# --- rot while a server runs ------------------------------------------------------------------
+
+
+def rot(node: Node, index: int) -> None:
+    """Change one byte in the middle of a snapshot."""
+    path = path_of(SNAPSHOT, index)
+    data = bytearray(sim(node).read_file(path))
+    data[len(data) // 2] ^= 1
+    sim(node).set_content(path, bytes(data))
+
+
+LAZY = msgspec.structs.replace(EAGER, min_snapshot_interval=1_000)
+
+
+def test_a_snapshot_that_rots_is_found_when_it_is_doubted_and_the_next_one_is_due_at_once() -> None:
+    """SNAP-10: it is no longer sent; the damage is counted, noted once, and gone with the next snapshot."""
+    node = Node(config=LAZY)
+    node.write(SNAPSHOT, 10)
+    rot(node, 10)
+    assert not node.store.wants(SNAPSHOT, Index(11))
+    node.store.doubt(meta_at(10).position)
+    node.store.open_outgoing().close()  # nothing is known yet
+    node.run()
+    for _ in range(2):
+        node.store.doubt(meta_at(10).position)
+        node.run()
+        assert node.store.counters()["snapshots_damaged"] == 1
+        [note] = node.store.notes
+        assert path_of(SNAPSHOT, 10).removesuffix("/snapshot") in note
+        with pytest.raises(StorageError, match="damaged; the next state that the machine offers"):
+            node.store.open_outgoing()
+    assert not node.store.wants(SNAPSHOT, Index(10))
+    assert node.store.wants(SNAPSHOT, Index(11))
+    node.write(SNAPSHOT, 11)
+    node.store.open_outgoing().close()
+    assert not node.store.wants(SNAPSHOT, Index(12))
+    assert node.indexes(SNAPSHOT) == [11]
+
+
+def test_a_sound_snapshot_that_is_doubted_stays_as_it_is() -> None:
+    """A receiver may refuse it for reasons of its own; nothing is noted, and no other is due."""
+    node = Node(config=LAZY)
+    node.write(SNAPSHOT, 10)
+    for _ in range(2):
+        node.store.doubt(meta_at(10).position)
+        node.run()
+    assert node.store.notes == []
+    assert node.store.counters()["snapshots_damaged"] == 0
+    assert not node.store.wants(SNAPSHOT, Index(11))
+    node.store.open_outgoing().close()
+
+
+def test_a_doubt_about_a_snapshot_that_has_been_replaced_meanwhile_means_nothing() -> None:
+    """The damaged file may be gone before it is read; then a missing file is no damage."""
+    node = Node()
+    node.write(SNAPSHOT, 10)
+    rot(node, 10)
+    assert node.begin(SNAPSHOT, 11)
+    while node.worker.run_step():
+        pass  # the end of this job reaches the loop before that of the check
+    node.store.doubt(meta_at(10).position)
+    node.run()
+    node.store.doubt(meta_at(10).position)
+    node.run()
+    assert node.store.counters()["snapshots_damaged"] == 0
+    node.store.open_outgoing().close()
+
+
+def test_a_snapshot_that_cannot_be_read_for_a_while_is_sent_again_and_replaced_soon() -> None:
+    """An error of the disk may pass: it is no damage. But a new snapshot lies elsewhere."""
+    node = Node(config=LAZY)
+    node.write(SNAPSHOT, 10)
+    node.store.doubt(meta_at(10).position)
+
+    sim(node).fault = lambda _operation, _path: OSError(5, "Input/output error")
+    node.run()
+    sim(node).fault = None
+    assert node.store.counters()["snapshots_damaged"] == 0
+    assert "cannot be read" in node.store.notes[0]
+    node.store.open_outgoing().close()
+    assert node.store.wants(SNAPSHOT, Index(11))
+
+
+def test_a_damaged_snapshot_that_an_operator_restores_is_sent_again() -> None:
+    """Each attempt to send it is a reason to look again."""
+    node = Node(config=LAZY)
+    node.write(SNAPSHOT, 10)
+    whole = sim(node).read_file(path_of(SNAPSHOT, 10))
+    rot(node, 10)
+    node.store.doubt(meta_at(10).position)
+    node.run()
+    sim(node).set_content(path_of(SNAPSHOT, 10), whole)
+    with pytest.raises(StorageError, match="damaged"):
+        node.store.open_outgoing()
+    node.store.doubt(meta_at(10).position)
+    node.run()
+    node.store.open_outgoing().close()
+    assert not node.store.wants(SNAPSHOT, Index(11))
+    assert node.store.counters()["snapshots_damaged"] == 1

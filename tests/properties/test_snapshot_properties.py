@@ -22,8 +22,8 @@ from tests.kit.storage import batch
 from barque.core.log_contract import Log, SnapshotKind
 from barque.core.messages import AcceptFailed, SnapshotAccepted, SnapshotFailed, SnapshotWritten
 from barque.errors import StorageError
+from barque.log.snapshot_config import SnapshotConfig
 from barque.log.snapshot_transfer import OutgoingSnapshot
-from barque.log.snapshots import SnapshotConfig
 from barque.testing.sim.disk import SimDisk
 from barque.types import Index
 

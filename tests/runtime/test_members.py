@@ -23,6 +23,7 @@ from barque.errors import (
     NoQuorum,
     OutcomeUnknown,
     QueryTimeout,
+    Refused,
     UnknownCluster,
     UnknownMember,
 )
@@ -170,6 +171,41 @@ async def test_a_dead_member_is_replaced(tmp_path: Path, target: str | None) -> 
         if target is not None:
             await four.start("n3")
             await gone(four, "n3")
+
+
+async def test_a_replacement_that_cannot_be_added_removes_nothing(tmp_path: Path) -> None:
+    """The old member stays if the new one's node is unknown, has a member, or is out of reach."""
+    async with nodes(tmp_path, 4) as four, four.client("n1", "n2") as client:
+        await client.start_cluster("sum", "adder", nodes=("n1", "n2", "n3"))
+        await four.stop("n4")
+        before = await listed(client)
+        with pytest.raises(ConfigurationError, match=r"n9.*n1, n2"):
+            await client.replace_member("sum", "n3", node="n9")
+        with pytest.raises(AlreadyMember, match="sum@n2"):
+            await client.replace_member("sum", "n3", node="n2")
+
+        with pytest.raises(Refused, match=r"n4 is out of reach.*sum@n3 stays"):
+            await client.replace_member("sum", "n3", node="n4", timeout_s=0.5)
+        assert await listed(client) == before
+
+
+async def test_a_replacement_that_ends_in_the_middle_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The removal stands; the error says so, and names the verb that adds the new member."""
+
+    async def start(*_: Any) -> None:
+        raise Refused("a test")
+
+    async with nodes(tmp_path) as three, three.client() as client:
+        await client.start_cluster("sum", "adder")
+        with monkeypatch.context() as patched:
+            patched.setattr(MemberAdmin, "_start", start)
+            with pytest.raises(Refused, match=r"sum@n3 was removed.*a test.*`barque member add sum n3`"):
+                await client.replace_member("sum", "n3")
+        assert await listed(client) == {"n1": "voter", "n2": "voter"}
+        await client.add_member("sum", "n3")
+        assert await listed(client) == dict.fromkeys(("n1", "n2", "n3"), "voter")
 
 
 async def test_what_cannot_be_done_is_refused_with_its_reason(tmp_path: Path) -> None:

@@ -169,6 +169,8 @@ async def test_a_mailbox_holds_so_many_messages(tmp_path: Path, monkeypatch: pyt
             await client.process_command("hub", ["tell", array(boxed.pid), number])
         assert [await boxed.receive() for _ in range(2)] == [("hub", 0), ("hub", 1)]
         assert node.processes.dropped_messages == 2
+        async with some.client() as client:
+            assert (await client.node_overview()).processes["dropped_messages"] == 2
 
 
 @pytest.mark.parametrize(

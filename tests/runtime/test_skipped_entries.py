@@ -78,6 +78,39 @@ async def test_life1_a_member_that_does_not_answer_has_not_agreed(tmp_path: Path
         assert await until(lambda: client.process_command("sum", 2), "a leader") == 2
 
 
+class Telling(Adder):
+    """An adder that tells its caller what nobody can be told."""
+
+    def apply(self, meta: CommandMeta, command: Any, state: int) -> Any:
+        """Ask for a message without an encoding."""
+        if command == "boom":
+            return state, None, [barque.SendMsg(meta.origin, object())]
+        return super().apply(meta, command, state)
+
+
+async def test_life1_an_effect_without_an_encoding_is_named_and_its_entry_can_be_left_out(
+    tmp_path: Path,
+) -> None:
+    """Every member stops at the entry, not only the leader: so none has applied it, and all may skip it."""
+    some = Nodes(tmp_path, 3)
+    for name in ("n1", "n2", "n3"):
+        await some.start(name, machines={"adder": Telling()})
+    try:
+        async with some.client("n1") as client:
+            await client.start_cluster("sum", "adder")
+            assert await client.process_command("sum", 1) == 1
+            index = await stuck(some, client)
+            status = await client.status()
+            failures = [m.failure for c in status.clusters for m in c.members if m.failure]
+            assert len(failures) >= 2
+            for failure in failures:
+                assert f"MachineFault: Telling.apply at index {index}: SendMsg holds" in failure
+            await client.skip_entry("sum", index)
+            assert await until(lambda: client.process_command("sum", 2), "a leader") == 3
+    finally:
+        await some.stop()
+
+
 class Mild(Adder):
     """An adder that does not raise."""
 

@@ -12,7 +12,8 @@ from tests.nodes import Nodes, until
 
 import barque
 from barque.core.messages import InstallSnapshotRpc
-from barque.core.state import PeerStatus, Server
+from barque.core.state import PeerStatus, RaftState, Server
+from barque.log.snapshots import SnapshotStore
 from barque.machine.effects import Checkpoint, ReleaseCursor
 from barque.machine.machine import Builtin
 from barque.testing.checkers.probes import watched
@@ -323,6 +324,34 @@ async def test_a_damaged_snapshot_is_never_loaded(tmp_path: Path, damage: str) -
             path.unlink()
         await some.begin("n1")  # the entries are in the log files still
         await some.equal()
+
+
+async def test_a_snapshot_that_rots_while_its_leader_runs_is_replaced(tmp_path: Path) -> None:
+    """The receiver refuses it; the leader looks, says so in `status`, and sends the machine's next state."""
+    async with shelves(tmp_path) as some:
+        (first,) = await some.put("a")
+        await some.equal()
+        await some.stop("n3")
+        await some.forget(first + 2)
+        leader = next(n for n in ("n1", "n2") if some.server(n).raft_state is RaftState.LEADER)
+        [path] = (tmp_path / leader).glob("servers/*/snapshots/*/snapshot")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        await some.begin("n3")
+
+        async def noticed() -> bool:
+            snapshots = some.server(leader).log.snapshots
+            return isinstance(snapshots, SnapshotStore) and snapshots.counters()["snapshots_damaged"] == 1
+
+        await until(noticed, "the leader to notice the damage")
+        assert not some.machines["n3"].installed
+        status = await some.at.node_overview(leader)
+        assert any("damaged since it was written" in note for note in status.storage["recovery_notes"])
+        await some.put("snap")
+        await some.equal()
+        assert some.machines["n3"].installed
+        assert not path.exists()
 
 
 async def test_memory_and_disk_level_off(tmp_path: Path) -> None:

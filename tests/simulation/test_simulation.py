@@ -12,6 +12,8 @@ import pytest
 from tests.kit.mutants import planted
 
 from barque.config import LogConfig, SnapshotsConfig
+from barque.log.snapshot_check import SnapshotCheck
+from barque.log.snapshot_files import Kept
 from barque.testing.faults.clusters import ClusterNemesis
 from barque.testing.sim.simulator import Simulation, simulate
 from barque.testing.sim.swarm import Scenario
@@ -103,6 +105,37 @@ def test_rot_is_found_or_means_nothing() -> None:
         counts.update(simulation.transcript.counts)
     assert counts["bit rot refused"] > 10
     assert counts["servers stopped by bit rot"] > 2
+
+
+def test_a_snapshot_that_rots_while_its_node_runs_is_found_and_never_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A receiver refuses it, its node notices, and members that lag get the next one (G7)."""
+    found: list[str] = []
+    end = SnapshotCheck.end
+
+    def watched(self: SnapshotCheck, kept: Kept, error: Exception | None) -> str | None:
+        told = end(self, kept, error)
+        found.extend([] if told is None else [told])
+        return told
+
+    monkeypatch.setattr(SnapshotCheck, "end", watched)
+    seed = 0
+    while not found and seed < 20:  # a member must need the snapshot while it is rotten: in one run of three
+        seed += 1
+        scenario = Scenario(
+            duration_s=5.0,
+            faults=("snapshot_rot", "partition"),
+            think_s=0.01,
+            pace_s=0.2,
+            fault_s=1.0,
+            log=LogConfig(writer="inline", prefill=False, wal_max_size_bytes=4_096),
+            snapshot_every=8,
+            snapshots=SnapshotsConfig(min_interval=8, interval_bytes=100),
+        )
+        report = Simulation(seed, scenario).run()
+        assert report.violation is None, str(report)
+    assert found
 
 
 def test_nodes_that_are_stopped_leave_nothing_behind() -> None:

@@ -212,7 +212,7 @@ class DevCluster:
             else:
                 reports.append(answer)
         missing.update({node.name: "" for node in nodes if node not in living})
-        merged = merge_reports(reports, missing)
+        merged = await merge_reports(reports, missing)
         for row in merged["nodes"]:
             if row["name"] in missing:
                 node = self.state.node(row["name"])

@@ -118,6 +118,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     other_machine_code: Mapping[str, tuple[str, ...]] = {}
     """The machines for which other nodes have other code under the same version, by node."""
     transport: Mapping[str, int] = {}
+    processes: Mapping[str, int] = {}
+    """How many are `alive` there, and `dropped_messages`: the receivers were gone, or too slow."""
 
 
 class ServerOverview(msgspec.Struct, frozen=True, kw_only=True):

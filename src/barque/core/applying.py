@@ -6,6 +6,7 @@ follower's machine asks for is returned as well; the performer does it only on a
 
 from collections.abc import Callable
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, assert_never, get_args
 
 import msgspec
@@ -26,13 +27,32 @@ from barque.core.roles import LeaderRole
 from barque.core.state import RaftState, Server
 from barque.core.user_commands import decode_commands, take_decoded
 from barque.errors import MachineFault
-from barque.machine.effects import LATER, Checkpoint, MachineEffect, ReleaseCursor
+from barque.machine.effects import (
+    LATER,
+    Append,
+    Checkpoint,
+    MachineEffect,
+    ModCall,
+    ReleaseCursor,
+    SendMsg,
+    Timer,
+    TryAppend,
+)
 from barque.machine.machine import ApplyMany, Builtin, CommandMeta, MachineVersion, RunMeta
 from barque.types import NOBODY, Index, ReplyMode
 
 RUN_COMMANDS_MAX = 512
 """The longest run for `Machine.apply_many`. What a run leaves over is copied for the next one."""
-_MACHINE_EFFECTS = get_args(MachineEffect)
+_MACHINE_EFFECTS = frozenset(get_args(MachineEffect))
+_LEAVES: dict[type, Callable[[Any], Any]] = {
+    SendMsg: attrgetter("message"),
+    Append: attrgetter("command"),
+    TryAppend: attrgetter("command"),
+    ModCall: attrgetter("arguments"),
+    Timer: attrgetter("name"),
+}
+"""What of an effect leaves the machine as bytes. The leader encodes it; all members must know that it can."""
+
 _encode = msgspec.msgpack.encode
 _decode_version = msgspec.msgpack.Decoder(int).decode
 _decode_builtin: Callable[[bytes], Builtin] = msgspec.msgpack.Decoder(Builtin).decode
@@ -89,14 +109,14 @@ def _apply_batch(server: Server, batch: EntryBatch, effects: list[Effect]) -> bo
         case EntryKind.CLUSTER_DELETE:
             # The machine's last word (CORE-11). Nothing is applied after it.
             server.deleted = True
-            _take_effects(
-                server, batch.last_index, server.machine.state_enter("eol", server.machine_state), effects
-            )
+            last_word = server.machine.state_enter("eol", server.machine_state)
+            effects += take_callback_effects(server, last_word, "state_enter")
             _answer_ok(server, head, effects)
         case _:
             assert_never(head.kind)
     server.last_applied = batch.last_index
-    server.commit_latency_ms = max(0, server.environment.now_ms() - batch.timestamp_ms)
+    if server.raft_state is not RaftState.RECOVER:  # a replay has no latency
+        server.commit_latency_ms = max(0, server.environment.now_ms() - batch.timestamp_ms)
     return True
 
 
@@ -139,18 +159,19 @@ def _apply_user(server: Server, batch: EntryBatch, head: BodyHead, effects: list
     try:
         for command in commands:
             meta = CommandMeta(index, term, version, time_ms, origin, mode, index + ahead)
-            result = machine_apply(meta, command, state)
+            result: Any = machine_apply(meta, command, state)
+            size = len(result) if isinstance(result, tuple) else 0
+            if size == 3:
+                _take_effects(server, index, result[2], effects)
+            elif size != 2:
+                raise _no_result(result)
             state = result[0]
             if result[1] is LATER:
                 later.append(index - batch.first_index)
             replies.append(result[1])
-            if len(result) == 3:
-                _take_effects(server, index, result[2], effects)
             index = Index(index + 1)
     except Exception as error:
-        raise MachineFault(
-            f"{type(server.machine).__name__}.apply raised at index {index}: {error!r}", index
-        ) from error
+        raise _fault(server, index, error) from error
     server.machine_state = state
     if mode in (ReplyMode.AWAIT_CONSENSUS, ReplyMode.NOTIFY) and server.raft_state is RaftState.LEADER:
         if later:
@@ -241,16 +262,30 @@ def _apply_builtin(server: Server, batch: EntryBatch, command: Builtin, effects:
         ReplyMode.NOREPLY,
     )
     try:
-        result = server.machine.apply(meta, command, server.machine_state)
+        result: Any = server.machine.apply(meta, command, server.machine_state)
+        size = len(result) if isinstance(result, tuple) else 0
+        if size == 3:
+            _take_effects(server, batch.first_index, result[2], effects)
+        elif size != 2:
+            raise _no_result(result)
     except Exception as error:
-        raise MachineFault(
-            f"{type(server.machine).__name__}.apply raised on {command!r}, "
-            f"index {batch.first_index}: {error!r}",
-            batch.first_index,
-        ) from error
+        raise _fault(server, batch.first_index, error, f" on {command!r}") from error
     server.machine_state = result[0]
-    if len(result) == 3:
-        _take_effects(server, batch.first_index, result[2], effects)
+
+
+def _no_result(result: Any) -> MachineFault:
+    """Say what `apply` has returned: a string of two letters is no state and reply."""
+    kind = type(result).__name__
+    shown = f"a tuple of {len(result)}" if isinstance(result, tuple) else f"a {kind}"
+    return MachineFault(f"returned {shown}, neither (state, reply) nor (state, reply, effects)")
+
+
+def _fault(server: Server, index: Index, error: Exception, on: str = "") -> MachineFault:
+    """A failure of the machine's `apply`, with the names that an operator needs: machine and entry."""
+    machine = type(server.machine).__name__
+    if isinstance(error, MachineFault):
+        return MachineFault(f"{machine}.apply at index {index}{on}: {error}", index)
+    return MachineFault(f"{machine}.apply raised at index {index}{on}: {error!r}", index)
 
 
 def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list[Effect]) -> bool:
@@ -274,17 +309,33 @@ def _apply_noop(server: Server, batch: EntryBatch, head: BodyHead, effects: list
 def _take_effects(server: Server, applied: Index, wanted: Any, effects: list[Effect]) -> None:
     """Append machine effects, single or in nested lists (EFF-31), in the machine's order.
 
-    `applied` is the entry after which the machine asks: a state that is to be kept is captured now.
+    `applied` is the entry after which the machine asks: a state that is to be kept is captured now. Raises
+    `MachineFault`, on every member alike, for what is no effect, and for what no leader could perform.
     """
-    if isinstance(wanted, (ReleaseCursor, Checkpoint)):
+    kind = type(wanted)
+    if kind is ReleaseCursor or kind is Checkpoint:
         effects.append(capture_effect(server, wanted, applied))
-    elif isinstance(wanted, _MACHINE_EFFECTS):
+    elif kind in _MACHINE_EFFECTS:
+        # A replay at the start performs nothing, so it need not look again.
+        if kind in _LEAVES and server.raft_state is not RaftState.RECOVER:
+            _check_encoding(wanted, _LEAVES[kind](wanted))
         effects.append(wanted)
     elif isinstance(wanted, (list, tuple)):
         for effect in wanted:
             _take_effects(server, applied, effect, effects)
     elif wanted is not None:
-        raise MachineFault(f"not an effect: {type(wanted).__name__}; see barque.machine.effects")
+        raise MachineFault(f"not an effect: {kind.__name__}; see barque.machine.effects")
+
+
+def _check_encoding(effect: Any, value: Any) -> None:
+    """Raise `MachineFault` if what an effect sends or commits has no encoding."""
+    if type(effect) is Timer and not isinstance(value, str):
+        raise MachineFault(f"the name of a Timer is not a str: {value!r}")
+    try:
+        _encode(value)
+    except Exception as error:  # TypeError, ValueError, OverflowError, RecursionError; or a type's own
+        name = type(effect).__name__
+        raise MachineFault(f"{name} holds what msgpack cannot encode: {error!r}") from error
 
 
 def persist_last_applied(server: Server) -> Index | None:
@@ -308,10 +359,14 @@ def decode_entries(server: Server, batch: EntryBatch) -> list[Any]:
     return [c for offset, c in enumerate(commands) if not errors or offset not in errors]
 
 
-def take_callback_effects(server: Server, wanted: Any) -> list[Effect]:
-    """Check and flatten the effects that a machine's `state_enter` or `tick` returned."""
+def take_callback_effects(server: Server, wanted: Any, callback: str) -> list[Effect]:
+    """Check and flatten the effects that a machine's `state_enter`, `tick` or other callback returned."""
     effects: list[Effect] = []
-    _take_effects(server, server.last_applied, wanted, effects)
+    try:
+        _take_effects(server, server.last_applied, wanted, effects)
+    except MachineFault as error:  # no entry is to blame: `index` stays None
+        where = f"{type(server.machine).__name__}.{callback}, after index {server.last_applied}"
+        raise MachineFault(f"{where}: {error}") from error
     return effects
 
 

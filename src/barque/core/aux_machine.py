@@ -86,7 +86,7 @@ def run_aux(server: Server, kind: AuxKind, command: Any) -> tuple[Any, list[Effe
         str(server.raft_state), kind, command, server.aux_state, MemberView(server)
     )
     server.aux_state = result.aux
-    return result.reply, take_callback_effects(server, result.effects)
+    return result.reply, take_callback_effects(server, result.effects, "handle_aux")
 
 
 def run_aux_call(server: Server, command: AuxCommand) -> list[Effect]:

@@ -69,7 +69,7 @@ def _on_tick(server: Server, tick: m.Tick) -> list[Effect]:
         effects.append(TendSnapshots())
     effects += promotions_due(server)
     effects += name_members(server)
-    effects += take_callback_effects(server, server.machine.tick(tick.now_ms, server.machine_state))
+    effects += take_callback_effects(server, server.machine.tick(tick.now_ms, server.machine_state), "tick")
     effects += cast_aux(server, "tick")
     return leave_if_removed(server, effects)
 

@@ -174,6 +174,13 @@ class Snapshots(Protocol):
         `module` is the machine's. `ready` is called on the loop when a piece is there that was not.
         """
 
+    def doubt(self, position: IndexTerm) -> None:
+        """Look, outside the loop, whether the snapshot at this position is still what was written.
+
+        If it is damaged, `open_outgoing` raises `StorageError` until a newer one is there, and that is due at
+        once. Nothing happens if it is no longer the current one.
+        """
+
     # --- receiving -----------------------------------------------------------------------
 
     def begin_accept(self, meta: SnapshotMeta) -> None:
@@ -277,6 +284,9 @@ class Log(Protocol):
 
     def overview(self) -> dict[str, Any]:
         """Facts for people: ranges, sizes, positions."""
+
+    def counters(self) -> dict[str, int]:
+        """What it has counted. Cheap: monitoring asks for thousands of logs."""
 
 
 def read_batches(log: Log, first: Index, last: Index) -> Iterator[EntryBatch]:

@@ -174,7 +174,7 @@ def _install(server: Server, role: ReceivingRole) -> list[Effect]:
     server.log.install(position)
     server.begin_from(meta)
     wanted = server.machine.snapshot_installed(position, server.machine_state, old, old_state)
-    return take_callback_effects(server, wanted)
+    return take_callback_effects(server, wanted, "snapshot_installed")
 
 
 def abort_receive(server: Server) -> list[Effect]:

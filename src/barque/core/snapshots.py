@@ -24,7 +24,7 @@ from barque.core.packing import Packing, pack
 from barque.core.replication import make_rpc, pipelined_rpcs
 from barque.core.state import PeerStatus, Server
 from barque.machine.effects import Checkpoint, ReleaseCursor
-from barque.types import Index, ServerId, Term
+from barque.types import Index, IndexTerm, ServerId, Term
 
 _BACKOFF_MAX_MS = 60_000
 _LIVE_ENTRIES = 16
@@ -181,7 +181,7 @@ class SnapshotSender:
 
         Raises `StorageError` if the receiver cannot use this snapshot, or if it cannot be read.
         """
-        if self.rpc is None or answer.position != self._outgoing.meta.position:
+        if self.rpc is None or answer.position != self.position:
             return False
         sent = self.rpc.chunk
         if answer.chunk != sent:
@@ -214,6 +214,11 @@ class SnapshotSender:
         with contextlib.suppress(NotReadyError):
             self.rpc = self._piece(self._next)
         return self.rpc is not None
+
+    @property
+    def position(self) -> IndexTerm:
+        """Of the snapshot that is being sent."""
+        return self._outgoing.meta.position
 
     def close(self) -> None:
         """The transfer is over."""

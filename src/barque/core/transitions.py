@@ -278,5 +278,5 @@ def handle_state_enter(server: Server, old: RaftState) -> list[Effect]:
 def _machine_enters(server: Server) -> list[Effect]:
     """What the machine asks for as its server enters a state (MAC-05)."""
     return take_callback_effects(
-        server, server.machine.state_enter(str(server.raft_state), server.machine_state)
+        server, server.machine.state_enter(str(server.raft_state), server.machine_state), "state_enter"
     )

@@ -18,14 +18,15 @@ def encode_text(kind: str, version: int, body: bytes) -> bytes:
     return b"barque %s, format %d, crc32 %08x\n" % (kind.encode(), version, zlib.crc32(body)) + body
 
 
-def decode_text(data: bytes, kind: str, version: int) -> bytes:
-    """The body. Raises `MalformedText`: a part of a file is never believed."""
+def decode_text(data: bytes, kind: str, version: int, *older: int) -> bytes:
+    """The body, of one of these versions. Raises `MalformedText`: a part of a file is never believed."""
     found = _HEAD.match(data)
     if found is None or found[1] != kind.encode():
         raise MalformedText(f"it does not begin with 'barque {kind}, format {version}'")
-    if int(found[2]) != version:
-        raise MalformedText(f"format {int(found[2])} is not known here; use the release that wrote it")
+    written = int(found[2])
+    if written not in (version, *older):
+        raise MalformedText(f"format {written} is not known here; use the release that wrote it")
     body = data[found.end() :]
-    if encode_text(kind, version, body) != data:
+    if encode_text(kind, written, body) != data:
         raise MalformedText("its checksum is wrong")
     return body

@@ -10,6 +10,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from barque.errors import StorageError
@@ -27,6 +28,8 @@ _REFUSED = frozenset((errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP,
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
+_SYNCS_MAX = 16
+"""How many directories are synced at the same time."""
 _NO_DIRECTORY_SYNC = (
     "this file system cannot sync directories, so that files could be gone after a loss of power; keep the "
     "data directory on ext4, XFS or Btrfs"
@@ -116,6 +119,9 @@ class Disk(Protocol):
     def fsync_dir(self, path: str) -> None:
         """Make the names in a directory durable."""
 
+    def fsync_dirs(self, paths: Sequence[str]) -> None:
+        """The same for many directories, in any order. Raises the `OSError` of one of them."""
+
     def salt(self) -> int:
         """32 unpredictable bits, to tell this file's records from copies of them in user data."""
 
@@ -147,7 +153,7 @@ class OsFile:
 
     def pread(self, length: int, offset: int) -> bytes:
         """At most `length` bytes at `offset`; fewer only at the end of the file."""
-        with self._named():
+        try:
             data = os.pread(self._fd, length, offset)
             if len(data) == length or not data:
                 return data
@@ -157,6 +163,9 @@ class OsFile:
                 parts.append(data)
                 got += len(data)
             return b"".join(parts)
+        except OSError as error:  # as `_named`, which would cost more than the call
+            error.filename = self._path
+            raise
 
     def pwritev(self, buffers: Sequence[bytes], offset: int, sync: bool) -> None:
         """One system call where possible; then the sync is part of it (`RWF_DSYNC`).
@@ -373,6 +382,20 @@ class OsDisk:
             raise
         finally:
             os.close(fd)
+
+    def fsync_dirs(self, paths: Sequence[str]) -> None:
+        """The same for many directories, side by side: file systems write what waits together at once.
+
+        A thousand directories took 3 s one after the other, and 0.1 s so (ext4).
+        """
+        if len(paths) < 2:
+            for path in paths:
+                self.fsync_dir(path)
+            return
+        with ThreadPoolExecutor(min(len(paths), _SYNCS_MAX)) as pool:
+            done = [pool.submit(self.fsync_dir, path) for path in paths]
+        for one in done:
+            one.result()
 
     def salt(self) -> int:
         """32 bits from the system's source of randomness."""

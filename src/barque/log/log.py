@@ -424,7 +424,7 @@ class WalLog:
         }
 
     def counters(self) -> dict[str, int]:
-        """What this log has done, by Ra's names (CNT-01, CNT-02).
+        """See `Log.counters`: by Ra's names (CNT-01, CNT-02).
 
         Gauges: `open_segments`, and where the log stands (CNT-05): `num_segments`, `checkpoint_index`.
         """

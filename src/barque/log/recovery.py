@@ -6,6 +6,7 @@ rules of `reconcile`. It changes nothing but what a crash has left over; what it
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from barque.errors import Damaged
 from barque.log.disk import Disk, join
@@ -53,6 +54,16 @@ class RecoveredLogs:
     logs: dict[Uid, RecoveredLog] = field(default_factory=dict)
 
 
+class _Begun(NamedTuple):
+    """What one server's files say, before they are joined."""
+
+    uid: Uid
+    snapshots: SnapshotStore
+    segments: SegmentSet
+    view: Memtable | None
+    state: SnapshotState
+
+
 def state_of(store: SnapshotStore) -> SnapshotState:
     """What the newest snapshot stands for and needs, and which entries behind an older one are sent for."""
     current = store.current()
@@ -74,6 +85,7 @@ def recover_logs(
     """Read everything. Raises `Damaged` where starting would lose data; `OSError` when the disk fails."""
     wal = recover_wal(disk, join(data_dir, WAL), meta.tombstones if meta else (), progress)
     found = RecoveredLogs(wal)
+    begun: list[_Begun] = []
     uids = {*wal.views, *(meta.uids() if meta else ()), *_with_segments(disk, data_dir)}
     for uid in sorted(uids):
         if meta is not None and meta.is_deleted(uid):
@@ -84,6 +96,9 @@ def recover_logs(
         view, state, live_file = wal.views.get(uid), state_of(snapshots), snapshots.live_file()
         if live_file is not None:
             _settle(disk, segments, view, state, live_file)
+        begun.append(_Begun(uid, snapshots, segments, view, state))
+    _make_names_durable(disk, begun)
+    for uid, snapshots, segments, view, state in begun:
         try:
             memtable = join_log(segments, view, state)
             _check_end(uid, memtable, snapshots)
@@ -93,6 +108,15 @@ def recover_logs(
             raise Damaged(f"{'; '.join(snapshots.notes)}. Without it: {error}") from error
         found.logs[uid] = RecoveredLog(snapshots, segments, memtable)
     return found
+
+
+def _make_names_durable(disk: Disk, logs: list["_Begun"]) -> None:
+    """A flush may have been cut before its names were durable.
+
+    The write-ahead log still has its entries then, and must not let go of them for files that a loss of power
+    takes away. All directories at once: most of a start of many servers would be spent waiting for them.
+    """
+    disk.fsync_dirs([log.segments.directory for log in logs if log.view is not None and log.segments.parts])
 
 
 def _check_end(uid: Uid, log: Memtable, snapshots: SnapshotStore) -> None:
@@ -152,10 +176,6 @@ def join_log(segments: SegmentSet, view: Memtable | None, snapshot: SnapshotStat
         term_at=segments.stored_term,
     )
     seen = None if view is None else View(view.base(), view.last(), view.fetch_term)
-    if seen is not None and stored.ranges:
-        # A flush may have been cut before its names were durable. The write-ahead log still has its entries
-        # then, and must not let go of them for files that a loss of power takes away.
-        segments.make_names_durable()
     joined = reconcile(stored, seen, snapshot.position, snapshot.needs)
     if isinstance(joined, Missing):
         raise Damaged(

@@ -33,6 +33,8 @@ OPEN_FILES_MAX = 32
 """The most segment files that are kept open, for all servers of a data directory."""
 
 _STEP_BYTES = 1 << 20
+_AHEAD_BYTES = 128 * 1024
+"""How much is read at once where batches follow one another. A call costs as much as 10 KiB."""
 _FILE_NAME = re.compile(r"(\d{17})\.segment", re.ASCII)
 
 
@@ -160,9 +162,18 @@ class OpenSegment:
     def batch(self, number: int) -> EntryBatch:
         """Read batch `number`."""
         place = self.place(number)
-        data = self._file.pread(place.end - place.offset, place.offset)
-        with self._checked():
-            return segment_format.decode_record(data, place)
+        return self.decode(self.raw(place.offset, place.end), place)
+
+    def raw(self, start: int, end: int) -> bytes:
+        """The bytes of the file from `start` to `end`, as far as there are some."""
+        return self._file.pread(end - start, start)
+
+    def decode(self, record: bytes, place: BatchPlace) -> EntryBatch:
+        """The batch that these bytes are."""
+        try:
+            return segment_format.decode_record(record, place)
+        except MalformedSegment as error:  # as `_checked`, which would cost more than the decoding
+            raise damaged(self.segment.path, self.segment.uid, error) from error
 
     def batches(self, first: int, last: int) -> Iterator[EntryBatch]:
         """The batches that hold entries from `first` to `last`, cut to this range, one read for each."""
@@ -172,9 +183,12 @@ class OpenSegment:
         """The same, with `read` to read a batch by its number."""
         for number in range(self.find(first), self.segment.tail.batches):
             batch = read(number)
-            if batch.first_index > last:
+            begins, ends = batch.first_index, batch.last_index
+            if begins > last:
                 return
-            yield batch.cut(max(first, batch.first_index), min(last, batch.last_index))
+            if begins < first or ends > last:
+                batch = batch.cut(max(first, begins), min(last, ends))
+            yield batch
 
     def verify(self) -> None:
         """Read everything, and check it. Raises `Damaged`."""
@@ -189,6 +203,44 @@ class OpenSegment:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class ReadAhead:
+    """Reads the batches of one file in their order, many with each call of the system.
+
+    It reads no further than the batch that holds entry `last`. Where the disk cannot read many together, it
+    reads the one that is wanted: one bad sector harms one batch.
+    """
+
+    __slots__ = ("_data", "_last", "_limit", "_offset", "_opened")
+
+    def __init__(self, opened: OpenSegment, last: int) -> None:
+        self._opened = opened
+        self._last = last
+        self._limit = 0  # where the batch of `last` ends; 0: nothing was read yet
+        self._offset = 0
+        self._data = b""
+
+    def batch(self, number: int) -> EntryBatch:
+        """Read batch `number`."""
+        place = self._opened.place(number)
+        start, end = place.offset - self._offset, place.end - self._offset
+        if start < 0 or end > len(self._data):
+            self._fill(place)
+            start, end = 0, place.end - place.offset
+        return self._opened.decode(self._data[start:end], place)
+
+    def _fill(self, place: BatchPlace) -> None:
+        opened = self._opened
+        if not self._limit:
+            last = min(opened.find(self._last), opened.segment.tail.batches - 1)
+            self._limit = opened.place(last).end
+        self._offset = place.offset
+        end = max(place.end, min(place.offset + _AHEAD_BYTES, self._limit))
+        try:
+            self._data = opened.raw(place.offset, end)
+        except OSError:
+            self._data = opened.raw(place.offset, place.end)
 
 
 class SegmentCache:

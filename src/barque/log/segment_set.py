@@ -22,6 +22,7 @@ from barque.log.disk import TEMPORARY, Disk, join
 from barque.log.holds import Holds
 from barque.log.lease import Lease
 from barque.log.segment import (
+    ReadAhead,
     Segment,
     SegmentCache,
     inspect_segment,
@@ -194,10 +195,6 @@ class SegmentSet:
             lowest = min(lowest, part.first)
         self._changed()
 
-    def make_names_durable(self) -> None:
-        """Sync the directory. Raises `OSError`."""
-        self._disk.fsync_dir(self.directory)
-
     def take_number(self) -> int:
         """The number of a new file: it is never used again in this life."""
         number = self._next_number
@@ -259,8 +256,9 @@ class SegmentSet:
             if part.first > last:
                 return
             opened = self._cache.open(part.segment)
-            read = partial(self._cache.batches.read, part.segment, load=opened.batch)
             with reading(part.segment):
+                ahead = ReadAhead(opened, min(last, part.last))
+                read = partial(self._cache.batches.read, part.segment, load=ahead.batch)
                 yield from opened.batches_by(read, first, min(last, part.last))
 
     def read_entry(self, index: Index) -> EntryBatch | None:

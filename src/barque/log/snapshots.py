@@ -14,7 +14,8 @@ orderly stop may write one more, the *recovery checkpoint*.
   snapshot is for the log to say. A file of a later release stops the start.
 - *Failures* change nothing: the directory is removed, the core hears of it, and after a while the machine
   asks again. The log keeps its entries meanwhile.
-- *Sending* and *receiving* are in `snapshot_transfer`.
+- *Sending* and *receiving* are in `snapshot_transfer`; a snapshot that could not be sent is looked at again
+  (`snapshot_check`).
 """
 
 import contextlib
@@ -35,6 +36,8 @@ from barque.log.disk import Disk, join
 from barque.log.lease import Lease
 from barque.log.module_files import compatible, state_path
 from barque.log.module_transfer import OutgoingModule
+from barque.log.snapshot_check import SnapshotCheck, check_job
+from barque.log.snapshot_config import SnapshotConfig
 from barque.log.snapshot_files import FOLDERS, Kept
 from barque.log.snapshot_format import (
     LaterFormat,
@@ -49,25 +52,7 @@ from barque.types import Index, IndexTerm, Uid
 
 logger = logging.getLogger("barque.storage")
 
-_ENTRY_BYTES = 1024
-"""The work that an entry saves is counted as that of so many bytes of a snapshot."""
-
 _SNAPSHOT, _CHECKPOINT, _RECOVERY = SnapshotKind.SNAPSHOT, SnapshotKind.CHECKPOINT, SnapshotKind.RECOVERY
-
-
-class SnapshotConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """When snapshots are due, in entries and bytes of the log; 0 recovery interval: never.
-
-    A snapshot is due after `min_snapshot_interval` entries or `snapshot_bytes` of them, and not before the
-    log has grown about as much as the last snapshot was large: a large state is not written for few entries.
-    """
-
-    min_snapshot_interval: int = 4096
-    snapshot_bytes: int = 64 * 1024 * 1024
-    min_checkpoint_interval: int = 16_384
-    max_checkpoints: int = 10
-    min_recovery_checkpoint_interval: int = 0
-    chunk_bytes: int = 1_000_000
 
 
 class Survivors(Protocol):
@@ -131,6 +116,7 @@ class SnapshotStore:
         self._written = dict.fromkeys(SnapshotKind, 0)
         self._bytes_written = dict.fromkeys(SnapshotKind, 0)
         self._promoted = self._installed = 0
+        self._check = SnapshotCheck()
         self._incoming: Incoming | None = None
         self._discarded = 0
         self._closed = False
@@ -289,6 +275,7 @@ class SnapshotStore:
             "checkpoint_bytes_written": self._bytes_written[_CHECKPOINT],
             "checkpoints_promoted": self._promoted,
             "checkpoint_index": self._checkpoints[-1].index if self._checkpoints else 0,
+            "snapshots_damaged": self._check.damaged_count,
         }
 
     # --- making --------------------------------------------------------------------------
@@ -310,13 +297,10 @@ class SnapshotStore:
         return 0 < interval <= index - newest
 
     def _is_due(self, entries: int) -> bool:
+        if self._check.replace_soon(self._current):
+            return entries > 0
         grown = self._bytes_appended() - self._bytes_at_snapshot
-        if entries <= 0 or (
-            entries < self._config.min_snapshot_interval and grown < self._config.snapshot_bytes
-        ):
-            return False
-        size = self._current.size if self._current is not None else 0
-        return max(entries * _ENTRY_BYTES, grown) >= size
+        return self._config.is_due(entries, grown, self._current.size if self._current is not None else 0)
 
     def _bytes_appended(self) -> int:
         return self._log.bytes_appended() if self._log is not None else 0
@@ -469,6 +453,7 @@ class SnapshotStore:
         """See `Snapshots.open_outgoing`. Raises `StorageError`."""
         assert self._current is not None
         assert self._log is not None
+        self._check.refuse_damaged(self._current)
         kept, size, read = self._current, self._config.chunk_bytes, self._log.read_sparse
         outgoing: OutgoingSnapshot | OutgoingModule
         if kept.description.module is None:
@@ -480,6 +465,19 @@ class SnapshotStore:
             )
         self._outgoing.add(outgoing)
         return outgoing
+
+    def doubt(self, position: IndexTerm) -> None:
+        """See `Snapshots.doubt`."""
+        kept = self._current
+        if kept is None or kept.meta.position != position or self._closed or not self._check.begin(kept):
+            return
+
+        def finished(_result: None, error: Exception | None) -> None:
+            if kept is self._current and (found := self._check.end(kept, error)) is not None:
+                self._note(found)
+
+        worker = self._worker if kept.description.module is None else self._module_worker
+        worker.submit(files.stoppable(check_job(self._disk, kept), lambda: self._closed), finished)
 
     def _forget_outgoing(self, outgoing: OutgoingModule) -> None:
         self._outgoing.discard(outgoing)

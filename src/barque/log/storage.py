@@ -51,7 +51,8 @@ from barque.log.recovery import (
 from barque.log.segment import SegmentCache
 from barque.log.segment_set import SegmentSet
 from barque.log.segment_writer import SegmentWriter
-from barque.log.snapshots import SnapshotConfig, SnapshotStore
+from barque.log.snapshot_config import SnapshotConfig
+from barque.log.snapshots import SnapshotStore
 from barque.log.wal import FLUSH_BYTES_MAX, Wal
 from barque.log.wal_files import MANIFEST, SparePreparer, WalFiles, file_number
 from barque.log.wal_recovery import ADVICE, Progress, say_nothing

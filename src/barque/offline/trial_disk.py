@@ -182,6 +182,9 @@ class TrialDisk:
     def fsync_dir(self, path: str) -> None:
         """Nothing is kept."""
 
+    def fsync_dirs(self, paths: Sequence[str]) -> None:
+        """Nothing is kept."""
+
     def salt(self) -> int:
         """Any number: nothing is kept."""
         return 1

@@ -172,7 +172,7 @@ class Admin:
 
     async def local_report(self, arguments: dict[str, Any]) -> Any:
         """This node and its members."""
-        return self._reporter.local_report(_names(arguments.get("clusters")))
+        return await self._reporter.local_report(_names(arguments.get("clusters")))
 
     async def status(self, arguments: dict[str, Any]) -> Any:
         """All nodes and clusters. A node that does not answer in time is shown as unreachable."""
@@ -184,7 +184,7 @@ class Admin:
             *(self._rpc.call(name, "local_report", asked, timeout_s) for name in others),
             return_exceptions=True,
         )
-        reports = [self._reporter.local_report(clusters)]
+        reports = [await self._reporter.local_report(clusters)]
         missing: dict[str, str] = {}
         for name, answer in zip(others, answers, strict=True):
             if isinstance(answer, BarqueError):
@@ -194,7 +194,7 @@ class Admin:
                 raise answer
             else:
                 reports.append(answer)
-        return merge_reports(reports, missing)
+        return await merge_reports(reports, missing)
 
     async def members(self, arguments: dict[str, Any]) -> Any:
         """Members and leader of a cluster, as this node knows them (API-18)."""
@@ -220,7 +220,7 @@ class Admin:
             raise ConfigurationError(f"node {node[:64]!r} is not among the nodes of this installation")
         if node != self._name:
             return await self._ask_at(node, "node_overview", arguments)
-        return self._reporter.node_overview(_names(arguments.get("clusters")))
+        return await self._reporter.node_overview(_names(arguments.get("clusters")))
 
     async def _ask_at(self, node: str, verb: str, arguments: dict[str, Any]) -> Any:
         timeout_s = int(arguments.get("timeout_ms", 2_000)) / 1000

@@ -211,9 +211,7 @@ class MemberAdmin:
         becomes a voter (MEMB-05).
         """
         server, node = process.server, str(arguments["node"])
-        if node not in self._nodes:
-            known = ", ".join(sorted(self._nodes))
-            raise ConfigurationError(f"node {node!r} is not among the nodes of this installation ({known})")
+        self._demand_known(node)
         member = ServerId(server.id.name, node)
         _demand_absent(server, member)
         deadline = self._deadline(arguments)
@@ -377,12 +375,34 @@ class MemberAdmin:
         return {"member": str(member), "membership": str(membership)}
 
     async def _replace(self, process: ServerProcess, arguments: dict[str, Any]) -> Any:
-        """Remove a member that is lost, or that came back without its data, then add a new one."""
-        removed = await self._remove(process, arguments)
+        """Remove a member that is lost, or that came back without its data, then add a new one.
+
+        What can be known to keep the new one out is refused first: the removal stands if the rest fails.
+        """
+        server = process.server
         member = _member_of(process, arguments["member"])
         node = str(arguments.get("node") or member.node)
-        added = await self._add(process, {**arguments, "node": node, "membership": "voter"})
+        self._demand_known(node)
+        if node != member.node:
+            _demand_absent(server, ServerId(server.id.name, node))
+        deadline = self._deadline(arguments)
+        if member in server.cluster and not await self._until(lambda: self._sink.node_is_up(node), deadline):
+            raise Refused(f"{node} is out of reach, so no member can be added there, and {member} stays")
+        removed = await self._remove(process, arguments)
+        try:
+            added = await self._add(process, {**arguments, "node": node, "membership": "voter"})
+        except BarqueError as error:
+            error.args = (
+                f"{member} was removed, and the member on {node} is not added: {error}. "
+                f"`barque member add {server.cfg.cluster_name} {node}` goes on",
+            )
+            raise
         return {"removed": removed["member"], **added}
+
+    def _demand_known(self, node: str) -> None:
+        if node not in self._nodes:
+            known = ", ".join(sorted(self._nodes))
+            raise ConfigurationError(f"node {node!r} is not among the nodes of this installation ({known})")
 
     async def _demand_quorum(
         self, process: ServerProcess, voters: set[ServerId], change: str, deadline: float

@@ -1,7 +1,7 @@
 """Ra's counters of a server, by Ra's names (CNT-03 to CNT-05), as plain integers in slots.
 
 Code that counts does `counters.commands += n`; nothing else happens until somebody asks. What a log and its
-snapshots count themselves (CNT-01, CNT-02) is in `log.overview()["counters"]`.
+snapshots count themselves (CNT-01, CNT-02) is in `Log.counters`.
 """
 
 from typing import ClassVar

@@ -156,7 +156,7 @@ class Directory:
         if record.name in self.records:
             raise Damaged(f"{path}: {record.name!r} is also the name of {self.records[record.name].uid}")
         self.records[record.name] = record
-        if is_old(data):
+        if is_old(data, record):
             self._old.append(record)
 
     def get(self, name: str) -> ServerRecord:

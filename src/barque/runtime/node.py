@@ -238,7 +238,7 @@ class Node:
             MachineCodes(self.name, self.machines),
             self.system.server_timers.succeed,
         )
-        self.reporter = Reporter(self.name, self.system, self.transport, self.requests, self.liveness, clock)
+        self.reporter = self._make_reporter()
         self.admin = Admin(
             config,
             self.system,
@@ -255,6 +255,9 @@ class Node:
         )
         self._waits = self.admin.waits
         self._connect_parts()
+
+    def _make_reporter(self) -> Reporter:
+        return Reporter(self.system, self.transport, self.requests, self.liveness, self.clock, self.processes)
 
     def _make_processes(self) -> None:
         self.monitors = Monitors(self.me)

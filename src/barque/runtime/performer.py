@@ -42,6 +42,7 @@ from barque.core.effects import (
     TermRefused,
     Unresolved,
 )
+from barque.core.log_contract import ChunkFlag
 from barque.core.messages import (
     ChunkOutcome,
     Component,
@@ -209,6 +210,7 @@ class Performer(Generic[ServerT]):
             if sender.resume():
                 self._send_piece(process, member, sender)
         except StorageError as error:
+            process.server.log.snapshots.doubt(sender.position)
             self._give_up_sending(process, member, f"it cannot be read: {error}")
         self._environment.wake()
 
@@ -242,6 +244,8 @@ class Performer(Generic[ServerT]):
             case ChunkOutcome.INSTALLED | ChunkOutcome.AHEAD:
                 self._end_sending(process, effect.member)
             case ChunkOutcome.REFUSED:
+                if effect.chunk.flag is ChunkFlag.LAST:  # all of it arrived, and is no snapshot there
+                    process.server.log.snapshots.doubt(effect.position)
                 self._give_up_sending(process, effect.member, "it was refused")
 
     def _tend_snapshots(self, process: ServerT, _effect: TendSnapshots) -> None:
@@ -258,6 +262,10 @@ class Performer(Generic[ServerT]):
         """Try again after a pause; but damage does not go away, and a leader whose log is whole can send."""
         if isinstance(error, Damaged):
             raise error
+        snapshots = process.server.log.snapshots
+        current = snapshots.current()
+        if current is not None:
+            snapshots.doubt(current.position)
         self._give_up_sending(process, member, f"it cannot be read: {error}")
 
     def _give_up_sending(self, process: ServerT, member: ServerId, why: str) -> None:
@@ -342,12 +350,12 @@ class Performer(Generic[ServerT]):
     def _read_log(self, process: ServerT, effect: ReadLog) -> None:
         if _acts_for(process.server, effect.node):
             wanted = effect.then(log_read(process.server, effect.indexes))
-            self.perform(process, take_callback_effects(process.server, wanted))
+            self.perform(process, take_callback_effects(process.server, wanted, "apply (ReadLog.then)"))
 
     def _plan_read(self, process: ServerT, effect: PlanRead) -> None:
         if _acts_for(process.server, effect.node):
             wanted = effect.then(self._environment.plan_read(process, effect.indexes))
-            self.perform(process, take_callback_effects(process.server, wanted))
+            self.perform(process, take_callback_effects(process.server, wanted, "apply (PlanRead.then)"))
 
     def _collect_garbage(self, process: ServerT, _effect: GarbageCollect) -> None:
         process.counters.forced_gcs += 1

@@ -157,6 +157,10 @@ class Processes:
         self._unanswered: dict[Pid, None] = {}  # the processes elsewhere whose node has not answered yet
         self._stopped = ""
 
+    def overview(self) -> dict[str, int]:
+        """How many processes there are, and the messages dropped: their receivers were gone, or too slow."""
+        return {"alive": len(self._receivers), "dropped_messages": self.dropped_messages}
+
     # --- the processes here ----------------------------------------------------------------
 
     def spawn(self, callback: OnMessage | None, name: str = "") -> Process:

@@ -1,7 +1,13 @@
-"""Facts for people and programs: what `status` and `overview` show."""
+"""Facts for people and programs: what `status` and `overview` show.
 
+A node may have ten thousand members. What tells of all of them is made in slices, and the event loop gets a
+turn after each.
+"""
+
+import asyncio
 import os
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from barque.core.configuration import may_change
 from barque.core.overview import waiting_reads
@@ -9,6 +15,7 @@ from barque.core.roles import WaitingRole
 from barque.core.state import RaftState
 from barque.runtime.cluster_clock import ClusterClock
 from barque.runtime.liveness import Liveness
+from barque.runtime.processes import Processes
 from barque.runtime.reply_encoding import encode_or_why
 from barque.runtime.requests import RequestRouter
 from barque.runtime.server_process import ServerProcess
@@ -16,6 +23,10 @@ from barque.runtime.system import System
 from barque.transport.contract import Transport
 
 _REPR_MAX = 1_000
+SLICE = 200
+"""Members that are looked at before the loop gets a turn; a few milliseconds."""
+
+T = TypeVar("T")
 
 
 class Gateway(Protocol):
@@ -70,20 +81,21 @@ class Reporter:
 
     def __init__(
         self,
-        name: str,
         system: System,
         transport: Transport,
         router: RequestRouter,
         liveness: Liveness,
         clock: ClusterClock,
+        processes: Processes,
     ) -> None:
         self.gateway: Gateway | None = None
-        self._name = name
+        self._name = system.node
         self._system = system
         self._transport = transport
         self._router = router
         self.liveness = liveness
         self._clock = clock
+        self._processes = processes
         self._started_at = clock.monotonic()
 
     @property
@@ -119,6 +131,7 @@ class Reporter:
             "clock": self._clock.overview(),
             "other_machine_code": self.liveness.codes.overview(),
             "transport": self._transport.counters.overview(),
+            "processes": self._processes.overview(),
         }
         if failure is not None:
             status["failure"] = failure
@@ -142,33 +155,42 @@ class Reporter:
             },
         }
 
-    def node_overview(self, clusters: tuple[str, ...] | None = None) -> dict[str, Any]:
+    async def node_overview(self, clusters: tuple[str, ...] | None = None) -> dict[str, Any]:
         """This node, with the figures and counters of its servers (API-24), or of these clusters' only."""
-        return {
-            **self.node_status(),
-            "servers": {
-                name: {"cluster": process.server.cfg.cluster_name, "uid": process.uid, "state": process.state}
-                | {"counters": all_counters(process)}
-                for name, process in self._system.processes.items()
-                if clusters is None or process.server.cfg.cluster_name in clusters
-            },
-        }
+        servers: dict[str, Any] = {}
+        async for part in in_slices(self._members(clusters)):
+            for process in part:
+                servers[process.server.id.name] = {
+                    "cluster": process.server.cfg.cluster_name,
+                    "uid": process.uid,
+                    "state": process.state,
+                    "counters": all_counters(process),
+                }
+        return {**self.node_status(), "servers": servers}
 
-    def local_report(self, clusters: tuple[str, ...] | None = None) -> dict[str, Any]:
+    async def local_report(self, clusters: tuple[str, ...] | None = None) -> dict[str, Any]:
         """This node and its members (of these clusters only, if given)."""
-        return {
-            "node": self.node_status(),
-            "members": [
-                {"cluster": process.server.cfg.cluster_name, **member_status(process)}
-                for process in self._system.processes.values()
-                if clusters is None or process.server.cfg.cluster_name in clusters
-            ],
-        }
+        members: list[dict[str, Any]] = []
+        async for part in in_slices(self._members(clusters)):
+            members += [{"cluster": p.server.cfg.cluster_name, **member_status(p)} for p in part]
+        return {"node": self.node_status(), "members": members}
+
+    def _members(self, clusters: tuple[str, ...] | None) -> list[ServerProcess]:
+        processes = self._system.processes.values()
+        return [p for p in processes if clusters is None or p.server.cfg.cluster_name in clusters]
+
+
+async def in_slices(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """These items, some at a time; the loop gets a turn between two slices."""
+    for first in range(0, len(items), SLICE):
+        if first:
+            await asyncio.sleep(0)
+        yield items[first : first + SLICE]
 
 
 def all_counters(process: ServerProcess) -> dict[str, int]:
     """What a server has counted, with its log and its snapshots."""
-    return {**process.count_overview(), **process.server.log.overview()["counters"]}
+    return {**process.count_overview(), **process.server.log.counters()}
 
 
 def _encodable(value: Any) -> Any:
@@ -180,7 +202,7 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
     """One member in all detail (OVW-01)."""
     server = process.server
     machine, log = server.cfg.machine, server.log.overview()
-    counters = {**process.count_overview(), **log.pop("counters", {})}
+    log.pop("counters", None)  # they have a place of their own
     waiting, pending = waiting_reads(server)
     return {
         **member_status(process),
@@ -215,11 +237,11 @@ def cluster_overview(process: ServerProcess) -> dict[str, Any]:
         }
         if server.raft_state is RaftState.LEADER
         else {},
-        "counters": counters,
+        "counters": all_counters(process),
     }
 
 
-def merge_reports(reports: list[dict[str, Any]], missing: dict[str, str]) -> dict[str, Any]:
+async def merge_reports(reports: list[dict[str, Any]], missing: dict[str, str]) -> dict[str, Any]:
     """Merge the reports of all nodes; a node that did not answer is in the result, with the reason.
 
     The leader of a cluster is the member that leads in the highest term: an old leader may not have
@@ -240,12 +262,13 @@ def merge_reports(reports: list[dict[str, Any]], missing: dict[str, str]) -> dic
     ]
     clusters: dict[str, list[dict[str, Any]]] = {}
     for report in reports:
-        for member in report["members"]:
-            clusters.setdefault(member["cluster"], []).append(member)
-    return {
-        "nodes": sorted(nodes, key=lambda node: str(node["name"])),
-        "clusters": [_cluster_report(name, members) for name, members in sorted(clusters.items())],
-    }
+        async for members in in_slices(report["members"]):
+            for member in members:
+                clusters.setdefault(member["cluster"], []).append(member)
+    merged: list[dict[str, Any]] = []
+    async for names in in_slices(sorted(clusters)):
+        merged += [_cluster_report(name, clusters[name]) for name in names]
+    return {"nodes": sorted(nodes, key=lambda node: str(node["name"])), "clusters": merged}
 
 
 def _cluster_report(name: str, members: list[dict[str, Any]]) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from barque.types import (
 MEMBERS_MAX = 1_000
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _KIND = "server"
-_FORMAT = 3
+_FORMAT = 4
+_BEFORE = 3
+_HEAD_BEFORE = b"barque server, format %d," % _BEFORE
 
 
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,9 +114,18 @@ def encode_record(record: ServerRecord) -> bytes:
     return encode_text(_KIND, _FORMAT, msgspec.json.encode(record) + b"\n")
 
 
-def is_old(data: bytes) -> bool:
+def _is_bare(data: bytes) -> bool:
     """Whether this is a file of format 1 or 2: a JSON object without a checksum."""
     return data.startswith(b"{")
+
+
+def is_old(data: bytes, record: ServerRecord) -> bool:
+    """Whether a file must be written again: without a checksum, or as one that an older release believes.
+
+    Such a release would ignore what format 3 does not always say, and start a stopped server.
+    """
+    settled = record.stopped or record.keep_data or record.initial_machine_version or record.skipped
+    return _is_bare(data) or (data.startswith(_HEAD_BEFORE) and bool(settled))
 
 
 def decode_record(data: bytes, installation: str) -> ServerRecord:
@@ -123,14 +134,14 @@ def decode_record(data: bytes, installation: str) -> ServerRecord:
     A record of format 1 is of the configured cluster of its name in this installation.
     """
     try:
-        body = data if is_old(data) else decode_text(data, _KIND, _FORMAT)
+        body = data if _is_bare(data) else decode_text(data, _KIND, _FORMAT, _BEFORE)
         record = msgspec.json.decode(body, type=ServerRecord)
-        version = msgspec.json.decode(body, type=_Format).format if is_old(data) else _FORMAT
+        version = msgspec.json.decode(body, type=_Format).format if _is_bare(data) else None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedText(str(error)) from error
     if version == 1:
         cluster_id = configured_cluster_id(installation, record.cluster)
         record = msgspec.structs.replace(record, cluster_id=cluster_id)
-    elif version not in (2, _FORMAT):
+    elif version not in (2, None):
         raise MalformedText(f"format {version} is not known here; use the release that wrote it")
     return record

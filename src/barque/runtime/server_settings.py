@@ -11,7 +11,7 @@ import msgspec
 from barque.config import LogConfig, ServerSettings, SnapshotsConfig, TimeConfig
 from barque.core.packing import packing_named
 from barque.core.state import ServerConfig
-from barque.log.snapshots import SnapshotConfig
+from barque.log.snapshot_config import SnapshotConfig
 from barque.log.storage import StorageConfig
 from barque.machine.machine import Machine
 from barque.runtime.server_record import ServerRecord

@@ -14,18 +14,13 @@ from barque.core.roles import RaftState
 from barque.gateways.http import names
 from barque.gateways.http.exposition import Families, Labels, Metric
 from barque.runtime.node import Node
+from barque.runtime.reporting import all_counters
 from barque.runtime.server_process import ServerProcess
 
 SLICE = 100
 """Members that are looked at before the loop gets a turn; a few milliseconds."""
 
 Samples = dict[Metric, list[tuple[Labels, float]]]
-
-
-def figures(process: ServerProcess) -> dict[str, int]:
-    """All counters and gauges of one member, by Ra's names."""
-    counters: dict[str, int] = process.server.log.overview()["counters"]
-    return {**process.count_overview(), **counters}
 
 
 async def node_families(node: Node, top: int) -> Families:
@@ -37,7 +32,7 @@ async def node_families(node: Node, top: int) -> Families:
     processes = node.servers.all()
     for first in range(0, len(processes), SLICE):
         for process in processes[first : first + SLICE]:
-            own = figures(process)
+            own = all_counters(process)
             for name in totals:
                 totals[name] += own[name]
             states[process.state] = states.get(process.state, 0) + 1
@@ -85,7 +80,7 @@ def member_families(processes: list[ServerProcess]) -> Samples:
         families[names.MEMBER_LEADS].append((labels, process.state == str(RaftState.LEADER)))
         families[names.MEMBER_HAS_LEADER].append((labels, server.leader_id is not None))
         families[names.MEMBER_FAILED].append((labels, process.state == "failed"))
-        for name, value in figures(process).items():
+        for name, value in all_counters(process).items():
             families[names.MEMBER[name]].append((labels, value))
     return families
 
@@ -105,6 +100,7 @@ def _node_figures(node: Node) -> Iterator[tuple[Metric, float]]:
         (names.SEGMENT_WRITER, storage["segment_writer"]),
         (names.META, storage["meta"]),
         (names.TRANSPORT, node.transport.counters.overview()),
+        (names.PROCESSES, node.processes.overview()),
     )
     for metrics, told in tables:
         for name, metric in metrics.items():

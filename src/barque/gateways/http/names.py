@@ -44,6 +44,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "send_msg_effects_sent": "Messages of machines to clients",
     "snapshot_bytes_written": "Bytes of snapshots",
     "snapshot_installed": "Snapshots of leaders that were installed",
+    "snapshots_damaged": "Snapshots that were found damaged while their member ran",
     "snapshots_sent": "Snapshots that leaders began to send",
     "snapshots_written": "Snapshots that were written",
     "stale_incarnations": "Messages of servers that speak for a member and have other data",
@@ -145,6 +146,12 @@ TRANSPORT: Final[Mapping[str, Metric]] = {
         "unauthenticated_refused": "Connections closed since too many waited for their handshake",
         "unencodable_messages": "Messages that could not be encoded",
     }.items()
+}
+PROCESSES: Final[Mapping[str, Metric]] = {
+    "alive": gauge("barque_processes", "Processes here that machines can send messages to"),
+    "dropped_messages": counter(
+        "barque_process_messages_dropped", "Messages of machines whose receivers were gone, or too slow"
+    ),
 }
 PEER_CONNECTED: Final = gauge("barque_peer_connected", "1 if the link to another node is up")
 PEER_QUEUED: Final = gauge("barque_peer_queued_bytes", "Bytes that wait for another node")

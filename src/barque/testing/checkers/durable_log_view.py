@@ -18,7 +18,8 @@ from barque.log.memtable import Memtable
 from barque.log.meta import META, MetaStore
 from barque.log.recovery import WAL, recover_logs
 from barque.log.segment import SegmentCache
-from barque.log.snapshots import SnapshotConfig, SnapshotStore
+from barque.log.snapshot_config import SnapshotConfig
+from barque.log.snapshots import SnapshotStore
 from barque.log.wal_files import MANIFEST, file_name
 from barque.log.wal_format import FILE_HEAD_SIZE, RECORD_HEAD_SIZE, FileEntry, Record
 from barque.testing.sim.disk import SimDisk

@@ -262,6 +262,10 @@ class MemoryLog:
         kept = len(self.entries) - self._start.index
         return {"entries": kept, "last_written": self._written.index, "snapshot_index": self._start.index}
 
+    def counters(self) -> dict[str, int]:
+        """See `Log.counters`. Nothing is counted."""
+        return {}
+
 
 def _single(batch: EntryBatch) -> list[EntryBatch]:
     return [batch.cut(i, i) for i in range(batch.first_index, batch.last_index + 1)]

@@ -9,7 +9,7 @@ from barque.core.messages import AcceptFailed, LogEvent, SnapshotAccepted, Snaps
 from barque.errors import StorageError
 from barque.machine.snapshot_module import BoundModule, ModuleCapture
 from barque.testing.core.module_bytes import read_out, take_in
-from barque.types import Index
+from barque.types import Index, IndexTerm
 
 if TYPE_CHECKING:
     from barque.testing.core.memory_log import MemoryLog
@@ -129,6 +129,9 @@ class MemorySnapshots:
         """See `Snapshots.open_outgoing`."""
         assert self._current is not None
         return MemoryOutgoing(self._current, self.chunk_bytes)
+
+    def doubt(self, position: IndexTerm) -> None:
+        """See `Snapshots.doubt`. Memory does not rot."""
 
     # --- receiving -----------------------------------------------------------------------
 

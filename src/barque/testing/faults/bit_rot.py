@@ -74,6 +74,38 @@ class BitRot:
         )
 
 
+class LiveRot(BitRot):
+    """One byte of a snapshot that a running node reads wrong from now on.
+
+    Only the node is deceived: what it has made durable is judged by what it has written.
+    """
+
+    def __init__(self, disk: SimDisk, path: str, offset: int) -> None:
+        super().__init__(disk, path, b"", b"", {}, latent=True)
+        disk.rot[path] = offset
+
+    def mend(self) -> None:
+        """Restore the byte."""
+        self._disk.rot.pop(self.path, None)
+
+
+def rot_snapshot(disk: SimDisk, data: str, uids: list[Uid], chance: random.Random) -> LiveRot | None:
+    """Let a byte of some server's newest snapshot rot; None if there is no snapshot."""
+    folders = [join(data, f"servers/{uid}/{FOLDERS[SnapshotKind.SNAPSHOT]}") for uid in uids]
+    found = []
+    for folder in folders:
+        names = [
+            n for n in (disk.listdir(folder) if disk.is_dir(folder) else []) if parse_name(n) is not None
+        ]
+        newest = max(names, key=lambda name: name.rpartition("_")[2], default=None)
+        if newest is not None and disk.exists(path := join(folder, f"{newest}/{FILE}")):
+            found.append(path)
+    if not found:
+        return None
+    path = chance.choice(found)
+    return LiveRot(disk, path, chance.randrange(len(disk.read_file(path))))
+
+
 def change_bytes(
     disk: SimDisk, data: str, uids: list[Uid], view: DurableLogView, chance: random.Random
 ) -> BitRot | None:

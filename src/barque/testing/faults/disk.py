@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from barque.testing.sim.host import Host
+from barque.testing.faults.bit_rot import rot_snapshot
+from barque.testing.sim.host import DATA, Host
 
 if TYPE_CHECKING:
     from barque.testing.faults.nemesis import Nemesis
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 _RATES = (0.05, 0.3, 1.0)
 _RESTART_S = 0.5
 """A crashed node mostly tries to start within this time."""
+_ROT_S = 1.0
+"""Long enough for a member to need the snapshot, and to refuse it."""
 
 
 def sync_error(nemesis: "Nemesis") -> None:
@@ -99,6 +102,18 @@ def bit_rot(nemesis: "Nemesis") -> None:
             nemesis.count("bit_rot", f"{host.name} {host.bit_rot.path}")
 
 
+def snapshot_rot(nemesis: "Nemesis") -> None:
+    """A byte of a snapshot rots while its node runs; later an operator restores it, if it is still there."""
+    host = nemesis.some_host()
+    if not host.up or host.lent is not None or host.bit_rot is not None or host.latent_rot is not None:
+        return
+    with host.looked_at():
+        host.latent_rot = rot_snapshot(host.disk, DATA, list(host.uids.values()), nemesis.rng)
+    if host.latent_rot is not None:
+        nemesis.count("snapshot_rot", f"{host.name} {host.latent_rot.path}")
+        nemesis.later(host.mend_rot, _ROT_S)
+
+
 DISK_FAULTS: dict[str, Callable[["Nemesis"], None]] = {
     "sync_error": sync_error,
     "write_error": write_error,
@@ -108,5 +123,6 @@ DISK_FAULTS: dict[str, Callable[["Nemesis"], None]] = {
     "slow_disk": slow_disk,
     "hung_sync": hung_sync,
     "bit_rot": bit_rot,
+    "snapshot_rot": snapshot_rot,
 }
 """By name. A fault that cannot happen now is not counted."""

@@ -179,7 +179,11 @@ class SimFile:
     def pread(self, length: int, offset: int) -> bytes:
         """Read at most `length` bytes at `offset`."""
         self._check("pread")
-        return bytes(self._inode.cache[offset : offset + length])
+        data = self._inode.cache[offset : offset + length]
+        at = self._disk.rot.get(self._path, -1) - offset
+        if 0 <= at < len(data):
+            data[at] ^= 1
+        return bytes(data)
 
     def pwritev(self, buffers: Sequence[bytes], offset: int, sync: bool) -> None:
         """Write, and sync if asked. A failed write may have put a part of the data into the cache."""
@@ -229,6 +233,8 @@ class SimDisk:
     def __init__(self, chance: random.Random) -> None:
         self.random = chance
         self.fault: Fault | None = None
+        self.rot: dict[str, int] = {}
+        """By path: the byte that processes read wrong from now on, while checkers see what was written."""
         self.space: int | None = None
         self.boots = 0
         self.operations = 0
@@ -375,6 +381,11 @@ class SimDisk:
     def exists(self, path: str) -> bool:
         """Whether something has that name."""
         return self._find(path) is not None
+
+    def fsync_dirs(self, paths: Sequence[str]) -> None:
+        """The same for many directories."""
+        for path in paths:
+            self.fsync_dir(path)
 
     def fsync_dir(self, path: str) -> None:
         """Make the names in a directory durable."""

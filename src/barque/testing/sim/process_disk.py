@@ -154,6 +154,11 @@ class ProcessDisk:
         self.enter(sync=True)
         self.disk.fsync_dir(path)
 
+    def fsync_dirs(self, paths: Sequence[str]) -> None:
+        """See `Disk`: one after the other, so that a crash may come between any two."""
+        for path in paths:
+            self.fsync_dir(path)
+
     def salt(self) -> int:
         """See `Disk`."""
         return self.disk.salt()
