@@ -168,15 +168,15 @@ def test_commands_are_decoded_within_their_own_bytes(size: int) -> None:
     texts = [letter * size for letter in "abc"]
     whole = [msgspec.msgpack.encode(text) for text in texts]
     body = encode_body(whole)
-    assert decode_commands(decoder, body, 3, decode_head(body)) == (texts, None)
+    assert decode_commands(decoder, body, 3, decode_head(body), admitted=False) == (texts, None)
     across = [whole[0], whole[1][:-1], whole[1][-1:] + whole[2]]  # commands only when read across the edges
     body = encode_body(across)
-    commands, errors = decode_commands(decoder, body, 3, decode_head(body))
+    commands, errors = decode_commands(decoder, body, 3, decode_head(body), admitted=False)
     assert commands == [texts[0], None, None]
     assert errors is not None
     assert sorted(errors) == [1, 2]
     body = encode_body([*whole[:2], msgspec.msgpack.encode(list(range(size)))])
-    assert decode_commands(decoder, body, 3, decode_head(body)) == (
+    assert decode_commands(decoder, body, 3, decode_head(body), admitted=False) == (
         [*texts[:2], None],
         {2: "Expected `str`, got `array` - at `$[0]`"},
     )
