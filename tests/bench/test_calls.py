@@ -10,9 +10,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUDGETS = {
-    "sequential": {"leader": 560, "follower": 275},
-    "read": {"leader": 300, "follower": 95},
-    "redis set": {"leader": 585, "follower": 275},
+    "sequential": {"leader": 415, "follower": 220, "client": 95},
+    "read": {"leader": 250, "follower": 72, "client": 92},
+    "pipeline": {"leader": 1.3, "follower": 0.7, "client": 7.5},
+    "pipeline low": {"leader": 1.3, "follower": 0.7, "client": 7.5},
+    "redis set": {"leader": 465, "follower": 220},
+    "redis get": {"leader": 300, "follower": 72},
 }
 """At most so many calls for each request: what was counted, and a little room."""
 
