@@ -133,7 +133,7 @@ async def test_a_slow_disk_delays_nobody_else(
 
         await until(has_written, f"{slow} to write the first command")
         with monkeypatch.context() as patched:
-            patched.setattr(three.running[name].system.storage, "flush", lambda: None)
+            patched.setattr(three.running[name], "_write_log", lambda: None)
             assert await client.process_command("sum", 1) == 2
 
             async def has_applied() -> bool:

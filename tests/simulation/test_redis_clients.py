@@ -64,7 +64,7 @@ def test_a_run_with_redis_clients_repeats_itself() -> None:
     histories = [
         [
             str(operation)
-            for client in run(7, faults=("crash", "partition"), duration_s=6.0).clients
+            for client in run(6, faults=("crash", "partition"), duration_s=6.0).clients
             for operation in client.history
         ]
         for _ in range(2)
