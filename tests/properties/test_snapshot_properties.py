@@ -48,6 +48,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.current = 0
         self.begun: list[tuple[SnapshotKind, int]] = []
         self.receiving = 0
+        self.in_doubt = 0  # an install of this one has failed: it may be there at the next start, or not
         self.accepted = False
         self.completing = False
         self.sent: list[tuple[OutgoingSnapshot, int]] = []
@@ -168,10 +169,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.node.open()
         assert self.node.current() >= self.current, "a snapshot that was reported is gone"
         self.current = self.node.current()
-        assert self.current <= max(self.applied, self.receiving)
+        assert self.current <= max(self.applied, self.receiving, self.in_doubt)
         self.applied = max(self.applied, self.current)
         self.begun.clear()
-        self.receiving, self.accepted, self.completing = 0, False, False
+        self.receiving, self.accepted, self.completing, self.in_doubt = 0, False, False, 0
         self.node.worker.run_until_idle()
         assert self.node.take_events() == []
         self.check_directory()
@@ -236,6 +237,7 @@ class StoreMachine(RuleBasedStateMachine):
             state = self.node.store.install_accepted()
         except StorageError:
             assert self.failing or index <= self.current
+            self.in_doubt = max(self.in_doubt, index)
             self.give_up()
             return
         assert state == state_at(index)

@@ -62,7 +62,7 @@ RULES_MET = (
 )
 """The rules that the parity page names as met. The others take rarer luck, and have tests of their own."""
 pytestmark = pytest.mark.xdist_group("rare paths")  # one process counts for all of these tests
-SEEDS = (514, 635, 533, 502, 515, 505, 659, 504, 584, *range(505, 560))
+SEEDS = (514, 635, 533, 502, 515, 505, 659, 504, 526, 530, 584, *range(505, 560))
 """The first few take all paths; the others step in when a change of the simulator moves the luck of those."""
 
 
