@@ -11,6 +11,7 @@ Two figures:
 """
 
 import argparse
+import asyncio
 import statistics
 import time
 from contextlib import AsyncExitStack
@@ -20,12 +21,12 @@ from storage_nodes import MIB, StorageNodes, Writers, storage_nodes
 import barque
 from barque.bench.cluster import check_directory
 from barque.bench.facts import machine_facts, run
-from barque.machine.kv_commands import Set
 
 _NEVER = {"min_interval": 10**12, "interval_bytes": 1024**4}
 _ONE_FILE = {"wal_max_size_bytes": 1 << 30}
 """What a run writes fits into it, so no segment is made."""
 _VALUE_BYTES = 16_384
+_WINDOW = 64
 _PATIENCE_S = 300.0
 
 
@@ -54,19 +55,17 @@ async def stall(nodes: StorageNodes, options: argparse.Namespace) -> float:
     """Fill the state, let it be written a few times, and return the longest stall since, in milliseconds."""
     async with nodes.client(timeout_s=120.0) as client:
         keys = options.state_mib * MIB // _VALUE_BYTES
-        await client.process_command("kv", Set(b"first", b""))
-        for number in range(keys):
-            await client.process_command("kv", Set(b"key:%d" % number, bytes(_VALUE_BYTES)))
-        filled = await longest(client)
-        print(f"{options.state_mib} MiB are there; the longest stall so far: {filled:.0f} ms", flush=True)
+        writers = Writers([client], keys, _VALUE_BYTES, _WINDOW)
+        await writers.written(keys)
+        print(f"{options.state_mib} MiB are there; the longest stall so far: {await longest(client):.0f} ms")
         began, seen, last = time.perf_counter(), 0, await oldest_snapshot(client)
-        while seen < options.snapshots:
-            for number in range(200):
-                await client.process_command("kv", Set(b"key:%d" % number, bytes(256)))
+        while seen < options.snapshots:  # one is due when the log has grown by as much as the state is large
+            await asyncio.sleep(0.2)
             newest = await oldest_snapshot(client)
             seen, last = seen + (newest > last), newest
             if time.perf_counter() - began > _PATIENCE_S:
                 raise TimeoutError("no snapshot was written")
+        await writers.stop()
         worst = await longest(client)
         print(f"{options.snapshots} snapshots later: {worst:.0f} ms", flush=True)
         return worst

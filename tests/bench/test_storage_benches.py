@@ -31,8 +31,18 @@ pytestmark = [
             ("--behind-mib", "4", "--keys", "200", "--seconds", "1", "--share-min", "0"),
             "good",
         ),
+        (
+            "snapshots.py",
+            ("--state-mib", "2", "--snapshots", "1", "--chunks", "2", "--seconds", "0.2"),
+            "1 snapshots later",
+        ),
+        (
+            "pairs.py",
+            (".", ".", "--way", "inside", "--chunks", "2", "--seconds", "0.1", "--workload", "sequential"),
+            "ratio",
+        ),
         ("many.py", ("--clusters", "12", "--seconds", "0.3"), "recovered_all_s"),
-        ("day.py", ("--seconds", "8", "--kill-every-s", "2", "--disk-max-mib", "1000"), "good"),
+        ("day.py", ("--seconds", "6", "--kill-every-s", "2", "--disk-max-mib", "1000"), "good"),
     ],
 )
 def test_a_benchmark_runs(tmp_path: Path, script: str, arguments: tuple[str, ...], said: str) -> None:
