@@ -19,15 +19,20 @@ Uid = NewType("Uid", str)
 NAME_RULE = "1 to 64 of A-Z a-z 0-9 . _ - and does not begin with . or -"
 """What `is_valid_name` demands, for the end of a sentence that begins with "a name has"."""
 
+_NAME_MAX = 64
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
 
 TERM_MAX = 2**62
 """A term above this bound in a message is an attack or a bug, never an election."""
 
 
-@functools.lru_cache(maxsize=1024)
 def is_valid_name(name: str) -> bool:
     """Whether this is a valid name of an installation, a node, a cluster or a server (`NAME_RULE`)."""
+    return len(name) <= _NAME_MAX and _is_well_formed(name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_well_formed(name: str) -> bool:  # short names only: what is kept is bounded
     return _NAME.match(name) is not None
 
 

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUDGETS = {
-    "sequential": {"leader": 415, "follower": 220, "client": 95},
-    "read": {"leader": 250, "follower": 72, "client": 92},
+    "sequential": {"leader": 415, "follower": 220, "client": 97},
+    "read": {"leader": 250, "follower": 72, "client": 94},
     "pipeline": {"leader": 1.3, "follower": 0.7, "client": 7.5},
     "pipeline low": {"leader": 1.3, "follower": 0.7, "client": 7.5},
     "redis set": {"leader": 465, "follower": 220},
