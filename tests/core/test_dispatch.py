@@ -481,7 +481,7 @@ def impossible(before: invariants.Facts, server: Server, message: Message) -> st
         return "both lead" if leads else None
     if isinstance(message, AppendEntriesRpc) and message.term > before.term and before.state is not TL:
         fits = (message.prev_log_index, message.prev_log_term) == (2, 3)
-        return "overwrite applied" if fits and message.entries and before.last_applied > 2 else None
+        return "overwrite committed" if fits and message.entries and before.commit_index > 2 else None
     return None
 
 

@@ -253,7 +253,7 @@ def test_a_follower_never_overwrites_what_it_has_applied() -> None:
     cluster = leader("a", "b")
     entry = EntryBatch(Index(1), Term(2), 1, 0, encode_body([b"\x01"]))
     rpc = AppendEntriesRpc(Term(2), cluster["a"].id, Index(0), Index(0), Term(0), (entry,))
-    with pytest.raises(InvariantViolation, match="overwrite applied entry 1"):
+    with pytest.raises(InvariantViolation, match="overwrite committed entry 1"):
         cluster["b"].handle(rpc)
 
 

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 
 from barque.core.applying import is_applying
+from barque.core.effects import SendRpc
 from barque.core.log_contract import ChunkFlag, ChunkState, SnapshotMeta
 from barque.core.messages import (
     AppendEntriesRpc,
     ApplyRest,
+    ChunkOutcome,
     ElectionTimeout,
+    InstallSnapshotResult,
     InstallSnapshotRpc,
     PipelineRpcs,
     ReceiveSnapshotTimeout,
@@ -133,10 +136,10 @@ def gap(cluster: CoreCluster) -> AppendEntriesRpc:
     return AppendEntriesRpc(Term(1), cluster["a"].id, Index(7), Index(90), Term(1), ())
 
 
-def piece(cluster: CoreCluster) -> InstallSnapshotRpc:
-    """The beginning of a snapshot that is ahead of b's log."""
+def piece(cluster: CoreCluster, index: int = 90) -> InstallSnapshotRpc:
+    """The beginning of a snapshot at this entry; entry 90 is ahead of b's log."""
     records = cluster.server("a").cluster.items()
-    meta = SnapshotMeta(IndexTerm(Index(90), Term(1)), tuple(p.record(member) for member, p in records), 0)
+    meta = SnapshotMeta(IndexTerm(Index(index), Term(1)), tuple(p.record(member) for member, p in records), 0)
     return InstallSnapshotRpc(Term(1), cluster["a"].id, meta, ChunkState(0, ChunkFlag.INIT), b"")
 
 
@@ -169,6 +172,19 @@ def test_a_member_that_received_a_snapshot_in_vain_goes_on_applying() -> None:
     cluster["b"].handle(ReceiveSnapshotTimeout())
     cluster["b"].read_mail()
     assert (cluster.server("b").raft_state, state(cluster, "b")) == (RaftState.FOLLOWER, "uvwxyz")
+
+
+@pytest.mark.parametrize("index", [5, 6, 7])
+def test_a_member_takes_no_snapshot_of_what_it_is_about_to_apply(index: int) -> None:
+    """A late snapshot of entries that are committed here must not empty the log: it may hold later ones."""
+    cluster = behind()
+    server = cluster.server("b")
+    effects = cluster["b"].handle(piece(cluster, index))
+    assert server.raft_state is RaftState.FOLLOWER
+    sent = [effect.message for effect in effects if isinstance(effect, SendRpc)]
+    assert [each.outcome for each in sent if isinstance(each, InstallSnapshotResult)] == [ChunkOutcome.AHEAD]
+    cluster["b"].read_mail()
+    assert (server.log.last_index_term().index, state(cluster, "b")) == (Index(7), "uvwxyz")
 
 
 def test_a_leader_that_waits_goes_on_when_it_leads_again() -> None:

@@ -88,8 +88,8 @@ def _nothing_new(server: Server, rpc: AppendEntriesRpc, matched: Index) -> list[
 
 def _write_new(server: Server, rpc: AppendEntriesRpc, new: list[EntryBatch]) -> list[Effect]:
     """F-1 (a): write the new entries. The reply waits for the disk (REPL-18)."""
-    if new[0].first_index <= server.last_applied:
-        raise InvariantViolation(f"{server.id}: asked to overwrite applied entry {new[0].first_index}")
+    if new[0].first_index <= server.commit_index:
+        raise InvariantViolation(f"{server.id}: asked to overwrite committed entry {new[0].first_index}")
     try:
         server.log.write(new)
     except WalDown:

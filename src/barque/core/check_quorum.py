@@ -79,7 +79,7 @@ def on_quorum_timeout(server: Server, _timeout: QuorumTimeout) -> list[Effect]:
     """Step down if no majority has answered: perhaps we alone think that we lead."""
     if not suspects_quorum_loss(server):
         return []
-    unresolved = unresolved_from(server, Index(server.commit_index + 1))
+    unresolved = unresolved_from(server, Index(server.last_applied + 1))
     forget_leader(server)
     effects = become_follower(server, Rejection.NO_QUORUM)
     server.lost_quorum = True

@@ -33,8 +33,8 @@ def on_install_snapshot(server: Server, rpc: InstallSnapshotRpc) -> list[Effect]
     if rpc.meta.machine_version > server.cfg.machine.version:
         return []  # F-15: we could not use it. Silence is safe: the sender gives up, and tries again later
     effects = _commit_what_it_proves(server, rpc.meta.position)
-    if rpc.meta.position.index <= server.last_applied:
-        # F-14, SEND-08: we are at least that far: continue by entries.
+    if rpc.meta.position.index <= server.commit_index:
+        # F-14, SEND-08: we have that much, and may still be applying it: continue by entries.
         ahead = _result(server, rpc, ChunkOutcome.AHEAD)
         return [*effects, ahead, SendRpc(rpc.leader_id, rewind_to_applied(server))]
     if rpc.chunk.number > 1 or rpc.chunk.flag is ChunkFlag.PRE:
