@@ -234,3 +234,16 @@ def test_a_leader_removes_itself_when_the_last_slice_says_so() -> None:
     read_all(cluster)
     assert state(cluster, "b") == "xyz"
     assert cluster["a"].stopped is not None or cluster.server("b").raft_state is RaftState.LEADER
+
+
+def test_a_leader_that_is_removed_applies_and_answers_first() -> None:
+    """Its removal is committed behind a long commit: the callers of both hear of it."""
+    cluster = sliced("a", "b", "c", most=1)
+    cluster.command("a", *"stuvwxyz")
+    cluster.leave("a", "a")
+    cluster.settle()
+    read_all(cluster)
+    assert (cluster.server("a").raft_state, state(cluster, "a")) == (RaftState.STOP, "stuvwxyz")
+    replies = cluster.replies()  # its successor answers again what it has not applied yet
+    assert [len(reply) for reply in replies[:8]] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert replies[8] == "ok"

@@ -216,9 +216,10 @@ def name_members(server: Server) -> list[Effect]:
 def leave_if_removed(server: Server, effects: list[Effect]) -> list[Effect]:
     """MEMB-13, L-2: end our leadership once a committed change has taken our vote, or us, away.
 
-    A leader that was removed stops. A leader that only gave up its vote hands over and follows.
+    Not before it is applied: its caller, and those of the entries before it, wait for our answers. A leader
+    that was removed stops. A leader that only gave up its vote hands over and follows.
     """
-    if server.membership is Membership.VOTER or server.commit_index < server.cluster_index_term.index:
+    if server.membership is Membership.VOTER or server.last_applied < server.cluster_index_term.index:
         return effects
     rpcs, _ = pipelined_rpcs(server)
     effects = [*effects, *rpcs, *offer_leadership(server)]
