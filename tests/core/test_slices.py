@@ -1,4 +1,4 @@
-"""Applying a long commit in slices: what comes between sees no gap."""
+"""Applying a long commit in slices: a message that comes between two slices sees no gap."""
 
 from collections.abc import Callable
 from typing import Any

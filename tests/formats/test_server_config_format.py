@@ -54,9 +54,9 @@ def directory(disk: SimDisk) -> Directory:
     return Directory(disk, "/data", Owner("barque", "n1"))
 
 
-def loaded(content: bytes) -> Directory:
-    """What a directory makes of a record of this content."""
-    disk = SimDisk(random.Random(0))
+def loaded(content: bytes, disk: SimDisk | None = None) -> Directory:
+    """What a directory makes of a record of this content, on this disk or on one of its own."""
+    disk = SimDisk(random.Random(0)) if disk is None else disk
     disk.mkdir("/data/servers/KV1")
     disk.set_content(PATH, content)
     disk.set_content("/data/servers/tombstones", encode_tombstones(()))
@@ -98,11 +98,7 @@ def test_what_an_older_release_would_ignore_has_a_format_that_it_refuses(
     assert encode_record(record).startswith(b"barque server, format 4, ")
     content = encode_text("server", 3, msgspec.json.encode(record) + b"\n")
     disk = SimDisk(random.Random(0))
-    disk.mkdir("/data/servers/KV1")
-    disk.set_content(PATH, content)
-    disk.set_content("/data/servers/tombstones", encode_tombstones(()))
-    found = directory(disk)
-    found.load()
+    found = loaded(content, disk)
     assert found.records == {"kv": record}
     found.migrate()
     assert disk.read_file(PATH) == (encode_record(record) if settled else content)

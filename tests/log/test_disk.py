@@ -111,7 +111,8 @@ def test_a_storage_on_the_real_disk(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="another process"):
         start()
     while storage.wal.busy:
-        storage.loop_yield()
+        for worker in storage.beside:
+            worker.yield_if_busy()
     storage.close()
     storage = start()
     assert [entry[0] for entry in content(storage)] == list(range(1, 200))

@@ -241,7 +241,8 @@ def test_the_threaded_writer_reports_on_the_loop_only() -> None:
     log.append(batch(2))  # while the first is under way
     assert node.events == []
     while log.last_written().index < 2:
-        node.storage.loop_yield()
+        for worker in node.storage.beside:
+            worker.yield_if_busy()
         while node.woken:
             node.woken.pop(0)()
         node.deliver()

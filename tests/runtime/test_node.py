@@ -27,6 +27,7 @@ from barque.errors import (
 from barque.log.disk import OsDisk
 from barque.runtime.failure_detector import FailureDetector
 from barque.runtime.node_rpc import Caller
+from barque.runtime.server_process import ServerProcess
 from barque.transport.wire import NodeCallReply
 from barque.types import Index, IndexTerm, ServerId
 
@@ -554,15 +555,21 @@ async def test_what_a_timer_lets_a_server_send_leaves_in_a_turn(tmp_path: Path) 
         assert node.turn.is_scheduled
 
 
+async def formed(single: Nodes, client: barque.Client, **settings: int) -> tuple[barque.Node, ServerProcess]:
+    """The only node and its server, with these settings."""
+    await client.start_cluster("sum", "adder")
+    await client.process_command("sum", 0)
+    node = single.running["n1"]
+    process = node.system.processes["sum"]
+    process.server.cfg = msgspec.structs.replace(process.server.cfg, **settings)
+    return node, process
+
+
 async def test_commands_of_low_priority_are_appended_once_a_turn(tmp_path: Path) -> None:
     """CMD-06: the rest waits for a turn of its own, so that normal commands that arrive now overtake it."""
     async with nodes(tmp_path, 1) as single, single.client() as client:
-        await client.start_cluster("sum", "adder")
-        await client.process_command("sum", 0)
-        node = single.running["n1"]
-        process = node.system.processes["sum"]
+        node, process = await formed(single, client, low_priority_commands_flush_size=2)
         server = process.server
-        server.cfg = msgspec.structs.replace(server.cfg, low_priority_commands_flush_size=2)
         ends = [server.log.next_index()]
         process.handle(Commands(5, encode_body([b"\x01"] * 5), low_priority=True))
         for _ in range(2):
@@ -579,12 +586,8 @@ async def test_commands_of_low_priority_are_appended_once_a_turn(tmp_path: Path)
 async def test_a_long_commit_is_applied_over_several_turns(tmp_path: Path) -> None:
     """The loop gets a turn between two slices, so that other clusters and votes are not held up."""
     async with nodes(tmp_path, 1) as single, single.client() as client:
-        await client.start_cluster("sum", "adder")
-        await client.process_command("sum", 0)
-        node = single.running["n1"]
-        process = node.system.processes["sum"]
+        node, process = await formed(single, client, apply_entries_max=1)
         server = process.server
-        server.cfg = msgspec.structs.replace(server.cfg, apply_entries_max=1)
         before, applied = server.last_applied, [0]
         process.handle(Commands(9, encode_body([b"\x01"] * 9)))
         node.wake()

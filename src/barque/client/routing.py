@@ -163,10 +163,10 @@ class Router:
         self._scheduled = False
         batches, opened = self._unsent, self.filling
         self._unsent, self.filling = [], {}
-        for batch in opened.values():
-            batches += batch.parts()
+        for filled in opened.values():
+            batches += filled.parts()
         ready: dict[str, list[Batch]] = {}
-        for batch in batches:  # type: ignore[assignment]  # they were filled, and are to be sent
+        for batch in batches:
             connection = self._choose(batch)
             if connection is None:
                 self._unsent.append(batch)

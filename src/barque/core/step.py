@@ -98,7 +98,7 @@ def _store_once(effects: list[Effect]) -> list[Effect]:
     for at, effect in enumerate(effects):  # a loop: each AppendEntries comes here
         if type(effect) is PersistTermAndVote:
             records.append(at)
-    if records[1:]:
+    if len(records) > 1:
         newest = effects[records[-1]]
         for at in reversed(records[1:]):
             del effects[at]

@@ -309,12 +309,6 @@ class Storage:
         self._recovered.discard(uid)
         self.segment_writer.due = True
 
-    def loop_yield(self) -> None:
-        """Give the threads their share."""
-        for worker in self.beside:
-            if worker.busy:
-                worker.yield_if_busy()
-
     @property
     def pending(self) -> bool:
         """Whether `flush` has something to do; for `sync_meta`, ask `meta.pending`.

@@ -257,7 +257,7 @@ class Admin:
         await self._hand_over_these(list(self._system.processes.values()), timeout_s)
 
     async def _hand_over_these(self, processes: list[ServerProcess], timeout_s: float) -> None:
-        """Ask successors to take over, and again those that were not up to date or did not win.
+        """Ask a successor of each leadership to take over; ask again while it is behind, or has not won.
 
         A leadership is handed over when the next leader has announced itself: it has then answered what is
         under way, and requests that still come here go to it.

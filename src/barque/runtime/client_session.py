@@ -489,7 +489,7 @@ class ClientSessions:
             session.notify(cluster, message)
 
     async def drain(self) -> None:
-        """Before a stop, let what remote clients have asked for be answered, within a bound.
+        """Before a stop, wait until remote clients have their answers, for half a second at most.
 
         Each answer names the leader, so its client goes there next. Programs in this
         process go down with it anyway.

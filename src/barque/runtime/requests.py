@@ -134,9 +134,7 @@ class RequestRouter:
             route = self._route(cluster)
         request.route = route
         request.round = self.round
-        request.deadline = self._clock.monotonic() + timeout_ms / 1000
-        self._pending.waiting(request)
-        heapq.heappush(self.deadlines, (request.deadline, request.arrival, request))
+        self._await(request, timeout_ms / 1000)
         route.queued.append(request)
         self.dirty[cluster] = route
         self._turn.wake()
@@ -150,6 +148,11 @@ class RequestRouter:
         self._say_failed(request, 0, request.count, error, text, None)
         self._turn.wake()
         return False
+
+    def _await(self, request: PendingRequest, timeout_s: float) -> None:
+        request.deadline = self._clock.monotonic() + timeout_s
+        self._pending.waiting(request)
+        heapq.heappush(self.deadlines, (request.deadline, request.arrival, request))
 
     def add(self, request: PendingRequest, payload: bytes) -> bool:
         """Add an item to a request that was taken in this round; False if it must travel in a new one.
@@ -183,9 +186,7 @@ class RequestRouter:
         """Wait for one answer to a message that the caller sends itself; return its correlation."""
         request = PendingRequest(session, 0, 1, receiver=receiver)
         request.route = ClusterRoute(server.name)
-        request.deadline = self._clock.monotonic() + timeout_s
-        self._pending.waiting(request)
-        heapq.heappush(self.deadlines, (request.deadline, request.arrival, request))
+        self._await(request, timeout_s)
         return self._pending.number([request])
 
     def _answer_local(self, request: PendingRequest, cluster: str) -> None:

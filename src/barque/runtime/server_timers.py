@@ -55,9 +55,8 @@ class ServerTimers:
         self.campaigns = Campaigns(timers, clock, patience_s)
         self.machine_timers: dict[ServerProcess, set[str]] = {}
         self._snapshot_retries: dict[ServerProcess, dict[ServerId, None]] = {}
-        self._electing: dict[
-            ServerProcess, None
-        ] = {}  # whose election timer may be armed, or that may campaign
+        self._electing: dict[ServerProcess, None] = {}
+        """Those whose election timer may be armed, or that may campaign."""
 
     def set_machine_timer(self, process: ServerProcess, timer: Timer) -> None:
         """Arm or disarm a timer of the server's machine; a machine names its timers as it likes."""

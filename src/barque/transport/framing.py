@@ -68,21 +68,8 @@ def encode_frame(kind: FrameKind, payload: bytes) -> bytes:
     return HEADER.pack(len(payload), FRAME_VERSION, kind, 0) + payload
 
 
-def decode_header(header: bytes | bytearray | memoryview, offset: int, limit: int) -> tuple[FrameKind, int]:
-    """The kind and the payload length that a header announces.
-
-    Raises `ProtocolError` for a foreign version, an unknown kind, reserved bits that are set, and
-    a length above `limit` bytes.
-    """
-    length, version, number, reserved = HEADER.unpack_from(header, offset)
-    kind = _KINDS.get(number)
-    if kind is None or version != FRAME_VERSION or reserved or length > limit:
-        raise _refusal(length, version, number, reserved, limit)
-    return kind, length
-
-
 def _refusal(length: int, version: int, kind: int, reserved: int, limit: int) -> ProtocolError:
-    """What is wrong with a header."""
+    """What is wrong with a header: a foreign version, an unknown kind, reserved bits, or its length."""
     if version != FRAME_VERSION and length & 0xFFFF == _TLS_START:
         return ProtocolError(
             "the other side speaks TLS, and we do not; set [tls] on nodes, tls_ca_file on clients"

@@ -184,10 +184,11 @@ ClientAnswer: TypeAlias = ClientReplies | ClientFailed | ClientCallReply | Clien
 
 # --- codec ---------------------------------------------------------------------------------
 
+_Message = TypeVar("_Message")
 _Decoded = TypeVar("_Decoded")
 _encoder = msgspec.msgpack.Encoder()
 _Bounded = msgspec.Meta(max_length=MESSAGES_MAX)
-_decode_envelopes = msgspec.msgpack.Decoder(Annotated[list[Envelope], _Bounded]).decode
+_envelopes = msgspec.msgpack.Decoder(Annotated[list[Envelope], _Bounded])
 _MALFORMED = (msgspec.MsgspecError, RecursionError, ValueError, TypeError, OverflowError, MemoryError)
 _requests = msgspec.msgpack.Decoder(Annotated[list[ClientCommands | ClientQueries | _EncodedCall], _Bounded])
 _arguments = msgspec.msgpack.Decoder(dict[str, Any])
@@ -261,10 +262,7 @@ def decode_envelopes(payload: bytes | memoryview) -> list[Envelope]:
 
     Nothing of the result refers to a payload that is a view.
     """
-    try:
-        envelopes = _decode_envelopes(payload)
-    except _MALFORMED as error:
-        raise ProtocolError(f"malformed messages: {error}") from error
+    envelopes = _decode(_envelopes, payload)
     if type(payload) is memoryview:
         envelopes = [_without_views(envelope) for envelope in envelopes]
     for envelope in envelopes:
@@ -293,11 +291,8 @@ def decode_requests(payload: bytes | memoryview) -> list[ClientRequest]:
     requests: list[Any] = _decode(_requests, payload)
     for at, request in enumerate(requests):
         if request.__class__ is _EncodedCall:
-            requests[at] = request = _call_of(request)
-        check = _CHECKS.get(type(request))
-        if check is not None:
-            check(request)
-    return requests
+            requests[at] = _call_of(request)
+    return _checked(requests)
 
 
 def _call_of(call: _EncodedCall) -> ClientCall:
@@ -310,12 +305,7 @@ def _call_of(call: _EncodedCall) -> ClientCall:
 
 def decode_answers(payload: bytes) -> list[ClientAnswer]:
     """Read and check an `ANSWERS` payload. Raises `ProtocolError` only."""
-    answers = _decode(_answers, payload)
-    for answer in answers:
-        check = _CHECKS.get(type(answer))
-        if check is not None:
-            check(answer)
-    return answers
+    return _checked(_decode(_answers, payload))
 
 
 def may_come_from(message: PeerMessage, node: str) -> bool:
@@ -359,6 +349,14 @@ def _decode(
         return decoder.decode(payload)
     except _MALFORMED as error:
         raise ProtocolError(f"malformed messages: {error}") from error
+
+
+def _checked(messages: list[_Message]) -> list[_Message]:
+    for message in messages:
+        check = _CHECKS.get(type(message))
+        if check is not None:
+            check(message)
+    return messages
 
 
 def _bounds(message: object, *numbers: int) -> None:

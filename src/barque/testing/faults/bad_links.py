@@ -8,7 +8,7 @@ from typing import NamedTuple
 from barque.errors import ProtocolError, Unauthenticated
 from barque.testing.sim.loop import VirtualLoop
 from barque.transport.authorization import Role
-from barque.transport.framing import HEADER, HELLO_BYTES_MAX, decode_header
+from barque.transport.framing import HELLO_BYTES_MAX, FrameReader
 from barque.transport.handshake import DialerHandshake, ListenerHandshake
 from barque.transport.secret import Secrets
 
@@ -126,8 +126,11 @@ class Impostor:
         frame = dialer.start()
         try:
             for side in (listener, dialer, listener, dialer):
-                kind, _ = decode_header(frame, 0, HELLO_BYTES_MAX)
-                frame = side.receive(kind, frame[HEADER.size :]).send
+                reader = FrameReader(HELLO_BYTES_MAX)
+                reader.feed(frame)
+                whole = reader.next_frame()
+                assert whole is not None, "each side speaks in whole frames"
+                frame = side.receive(whole.kind, bytes(whole.payload)).send
         except (Unauthenticated, ProtocolError):
             self.refusals += 1
         else:
